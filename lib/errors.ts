@@ -1,0 +1,156 @@
+/**
+ * Every error this library throws. Each has a stable `code`, and says what was wrong, with which
+ * value, in which file or request, and what to do about it.
+ */
+export class UniprocError extends Error {
+  constructor(
+    /** Stable across releases; match on this rather than on the message. */
+    readonly code: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.name = new.target.name;
+  }
+}
+
+/** An option, or a combination of options, that cannot work. `code`: CONFIG_INVALID. */
+export class ConfigError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('CONFIG_INVALID', message, options);
+  }
+}
+
+/** A checkpoint's file is missing, damaged or contradicts another. `code`: CHECKPOINT_INVALID. */
+export class CheckpointError extends UniprocError {
+  constructor(
+    /** The path of the file at fault. */
+    readonly file: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super('CHECKPOINT_INVALID', `${file}: ${message}`, options);
+  }
+}
+
+/** A model this library cannot run: its architecture, its quantization. `code`: MODEL_UNSUPPORTED. */
+export class UnsupportedModelError extends UniprocError {
+  constructor(
+    readonly file: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super('MODEL_UNSUPPORTED', `${file}: ${message}`, options);
+  }
+}
+
+/** A prompt or a sampling parameter out of range; nothing was admitted. `code`: REQUEST_INVALID. */
+export class InvalidRequestError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('REQUEST_INVALID', message, options);
+  }
+}
+
+/** A call that does not fit the state: executing while asleep, `getOutput` twice. `code`: INVALID_STATE. */
+export class InvalidStateError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_STATE', message, options);
+  }
+}
+
+/** A call of the executor's interface that this build does not have. `code`: NOT_SUPPORTED. */
+export class NotSupportedError extends UniprocError {
+  constructor(
+    readonly call: string,
+    message = `${call} is not supported`,
+  ) {
+    super('NOT_SUPPORTED', message);
+  }
+}
+
+/** Not enough memory on the device or host; the message has the figures. `code`: OUT_OF_MEMORY. */
+export class OutOfMemoryError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('OUT_OF_MEMORY', message, options);
+  }
+}
+
+/** The device cannot go on: a sticky error, its state is lost. `code`: DEVICE_FAILED. */
+export class DeviceError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('DEVICE_FAILED', message, options);
+  }
+}
+
+/** The executor failed for good; `cause` is why. `code`: EXECUTOR_FAILED. */
+export class ExecutorFailedError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('EXECUTOR_FAILED', message, options);
+  }
+}
+
+/** The call came, or was still waiting, when its owner was shut down. `code`: SHUT_DOWN. */
+export class ShutdownError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('SHUT_DOWN', message, options);
+  }
+}
+
+/** A worker's method did not answer in time; a late answer is dropped. `code`: RPC_TIMEOUT. */
+export class RpcTimeoutError extends UniprocError {
+  constructor(
+    readonly method: string,
+    /** Milliseconds waited. */
+    readonly timeout: number,
+  ) {
+    super('RPC_TIMEOUT', `${method} did not answer within ${timeout} ms`);
+  }
+}
+
+/** A name that the worker and its wrapper do not have. `code`: UNKNOWN_METHOD. */
+export class UnknownMethodError extends UniprocError {
+  constructor(method: string, known: readonly string[]) {
+    super('UNKNOWN_METHOD', `the worker has no method ${method}; it has ${known.join(', ')}`);
+  }
+}
+
+/** Waiting for a future's result took longer than asked. `code`: FUTURE_TIMEOUT. */
+export class FutureTimeoutError extends UniprocError {
+  constructor(timeout: number) {
+    super('FUTURE_TIMEOUT', `the future was not done within ${timeout} ms`);
+  }
+}
+
+/** The future was cancelled before it had a result. `code`: CANCELLED. */
+export class CancelledError extends UniprocError {
+  constructor(message = 'the future was cancelled') {
+    super('CANCELLED', message);
+  }
+}
+
+/** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+export class AddonUnavailableError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ADDON_UNAVAILABLE', message, options);
+  }
+}
+
+/** The typed error of a code that the native layer names. */
+export function nativeError(code: string, message: string, file?: string): UniprocError {
+  switch (code) {
+    case 'OUT_OF_MEMORY':
+      return new OutOfMemoryError(message);
+    case 'DEVICE_FAILED':
+      return new DeviceError(message);
+    case 'CHECKPOINT_INVALID':
+      return new CheckpointError(file ?? 'checkpoint', message);
+    case 'NOT_SUPPORTED':
+      return new NotSupportedError(message, message);
+    case 'SHUT_DOWN':
+      return new ShutdownError(message);
+    case 'INVALID_STATE':
+      return new InvalidStateError(message);
+    default:
+      return new UniprocError(code, message);
+  }
+}

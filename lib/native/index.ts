@@ -1,0 +1,294 @@
+/**
+ * The only door to the addon: loads it and types its surface. Nothing here decides anything, and
+ * nothing else in the library touches the addon.
+ */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { AddonUnavailableError, nativeError } from '../errors';
+
+export type DType = 'float32' | 'float16' | 'bfloat16';
+
+export interface DeviceProperties {
+  /** 'cpu' or, say, 'NVIDIA H200'. */
+  name: string;
+  /** Bytes. */
+  totalMemory: number;
+  /** The instruction set the kernels were chosen for: 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. */
+  capability: string;
+  /** Threads that compute, the device's own one counted in. */
+  numThreads: number;
+}
+
+export interface MemoryInfo {
+  /** Bytes of the device, or of the host or its cgroup. */
+  total: number;
+  /** Bytes that can be had now. */
+  free: number;
+  /** Bytes that this device has handed out to its models now, and at most so far. */
+  allocated: number;
+  peakAllocated: number;
+}
+
+/** A device and the one native thread that owns it; whatever can block runs there, in order. */
+export interface NativeDevice {
+  /** Starts the thread and opens the device. */
+  open(): Promise<DeviceProperties>;
+  memory(): Promise<MemoryInfo>;
+  /** Forgets the peak: it becomes what is allocated now. */
+  resetPeakMemory(): Promise<void>;
+  /** Resolves once all that was enqueued before it has run; rejects with the sticky error, if any. */
+  synchronize(): Promise<void>;
+  /** Runs what was enqueued, joins the thread. Idempotent; later calls reject with SHUT_DOWN. */
+  shutdown(): Promise<void>;
+}
+
+/** Completes once: by the device when the work before it is done, or by `signal()` (a host event). */
+export interface NativeEvent {
+  readonly done: boolean;
+  /** Host events only; a second time is INVALID_STATE. */
+  signal(): void;
+  /**
+   * Calls back once, on the JavaScript thread and never from inside this call, after the event is
+   * done: from whichever thread completes it, without an output thread.
+   */
+  onReady(callback: (error: Error | null) => void): void;
+}
+
+/** One native thread that waits for events in the order they were submitted. */
+export interface NativeOutputThread {
+  /** `callback` runs on the JavaScript thread, in the order of submission. */
+  submit(event: NativeEvent, callback: (error: Error | null) => void): void;
+  /** Waits for events a device will complete, fails the others with SHUT_DOWN, joins. Idempotent. */
+  shutdown(): Promise<void>;
+}
+
+export type RopeScaling =
+  | { type: 'default' }
+  | { type: 'linear'; factor: number }
+  | {
+      type: 'llama3';
+      factor: number;
+      lowFreqFactor: number;
+      highFreqFactor: number;
+      originalMaxPositionEmbeddings: number;
+    }
+  | {
+      type: 'yarn';
+      factor: number;
+      betaFast: number;
+      betaSlow: number;
+      originalMaxPositionEmbeddings: number;
+      /** Scale of cos and sin. */
+      attentionFactor: number;
+      truncate: boolean;
+    };
+
+/** What the forward pass is made of; one decoder family with its switches. */
+export interface ModelSpec {
+  /** Of the weights and the KV cache. */
+  dtype: DType;
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numLayers: number;
+  numHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  rmsNormEps: number;
+  ropeTheta: number;
+  ropeScaling: RopeScaling;
+  /** [numLayers]: tokens each layer attends to, 0 for all. */
+  slidingWindows: number[];
+  /** Bias on q, k and v; on o; on gate, up and down. */
+  qkvBias: boolean;
+  outputBias: boolean;
+  mlpBias: boolean;
+  /** RMSNorm of each head of q and k before rope (Qwen3). */
+  qkNorm: boolean;
+  /** The output head is the embedding. */
+  tieWordEmbeddings: boolean;
+}
+
+/** What the model's buffers are made for. */
+export interface ModelLimits {
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
+  maxModelLen: number;
+  blockSize: number;
+  /** Sets of step buffers: batches in flight. */
+  numSteps: number;
+  /** Most alternatives reported for a position. */
+  maxLogprobs: number;
+}
+
+/** Part of one of the model's weights: `rows` rows of a tensor in a file, to be laid at `rowOffset`. */
+export interface WeightPart {
+  /**
+   * embedTokens, norm, lmHead, inputNorm, qkv, qkvBias, qNorm, kNorm, o, oBias, postAttentionNorm,
+   * gateUp, gateUpBias, down, downBias
+   */
+  weight: string;
+  /** 0 for embedTokens, norm and lmHead. */
+  layer: number;
+  rowOffset: number;
+  /** Index into the list of files, and the byte where the tensor's data begins there. */
+  file: number;
+  offset: number;
+  /** A vector is [rows, 1]. */
+  rows: number;
+  cols: number;
+  dtype: DType;
+}
+
+/**
+ * One batch's staging memory, shared with the device's thread: written before a step is launched,
+ * read after its event. A row is one request in this step; a slot is the place a request keeps on
+ * the device for its life. Detached at shutdown.
+ */
+export interface StepBuffers {
+  /** [maxNumSeqs]: the slot of each row. */
+  slots: Int32Array;
+  /** [maxNumSeqs]: tokens of the row's request already in the KV cache. */
+  numComputedTokens: Int32Array;
+  /** [maxNumSeqs]: tokens of the row's request to compute in this step. */
+  numScheduledTokens: Int32Array;
+  /** [maxBlockUpdates, 3]: (slot, index in its block table, block), applied before the step. */
+  blockUpdates: Int32Array;
+  /** [maxNumSeqs]: rows, ascending, whose last token is sampled from. */
+  sampledRows: Int32Array;
+  /** [maxNumSeqs]: rows, ascending, whose prompt's logprobs are wanted. */
+  promptLogprobRows: Int32Array;
+
+  /** Out, [numSampled]. */
+  sampledTokenIds: Int32Array;
+  /** Out, [numSampled, 1 + maxLogprobs]: the sampled token, then the top ones. */
+  logprobTokenIds: Int32Array;
+  logprobs: Float32Array;
+  /** Out, [numSampled]: the sampled token's rank, from 1. */
+  logprobRanks: Int32Array;
+  /**
+   * Out, [numPromptPositions, 1 + maxLogprobs]: for each row of promptLogprobRows in turn, for each of
+   * its positions p computed in this step with p + 1 inside the prompt: token p + 1, then the top ones.
+   */
+  promptLogprobTokenIds: Int32Array;
+  promptLogprobs: Float32Array;
+  promptLogprobRanks: Int32Array;
+}
+
+/** One request's sampling, validated; numbers as SamplingParams has them. */
+export interface NativeSampling {
+  temperature: number;
+  topP: number;
+  /** 0: all. */
+  topK: number;
+  minP: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  repetitionPenalty: number;
+  /** Philox key, 64 bits. */
+  seed: bigint;
+  minTokens: number;
+  /** Alternatives to report, -1 for none. */
+  numLogprobs: number;
+  numPromptLogprobs: number;
+  logitBiasTokenIds: Int32Array;
+  logitBiases: Float32Array;
+  /** Empty: all are allowed. */
+  allowedTokenIds: Int32Array;
+  /** Sequences laid end to end, and where each ends. */
+  badWordsTokenIds: Int32Array;
+  badWordsEnds: Int32Array;
+  /** Not sampled before minTokens. */
+  stopTokenIds: Int32Array;
+}
+
+/** A request's state as it enters a slot. */
+export interface NativeRequest {
+  /** All tokens known: the prompt, and what was generated before a preemption. */
+  tokenIds: Int32Array;
+  numPromptTokens: number;
+  blockIds: Int32Array;
+  sampling: NativeSampling;
+}
+
+/**
+ * The transformer on one device. Calls that return nothing enqueue: they are carried out by the
+ * device's thread in the order made, and an error of theirs comes with the step's event.
+ */
+export interface NativeModel {
+  /** The staging sets, [numSteps]; made once, detached by `shutdown`. */
+  readonly steps: StepBuffers[];
+  /**
+   * Allocates the weights and fills them from the mapped files. `onProgress(bytes, tensors)` counts
+   * parts done; all parts of a weight must be named. Rejects with OUT_OF_MEMORY, CHECKPOINT_INVALID.
+   */
+  load(
+    files: string[],
+    parts: WeightPart[],
+    onProgress: (bytes: number, tensors: number) => void,
+  ): Promise<void>;
+  /** Fills the weights with random values (std 0.02, norms 1) from a seed, for measuring. */
+  loadDummy(seed: number): Promise<void>;
+  /** Gives the weights' memory back; `load` brings them again. */
+  releaseWeights(): Promise<void>;
+  /** One forward at the largest batch with sampling, so that peakAllocated is the most a step needs. */
+  profile(): Promise<void>;
+  allocateKvCache(numBlocks: number): Promise<void>;
+  releaseKvCache(): Promise<void>;
+  /** Runs a few shapes once, leaving every request and the sampling untouched. */
+  warmUp(): Promise<void>;
+  /** Puts a request into a free slot. */
+  addRequest(slot: number, request: NativeRequest): void;
+  removeRequest(slot: number): void;
+  /** Forward of the step's rows. Logits stay on the device until `sample`. */
+  forward(
+    step: number,
+    numRows: number,
+    numBlockUpdates: number,
+    numSampled: number,
+    numPromptLogprobRows: number,
+  ): void;
+  /**
+   * Samples the step's rows and appends to each slot's tokens; the event completes when the outputs
+   * are in the step's buffers. `bitmask`: [numSampled, ceil(vocabSize / 32)], a set bit allows.
+   */
+  sample(step: number, bitmask: Int32Array | null): NativeEvent;
+  /** Frees everything, detaches the buffers. Idempotent. */
+  shutdown(): Promise<void>;
+}
+
+export interface Addon {
+  /** `kind`: 'cpu'. `numThreads`: 0 chooses. */
+  Device: new (kind: string, index: number, numThreads: number) => NativeDevice;
+  Event: new () => NativeEvent;
+  OutputThread: new (name: string) => NativeOutputThread;
+  Model: new (device: NativeDevice, spec: ModelSpec, limits: ModelLimits) => NativeModel;
+  /** How the addon makes its errors. */
+  setErrorFactory(make: (code: string, message: string, file?: string) => Error): void;
+}
+
+function loadAddon(): Addon {
+  const root = path.resolve(__dirname, '..', '..');
+  const file = path.join(root, 'build', 'Release', 'uniproc.node');
+  if (!existsSync(file)) {
+    throw new AddonUnavailableError(`${file} is not there; run npm run build in ${root}`);
+  }
+  try {
+    // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader
+    const addon = require(file) as Addon;
+    addon.setErrorFactory(nativeError);
+    return addon;
+  } catch (cause) {
+    throw new AddonUnavailableError(`${file} cannot be loaded: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+}
+
+let addon: Addon | undefined;
+
+/** The addon, loaded at first use. Throws AddonUnavailableError. */
+export function native(): Addon {
+  addon ??= loadAddon();
+  return addon;
+}
