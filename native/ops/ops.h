@@ -1,0 +1,209 @@
+// The operations a forward pass needs, at the level at which they are fused on a GPU. The
+// transformer is written once over this interface; a backend is an implementation of it.
+//
+// Every pointer below is device memory unless it says host. All calls are made by the device's own
+// thread, in order; a backend may run them asynchronously on one stream, but keeps that order.
+// Matrices are row-major. Activations have the type activationType() says; sums are float32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace uniproc {
+
+enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
+
+constexpr size_t sizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// A matrix [rows, cols] (a vector is [rows, 1]) as the checkpoint's layer has it: y = x W^T + b.
+// `scales` is for quantised types; none has them yet.
+struct Weight {
+  const void* data = nullptr;
+  const void* scales = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// Plain numbers of one request's sampling. The lists are device arrays owned by the backend's
+// request table; a null list is an empty one.
+struct SamplingParams {
+  float temperature = 1.0f;  // below 1e-5: greedy
+  float topP = 1.0f;
+  int32_t topK = 0;  // 0: all
+  float minP = 0.0f;
+  float presencePenalty = 0.0f;
+  float frequencyPenalty = 0.0f;
+  float repetitionPenalty = 1.0f;
+  uint64_t seed = 0;
+  int32_t minTokens = 0;
+  int32_t numLogprobs = -1;        // alternatives to report; -1: no logprobs at all
+  int32_t numPromptLogprobs = -1;  // the same for the prompt
+  const int32_t* logitBiasTokenIds = nullptr;
+  const float* logitBiases = nullptr;
+  int32_t numLogitBiases = 0;
+  const int32_t* allowedTokenIds = nullptr;
+  int32_t numAllowedTokenIds = 0;  // 0: all are allowed
+  const int32_t* badWordsTokenIds = nullptr;
+  const int32_t* badWordsEnds = nullptr;
+  int32_t numBadWords = 0;
+  const int32_t* stopTokenIds = nullptr;
+  int32_t numStopTokenIds = 0;
+};
+
+// What the device knows of the requests between steps, one row a slot.
+struct RequestTable {
+  int32_t* tokenIds = nullptr;           // [maxNumSeqs, maxModelLen]: prompt, then generated
+  int32_t* numTokens = nullptr;          // [maxNumSeqs]
+  int32_t* numPromptTokens = nullptr;    // [maxNumSeqs]
+  int32_t* blockTable = nullptr;         // [maxNumSeqs, maxBlocksPerSeq]
+  SamplingParams* sampling = nullptr;    // [maxNumSeqs]
+  int32_t maxNumSeqs = 0;
+  int32_t maxModelLen = 0;
+  int32_t maxBlocksPerSeq = 0;
+};
+
+// One step's batch. A row is one request; its tokens are queryStarts[row] .. queryStarts[row + 1].
+// The first five come from the staging set; prepareInputs derives the rest.
+struct Batch {
+  int32_t numRows = 0;
+  int32_t numTokens = 0;
+  const int32_t* slots = nullptr;              // [numRows]
+  const int32_t* numComputedTokens = nullptr;  // [numRows]
+  const int32_t* queryStarts = nullptr;        // [numRows + 1]
+  int32_t* tokenIds = nullptr;                 // [numTokens]
+  int32_t* positions = nullptr;                // [numTokens]
+  int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
+  int32_t* tokenRows = nullptr;                // [numTokens]: the row a token belongs to
+};
+
+// One layer's share of the paged cache, keys and values alike [numBlocks, blockSize, numKvHeads,
+// headDim].
+struct KvCache {
+  void* keys = nullptr;
+  void* values = nullptr;
+  DType dtype = DType::kFloat32;
+  int32_t blockSize = 0;
+};
+
+struct AttentionShape {
+  int32_t numHeads = 0;
+  int32_t numKvHeads = 0;
+  int32_t headDim = 0;
+  int32_t slidingWindow = 0;  // keys a query sees, itself included; 0: all before it
+};
+
+// Logprobs of `count` positions, each [1 + maxLogprobs] wide: the position's own token first, then
+// the most likely in falling order (on equal logits the lower id first). Raw: log softmax of the
+// logits as the model gave them. Ranks count from 1: 1 + the number of tokens strictly likelier.
+struct Logprobs {
+  int32_t* tokenIds = nullptr;  // [count, 1 + maxLogprobs]
+  float* logprobs = nullptr;    // [count, 1 + maxLogprobs]
+  int32_t* ranks = nullptr;     // [count]
+  int32_t maxLogprobs = 0;
+};
+
+struct DeviceMemory {
+  size_t total = 0;
+  size_t free = 0;
+  size_t allocated = 0;
+  size_t peakAllocated = 0;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // The device -----------------------------------------------------------------------------
+
+  virtual std::string name() const = 0;
+  virtual std::string capability() const = 0;
+  virtual int numThreads() const = 0;
+  virtual DeviceMemory memory() const = 0;
+  virtual void resetPeakMemory() = 0;
+  // Zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the figures; `what` names
+  // it there. `release` takes what `allocate` gave.
+  virtual void* allocate(size_t bytes, const char* what) = 0;
+  virtual void release(void* memory, size_t bytes) noexcept = 0;
+  // Host memory that the device copies from and to without staging; on the CPU plain memory.
+  virtual void* allocateHost(size_t bytes, const char* what) = 0;
+  virtual void releaseHost(void* memory, size_t bytes) noexcept = 0;
+  virtual void copyToDevice(void* device, const void* host, size_t bytes) = 0;
+  virtual void copyToHost(void* host, const void* device, size_t bytes) = 0;
+  // Returns when all before it has run. Throws Error DEVICE_FAILED if the device is lost.
+  virtual void synchronize() = 0;
+  virtual DType activationType(DType weights) const = 0;
+
+  // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
+  virtual void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) = 0;
+  // Normal(0, std) from a Philox stream keyed by (seed, index); constant for std 0 with that mean.
+  virtual void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+                          uint64_t seed) = 0;
+
+  // The forward pass -----------------------------------------------------------------------
+
+  // Applies blockUpdates [numBlockUpdates, 3] = (slot, index, block) to the block tables, then
+  // fills batch.tokenIds, positions, cacheSlots and tokenRows. A token's id is read from the request
+  // table, where the step before may just have put it.
+  virtual void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
+                             int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) = 0;
+
+  // out [numTokens, hiddenSize] = rows of table [vocabSize, hiddenSize].
+  virtual void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table,
+                     void* out) = 0;
+
+  // residual += x when x is given; out = residual / rms(residual) * weight. [numTokens, hiddenSize]
+  // Zhang and Sennrich 2019. `out` may be `x`.
+  virtual void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight,
+                       float eps, void* out) = 0;
+
+  // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias [rows]). `outType` is the activations' or
+  // float32 (logits).
+  virtual void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
+                      void* out, DType outType) = 0;
+
+  // In place on qkv [numTokens, (numHeads + 2 numKvHeads) * headDim]: RMS-normalises each head of q
+  // and k when qNorm is given, rotates q and k (halves, as in GPT-NeoX) by rope [maxModelLen, 2,
+  // headDim / 2] (cos then sin, float32) at each token's position, writes k and v to the cache.
+  virtual void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape,
+                            const Weight& qNorm, const Weight& kNorm, float eps, const float* rope,
+                            const KvCache& cache) = 0;
+
+  // out [numTokens, numHeads * headDim]: causal attention of each token over its request's cache,
+  // scale 1 / sqrt(headDim), within the sliding window.
+  virtual void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                         const KvCache& cache, const RequestTable& requests, void* out) = 0;
+
+  // out [numTokens, size] = silu(gateUp[:, :size]) * gateUp[:, size:].
+  virtual void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out) = 0;
+
+  // out [count, width] = x[index[i], :]. index is device memory.
+  virtual void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width,
+                          void* out) = 0;
+
+  // Sampling -------------------------------------------------------------------------------
+
+  // Samples one token for each of `count` rows of logits [count, vocabSize] (float32, overwritten),
+  // row i for slots[i], into sampled [count], appends it to the slot's tokens in the request table,
+  // and fills logprobs row i where that slot asks for them (numLogprobs >= 0). `bitmask` [count,
+  // ceil(vocabSize / 32)] or null: a set bit allows a token.
+  //
+  // In vLLM's order: raw logprobs; bitmask, allowed tokens, bad words (over the generated tokens),
+  // stop tokens before minTokens, logit bias, repetition (prompt and generated), frequency and
+  // presence (generated) penalties; greedy takes the arg max here (the lowest id of equals); then
+  // temperature, min-p, top-k, top-p, and a draw by the Gumbel trick: the arg max of logit -
+  // log(-log(u)), u from Philox4x32-10 keyed by the seed with the counter (position, token id / 4),
+  // position being the sampled token's own. A row's draw depends on nothing else.
+  virtual void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+                      const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+                      const Logprobs& logprobs) = 0;
+
+  // Logprobs of tokenIds [count] under logits [count, vocabSize], with the numTop likeliest.
+  virtual void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
+                              const int32_t* tokenIds, int32_t numTop, const Logprobs& out) = 0;
+};
+
+}  // namespace uniproc
