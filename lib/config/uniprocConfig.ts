@@ -1,0 +1,103 @@
+/** The validated, frozen configuration that executors and workers take. */
+import type { DType, ModelSpec } from '../native';
+
+/** A checkpoint's config.json, read and checked: the forward pass and what the engine needs to know. */
+export interface TransformerConfig {
+  /** 'LlamaForCausalLM', ... as config.json names it. */
+  architecture: string;
+  /** The forward pass; `dtype` is set by the user's choice. */
+  spec: Omit<ModelSpec, 'dtype'>;
+  /** Type the checkpoint was saved in, null when config.json does not say. */
+  dtype: DType | null;
+  maxPositionEmbeddings: number;
+  bosTokenId: number | null;
+  /** May be empty. generation_config.json's win over config.json's. */
+  eosTokenIds: number[];
+}
+
+/** Defaults of generation_config.json, only those it has. */
+export interface GenerationDefaults {
+  temperature?: number;
+  topP?: number;
+  topK?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  maxTokens?: number;
+}
+
+export interface ModelConfig {
+  /** The checkpoint's folder, absolute. */
+  path: string;
+  transformer: TransformerConfig;
+  generation: GenerationDefaults;
+  /** Of weights and KV cache. */
+  dtype: DType;
+  /** Tokens of prompt and output together. */
+  maxModelLen: number;
+  /** Seed of requests that bring none. */
+  seed: number;
+  /** No tokenizer: prompts and outputs are token ids. */
+  skipTokenizerInit: boolean;
+  /** No CUDA graphs. */
+  enforceEager: boolean;
+  /** Most alternatives a request may ask logprobs of. */
+  maxLogprobs: number;
+}
+
+export interface LoadConfig {
+  /** 'auto': the checkpoint's files; 'dummy': random weights. */
+  loadFormat: 'auto' | 'dummy';
+}
+
+export interface CacheConfig {
+  /** Tokens in a block. */
+  blockSize: number;
+  /** Share of the device's memory this engine may use, 0 to 1; null: the worker's default. */
+  memoryUtilization: number | null;
+  /** Bytes for the KV cache; overrides memoryUtilization. */
+  kvCacheMemoryBytes: number | null;
+}
+
+export interface SchedulerConfig {
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
+  asyncScheduling: boolean;
+}
+
+/** A class, or where to find one: a module path and the name it exports. */
+export type ClassReference<T> = T | { module: string; export: string };
+
+export interface ParallelConfig {
+  tensorParallelSize: number;
+  /** 'uni', 'external_launcher', a subclass of Executor, or where to find one. */
+  distributedExecutorBackend: unknown;
+  /** The worker's class; null: Worker. */
+  workerCls: unknown;
+  /** A class whose methods are added to the worker's; null: none. */
+  workerExtensionCls: unknown;
+}
+
+export interface DeviceConfig {
+  kind: 'cpu' | 'cuda';
+  /** The device as the user named it: 'cpu', 'cuda', 'cuda:3'. */
+  name: string;
+  /** The index the name gave, null when it gave none. */
+  index: number | null;
+}
+
+export interface UniprocConfig {
+  readonly model: Readonly<ModelConfig>;
+  readonly load: Readonly<LoadConfig>;
+  readonly cache: Readonly<CacheConfig>;
+  readonly scheduler: Readonly<SchedulerConfig>;
+  readonly parallel: Readonly<ParallelConfig>;
+  readonly device: Readonly<DeviceConfig>;
+}
+
+/** How far a long piece of work is. */
+export interface LoadProgress {
+  bytes: number;
+  totalBytes: number;
+  tensors: number;
+  totalTensors: number;
+}

@@ -1,0 +1,41 @@
+/** The paged KV cache as engine and worker speak of it (vLLM V1's KVCacheSpec and KVCacheConfig). */
+import type { DType } from '../native';
+
+/** Bytes of one element. */
+export const BYTES_PER_ELEMENT: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 };
+
+/** One layer's cache: blocks of `blockSize` tokens, keys and values. */
+export class KVCacheSpec {
+  constructor(
+    /** Tokens. */
+    readonly blockSize: number,
+    readonly numKvHeads: number,
+    readonly headSize: number,
+    readonly dtype: DType,
+    /** Tokens a query sees, null for all. */
+    readonly slidingWindow: number | null,
+  ) {}
+
+  /** Bytes of one block in one layer. */
+  get pageSizeBytes(): number {
+    return 2 * this.blockSize * this.numKvHeads * this.headSize * BYTES_PER_ELEMENT[this.dtype];
+  }
+
+  /** Bytes one request of `maxModelLen` tokens needs in one layer. */
+  maxMemoryUsageBytes(maxModelLen: number): number {
+    return Math.ceil(maxModelLen / this.blockSize) * this.pageSizeBytes;
+  }
+}
+
+/** Layers that share one block table. */
+export interface KVCacheGroupSpec {
+  layerNames: string[];
+  kvCacheSpec: KVCacheSpec;
+}
+
+export interface KVCacheConfig {
+  numBlocks: number;
+  /** Bytes of each tensor and the layers it serves. */
+  kvCacheTensors: { size: number; sharedBy: string[] }[];
+  kvCacheGroups: KVCacheGroupSpec[];
+}
