@@ -1,0 +1,36 @@
+# Builds the addon's CPU backend where there is no CMake; CMakeLists.txt builds the same and more:
+# keep the two alike. gyp has no flags for a single file, so SIMD is chosen by target attributes.
+{
+  'variables': {
+    # Node's headers and node-addon-api are the system's: our warnings are not for them.
+    'system_headers': [
+      '-isystem', '<(node_root_dir)/include/node',
+      '-isystem', '<!(node -p "path.dirname(require.resolve(\'node-addon-api/napi.h\'))")',
+    ],
+    'warnings': ['-Wall', '-Wextra', '-Wpedantic', '-Wshadow', '-Werror'],
+  },
+  'targets': [
+    {
+      'target_name': 'uniproc',
+      # The CPU sources, one path a line; CMakeLists.txt reads the same list.
+      'sources': ['<!@(cat native/sources.txt)'],
+      'include_dirs': ['native'],
+      'defines': ['NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG'],
+      'cflags!': ['-Wno-unused-parameter'],
+      'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+      'cflags_cc': [
+        '-std=c++20', '-pthread', '-fvisibility=hidden', '-fvisibility-inlines-hidden',
+        '-ffp-contract=off', '<@(warnings)', '<@(system_headers)',
+      ],
+      'ldflags': ['-pthread', '-s'],
+      'xcode_settings': {
+        'MACOSX_DEPLOYMENT_TARGET': '11.0',
+        'CLANG_CXX_LANGUAGE_STANDARD': 'c++20',
+        'GCC_ENABLE_CPP_EXCEPTIONS': 'YES',
+        'GCC_ENABLE_CPP_RTTI': 'YES',
+        'GCC_SYMBOLS_PRIVATE_EXTERN': 'YES',
+        'OTHER_CFLAGS': ['-ffp-contract=off', '<@(warnings)', '<@(system_headers)'],
+      },
+    },
+  ],
+}
