@@ -7,6 +7,10 @@ export interface NewRequestData {
   /** [numPromptTokens] */
   promptTokenIds: Int32Array;
   samplingParams: SamplingParams;
+  /** Tokens not to be sampled before minTokens: stopTokenIds and, unless ignoreEos, the model's eos. */
+  stopTokenIds: readonly number[];
+  /** badWords as token sequences. */
+  badWordsTokenIds: readonly (readonly number[])[];
   /** Philox key of its draws: the seed it asked for or one derived by the engine. */
   seed: bigint;
   /** Blocks of its KV cache, in the order of its tokens. */

@@ -1,0 +1,252 @@
+/**
+ * The requests a worker knows, and how a step is written into its staging set.
+ *
+ * A request keeps one slot on the device from the step that brings it to the step that ends it;
+ * its tokens, block table and sampling parameters live there. So a step carries only what changed:
+ * which slots compute how many tokens, and the blocks appended since. Token ids never pass through
+ * here after the prompt: the device reads them where sampling put them.
+ */
+import { InvalidStateError } from '../errors';
+import type { NativeModel, NativeSampling, StepBuffers } from '../native';
+import type { NewRequestData, SchedulerOutput } from './schedulerOutput';
+
+/** What the worker remembers of a request between its steps. */
+export class CachedRequestState {
+  /** -1 while preempted. */
+  slot = -1;
+  /** Tokens of the request when it last entered a slot; a step that reaches them all samples. */
+  numTokens = 0;
+  numComputedTokens = 0;
+  numBlocks = 0;
+  /** Prompt positions whose logprobs were already given out, lest a resumed prompt repeats them. */
+  numPromptLogprobsDone = 0;
+
+  constructor(
+    readonly reqId: string,
+    readonly numPromptTokens: number,
+    readonly sampling: NativeSampling,
+  ) {}
+}
+
+/** One request's prompt positions in a step's output: rows `start` to `start + count`. */
+export interface PromptLogprobRange {
+  reqId: string;
+  start: number;
+  count: number;
+  numLogprobs: number;
+}
+
+/** A step as it was written: what its launch and its output need to know. */
+export interface PreparedStep {
+  reqIds: readonly string[];
+  reqIdToIndex: ReadonlyMap<string, number>;
+  /** [numRows + 1]: row i's sampled tokens are offsets[i] .. offsets[i + 1]. */
+  offsets: Int32Array;
+  numRows: number;
+  numBlockUpdates: number;
+  numSampled: number;
+  numPromptLogprobRows: number;
+  /** Most alternatives a sampled row asked for; -1 when none did. */
+  numLogprobs: number;
+  promptLogprobs: PromptLogprobRange[];
+}
+
+const NO_PROMPT_LOGPROBS: PromptLogprobRange[] = [];
+
+export class InputBatch {
+  private readonly requests = new Map<string, CachedRequestState>();
+  private readonly freeSlots: number[] = [];
+  private reqIds: readonly string[] = [];
+  private reqIdToIndex: ReadonlyMap<string, number> = new Map();
+
+  constructor(
+    private readonly model: NativeModel,
+    private readonly maxNumSeqs: number,
+  ) {
+    for (let slot = maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
+  }
+
+  /** Requests known, those preempted included. */
+  get size(): number {
+    return this.requests.size;
+  }
+
+  /** Applies what the scheduler changed and writes the step's rows into `buffers`. */
+  prepare(schedulerOutput: SchedulerOutput, buffers: StepBuffers): PreparedStep {
+    for (const reqId of schedulerOutput.finishedReqIds) this.finish(reqId);
+    for (const reqId of schedulerOutput.preemptedReqIds) this.leaveSlot(this.request(reqId));
+    for (const data of schedulerOutput.scheduledNewReqs) this.admit(data);
+    const numBlockUpdates = this.updateCached(schedulerOutput, buffers);
+    return this.writeRows(schedulerOutput, buffers, numBlockUpdates);
+  }
+
+  private request(reqId: string): CachedRequestState {
+    const request = this.requests.get(reqId);
+    if (request === undefined) {
+      throw new InvalidStateError(`request ${reqId} is scheduled, but the worker does not know it`);
+    }
+    return request;
+  }
+
+  /** A request may end before it ever reached the worker; then there is nothing to free. */
+  private finish(reqId: string): void {
+    const request = this.requests.get(reqId);
+    if (request === undefined) return;
+    if (request.slot >= 0) this.leaveSlot(request);
+    this.requests.delete(reqId);
+  }
+
+  private admit(data: NewRequestData): void {
+    if (this.requests.has(data.reqId)) {
+      throw new InvalidStateError(`request ${data.reqId} is new, but the worker knows it already`);
+    }
+    const request = new CachedRequestState(
+      data.reqId,
+      data.promptTokenIds.length,
+      toNativeSampling(data),
+    );
+    this.enterSlot(request, data.promptTokenIds, data.blockIds);
+    request.numComputedTokens = data.numComputedTokens;
+    this.requests.set(data.reqId, request);
+  }
+
+  private enterSlot(request: CachedRequestState, tokenIds: Int32Array, blockIds: number[]): void {
+    const slot = this.freeSlots.pop();
+    if (slot === undefined) {
+      throw new InvalidStateError(
+        `request ${request.reqId} would be the ${this.maxNumSeqs + 1}th; maxNumSeqs is ${this.maxNumSeqs}`,
+      );
+    }
+    request.slot = slot;
+    request.numTokens = tokenIds.length;
+    request.numBlocks = blockIds.length;
+    this.model.addRequest(slot, {
+      tokenIds,
+      numPromptTokens: request.numPromptTokens,
+      blockIds: Int32Array.from(blockIds),
+      sampling: request.sampling,
+    });
+  }
+
+  private leaveSlot(request: CachedRequestState): void {
+    this.model.removeRequest(request.slot);
+    this.freeSlots.push(request.slot);
+    request.slot = -1;
+  }
+
+  private updateCached({ scheduledCachedReqs }: SchedulerOutput, buffers: StepBuffers): number {
+    const { reqIds, resumedReqIds, newBlockIds, numComputedTokens, allTokenIds } =
+      scheduledCachedReqs;
+    let numBlockUpdates = 0;
+    for (let i = 0; i < reqIds.length; i++) {
+      const request = this.request(reqIds[i]);
+      request.numComputedTokens = numComputedTokens[i];
+      const blockIds = newBlockIds[i];
+      if (resumedReqIds.has(request.reqId)) {
+        const tokenIds = allTokenIds.get(request.reqId);
+        if (tokenIds === undefined || blockIds === null) {
+          throw new InvalidStateError(`request ${request.reqId} resumes without tokens or blocks`);
+        }
+        if (request.slot >= 0) this.leaveSlot(request);
+        this.enterSlot(request, tokenIds, blockIds);
+      } else if (blockIds !== null) {
+        for (const blockId of blockIds) {
+          const at = 3 * numBlockUpdates++;
+          buffers.blockUpdates[at] = request.slot;
+          buffers.blockUpdates[at + 1] = request.numBlocks++;
+          buffers.blockUpdates[at + 2] = blockId;
+        }
+      }
+    }
+    return numBlockUpdates;
+  }
+
+  private writeRows(
+    { numScheduledTokens }: SchedulerOutput,
+    buffers: StepBuffers,
+    numBlockUpdates: number,
+  ): PreparedStep {
+    const offsets = new Int32Array(numScheduledTokens.size + 1);
+    let sameRequests = this.reqIds.length === numScheduledTokens.size;
+    let promptLogprobs = NO_PROMPT_LOGPROBS;
+    let numPromptPositions = 0;
+    let numPromptLogprobRows = 0;
+    let numSampled = 0;
+    let numLogprobs = -1;
+    let row = 0;
+    for (const [reqId, numTokens] of numScheduledTokens) {
+      const request = this.request(reqId);
+      if (request.slot < 0) {
+        throw new InvalidStateError(`request ${reqId} is scheduled while preempted`);
+      }
+      sameRequests &&= this.reqIds[row] === reqId;
+      const start = request.numComputedTokens;
+      const end = start + numTokens;
+      buffers.slots[row] = request.slot;
+      buffers.numComputedTokens[row] = start;
+      buffers.numScheduledTokens[row] = numTokens;
+      if (end >= request.numTokens) {
+        buffers.sampledRows[numSampled++] = row;
+        if (request.sampling.numLogprobs > numLogprobs) numLogprobs = request.sampling.numLogprobs;
+      }
+      if (request.sampling.numPromptLogprobs >= 0) {
+        const positions = Math.min(end, request.numPromptTokens - 1) - start;
+        const repeated = Math.max(0, request.numPromptLogprobsDone - start);
+        if (positions > repeated) {
+          if (promptLogprobs === NO_PROMPT_LOGPROBS) promptLogprobs = [];
+          buffers.promptLogprobRows[numPromptLogprobRows++] = row;
+          promptLogprobs.push({
+            reqId,
+            start: numPromptPositions + repeated,
+            count: positions - repeated,
+            numLogprobs: request.sampling.numPromptLogprobs,
+          });
+          numPromptPositions += positions;
+          request.numPromptLogprobsDone = start + positions;
+        }
+      }
+      offsets[++row] = numSampled;
+    }
+    if (!sameRequests) {
+      this.reqIds = [...numScheduledTokens.keys()];
+      this.reqIdToIndex = new Map(this.reqIds.map((reqId, index) => [reqId, index]));
+    }
+    return {
+      reqIds: this.reqIds,
+      reqIdToIndex: this.reqIdToIndex,
+      offsets,
+      numRows: row,
+      numBlockUpdates,
+      numSampled,
+      numPromptLogprobRows,
+      numLogprobs,
+      promptLogprobs,
+    };
+  }
+}
+
+/** A request's SamplingParams as the device takes them: numbers and flat lists. */
+function toNativeSampling(data: NewRequestData): NativeSampling {
+  const { samplingParams: params, badWordsTokenIds, stopTokenIds, seed } = data;
+  const biases = [...(params.logitBias ?? [])];
+  let end = 0;
+  return {
+    temperature: params.temperature,
+    topP: params.topP,
+    topK: Math.max(0, params.topK),
+    minP: params.minP,
+    presencePenalty: params.presencePenalty,
+    frequencyPenalty: params.frequencyPenalty,
+    repetitionPenalty: params.repetitionPenalty,
+    seed,
+    minTokens: params.minTokens,
+    numLogprobs: params.logprobs ?? -1,
+    numPromptLogprobs: params.promptLogprobs ?? -1,
+    logitBiasTokenIds: Int32Array.from(biases, ([tokenId]) => tokenId),
+    logitBiases: Float32Array.from(biases, ([, bias]) => bias),
+    allowedTokenIds: Int32Array.from(params.allowedTokenIds ?? []),
+    badWordsTokenIds: Int32Array.from(badWordsTokenIds.flat()),
+    badWordsEnds: Int32Array.from(badWordsTokenIds, (word) => (end += word.length)),
+    stopTokenIds: Int32Array.from(stopTokenIds),
+  };
+}

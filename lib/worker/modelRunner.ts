@@ -1,0 +1,193 @@
+/** Turns scheduler outputs into steps on the device and the device's buffers into outputs. */
+import { InvalidStateError } from '../errors';
+import type { NativeEvent, NativeModel, StepBuffers } from '../native';
+import { InputBatch, type PreparedStep } from './inputBatch';
+import {
+  AsyncModelRunnerOutput,
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type LogprobsLists,
+  type ModelRunnerOutput,
+  RaggedTokenIds,
+} from './outputs';
+import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import type { StepOutput } from './workerBase';
+
+export class ModelRunner {
+  /** Public, as vLLM's is: those who train a model between generations reach it here. */
+  readonly inputBatch: InputBatch;
+  /** The output last launched from each staging set. */
+  private readonly launched: (StepOutputInFlight | null)[];
+  private nextSet = 0;
+  /** A step whose forward is launched and whose sampling waits for a grammar. */
+  private awaitingSample: { set: number; step: PreparedStep } | null = null;
+
+  constructor(
+    readonly model: NativeModel,
+    readonly vocabSize: number,
+    readonly maxNumSeqs: number,
+  ) {
+    this.inputBatch = new InputBatch(model, maxNumSeqs);
+    this.launched = model.steps.map(() => null);
+  }
+
+  /**
+   * Launches a step. Null when its sampling waits for `sampleTokens`. Throws INVALID_STATE when
+   * every staging set is in flight, or when a step still waits for its sampling.
+   */
+  executeModel(schedulerOutput: SchedulerOutput): StepOutput {
+    if (this.awaitingSample) {
+      throw new InvalidStateError('executeModel was called while a step waits for sampleTokens');
+    }
+    const set = this.nextSet;
+    const last = this.launched[set];
+    if (last && !last.ready.done) {
+      throw new InvalidStateError(`${this.launched.length} steps are in flight already`);
+    }
+    last?.overwrite();
+    this.launched[set] = null;
+    const step = this.inputBatch.prepare(schedulerOutput, this.model.steps[set]);
+    if (step.numRows === 0) return EMPTY_MODEL_RUNNER_OUTPUT;
+    this.nextSet = (set + 1) % this.launched.length;
+    this.model.forward(
+      set,
+      step.numRows,
+      step.numBlockUpdates,
+      step.numSampled,
+      step.numPromptLogprobRows,
+    );
+    if (schedulerOutput.hasStructuredOutputRequests) {
+      this.awaitingSample = { set, step };
+      return null;
+    }
+    return this.sample(set, step, null);
+  }
+
+  /** Samples the step that `executeModel` left waiting, under a grammar's masks. */
+  sampleTokens(grammarOutput: GrammarOutput | null): StepOutput {
+    if (!this.awaitingSample) {
+      throw new InvalidStateError('sampleTokens was called, but no step waits for it');
+    }
+    const { set, step } = this.awaitingSample;
+    this.awaitingSample = null;
+    return this.sample(set, step, grammarOutput && this.rowsBitmask(step, grammarOutput));
+  }
+
+  private sample(set: number, step: PreparedStep, bitmask: Int32Array | null): StepOutput {
+    const ready = this.model.sample(set, bitmask);
+    return (this.launched[set] = new StepOutputInFlight(ready, this.model.steps[set], step));
+  }
+
+  /** The grammar's masks laid out for the sampled rows; rows without one allow every token. */
+  private rowsBitmask(step: PreparedStep, grammar: GrammarOutput): Int32Array {
+    const words = Math.ceil(this.vocabSize / 32);
+    if (grammar.grammarBitmask.length !== grammar.structuredOutputRequestIds.length * words) {
+      throw new InvalidStateError(
+        `grammarBitmask has ${grammar.grammarBitmask.length} words for ` +
+          `${grammar.structuredOutputRequestIds.length} requests of ${words} words each`,
+      );
+    }
+    const bitmask = new Int32Array(step.numSampled * words).fill(-1);
+    grammar.structuredOutputRequestIds.forEach((reqId, i) => {
+      const row = step.reqIdToIndex.get(reqId);
+      if (row === undefined || step.offsets[row] === step.offsets[row + 1]) return;
+      bitmask.set(
+        grammar.grammarBitmask.subarray(i * words, (i + 1) * words),
+        step.offsets[row] * words,
+      );
+    });
+    return bitmask;
+  }
+}
+
+/** A step on the device; its output is copied out of the staging set once the event is done. */
+class StepOutputInFlight extends AsyncModelRunnerOutput {
+  private state: 'pending' | 'taken' | 'overwritten' = 'pending';
+
+  constructor(
+    readonly ready: NativeEvent,
+    private readonly buffers: StepBuffers,
+    private readonly step: PreparedStep,
+  ) {
+    super();
+  }
+
+  getOutput(): ModelRunnerOutput {
+    if (this.state !== 'pending') {
+      throw new InvalidStateError(`this step's output was ${this.state} already`);
+    }
+    if (!this.ready.done) throw new InvalidStateError("this step's output is not ready yet");
+    this.state = 'taken';
+    const { step, buffers } = this;
+    return {
+      reqIds: step.reqIds,
+      reqIdToIndex: step.reqIdToIndex,
+      sampledTokenIds: new RaggedTokenIds(
+        buffers.sampledTokenIds.slice(0, step.numSampled),
+        step.offsets,
+      ),
+      logprobs: step.numLogprobs < 0 ? null : this.sampledLogprobs(),
+      promptLogprobs:
+        step.promptLogprobs.length === 0
+          ? EMPTY_MODEL_RUNNER_OUTPUT.promptLogprobs
+          : this.promptLogprobs(),
+    };
+  }
+
+  /** The staging set is written again; an output nobody took is lost. */
+  overwrite(): void {
+    if (this.state === 'pending') this.state = 'overwritten';
+  }
+
+  private sampledLogprobs(): LogprobsLists {
+    const { buffers, step } = this;
+    return copyLogprobs(
+      buffers.logprobTokenIds,
+      buffers.logprobs,
+      buffers.logprobRanks,
+      0,
+      step.numSampled,
+      1 + step.numLogprobs,
+    );
+  }
+
+  private promptLogprobs(): ReadonlyMap<string, LogprobsLists> {
+    const { buffers } = this;
+    return new Map(
+      this.step.promptLogprobs.map(({ reqId, start, count, numLogprobs }) => [
+        reqId,
+        copyLogprobs(
+          buffers.promptLogprobTokenIds,
+          buffers.promptLogprobs,
+          buffers.promptLogprobRanks,
+          start,
+          count,
+          1 + numLogprobs,
+        ),
+      ]),
+    );
+  }
+}
+
+/** Positions `start` to `start + count`, the first `width` entries of each. */
+function copyLogprobs(
+  tokenIds: Int32Array,
+  logprobs: Float32Array,
+  ranks: Int32Array,
+  start: number,
+  count: number,
+  width: number,
+): LogprobsLists {
+  const stride = tokenIds.length / ranks.length;
+  const lists = {
+    width,
+    tokenIds: new Int32Array(count * width),
+    logprobs: new Float32Array(count * width),
+    ranks: ranks.slice(start, start + count),
+  };
+  for (let i = 0; i < count; i++) {
+    const from = (start + i) * stride;
+    lists.tokenIds.set(tokenIds.subarray(from, from + width), i * width);
+    lists.logprobs.set(logprobs.subarray(from, from + width), i * width);
+  }
+  return lists;
+}

@@ -1,0 +1,260 @@
+/** One device's half of a step: opens the device, loads the model, sizes its cache, runs it. */
+import os from 'node:os';
+import { InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
+import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import {
+  type DeviceProperties,
+  type ModelSpec,
+  native,
+  type NativeDevice,
+  type NativeModel,
+} from '../native';
+import { readTensorTable } from './checkpoint';
+import { type KVCacheConfig, KVCacheSpec } from './kvCache';
+import { ModelRunner } from './modelRunner';
+import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import { weightParts } from './weights';
+import {
+  type ReconfigureDistributedRequest,
+  type SleepTag,
+  type StepOutput,
+  WorkerBase,
+} from './workerBase';
+
+/** Share of the free memory that the KV cache may take on the CPU when the user names none. */
+const CPU_CACHE_SHARE = 0.25;
+
+const GIB = 2 ** 30;
+const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;
+
+export class Worker extends WorkerBase {
+  /** The open device; null before `initDevice` and after `shutdown`. */
+  device: NativeDevice | null = null;
+  deviceProperties: DeviceProperties | null = null;
+  private runner: ModelRunner | null = null;
+  private kvCacheConfig: KVCacheConfig | null = null;
+  private readonly asleep = new Set<SleepTag>();
+  /** Sleep level 2 dropped the weights. */
+  private weightsDropped = false;
+
+  private get config(): UniprocConfig {
+    return this.args.config;
+  }
+
+  private get openDevice(): NativeDevice {
+    if (!this.device) throw new InvalidStateError('the device is not open; call initDevice first');
+    return this.device;
+  }
+
+  /** Reachable as `executor.driverWorker.worker.modelRunner`. Throws INVALID_STATE before loadModel. */
+  get modelRunner(): ModelRunner {
+    if (!this.runner) throw new InvalidStateError('the model is not loaded; call loadModel first');
+    return this.runner;
+  }
+
+  get model(): NativeModel {
+    return this.modelRunner.model;
+  }
+
+  /** The forward pass this worker runs. */
+  get modelSpec(): ModelSpec {
+    const { transformer, dtype } = this.config.model;
+    return { ...transformer.spec, dtype };
+  }
+
+  /** Opens the device. Rejects with DEVICE_FAILED when it is not there. */
+  async initDevice(): Promise<void> {
+    const { kind } = this.config.device;
+    if (kind !== 'cpu') {
+      throw new NotSupportedError(`device ${kind}`, `this build has no ${kind} backend; use cpu`);
+    }
+    this.device = new (native().Device)(kind, this.args.localRank, cpuThreads());
+    this.deviceProperties = await this.device.open();
+  }
+
+  /** Maps the checkpoint's files and fills the weights, or makes random ones ('dummy'). */
+  async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
+    const { model, scheduler, cache } = this.config;
+    const device = this.openDevice;
+    // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
+    const numSteps = scheduler.asyncScheduling ? 2 : 1;
+    const nativeModel = new (native().Model)(device, this.modelSpec, {
+      maxNumSeqs: scheduler.maxNumSeqs,
+      maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
+      maxModelLen: model.maxModelLen,
+      blockSize: cache.blockSize,
+      numSteps,
+      maxLogprobs: model.maxLogprobs,
+    });
+    this.runner = new ModelRunner(
+      nativeModel,
+      model.transformer.spec.vocabSize,
+      scheduler.maxNumSeqs,
+    );
+    await this.fillWeights(onProgress);
+  }
+
+  private async fillWeights(onProgress?: (progress: LoadProgress) => void): Promise<void> {
+    const { model, load } = this.config;
+    if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
+    const table = await readTensorTable(model.path);
+    const { files, parts, totalBytes } = weightParts(this.modelSpec, table);
+    await this.model.load(files, parts, (bytes, tensors) =>
+      onProgress?.({ bytes, totalBytes, tensors, totalTensors: parts.length }),
+    );
+  }
+
+  getKvCacheSpec(): Map<string, KVCacheSpec> {
+    const { spec } = this.config.model.transformer;
+    return new Map(
+      spec.slidingWindows.map((window, layer) => [
+        `model.layers.${layer}.self_attn`,
+        new KVCacheSpec(
+          this.config.cache.blockSize,
+          spec.numKvHeads,
+          spec.headDim,
+          this.config.model.dtype,
+          window === 0 ? null : window,
+        ),
+      ]),
+    );
+  }
+
+  /**
+   * Bytes the KV cache may take: runs a step at the largest batch and takes what it and the weights
+   * needed at most from the share of memory this engine was given. `kvCacheMemoryBytes` overrides
+   * the figure; the step runs all the same, so that a model too large fails here. Rejects with
+   * OUT_OF_MEMORY and the figures.
+   */
+  async determineAvailableMemory(): Promise<number> {
+    const { kvCacheMemoryBytes, memoryUtilization } = this.config.cache;
+    const before = await this.openDevice.memory();
+    await this.openDevice.resetPeakMemory();
+    await this.model.profile();
+    const { total, free, peakAllocated } = await this.openDevice.memory();
+    if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
+    if (memoryUtilization === null) return Math.floor(free * CPU_CACHE_SHARE);
+
+    const requested = Math.floor(total * memoryUtilization);
+    if (before.free + before.allocated < requested) {
+      throw new OutOfMemoryError(
+        `memoryUtilization ${memoryUtilization} asks for ${gib(requested)} of ${gib(total)}, but only ` +
+          `${gib(before.free + before.allocated)} are free; lower memoryUtilization or free memory`,
+      );
+    }
+    if (requested <= peakAllocated) {
+      throw new OutOfMemoryError(
+        `memoryUtilization ${memoryUtilization} gives ${gib(requested)} of ${gib(total)}, but the model ` +
+          `and its largest step need ${gib(peakAllocated)}; raise memoryUtilization or lower ` +
+          'maxNumBatchedTokens',
+      );
+    }
+    return requested - peakAllocated;
+  }
+
+  async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
+    this.kvCacheConfig = kvCacheConfig;
+    await this.model.allocateKvCache(kvCacheConfig.numBlocks);
+  }
+
+  /** Runs a few shapes once; requests and sampling stay as they were. Resolves to seconds taken. */
+  async compileOrWarmUpModel(): Promise<number> {
+    const start = performance.now();
+    await this.model.warmUp();
+    return (performance.now() - start) / 1000;
+  }
+
+  executeModel(schedulerOutput: SchedulerOutput): StepOutput {
+    this.requireAwake('executeModel');
+    return this.modelRunner.executeModel(schedulerOutput);
+  }
+
+  sampleTokens(grammarOutput: GrammarOutput | null): StepOutput {
+    return this.modelRunner.sampleTokens(grammarOutput);
+  }
+
+  /** A step on no request, as ranks without work run beside others. */
+  async executeDummyBatch(): Promise<void> {
+    this.requireAwake('executeDummyBatch');
+    await this.model.warmUp();
+  }
+
+  /** Calls `fn` with the model. */
+  applyModel<T>(fn: (model: NativeModel) => T): T {
+    return fn(this.model);
+  }
+
+  supportedTasks(): string[] {
+    return ['generate'];
+  }
+
+  /** Resolves when all enqueued before it has run; rejects with what broke the device. */
+  async checkHealth(): Promise<void> {
+    await this.openDevice.synchronize();
+  }
+
+  /**
+   * Gives memory back. Level 1 keeps the weights in host memory (on the CPU: where they are), level
+   * 2 drops them; the KV cache goes in both. INVALID_STATE while the worker holds requests.
+   */
+  async sleep(level: 1 | 2): Promise<void> {
+    const { size } = this.modelRunner.inputBatch;
+    if (size > 0) {
+      throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
+    }
+    this.asleep.add('weights').add('kv_cache');
+    await this.model.releaseKvCache();
+    if (level === 2) {
+      this.weightsDropped = true;
+      await this.model.releaseWeights();
+    }
+  }
+
+  /** Brings back what the tags name; weights dropped are read from the checkpoint again. */
+  async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
+    if (tags.includes('weights') && this.asleep.has('weights')) {
+      if (this.weightsDropped) await this.fillWeights();
+      this.weightsDropped = false;
+      this.asleep.delete('weights');
+    }
+    if (tags.includes('kv_cache') && this.asleep.has('kv_cache')) {
+      if (this.kvCacheConfig) await this.model.allocateKvCache(this.kvCacheConfig.numBlocks);
+      this.asleep.delete('kv_cache');
+    }
+  }
+
+  private requireAwake(call: string): void {
+    if (this.asleep.size === 0) return;
+    throw new InvalidStateError(
+      `${call} while ${[...this.asleep].join(' and ')} are asleep; call wakeUp first`,
+    );
+  }
+
+  profile(_isStart: boolean): never {
+    throw new NotSupportedError('profile', 'profile needs a CUDA device; this worker runs on cpu');
+  }
+
+  reinitializeDistributed(_request: ReconfigureDistributedRequest): never {
+    throw new NotSupportedError('reinitializeDistributed');
+  }
+
+  /** Lets what was launched finish, then frees everything. Idempotent. */
+  async shutdown(): Promise<void> {
+    const { device, runner } = this;
+    this.device = null;
+    this.runner = null;
+    await runner?.model.shutdown();
+    await device?.shutdown();
+  }
+}
+
+/** Threads that compute: UNIPROC_CPU_THREADS, or as many as there are cores to run on. */
+function cpuThreads(): number {
+  const value = process.env.UNIPROC_CPU_THREADS;
+  if (value === undefined || value === '') return os.availableParallelism();
+  const threads = Number(value);
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new InvalidStateError(`UNIPROC_CPU_THREADS is ${value}; it must be a positive integer`);
+  }
+  return threads;
+}
