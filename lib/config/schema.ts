@@ -1,0 +1,70 @@
+/** What users and files may say, checked with zod, and complaints a reader can act on. */
+import { inspect } from 'node:util';
+import type { z } from 'zod';
+
+/** A value as an error message shows it: on one line, not too long. */
+export function show(value: unknown): string {
+  const text = inspect(value, {
+    breakLength: Infinity,
+    depth: 2,
+    maxArrayLength: 16,
+    maxStringLength: 100,
+  });
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}
+
+/** Letters to insert, delete or replace to get from `a` to `b` (Levenshtein 1966). */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next[j] = Math.min(replaced, row[j] + 1, next[j - 1] + 1);
+    }
+    row = next;
+  }
+  return row[b.length];
+}
+
+/** The known name that `name` is most likely a slip of. Capitals and underscores do not count. */
+export function nearestName(name: string, known: readonly string[]): string {
+  const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
+  const distance = (candidate: string) => editDistance(plain(name), plain(candidate));
+  return known.reduce((best, candidate) =>
+    distance(candidate) < distance(best) ? candidate : best,
+  );
+}
+
+/**
+ * `input` as `schema` reads it. Each field of the schema is described by the values it allows, and
+ * `fail` makes the error from a message that names the field, the value and those.
+ */
+export function parseFields<Shape extends z.ZodRawShape>(
+  schema: z.ZodObject<Shape>,
+  input: unknown,
+  fail: (message: string) => Error,
+): z.output<z.ZodObject<Shape>> {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+
+  const issue = result.error.issues[0];
+  if (issue.code === 'unrecognized_keys') {
+    const [name] = issue.keys;
+    throw fail(
+      `there is no ${name}; did you mean ${nearestName(name, Object.keys(schema.shape))}?`,
+    );
+  }
+  if (issue.path.length === 0) throw fail(`expected an object, not ${show(input)}`);
+
+  let value = input;
+  let place = '';
+  for (const key of issue.path) {
+    value = (value as Record<PropertyKey, unknown>)[key];
+    place += typeof key === 'number' ? `[${key}]` : `${place && '.'}${String(key)}`;
+  }
+  const name = String(issue.path[0]);
+  const field = schema.shape[name] as z.ZodType;
+  const subject = place === name ? 'it' : name;
+  throw fail(`${place} is ${show(value)}; ${subject} must be ${field.description}`);
+}
