@@ -1,0 +1,75 @@
+// Prefill and decode rates of a whole engine, and how long the event loop was kept waiting meanwhile.
+'use strict';
+
+const { monitorEventLoopDelay } = require('node:perf_hooks');
+const { LLM, SamplingParams } = require('..');
+
+const BATCHES = [1, 8, 32];
+const PROMPT_TOKENS = 512;
+const DECODE_TOKENS = 128;
+/** Longest the event loop may wait, 99th percentile, in ms. */
+const MAX_EVENT_LOOP_DELAY = 20;
+
+/** `count` prompts of `length` tokens that share no prefix. */
+function makePrompts(count, length, vocabSize) {
+  return Array.from({ length: count }, (_, row) => ({
+    promptTokenIds: Array.from({ length }, (_, i) => (row * 7919 + i * 104729 + 11) % vocabSize),
+  }));
+}
+
+async function seconds(work) {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1000;
+}
+
+async function benchGeneration({ model, dtype }) {
+  const llm = await LLM.create({
+    model,
+    dtype,
+    maxNumSeqs: Math.max(...BATCHES),
+    maxNumBatchedTokens: 2048,
+  });
+  const { vocabSize } = llm.engine.executor.config.model.transformer.spec;
+  const greedy = (maxTokens) =>
+    new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
+  const rows = [];
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  try {
+    await llm.generate(makePrompts(1, 16, vocabSize), greedy(16));
+    delay.enable();
+    for (const batch of BATCHES) {
+      const prompts = makePrompts(batch, PROMPT_TOKENS, vocabSize);
+      const prefill = await seconds(() => llm.generate(prompts, greedy(1)));
+      const whole = await seconds(() => llm.generate(prompts, greedy(1 + DECODE_TOKENS)));
+      rows.push(
+        {
+          bench: 'prefill',
+          what: `${batch} x ${PROMPT_TOKENS} tokens`,
+          value: (batch * PROMPT_TOKENS) / prefill,
+          unit: 'tok/s',
+        },
+        {
+          bench: 'decode',
+          what: `${batch} x ${DECODE_TOKENS} tokens after ${PROMPT_TOKENS}`,
+          value: (batch * DECODE_TOKENS) / (whole - prefill),
+          unit: 'tok/s',
+        },
+      );
+    }
+    delay.disable();
+    rows.push({
+      bench: 'event loop delay',
+      what: '99th percentile while generating',
+      // The monitor's own timer period is in what it records.
+      value: Math.max(0, delay.percentile(99) / 1e6 - 1),
+      unit: 'ms',
+      bound: MAX_EVENT_LOOP_DELAY,
+    });
+  } finally {
+    await llm.shutdown();
+  }
+  return rows;
+}
+
+module.exports = { benchGeneration };
