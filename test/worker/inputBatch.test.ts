@@ -1,0 +1,239 @@
+import { SamplingParams } from '../../lib/config/samplingParams';
+import { InvalidStateError } from '../../lib/errors';
+import type { NativeModel, NativeRequest, StepBuffers } from '../../lib/native';
+import { InputBatch } from '../../lib/worker/inputBatch';
+import {
+  emptySchedulerOutput,
+  type NewRequestData,
+  type SchedulerOutput,
+} from '../../lib/worker/schedulerOutput';
+
+const MAX_NUM_SEQS = 4;
+
+/** Stands for the device: records what enters and leaves its slots. */
+class SlotRecorder {
+  readonly calls: [string, number, NativeRequest?][] = [];
+
+  addRequest(slot: number, request: NativeRequest): void {
+    this.calls.push(['add', slot, request]);
+  }
+
+  removeRequest(slot: number): void {
+    this.calls.push(['remove', slot]);
+  }
+}
+
+function makeBuffers(): StepBuffers {
+  const names = ['slots', 'numComputedTokens', 'numScheduledTokens', 'sampledRows'] as const;
+  const perRow = Object.fromEntries(names.map((name) => [name, new Int32Array(MAX_NUM_SEQS)]));
+  return {
+    ...perRow,
+    promptLogprobRows: new Int32Array(MAX_NUM_SEQS),
+    blockUpdates: new Int32Array(3 * 16),
+  } as unknown as StepBuffers;
+}
+
+function newRequest(reqId: string, numTokens: number, options = {}): NewRequestData {
+  return {
+    reqId,
+    promptTokenIds: Int32Array.from({ length: numTokens }, (_, i) => i),
+    samplingParams: new SamplingParams(options),
+    stopTokenIds: [2],
+    badWordsTokenIds: [],
+    seed: 1n,
+    blockIds: [10, 11],
+    numComputedTokens: 0,
+  };
+}
+
+function schedule(
+  numScheduledTokens: Record<string, number>,
+  changes: Partial<SchedulerOutput> = {},
+): SchedulerOutput {
+  return {
+    ...emptySchedulerOutput(),
+    numScheduledTokens: new Map(Object.entries(numScheduledTokens)),
+    ...changes,
+  };
+}
+
+/** The requests named go on from `numComputedTokens`, with blocks appended. */
+function cached(
+  entries: Record<string, { computed: number; blocks?: number[]; resumed?: number[] }>,
+): Pick<SchedulerOutput, 'scheduledCachedReqs'> {
+  const reqIds = Object.keys(entries);
+  const resumed = reqIds.filter((reqId) => entries[reqId].resumed);
+  return {
+    scheduledCachedReqs: {
+      reqIds,
+      resumedReqIds: new Set(resumed),
+      newBlockIds: reqIds.map((reqId) => entries[reqId].blocks ?? null),
+      numComputedTokens: reqIds.map((reqId) => entries[reqId].computed),
+      numOutputTokens: reqIds.map(() => 0),
+      allTokenIds: new Map(
+        resumed.map((reqId) => [reqId, Int32Array.from(entries[reqId].resumed ?? [])]),
+      ),
+    },
+  };
+}
+
+describe('InputBatch', () => {
+  let device: SlotRecorder;
+  let batch: InputBatch;
+  let buffers: StepBuffers;
+
+  beforeEach(() => {
+    device = new SlotRecorder();
+    batch = new InputBatch(device as unknown as NativeModel, MAX_NUM_SEQS);
+    buffers = makeBuffers();
+  });
+
+  const admit = (...requests: NewRequestData[]) =>
+    batch.prepare(
+      schedule(Object.fromEntries(requests.map((r) => [r.reqId, r.promptTokenIds.length])), {
+        scheduledNewReqs: requests,
+      }),
+      buffers,
+    );
+
+  it('writes one row a scheduled request, in the order of the schedule', () => {
+    const step = admit(newRequest('a', 5), newRequest('b', 3));
+    expect(step.reqIds).toEqual(['a', 'b']);
+    expect(step.reqIdToIndex.get('b')).toBe(1);
+    expect([...buffers.numScheduledTokens.subarray(0, 2)]).toEqual([5, 3]);
+    expect([...buffers.numComputedTokens.subarray(0, 2)]).toEqual([0, 0]);
+  });
+
+  it('gives each request a slot of its own and passes its tokens and blocks on entering it', () => {
+    admit(newRequest('a', 5), newRequest('b', 3));
+    const [a, b] = device.calls;
+    expect(a[1]).not.toBe(b[1]);
+    expect([...(b[2]?.tokenIds ?? [])]).toEqual([0, 1, 2]);
+    expect([...(b[2]?.blockIds ?? [])]).toEqual([10, 11]);
+    expect([...buffers.slots.subarray(0, 2)]).toEqual([a[1], b[1]]);
+  });
+
+  it('samples only rows that reach all of their tokens', () => {
+    const long = newRequest('long', 40);
+    const step = batch.prepare(
+      schedule({ long: 16, short: 3 }, { scheduledNewReqs: [long, newRequest('short', 3)] }),
+      buffers,
+    );
+    expect(step.numSampled).toBe(1);
+    expect(buffers.sampledRows[0]).toBe(1);
+    expect([...step.offsets]).toEqual([0, 0, 1]);
+
+    const last = batch.prepare(schedule({ long: 24 }, cached({ long: { computed: 16 } })), buffers);
+    expect(last.numSampled).toBe(1);
+    expect(buffers.numComputedTokens[0]).toBe(16);
+  });
+
+  it('samples every decode step without being told the token', () => {
+    admit(newRequest('a', 3));
+    const step = batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 3 } })), buffers);
+    expect(step.numSampled).toBe(1);
+    expect(device.calls).toHaveLength(1);
+  });
+
+  it('sends appended blocks as (slot, index, block)', () => {
+    admit(newRequest('a', 3));
+    const changes = cached({ a: { computed: 3, blocks: [20, 21] } });
+    const step = batch.prepare(schedule({ a: 1 }, changes), buffers);
+    const slot = device.calls[0][1];
+    expect(step.numBlockUpdates).toBe(2);
+    expect([...buffers.blockUpdates.subarray(0, 6)]).toEqual([slot, 2, 20, slot, 3, 21]);
+  });
+
+  it('frees the slot of a finished request before admitting another', () => {
+    const requests = ['a', 'b', 'c', 'd'].map((reqId) => newRequest(reqId, 2));
+    admit(...requests);
+    batch.prepare(
+      schedule({ e: 2 }, { finishedReqIds: ['b'], scheduledNewReqs: [newRequest('e', 2)] }),
+      buffers,
+    );
+    const removed = device.calls.find(([call]) => call === 'remove');
+    expect(device.calls.at(-1)?.[1]).toBe(removed?.[1]);
+    expect(batch.size).toBe(4);
+  });
+
+  it('ignores the end of a request it never saw', () => {
+    batch.prepare(schedule({}, { finishedReqIds: ['ghost'] }), buffers);
+    expect(device.calls).toEqual([]);
+  });
+
+  it('keeps a preempted request, gives its slot away, and lets it resume with all its tokens', () => {
+    admit(newRequest('a', 3));
+    batch.prepare(schedule({}, { preemptedReqIds: ['a'] }), buffers);
+    expect(device.calls.at(-1)?.[0]).toBe('remove');
+    expect(batch.size).toBe(1);
+
+    const changes = cached({ a: { computed: 0, blocks: [30], resumed: [0, 1, 2, 7, 8] } });
+    const step = batch.prepare(schedule({ a: 5 }, changes), buffers);
+    const request = device.calls.at(-1)?.[2];
+    expect([...(request?.tokenIds ?? [])]).toEqual([0, 1, 2, 7, 8]);
+    expect(request?.numPromptTokens).toBe(3);
+    expect([...(request?.blockIds ?? [])]).toEqual([30]);
+    expect(step.numSampled).toBe(1);
+  });
+
+  it('asks for the logprobs of each prompt position once, also after a preemption', () => {
+    const request = newRequest('a', 10, { promptLogprobs: 2 });
+    const first = batch.prepare(schedule({ a: 6 }, { scheduledNewReqs: [request] }), buffers);
+    expect(first.promptLogprobs).toEqual([{ reqId: 'a', start: 0, count: 6, numLogprobs: 2 }]);
+
+    batch.prepare(schedule({}, { preemptedReqIds: ['a'] }), buffers);
+    const tokens = Array.from({ length: 10 }, (_, i) => i);
+    const changes = cached({ a: { computed: 0, blocks: [1], resumed: tokens } });
+    const again = batch.prepare(schedule({ a: 10 }, changes), buffers);
+    // Positions 6, 7 and 8 are new; the last position's logprobs are the sampled token's.
+    expect(again.promptLogprobs).toEqual([{ reqId: 'a', start: 6, count: 3, numLogprobs: 2 }]);
+
+    const decode = batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 10 } })), buffers);
+    expect(decode.numPromptLogprobRows).toBe(0);
+  });
+
+  it('reports the most alternatives that a sampled row asked for', () => {
+    expect(admit(newRequest('a', 2)).numLogprobs).toBe(-1);
+    const more = [newRequest('b', 2, { logprobs: 3 }), newRequest('c', 2, { logprobs: 0 })];
+    expect(admit(...more).numLogprobs).toBe(3);
+  });
+
+  it('hands out the same request list while the batch stays the same', () => {
+    const first = admit(newRequest('a', 3));
+    const second = batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 3 } })), buffers);
+    expect(second.reqIds).toBe(first.reqIds);
+    expect(second.reqIdToIndex).toBe(first.reqIdToIndex);
+  });
+
+  it.each<[string, () => void]>([
+    ['a request beyond maxNumSeqs', () => admit(...'abcde'.split('').map((id) => newRequest(id, 1)))],
+    ['a new request it knows', () => admit(newRequest('a', 1), newRequest('a', 1))],
+    ['a request it does not know', () => batch.prepare(schedule({ ghost: 1 }), buffers)],
+    [
+      'a preempted request without its tokens',
+      () => {
+        admit(newRequest('a', 1));
+        batch.prepare(schedule({}, { preemptedReqIds: ['a'] }), buffers);
+        batch.prepare(schedule({ a: 1 }), buffers);
+      },
+    ],
+  ])('refuses %s', (_, act) => {
+    expect(act).toThrow(InvalidStateError);
+  });
+
+  it('lays the lists of a request out flat', () => {
+    const request = {
+      ...newRequest('a', 2, { logitBias: { 5: 1.5 }, allowedTokenIds: [4, 5], topK: -1 }),
+      badWordsTokenIds: [[1, 2], [3]],
+    };
+    admit(request);
+    const sampling = device.calls[0][2]?.sampling;
+    expect(sampling?.topK).toBe(0);
+    expect([...(sampling?.logitBiasTokenIds ?? [])]).toEqual([5]);
+    expect([...(sampling?.logitBiases ?? [])]).toEqual([1.5]);
+    expect([...(sampling?.allowedTokenIds ?? [])]).toEqual([4, 5]);
+    expect([...(sampling?.badWordsTokenIds ?? [])]).toEqual([1, 2, 3]);
+    expect([...(sampling?.badWordsEnds ?? [])]).toEqual([2, 3]);
+    expect([...(sampling?.stopTokenIds ?? [])]).toEqual([2]);
+  });
+});
