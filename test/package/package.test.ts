@@ -1,0 +1,130 @@
+/** The package as a user gets it: packed, unpacked in another folder, with its addon built. */
+import { execFileSync } from 'node:child_process';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+
+const root = path.join(__dirname, '..', '..');
+const app = mkdtempSync(path.join(tmpdir(), 'uniproc-package-'));
+const installed = path.join(app, 'node_modules', 'uniproc');
+let files: string[];
+
+beforeAll(() => {
+  const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', app];
+  execFileSync('npm', pack, { cwd: root });
+  const [tarball] = readdirSync(app).filter((name) => name.endsWith('.tgz'));
+  mkdirSync(installed, { recursive: true });
+  execFileSync('tar', ['-xzf', path.join(app, tarball), '-C', installed, '--strip-components=1']);
+  files = readdirSync(installed, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)));
+  // What `npm install` adds: the dependencies and the addon built from the sources.
+  symlinkSync(path.join(root, 'node_modules'), path.join(installed, 'node_modules'));
+  symlinkSync(path.join(root, 'build'), path.join(installed, 'build'));
+  symlinkSync(path.join(root, 'node_modules', '@types'), path.join(app, 'node_modules', '@types'));
+});
+
+afterAll(() => {
+  rmSync(app, { recursive: true, force: true });
+});
+
+function node(...args: string[]): string {
+  return execFileSync(process.execPath, args, { cwd: app, encoding: 'utf8' });
+}
+
+test('carries the compiled library with its types', () => {
+  expect(files).toEqual(expect.arrayContaining(['dist/index.js', 'dist/index.d.ts']));
+});
+
+test('carries what both builds of the addon need', () => {
+  const sources = readFileSync(path.join(root, 'native/sources.txt'), 'utf8').trim().split('\n');
+  expect(files).toEqual(
+    expect.arrayContaining([
+      'CMakeLists.txt',
+      'binding.gyp',
+      'scripts/build-native.js',
+      'native/sources.txt',
+      ...sources,
+    ]),
+  );
+});
+
+test('carries the default model', () => {
+  expect(files).toEqual(
+    expect.arrayContaining([
+      'models/stories/config.json',
+      'models/stories/model.safetensors',
+      'models/stories/tokenizer.json',
+    ]),
+  );
+});
+
+test('carries nothing else', () => {
+  const rest = files.filter((file) => !/^(dist|native|models\/stories)\//.test(file));
+  expect(rest.sort()).toEqual([
+    'CMakeLists.txt',
+    'LICENSE',
+    'README.md',
+    'binding.gyp',
+    'package.json',
+    'scripts/build-native.js',
+  ]);
+});
+
+test('gives its names to require', () => {
+  const script =
+    "const { LLM, SamplingParams } = require('uniproc'); console.log(LLM.name, SamplingParams.name)";
+  expect(node('-e', script)).toBe('LLM SamplingParams\n');
+});
+
+test('gives its names to import', () => {
+  const script =
+    "import { LLM, SamplingParams } from 'uniproc'; console.log(LLM.name, SamplingParams.name)";
+  expect(node('--input-type=module', '-e', script)).toBe('LLM SamplingParams\n');
+});
+
+test('gives its types to TypeScript, in CommonJS and in a module', () => {
+  const program = `
+    import { LLM, SamplingParams } from 'uniproc';
+    const params = new SamplingParams({ temperature: 0, maxTokens: 1 });
+    export const llm: Promise<LLM> = LLM.create({ device: 'cpu' });
+    // @ts-expect-error: were the types missing, this would be any
+    export const wrong: number = params;
+  `;
+  const programs = ['commonjs.cts', 'module.mts'];
+  for (const file of programs) writeFileSync(path.join(app, file), program);
+  const options = [
+    '--noEmit',
+    '--strict',
+    '--module',
+    'node16',
+    '--target',
+    'es2022',
+    '--types',
+    'node',
+  ];
+  node(path.join(root, 'node_modules/typescript/bin/tsc'), ...options, ...programs);
+});
+
+test('loads the addon that was built from it', () => {
+  const script = "console.log(typeof require('uniproc/dist/native').native())";
+  expect(node('-e', script)).toBe('object\n');
+});
+
+test('has a script for every npm command in the README', () => {
+  const readme = readFileSync(path.join(root, 'README.md'), 'utf8');
+  const commands = [...readme.matchAll(/npm (?:run )?([\w:]+)/g)].map(([, command]) => command);
+  const { scripts } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
+  expect(commands).toEqual(expect.arrayContaining(['install', 'start', 'test']));
+  expect(Object.keys(scripts)).toEqual(expect.arrayContaining(commands));
+});
