@@ -1,0 +1,385 @@
+/** How an engine runs steps on workers, wherever those are (vLLM V1's abstract Executor). */
+import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import { InvalidStateError, NotSupportedError, type ExecutorFailedError } from '../errors';
+import type { KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
+import { loadClass } from '../worker/loadClass';
+import type { ModelRunnerOutput } from '../worker/outputs';
+import type { GrammarOutput, SchedulerOutput } from '../worker/schedulerOutput';
+import type { ReconfigureDistributedRequest, SleepTag } from '../worker/workerBase';
+import type { RpcMethod } from '../worker/workerWrapper';
+import { Future } from './future';
+
+export interface RpcOptions {
+  /** Milliseconds; after that RpcTimeoutError, and a late result is dropped. */
+  timeout?: number;
+  args?: readonly unknown[];
+  /** Passed after `args`, as the last argument. */
+  kwargs?: object;
+}
+
+export interface StepOptions {
+  /** Milliseconds; after that RpcTimeoutError, and the executor has failed. */
+  timeout?: number;
+}
+
+export interface CreateOptions {
+  /** Told how far the load of the weights is. */
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+export type ExecutorClass<T extends Executor = Executor> = (new (config: UniprocConfig) => T) &
+  Pick<typeof Executor, 'create' | 'supportsAsyncScheduling'>;
+
+const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
+
+/**
+ * What the engine has of the workers. A subclass says how they are made and called (`initExecutor`,
+ * `collectiveRpc`), how they fail and how they end; the rest of the interface is built on that.
+ *
+ * Order of start: `create`, `registerFailureCallback`, `getKvCacheSpecs`,
+ * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
+ */
+export abstract class Executor {
+  /** Tags still asleep. */
+  readonly #sleepingTags = new Set<SleepTag>();
+  /** The step last launched, until `sampleTokens` has followed it. */
+  #launched: Future<ModelRunnerOutput | null> | null = null;
+  /** Whether that step may turn out to wait for `sampleTokens`. */
+  #launchedMayWait = false;
+
+  /** Use `create`. */
+  constructor(readonly config: UniprocConfig) {}
+
+  /**
+   * The class that `config.parallel.distributedExecutorBackend` names: 'uni', 'external_launcher', a
+   * subclass of Executor, or the module and export where one is. Rejects with TypeError otherwise.
+   */
+  static async getClass(config: UniprocConfig): Promise<ExecutorClass> {
+    const backend = config.parallel.distributedExecutorBackend;
+    // Required here and not imported above: both extend this class.
+    /* eslint-disable @typescript-eslint/no-require-imports */
+    switch (backend) {
+      case 'uni':
+        return (require('./uniProcExecutor') as typeof import('./uniProcExecutor')).UniProcExecutor;
+      case 'external_launcher':
+        return (require('./externalLauncher') as typeof import('./externalLauncher'))
+          .ExecutorWithExternalLauncher;
+    }
+    /* eslint-enable @typescript-eslint/no-require-imports */
+    const found = await loadClass(backend);
+    if (found?.prototype instanceof Executor) return found as unknown as ExecutorClass;
+    throw new TypeError(
+      "distributedExecutorBackend must be 'uni', 'external_launcher', a subclass of Executor or " +
+        `{ module, export } of one, not ${describe(backend)}`,
+    );
+  }
+
+  /** Makes an executor and its workers. On failure what was made is shut down before the error is thrown. */
+  static async create<T extends Executor>(
+    this: new (config: UniprocConfig) => T,
+    config: UniprocConfig,
+    options: CreateOptions = {},
+  ): Promise<T> {
+    const executor = new this(config);
+    try {
+      await executor.initExecutor(options);
+    } catch (error) {
+      // The first error is the one to report, whatever the clearing up meets.
+      await executor.shutdown().catch(() => {});
+      throw error;
+    }
+    return executor;
+  }
+
+  /** Whether steps may be launched before the one before is read. */
+  static supportsAsyncScheduling(): boolean {
+    return false;
+  }
+
+  /** Makes the workers, opens their devices, loads the model. */
+  protected abstract initExecutor(options: CreateOptions): Promise<void>;
+
+  /**
+   * Calls a method on every worker, in the order of the calls. Resolves with a result for each
+   * worker or rejects with the worker's own error: UnknownMethodError, RpcTimeoutError,
+   * ExecutorFailedError and ShutdownError are this side's. With `nonBlock` the futures come back at
+   * once and hold the errors.
+   */
+  abstract collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options: RpcOptions & { nonBlock: true },
+  ): Future<T>[];
+  abstract collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options?: RpcOptions & { nonBlock?: false },
+  ): Promise<T[]>;
+
+  /** Calls back once, when the executor fails for good; at once if it has failed. */
+  abstract registerFailureCallback(callback: (error: ExecutorFailedError) => void): void;
+
+  /** Resolves while the workers can run; rejects with ExecutorFailedError and its cause when not. */
+  abstract checkHealth(): Promise<void>;
+
+  /**
+   * Steps that are launched complete, other calls reject with ShutdownError; then the workers free
+   * what they have. Idempotent.
+   */
+  abstract shutdown(): Promise<void>;
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.shutdown();
+  }
+
+  /** Steps that may be in flight at once. */
+  get maxConcurrentBatches(): number {
+    return 1;
+  }
+
+  /** For each worker its layers' KV caches by name. */
+  getKvCacheSpecs(): Promise<Map<string, KVCacheSpec>[]> {
+    return this.collectiveRpc('getKvCacheSpec');
+  }
+
+  /** Bytes for the KV cache, of each worker. */
+  determineAvailableMemory(): Promise<number[]> {
+    return this.collectiveRpc('determineAvailableMemory');
+  }
+
+  /** Allocates the KV caches; one config for each worker, by its rank. */
+  async initializeFromConfig(kvCacheConfigs: readonly KVCacheConfig[]): Promise<void> {
+    await this.collectiveRpc('initializeFromConfig', { args: [kvCacheConfigs] });
+  }
+
+  /** Seconds it took, of the slowest worker. Leaves sampling untouched. */
+  async compileOrWarmUpModel(): Promise<number> {
+    return Math.max(...(await this.collectiveRpc<number>('compileOrWarmUpModel')));
+  }
+
+  /**
+   * Runs a step: its output, or null when it holds requests whose mask is computed while the forward
+   * runs. After null `sampleTokens` must follow; executing again first is InvalidStateError, as is
+   * executing while asleep.
+   */
+  executeModel(
+    schedulerOutput: SchedulerOutput,
+    options: StepOptions & { nonBlock: true },
+  ): Future<ModelRunnerOutput | null>;
+  executeModel(
+    schedulerOutput: SchedulerOutput,
+    options?: StepOptions & { nonBlock?: false },
+  ): Promise<ModelRunnerOutput | null>;
+  executeModel(
+    schedulerOutput: SchedulerOutput,
+    options: StepOptions & { nonBlock?: boolean } = {},
+  ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
+    const future = this.#launch(schedulerOutput, options.timeout);
+    return options.nonBlock ? future : future.result();
+  }
+
+  /**
+   * Samples the step whose `executeModel` gave null. Resolves null when that step failed: the error
+   * is in its own future. Without such a step it is InvalidStateError.
+   */
+  sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options: StepOptions & { nonBlock: true },
+  ): Future<ModelRunnerOutput | null>;
+  sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options?: StepOptions & { nonBlock?: false },
+  ): Promise<ModelRunnerOutput | null>;
+  sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options: StepOptions & { nonBlock?: boolean } = {},
+  ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
+    const future = this.#sample(grammarOutput, options.timeout);
+    return options.nonBlock ? future : future.result();
+  }
+
+  #launch(
+    schedulerOutput: SchedulerOutput,
+    timeout: number | undefined,
+  ): Future<ModelRunnerOutput | null> {
+    if (this.isSleeping) {
+      return Future.failed(
+        new InvalidStateError(
+          `executeModel while ${[...this.#sleepingTags].join(' and ')} are asleep; call wakeUp first`,
+        ),
+      );
+    }
+    if (this.#mustSample()) {
+      return Future.failed(
+        new InvalidStateError('executeModel again before sampleTokens of the step before'),
+      );
+    }
+    const [future] = this.collectiveRpc<ModelRunnerOutput | null>('executeModel', {
+      args: [schedulerOutput],
+      timeout,
+      nonBlock: true,
+    });
+    this.#launched = future;
+    this.#launchedMayWait = schedulerOutput.hasStructuredOutputRequests;
+    return future;
+  }
+
+  #mustSample(): boolean {
+    if (this.#launched === null) return false;
+    const outcome = this.#launched.peek();
+    if (outcome === null) return this.#launchedMayWait;
+    return outcome.status === 'fulfilled' && outcome.value === null;
+  }
+
+  #sample(
+    grammarOutput: GrammarOutput | null,
+    timeout: number | undefined,
+  ): Future<ModelRunnerOutput | null> {
+    const launched = this.#launched;
+    if (launched === null) return Future.failed(nothingToSample());
+    if (launched.peek()?.status === 'rejected') {
+      this.#launched = null;
+      return Future.resolved<ModelRunnerOutput | null>(null);
+    }
+    if (!this.#mustSample()) return Future.failed(nothingToSample());
+    this.#launched = null;
+    const [sampled] = this.collectiveRpc<ModelRunnerOutput | null>('sampleTokens', {
+      args: [grammarOutput],
+      timeout,
+      nonBlock: true,
+    });
+    return launched.done() ? sampled : sampledUnlessFailed(launched, sampled);
+  }
+
+  /** Keeps workers that must step together in step: a batch of nothing. */
+  async executeDummyBatch(): Promise<void> {
+    await this.collectiveRpc('executeDummyBatch');
+  }
+
+  get isSleeping(): boolean {
+    return this.#sleepingTags.size > 0;
+  }
+
+  /**
+   * Gives device memory back. Level 1 moves the weights to host memory, 2 drops them; the KV cache
+   * is dropped. Another level is InvalidStateError; a repeated call warns.
+   */
+  async sleep(level: 1 | 2 = 1): Promise<void> {
+    if (level !== 1 && level !== 2) {
+      throw new InvalidStateError(`sleep level must be 1 or 2, not ${String(level)}`);
+    }
+    if (this.isSleeping) return warn('the executor is already asleep');
+    // At once, so that no step is launched into a worker that is falling asleep.
+    for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
+    try {
+      await this.collectiveRpc('sleep', { args: [level] });
+    } catch (error) {
+      this.#sleepingTags.clear();
+      throw error;
+    }
+  }
+
+  /** Takes memory again, all of it or that of `tags`; awake once no tag is asleep. */
+  async wakeUp(tags?: readonly SleepTag[]): Promise<void> {
+    if (!this.isSleeping) return warn('the executor is not asleep');
+    const waking = tags ?? [...this.#sleepingTags];
+    for (const tag of waking) {
+      if (!this.#sleepingTags.has(tag)) return warn(`${String(tag)} is not asleep`);
+    }
+    await this.collectiveRpc('wakeUp', { args: [waking] });
+    for (const tag of waking) this.#sleepingTags.delete(tag);
+  }
+
+  /** Starts or stops the device's profiler. NotSupportedError where there is none. */
+  async profile(isStart = true): Promise<void> {
+    await this.collectiveRpc('profile', { args: [isStart] });
+  }
+
+  /** What the model is for: 'generate'. */
+  async supportedTasks(): Promise<string[]> {
+    return (await this.collectiveRpc<string[]>('supportedTasks'))[0];
+  }
+
+  /** Calls `apply` with each worker's model. */
+  applyModel<M, T>(apply: (model: M) => T | Promise<T>): Promise<T[]> {
+    return this.collectiveRpc('applyModel', { args: [apply] });
+  }
+
+  /** Forms the group of workers again. */
+  async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    await this.collectiveRpc('reinitializeDistributed', { args: [request] });
+  }
+
+  /** NotSupportedError: there is no speculative decoding. */
+  async takeDraftTokenIds(): Promise<never> {
+    throw new NotSupportedError('takeDraftTokenIds');
+  }
+
+  /** NotSupportedError. */
+  async saveShardedState(): Promise<never> {
+    throw new NotSupportedError('saveShardedState');
+  }
+
+  /** NotSupportedError: models are text only. */
+  async resetMmCache(): Promise<never> {
+    throw new NotSupportedError('resetMmCache');
+  }
+
+  /** NotSupportedError: models are text only. */
+  async resetEncoderCache(): Promise<never> {
+    throw new NotSupportedError('resetEncoderCache');
+  }
+
+  /** NotSupportedError. */
+  async addLora(): Promise<never> {
+    throw new NotSupportedError('addLora');
+  }
+
+  /** NotSupportedError. */
+  async removeLora(): Promise<never> {
+    throw new NotSupportedError('removeLora');
+  }
+
+  /** NotSupportedError. */
+  async pinLora(): Promise<never> {
+    throw new NotSupportedError('pinLora');
+  }
+
+  /** NotSupportedError. */
+  async listLoras(): Promise<never> {
+    throw new NotSupportedError('listLoras');
+  }
+}
+
+/**
+ * The samples of a step whose forward was not done when they were asked for: null if the forward
+ * fails after all, whatever became of the sampling.
+ */
+function sampledUnlessFailed(
+  launched: Future<ModelRunnerOutput | null>,
+  sampled: Future<ModelRunnerOutput | null>,
+): Future<ModelRunnerOutput | null> {
+  const future = new Future<ModelRunnerOutput | null>();
+  launched.addDoneCallback(() => {
+    const forward = launched.peek() as PromiseSettledResult<ModelRunnerOutput | null>;
+    if (forward.status === 'rejected') return future.setResult(null);
+    if (forward.value !== null) return future.setException(nothingToSample());
+    sampled.addDoneCallback(() => {
+      const outcome = sampled.peek() as PromiseSettledResult<ModelRunnerOutput | null>;
+      if (outcome.status === 'fulfilled') future.setResult(outcome.value);
+      else future.setException(outcome.reason);
+    });
+  });
+  return future;
+}
+
+function nothingToSample(): InvalidStateError {
+  return new InvalidStateError('sampleTokens without an executeModel that resolved null before it');
+}
+
+function warn(message: string): void {
+  process.emitWarning(message, 'UniprocWarning');
+}
+
+function describe(value: unknown): string {
+  if (typeof value === 'function') return `the function ${value.name || 'without a name'}`;
+  return JSON.stringify(value) ?? String(value);
+}
