@@ -15,7 +15,11 @@
       # The CPU sources, one path a line; CMakeLists.txt reads the same list.
       'sources': ['<!@(cat native/sources.txt)'],
       'include_dirs': ['native'],
-      'defines': ['NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG'],
+      'defines': [
+        'NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG',
+        # Throwing into a worker thread that is being terminated must not end the process.
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+      ],
       'cflags!': ['-Wno-unused-parameter'],
       'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
       'cflags_cc': [

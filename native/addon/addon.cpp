@@ -1,0 +1,30 @@
+#include <napi.h>
+
+#include "addon/device_binding.h"
+#include "addon/environment.h"
+#include "addon/event_binding.h"
+#include "addon/output_thread_binding.h"
+#include "addon/values.h"
+
+namespace uniproc {
+namespace {
+
+void setErrorFactory(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env())->errorFactory = Napi::Persistent(toFunction(info[0], "make"));
+}
+
+// Runs once in each Node environment that loads the addon.
+Napi::Object open(Napi::Env env, Napi::Object exports) {
+  Environment::open(env);
+  DeviceBinding::define(env, exports);
+  EventBinding::define(env, exports);
+  OutputThreadBinding::define(env, exports);
+  exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(uniproc, open)
+
+}  // namespace uniproc

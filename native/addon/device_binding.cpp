@@ -1,0 +1,87 @@
+#include "addon/device_binding.h"
+
+#include <utility>
+
+#include "addon/values.h"
+
+namespace uniproc {
+
+void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
+  exports.Set("Device", DefineClass(env, "Device",
+                                    {
+                                        method<&DeviceBinding::open>("open"),
+                                        method<&DeviceBinding::memory>("memory"),
+                                        method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
+                                        method<&DeviceBinding::synchronize>("synchronize"),
+                                        method<&DeviceBinding::shutdown>("shutdown"),
+                                    }));
+}
+
+DeviceBinding::DeviceBinding(const Napi::CallbackInfo& info) : Binding(info) {
+  withTypedErrors(info.Env(), [&] {
+    device_ = std::make_shared<Device>(toString(info[0], "kind"), toInt32(info[1], "index"),
+                                       toInt32(info[2], "numThreads"));
+    environment_->addThread(device_);
+  });
+}
+
+DeviceBinding::~DeviceBinding() {
+  if (device_ && !isShutDown()) environment_->retire(device_);
+}
+
+Napi::Value DeviceBinding::open(const Napi::CallbackInfo&) {
+  struct Properties {
+    std::string name;
+    std::string capability;
+    int numThreads = 0;
+    size_t totalMemory = 0;
+  };
+  auto properties = std::make_shared<Properties>();
+  const auto start = [&](Environment::Settle settle) {
+    device_->open();
+    device_->enqueue(
+        [properties](Ops& ops) {
+          *properties = {ops.name(), ops.capability(), ops.numThreads(), ops.memory().total};
+        },
+        settle);
+  };
+  return environment_->promise(start, [properties](Napi::Env env) {
+    auto object = Napi::Object::New(env);
+    object.Set("name", properties->name);
+    object.Set("totalMemory", static_cast<double>(properties->totalMemory));
+    object.Set("capability", properties->capability);
+    object.Set("numThreads", properties->numThreads);
+    return object;
+  });
+}
+
+Napi::Value DeviceBinding::memory(const Napi::CallbackInfo&) {
+  auto memory = std::make_shared<DeviceMemory>();
+  return environment_->promise(
+      *device_, [memory](Ops& ops) { *memory = ops.memory(); },
+      [memory](Napi::Env env) {
+        auto object = Napi::Object::New(env);
+        object.Set("total", static_cast<double>(memory->total));
+        object.Set("free", static_cast<double>(memory->free));
+        object.Set("allocated", static_cast<double>(memory->allocated));
+        object.Set("peakAllocated", static_cast<double>(memory->peakAllocated));
+        return object;
+      });
+}
+
+Napi::Value DeviceBinding::resetPeakMemory(const Napi::CallbackInfo&) {
+  return environment_->promise(*device_, [](Ops& ops) { ops.resetPeakMemory(); });
+}
+
+Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {
+  return environment_->promise(*device_, [](Ops& ops) { ops.synchronize(); });
+}
+
+Napi::Value DeviceBinding::shutdown(const Napi::CallbackInfo&) {
+  return shutdownOnce([this] {
+    return environment_->promise(
+        [this](Environment::Settle settle) { environment_->retire(device_, settle); });
+  });
+}
+
+}  // namespace uniproc

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "addon/binding.h"
+#include "runtime/device.h"
+
+namespace uniproc {
+
+// NativeDevice of lib/native/index.ts.
+class DeviceBinding : public Binding<DeviceBinding> {
+ public:
+  static void define(Napi::Env env, Napi::Object exports);
+
+  explicit DeviceBinding(const Napi::CallbackInfo& info);
+  ~DeviceBinding() override;
+
+  const std::shared_ptr<Device>& device() const { return device_; }
+
+ private:
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value resetPeakMemory(const Napi::CallbackInfo& info);
+  Napi::Value synchronize(const Napi::CallbackInfo& info);
+  Napi::Value shutdown(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<Device> device_;
+};
+
+}  // namespace uniproc

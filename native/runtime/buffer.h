@@ -1,0 +1,51 @@
+// Memory that Ops gives out, given back with the object that holds it.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include "ops/ops.h"
+
+namespace uniproc {
+
+template <auto allocate, auto release>
+class BasicBuffer {
+ public:
+  BasicBuffer() = default;
+  // `what` names it should there be too little memory: Error OUT_OF_MEMORY.
+  BasicBuffer(Ops& ops, size_t bytes, const char* what)
+      : ops_(&ops), data_((ops.*allocate)(bytes, what)), bytes_(bytes) {}
+  ~BasicBuffer() {
+    if (data_) (ops_->*release)(data_, bytes_);
+  }
+  BasicBuffer(BasicBuffer&& other) noexcept { swap(other); }
+  BasicBuffer& operator=(BasicBuffer&& other) noexcept {
+    BasicBuffer(std::move(other)).swap(*this);
+    return *this;
+  }
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void swap(BasicBuffer& other) noexcept {
+    std::swap(ops_, other.ops_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+  Ops* ops_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// Zeroed memory of the device.
+using Buffer = BasicBuffer<&Ops::allocate, &Ops::release>;
+// Host memory that the device copies from and to without staging.
+using HostBuffer = BasicBuffer<&Ops::allocateHost, &Ops::releaseHost>;
+
+}  // namespace uniproc

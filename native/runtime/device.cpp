@@ -1,0 +1,131 @@
+#include "runtime/device.h"
+
+#include <utility>
+
+#include "ops/cpu/cpu_ops.h"
+#include "runtime/error.h"
+#include "runtime/thread_name.h"
+
+namespace uniproc {
+namespace {
+
+std::exception_ptr shutDown() {
+  return std::make_exception_ptr(Error("SHUT_DOWN", "the device was shut down"));
+}
+
+}  // namespace
+
+Device::Device(std::string kind, int index, int numThreads)
+    : kind_(std::move(kind)), index_(index), numThreads_(numThreads) {}
+
+Device::~Device() {
+  abandon();
+  join();
+}
+
+std::unique_ptr<Ops> Device::openBackend() const {
+  if (kind_ == "cpu") return makeCpuOps(numThreads_);
+  throw Error("NOT_SUPPORTED", "there is no device of kind " + kind_ + " in this build; use cpu");
+}
+
+void Device::open() {
+  std::lock_guard lock(mutex_);
+  if (stopping_) std::rethrow_exception(shutDown());
+  if (opened_) throw Error("INVALID_STATE", "the device is open already");
+  thread_ = std::thread([this] { run(); });
+  opened_ = true;
+}
+
+void Device::run() {
+  setThreadName("Worker");
+  try {
+    ops_ = openBackend();
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+
+  while (std::optional<Task> task = queue_.pop()) carryOut(*task);
+
+  std::vector<std::shared_ptr<Resident>> residents;
+  std::function<void()> stopped;
+  {
+    std::lock_guard lock(mutex_);
+    residents.swap(residents_);
+    stopped = std::move(stopped_);
+  }
+  for (const auto& resident : residents) resident->release();
+  ops_.reset();
+  if (stopped) stopped();
+}
+
+void Device::carryOut(const Task& task) {
+  std::exception_ptr error = abandoned_.stop_requested() ? shutDown() : failure_;
+  if (task.evicted) {
+    letGo(task.evicted);
+    error = nullptr;
+  } else if (!error) {
+    try {
+      task.work(*ops_);
+    } catch (const Error& thrown) {
+      error = std::current_exception();
+      if (thrown.code() == "DEVICE_FAILED") failure_ = error;
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+  if (task.done) task.done(error);
+}
+
+void Device::letGo(const std::shared_ptr<Resident>& resident) {
+  resident->release();
+  std::lock_guard lock(mutex_);
+  std::erase(residents_, resident);
+}
+
+std::exception_ptr Device::whyClosed() {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return shutDown();
+  if (opened_) return nullptr;
+  return std::make_exception_ptr(
+      Error("INVALID_STATE", "the device is not open; call open() first"));
+}
+
+void Device::push(Task task) {
+  std::exception_ptr error = whyClosed();
+  if (!error && queue_.push(std::move(task))) return;
+  if (task.done) task.done(error ? error : shutDown());
+}
+
+void Device::enqueue(Work work, Done done) { push({std::move(work), std::move(done)}); }
+
+void Device::attach(std::shared_ptr<Resident> resident) {
+  if (std::exception_ptr error = whyClosed()) std::rethrow_exception(error);
+  std::lock_guard lock(mutex_);
+  residents_.push_back(std::move(resident));
+}
+
+void Device::evict(const std::shared_ptr<Resident>& resident, Done done) {
+  push({nullptr, std::move(done), resident});
+}
+
+void Device::stop(std::function<void()> stopped) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    if (opened_) stopped_ = std::exchange(stopped, nullptr);
+  }
+  queue_.close();
+  if (stopped) stopped();  // there is no thread to say so
+}
+
+void Device::abandon() {
+  abandoned_.request_stop();
+  stop(nullptr);
+}
+
+void Device::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace uniproc
