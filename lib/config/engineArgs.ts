@@ -1,0 +1,239 @@
+/** What users set, flat; and the validated configuration made from it. */
+import path from 'node:path';
+import { z } from 'zod';
+import { ConfigError } from '../errors';
+import { readGenerationConfig } from './generationConfig';
+import { parseFields } from './schema';
+import { readTransformerConfig } from './transformerConfig';
+import type {
+  DeviceConfig,
+  ModelConfig,
+  ParallelConfig,
+  SchedulerConfig,
+  UniprocConfig,
+} from './uniprocConfig';
+
+/** Options of an engine; all may be left out. */
+export interface EngineArgs {
+  /** Folder of a Hugging Face checkpoint; default: the small model that comes with the package. */
+  model?: string;
+  /** 'cpu', 'cuda' or 'cuda:N'; default 'cpu'. */
+  device?: string;
+  /** Type of weights and KV cache; default 'auto': the one the checkpoint was saved in. */
+  dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
+  /** Most tokens of a prompt and its output together; default: the model's, on a CPU at most 8192. */
+  maxModelLen?: number;
+  /** Tokens in a block of the KV cache; 1 to 256, default 16. */
+  blockSize?: number;
+  /** Share of the device's memory the engine may use; above 0 to 1, default: the worker's. */
+  memoryUtilization?: number;
+  /** Bytes for the KV cache, in place of a share of memory; default: what memoryUtilization leaves. */
+  kvCacheMemoryBytes?: number;
+  /** Most requests in a step; default 64 on a CPU, 256 on CUDA. */
+  maxNumSeqs?: number;
+  /** Most tokens in a step, at least maxNumSeqs; default 2048 on a CPU, 8192 on CUDA. */
+  maxNumBatchedTokens?: number;
+  /** Schedule the next step while this one runs; default true. */
+  asyncScheduling?: boolean;
+  /** Do without CUDA graphs; default false. */
+  enforceEager?: boolean;
+  /** 'auto' reads the checkpoint's weights, 'dummy' makes random ones; default 'auto'. */
+  loadFormat?: 'auto' | 'dummy';
+  /** Seed of the sampling of requests that bring none; an integer, default 0. */
+  seed?: number;
+  /** Ranks that share the model; default 1. */
+  tensorParallelSize?: number;
+  /** 'uni', 'external_launcher', a subclass of Executor, or where to find one; default 'uni'. */
+  distributedExecutorBackend?: unknown;
+  /** The worker's class, or where to find it ({ module, export }); default: Worker. */
+  workerCls?: unknown;
+  /** A class whose methods are added to the worker's, or where to find it; default none. */
+  workerExtensionCls?: unknown;
+  /** Do without a tokenizer: prompts and outputs are token ids; default false. */
+  skipTokenizerInit?: boolean;
+}
+
+const optionalInteger = (min: number, max = Number.MAX_SAFE_INTEGER) => {
+  const range = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
+  return z.int().min(min).max(max).optional().describe(`an integer ${range}`);
+};
+const optionalFlag = () => z.boolean().optional().describe('true or false');
+
+/** A class, or the module that exports it. */
+const optionalClass = () =>
+  z
+    .union([
+      z.custom((value) => typeof value === 'function'),
+      z.strictObject({ module: z.string().min(1), export: z.string().min(1) }),
+    ])
+    .optional()
+    .describe('a class or { module, export }');
+
+const MAX_INT32 = 2 ** 31 - 1;
+
+const schema = z.strictObject({
+  model: z.string().min(1).optional().describe('the path of a folder'),
+  device: z
+    .string()
+    .regex(/^(cpu|cuda(:\d{1,4})?)$/)
+    .optional()
+    .describe("'cpu', 'cuda' or 'cuda:N'"),
+  dtype: z
+    .enum(['auto', 'float32', 'float16', 'bfloat16'])
+    .optional()
+    .describe("'auto', 'float32', 'float16' or 'bfloat16'"),
+  maxModelLen: optionalInteger(1, MAX_INT32),
+  blockSize: optionalInteger(1, 256),
+  memoryUtilization: z.number().gt(0).max(1).optional().describe('a number above 0 and up to 1'),
+  kvCacheMemoryBytes: optionalInteger(1),
+  maxNumSeqs: optionalInteger(1, 2 ** 16),
+  maxNumBatchedTokens: optionalInteger(1, 2 ** 24),
+  asyncScheduling: optionalFlag(),
+  enforceEager: optionalFlag(),
+  loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
+  seed: z.int().optional().describe('an integer of at most 53 bits'),
+  tensorParallelSize: optionalInteger(1, 2 ** 16),
+  // Executor.getClass says what it may be.
+  distributedExecutorBackend: z.unknown(),
+  workerCls: optionalClass(),
+  workerExtensionCls: optionalClass(),
+  skipTokenizerInit: optionalFlag(),
+} satisfies Record<keyof EngineArgs, z.ZodType>);
+
+/** The model that comes with the package, from lib/config as from dist/config. */
+const DEFAULT_MODEL = path.resolve(__dirname, '..', '..', 'models', 'stories');
+
+/** Longest requests on a CPU by default: a cache for the full length of a large model would not fit. */
+const MAX_DEFAULT_CPU_MODEL_LEN = 8192;
+
+/** Defaults that depend on what the device can do in a step. */
+const SCHEDULER_DEFAULTS = {
+  cpu: { maxNumSeqs: 64, maxNumBatchedTokens: 2048 },
+  cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
+};
+
+/** Most alternatives a request may ask logprobs of, as in vLLM. */
+const MAX_LOGPROBS = 20;
+
+function fail(message: string): ConfigError {
+  return new ConfigError(`engine arguments: ${message}`);
+}
+
+/** The device named; without a name the CPU, the one kind that is always there. */
+function chooseDevice(name = 'cpu'): DeviceConfig {
+  const [kind, index] = name.split(':');
+  return {
+    kind: kind as DeviceConfig['kind'],
+    name,
+    index: name.includes(':') ? Number(index) : null,
+  };
+}
+
+async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelConfig> {
+  const folder = path.resolve(args.model ?? DEFAULT_MODEL);
+  const transformer = await readTransformerConfig(folder);
+  const generation = await readGenerationConfig(folder, transformer.spec.vocabSize);
+
+  const longest = transformer.maxPositionEmbeddings;
+  const maxModelLen =
+    args.maxModelLen ??
+    (device.kind === 'cpu' ? Math.min(longest, MAX_DEFAULT_CPU_MODEL_LEN) : longest);
+  if (maxModelLen > longest) {
+    throw fail(
+      `maxModelLen is ${maxModelLen}, but the model in ${folder} has ${longest} positions`,
+    );
+  }
+  const dtype = args.dtype ?? 'auto';
+  return {
+    path: folder,
+    transformer: {
+      ...transformer,
+      eosTokenIds: generation.eosTokenIds ?? transformer.eosTokenIds,
+    },
+    generation: generation.defaults,
+    dtype: dtype === 'auto' ? (transformer.dtype ?? 'float32') : dtype,
+    maxModelLen,
+    seed: args.seed ?? 0,
+    skipTokenizerInit: args.skipTokenizerInit ?? false,
+    enforceEager: args.enforceEager ?? false,
+    maxLogprobs: MAX_LOGPROBS,
+  };
+}
+
+function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfig {
+  const defaults = SCHEDULER_DEFAULTS[device.kind];
+  // A default gives way to the other value where the user gave that.
+  const maxNumSeqs =
+    args.maxNumSeqs ?? Math.min(defaults.maxNumSeqs, args.maxNumBatchedTokens ?? Infinity);
+  const maxNumBatchedTokens =
+    args.maxNumBatchedTokens ?? Math.max(defaults.maxNumBatchedTokens, maxNumSeqs);
+  if (maxNumBatchedTokens < maxNumSeqs) {
+    throw fail(
+      `maxNumBatchedTokens is ${maxNumBatchedTokens}; it must be at least maxNumSeqs, ${maxNumSeqs}: ` +
+        'each request in a step needs a token',
+    );
+  }
+  return { maxNumSeqs, maxNumBatchedTokens, asyncScheduling: args.asyncScheduling ?? true };
+}
+
+function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
+  const size = args.tensorParallelSize ?? 1;
+  const backend = args.distributedExecutorBackend ?? 'uni';
+  const { numHeads, numKvHeads, intermediateSize } = model.transformer.spec;
+  for (const [name, count] of Object.entries({ numHeads, intermediateSize })) {
+    if (count % size !== 0) {
+      throw fail(`tensorParallelSize is ${size}; it must divide the model's ${name}, ${count}`);
+    }
+  }
+  if (numKvHeads % size !== 0 && size % numKvHeads !== 0) {
+    throw fail(
+      `tensorParallelSize is ${size}; it must divide the model's numKvHeads, ${numKvHeads}, ` +
+        'or be a multiple of it',
+    );
+  }
+  if (size > 1 && backend === 'uni') {
+    throw fail(
+      `tensorParallelSize is ${size}, but distributedExecutorBackend 'uni' runs one rank; ` +
+        "use 'external_launcher'",
+    );
+  }
+  return Object.freeze({
+    tensorParallelSize: size,
+    distributedExecutorBackend: backend,
+    workerCls: args.workerCls ?? null,
+    workerExtensionCls: args.workerExtensionCls ?? null,
+  });
+}
+
+/** Freezes `value` and what it holds; what is frozen already (users' classes under it) stays as it is. */
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.values(value).forEach(deepFreeze);
+    Object.freeze(value);
+  }
+  return value;
+}
+
+/**
+ * The configuration that `args` and the model's own files make, deeply frozen. Throws ConfigError (an
+ * option that does not exist, has the wrong type or contradicts another or the model), CheckpointError
+ * and UnsupportedModelError (the model's files).
+ */
+export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
+  const options: EngineArgs = parseFields(schema, args, fail);
+  const device = chooseDevice(options.device);
+  const scheduler = chooseScheduler(options, device);
+  const model = await readModel(options, device);
+  return deepFreeze({
+    model,
+    load: { loadFormat: options.loadFormat ?? 'auto' },
+    cache: {
+      blockSize: options.blockSize ?? 16,
+      memoryUtilization: options.memoryUtilization ?? null,
+      kvCacheMemoryBytes: options.kvCacheMemoryBytes ?? null,
+    },
+    scheduler,
+    parallel: chooseParallel(options, model),
+    device,
+  });
+}
