@@ -1,6 +1,8 @@
 /** How an engine runs steps on workers, wherever those are (vLLM V1's abstract Executor). */
+import { inspect } from 'node:util';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, NotSupportedError, type ExecutorFailedError } from '../errors';
+import type { NativeModel } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
 import { loadClass } from '../worker/loadClass';
 import type { ModelRunnerOutput } from '../worker/outputs';
@@ -70,7 +72,7 @@ export abstract class Executor {
     if (found?.prototype instanceof Executor) return found as unknown as ExecutorClass;
     throw new TypeError(
       "distributedExecutorBackend must be 'uni', 'external_launcher', a subclass of Executor or " +
-        `{ module, export } of one, not ${describe(backend)}`,
+        `{ module, export } of one, not ${inspect(backend)}`,
     );
   }
 
@@ -263,10 +265,13 @@ export abstract class Executor {
    * is dropped. Another level is InvalidStateError; a repeated call warns.
    */
   async sleep(level: 1 | 2 = 1): Promise<void> {
-    if (level !== 1 && level !== 2) {
+    if (![1, 2].includes(level)) {
       throw new InvalidStateError(`sleep level must be 1 or 2, not ${String(level)}`);
     }
-    if (this.isSleeping) return warn('the executor is already asleep');
+    if (this.isSleeping) {
+      warn('sleep: the executor is already asleep');
+      return;
+    }
     // At once, so that no step is launched into a worker that is falling asleep.
     for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
     try {
@@ -277,15 +282,18 @@ export abstract class Executor {
     }
   }
 
-  /** Takes memory again, all of it or that of `tags`; awake once no tag is asleep. */
-  async wakeUp(tags?: readonly SleepTag[]): Promise<void> {
-    if (!this.isSleeping) return warn('the executor is not asleep');
-    const waking = tags ?? [...this.#sleepingTags];
-    for (const tag of waking) {
-      if (!this.#sleepingTags.has(tag)) return warn(`${String(tag)} is not asleep`);
+  /**
+   * Takes memory again, all of it or that of `tags`; awake once no tag is asleep. A tag that is not
+   * asleep, or a call while awake, warns and changes nothing.
+   */
+  async wakeUp(tags: readonly SleepTag[] = [...this.#sleepingTags]): Promise<void> {
+    const awake = tags.find((tag) => !this.#sleepingTags.has(tag));
+    if (!this.isSleeping || awake !== undefined) {
+      warn(`wakeUp: ${awake ?? 'the executor'} is not asleep`);
+      return;
     }
-    await this.collectiveRpc('wakeUp', { args: [waking] });
-    for (const tag of waking) this.#sleepingTags.delete(tag);
+    await this.collectiveRpc('wakeUp', { args: [tags] });
+    for (const tag of tags) this.#sleepingTags.delete(tag);
   }
 
   /** Starts or stops the device's profiler. NotSupportedError where there is none. */
@@ -299,7 +307,7 @@ export abstract class Executor {
   }
 
   /** Calls `apply` with each worker's model. */
-  applyModel<M, T>(apply: (model: M) => T | Promise<T>): Promise<T[]> {
+  applyModel<T>(apply: (model: NativeModel) => T | Promise<T>): Promise<T[]> {
     return this.collectiveRpc('applyModel', { args: [apply] });
   }
 
@@ -309,43 +317,43 @@ export abstract class Executor {
   }
 
   /** NotSupportedError: there is no speculative decoding. */
-  async takeDraftTokenIds(): Promise<never> {
-    throw new NotSupportedError('takeDraftTokenIds');
+  takeDraftTokenIds(): Promise<never> {
+    return notSupported('takeDraftTokenIds');
   }
 
   /** NotSupportedError. */
-  async saveShardedState(): Promise<never> {
-    throw new NotSupportedError('saveShardedState');
+  saveShardedState(): Promise<never> {
+    return notSupported('saveShardedState');
   }
 
   /** NotSupportedError: models are text only. */
-  async resetMmCache(): Promise<never> {
-    throw new NotSupportedError('resetMmCache');
+  resetMmCache(): Promise<never> {
+    return notSupported('resetMmCache');
   }
 
   /** NotSupportedError: models are text only. */
-  async resetEncoderCache(): Promise<never> {
-    throw new NotSupportedError('resetEncoderCache');
+  resetEncoderCache(): Promise<never> {
+    return notSupported('resetEncoderCache');
   }
 
   /** NotSupportedError. */
-  async addLora(): Promise<never> {
-    throw new NotSupportedError('addLora');
+  addLora(): Promise<never> {
+    return notSupported('addLora');
   }
 
   /** NotSupportedError. */
-  async removeLora(): Promise<never> {
-    throw new NotSupportedError('removeLora');
+  removeLora(): Promise<never> {
+    return notSupported('removeLora');
   }
 
   /** NotSupportedError. */
-  async pinLora(): Promise<never> {
-    throw new NotSupportedError('pinLora');
+  pinLora(): Promise<never> {
+    return notSupported('pinLora');
   }
 
   /** NotSupportedError. */
-  async listLoras(): Promise<never> {
-    throw new NotSupportedError('listLoras');
+  listLoras(): Promise<never> {
+    return notSupported('listLoras');
   }
 }
 
@@ -359,14 +367,14 @@ function sampledUnlessFailed(
 ): Future<ModelRunnerOutput | null> {
   const future = new Future<ModelRunnerOutput | null>();
   launched.addDoneCallback(() => {
-    const forward = launched.peek() as PromiseSettledResult<ModelRunnerOutput | null>;
-    if (forward.status === 'rejected') return future.setResult(null);
-    if (forward.value !== null) return future.setException(nothingToSample());
-    sampled.addDoneCallback(() => {
-      const outcome = sampled.peek() as PromiseSettledResult<ModelRunnerOutput | null>;
-      if (outcome.status === 'fulfilled') future.setResult(outcome.value);
-      else future.setException(outcome.reason);
-    });
+    const forward = launched.peek();
+    if (forward?.status !== 'fulfilled') future.setResult(null);
+    else if (forward.value !== null) future.setException(nothingToSample());
+    else
+      sampled.then(
+        (output) => future.setResult(output),
+        (error: unknown) => future.setException(error),
+      );
   });
   return future;
 }
@@ -375,11 +383,10 @@ function nothingToSample(): InvalidStateError {
   return new InvalidStateError('sampleTokens without an executeModel that resolved null before it');
 }
 
-function warn(message: string): void {
-  process.emitWarning(message, 'UniprocWarning');
+function notSupported(call: string): Promise<never> {
+  return Promise.reject(new NotSupportedError(call));
 }
 
-function describe(value: unknown): string {
-  if (typeof value === 'function') return `the function ${value.name || 'without a name'}`;
-  return JSON.stringify(value) ?? String(value);
+function warn(message: string): void {
+  process.emitWarning(message, 'UniprocWarning');
 }

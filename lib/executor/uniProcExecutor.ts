@@ -1,0 +1,241 @@
+/** One worker in this process (vLLM V1's UniProcExecutor). */
+import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
+import type { NativeOutputThread } from '../native';
+import type { AsyncModelRunnerOutput } from '../worker/outputs';
+import type { Worker } from '../worker/worker';
+import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
+import { type CreateOptions, Executor, type RpcOptions } from './executor';
+import { Future, startTimer } from './future';
+import { freePort, hostIp } from './network';
+import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
+
+/** How a worker finds the others, and its place among them. */
+export interface DistributedArgs {
+  /** `tcp://<ip>:<port>` or `env://`. */
+  distributedInitMethod: string;
+  rank: number;
+  localRank: number;
+}
+
+/**
+ * Runs steps on one worker in this process. A worker's methods are called at the time of the call, so
+ * they start in the order made, and must not block; what they answer with, a value, a promise or an
+ * AsyncModelRunnerOutput, is awaited here.
+ */
+export class UniProcExecutor<W extends object = Worker> extends Executor {
+  /** The worker's wrapper: `driverWorker.worker.modelRunner` is there for whoever needs to reach in. */
+  readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
+
+  /** Calls that wait for their result. */
+  readonly #pending = new Set<Future<unknown>>();
+  /** By method, the last call whose promise may still bring an output. */
+  readonly #promised = new Map<RpcMethod, Promise<void>>();
+  #outputs: NativeOutputThread = new InOrderOutputs();
+  #maxConcurrentBatches: number | undefined;
+  #failure: ExecutorFailedError | null = null;
+  #failureCallbacks: ((error: ExecutorFailedError) => void)[] = [];
+  #shutdown: Promise<void> | null = null;
+
+  static override supportsAsyncScheduling(): boolean {
+    return true;
+  }
+
+  /** 2 with async scheduling: the next step is launched before this one's tokens are known. */
+  override get maxConcurrentBatches(): number {
+    return (this.#maxConcurrentBatches ??= this.config.scheduler.asyncScheduling ? 2 : 1);
+  }
+
+  protected async initExecutor({ onProgress }: CreateOptions): Promise<void> {
+    const kwargs = {
+      config: this.config,
+      ...(await this.distributedArgs()),
+      isDriverWorker: true,
+      sharedWorkerLock: new Lock(),
+    };
+    if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
+    await this.collectiveRpc('initWorker', { args: [[kwargs]] });
+    await this.collectiveRpc('initDevice');
+    await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
+  }
+
+  /** Rank 0 of a world of its own, on the device's index if its name has one. */
+  protected async distributedArgs(): Promise<DistributedArgs> {
+    const distributedInitMethod = `tcp://${hostIp()}:${await freePort()}`;
+    return { distributedInitMethod, rank: 0, localRank: this.config.device.index ?? 0 };
+  }
+
+  override collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options: RpcOptions & { nonBlock: true },
+  ): Future<T>[];
+  override collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options?: RpcOptions & { nonBlock?: false },
+  ): Promise<T[]>;
+  override collectiveRpc<T>(
+    method: RpcMethod,
+    options: RpcOptions & { nonBlock?: boolean } = {},
+  ): Future<T>[] | Promise<T[]> {
+    const future = this.#call(method, options) as Future<T>;
+    return options.nonBlock ? [future] : future.result().then((result) => [result]);
+  }
+
+  #call(method: RpcMethod, { args = [], kwargs, timeout }: RpcOptions): Future<unknown> {
+    const future = new Future<unknown>();
+    try {
+      this.#requireRunning();
+      if (timeout !== undefined) {
+        future.addDoneCallback(startTimer(timeout, () => this.#expire(future, method, timeout)));
+      }
+      this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+    } catch (error) {
+      this.#reject(future, error);
+    }
+    return future;
+  }
+
+  #requireRunning(): void {
+    if (this.#failure !== null) throw this.#failure;
+    if (this.#shutdown !== null) throw new ShutdownError('the executor is shut down');
+  }
+
+  /** Completes the future with what the worker answered, now or when that is there. */
+  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
+    // The two halves of a step give their outputs in one order.
+    const order = method === 'sampleTokens' ? 'executeModel' : method;
+    if (isPromise(answer)) {
+      this.#pending.add(future);
+      this.#followPromise(future, order, answer);
+    } else if (!isAsyncOutput(answer)) {
+      future.setResult(answer);
+    } else {
+      this.#pending.add(future);
+      if (this.#promised.has(order)) this.#followPromise(future, order, Promise.resolve(answer));
+      else this.#awaitOutput(future, answer);
+    }
+  }
+
+  /** An output that a promise brings is not awaited before those of the calls made before it. */
+  #followPromise(future: Future<unknown>, order: RpcMethod, promise: PromiseLike<unknown>): void {
+    const before = this.#promised.get(order);
+    const followed = Promise.resolve(promise)
+      .then(async (answer) => {
+        if (isAsyncOutput(answer)) {
+          await before;
+          this.#awaitOutput(future, answer);
+        } else {
+          this.#resolve(future, answer);
+        }
+      })
+      .catch((error: unknown) => this.#reject(future, error));
+    // A call given up (late, cancelled) holds nobody back.
+    const turn = Promise.race([followed, future.exception().catch(() => {})])
+      .then(() => before)
+      .then(() => {
+        if (this.#promised.get(order) === turn) this.#promised.delete(order);
+      });
+    this.#promised.set(order, turn);
+  }
+
+  /** Throws when the output's event cannot be waited for. */
+  #awaitOutput(future: Future<unknown>, output: AsyncModelRunnerOutput): void {
+    this.#outputs.submit(output.ready, (error) => {
+      try {
+        if (error !== null) throw error;
+        // Also when nobody wants it any more: reading it gives its staging buffers back.
+        this.#resolve(future, output.getOutput());
+      } catch (failed) {
+        this.#reject(future, failed);
+      }
+    });
+  }
+
+  #resolve(future: Future<unknown>, value: unknown): void {
+    this.#pending.delete(future);
+    if (!future.done()) future.setResult(value);
+  }
+
+  #reject(future: Future<unknown>, error: unknown): void {
+    this.#pending.delete(future);
+    if (!future.done()) future.setException(error);
+    if ((error as { code?: unknown } | null | undefined)?.code === 'DEVICE_FAILED')
+      this.#fail(error);
+  }
+
+  #expire(future: Future<unknown>, method: RpcMethod, timeout: number): void {
+    const name = typeof method === 'string' ? method : method.name || 'a function';
+    const error = new RpcTimeoutError(name, timeout);
+    this.#reject(future, error);
+    // The device is somewhere inside this step: nothing that follows could rely on its state.
+    if (method === 'executeModel' || method === 'sampleTokens') this.#fail(error);
+  }
+
+  #fail(cause: unknown): void {
+    if (this.#failure !== null) return;
+    const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
+    this.#failure = failure;
+    this.#rejectPending(failure);
+    for (const callback of this.#failureCallbacks.splice(0)) report(callback, failure);
+  }
+
+  #rejectPending(error: Error): void {
+    for (const future of [...this.#pending]) this.#reject(future, error);
+  }
+
+  override registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
+    if (this.#failure === null) this.#failureCallbacks.push(callback);
+    else report(callback, this.#failure);
+  }
+
+  override async checkHealth(): Promise<void> {
+    try {
+      await this.collectiveRpc('checkHealth');
+    } catch (error) {
+      throw this.#failure ?? error;
+    }
+  }
+
+  /** To the worker; a rank that leaves is then shut down, for which the worker need know nothing. */
+  override async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    const leaves = request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK;
+    try {
+      await super.reinitializeDistributed(request);
+    } catch (error) {
+      const { code } = error as { code?: unknown };
+      if (!leaves || (code !== 'NOT_SUPPORTED' && code !== 'UNKNOWN_METHOD')) throw error;
+    }
+    if (leaves) await this.shutdown();
+  }
+
+  override shutdown(): Promise<void> {
+    return (this.#shutdown ??= this.#shutDown());
+  }
+
+  async #shutDown(): Promise<void> {
+    await this.#outputs.shutdown();
+    try {
+      await this.driverWorker.shutdown();
+    } catch (error) {
+      // A device that failed cannot be closed properly; that it failed has been said.
+      if (this.#failure === null) throw error;
+    } finally {
+      this.#rejectPending(new ShutdownError('the executor was shut down before the call was done'));
+    }
+  }
+}
+
+function isPromise(answer: unknown): answer is PromiseLike<unknown> {
+  return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';
+}
+
+function report(
+  callback: (error: ExecutorFailedError) => void,
+  failure: ExecutorFailedError,
+): void {
+  try {
+    callback(failure);
+  } catch (error) {
+    process.emitWarning(`a failure callback threw: ${String(error)}`, 'UniprocWarning');
+  }
+}
