@@ -1,0 +1,807 @@
+#!/usr/bin/env python3
+"""Makes the golden checkpoints and what Hugging Face transformers says about them.
+
+    python test/golden/make.py              every family
+    python test/golden/make.py qwen3 ...    some of them
+
+Needs torch and transformers 5.17 (CPU). For each family it writes
+
+    checkpoints/<name>/     a small random model, laid out as checkpoints are on the Hugging Face hub
+    expected/<name>.json    tokens and log-probabilities, computed by transformers from that folder
+
+and prints how robust these are. config.json is written by hand, in the styles of transformers 4 and 5, and loaded
+by transformers unchanged.
+
+An expected file holds, for each prompt:
+
+    float32   greedy continuation of GENERATED tokens, and one record for each position of prompt + continuation but
+              the first, all computed in float32
+    bfloat16  the same records with the model loaded in that type; the sequence is the float32 one (teacher forcing)
+    float16   likewise
+
+A record says what the model predicted for the token at that position from those before it:
+{ logprob, rank, margin, top }: the log-probability of the token that stands there, its rank (1 is the likeliest), how
+far the nearest other log-probability is from it, and the TOP likeliest as [token id, log-probability]. rank and margin
+are left out of the half precision records.
+"""
+
+import copy
+import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+HERE = Path(__file__).resolve().parent
+GENERATED = 32
+TOP = 5
+
+# Of the logits: small enough that the rounding of half precision stays well under the tolerance of 3e-2 that our own
+# logprobs are allowed, large enough for greedy choices to be clear.
+LOGIT_STD = 0.5
+
+# What is asked of a seed before its model is kept.
+MIN_GREEDY_GAP = 2e-3  # between the two likeliest tokens of every greedy step, in float32
+MIN_DISTINCT = 12  # different tokens among the GENERATED
+MAX_RUN = 3  # times the same token in a row
+MAX_HALF_ERROR = 1.5e-2  # of transformers' own half precision logprobs, half of the 3e-2 allowed to ours
+MAX_NOISE = 3e-5  # on float32 logprobs, of computing them in another order (with and without a KV cache)
+MIN_EFFECT = 5e-2  # on some logprob when a feature of the family is ignored
+HALF_TOLERANCE = 3e-2
+
+
+@dataclass
+class Family:
+    name: str
+    dtype: torch.dtype  # of the stored weights
+    config: dict  # config.json, word for word
+    rope: dict  # what transformers is to read as rope_parameters
+    # Readings of config.json that would be wrong: each must change the logprobs, or the family proves nothing.
+    misreadings: dict = field(default_factory=dict)
+    generation_config: dict | None = None
+    max_shard_size: int | None = None  # bytes
+    prompt_lengths: tuple = (1, 17, 200)
+
+
+FAMILIES = [
+    # Llama 2 as Meta published it: one key head for each query head, untied embeddings, plain rope.
+    Family(
+        name='llama2',
+        dtype=torch.float32,
+        config={
+            'architectures': ['LlamaForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'eos_token_id': 2,
+            'hidden_act': 'silu',
+            'hidden_size': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 172,
+            'max_position_embeddings': 512,
+            'model_type': 'llama',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 4,
+            'pretraining_tp': 1,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': None,
+            'rope_theta': 10000.0,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'float32',
+            'transformers_version': '4.31.0',
+            'use_cache': True,
+            'vocab_size': 320,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 10000.0},
+        misreadings={'another rope_theta': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500000.0}}},
+        generation_config={
+            '_from_model_config': True,
+            'bos_token_id': 1,
+            'eos_token_id': 2,
+            'transformers_version': '4.31.0',
+        },
+    ),
+    # Llama 3.2: grouped query heads, tied embeddings, llama3 rope. The frequencies of a head of 32 with an original
+    # context of 64 fall on all three branches of that scaling.
+    Family(
+        name='llama3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['LlamaForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 498,
+            'eos_token_id': [499, 500],
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 96,
+            'initializer_range': 0.02,
+            'intermediate_size': 201,
+            'max_position_embeddings': 512,
+            'mlp_bias': False,
+            'model_type': 'llama',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'pretraining_tp': 1,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': {
+                'factor': 8.0,
+                'high_freq_factor': 4.0,
+                'low_freq_factor': 1.0,
+                'original_max_position_embeddings': 64,
+                'rope_type': 'llama3',
+            },
+            'rope_theta': 500000.0,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.45.0',
+            'use_cache': True,
+            'vocab_size': 501,
+        },
+        rope={
+            'rope_type': 'llama3',
+            'rope_theta': 500000.0,
+            'factor': 8.0,
+            'high_freq_factor': 4.0,
+            'low_freq_factor': 1.0,
+            'original_max_position_embeddings': 64,
+        },
+        misreadings={'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500000.0}}},
+        generation_config={
+            'bos_token_id': 498,
+            'do_sample': True,
+            'eos_token_id': [499, 500],
+            'temperature': 0.6,
+            'top_p': 0.9,
+            'transformers_version': '4.45.0',
+        },
+    ),
+    # Linear rope in the style of transformers 5, the weights in several files. One key head for all query heads.
+    Family(
+        name='llama-linear',
+        dtype=torch.float16,
+        config={
+            'architectures': ['LlamaForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'dtype': 'float16',
+            'eos_token_id': 2,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 150,
+            'max_position_embeddings': 512,
+            'mlp_bias': False,
+            'model_type': 'llama',
+            'num_attention_heads': 2,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 1,
+            'pad_token_id': None,
+            'pretraining_tp': 1,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {'factor': 4.0, 'rope_theta': 10000.0, 'rope_type': 'linear'},
+            'tie_word_embeddings': False,
+            'transformers_version': '5.17.0',
+            'use_cache': True,
+            'vocab_size': 300,
+        },
+        rope={'rope_type': 'linear', 'rope_theta': 10000.0, 'factor': 4.0},
+        misreadings={'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}},
+        max_shard_size=100_000,
+    ),
+    # Every linear layer with a bias, and the oldest spelling of rope scaling: `type` in place of `rope_type`.
+    Family(
+        name='llama-bias',
+        dtype=torch.float32,
+        config={
+            'architectures': ['LlamaForCausalLM'],
+            'attention_bias': True,
+            'bos_token_id': 0,
+            'eos_token_id': 0,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 101,
+            'max_position_embeddings': 512,
+            'mlp_bias': True,
+            'model_type': 'llama',
+            'num_attention_heads': 3,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 3,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': {'factor': 2.0, 'type': 'linear'},
+            'rope_theta': 100000,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'float32',
+            'transformers_version': '4.40.0',
+            'use_cache': True,
+            'vocab_size': 257,
+        },
+        rope={'rope_type': 'linear', 'rope_theta': 100000, 'factor': 2.0},
+        misreadings={'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 100000}}},
+    ),
+    # YaRN in the style of transformers 5. With these betas the ramp between the two frequencies lies inside the head.
+    Family(
+        name='llama-yarn',
+        dtype=torch.float32,
+        config={
+            'architectures': ['LlamaForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'dtype': 'float32',
+            'eos_token_id': 2,
+            'head_dim': 64,
+            'hidden_act': 'silu',
+            'hidden_size': 60,
+            'initializer_range': 0.02,
+            'intermediate_size': 130,
+            'max_position_embeddings': 256,
+            'mlp_bias': False,
+            'model_type': 'llama',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 1,
+            'pad_token_id': None,
+            'pretraining_tp': 1,
+            'rms_norm_eps': 1e-05,
+            'rope_parameters': {
+                'beta_fast': 4.0,
+                'beta_slow': 1.0,
+                'factor': 4.0,
+                'original_max_position_embeddings': 64,
+                'rope_theta': 10000.0,
+                'rope_type': 'yarn',
+            },
+            'tie_word_embeddings': False,
+            'transformers_version': '5.17.0',
+            'use_cache': True,
+            'vocab_size': 333,
+        },
+        rope={
+            'rope_type': 'yarn',
+            'rope_theta': 10000.0,
+            'factor': 4.0,
+            'original_max_position_embeddings': 64,
+            'beta_fast': 4.0,
+            'beta_slow': 1.0,
+        },
+        misreadings={
+            'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}},
+            'no attention factor': {
+                'rope_parameters': {
+                    'rope_type': 'yarn',
+                    'rope_theta': 10000.0,
+                    'factor': 4.0,
+                    'original_max_position_embeddings': 64,
+                    'beta_fast': 4.0,
+                    'beta_slow': 1.0,
+                    'attention_factor': 1.0,
+                }
+            },
+            'default betas': {
+                'rope_parameters': {
+                    'rope_type': 'yarn',
+                    'rope_theta': 10000.0,
+                    'factor': 4.0,
+                    'original_max_position_embeddings': 64,
+                }
+            },
+            'original context from max_position_embeddings': {
+                'rope_parameters': {
+                    'rope_type': 'yarn',
+                    'rope_theta': 10000.0,
+                    'factor': 4.0,
+                    'original_max_position_embeddings': 256,
+                    'beta_fast': 4.0,
+                    'beta_slow': 1.0,
+                }
+            },
+        },
+    ),
+    # YaRN as the Qwen2.5 model cards tell their readers to switch it on: an addition to the transformers 4 style, with
+    # `type`, max_position_embeddings left at the original context, and betas by default. Prompts go beyond that.
+    Family(
+        name='qwen2-yarn',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen2ForCausalLM'],
+            'attention_dropout': 0.0,
+            'bos_token_id': 396,
+            'eos_token_id': 397,
+            'hidden_act': 'silu',
+            'hidden_size': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 140,
+            'max_position_embeddings': 512,
+            'max_window_layers': 2,
+            'model_type': 'qwen2',
+            'num_attention_heads': 2,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 1,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': {'factor': 4.0, 'original_max_position_embeddings': 128, 'type': 'yarn'},
+            'rope_theta': 1000000.0,
+            'sliding_window': 512,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.43.1',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 400,
+        },
+        rope={
+            'rope_type': 'yarn',
+            'rope_theta': 1000000.0,
+            'factor': 4.0,
+            'original_max_position_embeddings': 128,
+        },
+        misreadings={
+            'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 1000000.0}},
+            'linear': {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1000000.0, 'factor': 4.0}},
+        },
+    ),
+    # Mistral 7B v0.1: every layer looks back over a window, here of 64 tokens (itself among them).
+    Family(
+        name='mistral',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['MistralForCausalLM'],
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'eos_token_id': 2,
+            'head_dim': 64,
+            'hidden_act': 'silu',
+            'hidden_size': 80,
+            'initializer_range': 0.02,
+            'intermediate_size': 180,
+            'max_position_embeddings': 1024,
+            'model_type': 'mistral',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'rms_norm_eps': 1e-05,
+            'rope_theta': 10000.0,
+            'sliding_window': 64,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.34.0',
+            'use_cache': True,
+            'vocab_size': 300,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 10000.0},
+        misreadings={
+            'no window': {'sliding_window': None},
+            'a window one shorter': {'sliding_window': 63},
+            'a window one longer': {'sliding_window': 65},
+        },
+        generation_config={
+            '_from_model_config': True,
+            'bos_token_id': 1,
+            'eos_token_id': 2,
+            'transformers_version': '4.34.0',
+        },
+        prompt_lengths=(1, 17, 64, 200, 450),
+    ),
+    # Qwen2: biases on Q, K and V, tied embeddings. sliding_window is there and use_sliding_window says to ignore it.
+    Family(
+        name='qwen2',
+        dtype=torch.float32,
+        config={
+            'architectures': ['Qwen2ForCausalLM'],
+            'attention_dropout': 0.0,
+            'bos_token_id': 396,
+            'eos_token_id': 398,
+            'hidden_act': 'silu',
+            'hidden_size': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 140,
+            'max_position_embeddings': 512,
+            'max_window_layers': 1,
+            'model_type': 'qwen2',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'rms_norm_eps': 1e-06,
+            'rope_theta': 1000000.0,
+            'sliding_window': 64,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'float32',
+            'transformers_version': '4.40.1',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 400,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={
+            'the window applied': {
+                'use_sliding_window': True,
+                'sliding_window': 64,
+                'layer_types': ['full_attention', 'sliding_attention'],
+            }
+        },
+        generation_config={
+            'bos_token_id': 396,
+            'do_sample': True,
+            'eos_token_id': [398, 396],
+            'pad_token_id': 396,
+            'repetition_penalty': 1.1,
+            'temperature': 0.7,
+            'top_k': 20,
+            'top_p': 0.8,
+            'transformers_version': '4.40.1',
+        },
+    ),
+    # Qwen3: Q and K normed per head, heads wider than hidden_size / num_attention_heads, in the style of transformers 5.
+    Family(
+        name='qwen3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 306,
+            'dtype': 'bfloat16',
+            'eos_token_id': 308,
+            'head_dim': 64,
+            'hidden_act': 'silu',
+            'hidden_size': 72,
+            'initializer_range': 0.02,
+            'intermediate_size': 165,
+            'layer_types': ['full_attention', 'full_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'max_window_layers': 3,
+            'model_type': 'qwen3',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 1,
+            'pad_token_id': None,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {'rope_theta': 1000000.0, 'rope_type': 'default'},
+            'sliding_window': None,
+            'tie_word_embeddings': False,
+            'transformers_version': '5.17.0',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 311,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={'the theta of Llama 2': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}},
+        generation_config={
+            'bos_token_id': 306,
+            'do_sample': True,
+            'eos_token_id': [308, 306],
+            'pad_token_id': 306,
+            'temperature': 0.6,
+            'top_k': 20,
+            'top_p': 0.95,
+            'transformers_version': '5.17.0',
+        },
+    ),
+]
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
+    """Writes config.json as it stands in the family, and random weights for it, as published folders have them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / 'config.json', family.config)
+    if family.generation_config:
+        write_json(folder / 'generation_config.json', family.generation_config)
+
+    tensors = random_tensors(family, AutoConfig.from_pretrained(folder), seed)
+    if family.max_shard_size is None:
+        save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+        return
+    split = split_torch_state_dict_into_shards(
+        tensors,
+        filename_pattern='model{suffix}.safetensors',
+        max_shard_size=family.max_shard_size,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / filename, metadata={'format': 'pt'})
+    weight_map = dict(sorted(split.tensor_to_filename.items()))
+    write_json(folder / 'model.safetensors.index.json', {'metadata': split.metadata, 'weight_map': weight_map})
+
+
+def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]:
+    """The family's tensors by name and shape as transformers has them, drawn so that every one of them matters."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: t.shape for name, t in AutoModelForCausalLM.from_config(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        del shapes['lm_head.weight']  # as in published checkpoints
+
+    embedding_std = LOGIT_STD / math.sqrt(config.hidden_size)
+    gains = {
+        'q_proj': 1.2,  # attention with preferences, not so sharp that it magnifies rounding
+        'k_proj': 1.2,
+        'o_proj': 0.5 * embedding_std,  # each layer adds to the residual, and does not drown the token in it: the
+        'down_proj': 1.5 * embedding_std,  # greedy continuation would be one token for ever
+    }
+
+    def normal(shape):
+        return torch.randn(shape, generator=generator)
+
+    def uniform(shape):
+        return torch.rand(shape, generator=generator)
+
+    def draw(name, shape):
+        layer, kind = name.split('.')[-2:]
+        if layer in ('embed_tokens', 'lm_head'):
+            return normal(shape) * embedding_std
+        if layer == 'norm':  # of either sign: with tied embeddings a token would otherwise predict itself
+            return (uniform(shape) + 0.5) * normal(shape).sign()
+        if layer.endswith('norm'):
+            return uniform(shape) + 0.5
+        gain = gains.get(layer, 1.0)
+        return normal(shape) * (0.3 * gain if kind == 'bias' else gain / math.sqrt(shape[1]))
+
+    return {name: draw(name, shape).to(family.dtype).contiguous() for name, shape in sorted(shapes.items())}
+
+
+def load(folder: Path, dtype: torch.dtype, config=None):
+    """The folder as transformers loads it, with the plain (eager) attention."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation='eager', output_loading_info=True
+    )
+    for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
+        assert not info.get(problem), f'{folder.name}: {problem} {info[problem]}'
+    assert all(t.dtype == dtype for t in model.parameters())
+    return model.eval()
+
+
+def check_config(family: Family, folder: Path) -> None:
+    """transformers must read config.json, whatever its style, as it was meant."""
+    config = AutoConfig.from_pretrained(folder)
+    rope = {key: value for key, value in config.rope_parameters.items() if key != 'type'}
+    assert rope == family.rope, f'{family.name}: transformers reads {rope}'
+    assert config.dtype == family.dtype, f'{family.name}: transformers reads dtype {config.dtype}'
+
+
+# --- the reference ----------------------------------------------------------------------------------------------------
+
+
+def random_prompts(family: Family) -> list[list[int]]:
+    """One prompt of each length, of ids from the whole vocabulary; the first and last id are in the second prompt."""
+    generator = torch.Generator().manual_seed(20)
+    vocab_size = family.config['vocab_size']
+    prompts = [torch.randint(vocab_size, (n,), generator=generator).tolist() for n in family.prompt_lengths]
+    prompts[1][3] = 0
+    prompts[1][8] = vocab_size - 1
+    return prompts
+
+
+@torch.inference_mode()
+def logprobs_of(model, token_ids: list[int]) -> torch.Tensor:
+    """[len(token_ids) - 1, vocab_size]: row i - 1 predicts token i. One forward, then log-softmax in float32."""
+    logits = model(torch.tensor([token_ids]), use_cache=False).logits[0, :-1]
+    return logits.float().log_softmax(-1)
+
+
+@torch.inference_mode()
+def greedy(model, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
+    """Continues the prompt by GENERATED tokens with a KV cache; also their logprobs, [GENERATED, vocab_size]."""
+    token_ids, rows, cache = [], [], None
+    step = prompt
+    for _ in range(GENERATED):
+        output = model(torch.tensor([step]), past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        rows.append(output.logits[0, -1].float().log_softmax(-1))
+        step = [int(rows[-1].argmax())]
+        token_ids += step
+    return token_ids, torch.stack(rows)
+
+
+def gaps(logprobs: torch.Tensor) -> torch.Tensor:
+    """Between the two likeliest tokens of each row."""
+    first, second = logprobs.topk(2).values.unbind(-1)
+    return first - second
+
+
+def actual(logprobs: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
+    """The log-probability of each token of the sequence but the first."""
+    return logprobs.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+
+
+def records(logprobs: torch.Tensor, token_ids: list[int], with_rank: bool) -> list[dict]:
+    result = []
+    for row, token_id in zip(logprobs, token_ids[1:], strict=True):
+        logprob = row[token_id]
+        record = {'logprob': rounded(logprob)}
+        if with_rank:
+            others = torch.cat([row[:token_id], row[token_id + 1 :]])
+            record['rank'] = 1 + int((others > logprob).sum())
+            record['margin'] = rounded((others - logprob).abs().min())
+        top = row.topk(TOP)
+        record['top'] = [[int(i), rounded(p)] for p, i in zip(top.values, top.indices)]
+        result.append(record)
+    return result
+
+
+# --- one family -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reference:
+    """A family's model in the three types, on its prompts and their greedy continuations."""
+
+    sequences: list[list[int]]  # prompt + continuation
+    logprobs: dict[str, list[torch.Tensor]]  # by type, for each sequence
+    noise: float  # largest difference between the float32 logprobs with a KV cache and without
+    greedy_gap: float
+    distinct: int
+    longest_run: int
+    half_error: dict[str, float]  # of the sequences' logprobs, against float32 arithmetic on the same rounded weights
+    total_error: dict[str, float]  # the same against the float32 model
+    flips: dict[str, int]  # arg max other than with float32 arithmetic though the half precision gap is over tolerance
+    clear: dict[str, float]  # share of positions with a gap over the tolerance
+
+    def robust(self) -> bool:
+        return (
+            self.noise < MAX_NOISE
+            and self.greedy_gap > MIN_GREEDY_GAP
+            and self.distinct >= MIN_DISTINCT
+            and self.longest_run <= MAX_RUN
+            and max(self.half_error.values()) <= MAX_HALF_ERROR
+            and sum(self.flips.values()) == 0
+        )
+
+    def summary(self) -> str:
+        return (
+            f'greedy gap {self.greedy_gap:.4f}, distinct {self.distinct}, run {self.longest_run}, noise {self.noise:.0e}; '
+            + '; '.join(
+                f'{name}: error {self.half_error[name]:.4f} ({self.total_error[name]:.4f} against float32), '
+                f'{self.flips[name]} flips, {self.clear[name]:.0%} clear'
+                for name in self.half_error
+            )
+        )
+
+
+def compute_reference(folder: Path, prompts: list[list[int]]) -> Reference:
+    model = load(folder, torch.float32)
+    continuations = [greedy(model, prompt) for prompt in prompts]
+    sequences = [prompt + token_ids for prompt, (token_ids, _) in zip(prompts, continuations)]
+    logprobs = {'float32': [logprobs_of(model, sequence) for sequence in sequences]}
+    noise = max(
+        float((whole[-GENERATED:] - cached).abs().max())
+        for whole, (_, cached) in zip(logprobs['float32'], continuations)
+    )
+
+    half_error, total_error, flips, clear = {}, {}, {}, {}
+    for name, dtype in (('bfloat16', torch.bfloat16), ('float16', torch.float16)):
+        half = load(folder, dtype)
+        logprobs[name] = [logprobs_of(half, sequence) for sequence in sequences]
+        upcast = half.float()
+        exact = [logprobs_of(upcast, sequence) for sequence in sequences]
+        pairs = list(zip(sequences, logprobs[name], exact, logprobs['float32']))
+        half_error[name] = max(float((actual(h, s) - actual(e, s)).abs().max()) for s, h, e, _ in pairs)
+        total_error[name] = max(float((actual(h, s) - actual(f, s)).abs().max()) for s, h, _, f in pairs)
+        flips[name] = sum(
+            int(((h.argmax(-1) != e.argmax(-1)) & (gaps(h) > HALF_TOLERANCE)).sum()) for _, h, e, _ in pairs
+        )
+        clear[name] = float(torch.cat([gaps(h) > HALF_TOLERANCE for _, h, _, _ in pairs]).float().mean())
+
+    return Reference(
+        sequences=sequences,
+        logprobs=logprobs,
+        noise=noise,
+        greedy_gap=min(float(gaps(rows).min()) for _, rows in continuations),
+        distinct=min(len(set(token_ids)) for token_ids, _ in continuations),
+        longest_run=max(longest_run(token_ids) for token_ids, _ in continuations),
+        half_error=half_error,
+        total_error=total_error,
+        flips=flips,
+        clear=clear,
+    )
+
+
+def longest_run(token_ids: list[int]) -> int:
+    longest = run = 1
+    for previous, token_id in zip(token_ids, token_ids[1:]):
+        run = run + 1 if token_id == previous else 1
+        longest = max(longest, run)
+    return longest
+
+
+def smallest_effect(family: Family, folder: Path, sequences: list[list[int]]) -> tuple[float, str]:
+    """How much the least visible mistake would change the logprobs: a misread config, or a kind of tensor ignored."""
+    effects = {}
+
+    def note(label, model):
+        wrong = [actual(logprobs_of(model, s), s) for s in sequences]
+        effects[label] = max(float((w - r).abs().max()) for w, r in zip(wrong, right))
+
+    reference = load(folder, torch.float32)
+    right = [actual(logprobs_of(reference, s), s) for s in sequences]
+    for label, changes in family.misreadings.items():
+        config = AutoConfig.from_pretrained(folder)
+        for key, value in changes.items():
+            setattr(config, key, copy.deepcopy(value))
+        note(label, load(folder, torch.float32, config))
+
+    def kind(name):  # model.layers.1.self_attn.q_norm.weight -> q_norm.weight
+        return '.'.join(name.split('.')[-2:])
+
+    neutral = {'norm.weight': 1.0, '.bias': 0.0}
+    for suffix, value in neutral.items():
+        for which in sorted({kind(name) for name, _ in reference.named_parameters() if name.endswith(suffix)}):
+            model = load(folder, torch.float32)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if kind(name) == which:
+                        parameter.fill_(value)
+            note(f'{which} ignored', model)
+    label = min(effects, key=effects.get)
+    return effects[label], label
+
+
+def make(family: Family) -> None:
+    folder = HERE / 'checkpoints' / family.name
+    prompts = random_prompts(family)
+    for seed in range(1, 2000):
+        write_checkpoint(family, folder, seed)
+        reference = compute_reference(folder, prompts)
+        if reference.robust():
+            break
+        print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
+    else:
+        raise SystemExit(f'{family.name}: no seed makes a robust reference')
+    check_config(family, folder)
+    effect, label = smallest_effect(family, folder, reference.sequences)
+    assert effect > MIN_EFFECT, f'{family.name}: {label} changes logprobs by {effect} only'
+
+    expected = {
+        'family': family.name,
+        'seed': seed,
+        'prompts': [
+            {
+                'promptTokenIds': prompt,
+                'tokenIds': sequence[len(prompt) :],
+                'float32': records(reference.logprobs['float32'][i], sequence, with_rank=True),
+                'bfloat16': records(reference.logprobs['bfloat16'][i], sequence, with_rank=False),
+                'float16': records(reference.logprobs['float16'][i], sequence, with_rank=False),
+            }
+            for i, (prompt, sequence) in enumerate(zip(prompts, reference.sequences))
+        ],
+    }
+    (HERE / 'expected').mkdir(exist_ok=True)
+    (HERE / 'expected' / f'{family.name}.json').write_text(json.dumps(expected, separators=(',', ':')) + '\n')
+
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(
+        f'{family.name}: seed {seed}, {size / 1e3:.0f} kB, least effect {effect:.2f} ({label})\n    {reference.summary()}'
+    )
+
+
+def rounded(value: torch.Tensor) -> float:
+    return round(float(value), 6)
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    names = sys.argv[1:] or [family.name for family in FAMILIES]
+    unknown = set(names) - {family.name for family in FAMILIES}
+    if unknown:
+        raise SystemExit(f'no such family: {", ".join(sorted(unknown))}')
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    for family in FAMILIES:
+        if family.name in names:
+            make(family)
