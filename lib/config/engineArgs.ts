@@ -94,7 +94,7 @@ const schema = z.strictObject({
   seed: z.int().optional().describe('an integer of at most 53 bits'),
   tensorParallelSize: optionalInteger(1, 2 ** 16),
   // Executor.getClass says what it may be.
-  distributedExecutorBackend: z.unknown(),
+  distributedExecutorBackend: z.unknown().optional(),
   workerCls: optionalClass(),
   workerExtensionCls: optionalClass(),
   skipTokenizerInit: optionalFlag(),
