@@ -31,7 +31,11 @@ async function main() {
   for (const name of names) rows.push(...(await BENCHES[name](values)));
   printTable(rows);
   if (values.json) {
-    const machine = { cpu: os.cpus()[0].model, cores: os.availableParallelism(), node: process.version };
+    const machine = {
+      cpu: os.cpus()[0].model,
+      cores: os.availableParallelism(),
+      node: process.version,
+    };
     await writeFile(values.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`);
   }
 }

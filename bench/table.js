@@ -16,7 +16,9 @@ function printTable(rows) {
   ]);
   const widths = cells[0].map((_, column) => Math.max(...cells.map((row) => row[column].length)));
   for (const row of cells) {
-    const aligned = row.map((cell, i) => (i === 2 ? cell.padStart(widths[i]) : cell.padEnd(widths[i])));
+    const aligned = row.map((cell, i) =>
+      i === 2 ? cell.padStart(widths[i]) : cell.padEnd(widths[i]),
+    );
     console.log(aligned.join('   ').trimEnd());
   }
 }

@@ -228,7 +228,7 @@ export class InputBatch {
 /** A request's SamplingParams as the device takes them: numbers and flat lists. */
 function toNativeSampling(data: NewRequestData): NativeSampling {
   const { samplingParams: params, badWordsTokenIds, stopTokenIds, seed } = data;
-  const biases = [...(params.logitBias ?? [])];
+  const biases = [...params.logitBias];
   let end = 0;
   return {
     temperature: params.temperature,

@@ -206,7 +206,10 @@ describe('InputBatch', () => {
   });
 
   it.each<[string, () => void]>([
-    ['a request beyond maxNumSeqs', () => admit(...'abcde'.split('').map((id) => newRequest(id, 1)))],
+    [
+      'a request beyond maxNumSeqs',
+      () => admit(...'abcde'.split('').map((id) => newRequest(id, 1))),
+    ],
     ['a new request it knows', () => admit(newRequest('a', 1), newRequest('a', 1))],
     ['a request it does not know', () => batch.prepare(schedule({ ghost: 1 }), buffers)],
     [

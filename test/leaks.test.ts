@@ -1,0 +1,44 @@
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { promisify } from 'node:util';
+
+const run = promisify(execFile);
+
+interface Footprint {
+  residentMiB: number;
+  threads: number;
+  files: number;
+}
+
+async function measure(script: string): Promise<{ before: Footprint; after: Footprint }> {
+  const file = path.join(__dirname, 'support', script);
+  const { stdout } = await run(process.execPath, ['--expose-gc', file]);
+  return JSON.parse(stdout) as { before: Footprint; after: Footprint };
+}
+
+/** The model's weights alone are more than this: one leaked in 40 cycles would be seen. */
+const NOISE_MIB = 16;
+
+describe.each([
+  ['200 cycles of create and shutdown', 'createShutdown.js'],
+  ['40 worker_threads terminated in mid-generation', 'terminateWorkers.js'],
+])('%s', (_, script) => {
+  let before: Footprint;
+  let after: Footprint;
+
+  beforeAll(async () => {
+    ({ before, after } = await measure(script));
+  }, 300_000);
+
+  it('keep the resident set flat', () => {
+    expect(after.residentMiB - before.residentMiB).toBeLessThan(NOISE_MIB);
+  });
+
+  it('leave no thread behind', () => {
+    expect(after.threads).toBe(before.threads);
+  });
+
+  it('leave no file open', () => {
+    expect(after.files).toBe(before.files);
+  });
+});
