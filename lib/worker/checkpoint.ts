@@ -1,0 +1,293 @@
+/**
+ * The tensors of a Hugging Face checkpoint: what the headers of its safetensors files say, checked
+ * before anything is allocated or mapped. The format: https://github.com/huggingface/safetensors.
+ */
+import { open, type FileHandle } from 'node:fs/promises';
+import path from 'node:path';
+import { fileExists, parseJson, readJsonObject } from '../config/jsonFile';
+import { show } from '../config/schema';
+import { CheckpointError } from '../errors';
+
+/** Bits of an element, of each type a safetensors file may hold. */
+const DTYPE_BITS = {
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  BOOL: 8,
+  U8: 8,
+  I8: 8,
+  F8_E4M3: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2: 8,
+  F8_E5M2FNUZ: 8,
+  F8_E8M0: 8,
+  U16: 16,
+  I16: 16,
+  F16: 16,
+  BF16: 16,
+  U32: 32,
+  I32: 32,
+  F32: 32,
+  U64: 64,
+  I64: 64,
+  F64: 64,
+  C64: 64,
+} as const;
+export type SafetensorsDType = keyof typeof DTYPE_BITS;
+
+/** A tensor as a file holds it: row-major, little-endian. */
+export interface TensorEntry {
+  dtype: SafetensorsDType;
+  shape: number[];
+  /** Index into the table's files. */
+  file: number;
+  /** Byte in the file where its data begins. */
+  offset: number;
+  /** Bytes of its data. */
+  numBytes: number;
+}
+
+export interface TensorTable {
+  /** Where the list of tensors stands: model.safetensors or its index. */
+  source: string;
+  /** Paths of the files, all safetensors. */
+  files: string[];
+  tensors: ReadonlyMap<string, TensorEntry>;
+}
+
+const SINGLE_FILE = 'model.safetensors';
+const INDEX_FILE = 'model.safetensors.index.json';
+
+/** The limit of the format's own reader. */
+const MAX_HEADER_BYTES = 100_000_000;
+/** The header's length, 64 bits little-endian. */
+const LENGTH_BYTES = 8;
+
+/** The tensors of `folder`. Throws CheckpointError that names the file and, if it is one's fault, the tensor. */
+export async function readTensorTable(folder: string): Promise<TensorTable> {
+  const single = path.join(folder, SINGLE_FILE);
+  const index = path.join(folder, INDEX_FILE);
+  if (await fileExists(single)) {
+    return { source: single, files: [single], tensors: await readHeader(single, 0) };
+  }
+  if (await fileExists(index)) return readShards(index);
+  throw new CheckpointError(
+    single,
+    `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files`,
+  );
+}
+
+/** The tensors of all the files that an index names. */
+async function readShards(index: string): Promise<TensorTable> {
+  const weightMap = await readWeightMap(index);
+  const names = [...new Set(weightMap.values())].sort();
+  const files = names.map((name) => path.join(path.dirname(index), name));
+  const headers = await Promise.all(files.map(readHeader));
+
+  const tensors = new Map<string, TensorEntry>();
+  for (const header of headers) {
+    for (const [name, entry] of header) {
+      const other = tensors.get(name);
+      if (other) {
+        throw new CheckpointError(
+          files[entry.file],
+          `tensor ${show(name)} is also in ${names[other.file]}`,
+        );
+      }
+      tensors.set(name, entry);
+    }
+  }
+  for (const [name, shard] of weightMap) {
+    if (!headers[names.indexOf(shard)].has(name)) {
+      throw new CheckpointError(index, `tensor ${show(name)} is not in ${shard}, its file`);
+    }
+  }
+  return { source: index, files, tensors };
+}
+
+/** An index's map from tensor to file. */
+async function readWeightMap(index: string): Promise<Map<string, string>> {
+  const { weight_map: weightMap } = await readJsonObject(index);
+  if (!isObject(weightMap)) {
+    throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
+  }
+  const map = new Map<string, string>();
+  for (const [name, shard] of Object.entries(weightMap)) {
+    if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
+      throw new CheckpointError(
+        index,
+        `weight_map names ${show(shard)} for tensor ${show(name)}; ` +
+          'it must be a .safetensors file of the same folder',
+      );
+    }
+    map.set(name, shard);
+  }
+  return map;
+}
+
+/** The tensors of one safetensors file, from its header alone. `index`: the file's own in the table. */
+async function readHeader(file: string, index: number): Promise<Map<string, TensorEntry>> {
+  let handle: FileHandle;
+  try {
+    handle = await open(file, 'r');
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    throw new CheckpointError(file, code === 'ENOENT' ? 'the file is missing' : message, { cause });
+  }
+  try {
+    const { size } = await handle.stat();
+    const header = await readHeaderBytes(handle, file, size);
+    const json = parseJson(file, header.toString('utf8'));
+    if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
+    const dataStart = LENGTH_BYTES + header.length;
+    return parseHeader(file, index, json, dataStart, size - dataStart);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function readHeaderBytes(handle: FileHandle, file: string, size: number): Promise<Buffer> {
+  if (size < LENGTH_BYTES) {
+    throw new CheckpointError(
+      file,
+      `it has ${size} bytes; a safetensors file begins with the ${LENGTH_BYTES} of its header's length`,
+    );
+  }
+  const length = (await readBytes(handle, file, 0, LENGTH_BYTES)).readBigUInt64LE();
+  if (length > BigInt(MAX_HEADER_BYTES)) {
+    throw new CheckpointError(
+      file,
+      `its header has ${length} bytes; at most ${MAX_HEADER_BYTES} are allowed`,
+    );
+  }
+  if (length > BigInt(size - LENGTH_BYTES)) {
+    throw new CheckpointError(
+      file,
+      `its header has ${length} bytes, but the file has only ${size - LENGTH_BYTES} after the length; ` +
+        'it is truncated or no safetensors file',
+    );
+  }
+  return readBytes(handle, file, LENGTH_BYTES, Number(length));
+}
+
+async function readBytes(
+  handle: FileHandle,
+  file: string,
+  position: number,
+  length: number,
+): Promise<Buffer> {
+  const { bytesRead, buffer } = await handle.read(Buffer.alloc(length), 0, length, position);
+  if (bytesRead < length) {
+    throw new CheckpointError(
+      file,
+      `it ended after ${position + bytesRead} bytes while it was read`,
+    );
+  }
+  return buffer;
+}
+
+/**
+ * Checks a header: each tensor's type, shape and place, and that together they fill the file's data
+ * without overlap and without a hole. A tensor named twice leaves one behind: JSON keeps the last.
+ */
+function parseHeader(
+  file: string,
+  index: number,
+  json: Record<string, unknown>,
+  dataStart: number,
+  dataBytes: number,
+): Map<string, TensorEntry> {
+  const tensors = new Map<string, TensorEntry>();
+  for (const [name, value] of Object.entries(json)) {
+    if (name === '__metadata__') continue;
+    const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
+    if (!isObject(value)) throw fail(`its entry is ${show(value)}; it must be an object`);
+    const dtype = checkDType(value.dtype, fail);
+    const shape = checkShape(value.shape, fail);
+    const [begin, end] = checkOffsets(value.data_offsets, dataBytes, fail);
+
+    const numBits = shape.reduce((product, size) => product * size, DTYPE_BITS[dtype]);
+    if (!Number.isSafeInteger(numBits)) throw fail(`its shape ${show(shape)} is too large`);
+    if (numBits !== (end - begin) * 8) {
+      throw fail(
+        `its shape ${show(shape)} of ${dtype} needs ${numBits / 8} bytes, ` +
+          `but its data_offsets ${show([begin, end])} hold ${end - begin}`,
+      );
+    }
+    tensors.set(name, {
+      dtype,
+      shape,
+      file: index,
+      offset: dataStart + begin,
+      numBytes: end - begin,
+    });
+  }
+
+  let position = dataStart;
+  let before = 'the header';
+  const inOrder = [...tensors].sort(
+    ([, a], [, b]) => a.offset - b.offset || a.numBytes - b.numBytes,
+  );
+  for (const [name, { offset, numBytes }] of inOrder) {
+    if (offset !== position) {
+      const fault = offset < position ? 'overlaps' : 'leaves a hole after';
+      throw new CheckpointError(
+        file,
+        `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ${before}, up to byte ${position}`,
+      );
+    }
+    position += numBytes;
+    before = `tensor ${show(name)}`;
+  }
+  if (position !== dataStart + dataBytes) {
+    throw new CheckpointError(
+      file,
+      `its tensors end at byte ${position}, but the file has ${dataStart + dataBytes}`,
+    );
+  }
+  return tensors;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isSize(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function checkDType(dtype: unknown, fail: (message: string) => Error): SafetensorsDType {
+  if (typeof dtype === 'string' && Object.hasOwn(DTYPE_BITS, dtype)) {
+    return dtype as SafetensorsDType;
+  }
+  throw fail(
+    `its dtype is ${show(dtype)}; it must be one of ${Object.keys(DTYPE_BITS).join(', ')}`,
+  );
+}
+
+function checkShape(shape: unknown, fail: (message: string) => Error): number[] {
+  if (Array.isArray(shape) && shape.every(isSize)) return shape;
+  throw fail(`its shape is ${show(shape)}; it must be a list of integers of at least 0`);
+}
+
+/** Where its data begins and ends, from the end of the header. */
+function checkOffsets(
+  offsets: unknown,
+  dataBytes: number,
+  fail: (message: string) => Error,
+): [number, number] {
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
+    throw fail(`its data_offsets are ${show(offsets)}; they must be two integers of at least 0`);
+  }
+  const [begin, end] = offsets;
+  if (begin > end) {
+    throw fail(`its data_offsets are ${show(offsets)}; the first must not be above the second`);
+  }
+  if (end > dataBytes) {
+    throw fail(
+      `its data_offsets are ${show(offsets)}, but the file has only ${dataBytes} bytes of data; ` +
+        'it is truncated',
+    );
+  }
+  return [begin, end];
+}
