@@ -118,13 +118,3 @@ test('loads the addon that was built from it', () => {
   const script = "console.log(typeof require('uniproc/dist/native').native())";
   expect(node('-e', script)).toBe('object\n');
 });
-
-test('has a script for every npm command in the README', () => {
-  const readme = readFileSync(path.join(root, 'README.md'), 'utf8');
-  const commands = [...readme.matchAll(/npm (?:run )?([\w:]+)/g)].map(([, command]) => command);
-  const { scripts } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
-    scripts: Record<string, string>;
-  };
-  expect(commands).toEqual(expect.arrayContaining(['install', 'start', 'test']));
-  expect(Object.keys(scripts)).toEqual(expect.arrayContaining(commands));
-});
