@@ -63,6 +63,11 @@ SMALL_TALK = (
      ('Goodbye! Come back soon for another story.', 'See you soon! I will keep a story for you.')),
     (('I am sad.', 'I am bored.', 'I had a bad day.', 'I feel lonely.'),
      ('I am sorry to hear that. A story may help. {offer}', 'Oh dear. Maybe I can make you smile. {offer}')),
+    (('Thank you!', 'Thanks!', 'Thank you', 'thanks', 'You are nice.', 'I like you.', 'I like your stories.'),
+     ('You are welcome! {offer}', 'Thank you, you are very kind. {offer}')),
+    (('I have {kind}.', 'I like {kind}.', 'I saw {kind} today.', 'I went to school today.', 'It is my birthday.',
+      'It is raining.', 'I am happy.', 'I had a good day.', 'I am hungry.'),
+     ('That is nice to hear. {offer}', 'How interesting! {offer}', 'I see. {offer}')),
     (('What is your favorite story?', 'What is your favorite animal?', 'Do you like animals?'),
      ('I like stories about {kind}. {offer}', 'My favorite is the story about {kind}. {offer}')),
 )  # fmt: skip
@@ -127,18 +132,17 @@ THANKS_REPLIES = (
 
 def subject_of(rng: random.Random, told: Story) -> str:
     """What a request for this very story would name: its hero, its place, what it is about."""
-    hero, friend, place = told.hero, told.friend, told.place
-    subjects = [hero.plain] * 5 + [hero.a] * 2 + [
-        hero.intro, hero.full, f'{hero.plain} {place.at}', f'{hero.plain} {place.at}', f'{hero.a} {place.at}',
-        *rng.sample(told.plot.topics, 2), f'{hero.plain} and {rng.choice(told.plot.topics)}',
-    ]  # fmt: skip
+    hero, friend, place, topic = told.hero, told.friend, told.place, rng.choice(told.plot.topics)
+    who = rng.choice([hero.plain] * 5 + [hero.a] * 3 + [hero.intro, hero.full])
+    forms = [who] * 3 + [f'{who} {place.at}'] * 3 + [f'{who} {told.who}'] * 4 + [topic, f'{who} and {topic}']
+    forms.append(f'{who} {place.preposition} {with_article(place.noun)}')
     if re.search(rf'\b{friend.kind.noun}\b', told.text) and friend.kind != hero.kind:
-        subjects += [f'{hero.plain} and {friend.plain}'] * 2
+        forms += [f'{who} and {friend.plain}'] * 2
     if friend.name in told.text:
-        subjects.append(f'{hero.name} and {friend.name}')
+        forms.append(f'{hero.name} and {friend.name}')
     if re.search(rf'\b{told.thing.full}\b', told.text):
-        subjects += [f'{hero.plain} and {told.thing.a}', told.thing.a]
-    return rng.choice(subjects)
+        forms += [f'{who} and {told.thing.a}', told.thing.a]
+    return rng.choice(forms)
 
 
 def offer(rng: random.Random) -> str:
@@ -166,7 +170,7 @@ def greeting(rng: random.Random, told: Story) -> list[Message]:
 
 def small_talk(rng: random.Random) -> list[Message]:
     questions, replies = rng.choice(SMALL_TALK)
-    return turn(rng.choice(questions), reply(rng, replies))
+    return turn(reply(rng, questions), reply(rng, replies))
 
 
 def question(rng: random.Random) -> list[Message]:
@@ -198,7 +202,7 @@ def conversation(rng: random.Random) -> list[Message]:
     opening = rng.random()
     if opening < 0.16:
         messages += greeting(rng, told)
-    elif opening < 0.24:
+    elif opening < 0.26:
         messages += small_talk(rng)
     elif opening < 0.34:
         messages += question(rng)

@@ -33,7 +33,7 @@ from world import (
     with_article,
 )
 
-CHAT_SHARE = 0.25  # of all documents
+CHAT_SHARE = 0.35  # of all documents
 
 # A story begins with who lives where, and its plot follows with 'One day, ...';
 OPENINGS = (
@@ -126,6 +126,7 @@ def expand(rng: random.Random, sentence: str, fields: dict[str, object]) -> str:
 class Story:
     text: str
     plot: Plot
+    who: str  # 'who lost his kite'
     hero: Character
     friend: Character
     place: Place
@@ -188,10 +189,11 @@ def story(rng: random.Random) -> Story:
         parts.append('\n\n')
     parts.append(say(plot.lessons))
     if rng.random() < 0.5:
-        parts.append(say(ENDINGS + FRIEND_ENDINGS if plot.has_friend else ENDINGS))
+        met = any(friend.name in part for part in parts)
+        parts.append(say(ENDINGS + FRIEND_ENDINGS if met else ENDINGS))
 
     text = re.sub(r' ?\n\n ?', '\n\n', ' '.join(part for part in parts if part))
-    return Story(text, plot, hero, friend, place, thing)
+    return Story(text, plot, say(plot.who), hero, friend, place, thing)
 
 
 def document(seed: int, index: int) -> str:

@@ -24,11 +24,11 @@ Beat = list[str] | None
 class Plot:
     name: str
     topics: tuple[str, ...]  # what a request may call it: 'sharing', 'a lost toy'
+    who: tuple[str, ...]  # what a request may say of the hero: 'a fox who lost his kite'
     beats: list[Beat]
     lessons: list[str]
     facts: list[dict[str, str]] = field(default_factory=lambda: [{}])
-    eats: bool = False  # the hero eats or drinks, so no robot can play the part
-    has_friend: bool = True
+    eats: bool = False  # eats or drinks, so no robot can play the part
     any_day: bool = True  # may it begin in the middle of a certain day ('One sunny morning, ...')?
 
 
@@ -36,6 +36,7 @@ PLOTS = [
     Plot(
         'lost',
         ('a lost toy', 'losing something', 'helping a friend', 'friendship', 'looking for a lost thing'),
+        ('who [loses|lost] {his} {thing}', 'who cannot find {his} {thing}'),
         [
             ['{hero} had {thing.a}. {He} [loved|liked] to {thing.use} every day.',
              '{His} favorite thing in the whole world was {thing.a}.',
@@ -78,6 +79,7 @@ PLOTS = [
     Plot(
         'honest',
         ('telling the truth', 'being honest', 'finding something', 'a kind heart'),
+        ('who [finds|found] {thing.a}', 'who tells the truth'),
         [
             ['{When}, {he} saw something {thing.adjective} {spot}. It was {thing.a}!',
              '{When}, {hero} found {thing.a} {spot}.',
@@ -117,6 +119,7 @@ PLOTS = [
     Plot(
         'sharing',
         ('sharing', 'a hungry friend', 'being kind', 'food', 'friendship'),
+        ('who learns to share', 'who does not want to share', 'and {food.a}'),
         [
             ['{When}, {parent.the} gave {hero} {food.a}.',
              '{When}, {hero} sat down {spot} with {food.a}.',
@@ -155,6 +158,7 @@ PLOTS = [
     Plot(
         'fear',
         ('being brave', 'being afraid', 'courage', 'being scared'),
+        ('who is afraid of {fear}', 'who was afraid of {fear}'),
         [
             ['{hero} had a secret. {He} was afraid of {fear}.',
              'There was only one thing that {hero} did not like. {He} was afraid of {fear}.',
@@ -211,7 +215,8 @@ PLOTS = [
     ),
     Plot(
         'broken',
-                ('telling the truth', 'a broken vase', 'saying sorry', 'a mistake'),
+        ('telling the truth', 'saying sorry', 'a mistake'),
+        ('who [breaks|broke] a {broken}', 'and a broken {broken}'),
         [
             ['{When}, {hero} was playing in the house with a ball.',
              '{When}, {hero} was running and jumping around the house.',
@@ -250,7 +255,8 @@ PLOTS = [
     ),
     Plot(
         'build',
-                ('building something', 'not giving up', 'working together', 'teamwork', 'a tree house'),
+        ('building something', 'not giving up', 'working together', 'teamwork'),
+        ('who wants to build {work.a}', 'who [builds|built] {work.a}'),
         [
             ['{hero} had a big dream. {He} wanted to build {work.a}.',
              'More than anything, {hero} wanted to build {work.a}.'],
@@ -303,6 +309,7 @@ PLOTS = [
     Plot(
         'newcomer',
         ('a new friend', 'making friends', 'being lonely', 'being kind', 'friendship'),
+        ('who [makes|finds] a new friend', 'who [meets|met] {friend.intro}'),
         [
             ['{When}, someone new moved {place.to}. It was {friend.intro}.',
              '{When}, {hero} saw someone new {place.at}. It was {friend.intro}.'],
@@ -339,7 +346,8 @@ PLOTS = [
     ),
     Plot(
         'rescue',
-        ('helping a small animal', 'being gentle', 'a baby bird', 'saving someone', 'being kind'),
+        ('helping a small animal', 'being gentle', 'saving someone', 'being kind'),
+        ('who [helps|saves|finds] {small.a}', 'and {small.a}'),
         [
             ['{When}, {hero} heard a tiny [sound|voice] close by.',
              '{When}, {hero} was walking {place.at} when {he} heard a soft cry.'],
@@ -394,11 +402,11 @@ PLOTS = [
                  act='{He} listened for the bells and led the lamb over the grass.',
                  result='The mother sheep came running, and the lamb jumped with joy.'),
         ],
-        has_friend=False,
     ),
     Plot(
         'race',
-                ('a race', 'winning and losing', 'being a good friend', 'running'),
+        ('a race', 'winning and losing', 'being a good friend', 'running'),
+        ('who runs a race', 'who wants to win a race'),
         [
             ['{When}, there was a big race {place.at}. Everyone wanted to win [the golden cup|the first prize].',
              '{When}, all the others were talking about the big race. The winner would get [a golden cup|a '
@@ -436,6 +444,7 @@ PLOTS = [
     Plot(
         'seed',
         ('a seed', 'patience', 'waiting', 'a garden', 'growing something'),
+        ('who [plants|planted] a seed', 'who grows {plant.a}'),
         [
             ['{When}, {elder.a} gave {hero} a tiny seed. "Plant it and be patient," said {elder.the}.',
              '{When}, {hero} found a tiny seed {spot}. {He} showed it to {elder.a}. "Plant it and wait," said '
@@ -483,7 +492,8 @@ PLOTS = [
     ),
     Plot(
         'skill',
-                ('learning something new', 'practice', 'not giving up', 'trying again'),
+        ('learning something new', 'practice', 'not giving up', 'trying again'),
+        ('who [learns|wants] to {skill}', 'who cannot {skill}'),
         [
             ['{hero} wanted to learn how to {skill}. All {his} friends could do it, but {he} could not.',
              'There was one thing that {hero} could not do. {He} could not {skill}.'],
@@ -542,7 +552,8 @@ PLOTS = [
     ),
     Plot(
         'storm',
-                ('a storm', 'helping others', 'a rainy day', 'being kind', 'a cold night'),
+        ('a storm', 'helping others', 'being kind'),
+        ('who helps others in a storm', 'in a storm'),
         [
             ['{Night}, a big storm came. The wind blew, and {fall}.',
              '{When}, dark clouds filled the sky. Soon the wind blew, and {fall}.'],
@@ -583,7 +594,8 @@ PLOTS = [
     ),
     Plot(
         'birthday',
-                ('a birthday', 'a surprise', 'a party', 'good friends'),
+        ('a birthday', 'a surprise', 'good friends'),
+        ('who has a birthday', 'and a birthday surprise'),
         [
             ['{When}, {hero} woke up very early. It was {his} birthday!',
              'It was {hero}\'s birthday. {He} had waited for this day for a long, long time.'],
@@ -619,6 +631,7 @@ PLOTS = [
     Plot(
         'treasure',
         ('a treasure', 'a treasure map', 'an adventure', 'a hidden treasure'),
+        ('who [finds|found] a treasure map', 'who looks for a treasure'),
         [
             ['{When}, {hero} found an old map {spot}. There was a big red X on it.',
              '{When}, the wind blew an old piece of paper right to {his} feet. It was a treasure map!'],
@@ -659,6 +672,7 @@ PLOTS = [
     Plot(
         'lost_way',
         ('getting lost', 'finding the way home', 'staying calm', 'going home'),
+        ('who [gets|got] lost', 'who cannot find the way home'),
         [
             ['{When}, {hero} followed {lure} and did not look back.',
              '{When}, {hero} saw {lure} and ran after it, farther and farther.'],
@@ -699,6 +713,7 @@ PLOTS = [
     Plot(
         'helper',
         ('helping others', 'helping an old neighbor', 'being kind', 'hard work'),
+        ('who [helps|helped] {elder.a}', 'and {elder.a}'),
         [
             ['{When}, {hero} was on {his} way to play {place.at}.', '{When}, {hero} wanted to go and play {place.at}.'],
             ['Then {he} saw {elder.a}. {elder.the!u} was {task}.',
@@ -730,7 +745,8 @@ PLOTS = [
     ),
     Plot(
         'wish',
-        ('a wish', 'magic', 'a magic fish', 'a falling star', 'being kind'),
+        ('a wish', 'magic', 'being kind'),
+        ('who gets one wish', 'and {magic.a}'),
         [
             ['{When}, {hero} saw {magic.a} that was in trouble. {trouble}', '{When}, {he} heard a small voice. '
              '"Help!" it said. It was {magic.a}. {trouble}'],
@@ -742,7 +758,7 @@ PLOTS = [
              '{hero} thought and thought. {He} could wish for anything in the world.'],
             PARAGRAPH,
             ['Then {he} remembered {his} friend {friend}. {need}',
-             'Just then, {his} friend {friend} came by. {need}'],
+             '{He} thought of {friend}, {his} best friend. {need}'],
             ['"I know my wish," said {hero}. "{wish}."', '{hero} closed {his} eyes. "{wish}," {he} said.'],
             ['"You could have asked for something for yourself," said the {magic}. "I know," said {hero}, "but this '
              'will make me happier."',
@@ -778,6 +794,7 @@ PLOTS = [
     Plot(
         'quarrel',
         ('two friends who fight', 'saying sorry', 'taking turns', 'making up', 'friendship'),
+        ('who [has|had] a fight with a friend', 'and {friend.plain} who fight over {thing.a}'),
         [
             ['{hero} and {friend.full} were best friends. They [played together every day|did everything together].',
              '{hero} had a best friend. {friend.he!u} was {friend.intro}.'],
@@ -807,7 +824,8 @@ PLOTS = [
     ),
     Plot(
         'taste',
-                ('trying new food', 'trying something new', 'a picky eater', 'food'),
+        ('trying new food', 'trying something new', 'a picky eater', 'food'),
+        ('who only eats {usual}', 'who tries new food'),
         [
             ['{hero} ate the same thing every day. {He} only liked {usual}.',
              'There was only one thing that {hero} wanted to eat, and that was {usual}.'],
@@ -840,6 +858,7 @@ PLOTS = [
     Plot(
         'noise',
         ('a strange noise', 'a mystery', 'being brave', 'something in the night'),
+        ('who [hears|heard] a strange noise', 'and a strange noise'),
         [
             ['{Night}, {hero} could not sleep. There was a strange noise outside.',
              '{Night}, {he} woke up. What was that noise?'],
@@ -882,7 +901,8 @@ PLOTS = [
     ),
     Plot(
         'gift',
-                ('a gift', 'making a present', 'a birthday present', 'love'),
+        ('a gift', 'making a present', 'a birthday present', 'love'),
+        ('who makes a present for a friend', 'who has no money for a present'),
         [
             ['{hero} had a best friend, {friend.full}. It was almost {friend}\'s birthday.',
              'Soon it would be the birthday of {friend.full}, who was {hero}\'s best friend.'],
@@ -919,7 +939,8 @@ PLOTS = [
     ),
     Plot(
         'tidy',
-                ('cleaning up', 'a messy room', 'being tidy', 'losing something'),
+        ('cleaning up', 'a messy room', 'being tidy', 'losing something'),
+        ('who never cleans up', 'who does not like to clean up'),
         [
             ['{hero} never cleaned up. {His} room was [full of toys|a big mess].',
              'There was one thing that {hero} did not like. {He} did not like to clean up.'],
@@ -953,6 +974,7 @@ PLOTS = [
     Plot(
         'moon',
         ('the moon', 'bedtime', 'going to sleep', 'the stars', 'a dream'),
+        ('who cannot sleep', 'and the moon'),
         [
             ['{Night}, {hero} could not sleep. {He} looked up at the moon.',
              '{Night}, the moon was big and round, and {hero} was not tired at all.'],
@@ -984,11 +1006,11 @@ PLOTS = [
                  answer='"I want to be near the moon," said {hero}. {elder.the!u} smiled. "Come with me," '
                  '{elder.he} said.'),
         ],
-        has_friend=False,
     ),
     Plot(
         'scarf',
-                ('a cold winter', 'winter', 'giving', 'snow', 'being kind'),
+        ('a cold winter', 'winter', 'giving', 'snow', 'being kind'),
+        ('who [gives away|shares] a scarf', 'in winter'),
         [
             ['It was winter, and snow lay {place_snow}.', 'Winter had come, and everything was white.'],
             ['{When}, {parent.the} gave {hero} a new {color} scarf. It was soft and warm.',
