@@ -127,13 +127,10 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
 
 /** The tensors of one safetensors file, from its header alone. `index`: the file's own in the table. */
 async function readHeader(file: string, index: number): Promise<Map<string, TensorEntry>> {
-  let handle: FileHandle;
-  try {
-    handle = await open(file, 'r');
-  } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    throw new CheckpointError(file, code === 'ENOENT' ? 'the file is missing' : message, { cause });
-  }
+  if (!(await fileExists(file))) throw new CheckpointError(file, 'the file is missing');
+  const handle = await open(file, 'r').catch((cause: unknown) => {
+    throw new CheckpointError(file, (cause as Error).message, { cause });
+  });
   try {
     const { size } = await handle.stat();
     const header = await readHeaderBytes(handle, file, size);

@@ -1,0 +1,41 @@
+/** Safetensors files for tests, right and wrong. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+
+const folders: string[] = [];
+
+afterAll(async () => {
+  await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
+});
+
+/** A new folder that holds `files`. */
+export async function folderWith(files: Record<string, Buffer | string>): Promise<string> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-checkpoint-'));
+  folders.push(folder);
+  for (const [name, content] of Object.entries(files)) {
+    await writeFile(path.join(folder, name), content);
+  }
+  return folder;
+}
+
+/** A file of this header, as it is, and this many bytes of data. */
+export function safetensors(header: unknown, dataBytes: number): Buffer {
+  const text = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  return Buffer.concat([length, text, Buffer.alloc(dataBytes)]);
+}
+
+const BYTES: Record<string, number> = { F64: 8, F32: 4, F16: 2, BF16: 2, U8: 1 };
+
+/** A right file of these tensors, one behind the other. */
+export function fileOf(tensors: Record<string, { dtype: string; shape: number[] }>): Buffer {
+  let end = 0;
+  const header = Object.entries(tensors).map(([name, { dtype, shape }]) => {
+    const begin = end;
+    end += shape.reduce((product, size) => product * size, BYTES[dtype]);
+    return [name, { dtype, shape, data_offsets: [begin, end] }];
+  });
+  return safetensors({ __metadata__: { format: 'pt' }, ...Object.fromEntries(header) }, end);
+}
