@@ -11,6 +11,8 @@ import type { ReconfigureDistributedRequest, SleepTag } from '../worker/workerBa
 import type { RpcMethod } from '../worker/workerWrapper';
 import { Future } from './future';
 
+export type { RpcMethod };
+
 export interface RpcOptions {
   /** Milliseconds; after that RpcTimeoutError, and a late result is dropped. */
   timeout?: number;

@@ -1,0 +1,227 @@
+/** What the executor's tests share: a config, workers written in JavaScript, a process of one's own. */
+import { spawn } from 'node:child_process';
+import path from 'node:path';
+import type { ParallelConfig, UniprocConfig } from '../../lib/config/uniprocConfig';
+import { InvalidStateError } from '../../lib/errors';
+import { type CreateOptions } from '../../lib/executor/executor';
+import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
+import { native } from '../../lib/native';
+import { KVCacheSpec } from '../../lib/worker/kvCache';
+import {
+  AsyncModelRunnerOutput,
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type ModelRunnerOutput,
+  RaggedTokenIds,
+} from '../../lib/worker/outputs';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
+
+export const ROOT = path.resolve(__dirname, '..', '..');
+
+/** A config for workers that load no model. */
+export function testConfig({
+  asyncScheduling = false,
+  deviceIndex = null as number | null,
+  ...parallel
+}: Partial<ParallelConfig> & {
+  asyncScheduling?: boolean;
+  deviceIndex?: number | null;
+} = {}): UniprocConfig {
+  return {
+    model: {
+      path: '/nowhere',
+      transformer: {
+        architecture: 'LlamaForCausalLM',
+        spec: {
+          vocabSize: 8,
+          hiddenSize: 8,
+          intermediateSize: 8,
+          numLayers: 1,
+          numHeads: 1,
+          numKvHeads: 1,
+          headDim: 8,
+          rmsNormEps: 1e-5,
+          ropeTheta: 10000,
+          ropeScaling: { type: 'default' },
+          slidingWindows: [0],
+          qkvBias: false,
+          outputBias: false,
+          mlpBias: false,
+          qkNorm: false,
+          tieWordEmbeddings: false,
+        },
+        dtype: 'float32',
+        maxPositionEmbeddings: 64,
+        bosTokenId: null,
+        eosTokenIds: [],
+      },
+      generation: {},
+      dtype: 'float32',
+      maxModelLen: 64,
+      seed: 0,
+      skipTokenizerInit: true,
+      enforceEager: true,
+      maxLogprobs: 0,
+    },
+    load: { loadFormat: 'dummy' },
+    cache: { blockSize: 16, memoryUtilization: null, kvCacheMemoryBytes: null },
+    scheduler: { maxNumSeqs: 4, maxNumBatchedTokens: 64, asyncScheduling },
+    parallel: {
+      tensorParallelSize: 1,
+      distributedExecutorBackend: 'uni',
+      workerCls: PlainWorker,
+      workerExtensionCls: null,
+      ...parallel,
+    },
+    device: { kind: 'cpu', name: 'cpu', index: deviceIndex },
+  };
+}
+
+/** Every method a worker must have, with the plainest answer; keeps the order it was called in. */
+export class PlainWorker extends WorkerBase {
+  readonly calls: string[] = [];
+
+  initDevice(): void | Promise<void> {
+    this.calls.push('initDevice');
+  }
+  loadModel(): void | Promise<void> {
+    this.calls.push('loadModel');
+  }
+  getKvCacheSpec(): Map<string, KVCacheSpec> {
+    return new Map([['layer.0', new KVCacheSpec(16, 1, 8, 'float32', null)]]);
+  }
+  determineAvailableMemory(): number {
+    return 4096;
+  }
+  initializeFromConfig(): void {
+    this.calls.push('initializeFromConfig');
+  }
+  compileOrWarmUpModel(): number {
+    return 0.25;
+  }
+  executeModel(schedulerOutput: SchedulerOutput): StepOutput | Promise<StepOutput> {
+    return outputOf(...schedulerOutput.numScheduledTokens.keys());
+  }
+  sampleTokens(): StepOutput | Promise<StepOutput> {
+    return EMPTY_MODEL_RUNNER_OUTPUT;
+  }
+  checkHealth(): void | Promise<void> {}
+  shutdown(): void | Promise<void> {
+    this.calls.push('shutdown');
+  }
+}
+
+/** An executor whose worker is `workerCls`; shut down by `afterEach(shutdownAll)`. */
+export async function createExecutor<W extends PlainWorker>(
+  workerCls: new (...args: never[]) => W,
+  { onProgress, ...config }: Parameters<typeof testConfig>[0] & CreateOptions = {},
+): Promise<UniProcExecutor<W>> {
+  const executor = await UniProcExecutor.create(testConfig({ ...config, workerCls }), {
+    onProgress,
+  });
+  created.push(executor);
+  return executor as unknown as UniProcExecutor<W>;
+}
+
+const created: { shutdown(): Promise<void> }[] = [];
+
+export async function shutdownAll(): Promise<void> {
+  await Promise.all(created.splice(0).map((executor) => executor.shutdown().catch(() => {})));
+}
+
+/** A step that schedules a token of each request. */
+export function step(...reqIds: string[]): SchedulerOutput {
+  return {
+    ...emptySchedulerOutput(),
+    numScheduledTokens: new Map(reqIds.map((reqId) => [reqId, 1])),
+    totalNumScheduledTokens: reqIds.length,
+  };
+}
+
+/** A step whose sampling waits for a grammar. */
+export function structuredStep(...reqIds: string[]): SchedulerOutput {
+  return { ...step(...reqIds), hasStructuredOutputRequests: true };
+}
+
+/** The output of a step on these requests. */
+export function outputOf(...reqIds: string[]): ModelRunnerOutput {
+  return {
+    ...EMPTY_MODEL_RUNNER_OUTPUT,
+    reqIds,
+    reqIdToIndex: new Map(reqIds.map((reqId, i) => [reqId, i])),
+    sampledTokenIds: RaggedTokenIds.from(reqIds.map(() => [1])),
+  };
+}
+
+/** A step's output that the test completes: `finish`, over a host event. */
+export class HostOutput extends AsyncModelRunnerOutput {
+  readonly ready = new (native().Event)();
+  /** How often it was read. */
+  reads = 0;
+
+  constructor(private readonly output: ModelRunnerOutput | Error) {
+    super();
+  }
+
+  finish(): void {
+    this.ready.signal();
+  }
+
+  getOutput(): ModelRunnerOutput {
+    if (!this.ready.done) throw new InvalidStateError('getOutput before ready');
+    if (++this.reads > 1) throw new InvalidStateError('getOutput twice');
+    if (this.output instanceof Error) throw this.output;
+    return this.output;
+  }
+}
+
+/** Answers each step with a HostOutput, kept in `launched` for the test to finish. */
+export class AsyncWorker extends PlainWorker {
+  readonly launched: HostOutput[] = [];
+
+  override executeModel(schedulerOutput: SchedulerOutput): StepOutput | Promise<StepOutput> {
+    const output = new HostOutput(outputOf(...schedulerOutput.numScheduledTokens.keys()));
+    this.launched.push(output);
+    return output;
+  }
+}
+
+/** A promise and what settles it. */
+export function deferred<T>(): {
+  promise: Promise<T>;
+  resolve: (value: T) => void;
+  reject: (error: unknown) => void;
+} {
+  let resolve!: (value: T) => void;
+  let reject!: (error: unknown) => void;
+  const promise = new Promise<T>((res, rej) => {
+    resolve = res;
+    reject = rej;
+  });
+  return { promise, resolve, reject };
+}
+
+/** Lets everything run that does not wait for anything: deliveries of native threads too. */
+export function settle(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 30));
+}
+
+/** Runs a program in a process of its own, with `require` finding TypeScript; kills it after 20 s. */
+export function runNode(
+  program: string,
+  env: NodeJS.ProcessEnv = {},
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const hook = path.join(__dirname, 'requireTypescript.js');
+  const child = spawn(process.execPath, ['--require', hook, '--eval', program], {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    timeout: 20000,
+  });
+  const output = { stdout: '', stderr: '' };
+  child.stdout.on('data', (text: Buffer) => (output.stdout += text.toString()));
+  child.stderr.on('data', (text: Buffer) => (output.stderr += text.toString()));
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => resolve({ code, ...output }));
+  });
+}
