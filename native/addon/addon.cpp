@@ -3,6 +3,7 @@
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
+#include "addon/model_binding.h"
 #include "addon/output_thread_binding.h"
 #include "addon/values.h"
 
@@ -19,6 +20,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   DeviceBinding::define(env, exports);
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
+  ModelBinding::define(env, exports);
   exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
   return exports;
 }

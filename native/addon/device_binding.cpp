@@ -2,19 +2,31 @@
 
 #include <utility>
 
+#include "addon/model_binding.h"
 #include "addon/values.h"
 
 namespace uniproc {
 
 void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
-  exports.Set("Device", DefineClass(env, "Device",
-                                    {
-                                        method<&DeviceBinding::open>("open"),
-                                        method<&DeviceBinding::memory>("memory"),
-                                        method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
-                                        method<&DeviceBinding::synchronize>("synchronize"),
-                                        method<&DeviceBinding::shutdown>("shutdown"),
-                                    }));
+  const Napi::Function deviceClass =
+      DefineClass(env, "Device",
+                  {
+                      method<&DeviceBinding::open>("open"),
+                      method<&DeviceBinding::memory>("memory"),
+                      method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
+                      method<&DeviceBinding::synchronize>("synchronize"),
+                      method<&DeviceBinding::shutdown>("shutdown"),
+                  });
+  Environment::of(env)->deviceClass = Napi::Persistent(deviceClass);
+  exports.Set("Device", deviceClass);
+}
+
+DeviceBinding& DeviceBinding::of(const Environment& environment, Napi::Value value) {
+  const Napi::Object object = toObject(value, "device");
+  if (!object.InstanceOf(environment.deviceClass.Value())) {
+    throw Napi::TypeError::New(value.Env(), "device must be a Device of the addon");
+  }
+  return *Unwrap(object);
 }
 
 DeviceBinding::DeviceBinding(const Napi::CallbackInfo& info) : Binding(info) {
@@ -79,6 +91,9 @@ Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {
 
 Napi::Value DeviceBinding::shutdown(const Napi::CallbackInfo&) {
   return shutdownOnce([this] {
+    for (ModelBinding* model : environment_->models) {
+      if (model->device() == device_) model->shutdown();
+    }
     return environment_->promise(
         [this](Environment::Settle settle) { environment_->retire(device_, settle); });
   });

@@ -13,6 +13,8 @@ namespace uniproc {
 class DeviceBinding : public Binding<DeviceBinding> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
+  // The binding of a JavaScript Device. Throws TypeError.
+  static DeviceBinding& of(const Environment& environment, Napi::Value value);
 
   explicit DeviceBinding(const Napi::CallbackInfo& info);
   ~DeviceBinding() override;

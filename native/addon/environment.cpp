@@ -29,6 +29,7 @@ void Environment::close() {
   mailbox_.close();
   callbacks_.clear();
   errorFactory.Reset();
+  deviceClass.Reset();
   eventClass.Reset();
 }
 

@@ -39,6 +39,7 @@ class Environment {
   static std::shared_ptr<Environment> of(Napi::Env env);
 
   Napi::FunctionReference errorFactory;
+  Napi::FunctionReference deviceClass;
   Napi::FunctionReference eventClass;
   std::set<ModelBinding*> models;
 

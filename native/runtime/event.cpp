@@ -21,7 +21,7 @@ void Event::onReady(Continuation continuation) {
   continuation(error_);
 }
 
-void Event::finish(std::exception_ptr error) {
+void Event::complete(std::exception_ptr error) {
   std::vector<Continuation> continuations;
   {
     std::lock_guard lock(mutex_);

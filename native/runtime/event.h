@@ -23,9 +23,9 @@ class Event {
   Source source() const { return source_; }
   bool done() const { return done_.load(std::memory_order_acquire); }
 
-  // The first of these counts, later ones do nothing.
-  void complete() { finish(nullptr); }
-  void fail(std::exception_ptr error) { finish(std::move(error)); }
+  // Makes it done, with the error it failed with or null. The first call counts, later ones do
+  // nothing.
+  void complete(std::exception_ptr error = nullptr);
 
   // Returns when the event is done, with the error it failed with or null.
   std::exception_ptr wait();
@@ -33,8 +33,6 @@ class Event {
   void onReady(Continuation continuation);
 
  private:
-  void finish(std::exception_ptr error);
-
   const Source source_;
   std::atomic<bool> done_ = false;
   std::mutex mutex_;

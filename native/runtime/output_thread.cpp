@@ -14,7 +14,7 @@ std::exception_ptr shutDown() {
 
 // What nobody may come to signal any more must not be waited for.
 void giveUp(Event& event) {
-  if (event.source() == Event::Source::kHost) event.fail(shutDown());
+  if (event.source() == Event::Source::kHost) event.complete(shutDown());
 }
 
 }  // namespace

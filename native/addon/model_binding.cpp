@@ -1,0 +1,182 @@
+#include "addon/model_binding.h"
+
+#include <utility>
+
+#include "addon/device_binding.h"
+#include "addon/event_binding.h"
+#include "addon/model_values.h"
+#include "addon/values.h"
+#include "runtime/error.h"
+#include "runtime/event.h"
+
+namespace uniproc {
+
+void ModelBinding::define(Napi::Env env, Napi::Object exports) {
+  exports.Set("Model", DefineClass(env, "Model",
+                                   {
+                                       method<&ModelBinding::load>("load"),
+                                       method<&ModelBinding::loadDummy>("loadDummy"),
+                                       method<&ModelBinding::releaseWeights>("releaseWeights"),
+                                       method<&ModelBinding::profile>("profile"),
+                                       method<&ModelBinding::allocateKvCache>("allocateKvCache"),
+                                       method<&ModelBinding::releaseKvCache>("releaseKvCache"),
+                                       method<&ModelBinding::warmUp>("warmUp"),
+                                       method<&ModelBinding::addRequest>("addRequest"),
+                                       method<&ModelBinding::removeRequest>("removeRequest"),
+                                       method<&ModelBinding::forward>("forward"),
+                                       method<&ModelBinding::sample>("sample"),
+                                       method<&ModelBinding::shutdown>("shutdown"),
+                                   }));
+}
+
+ModelBinding::ModelBinding(const Napi::CallbackInfo& info) : Binding(info) {
+  withTypedErrors(info.Env(), [&] {
+    DeviceBinding& device = DeviceBinding::of(*environment_, info[0]);
+    auto model = std::make_shared<Model>(toModelSpec(toObject(info[1], "spec")),
+                                         toModelLimits(toObject(info[2], "limits")));
+    device.device()->attach(model);
+    deviceObject_ = Napi::Persistent(info[0].As<Napi::Object>());
+    device_ = device.device();
+    model_ = std::move(model);
+    environment_->models.insert(this);
+    info.This().As<Napi::Object>().DefineProperty(
+        Napi::PropertyDescriptor::Value("steps", shareSteps(info.Env()), napi_enumerable));
+  });
+}
+
+ModelBinding::~ModelBinding() {
+  environment_->models.erase(this);
+  if (model_ && !isShutDown()) device_->evict(model_, nullptr);
+}
+
+Napi::Array ModelBinding::shareSteps(Napi::Env env) {
+  auto array = Napi::Array::New(env);
+  for (const std::shared_ptr<StepBuffers>& step : model_->steps()) {
+    const auto memory = Napi::ArrayBuffer::New(env, step->data(), step->bytes(),
+                                               [step](Napi::Env, void*) { /* keeps it alive */ });
+    stepMemory_.push_back(Napi::Persistent(memory));
+    array.Set(array.Length(), fromStepBuffers(memory, *step));
+  }
+  return array;
+}
+
+void ModelBinding::enqueue(Device::Work work, Device::Done done) {
+  if (!isShutDown()) {
+    device_->enqueue(std::move(work), std::move(done));
+  } else if (done) {
+    done(std::make_exception_ptr(Error("SHUT_DOWN", "the model was shut down")));
+  }
+}
+
+Napi::Promise ModelBinding::promise(Device::Work work) {
+  return environment_->promise(
+      [&](Environment::Settle settle) { enqueue(std::move(work), std::move(settle)); });
+}
+
+Napi::Value ModelBinding::load(const Napi::CallbackInfo& info) {
+  const Napi::Array paths = toArray(info[0], "files");
+  std::vector<std::string> files;
+  for (uint32_t i = 0; i < paths.Length(); ++i) files.push_back(toString(paths.Get(i), "files"));
+  std::vector<WeightPart> parts = toWeightParts(toArray(info[1], "parts"));
+
+  Environment* environment = environment_.get();
+  Callback* onProgress = environment->addCallback(toFunction(info[2], "onProgress"));
+  const auto progress = [environment, onProgress](int64_t bytes, int64_t numParts) {
+    environment->post([=](Napi::Env env) {
+      environment->call(onProgress, {Napi::Number::New(env, static_cast<double>(bytes)),
+                                     Napi::Number::New(env, static_cast<double>(numParts))});
+    });
+  };
+  auto work = [model = model_, files = std::move(files), parts = std::move(parts), progress,
+               stop = device_->abandoned()](Ops& ops) {
+    model->load(ops, files, parts, progress, stop);
+  };
+  return environment->promise([&](Environment::Settle settle) {
+    enqueue(std::move(work), [=](std::exception_ptr error) {
+      environment->post([=](Napi::Env) { environment->remove(onProgress); });
+      settle(error);
+    });
+  });
+}
+
+Napi::Value ModelBinding::loadDummy(const Napi::CallbackInfo& info) {
+  const auto seed = static_cast<uint64_t>(toInt64(info[0], "seed"));
+  return promise([model = model_, seed](Ops& ops) { model->loadDummy(ops, seed); });
+}
+
+Napi::Value ModelBinding::releaseWeights(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops&) { model->releaseWeights(); });
+}
+
+Napi::Value ModelBinding::profile(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops& ops) { model->profile(ops); });
+}
+
+Napi::Value ModelBinding::allocateKvCache(const Napi::CallbackInfo& info) {
+  const int32_t numBlocks = toInt32(info[0], "numBlocks");
+  return promise([model = model_, numBlocks](Ops& ops) { model->allocateKvCache(ops, numBlocks); });
+}
+
+Napi::Value ModelBinding::releaseKvCache(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops&) { model->releaseKvCache(); });
+}
+
+Napi::Value ModelBinding::warmUp(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops& ops) { model->warmUp(ops); });
+}
+
+Napi::Value ModelBinding::addRequest(const Napi::CallbackInfo& info) {
+  const int32_t slot = toInt32(info[0], "slot");
+  auto request = std::make_shared<const Request>(toRequest(toObject(info[1], "request")));
+  enqueue([model = model_, slot, request = std::move(request)](Ops& ops) {
+    model->addRequest(ops, slot, *request);
+  });
+  return info.Env().Undefined();
+}
+
+Napi::Value ModelBinding::removeRequest(const Napi::CallbackInfo& info) {
+  const int32_t slot = toInt32(info[0], "slot");
+  enqueue([model = model_, slot](Ops&) { model->removeRequest(slot); });
+  return info.Env().Undefined();
+}
+
+Napi::Value ModelBinding::forward(const Napi::CallbackInfo& info) {
+  const StepLaunch launch{toInt32(info[0], "step"), toInt32(info[1], "numRows"),
+                          toInt32(info[2], "numBlockUpdates"), toInt32(info[3], "numSampled"),
+                          toInt32(info[4], "numPromptLogprobRows")};
+  enqueue([model = model_, launch](Ops& ops) { model->forward(ops, launch); });
+  return info.Env().Undefined();
+}
+
+Napi::Value ModelBinding::sample(const Napi::CallbackInfo& info) {
+  const int32_t step = toInt32(info[0], "step");
+  std::shared_ptr<const std::vector<int32_t>> bitmask;
+  if (!info[1].IsNull() && !info[1].IsUndefined()) {
+    bitmask = std::make_shared<const std::vector<int32_t>>(toInt32Vector(info[1], "bitmask"));
+  }
+  auto event = std::make_shared<Event>(Event::Source::kDevice);
+  enqueue([model = model_, step,
+           bitmask = std::move(bitmask)](Ops& ops) { model->sample(ops, step, bitmask.get()); },
+          [event](std::exception_ptr error) { event->complete(error); });
+  return EventBinding::create(*environment_, std::move(event));
+}
+
+Napi::Value ModelBinding::shutdown(const Napi::CallbackInfo&) { return shutdown(); }
+
+Napi::Value ModelBinding::shutdown() {
+  return shutdownOnce([this] {
+    Ref();  // until the promise is settled
+    const auto start = [this](Environment::Settle settle) {
+      // A device that is gone has let go of its models before.
+      device_->evict(model_, [settle](std::exception_ptr) { settle(nullptr); });
+    };
+    return environment_->promise(start, [this](Napi::Env env) {
+      for (const auto& memory : stepMemory_) memory.Value().Detach();
+      stepMemory_.clear();
+      Unref();
+      return env.Undefined();
+    });
+  });
+}
+
+}  // namespace uniproc

@@ -1,0 +1,187 @@
+#include "addon/model_values.h"
+
+#include <algorithm>
+#include <string>
+
+#include "addon/values.h"
+
+namespace uniproc {
+namespace {
+
+double number(Napi::Object object, const char* name) { return toNumber(object.Get(name), name); }
+
+float number32(Napi::Object object, const char* name) {
+  return static_cast<float>(number(object, name));
+}
+
+int32_t int32(Napi::Object object, const char* name) { return toInt32(object.Get(name), name); }
+
+bool boolean(Napi::Object object, const char* name) { return toBool(object.Get(name), name); }
+
+DType dtype(Napi::Object object) {
+  const std::string name = toString(object.Get("dtype"), "dtype");
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float16") return DType::kFloat16;
+  if (name == "bfloat16") return DType::kBFloat16;
+  throw Napi::TypeError::New(object.Env(), "there is no dtype " + name);
+}
+
+template <typename T, napi_typedarray_type type>
+std::vector<T> toVector(Napi::Value value, const char* name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array of " +
+                                                (type == napi_int32_array ? "int32" : "float32"));
+  }
+  const auto array = value.As<Napi::TypedArrayOf<T>>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+std::vector<int32_t> int32s(Napi::Object object, const char* name) {
+  return toInt32Vector(object.Get(name), name);
+}
+
+RopeScaling toRopeScaling(Napi::Object object) {
+  RopeScaling scaling;
+  const std::string type = toString(object.Get("type"), "ropeScaling.type");
+  if (type == "default") return scaling;
+  scaling.factor = number(object, "factor");
+  if (type == "linear") {
+    scaling.type = RopeScaling::Type::kLinear;
+    return scaling;
+  }
+  scaling.originalMaxPositionEmbeddings = number(object, "originalMaxPositionEmbeddings");
+  if (type == "llama3") {
+    scaling.type = RopeScaling::Type::kLlama3;
+    scaling.lowFreqFactor = number(object, "lowFreqFactor");
+    scaling.highFreqFactor = number(object, "highFreqFactor");
+    return scaling;
+  }
+  if (type != "yarn") throw Napi::TypeError::New(object.Env(), "there is no ropeScaling " + type);
+  scaling.type = RopeScaling::Type::kYarn;
+  scaling.betaFast = number(object, "betaFast");
+  scaling.betaSlow = number(object, "betaSlow");
+  scaling.attentionFactor = number(object, "attentionFactor");
+  scaling.truncate = boolean(object, "truncate");
+  return scaling;
+}
+
+SamplingParams toSamplingParams(Napi::Object object) {
+  SamplingParams params;
+  params.temperature = number32(object, "temperature");
+  params.topP = number32(object, "topP");
+  params.topK = int32(object, "topK");
+  params.minP = number32(object, "minP");
+  params.presencePenalty = number32(object, "presencePenalty");
+  params.frequencyPenalty = number32(object, "frequencyPenalty");
+  params.repetitionPenalty = number32(object, "repetitionPenalty");
+  const Napi::Value seed = object.Get("seed");
+  if (!seed.IsBigInt()) throw Napi::TypeError::New(object.Env(), "seed must be a bigint");
+  bool lossless = false;
+  params.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
+  params.minTokens = int32(object, "minTokens");
+  params.numLogprobs = int32(object, "numLogprobs");
+  params.numPromptLogprobs = int32(object, "numPromptLogprobs");
+  return params;
+}
+
+}  // namespace
+
+ModelSpec toModelSpec(Napi::Object object) {
+  ModelSpec spec;
+  spec.dtype = dtype(object);
+  spec.vocabSize = int32(object, "vocabSize");
+  spec.hiddenSize = int32(object, "hiddenSize");
+  spec.intermediateSize = int32(object, "intermediateSize");
+  spec.numLayers = int32(object, "numLayers");
+  spec.numHeads = int32(object, "numHeads");
+  spec.numKvHeads = int32(object, "numKvHeads");
+  spec.headDim = int32(object, "headDim");
+  spec.rmsNormEps = number32(object, "rmsNormEps");
+  spec.ropeTheta = number(object, "ropeTheta");
+  spec.ropeScaling = toRopeScaling(toObject(object.Get("ropeScaling"), "ropeScaling"));
+  const Napi::Array windows = toArray(object.Get("slidingWindows"), "slidingWindows");
+  for (uint32_t i = 0; i < windows.Length(); ++i) {
+    spec.slidingWindows.push_back(toInt32(windows.Get(i), "slidingWindows"));
+  }
+  spec.qkvBias = boolean(object, "qkvBias");
+  spec.outputBias = boolean(object, "outputBias");
+  spec.mlpBias = boolean(object, "mlpBias");
+  spec.qkNorm = boolean(object, "qkNorm");
+  spec.tieWordEmbeddings = boolean(object, "tieWordEmbeddings");
+  return spec;
+}
+
+ModelLimits toModelLimits(Napi::Object object) {
+  ModelLimits limits;
+  limits.maxNumSeqs = int32(object, "maxNumSeqs");
+  limits.maxNumBatchedTokens = int32(object, "maxNumBatchedTokens");
+  limits.maxModelLen = int32(object, "maxModelLen");
+  limits.blockSize = int32(object, "blockSize");
+  limits.numSteps = int32(object, "numSteps");
+  limits.maxLogprobs = int32(object, "maxLogprobs");
+  return limits;
+}
+
+std::vector<WeightPart> toWeightParts(Napi::Array array) {
+  std::vector<WeightPart> parts(array.Length());
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::HandleScope scope(array.Env());
+    const Napi::Object object = toObject(array.Get(i), "a weight's part");
+    WeightPart& part = parts[i];
+    part.weight = toString(object.Get("weight"), "weight");
+    part.layer = int32(object, "layer");
+    part.rowOffset = toInt64(object.Get("rowOffset"), "rowOffset");
+    part.file = int32(object, "file");
+    part.offset = toInt64(object.Get("offset"), "offset");
+    part.rows = toInt64(object.Get("rows"), "rows");
+    part.cols = toInt64(object.Get("cols"), "cols");
+    part.dtype = dtype(object);
+  }
+  return parts;
+}
+
+std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name) {
+  return toVector<int32_t, napi_int32_array>(value, name);
+}
+
+Request toRequest(Napi::Object object) {
+  Request request;
+  request.tokenIds = int32s(object, "tokenIds");
+  request.numPromptTokens = int32(object, "numPromptTokens");
+  request.blockIds = int32s(object, "blockIds");
+  const Napi::Object sampling = toObject(object.Get("sampling"), "sampling");
+  request.sampling = toSamplingParams(sampling);
+  request.logitBiasTokenIds = int32s(sampling, "logitBiasTokenIds");
+  request.logitBiases =
+      toVector<float, napi_float32_array>(sampling.Get("logitBiases"), "logitBiases");
+  request.allowedTokenIds = int32s(sampling, "allowedTokenIds");
+  request.badWordsTokenIds = int32s(sampling, "badWordsTokenIds");
+  request.badWordsEnds = int32s(sampling, "badWordsEnds");
+  request.stopTokenIds = int32s(sampling, "stopTokenIds");
+  return request;
+}
+
+Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory) {
+  const Napi::Env env = buffer.Env();
+  Napi::Object object = Napi::Object::New(env);
+  const auto view = [&]<typename T>(const char* name, std::span<T> array) {
+    const size_t offset = reinterpret_cast<std::byte*>(array.data()) - memory.data();
+    object.Set(name, Napi::TypedArrayOf<T>::New(env, array.size(), buffer, offset));
+  };
+  view("slots", memory.slots);
+  view("numComputedTokens", memory.numComputedTokens);
+  view("numScheduledTokens", memory.numScheduledTokens);
+  view("blockUpdates", memory.blockUpdates);
+  view("sampledRows", memory.sampledRows);
+  view("promptLogprobRows", memory.promptLogprobRows);
+  view("sampledTokenIds", memory.sampledTokenIds);
+  view("logprobTokenIds", memory.logprobTokenIds);
+  view("logprobs", memory.logprobs);
+  view("logprobRanks", memory.logprobRanks);
+  view("promptLogprobTokenIds", memory.promptLogprobTokenIds);
+  view("promptLogprobs", memory.promptLogprobs);
+  view("promptLogprobRanks", memory.promptLogprobRanks);
+  return object;
+}
+
+}  // namespace uniproc

@@ -1,0 +1,25 @@
+// The model's types read from JavaScript objects; see lib/native/index.ts. Each throws a TypeError
+// that names the property at fault.
+#pragma once
+
+#include <napi.h>
+
+#include <vector>
+
+#include "model/request_slots.h"
+#include "model/spec.h"
+#include "model/step_buffers.h"
+#include "model/weights.h"
+
+namespace uniproc {
+
+ModelSpec toModelSpec(Napi::Object object);
+ModelLimits toModelLimits(Napi::Object object);
+std::vector<WeightPart> toWeightParts(Napi::Array array);
+Request toRequest(Napi::Object object);
+std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name);
+
+// Typed arrays over `memory`, which `buffer` wraps.
+Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory);
+
+}  // namespace uniproc

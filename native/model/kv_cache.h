@@ -1,0 +1,32 @@
+// The paged KV cache: blocks of blockSize tokens in each layer (Kwon et al. 2023, PagedAttention).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/spec.h"
+#include "runtime/buffer.h"
+
+namespace uniproc {
+
+class PagedKvCache {
+ public:
+  // Throws Error OUT_OF_MEMORY.
+  PagedKvCache(Ops& ops, const ModelSpec& spec, int32_t blockSize, int32_t numBlocks);
+  // A single layer's memory for all layers: to rehearse a step, not to generate.
+  static PagedKvCache forRehearsal(Ops& ops, const ModelSpec& spec, int32_t blockSize,
+                                   int32_t numBlocks);
+
+  int32_t numBlocks() const { return numBlocks_; }
+  const KvCache& layer(int32_t index) const { return layers_[index]; }
+
+ private:
+  PagedKvCache() = default;
+  KvCache allocateLayer(Ops& ops, const ModelSpec& spec, int32_t blockSize, int32_t numBlocks);
+
+  int32_t numBlocks_ = 0;
+  std::vector<Buffer> buffers_;
+  std::vector<KvCache> layers_;
+};
+
+}  // namespace uniproc

@@ -1,0 +1,290 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// A short prompt.
+constexpr int32_t kWarmUpTokens = 64;
+
+[[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw Error("CONFIG_INVALID", "the model's " + what);
+}
+
+void check(const ModelSpec& spec, const ModelLimits& limits) {
+  for (const int32_t size :
+       {spec.vocabSize, spec.hiddenSize, spec.intermediateSize, spec.numLayers, spec.numHeads,
+        spec.numKvHeads, spec.headDim, limits.maxNumSeqs, limits.maxNumBatchedTokens,
+        limits.maxModelLen, limits.blockSize, limits.numSteps}) {
+    require(size >= 1, "sizes and limits must be positive, one is " + std::to_string(size));
+  }
+  require(limits.maxLogprobs >= 0, "maxLogprobs must not be negative");
+  require(spec.numHeads % spec.numKvHeads == 0, "numHeads, " + std::to_string(spec.numHeads) +
+                                                    ", must be a multiple of numKvHeads, " +
+                                                    std::to_string(spec.numKvHeads));
+  require(spec.headDim % 2 == 0, "headDim, " + std::to_string(spec.headDim) + ", must be even");
+  require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
+          "slidingWindows must name each of its " + std::to_string(spec.numLayers) + " layers");
+}
+
+}  // namespace
+
+Model::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
+    : slots(ops, spec, limits), inputs(ops, limits), transformer(ops, spec, limits) {
+  const size_t rows = limits.maxNumSeqs;
+  const auto allocate = [&ops](size_t count) {
+    return Buffer(ops, count * sizeof(int32_t), "the sampling's outputs");
+  };
+  bitmask = allocate(rows * ModelLimits::ceilDiv(spec.vocabSize, 32));
+  sampled = allocate(rows);
+  logprobTokenIds = allocate(rows * (1 + limits.maxLogprobs));
+  logprobs = allocate(rows * (1 + limits.maxLogprobs));
+  logprobRanks = allocate(rows);
+}
+
+Logprobs Model::Workspace::logprobsOut(const ModelLimits& limits) const {
+  return {logprobTokenIds.as<int32_t>(), logprobs.as<float>(), logprobRanks.as<int32_t>(),
+          limits.maxLogprobs};
+}
+
+void Model::Workspace::copyLogprobs(Ops& ops, int32_t first, int32_t count,
+                                    const ModelLimits& limits, std::span<int32_t> outTokenIds,
+                                    std::span<float> outLogprobs,
+                                    std::span<int32_t> outRanks) const {
+  const size_t width = 1 + limits.maxLogprobs;
+  const size_t bytes = count * width * sizeof(int32_t);
+  ops.copyToHost(outTokenIds.data() + first * width, logprobTokenIds.data(), bytes);
+  ops.copyToHost(outLogprobs.data() + first * width, logprobs.data(), bytes);
+  ops.copyToHost(outRanks.data() + first, logprobRanks.data(), count * sizeof(int32_t));
+}
+
+Model::Model(const ModelSpec& spec, const ModelLimits& limits) : spec_(spec), limits_(limits) {
+  check(spec, limits);
+  for (int32_t i = 0; i < limits.numSteps; ++i) {
+    steps_.push_back(std::make_shared<StepBuffers>(limits));
+  }
+}
+
+void Model::load(Ops& ops, const std::vector<std::string>& files,
+                 const std::vector<WeightPart>& parts, const Weights::Progress& progress,
+                 std::stop_token stop) {
+  if (weights_) throwState("the weights are loaded already; release them first");
+  Weights weights = Weights::fromCheckpoint(ops, spec_, files, parts, progress, std::move(stop));
+  if (!workspace_) workspace_.emplace(ops, spec_, limits_);
+  weights_ = std::move(weights);
+}
+
+void Model::loadDummy(Ops& ops, uint64_t seed) {
+  if (weights_) throwState("the weights are loaded already; release them first");
+  Weights weights = Weights::random(ops, spec_, seed);
+  if (!workspace_) workspace_.emplace(ops, spec_, limits_);
+  weights_ = std::move(weights);
+}
+
+void Model::releaseWeights() { weights_.reset(); }
+
+void Model::allocateKvCache(Ops& ops, int32_t numBlocks) {
+  if (cache_) throwState("the KV cache is allocated already; release it first");
+  if (numBlocks < 1) throwState("a KV cache of " + std::to_string(numBlocks) + " blocks");
+  cache_.emplace(ops, spec_, limits_.blockSize, numBlocks);
+}
+
+void Model::releaseKvCache() {
+  cache_.reset();
+  if (workspace_) workspace_->slots.forgetBlocks();
+}
+
+void Model::release() noexcept {
+  launched_.reset();
+  cache_.reset();
+  workspace_.reset();
+  weights_.reset();
+}
+
+Model::Workspace& Model::requireWorkspace() {
+  if (!workspace_) throwState("the model is not loaded; call load first");
+  return *workspace_;
+}
+
+Model::Stage Model::requireStage(int32_t step) {
+  if (!weights_) throwState("the model's weights are not loaded; call load first");
+  if (!cache_) throwState("the KV cache is not allocated; call allocateKvCache first");
+  if (step < 0 || step >= limits_.numSteps) {
+    throwState("there is no step " + std::to_string(step) + "; there are " +
+               std::to_string(limits_.numSteps));
+  }
+  return {*steps_[step], requireWorkspace().slots, *cache_};
+}
+
+template <typename Body>
+void Model::keepError(Body body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.code() == "DEVICE_FAILED") throw;
+    if (!error_) error_ = std::current_exception();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void Model::addRequest(Ops& ops, int32_t slot, const Request& request) {
+  keepError(
+      [&] { requireWorkspace().slots.add(ops, slot, request, cache_ ? cache_->numBlocks() : 0); });
+}
+
+void Model::removeRequest(int32_t slot) {
+  keepError([&] { requireWorkspace().slots.remove(slot); });
+}
+
+void Model::forward(Ops& ops, const StepLaunch& launch) {
+  keepError([&] {
+    const std::optional<StepLaunch> waiting = std::exchange(launched_, launch);
+    if (waiting) {
+      throwState("step " + std::to_string(launch.step) + " is launched while step " +
+                 std::to_string(waiting->step) + " waits to be sampled");
+    }
+    if (!error_) runForward(ops, launch, requireStage(launch.step));
+  });
+}
+
+void Model::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask) {
+  const std::optional<StepLaunch> launch = std::exchange(launched_, std::nullopt);
+  if (const std::exception_ptr error = std::exchange(error_, nullptr)) {
+    std::rethrow_exception(error);
+  }
+  if (!launch || launch->step != step) {
+    throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
+  }
+  runSample(ops, *launch, requireStage(step), bitmask);
+}
+
+void Model::runForward(Ops& ops, const StepLaunch& launch, const Stage& stage) {
+  BatchInputs& inputs = workspace_->inputs;
+  Transformer& transformer = workspace_->transformer;
+  const RequestTable& requests = stage.slots.table();
+  const Batch batch = inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks());
+  ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
+                    batch);
+  if (batch.numTokens == 0) return;
+  transformer.forward(ops, *weights_, stage.cache, requests, batch);
+  if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
+  if (launch.numSampled > 0) {
+    transformer.computeLogits(ops, *weights_, inputs.lastTokens(), launch.numSampled);
+  }
+}
+
+// A position's logits tell of the token after it, which the request table has. They are computed in
+// pieces of as many positions as the logits have rows.
+void Model::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage) {
+  Workspace& work = *workspace_;
+  const RequestTable& requests = stage.slots.table();
+  const int32_t* queryStarts = work.inputs.queryStarts(launch.step);
+  int32_t numDone = 0;
+  for (const int32_t row : stage.step.promptLogprobRows.first(launch.numPromptLogprobRows)) {
+    const int32_t slot = stage.step.slots[row];
+    const RequestSlots::Slot& request = stage.slots.at(slot);
+    const int32_t start = stage.step.numComputedTokens[row];
+    const int32_t numTokens = queryStarts[row + 1] - queryStarts[row];
+    const int32_t end = std::min(start + numTokens, request.numPromptTokens - 1);
+    const int32_t* tokenIds = requests.tokenIds + int64_t{slot} * requests.maxModelLen;
+    for (int32_t position = start; position < end; position += limits_.maxNumSeqs) {
+      const int32_t count = std::min(end - position, limits_.maxNumSeqs);
+      const int32_t* index = work.inputs.tokensFrom(queryStarts[row] + position - start);
+      const float* logits = work.transformer.computeLogits(ops, *weights_, index, count);
+      ops.gatherLogprobs(logits, count, spec_.vocabSize, tokenIds + position + 1,
+                         std::max(0, request.numPromptLogprobs), work.logprobsOut(limits_));
+      work.copyLogprobs(ops, numDone, count, limits_, stage.step.promptLogprobTokenIds,
+                        stage.step.promptLogprobs, stage.step.promptLogprobRanks);
+      numDone += count;
+    }
+  }
+}
+
+void Model::runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
+                      const std::vector<int32_t>* bitmask) {
+  Workspace& work = *workspace_;
+  const int32_t count = launch.numSampled;
+  const int32_t* allowed = nullptr;
+  if (bitmask) {
+    const int64_t words = int64_t{count} * ModelLimits::ceilDiv(spec_.vocabSize, 32);
+    if (static_cast<int64_t>(bitmask->size()) != words) {
+      throwState("a bitmask for " + std::to_string(count) + " sampled rows has " +
+                 std::to_string(bitmask->size()) + " words instead of " + std::to_string(words));
+    }
+    ops.copyToDevice(work.bitmask.data(), bitmask->data(), words * sizeof(int32_t));
+    allowed = work.bitmask.as<int32_t>();
+  }
+  if (count > 0) {
+    ops.sample(work.transformer.logits(), count, spec_.vocabSize, work.inputs.sampledSlots(),
+               stage.slots.table(), allowed, work.sampled.as<int32_t>(), work.logprobsOut(limits_));
+    ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(), count * sizeof(int32_t));
+    bool wantsLogprobs = false;
+    for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
+      RequestSlots::Slot& request = stage.slots.at(slot);
+      ++request.numTokens;
+      wantsLogprobs |= request.numLogprobs >= 0;
+    }
+    if (wantsLogprobs) {
+      work.copyLogprobs(ops, 0, count, limits_, stage.step.logprobTokenIds, stage.step.logprobs,
+                        stage.step.logprobRanks);
+    }
+  }
+  ops.synchronize();
+}
+
+void Model::profile(Ops& ops) {
+  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
+  const int64_t most = int64_t{numRows} * limits_.maxModelLen;
+  rehearse(ops, numRows,
+           static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most)));
+}
+
+void Model::warmUp(Ops& ops) {
+  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
+  rehearse(ops, 1, 1);
+  rehearse(ops, numRows, numRows);
+  rehearse(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
+}
+
+// The largest step is one whose rows also want all that sampling can be asked for.
+void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
+  if (!weights_) throwState("the model's weights are not loaded; call load first");
+  if (launched_) throwState("a step waits to be sampled");
+  ModelLimits limits = limits_;
+  limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
+  const int32_t blocksPerRow = limits.maxBlocksPerSeq();
+  RequestSlots slots(ops, spec_, limits);
+  const PagedKvCache cache =
+      PagedKvCache::forRehearsal(ops, spec_, limits_.blockSize, numRows * blocksPerRow);
+  StepBuffers step(limits_);
+
+  Request request;
+  request.sampling.topP = 0.9f;
+  request.sampling.topK = 50;
+  request.sampling.repetitionPenalty = 1.1f;
+  request.sampling.numLogprobs = limits_.maxLogprobs;
+  request.blockIds.resize(blocksPerRow);
+  for (int32_t row = 0; row < numRows; ++row) {
+    const int32_t tokens = numTokens / numRows + (row < numTokens % numRows);
+    request.tokenIds.assign(tokens, 0);
+    request.numPromptTokens = tokens;
+    std::iota(request.blockIds.begin(), request.blockIds.end(), row * blocksPerRow);
+    slots.add(ops, row, request, cache.numBlocks());
+    step.slots[row] = row;
+    step.numScheduledTokens[row] = tokens;
+    step.sampledRows[row] = row;
+  }
+  const StepLaunch launch{0, numRows, 0, numRows, 0};
+  runForward(ops, launch, {step, slots, cache});
+  runSample(ops, launch, {step, slots, cache}, nullptr);
+}
+
+}  // namespace uniproc

@@ -1,0 +1,111 @@
+// A model on a device: its weights, cache, requests and steps; NativeModel of lib/native/index.ts.
+// All but the step buffers belongs to the device's thread, which makes every call.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "model/batch_inputs.h"
+#include "model/kv_cache.h"
+#include "model/request_slots.h"
+#include "model/spec.h"
+#include "model/step_buffers.h"
+#include "model/transformer.h"
+#include "model/weights.h"
+#include "runtime/device.h"
+
+namespace uniproc {
+
+class Model : public Resident {
+ public:
+  // Allocates the staging sets alone, which need no device. Throws Error CONFIG_INVALID when the
+  // spec or the limits contradict themselves.
+  Model(const ModelSpec& spec, const ModelLimits& limits);
+
+  // One for each batch in flight. Whoever hands the memory out keeps it alive.
+  const std::vector<std::shared_ptr<StepBuffers>>& steps() const { return steps_; }
+
+  // The weights, and at the first time what steps need for the limits. On an error all that the
+  // call allocated is free again. INVALID_STATE when there are weights.
+  void load(Ops& ops, const std::vector<std::string>& files, const std::vector<WeightPart>& parts,
+            const Weights::Progress& progress, std::stop_token stop);
+  void loadDummy(Ops& ops, uint64_t seed);
+  void releaseWeights();
+
+  void allocateKvCache(Ops& ops, int32_t numBlocks);
+  void releaseKvCache();
+
+  // Steps on made-up requests, with a cache of their own: the largest batch; a few common shapes.
+  void profile(Ops& ops);
+  void warmUp(Ops& ops);
+
+  // A step is addRequest and removeRequest as need be, then forward, then sample. An error of the
+  // former is kept for `sample` to throw, unless the device itself failed. `sample` returns when
+  // the outputs are in the step's buffers. `bitmask` [numSampled, ceil(vocabSize / 32)] may be
+  // null.
+  void addRequest(Ops& ops, int32_t slot, const Request& request);
+  void removeRequest(int32_t slot);
+  void forward(Ops& ops, const StepLaunch& launch);
+  void sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask);
+
+  // Frees all device memory.
+  void release() noexcept override;
+
+ private:
+  // What steps need for the limits, whatever the weights and the cache.
+  struct Workspace {
+    Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
+
+    RequestSlots slots;
+    BatchInputs inputs;
+    Transformer transformer;
+    Buffer bitmask;          // [maxNumSeqs, ceil(vocabSize / 32)]
+    Buffer sampled;          // [maxNumSeqs]
+    Buffer logprobTokenIds;  // [maxNumSeqs, 1 + maxLogprobs]
+    Buffer logprobs;         // [maxNumSeqs, 1 + maxLogprobs]
+    Buffer logprobRanks;     // [maxNumSeqs]
+
+    Logprobs logprobsOut(const ModelLimits& limits) const;
+    // `count` positions' logprobs to the host, as rows from `first` on.
+    void copyLogprobs(Ops& ops, int32_t first, int32_t count, const ModelLimits& limits,
+                      std::span<int32_t> outTokenIds, std::span<float> outLogprobs,
+                      std::span<int32_t> outRanks) const;
+  };
+
+  // Where a step runs: on the model's own requests and cache, or on those of a rehearsal.
+  struct Stage {
+    StepBuffers& step;
+    RequestSlots& slots;
+    const PagedKvCache& cache;
+  };
+
+  void runForward(Ops& ops, const StepLaunch& launch, const Stage& stage);
+  void runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
+                 const std::vector<int32_t>* bitmask);
+  void promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage);
+  void rehearse(Ops& ops, int32_t numRows, int32_t numTokens);
+  template <typename Body>
+  void keepError(Body body);
+  Workspace& requireWorkspace();
+  Stage requireStage(int32_t step);
+
+  const ModelSpec spec_;
+  const ModelLimits limits_;
+  std::vector<std::shared_ptr<StepBuffers>> steps_;
+
+  std::optional<Weights> weights_;
+  std::optional<Workspace> workspace_;
+  std::optional<PagedKvCache> cache_;
+
+  // The step whose logits wait for `sample`, and what went wrong since the last `sample`.
+  std::optional<StepLaunch> launched_;
+  std::exception_ptr error_;
+};
+
+}  // namespace uniproc

@@ -1,0 +1,154 @@
+#include "model/request_slots.h"
+
+#include <algorithm>
+#include <string>
+
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+[[noreturn]] void throwInvalid(const std::string& message) {
+  throw Error("INVALID_STATE", message);
+}
+
+// Each value is in [0, end).
+void requireBelow(const std::vector<int32_t>& values, int32_t end, const char* what) {
+  for (const int32_t value : values) {
+    if (value >= 0 && value < end) continue;
+    throwInvalid("a request names " + std::string(what) + " " + std::to_string(value) +
+                 "; there are " + std::to_string(end));
+  }
+}
+
+template <typename T>
+size_t bytesOf(const std::vector<T>& values) {
+  return values.size() * sizeof(T);
+}
+
+int32_t sizeOf32(const std::vector<int32_t>& values) { return static_cast<int32_t>(values.size()); }
+
+}  // namespace
+
+RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
+    : vocabSize_(spec.vocabSize), maxLogprobs_(limits.maxLogprobs), slots_(limits.maxNumSeqs) {
+  const size_t rows = slots_.size();
+  const auto allocate = [&ops](size_t bytes) { return Buffer(ops, bytes, "the request table"); };
+  tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
+  numTokens_ = allocate(rows * sizeof(int32_t));
+  numPromptTokens_ = allocate(rows * sizeof(int32_t));
+  blockTable_ = allocate(rows * limits.maxBlocksPerSeq() * sizeof(int32_t));
+  sampling_ = allocate(rows * sizeof(SamplingParams));
+  table_ = {
+      tokenIds_.as<int32_t>(),   numTokens_.as<int32_t>(),       numPromptTokens_.as<int32_t>(),
+      blockTable_.as<int32_t>(), sampling_.as<SamplingParams>(), limits.maxNumSeqs,
+      limits.maxModelLen,        limits.maxBlocksPerSeq()};
+}
+
+RequestSlots::Slot& RequestSlots::at(int32_t slot) {
+  if (slot < 0 || slot >= table_.maxNumSeqs) {
+    throw Error("INVALID_STATE", "there is no slot " + std::to_string(slot) + "; there are " +
+                                     std::to_string(table_.maxNumSeqs));
+  }
+  return slots_[slot];
+}
+
+void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks) {
+  Slot& state = at(slot);
+  state = {};
+  check(request, numCacheBlocks);
+
+  const int32_t numTokens = sizeOf32(request.tokenIds);
+  const SamplingParams sampling = copyLists(ops, request, state.lists);
+  const size_t row = slot;
+  ops.copyToDevice(table_.tokenIds + row * table_.maxModelLen, request.tokenIds.data(),
+                   bytesOf(request.tokenIds));
+  ops.copyToDevice(table_.numTokens + row, &numTokens, sizeof(numTokens));
+  ops.copyToDevice(table_.numPromptTokens + row, &request.numPromptTokens,
+                   sizeof(request.numPromptTokens));
+  ops.copyToDevice(table_.blockTable + row * table_.maxBlocksPerSeq, request.blockIds.data(),
+                   bytesOf(request.blockIds));
+  ops.copyToDevice(table_.sampling + row, &sampling, sizeof(sampling));
+
+  state.taken = true;
+  state.numTokens = numTokens;
+  state.numPromptTokens = request.numPromptTokens;
+  state.numBlocks = sizeOf32(request.blockIds);
+  state.numLogprobs = sampling.numLogprobs;
+  state.numPromptLogprobs = sampling.numPromptLogprobs;
+}
+
+void RequestSlots::remove(int32_t slot) { at(slot) = {}; }
+
+void RequestSlots::forgetBlocks() {
+  for (Slot& slot : slots_) slot.numBlocks = 0;
+}
+
+void RequestSlots::check(const Request& request, int32_t numCacheBlocks) const {
+  const int32_t numTokens = sizeOf32(request.tokenIds);
+  if (numTokens > table_.maxModelLen) {
+    throwInvalid("a request has " + std::to_string(numTokens) + " tokens; maxModelLen is " +
+                 std::to_string(table_.maxModelLen));
+  }
+  if (request.numPromptTokens < 1 || request.numPromptTokens > numTokens) {
+    throwInvalid("a request of " + std::to_string(numTokens) + " tokens has a prompt of " +
+                 std::to_string(request.numPromptTokens));
+  }
+  if (sizeOf32(request.blockIds) > table_.maxBlocksPerSeq) {
+    throwInvalid("a request has " + std::to_string(request.blockIds.size()) +
+                 " blocks; a block table holds " + std::to_string(table_.maxBlocksPerSeq));
+  }
+  requireBelow(request.blockIds, numCacheBlocks, "block");
+  requireBelow(request.tokenIds, vocabSize_, "token");
+  requireBelow(request.logitBiasTokenIds, vocabSize_, "token");
+  requireBelow(request.allowedTokenIds, vocabSize_, "token");
+  requireBelow(request.badWordsTokenIds, vocabSize_, "token");
+  requireBelow(request.stopTokenIds, vocabSize_, "token");
+  if (request.logitBiases.size() != request.logitBiasTokenIds.size()) {
+    throwInvalid("a request has " + std::to_string(request.logitBiases.size()) +
+                 " logit biases for " + std::to_string(request.logitBiasTokenIds.size()) +
+                 " tokens");
+  }
+  int32_t end = 0;
+  for (const int32_t wordEnd : request.badWordsEnds) {
+    if (wordEnd <= end) throwInvalid("a request's bad words do not each have a token");
+    end = wordEnd;
+  }
+  if (end != sizeOf32(request.badWordsTokenIds)) {
+    throwInvalid("a request's bad words end at " + std::to_string(end) + " of " +
+                 std::to_string(request.badWordsTokenIds.size()) + " tokens");
+  }
+  const int32_t numLogprobs =
+      std::max(request.sampling.numLogprobs, request.sampling.numPromptLogprobs);
+  if (numLogprobs > maxLogprobs_) {
+    throwInvalid("a request asks for " + std::to_string(numLogprobs) +
+                 " logprobs; maxLogprobs is " + std::to_string(maxLogprobs_));
+  }
+}
+
+SamplingParams RequestSlots::copyLists(Ops& ops, const Request& request, Buffer& lists) const {
+  SamplingParams sampling = request.sampling;
+  const size_t bytes = bytesOf(request.logitBiasTokenIds) + bytesOf(request.logitBiases) +
+                       bytesOf(request.allowedTokenIds) + bytesOf(request.badWordsTokenIds) +
+                       bytesOf(request.badWordsEnds) + bytesOf(request.stopTokenIds);
+  if (bytes == 0) return sampling;
+  lists = Buffer(ops, bytes, "a request's sampling lists");
+  auto* next = lists.as<std::byte>();
+  const auto copy = [&]<typename T>(const std::vector<T>& values, const T*& list, int32_t& count) {
+    count = static_cast<int32_t>(values.size());
+    if (values.empty()) return;
+    list = reinterpret_cast<const T*>(next);
+    ops.copyToDevice(next, values.data(), bytesOf(values));
+    next += bytesOf(values);
+  };
+  int32_t numBadWordsTokens = 0;
+  copy(request.logitBiasTokenIds, sampling.logitBiasTokenIds, sampling.numLogitBiases);
+  copy(request.logitBiases, sampling.logitBiases, sampling.numLogitBiases);
+  copy(request.allowedTokenIds, sampling.allowedTokenIds, sampling.numAllowedTokenIds);
+  copy(request.badWordsTokenIds, sampling.badWordsTokenIds, numBadWordsTokens);
+  copy(request.badWordsEnds, sampling.badWordsEnds, sampling.numBadWords);
+  copy(request.stopTokenIds, sampling.stopTokenIds, sampling.numStopTokenIds);
+  return sampling;
+}
+
+}  // namespace uniproc

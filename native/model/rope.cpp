@@ -1,0 +1,102 @@
+#include "model/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace uniproc {
+namespace {
+
+// theta^(2i / headDim) for each pair i: radians per position, inverted.
+std::vector<float> wavelengthsPerRadian(const ModelSpec& spec) {
+  std::vector<float> out(spec.headDim / 2);
+  const auto theta = static_cast<float>(spec.ropeTheta);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(spec.headDim);
+    out[i] =
+        static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
+  }
+  return out;
+}
+
+// Llama 3.1: long waves are stretched by `factor`, short ones kept, those between blended.
+float llama3Frequency(float frequency, const RopeScaling& scaling) {
+  const auto factor = static_cast<float>(scaling.factor);
+  const double contextLength = scaling.originalMaxPositionEmbeddings;
+  const auto longWave = static_cast<float>(contextLength / scaling.lowFreqFactor);
+  const auto shortWave = static_cast<float>(contextLength / scaling.highFreqFactor);
+  const float wave = (1.0f / frequency) * static_cast<float>(2.0 * std::numbers::pi);
+  if (wave > longWave) return frequency / factor;
+  if (wave < shortWave) return frequency;
+  const float waves = (1.0f / wave) * static_cast<float>(contextLength);
+  const float smooth = (waves - static_cast<float>(scaling.lowFreqFactor)) /
+                       static_cast<float>(scaling.highFreqFactor - scaling.lowFreqFactor);
+  return (1.0f - smooth) * frequency / factor + smooth * frequency;
+}
+
+// YaRN: pairs that turn more than betaFast times in the original context are kept, those that turn
+// less than betaSlow times are stretched by `factor`, with a linear ramp over the pairs between.
+std::vector<float> yarnFrequencies(const ModelSpec& spec) {
+  const RopeScaling& scaling = spec.ropeScaling;
+  const auto pairThatTurns = [&](double times) {
+    return spec.headDim *
+           std::log(scaling.originalMaxPositionEmbeddings / (times * 2.0 * std::numbers::pi)) /
+           (2.0 * std::log(spec.ropeTheta));
+  };
+  double low = pairThatTurns(scaling.betaFast);
+  double high = pairThatTurns(scaling.betaSlow);
+  if (scaling.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, spec.headDim - 1.0);
+  if (low == high) high += 0.001;
+
+  std::vector<float> out = wavelengthsPerRadian(spec);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float kept = 1.0f / out[i];
+    const float stretched = 1.0f / (static_cast<float>(scaling.factor) * out[i]);
+    const float ramp =
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
+    const float share = 1.0f - std::clamp(ramp, 0.0f, 1.0f);
+    out[i] = stretched * (1.0f - share) + kept * share;
+  }
+  return out;
+}
+
+// Radians per position of each pair.
+std::vector<float> frequencies(const ModelSpec& spec) {
+  if (spec.ropeScaling.type == RopeScaling::Type::kYarn) return yarnFrequencies(spec);
+  std::vector<float> out = wavelengthsPerRadian(spec);
+  for (float& frequency : out) {
+    frequency = 1.0f / frequency;
+    if (spec.ropeScaling.type == RopeScaling::Type::kLinear) {
+      frequency /= static_cast<float>(spec.ropeScaling.factor);
+    } else if (spec.ropeScaling.type == RopeScaling::Type::kLlama3) {
+      frequency = llama3Frequency(frequency, spec.ropeScaling);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<float> ropeTable(const ModelSpec& spec, int32_t maxModelLen) {
+  const std::vector<float> perPosition = frequencies(spec);
+  const auto scale = static_cast<float>(spec.ropeScaling.attentionFactor);
+  const size_t half = perPosition.size();
+  std::vector<float> table(2 * half * maxModelLen);
+  for (int32_t position = 0; position < maxModelLen; ++position) {
+    float* cos = table.data() + 2 * half * position;
+    float* sin = cos + half;
+    for (size_t i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(position) * perPosition[i];
+      cos[i] = std::cos(angle) * scale;
+      sin[i] = std::sin(angle) * scale;
+    }
+  }
+  return table;
+}
+
+}  // namespace uniproc

@@ -1,0 +1,93 @@
+// The model's weights on the device, and how they come there.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "model/spec.h"
+#include "runtime/buffer.h"
+
+namespace uniproc {
+
+// Part of one weight: `rows` rows of a tensor in a file, to be laid at `rowOffset`. WeightPart of
+// lib/native/index.ts.
+struct WeightPart {
+  std::string weight;
+  int32_t layer = 0;
+  int64_t rowOffset = 0;
+  int32_t file = 0;
+  int64_t offset = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kFloat32;
+};
+
+// Null where the model has none.
+struct LayerWeights {
+  Weight inputNorm;          // [hiddenSize]
+  Weight qkv;                // [(numHeads + 2 numKvHeads) * headDim, hiddenSize]
+  Weight qkvBias;            // [(numHeads + 2 numKvHeads) * headDim]
+  Weight qNorm;              // [headDim]
+  Weight kNorm;              // [headDim]
+  Weight o;                  // [hiddenSize, numHeads * headDim]
+  Weight oBias;              // [hiddenSize]
+  Weight postAttentionNorm;  // [hiddenSize]
+  Weight gateUp;             // [2 * intermediateSize, hiddenSize]
+  Weight gateUpBias;         // [2 * intermediateSize]
+  Weight down;               // [hiddenSize, intermediateSize]
+  Weight downBias;           // [hiddenSize]
+};
+
+class Weights {
+ public:
+  Weight embedTokens;  // [vocabSize, hiddenSize]
+  Weight norm;         // [hiddenSize]
+  Weight lmHead;       // [vocabSize, hiddenSize]; null when it is the embedding
+  std::vector<LayerWeights> layers;
+
+  // Reads the parts from the files, converting to the model's type. Every row of every weight must
+  // be named once, and lie in its file: Error CHECKPOINT_INVALID, before anything is allocated.
+  // `progress` is told the bytes read and the parts done. Gives up with SHUT_DOWN when asked to
+  // stop.
+  using Progress = std::function<void(int64_t bytes, int64_t parts)>;
+  static Weights fromCheckpoint(Ops& ops, const ModelSpec& spec,
+                                const std::vector<std::string>& files,
+                                const std::vector<WeightPart>& parts, const Progress& progress,
+                                std::stop_token stop);
+  // Normal(0, 0.02), norms 1, from the seed.
+  static Weights random(Ops& ops, const ModelSpec& spec, uint64_t seed);
+
+  const Weight& outputHead() const { return lmHead ? lmHead : embedTokens; }
+
+ private:
+  // A weight by the name that parts use.
+  struct Named {
+    const char* name;
+    int32_t layer;
+    Weight* weight;
+    bool isNorm;
+  };
+  // A part and the index of its weight among the named.
+  struct Placed {
+    const WeightPart* part;
+    size_t weight;
+  };
+
+  // The shapes of all weights, without memory.
+  explicit Weights(const ModelSpec& spec);
+  std::vector<Named> named();
+  // The parts in the order of the files' bytes. Throws as fromCheckpoint does.
+  std::vector<Placed> place(const std::vector<WeightPart>& parts,
+                            const std::vector<MappedFile>& files);
+  static void checkCoverage(const std::vector<Named>& all, std::vector<Placed>& placed,
+                            const std::vector<MappedFile>& files);
+  void allocate(Ops& ops);
+
+  std::vector<Buffer> buffers_;  // one for each of the named
+};
+
+}  // namespace uniproc
