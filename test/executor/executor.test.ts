@@ -244,6 +244,34 @@ describe('a two-phase step', () => {
     expect(await future).toEqual(outputOf('sampled'));
   });
 
+  it.each([true, false])(
+    'gives its output before the next step does, also when its sampling is promised (thread: %p)',
+    async (asyncScheduling) => {
+      const answer = deferred<StepOutput>();
+      class Promising extends AsyncWorker {
+        override executeModel(schedulerOutput: SchedulerOutput): StepOutput | Promise<StepOutput> {
+          if (schedulerOutput.hasStructuredOutputRequests) return null;
+          return super.executeModel(schedulerOutput);
+        }
+        override sampleTokens(): Promise<StepOutput> {
+          return answer.promise;
+        }
+      }
+      const executor = await createExecutor(Promising, { asyncScheduling });
+      await executor.executeModel(structuredStep('a'));
+      const first = executor.sampleTokens(null, { nonBlock: true });
+      const second = executor.executeModel(step('b'), { nonBlock: true });
+      executor.driverWorker.worker.launched[0].finish();
+      await settle();
+      expect(second.done()).toBe(false);
+      const output = new HostOutput(outputOf('a'));
+      answer.resolve(output);
+      output.finish();
+      await second;
+      expect(first.peek()).toMatchObject({ value: outputOf('a') });
+    },
+  );
+
   it('refuses to execute again first, and is still to be sampled after that', async () => {
     const executor = await createExecutor(TwoPhase);
     await executor.executeModel(structuredStep('a'));

@@ -1,7 +1,9 @@
-// Lets a plain Node process require the library's sources: node --require this.
+// Lets a plain Node process require the library's sources, by path or as the package `uniproc`:
+// node --require this.
 'use strict';
 
 const { readFileSync } = require('node:fs');
+const Module = require('node:module');
 const path = require('node:path');
 const typescript = require('typescript');
 
@@ -21,3 +23,7 @@ require.extensions['.ts'] = (module, fileName) => {
     fileName,
   );
 };
+
+const resolveFilename = Module._resolveFilename;
+Module._resolveFilename = (request, ...rest) =>
+  resolveFilename(request === 'uniproc' ? path.join(root, 'lib', 'index.ts') : request, ...rest);
