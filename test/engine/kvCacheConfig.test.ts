@@ -1,0 +1,83 @@
+import type { UniprocConfig } from '../../lib/config/uniprocConfig';
+import { getKvCacheConfig } from '../../lib/engine/kvCacheConfig';
+import { ConfigError } from '../../lib/errors';
+import { KVCacheSpec } from '../../lib/worker/kvCache';
+
+const MIB = 2 ** 20;
+
+function config(limits: { maxModelLen: number; maxNumSeqs: number }): UniprocConfig {
+  return {
+    model: { maxModelLen: limits.maxModelLen },
+    cache: { blockSize: 16 },
+    scheduler: { maxNumSeqs: limits.maxNumSeqs },
+  } as UniprocConfig;
+}
+
+/** Keys and values of 16 tokens, 8 heads of 64, two bytes: 32 KiB a block and layer. */
+const layer = (slidingWindow: number | null = null) =>
+  new KVCacheSpec(16, 8, 64, 'bfloat16', slidingWindow);
+const specs = new Map([
+  ['layers.0', layer()],
+  ['layers.1', layer()],
+]);
+
+test('there are as many blocks as the bytes give, over all layers', () => {
+  const { numBlocks, kvCacheTensors, kvCacheGroups } = getKvCacheConfig(
+    config({ maxModelLen: 160, maxNumSeqs: 64 }),
+    specs,
+    MIB - 1,
+  );
+  expect(numBlocks).toBe(15);
+  expect(kvCacheTensors).toEqual([
+    { size: 15 * 32 * 1024, sharedBy: ['layers.0'] },
+    { size: 15 * 32 * 1024, sharedBy: ['layers.1'] },
+  ]);
+  expect(kvCacheGroups).toEqual([{ layerNames: ['layers.0', 'layers.1'], kvCacheSpec: layer() }]);
+});
+
+test('there are no more blocks than maxNumSeqs requests of maxModelLen tokens can fill', () => {
+  const { numBlocks } = getKvCacheConfig(
+    config({ maxModelLen: 33, maxNumSeqs: 4 }),
+    specs,
+    1024 * MIB,
+  );
+  expect(numBlocks).toBe(4 * 3);
+});
+
+test('a cache too small for one request is an error with the figures', () => {
+  const tooLong = config({ maxModelLen: 1024, maxNumSeqs: 4 });
+  expect(() => getKvCacheConfig(tooLong, specs, 1.5 * MIB)).toThrow(ConfigError);
+  // 64 blocks of 64 KiB are needed; 24 can be had.
+  expect(() => getKvCacheConfig(tooLong, specs, 1.5 * MIB)).toThrow(
+    /1024 .*4\.0 MiB.*1\.5 MiB.*384/,
+  );
+  expect(
+    getKvCacheConfig(config({ maxModelLen: 384, maxNumSeqs: 1 }), specs, 1.5 * MIB),
+  ).toMatchObject({ numBlocks: 24 });
+});
+
+test('no memory at all is such an error too', () => {
+  expect(() => getKvCacheConfig(config({ maxModelLen: 16, maxNumSeqs: 1 }), specs, -5)).toThrow(
+    ConfigError,
+  );
+});
+
+test('one block table serves layers with a window and layers without', () => {
+  const mixed = new Map([
+    ['layers.0', layer(64)],
+    ['layers.1', layer()],
+  ]);
+  const { kvCacheGroups } = getKvCacheConfig(
+    config({ maxModelLen: 64, maxNumSeqs: 1 }),
+    mixed,
+    MIB,
+  );
+  expect(kvCacheGroups).toEqual([{ layerNames: ['layers.0', 'layers.1'], kvCacheSpec: layer() }]);
+});
+
+test('a worker whose blocks have another size is an error that names the layer', () => {
+  const other = new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'bfloat16', null)]]);
+  expect(() => getKvCacheConfig(config({ maxModelLen: 64, maxNumSeqs: 1 }), other, MIB)).toThrow(
+    /layers\.0 .*32.*16/,
+  );
+});

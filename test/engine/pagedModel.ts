@@ -1,0 +1,193 @@
+/**
+ * A model for tests: a request's next token is a function of all its tokens so far, read back from
+ * a paged cache through the block table. So a schedule that loses a token, writes it twice, gives a
+ * block to two requests or resumes a request wrongly either throws here or changes what comes out.
+ */
+import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+
+export const VOCAB_SIZE = 97;
+
+/** The token that follows `context`. */
+export function nextToken(context: readonly number[]): number {
+  let hash = 17;
+  for (const tokenId of context) hash = (hash * 31 + tokenId + 1) % 1_000_003;
+  return hash % VOCAB_SIZE;
+}
+
+/** What a request generates, computed with no engine at all. */
+export function generateAlone(
+  prompt: readonly number[],
+  {
+    maxTokens,
+    stopTokenIds = [],
+    minTokens = 0,
+  }: { maxTokens: number; stopTokenIds?: readonly number[]; minTokens?: number },
+): number[] {
+  const output: number[] = [];
+  while (output.length < maxTokens) {
+    const tokenId = nextToken([...prompt, ...output]);
+    output.push(tokenId);
+    if (output.length > minTokens && stopTokenIds.includes(tokenId)) break;
+  }
+  return output;
+}
+
+interface Known {
+  tokenIds: number[];
+  blockIds: number[];
+  numComputedTokens: number;
+  /** False while preempted. */
+  active: boolean;
+}
+
+export interface PagedModelLimits {
+  numBlocks: number;
+  blockSize: number;
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
+}
+
+function check(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new Error(`schedule: ${message}`);
+}
+
+export class PagedModel {
+  /** Token ids where a real model has keys and values. */
+  private readonly cache: Int32Array;
+  readonly requests = new Map<string, Known>();
+  numSteps = 0;
+
+  constructor(readonly limits: PagedModelLimits) {
+    this.cache = new Int32Array(limits.numBlocks * limits.blockSize).fill(-1);
+  }
+
+  /** Carries a step out. Rows come back in reverse, since an output names its own order. */
+  step(step: SchedulerOutput): ModelRunnerOutput {
+    this.numSteps++;
+    this.applyChanges(step);
+    this.checkBlocks();
+    this.checkBudget(step);
+    const written = new Set<number>();
+    const sampled = Array.from(step.numScheduledTokens, ([reqId, count]) =>
+      this.compute(reqId, count, written),
+    );
+    const reqIds = [...step.numScheduledTokens.keys()].reverse();
+    return {
+      reqIds,
+      reqIdToIndex: new Map(reqIds.map((reqId, index) => [reqId, index])),
+      sampledTokenIds: RaggedTokenIds.from(sampled.reverse()),
+      logprobs: null,
+      promptLogprobs: new Map(),
+    };
+  }
+
+  private known(reqId: string): Known {
+    const request = this.requests.get(reqId);
+    check(request !== undefined, `request ${reqId} is not known to the worker`);
+    return request;
+  }
+
+  private applyChanges(step: SchedulerOutput): void {
+    for (const reqId of step.finishedReqIds) {
+      check(!step.numScheduledTokens.has(reqId), `finished request ${reqId} is scheduled`);
+      this.requests.delete(reqId);
+    }
+    for (const reqId of step.preemptedReqIds) {
+      const request = this.known(reqId);
+      check(request.active, `request ${reqId} is preempted twice`);
+      request.active = false;
+      request.blockIds = [];
+      request.numComputedTokens = 0;
+    }
+    for (const data of step.scheduledNewReqs) {
+      check(!this.requests.has(data.reqId), `request ${data.reqId} is new twice`);
+      check(step.numScheduledTokens.has(data.reqId), `new request ${data.reqId} has no tokens`);
+      this.requests.set(data.reqId, {
+        tokenIds: Array.from(data.promptTokenIds),
+        blockIds: [...data.blockIds],
+        numComputedTokens: data.numComputedTokens,
+        active: true,
+      });
+    }
+    const { reqIds, resumedReqIds, newBlockIds, numComputedTokens, allTokenIds } =
+      step.scheduledCachedReqs;
+    reqIds.forEach((reqId, i) => {
+      const request = this.known(reqId);
+      check(step.numScheduledTokens.has(reqId), `cached request ${reqId} has no tokens`);
+      const blockIds = newBlockIds[i];
+      if (resumedReqIds.has(reqId)) {
+        check(!request.active, `request ${reqId} resumes without having been preempted`);
+        const tokenIds = Array.from(allTokenIds.get(reqId) ?? []);
+        check(
+          tokenIds.join() === request.tokenIds.join(),
+          `request ${reqId} resumes with ${tokenIds.length} of its ${request.tokenIds.length} tokens`,
+        );
+        request.active = true;
+        request.blockIds = [...(blockIds ?? [])];
+      } else {
+        check(request.active, `request ${reqId} goes on while preempted`);
+        request.blockIds.push(...(blockIds ?? []));
+      }
+      check(
+        numComputedTokens[i] === request.numComputedTokens,
+        `request ${reqId} has ${request.numComputedTokens} tokens computed, not ${numComputedTokens[i]}`,
+      );
+    });
+  }
+
+  private checkBlocks(): void {
+    const owners = new Map<number, string>();
+    let numActive = 0;
+    for (const [reqId, { blockIds, active }] of this.requests) {
+      if (active) numActive++;
+      for (const blockId of blockIds) {
+        const inPool = Number.isInteger(blockId) && blockId >= 0 && blockId < this.limits.numBlocks;
+        check(inPool, `block ${blockId} is not in the pool`);
+        const owner = owners.get(blockId);
+        check(owner === undefined, `block ${blockId} belongs to ${reqId} and ${owner ?? ''}`);
+        owners.set(blockId, reqId);
+      }
+    }
+    check(numActive <= this.limits.maxNumSeqs, `${numActive} requests are on the worker at once`);
+  }
+
+  private checkBudget(step: SchedulerOutput): void {
+    let total = 0;
+    for (const [reqId, count] of step.numScheduledTokens) {
+      check(count > 0, `request ${reqId} has ${count} tokens`);
+      total += count;
+    }
+    check(total === step.totalNumScheduledTokens, 'the total is not the sum');
+    check(total <= this.limits.maxNumBatchedTokens, `${total} tokens are over the budget`);
+  }
+
+  /** Writes a row's tokens into the cache; returns what it samples. */
+  private compute(reqId: string, count: number, written: Set<number>): number[] {
+    const request = this.known(reqId);
+    check(request.active, `request ${reqId} is scheduled while preempted`);
+    const end = request.numComputedTokens + count;
+    check(end <= request.tokenIds.length, `request ${reqId} computes tokens it does not have`);
+    for (let position = request.numComputedTokens; position < end; position++) {
+      const slot = this.slotOf(request, position);
+      check(!written.has(slot), `slot ${slot} is written twice in a step`);
+      written.add(slot);
+      this.cache[slot] = request.tokenIds[position];
+    }
+    request.numComputedTokens = end;
+    if (end < request.tokenIds.length) return [];
+    const context = request.tokenIds.map(
+      (_, position) => this.cache[this.slotOf(request, position)],
+    );
+    const tokenId = nextToken(context);
+    request.tokenIds.push(tokenId);
+    return [tokenId];
+  }
+
+  private slotOf(request: Known, position: number): number {
+    const { blockSize } = this.limits;
+    const blockId = request.blockIds[Math.floor(position / blockSize)] as number | undefined;
+    check(blockId !== undefined, `there is no block for position ${position}`);
+    return blockId * blockSize + (position % blockSize);
+  }
+}

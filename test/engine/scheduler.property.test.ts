@@ -1,0 +1,114 @@
+/**
+ * The scheduler under random traffic over a small pool. PagedModel checks each step as a worker
+ * sees it; here stands what must hold besides, and that every request gets the tokens it would have
+ * got alone.
+ */
+import fc from 'fast-check';
+import { generateAlone } from './pagedModel';
+import { promptOf, SchedulerDriver } from './schedulerDriver';
+
+const MAX_MODEL_LEN = 24;
+const STOP_TOKEN_IDS = [3, 14, 15, 92, 65, 35];
+
+const limits = fc.record({
+  blockSize: fc.constantFrom(1, 3, 4),
+  /** Beyond those that one request may need. */
+  extraBlocks: fc.integer({ min: 0, max: 20 }),
+  maxNumSeqs: fc.integer({ min: 1, max: 6 }),
+  extraBatchedTokens: fc.integer({ min: 0, max: 30 }),
+  depth: fc.constantFrom(1, 2),
+});
+
+/** What happens between two turns of the loop. */
+const event = fc.oneof(
+  { weight: 4, arbitrary: fc.constant({ kind: 'turn' as const }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant('add' as const),
+      promptLength: fc.integer({ min: 1, max: 23 }),
+      first: fc.nat(96),
+      maxTokens: fc.option(fc.integer({ min: 1, max: 30 })),
+      minTokens: fc.integer({ min: 0, max: 4 }),
+      stops: fc.boolean(),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('abort' as const), which: fc.nat(50) }) },
+);
+
+/** Each block is free, or held by one request alone. */
+function checkPool({ kvCacheManager, limits }: SchedulerDriver): void {
+  let numHeld = 0;
+  for (let blockId = 0; blockId < limits.numBlocks; blockId++) {
+    const count = kvCacheManager.blockPool.refCount(blockId);
+    if (count !== 0 && count !== 1) throw new Error(`block ${blockId} is held ${count} times`);
+    numHeld += count;
+  }
+  const numFree = kvCacheManager.blockPool.numFreeBlocks;
+  if (numHeld + numFree !== limits.numBlocks) {
+    throw new Error(`${numHeld} blocks are held, ${numFree} free, of ${limits.numBlocks}`);
+  }
+}
+
+test('no request is lost, no block leaks, and company changes no token', () => {
+  fc.assert(
+    fc.property(
+      limits,
+      fc.array(event, { maxLength: 60 }),
+      ({ extraBatchedTokens, extraBlocks, ...rest }, events) => {
+        const numBlocks = Math.ceil(MAX_MODEL_LEN / rest.blockSize) + extraBlocks;
+        const driver = new SchedulerDriver({
+          ...rest,
+          numBlocks,
+          maxNumBatchedTokens: rest.maxNumSeqs + extraBatchedTokens,
+          maxModelLen: MAX_MODEL_LEN,
+        });
+        const expected: number[][] = [];
+        for (const happening of events) {
+          if (happening.kind === 'turn') {
+            driver.turn();
+          } else if (happening.kind === 'abort') {
+            const ids = [...driver.outcomes.keys()];
+            if (ids.length > 0) driver.abort(ids[happening.which % ids.length]);
+          } else {
+            const prompt = promptOf(happening.promptLength, happening.first);
+            const room = MAX_MODEL_LEN - prompt.length;
+            const maxTokens =
+              happening.maxTokens && Math.max(happening.maxTokens, happening.minTokens, 1);
+            const minTokens = happening.minTokens;
+            const stopTokenIds = happening.stops ? STOP_TOKEN_IDS : [];
+            driver.add(String(expected.length), prompt, { maxTokens, minTokens, stopTokenIds });
+            expected.push(
+              generateAlone(prompt, {
+                maxTokens: Math.min(maxTokens ?? room, room),
+                minTokens,
+                stopTokenIds,
+              }),
+            );
+          }
+          checkPool(driver);
+        }
+
+        // In each turn the oldest request goes on at least, so this bounds the number of turns.
+        const most = expected.length * (2 * MAX_MODEL_LEN + 2) + 2;
+        for (let turns = 0; driver.scheduler.hasUnfinishedRequests(); turns++) {
+          if (turns > most) throw new Error(`not done after ${turns} turns`);
+          driver.turn();
+          checkPool(driver);
+        }
+        driver.run();
+        expect(driver.numFreeBlocks).toBe(numBlocks);
+        expect(driver.model.requests.size).toBe(0);
+        expected.forEach((tokenIds, i) => {
+          const outcome = driver.outcomes.get(String(i));
+          if (outcome?.finishReason === 'abort') {
+            expect(outcome.tokenIds).toEqual(tokenIds.slice(0, outcome.tokenIds.length));
+          } else {
+            expect(outcome?.tokenIds).toEqual(tokenIds);
+          }
+        });
+      },
+    ),
+    { numRuns: 200 },
+  );
+});

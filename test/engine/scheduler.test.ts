@@ -1,0 +1,360 @@
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { generateAlone } from './pagedModel';
+import { promptOf, SchedulerDriver } from './schedulerDriver';
+
+/** Tokens of each request in a step. */
+function tokensIn(step: SchedulerOutput): Record<string, number> {
+  return Object.fromEntries(step.numScheduledTokens);
+}
+
+describe('a request', () => {
+  test('computes its prompt in one step and then a token in each', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(5), { maxTokens: 3 });
+    const { a } = driver.run();
+    expect(a).toEqual(generateAlone(promptOf(5), { maxTokens: 3 }));
+    expect(driver.steps.map(tokensIn)).toEqual([{ a: 5 }, { a: 1 }, { a: 1 }, {}]);
+  });
+
+  test('is told to the worker whole, then by what changed', () => {
+    const driver = new SchedulerDriver({ blockSize: 4 });
+    driver.add('a', promptOf(7), { maxTokens: 4 });
+    driver.turn();
+    driver.turn();
+    driver.turn();
+    const [first, second, third] = driver.steps;
+    expect(first.scheduledNewReqs).toMatchObject([
+      { reqId: 'a', numComputedTokens: 0, blockIds: [0, 1] },
+    ]);
+    expect(Array.from(first.scheduledNewReqs[0].promptTokenIds)).toEqual(promptOf(7));
+    // Positions 7 and 8: the second opens a block.
+    expect(second.scheduledCachedReqs).toMatchObject({
+      reqIds: ['a'],
+      newBlockIds: [null],
+      numComputedTokens: [7],
+      numOutputTokens: [1],
+    });
+    expect(third.scheduledCachedReqs).toMatchObject({
+      newBlockIds: [[2]],
+      numComputedTokens: [8],
+      numOutputTokens: [2],
+    });
+  });
+
+  test('ends at its most tokens with the reason length', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(3), { maxTokens: 2 });
+    driver.run();
+    expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'length' });
+  });
+
+  test("ends at the model's length", () => {
+    const driver = new SchedulerDriver({ maxModelLen: 10 });
+    driver.add('a', promptOf(7), { maxTokens: null });
+    expect(driver.run().a).toHaveLength(3);
+    expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'length' });
+  });
+
+  test('ends at a stop token, which it keeps, with the reason stop', () => {
+    const free = generateAlone(promptOf(3), { maxTokens: 8 });
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(3), { maxTokens: 8, stopTokenIds: [free[4]] });
+    expect(driver.run().a).toEqual(free.slice(0, 5));
+    expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'stop' });
+  });
+
+  test('ends for the stop token when that is its last token anyway', () => {
+    const free = generateAlone(promptOf(3), { maxTokens: 3 });
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(3), { maxTokens: 3, stopTokenIds: [free[2]] });
+    driver.run();
+    expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'stop' });
+  });
+
+  test('goes past a stop token among its first minTokens tokens', () => {
+    const [, , third] = generateAlone(promptOf(3), { maxTokens: 3 });
+    const lengths = [2, 3].map((minTokens) => {
+      const driver = new SchedulerDriver();
+      driver.add('a', promptOf(3), { maxTokens: 5, minTokens, stopTokenIds: [third] });
+      return driver.run().a.length;
+    });
+    expect(lengths).toEqual([3, 5]);
+  });
+
+  test('gives all its blocks back and is forgotten by the worker in the next step', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(9), { maxTokens: 1 });
+    driver.turn();
+    expect(driver.numFreeBlocks).toBe(64);
+    expect(driver.model.requests.size).toBe(1);
+    expect(driver.launch()).toMatchObject({ finishedReqIds: ['a'], totalNumScheduledTokens: 0 });
+    expect(driver.model.requests.size).toBe(0);
+  });
+});
+
+describe('a step', () => {
+  test('mixes decodes with prompts', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(5), { maxTokens: 8 });
+    driver.turn();
+    driver.add('b', promptOf(6, 2), { maxTokens: 8 });
+    driver.turn();
+    expect(tokensIn(driver.steps[1])).toEqual({ a: 1, b: 6 });
+  });
+
+  test('takes requests in the order they came', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 2 });
+    for (const id of ['c', 'a', 'b']) driver.add(id, promptOf(2), { maxTokens: 2 });
+    driver.turn();
+    driver.turn();
+    driver.turn();
+    expect(driver.steps.map((step) => [...step.numScheduledTokens.keys()])).toEqual([
+      ['c', 'a'],
+      ['c', 'a'],
+      ['b'],
+    ]);
+  });
+
+  test('holds no more than maxNumSeqs requests', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 3 });
+    for (let i = 0; i < 5; i++) driver.add(String(i), promptOf(2), { maxTokens: 3 });
+    driver.turn();
+    expect(driver.steps[0].numScheduledTokens.size).toBe(3);
+    expect(driver.scheduler.numRunning).toBe(3);
+    expect(driver.scheduler.numWaiting).toBe(2);
+  });
+
+  test('holds no more than maxNumBatchedTokens tokens: a longer prompt comes in chunks', () => {
+    const driver = new SchedulerDriver({ maxNumBatchedTokens: 8 });
+    driver.add('a', promptOf(2), { maxTokens: 6 });
+    driver.turn();
+    driver.add('b', promptOf(18, 3), { maxTokens: 2 });
+    const tokens = driver.run();
+    expect(driver.steps.slice(1, 5).map(tokensIn)).toEqual([
+      { a: 1, b: 7 },
+      { a: 1, b: 7 },
+      { a: 1, b: 4 },
+      { a: 1, b: 1 },
+    ]);
+    expect(tokens).toEqual({
+      a: generateAlone(promptOf(2), { maxTokens: 6 }),
+      b: generateAlone(promptOf(18, 3), { maxTokens: 2 }),
+    });
+  });
+
+  test('samples nothing for a prompt that is not complete', () => {
+    const driver = new SchedulerDriver({ maxNumBatchedTokens: 4 });
+    driver.add('a', promptOf(6), { maxTokens: 1 });
+    driver.turn();
+    expect(driver.outcomes.get('a')).toEqual({ tokenIds: [], finishReason: null });
+    driver.turn();
+    expect(driver.outcomes.get('a')?.tokenIds).toHaveLength(1);
+  });
+
+  test.each([1, 2, 3, 5, 7, 64])('gives the same tokens with a budget of %i', (budget) => {
+    const driver = new SchedulerDriver({
+      maxNumBatchedTokens: budget,
+      maxNumSeqs: Math.min(budget, 8),
+    });
+    const lengths = [1, 13, 4, 21];
+    lengths.forEach((length, i) => driver.add(String(i), promptOf(length, i), { maxTokens: 9 }));
+    expect(driver.run()).toEqual(
+      Object.fromEntries(
+        lengths.map((length, i) => [i, generateAlone(promptOf(length, i), { maxTokens: 9 })]),
+      ),
+    );
+  });
+});
+
+describe('when blocks run out', () => {
+  /** Two requests that need five blocks each at the end, and a pool of seven. */
+  function tightDriver(depth: number): SchedulerDriver {
+    const driver = new SchedulerDriver({ numBlocks: 7, maxModelLen: 20, depth });
+    driver.add('old', promptOf(8), { maxTokens: 12 });
+    driver.add('new', promptOf(8, 5), { maxTokens: 12 });
+    return driver;
+  }
+
+  test.each([1, 2])('the newest gives way and is computed again, %i in flight', (depth) => {
+    const driver = tightDriver(depth);
+    const tokens = driver.run();
+    const preempting = driver.steps.findIndex((step) => step.preemptedReqIds.length > 0);
+    expect(driver.steps[preempting].preemptedReqIds).toEqual(['new']);
+    expect(tokensIn(driver.steps[preempting])).toEqual({ old: 1 });
+
+    const resuming = driver.steps.find((step) => step.scheduledCachedReqs.resumedReqIds.size > 0);
+    const { reqIds, allTokenIds, numComputedTokens } = resuming?.scheduledCachedReqs ?? {};
+    expect([reqIds, numComputedTokens]).toEqual([['new'], [0]]);
+    const known = [...promptOf(8, 5), ...tokens.new];
+    const resumed = Array.from(allTokenIds?.get('new') ?? []);
+    expect(resumed.length).toBeGreaterThan(8);
+    expect(resumed).toEqual(known.slice(0, resumed.length));
+
+    expect(tokens).toEqual({
+      old: generateAlone(promptOf(8), { maxTokens: 12 }),
+      new: generateAlone(promptOf(8, 5), { maxTokens: 12 }),
+    });
+    expect(driver.numFreeBlocks).toBe(7);
+  });
+
+  test('the newest gives way to itself too, and the others go on', () => {
+    const driver = new SchedulerDriver({ numBlocks: 5, maxModelLen: 20 });
+    driver.add('old', promptOf(9), { maxTokens: 4 });
+    driver.add('new', promptOf(8, 5), { maxTokens: 4 });
+    driver.turn();
+    driver.turn();
+    expect(driver.steps[1].preemptedReqIds).toEqual(['new']);
+    expect(tokensIn(driver.steps[1])).toEqual({ old: 1 });
+    driver.run();
+  });
+
+  test('a preempted request waits until its tokens in flight are known', () => {
+    const driver = new SchedulerDriver({ numBlocks: 6, maxModelLen: 24, depth: 2 });
+    driver.add('old', promptOf(11), { maxTokens: 3 });
+    driver.add('new', promptOf(8, 5), { maxTokens: 9 });
+    driver.launch();
+    // Takes the last block for 'new', whose token is now in flight twice.
+    driver.launch();
+    driver.land();
+    const third = driver.launch();
+    expect(third.preemptedReqIds).toEqual(['new']);
+    driver.abort('old');
+    // There are blocks enough, but a token of 'new' is in flight.
+    expect(driver.numFreeBlocks).toBe(6);
+    expect(driver.launch().totalNumScheduledTokens).toBe(0);
+    driver.land();
+    const resumed = driver.launch();
+    expect([...resumed.scheduledCachedReqs.resumedReqIds]).toEqual(['new']);
+    driver.run();
+    expect(driver.outcomes.get('new')?.tokenIds).toEqual(
+      generateAlone(promptOf(8, 5), { maxTokens: 9 }),
+    );
+  });
+
+  test('nobody overtakes a preempted request', () => {
+    const driver = tightDriver(1);
+    while (!driver.steps.some((step) => step.preemptedReqIds.length > 0)) driver.turn();
+    driver.add('late', promptOf(1), { maxTokens: 1 });
+    driver.run();
+    const resumed = driver.steps.findIndex(
+      (step) => step.scheduledCachedReqs.resumedReqIds.size > 0,
+    );
+    const late = driver.steps.findIndex((step) => step.numScheduledTokens.has('late'));
+    expect(late).toBeGreaterThanOrEqual(resumed);
+  });
+
+  test('a prompt waits until there is room for all of it', () => {
+    const driver = new SchedulerDriver({ numBlocks: 6, maxModelLen: 24, maxNumBatchedTokens: 9 });
+    driver.add('a', promptOf(8), { maxTokens: 4 });
+    driver.turn();
+    // A chunk would fit, the prompt would not: four blocks are free.
+    driver.add('b', promptOf(17), { maxTokens: 1 });
+    driver.turn();
+    expect(tokensIn(driver.steps[1])).toEqual({ a: 1 });
+    driver.run();
+    expect(driver.outcomes.get('b')?.tokenIds).toHaveLength(1);
+  });
+});
+
+describe('with two steps in flight', () => {
+  test('a step is scheduled before the tokens of the one before are known', () => {
+    const driver = new SchedulerDriver({ depth: 2 });
+    driver.add('a', promptOf(5), { maxTokens: 4 });
+    driver.launch();
+    const second = driver.launch();
+    expect(tokensIn(second)).toEqual({ a: 1 });
+    expect(second.scheduledCachedReqs).toMatchObject({
+      numComputedTokens: [5],
+      numOutputTokens: [1],
+    });
+  });
+
+  test('a request sure to reach its most tokens is not scheduled again', () => {
+    const driver = new SchedulerDriver({ depth: 2 });
+    driver.add('a', promptOf(5), { maxTokens: 2 });
+    driver.launch();
+    driver.launch();
+    expect(driver.launch().totalNumScheduledTokens).toBe(0);
+    driver.run();
+    expect(driver.steps.filter((step) => step.totalNumScheduledTokens > 0)).toHaveLength(2);
+  });
+
+  test('the token sampled after a stop token is dropped', () => {
+    const free = generateAlone(promptOf(5), { maxTokens: 8 });
+    const driver = new SchedulerDriver({ depth: 2 });
+    driver.add('a', promptOf(5), { maxTokens: 8, stopTokenIds: [free[1]] });
+    expect(driver.run().a).toEqual(free.slice(0, 2));
+    // The step after the stop token was in flight already.
+    expect(driver.steps.filter((step) => step.totalNumScheduledTokens > 0)).toHaveLength(3);
+    expect(driver.numFreeBlocks).toBe(64);
+  });
+
+  test('gives the same tokens as one', () => {
+    const tokens = [1, 2].map((depth) => {
+      const driver = new SchedulerDriver({ depth, maxNumBatchedTokens: 10, maxNumSeqs: 3 });
+      for (let i = 0; i < 6; i++) {
+        driver.add(String(i), promptOf(1 + 5 * i, i), { maxTokens: 3 + i, stopTokenIds: [11, 50] });
+      }
+      return driver.run();
+    });
+    expect(tokens[0]).toEqual(tokens[1]);
+    expect(tokens[0]).toEqual(
+      Object.fromEntries(
+        Array.from({ length: 6 }, (_, i) => [
+          i,
+          generateAlone(promptOf(1 + 5 * i, i), { maxTokens: 3 + i, stopTokenIds: [11, 50] }),
+        ]),
+      ),
+    );
+  });
+});
+
+describe('finishRequests', () => {
+  test.each([1, 2])('frees the blocks of a running request at once, %i in flight', (depth) => {
+    const driver = new SchedulerDriver({ depth });
+    driver.add('a', promptOf(9), { maxTokens: 9 });
+    driver.turn();
+    driver.abort('a');
+    expect(driver.numFreeBlocks).toBe(64);
+    expect(driver.launch()).toMatchObject({ finishedReqIds: ['a'], totalNumScheduledTokens: 0 });
+    driver.run();
+  });
+
+  test('takes a waiting request out', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 1 });
+    driver.add('a', promptOf(2), { maxTokens: 3 });
+    driver.add('b', promptOf(2), { maxTokens: 3 });
+    driver.turn();
+    driver.abort('b');
+    driver.run();
+    expect(driver.steps.every((step) => !step.numScheduledTokens.has('b'))).toBe(true);
+  });
+
+  test('ignores a request that has finished', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(2), { maxTokens: 1 });
+    driver.run();
+    driver.abort('a');
+    expect(driver.launch().finishedReqIds).toEqual([]);
+  });
+});
+
+test('an output that lacks a scheduled request is an error that names it', () => {
+  const driver = new SchedulerDriver();
+  driver.add('a', promptOf(2), { maxTokens: 1 });
+  const step = driver.scheduler.schedule();
+  const output = { ...driver.model.step(step), reqIdToIndex: new Map() };
+  expect(() => driver.scheduler.updateFromOutput(step, output)).toThrow(/request a /);
+});
+
+test('the same calls give the same schedule', () => {
+  const schedules = [0, 1].map(() => {
+    const driver = new SchedulerDriver({ depth: 2, numBlocks: 16, maxNumBatchedTokens: 12 });
+    for (let i = 0; i < 5; i++) driver.add(String(i), promptOf(3 + 4 * i, i), { maxTokens: 20 });
+    driver.turn();
+    driver.abort('2');
+    driver.run();
+    return driver.steps;
+  });
+  expect(schedules[0]).toEqual(schedules[1]);
+});

@@ -1,0 +1,114 @@
+/** Drives a scheduler over a PagedModel as the engine's loop does, `depth` steps in flight. */
+import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
+import { KVCacheManager } from '../../lib/engine/kvCacheManager';
+import type { FinishReason } from '../../lib/engine/outputs';
+import { Request } from '../../lib/engine/request';
+import { Scheduler } from '../../lib/engine/scheduler';
+import type { ModelRunnerOutput } from '../../lib/worker/outputs';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { PagedModel } from './pagedModel';
+
+const DEFAULTS = {
+  numBlocks: 64,
+  blockSize: 4,
+  maxNumSeqs: 8,
+  maxNumBatchedTokens: 64,
+  maxModelLen: 64,
+  depth: 1,
+};
+
+export interface Outcome {
+  tokenIds: number[];
+  finishReason: FinishReason | null;
+}
+
+export class SchedulerDriver {
+  readonly limits: typeof DEFAULTS;
+  readonly scheduler: Scheduler;
+  readonly kvCacheManager: KVCacheManager;
+  readonly model: PagedModel;
+  /** By request id. */
+  readonly outcomes = new Map<string, Outcome>();
+  /** Every step that was scheduled. */
+  readonly steps: SchedulerOutput[] = [];
+  private readonly inFlight: { step: SchedulerOutput; output: ModelRunnerOutput }[] = [];
+
+  constructor(limits: Partial<typeof DEFAULTS> = {}) {
+    this.limits = { ...DEFAULTS, ...limits };
+    this.kvCacheManager = new KVCacheManager(this.limits.numBlocks, this.limits.blockSize);
+    this.scheduler = new Scheduler(this.limits, this.kvCacheManager);
+    this.model = new PagedModel(this.limits);
+  }
+
+  add(requestId: string, prompt: readonly number[], options: SamplingParamsOptions = {}): void {
+    const samplingParams = new SamplingParams(options);
+    this.outcomes.set(requestId, { tokenIds: [], finishReason: null });
+    this.scheduler.addRequest(
+      new Request({
+        requestId,
+        promptTokenIds: Int32Array.from(prompt),
+        samplingParams,
+        stopTokenIds: samplingParams.stopTokenIds,
+        badWordsTokenIds: [],
+        seed: 0n,
+        maxModelLen: this.limits.maxModelLen,
+      }),
+    );
+  }
+
+  abort(requestId: string): void {
+    const outcome = this.outcomes.get(requestId) as Outcome;
+    outcome.finishReason ??= 'abort';
+    this.scheduler.finishRequests([requestId], 'abort');
+  }
+
+  /** Schedules a step and hands it to the model. */
+  launch(): SchedulerOutput {
+    const step = this.scheduler.schedule();
+    this.steps.push(step);
+    const output = this.model.step(step);
+    if (step.totalNumScheduledTokens > 0) this.inFlight.push({ step, output });
+    return step;
+  }
+
+  /** Gives the oldest step's output back; false when none is in flight. */
+  land(): boolean {
+    const oldest = this.inFlight.shift();
+    if (oldest === undefined) return false;
+    const result = this.scheduler.updateFromOutput(oldest.step, oldest.output);
+    for (const { requestId, start, end, finishReason } of result.outputs.slice(0, result.length)) {
+      const outcome = this.outcomes.get(requestId) as Outcome;
+      outcome.tokenIds.push(...result.sampledTokenIds.subarray(start, end));
+      outcome.finishReason = finishReason;
+    }
+    return true;
+  }
+
+  /** One turn of the engine's loop: launch while there is room, then wait for the oldest. */
+  turn(): void {
+    while (this.inFlight.length < this.limits.depth) {
+      if (this.launch().totalNumScheduledTokens === 0) break;
+    }
+    if (!this.land() && this.scheduler.hasUnfinishedRequests()) throw new Error('a dead end');
+  }
+
+  /** Turns until nothing is left; the tokens of each request. */
+  run(): Record<string, number[]> {
+    for (let i = 0; this.scheduler.hasUnfinishedRequests(); i++) {
+      if (i > 10_000) throw new Error('no end');
+      this.turn();
+    }
+    while (this.land());
+    this.launch();
+    return Object.fromEntries(Array.from(this.outcomes, ([id, { tokenIds }]) => [id, tokenIds]));
+  }
+
+  get numFreeBlocks(): number {
+    return this.kvCacheManager.blockPool.numFreeBlocks;
+  }
+}
+
+/** `length` tokens that begin with `first`. */
+export function promptOf(length: number, first = 1): number[] {
+  return Array.from({ length }, (_, i) => (first + 7 * i) % 97);
+}
