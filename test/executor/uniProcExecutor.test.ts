@@ -591,6 +591,23 @@ describe('a device error', () => {
     },
   );
 
+  it('that follows another does not take its place as the cause', async () => {
+    const answers = [deferred<never>(), deferred<never>()];
+    class Twice extends PlainWorker {
+      answer(index: number): Promise<never> {
+        return answers[index].promise;
+      }
+    }
+    const executor = await createExecutor(Twice);
+    const calls = [0, 1].map((index) => executor.collectiveRpc('answer', { args: [index] }));
+    answers[0].reject(error);
+    await expect(calls[0]).rejects.toBe(error);
+    await expect(calls[1]).rejects.toMatchObject({ cause: error });
+    answers[1].reject(new DeviceError('and another'));
+    await settle();
+    await expect(executor.checkHealth()).rejects.toMatchObject({ cause: error });
+  });
+
   it('lets the executor be shut down still, whatever the worker says to that', async () => {
     class Unclosable extends Broken {
       override shutdown(): Promise<void> {
