@@ -1,0 +1,158 @@
+#include "ops/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace uniproc {
+namespace {
+
+constexpr int32_t kTile = 64;                 // keys
+constexpr int32_t kQueries = 32;              // of a task, if its tokens can be so divided
+constexpr int64_t kMinWorkPerPart = 1 << 15;  // multiply-adds that pay for waking a thread
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+
+int32_t tokensPerTask(int32_t group) { return std::max(kQueries / group, 1); }
+
+// The first key that the query at `position` sees.
+int32_t firstKey(int32_t position, int32_t slidingWindow) {
+  return slidingWindow == 0 ? 0 : std::max(position - slidingWindow + 1, 0);
+}
+
+}  // namespace
+
+struct Attention::Problem {
+  const float* qkv;
+  const Batch& batch;
+  const AttentionShape& shape;
+  const KvCache& cache;
+  const RequestTable& requests;
+  float* out;
+
+  int32_t group() const { return shape.numHeads / shape.numKvHeads; }
+  int64_t qkvWidth() const {
+    return static_cast<int64_t>(shape.numHeads + 2 * shape.numKvHeads) * shape.headDim;
+  }
+};
+
+Attention::Attention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}
+
+void Attention::run(const float* qkv, const Batch& batch, const AttentionShape& shape,
+                    const KvCache& cache, const RequestTable& requests, float* out) {
+  const Problem problem{qkv, batch, shape, cache, requests, out};
+  const int64_t totalCost = makeTasks(batch, shape);
+  const int parts = pool_.numParts(totalCost, kMinWorkPerPart);
+  const int64_t queries = static_cast<int64_t>(tokensPerTask(problem.group())) * problem.group();
+  const auto scratchSize = static_cast<size_t>(queries * (2 * shape.headDim + kTile + 2));
+  scratch_.resize(std::max(scratch_.size(), scratchSize * static_cast<size_t>(parts)));
+  pool_.run(parts, [&](int part) {
+    // The tasks that begin in this part's share of the cost.
+    const auto firstOf = [&](int p) {
+      return std::partition_point(tasks_.begin(), tasks_.end(), [&](const Task& task) {
+        return task.costBefore < totalCost * p / parts;
+      });
+    };
+    for (auto task = firstOf(part); task != firstOf(part + 1); ++task) {
+      runTask(problem, *task, scratch_.data() + scratchSize * static_cast<size_t>(part));
+    }
+  });
+}
+
+// Returns the cost of all, in multiply-adds.
+int64_t Attention::makeTasks(const Batch& batch, const AttentionShape& shape) {
+  const int32_t group = shape.numHeads / shape.numKvHeads;
+  const int32_t step = tokensPerTask(group);
+  int64_t cost = 0;
+  tasks_.clear();
+  for (int32_t row = 0; row < batch.numRows; ++row) {
+    const int32_t begin = batch.queryStarts[row];
+    const int32_t end = batch.queryStarts[row + 1];
+    for (int32_t token = begin; token < end; token += step) {
+      const int32_t numTokens = std::min(step, end - token);
+      const int32_t position = batch.numComputedTokens[row] + token - begin;
+      const int64_t keys = position + numTokens - firstKey(position, shape.slidingWindow);
+      for (int32_t kvHead = 0; kvHead < shape.numKvHeads; ++kvHead) {
+        tasks_.push_back({row, token, numTokens, kvHead, cost});
+        cost += keys * numTokens * group * shape.headDim * 2;
+      }
+    }
+  }
+  return cost;
+}
+
+void Attention::runTask(const Problem& problem, const Task& task, float* scratch) const {
+  const auto& [qkv, batch, shape, cache, requests, out] = problem;
+  const int32_t group = problem.group();
+  const int64_t headDim = shape.headDim;
+  const int64_t numQueries = static_cast<int64_t>(task.numTokens) * group;
+  const int dtype = static_cast<int>(cache.dtype);
+  const int32_t firstPosition =
+      batch.numComputedTokens[task.row] + task.token - batch.queryStarts[task.row];
+  const int32_t lastPosition = firstPosition + task.numTokens - 1;
+
+  // Query i is head kvHead * group + i % group of token i / group.
+  float* queries = scratch;                      // [numQueries, headDim], scaled
+  float* sums = queries + numQueries * headDim;  // [numQueries, headDim], of weighted values
+  float* scores = sums + numQueries * headDim;   // [numQueries, kTile]
+  float* maxima = scores + numQueries * kTile;   // [numQueries]
+  float* weights = maxima + numQueries;          // [numQueries], sums of exp(score - maximum)
+  const float scale = 1.0f / std::sqrt(static_cast<float>(headDim));
+  for (int64_t i = 0; i < numQueries; ++i) {
+    const int64_t head = task.kvHead * group + i % group;
+    const float* query = qkv + (task.token + i / group) * problem.qkvWidth() + head * headDim;
+    std::copy_n(query, headDim, queries + i * headDim);
+  }
+  kernels_.scale(queries, numQueries * headDim, scale);
+  std::fill_n(sums, numQueries * headDim, 0.0f);
+  std::fill_n(maxima, numQueries, kMasked);
+  std::fill_n(weights, numQueries, 0.0f);
+
+  const int64_t slot = batch.slots[task.row];
+  const int32_t* blocks = requests.blockTable + slot * requests.maxBlocksPerSeq;
+  const int64_t headBytes = headDim * static_cast<int64_t>(sizeOf(cache.dtype));
+  const int32_t oldest = firstKey(firstPosition, shape.slidingWindow);
+  for (int32_t tile = oldest / kTile * kTile; tile <= lastPosition; tile += kTile) {
+    const int32_t begin = std::max(oldest - tile, 0);
+    const int32_t end = std::min(lastPosition + 1 - tile, kTile);
+    const void* keys[kTile];
+    const void* values[kTile];
+    for (int32_t j = begin; j < end; ++j) {
+      const int32_t key = tile + j;
+      const int64_t cacheSlot =
+          static_cast<int64_t>(blocks[key / cache.blockSize]) * cache.blockSize +
+          key % cache.blockSize;
+      const int64_t offset = (cacheSlot * shape.numKvHeads + task.kvHead) * headBytes;
+      keys[j] = static_cast<const char*>(cache.keys) + offset;
+      values[j] = static_cast<const char*>(cache.values) + offset;
+    }
+
+    std::fill_n(scores, numQueries * kTile, 0.0f);
+    kernels_.dot[dtype](queries, headDim, numQueries, keys + begin, end - begin, headDim,
+                        scores + begin, kTile);
+    for (int64_t i = 0; i < numQueries; ++i) {
+      const auto position = firstPosition + static_cast<int32_t>(i / group);
+      const int32_t first = firstKey(position, shape.slidingWindow) - tile;
+      const int32_t past = position + 1 - tile;
+      float* score = scores + i * kTile;
+      if (first >= kTile || past <= 0) {  // sees none of these keys
+        std::fill_n(score, kTile, 0.0f);
+        continue;
+      }
+      if (first > 0) std::fill_n(score, first, kMasked);
+      if (past < kTile) std::fill_n(score + past, kTile - past, kMasked);
+      const float factor = kernels_.softmaxStep(score, kTile, maxima + i, weights + i);
+      kernels_.scale(sums + i * headDim, headDim, factor);
+    }
+    kernels_.weightedSum[dtype](scores, kTile, numQueries, values, begin, end, headDim, sums,
+                                headDim);
+  }
+
+  for (int64_t i = 0; i < numQueries; ++i) {
+    const int64_t head = task.kvHead * group + i % group;
+    float* to = out + ((task.token + i / group) * shape.numHeads + head) * headDim;
+    std::copy_n(sums + i * headDim, headDim, to);
+    kernels_.scale(to, headDim, 1.0f / weights[i]);
+  }
+}
+
+}  // namespace uniproc

@@ -1,0 +1,235 @@
+#include "ops/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "ops/cpu/attention.h"
+#include "ops/cpu/float_types.h"
+#include "ops/cpu/host.h"
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/matmul.h"
+#include "ops/cpu/memory.h"
+#include "ops/cpu/sampler.h"
+#include "ops/cpu/thread_pool.h"
+#include "ops/philox.h"
+
+namespace uniproc {
+namespace {
+
+// Elements that take as long to go through as waking a thread.
+constexpr int64_t kMinElementsPerPart = 1 << 14;
+
+// Rows of that many elements.
+int64_t minRowsPerPart(int64_t width) { return std::max<int64_t>(kMinElementsPerPart / width, 1); }
+
+int indexOf(DType dtype) { return static_cast<int>(dtype); }
+
+const void* rowOf(const Weight& weight, int64_t row) {
+  const auto offset = static_cast<size_t>(row * weight.cols) * sizeOf(weight.dtype);
+  return static_cast<const char*>(weight.data) + offset;
+}
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(int numThreads, std::string_view isa)
+      : kernels_(chooseKernels(isa)),
+        pool_(numThreads > 0 ? numThreads : availableCores()),
+        matmul_(pool_, kernels_),
+        attention_(pool_, kernels_),
+        sampler_(pool_, kernels_) {}
+
+  // The device -----------------------------------------------------------------------------
+
+  std::string name() const override { return "cpu"; }
+  std::string capability() const override { return kernels_.name; }
+  int numThreads() const override { return pool_.numThreads(); }
+  DeviceMemory memory() const override { return memory_.figures(); }
+  void resetPeakMemory() override { memory_.resetPeak(); }
+  void* allocate(size_t bytes, const char* what) override { return memory_.allocate(bytes, what); }
+  void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
+  void* allocateHost(size_t bytes, const char* what) override { return allocate(bytes, what); }
+  void releaseHost(void* memory, size_t bytes) noexcept override { release(memory, bytes); }
+  void copyToDevice(void* device, const void* host, size_t bytes) override {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+  }
+  void copyToHost(void* host, const void* device, size_t bytes) override {
+    if (bytes > 0) std::memcpy(host, device, bytes);
+  }
+  void synchronize() override {}
+  DType activationType(DType) const override { return DType::kFloat32; }
+
+  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
+    pool_.parallelFor(count, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      char* to = static_cast<char*>(out) + begin * static_cast<int64_t>(sizeOf(outType));
+      const char* from =
+          static_cast<const char*>(host) + begin * static_cast<int64_t>(sizeOf(hostType));
+      if (outType == hostType) {
+        std::memcpy(to, from, static_cast<size_t>(end - begin) * sizeOf(outType));
+      } else {
+        convert(to, outType, from, hostType, end - begin);
+      }
+    });
+  }
+
+  void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+                  uint64_t seed) override {
+    const int64_t groups = (count + 3) / 4;
+    pool_.parallelFor(groups, kMinElementsPerPart / 4, [&](int64_t begin, int64_t end, int) {
+      for (int64_t group = begin; group < end; ++group) {
+        const PhiloxBlock block = fillWords(seed, static_cast<uint64_t>(group));
+        float values[4];
+        normalPair(block.words[0], block.words[1], values);
+        normalPair(block.words[2], block.words[3], values + 2);
+        for (float& value : values) value = mean + std * value;
+        char* to = static_cast<char*>(out) + group * 4 * static_cast<int64_t>(sizeOf(dtype));
+        kernels_.narrow[indexOf(dtype)](values, std::min<int64_t>(4, count - group * 4), to);
+      }
+    });
+  }
+
+  // The forward pass -----------------------------------------------------------------------
+
+  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
+                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
+    for (int32_t i = 0; i < numBlockUpdates; ++i) {
+      const int32_t* update = blockUpdates + 3 * i;
+      requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];
+    }
+    for (int32_t row = 0; row < batch.numRows; ++row) {
+      const int64_t slot = batch.slots[row];
+      const int32_t* tokenIds = requests.tokenIds + slot * requests.maxModelLen;
+      const int32_t* blocks = requests.blockTable + slot * requests.maxBlocksPerSeq;
+      int32_t position = batch.numComputedTokens[row];
+      for (int32_t i = batch.queryStarts[row]; i < batch.queryStarts[row + 1]; ++i, ++position) {
+        batch.tokenIds[i] = tokenIds[position];
+        batch.positions[i] = position;
+        batch.cacheSlots[i] = blocks[position / blockSize] * blockSize + position % blockSize;
+        batch.tokenRows[i] = row;
+      }
+    }
+  }
+
+  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out) override {
+    const auto widen = kernels_.widen[indexOf(table.dtype)];
+    pool_.parallelFor(numTokens, minRowsPerPart(table.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        widen(rowOf(table, tokenIds[i]), table.cols, static_cast<float*>(out) + i * table.cols);
+      }
+    });
+  }
+
+  void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
+               void* out) override {
+    const auto normalize = kernels_.rmsNorm[indexOf(weight.dtype)];
+    const int64_t size = weight.rows;
+    pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        normalize(x ? static_cast<const float*>(x) + i * size : nullptr,
+                  static_cast<float*>(residual) + i * size, size, weight.data, eps,
+                  static_cast<float*>(out) + i * size);
+      }
+    });
+  }
+
+  void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
+              DType) override {
+    matmul_.run(static_cast<const float*>(x), numTokens, weight, bias, static_cast<float*>(out));
+  }
+
+  void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
+                    const Weight& kNorm, float eps, const float* rope,
+                    const KvCache& cache) override {
+    const int64_t headDim = shape.headDim;
+    const int64_t kvWidth = shape.numKvHeads * headDim;
+    const int64_t width = shape.numHeads * headDim + 2 * kvWidth;
+    const auto narrow = kernels_.narrow[indexOf(cache.dtype)];
+    const auto minRows = minRowsPerPart(width);
+    pool_.parallelFor(batch.numTokens, minRows, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* cos = rope + batch.positions[i] * headDim;
+        const float* sin = cos + headDim / 2;
+        float* queries = static_cast<float*>(qkv) + i * width;
+        float* keys = queries + shape.numHeads * headDim;
+        const float* values = keys + kvWidth;
+        for (int64_t head = 0; head < shape.numHeads + shape.numKvHeads; ++head) {
+          float* x = queries + head * headDim;
+          const Weight& norm = head < shape.numHeads ? qNorm : kNorm;
+          if (norm) {
+            kernels_.rmsNorm[indexOf(norm.dtype)](nullptr, x, headDim, norm.data, eps, x);
+          }
+          kernels_.rotate(x, cos, sin, headDim / 2);
+        }
+        const int64_t offset =
+            batch.cacheSlots[i] * kvWidth * static_cast<int64_t>(sizeOf(cache.dtype));
+        narrow(keys, kvWidth, static_cast<char*>(cache.keys) + offset);
+        narrow(values, kvWidth, static_cast<char*>(cache.values) + offset);
+      }
+    });
+  }
+
+  void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                 const KvCache& cache, const RequestTable& requests, void* out) override {
+    attention_.run(static_cast<const float*>(qkv), batch, shape, cache, requests,
+                   static_cast<float*>(out));
+  }
+
+  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out) override {
+    pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* gate = static_cast<const float*>(gateUp) + i * 2 * size;
+        kernels_.siluAndMul(gate, gate + size, size, static_cast<float*>(out) + i * size);
+      }
+    });
+  }
+
+  void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width,
+                  void* out) override {
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(static_cast<const float*>(x) + int64_t{index[i]} * width, width,
+                  static_cast<float*>(out) + i * width);
+    }
+  }
+
+  // Sampling -------------------------------------------------------------------------------
+
+  void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+              const Logprobs& logprobs) override {
+    sampler_.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs);
+  }
+
+  void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
+                      const int32_t* tokenIds, int32_t numTop, const Logprobs& out) override {
+    sampler_.gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out);
+  }
+
+ private:
+  // Through float32, a cache's worth at a time.
+  void convert(char* to, DType outType, const char* from, DType hostType, int64_t count) const {
+    constexpr int64_t kBlock = 1024;
+    float block[kBlock];
+    for (int64_t i = 0; i < count; i += kBlock) {
+      const int64_t size = std::min(kBlock, count - i);
+      kernels_.widen[indexOf(hostType)](from + i * static_cast<int64_t>(sizeOf(hostType)), size,
+                                        block);
+      kernels_.narrow[indexOf(outType)](block, size,
+                                        to + i * static_cast<int64_t>(sizeOf(outType)));
+    }
+  }
+
+  const Kernels& kernels_;
+  MemoryAccount memory_;
+  ThreadPool pool_;
+  Matmul matmul_;
+  Attention attention_;
+  Sampler sampler_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> makeCpuOps(int numThreads, std::string_view isa) {
+  return std::make_unique<CpuOps>(numThreads, isa);
+}
+
+}  // namespace uniproc

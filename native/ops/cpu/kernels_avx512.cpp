@@ -1,0 +1,154 @@
+// The kernels over vectors of 16 floats, for processors with AVX-512 F, BW, DQ and VL.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "ops/cpu/float_types.h"
+#include "ops/cpu/kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own intrinsics read a variable they leave unset on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+UNIPROC_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")
+
+namespace uniproc {
+namespace {
+
+struct Vec512 {
+  static constexpr int kLanes = 16;
+  static constexpr int kTileRows = 4;  // 16 sums, 4 + 1 operands of the 32 registers
+
+  __m512 v;
+
+  static __mmask16 firstLanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static Vec512 widened(__m256i half, BFloat16) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  }
+  static Vec512 widened(__m256i half, Float16) { return {_mm512_cvtph_ps(half)}; }
+
+  static Vec512 zero() { return {_mm512_setzero_ps()}; }
+  static Vec512 broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static Vec512 load(const float* x) { return {_mm512_loadu_ps(x)}; }
+  template <class T>
+  static Vec512 load(const T* x) {
+    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), T{});
+  }
+  // The first n lanes, the others zero.
+  static Vec512 loadPartial(const float* x, int n) {
+    return {_mm512_maskz_loadu_ps(firstLanes(n), x)};
+  }
+  template <class T>
+  static Vec512 loadPartial(const T* x, int n) {
+    return widened(_mm256_maskz_loadu_epi16(firstLanes(n), x), T{});
+  }
+  void store(float* out) const { _mm512_storeu_ps(out, v); }
+  void storePartial(float* out, int n) const { _mm512_mask_storeu_ps(out, firstLanes(n), v); }
+  void store(Float16* out) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  void store(BFloat16* out) const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, up), nan, quiet);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  }
+
+  // Of a NaN and a number, or two zeros, both give b.
+  static Vec512 max(Vec512 a, Vec512 b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static Vec512 min(Vec512 a, Vec512 b) { return {_mm512_min_ps(a.v, b.v)}; }
+  // (word >> 9) as a number below 2^23.
+  static Vec512 fromUpper23Bits(const uint32_t* words) {
+    return {_mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(words), 9))};
+  }
+};
+
+inline Vec512 operator+(Vec512 a, Vec512 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec512 operator-(Vec512 a, Vec512 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec512 operator*(Vec512 a, Vec512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec512 operator/(Vec512 a, Vec512 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec512 fma(Vec512 a, Vec512 b, Vec512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+
+inline uint32_t greater(Vec512 a, Vec512 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+inline uint32_t notLess(Vec512 a, Vec512 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+// a < b ? yes : no
+inline Vec512 selectLess(Vec512 a, Vec512 b, Vec512 yes, Vec512 no) {
+  return {_mm512_mask_mov_ps(no.v, _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), yes.v)};
+}
+
+inline Vec512 round(Vec512 x) {
+  return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// 2^n for whole n from -126 to 127.
+inline Vec512 pow2(Vec512 n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+// x = mantissa * 2^e with the mantissa from sqrt(1/2) to sqrt(2); returns e.
+inline Vec512 splitExponent(Vec512 x, Vec512* mantissa) {
+  const __m512i sqrtHalf = _mm512_set1_epi32(0x3f3504f3);
+  const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(x.v), sqrtHalf);
+  const __m512i fraction = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffff));
+  mantissa->v = _mm512_castsi512_ps(_mm512_add_epi32(fraction, sqrtHalf));
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(bits, 23))};
+}
+
+inline float maxLanes(Vec512 x) { return _mm512_reduce_max_ps(x.v); }
+inline float sumLanes(Vec512 x) { return _mm512_reduce_add_ps(x.v); }
+
+// The lower halves' and the upper halves' sum of a, then those of b.
+inline __m512 addHalves(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+}
+// out [4] = the sums of the lanes of a, b, c and d, each in the same tree.
+inline void sum4(Vec512 a, Vec512 b, Vec512 c, Vec512 d, float* out) {
+  const __m512 ab = addHalves(a.v, b.v);
+  const __m512 cd = addHalves(c.v, d.v);
+  __m512 quarters =
+      _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0x4e));
+  quarters = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0xb1));
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, quarters)));
+}
+
+}  // namespace
+}  // namespace uniproc
+
+#include "ops/cpu/simd_table.h"
+
+UNIPROC_END_TARGET
+
+namespace uniproc {
+
+const Kernels* avx512Kernels() {
+  static constexpr Kernels kernels = simd::makeKernels<Vec512>("avx512");
+  const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                         __builtin_cpu_supports("f16c");
+  return supported ? &kernels : nullptr;
+}
+
+}  // namespace uniproc
+
+#else
+
+namespace uniproc {
+
+const Kernels* avx512Kernels() { return nullptr; }
+
+}  // namespace uniproc
+
+#endif

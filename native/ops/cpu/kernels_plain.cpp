@@ -1,0 +1,121 @@
+// The kernels over vectors of 4 floats in the compilers' own notation, for any processor: SSE2 on
+// x86-64, NEON on arm64.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "ops/cpu/float_types.h"
+#include "ops/cpu/kernels.h"
+
+namespace uniproc {
+namespace {
+
+using Floats = float __attribute__((vector_size(16)));
+using Ints = int32_t __attribute__((vector_size(16)));
+
+struct Vec128 {
+  static constexpr int kLanes = 4;
+  static constexpr int kTileRows = 2;  // 8 sums, 4 + 1 operands of the 16 registers
+
+  Floats v;
+
+  static Vec128 zero() { return broadcast(0.0f); }
+  static Vec128 broadcast(float x) { return {Floats{x, x, x, x}}; }
+  static Vec128 load(const float* x) {
+    Vec128 result;
+    std::memcpy(&result.v, x, sizeof result.v);
+    return result;
+  }
+  template <class T>
+  static Vec128 load(const T* x) {
+    return {Floats{widen(x[0]), widen(x[1]), widen(x[2]), widen(x[3])}};
+  }
+  // The first n lanes, the others zero.
+  template <class T>
+  static Vec128 loadPartial(const T* x, int n) {
+    if (n == kLanes) return load(x);
+    T lanes[kLanes] = {};
+    std::copy_n(x, n, lanes);
+    return load(lanes);
+  }
+  void store(float* out) const { std::memcpy(out, &v, sizeof v); }
+  void storePartial(float* out, int n) const {
+    if (n == kLanes) return store(out);
+    for (int i = 0; i < n; ++i) out[i] = v[i];
+  }
+  template <class T>
+  void store(T* out) const {
+    for (int i = 0; i < kLanes; ++i) out[i] = narrow<T>(v[i]);
+  }
+
+  // Of a NaN and a number, or two zeros, both give b.
+  static Vec128 max(Vec128 a, Vec128 b) { return {a.v > b.v ? a.v : b.v}; }
+  static Vec128 min(Vec128 a, Vec128 b) { return {a.v < b.v ? a.v : b.v}; }
+  // (word >> 9) as a number below 2^23.
+  static Vec128 fromUpper23Bits(const uint32_t* words) {
+    Vec128 result;
+    for (int i = 0; i < kLanes; ++i) result.v[i] = static_cast<float>(words[i] >> 9);
+    return result;
+  }
+};
+
+inline Vec128 operator+(Vec128 a, Vec128 b) { return {a.v + b.v}; }
+inline Vec128 operator-(Vec128 a, Vec128 b) { return {a.v - b.v}; }
+inline Vec128 operator*(Vec128 a, Vec128 b) { return {a.v * b.v}; }
+inline Vec128 operator/(Vec128 a, Vec128 b) { return {a.v / b.v}; }
+inline Vec128 fma(Vec128 a, Vec128 b, Vec128 c) { return {a.v * b.v + c.v}; }
+
+// Bit i of a comparison's lane i, which is all ones or all zeros.
+inline uint32_t laneBits(Ints lanes) {
+  return static_cast<uint32_t>((lanes[0] & 1) | (lanes[1] & 2) | (lanes[2] & 4) | (lanes[3] & 8));
+}
+inline uint32_t greater(Vec128 a, Vec128 b) { return laneBits(a.v > b.v); }
+inline uint32_t notLess(Vec128 a, Vec128 b) { return laneBits(a.v >= b.v); }
+// a < b ? yes : no
+inline Vec128 selectLess(Vec128 a, Vec128 b, Vec128 yes, Vec128 no) {
+  return {a.v < b.v ? yes.v : no.v};
+}
+
+inline Vec128 round(Vec128 x) {  // |x| < 2^22: the sum's last place is 1
+  const Vec128 large = Vec128::broadcast(0x1.8p23f);
+  return (x + large) - large;
+}
+// 2^n for whole n from -126 to 127.
+inline Vec128 pow2(Vec128 n) {
+  return {reinterpret_cast<Floats>((__builtin_convertvector(n.v, Ints) + 127) << 23)};
+}
+// x = mantissa * 2^e with the mantissa from sqrt(1/2) to sqrt(2); returns e.
+inline Vec128 splitExponent(Vec128 x, Vec128* mantissa) {
+  const Ints bits = reinterpret_cast<Ints>(x.v) - 0x3f3504f3;
+  mantissa->v = reinterpret_cast<Floats>((bits & 0x7fffff) + 0x3f3504f3);
+  return {__builtin_convertvector(bits >> 23, Floats)};
+}
+
+inline float maxLanes(Vec128 x) {
+  return std::max(std::max(x.v[0], x.v[1]), std::max(x.v[2], x.v[3]));
+}
+inline float sumLanes(Vec128 x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }
+// out [4] = the sums of the lanes of a, b, c and d, each in the same tree.
+inline void sum4(Vec128 a, Vec128 b, Vec128 c, Vec128 d, float* out) {
+  out[0] = sumLanes(a);
+  out[1] = sumLanes(b);
+  out[2] = sumLanes(c);
+  out[3] = sumLanes(d);
+}
+
+}  // namespace
+}  // namespace uniproc
+
+#include "ops/cpu/simd_table.h"
+
+namespace uniproc {
+
+const Kernels* plainKernels() {
+  static constexpr Kernels kernels = simd::makeKernels<Vec128>("plain");
+  return &kernels;
+}
+
+}  // namespace uniproc

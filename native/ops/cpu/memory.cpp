@@ -1,0 +1,80 @@
+#include "ops/cpu/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "ops/cpu/host.h"
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// From here on memory comes from the kernel, page by page as it is touched, in huge pages if it
+// can.
+constexpr size_t kMappedBytes = size_t{4} << 20;
+constexpr size_t kAlignment = 64;
+
+size_t roundedUp(size_t bytes) {
+  return std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
+}
+
+std::string inGiB(size_t bytes) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.2f GiB", static_cast<double>(bytes) / 0x1p30);
+  return text;
+}
+
+void* tryAllocate(size_t bytes) {
+  if (bytes >= kMappedBytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, bytes, MADV_HUGEPAGE);  // only speed depends on it
+#endif
+    return memory;
+  }
+  void* memory = std::aligned_alloc(kAlignment, roundedUp(bytes));
+  if (memory) std::memset(memory, 0, roundedUp(bytes));
+  return memory;
+}
+
+}  // namespace
+
+DeviceMemory MemoryAccount::figures() const {
+  const HostMemory host = hostMemory();
+  // What was handed out and not yet written to still counts as free in the system's figures.
+  const size_t unclaimed = host.total - std::min(host.total, allocated_);
+  return {host.total, std::min(host.free, unclaimed), allocated_, peak_};
+}
+
+void* MemoryAccount::allocate(size_t bytes, const char* what) {
+  const DeviceMemory memory = figures();
+  void* result = bytes <= memory.free ? tryAllocate(bytes) : nullptr;
+  if (!result) {
+    throw Error("OUT_OF_MEMORY", std::string("no memory for ") + what + ": " +
+                                     std::to_string(bytes) + " bytes (" + inGiB(bytes) +
+                                     ") asked for, " + inGiB(memory.free) + " free of " +
+                                     inGiB(memory.total) + ", " + inGiB(memory.allocated) +
+                                     " of it in use by this device");
+  }
+  allocated_ += bytes;
+  peak_ = std::max(peak_, allocated_);
+  return result;
+}
+
+void MemoryAccount::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  allocated_ -= bytes;
+  if (bytes >= kMappedBytes) {
+    munmap(memory, bytes);
+  } else {
+    std::free(memory);
+  }
+}
+
+}  // namespace uniproc

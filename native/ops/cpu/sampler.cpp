@@ -1,0 +1,316 @@
+#include "ops/cpu/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/philox.h"
+
+namespace uniproc {
+namespace {
+
+constexpr float kBanned = -std::numeric_limits<float>::infinity();
+constexpr float kGreedy = 1e-5f;  // temperatures below
+// Logits that take as long to go through as waking a thread.
+constexpr int64_t kMinLogitsPerPart = 1 << 14;
+constexpr int kDrawBlock = 64;
+
+bool isIn(int32_t tokenId, int32_t vocabSize) { return tokenId >= 0 && tokenId < vocabSize; }
+
+bool hasPenalties(const SamplingParams& params) {
+  return params.presencePenalty != 0.0f || params.frequencyPenalty != 0.0f ||
+         params.repetitionPenalty != 1.0f;
+}
+
+// Keeps the candidates that precede the point where the summed exp(logit - max), likeliest first,
+// reaches `target`, with the one that reaches it. A quickselect that follows the sums: no full
+// sort.
+void keepNucleus(float max, double target, std::vector<Candidate>* candidates) {
+  const auto weight = [max](const Candidate& c) { return std::exp(c.logit - max); };
+  auto begin = candidates->begin();  // those before are kept and sum up to `sum`
+  auto end = candidates->end();      // those from here on are dropped
+  double sum = 0;
+  while (end - begin > 32) {
+    Candidate sample[3] = {*begin, begin[(end - begin) / 2], end[-1]};
+    std::sort(sample, sample + 3, likelier);
+    const Candidate pivot = sample[1];
+    const auto middle = std::partition(
+        begin, end, [&](const Candidate& candidate) { return !likelier(pivot, candidate); });
+    double upper = 0;
+    for (auto it = begin; it != middle; ++it) upper += weight(*it);
+    if (sum + upper >= target) {
+      end = middle;
+    } else {
+      sum += upper;
+      begin = middle;
+    }
+  }
+  std::sort(begin, end, likelier);
+  while (begin != end && (sum < target || begin == candidates->begin())) sum += weight(*begin++);
+  candidates->erase(begin, candidates->end());
+}
+
+}  // namespace
+
+struct Sampler::Row {
+  float* logits;
+  int32_t vocabSize;
+  const SamplingParams& params;
+  const int32_t* tokenIds;  // prompt, then generated
+  int32_t numPromptTokens;
+  int32_t numTokens;
+  const int32_t* bitmask;  // or null
+
+  bool allowedByBitmask(int32_t id) const { return !bitmask || bitmask[id / 32] >> (id % 32) & 1; }
+};
+
+Sampler::Sampler(ThreadPool& pool, const Kernels& kernels)
+    : pool_(pool), kernels_(kernels), scratches_(static_cast<size_t>(pool.numThreads())) {}
+
+void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+                     const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+                     const Logprobs& logprobs) {
+  const int64_t bitmaskWidth = (vocabSize + 31) / 32;
+  const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
+  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int part) {
+    Scratch& scratch = scratches_[static_cast<size_t>(part)];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t slot = slots[i];
+      int32_t* tokenIds = requests.tokenIds + slot * requests.maxModelLen;
+      int32_t& numTokens = requests.numTokens[slot];
+      const SamplingParams& params = requests.sampling[slot];
+      const Row row{logits + i * vocabSize,
+                    vocabSize,
+                    params,
+                    tokenIds,
+                    requests.numPromptTokens[slot],
+                    numTokens,
+                    bitmask ? bitmask + i * bitmaskWidth : nullptr};
+
+      kernels_.cleanLogits(row.logits, vocabSize, row.logits);
+      if (params.numLogprobs >= 0) {
+        scratch.rawLogits.assign(row.logits, row.logits + vocabSize);
+      }
+      sampled[i] = sampleRow(row, scratch);
+      if (params.numLogprobs >= 0) {
+        fillLogprobs(kernels_, scratch.rawLogits.data(), vocabSize, sampled[i],
+                     std::min(params.numLogprobs, logprobs.maxLogprobs), logprobs, i,
+                     &scratch.candidates);
+      }
+      if (numTokens < requests.maxModelLen) tokenIds[numTokens++] = sampled[i];
+    }
+  });
+}
+
+void Sampler::gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
+                             const int32_t* tokenIds, int32_t numTop, const Logprobs& out) {
+  const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
+  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int part) {
+    Scratch& scratch = scratches_[static_cast<size_t>(part)];
+    scratch.rawLogits.resize(static_cast<size_t>(vocabSize));
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.cleanLogits(logits + i * vocabSize, vocabSize, scratch.rawLogits.data());
+      fillLogprobs(kernels_, scratch.rawLogits.data(), vocabSize, tokenIds[i],
+                   std::min(numTop, out.maxLogprobs), out, i, &scratch.candidates);
+    }
+  });
+}
+
+int32_t Sampler::sampleRow(const Row& row, Scratch& scratch) const {
+  const SamplingParams& params = row.params;
+  applyBitmask(row);
+  applyAllowedTokens(row, scratch);
+  applyBans(row, scratch);
+  applyLogitBias(row);
+  applyPenalties(row, scratch);
+
+  float max = kernels_.max(row.logits, row.vocabSize);
+  if (max == kBanned) return liftBans(row, scratch);
+  if (params.temperature < kGreedy) return argMax(row, max);
+
+  if (params.temperature != 1.0f) {
+    kernels_.divide(row.logits, row.vocabSize, params.temperature);
+    max /= params.temperature;
+  }
+  if (params.minP > 0.0f) {
+    kernels_.maskLess(row.logits, row.vocabSize, max + std::log(std::min(params.minP, 1.0f)));
+  }
+  const bool hasTopK = params.topK > 0 && params.topK < row.vocabSize;
+  const bool hasTopP = params.topP < 1.0f;
+  if (!hasTopK && !hasTopP) return drawFromAll(row);
+  if (hasTopK) {
+    selectTop(kernels_, row.logits, row.vocabSize, params.topK, &scratch.candidates);
+    if (hasTopP) {
+      double sum = 0;
+      for (const Candidate& c : scratch.candidates) sum += std::exp(c.logit - max);
+      keepNucleus(max, params.topP * sum, &scratch.candidates);
+    }
+  } else {
+    gatherNucleus(row, max, scratch);
+  }
+  return drawFrom(row, scratch.candidates);
+}
+
+void Sampler::applyBitmask(const Row& row) const {
+  if (!row.bitmask) return;
+  for (int32_t id = 0; id < row.vocabSize; id += 32) {
+    if (row.bitmask[id / 32] == -1) continue;
+    for (int32_t i = id; i < std::min(id + 32, row.vocabSize); ++i) {
+      if (!row.allowedByBitmask(i)) row.logits[i] = kBanned;
+    }
+  }
+}
+
+void Sampler::applyAllowedTokens(const Row& row, Scratch& scratch) const {
+  const SamplingParams& params = row.params;
+  if (params.numAllowedTokenIds == 0) return;
+  auto& kept = scratch.allowedLogits;
+  kept.clear();
+  for (int32_t i = 0; i < params.numAllowedTokenIds; ++i) {
+    const int32_t id = params.allowedTokenIds[i];
+    kept.push_back(isIn(id, row.vocabSize) ? row.logits[id] : kBanned);
+  }
+  std::fill_n(row.logits, row.vocabSize, kBanned);
+  for (int32_t i = 0; i < params.numAllowedTokenIds; ++i) {
+    const int32_t id = params.allowedTokenIds[i];
+    if (isIn(id, row.vocabSize)) row.logits[id] = kept[static_cast<size_t>(i)];
+  }
+}
+
+// Bad words whose beginning was just generated, and stop tokens before minTokens.
+void Sampler::applyBans(const Row& row, Scratch& scratch) const {
+  const SamplingParams& params = row.params;
+  const int32_t numGenerated = row.numTokens - row.numPromptTokens;
+  scratch.banned.clear();
+  const auto ban = [&](int32_t id) {
+    if (!isIn(id, row.vocabSize)) return;
+    scratch.banned.push_back({row.logits[id], id});
+    row.logits[id] = kBanned;
+  };
+  for (int32_t i = 0; i < params.numBadWords; ++i) {
+    const int32_t begin = i == 0 ? 0 : params.badWordsEnds[i - 1];
+    const int32_t numBefore = params.badWordsEnds[i] - begin - 1;
+    if (numBefore < 0 || numBefore > numGenerated) continue;
+    const int32_t* word = params.badWordsTokenIds + begin;
+    if (std::equal(word, word + numBefore, row.tokenIds + row.numTokens - numBefore)) {
+      ban(word[numBefore]);
+    }
+  }
+  if (numGenerated < params.minTokens) {
+    for (int32_t i = 0; i < params.numStopTokenIds; ++i) ban(params.stopTokenIds[i]);
+  }
+}
+
+void Sampler::applyLogitBias(const Row& row) const {
+  for (int32_t i = 0; i < row.params.numLogitBiases; ++i) {
+    const int32_t id = row.params.logitBiasTokenIds[i];
+    if (isIn(id, row.vocabSize)) row.logits[id] += row.params.logitBiases[i];
+  }
+}
+
+// Repetition (Keskar et al. 2019) of what is in prompt or generated, frequency and presence of what
+// is generated. Each token is met once: its count is -1 from then on.
+void Sampler::applyPenalties(const Row& row, Scratch& scratch) const {
+  const SamplingParams& params = row.params;
+  if (!hasPenalties(params)) return;
+  scratch.counts.resize(std::max(scratch.counts.size(), static_cast<size_t>(row.vocabSize)));
+  int32_t* counts = scratch.counts.data();
+  for (int32_t i = row.numPromptTokens; i < row.numTokens; ++i) {
+    if (isIn(row.tokenIds[i], row.vocabSize)) ++counts[row.tokenIds[i]];
+  }
+  for (int32_t i = 0; i < row.numTokens; ++i) {
+    const int32_t id = row.tokenIds[i];
+    if (!isIn(id, row.vocabSize) || counts[id] < 0) continue;
+    float& logit = row.logits[id];
+    logit = logit > 0 ? logit / params.repetitionPenalty : logit * params.repetitionPenalty;
+    logit -= params.frequencyPenalty * static_cast<float>(counts[id]);
+    if (counts[id] > 0) logit -= params.presencePenalty;
+    counts[id] = -1;
+  }
+  for (int32_t i = 0; i < row.numTokens; ++i) {
+    if (isIn(row.tokenIds[i], row.vocabSize)) counts[row.tokenIds[i]] = 0;
+  }
+}
+
+int32_t Sampler::argMax(const Row& row, float max) const {
+  return static_cast<int32_t>(kernels_.findNotLess(row.logits, 0, row.vocabSize, max));
+}
+
+int32_t Sampler::liftBans(const Row& row, const Scratch& scratch) const {
+  for (auto it = scratch.banned.rbegin(); it != scratch.banned.rend(); ++it) {
+    row.logits[it->tokenId] = it->logit;
+  }
+  const float max = kernels_.max(row.logits, row.vocabSize);
+  return max == kBanned ? lowestPermitted(row) : argMax(row, max);
+}
+
+int32_t Sampler::lowestPermitted(const Row& row) const {
+  const SamplingParams& params = row.params;
+  const auto* allowedEnd = params.allowedTokenIds + params.numAllowedTokenIds;
+  for (int32_t id = 0; id < row.vocabSize; ++id) {
+    const bool allowed = params.numAllowedTokenIds == 0 ||
+                         std::find(params.allowedTokenIds, allowedEnd, id) != allowedEnd;
+    if (allowed && row.allowedByBitmask(id)) return id;
+  }
+  return 0;
+}
+
+// Candidates = the nucleus (Holtzman et al. 2019) of the whole row. Tokens of less than (1 - topP)
+// / vocabSize of the probability together have less than 1 - topP: they cannot be in it.
+void Sampler::gatherNucleus(const Row& row, float max, Scratch& scratch) const {
+  const double sum = kernels_.sumExp(row.logits, row.vocabSize, max);
+  const double least = (1.0 - row.params.topP) * sum / row.vocabSize;
+  const float threshold = max + static_cast<float>(std::log(least)) - 1e-3f;  // for the rounding
+  scratch.candidates.clear();
+  for (int64_t i = kernels_.findNotLess(row.logits, 0, row.vocabSize, threshold); i < row.vocabSize;
+       i = kernels_.findNotLess(row.logits, i + 1, row.vocabSize, threshold)) {
+    scratch.candidates.push_back({row.logits[i], static_cast<int32_t>(i)});
+  }
+  keepNucleus(max, row.params.topP * sum, &scratch.candidates);
+}
+
+int32_t Sampler::drawFromAll(const Row& row) const {
+  float best = kBanned;
+  int32_t token = 0;
+  for (int32_t begin = 0; begin < row.vocabSize; begin += kDrawBlock) {
+    const int32_t count = std::min(kDrawBlock, row.vocabSize - begin);
+    if (kernels_.max(row.logits + begin, count) + kMaxGumbel <= best) continue;  // none can win
+    uint32_t words[kDrawBlock];
+    for (int32_t i = 0; i < kDrawBlock; i += 4) {
+      const PhiloxBlock block = samplingWords(row.params.seed, row.numTokens, (begin + i) / 4);
+      std::copy_n(block.words, 4, words + i);
+    }
+    float noise[kDrawBlock];
+    kernels_.gumbel(words, kDrawBlock, noise);
+    for (int32_t i = 0; i < count; ++i) {
+      const float score = row.logits[begin + i] + noise[i];
+      if (score > best) {
+        best = score;
+        token = begin + i;
+      }
+    }
+  }
+  return token;
+}
+
+int32_t Sampler::drawFrom(const Row& row, const std::vector<Candidate>& candidates) const {
+  Candidate best{kBanned, 0};  // by logit with noise
+  for (size_t begin = 0; begin < candidates.size(); begin += kDrawBlock) {
+    const size_t count = std::min<size_t>(kDrawBlock, candidates.size() - begin);
+    uint32_t words[kDrawBlock] = {};
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t id = candidates[begin + i].tokenId;
+      words[i] = samplingWords(row.params.seed, row.numTokens, id / 4).words[id % 4];
+    }
+    float noise[kDrawBlock];
+    kernels_.gumbel(words, kDrawBlock, noise);
+    for (size_t i = 0; i < count; ++i) {
+      const Candidate& candidate = candidates[begin + i];
+      const Candidate noisy{candidate.logit + noise[i], candidate.tokenId};
+      if (likelier(noisy, best)) best = noisy;
+    }
+  }
+  return best.tokenId;
+}
+
+}  // namespace uniproc

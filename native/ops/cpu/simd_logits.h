@@ -1,0 +1,123 @@
+// Scans over a row of logits, as long as the vocabulary.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <limits>
+
+#include "ops/cpu/simd_math.h"
+
+namespace uniproc::simd {
+
+// The last, incomplete vector of a row, -inf where the row has ended.
+template <class V>
+inline V loadEnd(const float* x, int64_t rest) {
+  float lanes[V::kLanes];
+  std::fill_n(lanes, V::kLanes, -std::numeric_limits<float>::infinity());
+  std::copy_n(x, rest, lanes);
+  return V::load(lanes);
+}
+
+template <class V>
+void cleanLogits(const float* logits, int64_t count, float* out) {
+  const V lowest = V::broadcast(-std::numeric_limits<float>::infinity());
+  const V highest = V::broadcast(std::numeric_limits<float>::max());
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
+    // Of a NaN and a number, max gives its second operand.
+    V::min(V::max(V::loadPartial(logits + i, lanes), lowest), highest).storePartial(out + i, lanes);
+  }
+}
+
+template <class V>
+float maxLogit(const float* logits, int64_t count) {
+  V largest = V::broadcast(-std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) largest = V::max(V::load(logits + i), largest);
+  if (i < count) largest = V::max(loadEnd<V>(logits + i, count - i), largest);
+  return maxLanes(largest);
+}
+
+template <class V>
+double sumExp(const float* logits, int64_t count, float max) {
+  constexpr int64_t kBlock = 64 * V::kLanes;  // added up in float32
+  const V shift = V::broadcast(max);
+  double sum = 0;
+  for (int64_t block = 0; block < count; block += kBlock) {
+    const int64_t end = std::min(block + kBlock, count);
+    V total = V::zero();
+    int64_t i = block;
+    for (; i + V::kLanes <= end; i += V::kLanes) total = total + exp(V::load(logits + i) - shift);
+    if (i < end) total = total + exp(loadEnd<V>(logits + i, end - i) - shift);
+    sum += sumLanes(total);
+  }
+  return sum;
+}
+
+template <class V>
+int64_t countGreater(const float* logits, int64_t count, float threshold) {
+  const V t = V::broadcast(threshold);
+  int64_t n = 0;
+  int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes)
+    n += std::popcount(greater(V::load(logits + i), t));
+  if (i < count) n += std::popcount(greater(loadEnd<V>(logits + i, count - i), t));
+  return n;
+}
+
+template <class V>
+int64_t findGreater(const float* logits, int64_t begin, int64_t count, float threshold) {
+  const V t = V::broadcast(threshold);
+  int64_t i = begin;
+  for (; i + V::kLanes <= count; i += V::kLanes) {
+    const uint32_t lanes = greater(V::load(logits + i), t);
+    if (lanes != 0) return i + std::countr_zero(lanes);
+  }
+  while (i < count && !(logits[i] > threshold)) ++i;
+  return i;
+}
+
+template <class V>
+int64_t findNotLess(const float* logits, int64_t begin, int64_t count, float threshold) {
+  const V t = V::broadcast(threshold);
+  int64_t i = begin;
+  for (; i + V::kLanes <= count; i += V::kLanes) {
+    const uint32_t lanes = notLess(V::load(logits + i), t);
+    if (lanes != 0) return i + std::countr_zero(lanes);
+  }
+  while (i < count && !(logits[i] >= threshold)) ++i;
+  return i;
+}
+
+template <class V>
+void maskLess(float* logits, int64_t count, float threshold) {
+  const V t = V::broadcast(threshold);
+  const V lowest = V::broadcast(-std::numeric_limits<float>::infinity());
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
+    const V logit = V::loadPartial(logits + i, lanes);
+    selectLess(logit, t, lowest, logit).storePartial(logits + i, lanes);
+  }
+}
+
+template <class V>
+void divideLogits(float* logits, int64_t count, float temperature) {
+  const V t = V::broadcast(temperature);
+  int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) (V::load(logits + i) / t).store(logits + i);
+  for (; i < count; ++i) logits[i] /= temperature;
+}
+
+template <class V>
+void gumbel(const uint32_t* words, int64_t count, float* out) {
+  const V half = V::broadcast(0.5f);
+  const V scale = V::broadcast(0x1p-23f);
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const V u = (V::fromUpper23Bits(words + i) + half) * scale;  // as uniform() of philox.h
+    const V e = V::zero() - log(u);
+    (V::zero() - log(e)).store(out + i);
+  }
+}
+
+}  // namespace uniproc::simd

@@ -1,0 +1,37 @@
+// The table of kernels made for the vector type V.
+#pragma once
+
+#include "ops/cpu/float_types.h"
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/simd_dot.h"
+#include "ops/cpu/simd_logits.h"
+#include "ops/cpu/simd_rows.h"
+
+namespace uniproc::simd {
+
+template <class V>
+constexpr Kernels makeKernels(const char* name) {
+  return {
+      .name = name,
+      .dot = {dot<V, float>, dot<V, Float16>, dot<V, BFloat16>},
+      .weightedSum = {weightedSum<V, float>, weightedSum<V, Float16>, weightedSum<V, BFloat16>},
+      .softmaxStep = softmaxStepRow<V>,
+      .scale = scaleRow<V>,
+      .widen = {widenRow<V, float>, widenRow<V, Float16>, widenRow<V, BFloat16>},
+      .narrow = {narrowRow<V, float>, narrowRow<V, Float16>, narrowRow<V, BFloat16>},
+      .rmsNorm = {rmsNormRow<V, float>, rmsNormRow<V, Float16>, rmsNormRow<V, BFloat16>},
+      .rotate = rotateRow<V>,
+      .siluAndMul = siluAndMulRow<V>,
+      .cleanLogits = cleanLogits<V>,
+      .max = maxLogit<V>,
+      .sumExp = sumExp<V>,
+      .countGreater = countGreater<V>,
+      .findGreater = findGreater<V>,
+      .findNotLess = findNotLess<V>,
+      .maskLess = maskLess<V>,
+      .divide = divideLogits<V>,
+      .gumbel = gumbel<V>,
+  };
+}
+
+}  // namespace uniproc::simd
