@@ -1,0 +1,67 @@
+/** Text of tokens as they are generated. */
+import type { Tokenizer } from './tokenizer';
+
+/** What stands for bytes that are no UTF-8: not at all, or not yet. */
+const REPLACEMENT = '\ufffd';
+
+/** Bytes of an unfinished character: at most 3, in as many tokens. */
+const MAX_UNFINISHED = 3;
+
+/** Tokens to decode together at most, so that a run of broken characters costs no more than others. */
+const MAX_PENDING = 16;
+
+/**
+ * Turns one request's tokens into text that goes on after its prompt. What it gives is final: a character whose bytes
+ * are spread over tokens is held back until it is whole. Each token costs the same, however long the
+ * text: one that holds whole characters is looked up, and only runs of those that do not are decoded,
+ * together, in a window that moves along.
+ */
+export class IncrementalDetokenizer {
+  /** The latest tokens that begin or end inside a character. */
+  private pending: number[] = [];
+  /** How much of `pending`'s text has been given. */
+  private given = 0;
+
+  constructor(
+    private readonly tokenizer: Tokenizer,
+    private readonly skipSpecialTokens = true,
+  ) {}
+
+  /** The text that `tokenIds` make final: what they stand for as a rule, sometimes nothing yet. */
+  append(tokenIds: Iterable<number>): string {
+    let text = '';
+    for (const id of tokenIds) {
+      if (this.skipSpecialTokens && this.tokenizer.isSpecial(id)) continue;
+      const token = this.tokenizer.idToToken(id);
+      text += token.includes(REPLACEMENT) ? this.hold(id) : this.finish() + token;
+    }
+    return text;
+  }
+
+  /** No more tokens come that go on with a character: what was held back, as it is. */
+  finish(): string {
+    if (this.pending.length === 0) return '';
+    const rest = this.tokenizer.continuation(this.pending).slice(this.given);
+    this.pending = [];
+    this.given = 0;
+    return rest;
+  }
+
+  /** Takes a token with part of a character; gives the text that it makes whole. */
+  private hold(tokenId: number): string {
+    this.pending.push(tokenId);
+    const text = wholeCharacters(this.tokenizer.continuation(this.pending));
+    const fresh = text.slice(this.given);
+    this.given = text.length;
+    if (this.pending.length > MAX_PENDING) {
+      this.pending = this.pending.slice(-MAX_UNFINISHED);
+      this.given = wholeCharacters(this.tokenizer.continuation(this.pending)).length;
+    }
+    return fresh;
+  }
+}
+
+/** `text` without the character at its end that may still be unfinished. */
+function wholeCharacters(text: string): string {
+  return text.endsWith(REPLACEMENT) ? text.slice(0, -1) : text;
+}
