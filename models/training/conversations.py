@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from corpus import Story, expand, story
+from grammar import Story, expand, story
 from world import KINDS, with_article
 
 Message = dict[str, str]

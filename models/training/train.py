@@ -2,7 +2,7 @@
 
     python train.py --out ../stories
 
-takes about four minutes on one data-centre GPU. `--documents 2000 --steps 20 --out /tmp/try` shows
+takes about three minutes on one data-centre GPU. `--documents 2000 --steps 20 --out /tmp/try` shows
 on a CPU that everything works. It writes the folder and, beside train.py or where `--log` says, the
 loss of every evaluation.
 """
