@@ -4,6 +4,7 @@
 #include "addon/environment.h"
 #include "addon/event_binding.h"
 #include "addon/model_binding.h"
+#include "addon/ops_binding.h"
 #include "addon/output_thread_binding.h"
 #include "addon/values.h"
 
@@ -21,6 +22,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
   ModelBinding::define(env, exports);
+  exports.Set("ops", makeOpsBinding(env));
   exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
   return exports;
 }
