@@ -1,0 +1,21 @@
+/** Seeds of requests that bring none, and of a request's several samples. */
+
+/** The `n`th value that SplitMix64 draws from `seed` (Steele, Lea, Flood 2014); 64 bits. */
+function splitMix64(seed: bigint, n: bigint): bigint {
+  let z = BigInt.asUintN(64, seed + n * 0x9e3779b97f4a7c15n);
+  z = BigInt.asUintN(64, (z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n);
+  z = BigInt.asUintN(64, (z ^ (z >> 27n)) * 0x94d049bb133111ebn);
+  return z ^ (z >> 31n);
+}
+
+/** Of the engine's `count`th request, from 0. */
+export function requestSeed(engineSeed: number, count: number): bigint {
+  return splitMix64(BigInt(engineSeed), BigInt(count) + 1n);
+}
+
+/** Of a request's sample: the first has the request's own. */
+export function sampleSeed(requestSeed: bigint, index: number): bigint {
+  const seed = BigInt.asUintN(64, requestSeed);
+  // Counted down, lest they meet those that an engine of this seed gives its requests.
+  return index === 0 ? seed : splitMix64(seed, BigInt(-index));
+}

@@ -1,0 +1,42 @@
+/** A byte-level tokenizer without merges: token b is byte b, so every cut between tokens is there to test. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+
+/** The end of a sequence; a special token. */
+export const EOS_TOKEN_ID = 256;
+
+/** How byte-level BPE writes bytes: printable ones as they are, the others from U+0100 on (GPT-2). */
+function byteLetters(): string[] {
+  let next = 0x100;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const printable =
+      (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+    return String.fromCharCode(printable ? byte : next++);
+  });
+}
+
+export async function byteTokenizer(): Promise<Tokenizer> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-tokenizer-'));
+  const vocab = Object.fromEntries(byteLetters().map((letter, byte) => [letter, byte]));
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+  const eos = { id: EOS_TOKEN_ID, content: '<eos>', special: true };
+  const tokenizer = {
+    version: '1.0',
+    added_tokens: [{ ...eos, single_word: false, lstrip: false, rstrip: false, normalized: false }],
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: null,
+    decoder: byteLevel,
+    model: { type: 'BPE', vocab, merges: [] },
+  };
+  writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
+  const config = { tokenizer_class: 'PreTrainedTokenizerFast', eos_token: '<eos>' };
+  writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config));
+  try {
+    return await Tokenizer.load(folder);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}

@@ -1,0 +1,443 @@
+import { getEventListeners } from 'node:events';
+import {
+  ConfigError,
+  DeviceError,
+  ExecutorFailedError,
+  InvalidStateError,
+  ShutdownError,
+} from '../../lib/errors';
+import type { OutputDelta } from '../../lib/engine/outputs';
+import {
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type ModelRunnerOutput,
+  RaggedTokenIds,
+} from '../../lib/worker/outputs';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { StepOutput } from '../../lib/worker/workerBase';
+import { generateAlone } from './pagedModel';
+import {
+  ManualPagedWorker,
+  PagedWorker,
+  shutdownEngines,
+  SlowPagedWorker,
+  TestEngine,
+  turns,
+} from './pagedWorker';
+import { promptOf } from './schedulerDriver';
+
+afterEach(shutdownEngines);
+
+/** Ids of the requests in each step that has tokens. */
+function batches(worker: PagedWorker): string[][] {
+  return worker.steps
+    .filter((step) => step.totalNumScheduledTokens > 0)
+    .map((step) => [...step.numScheduledTokens.keys()]);
+}
+
+async function readAll(stream: AsyncIterable<OutputDelta>): Promise<OutputDelta[]> {
+  const deltas: OutputDelta[] = [];
+  for await (const delta of stream) deltas.push(delta);
+  return deltas;
+}
+
+describe('the start', () => {
+  test('asks for specs and memory, makes the cache, warms up, in this order', async () => {
+    const { worker } = await TestEngine.create(PagedWorker);
+    expect(worker.calls).toEqual([
+      'initDevice',
+      'loadModel',
+      'getKvCacheSpec',
+      'determineAvailableMemory',
+      'initializeFromConfig 128',
+      'compileOrWarmUpModel',
+    ]);
+  });
+
+  test('fails where the cache cannot hold one request, with the worker shut down', async () => {
+    const made: PagedWorker[] = [];
+    class TinyWorker extends PagedWorker {
+      static override numBlocks = 15;
+      override initDevice(): void {
+        made.push(this);
+      }
+    }
+    await expect(TestEngine.create(TinyWorker)).rejects.toThrow(ConfigError);
+    expect(made[0].calls.at(-1)).toBe('shutdown');
+  });
+
+  test('can be given up, with the worker shut down', async () => {
+    const controller = new AbortController();
+    const made: PagedWorker[] = [];
+    class AbortedWorker extends PagedWorker {
+      override loadModel(): void {
+        made.push(this);
+        controller.abort(new Error('no longer wanted'));
+      }
+    }
+    const { signal } = controller;
+    await expect(TestEngine.create(AbortedWorker, {}, { signal })).rejects.toThrow(
+      'no longer wanted',
+    );
+    expect(made[0].calls).toEqual(['initDevice', 'shutdown']);
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
+  });
+});
+
+describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
+  describe.each([
+    ['done at once', PagedWorker],
+    ['slow', SlowPagedWorker],
+  ])('over a worker that is %s', (_, workerCls) => {
+    test('generate gives the tokens that the model gives', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      expect(await engine.generate(promptOf(5), { maxTokens: 7 })).toEqual({
+        requestId: '0',
+        prompt: null,
+        promptTokenIds: promptOf(5),
+        promptLogprobs: null,
+        outputs: [
+          {
+            index: 0,
+            text: '',
+            tokenIds: generateAlone(promptOf(5), { maxTokens: 7 }),
+            finishReason: 'length',
+            logprobs: null,
+          },
+        ],
+      });
+    });
+
+    test('requests of any length together get what each gets alone', async () => {
+      const engine = await TestEngine.create(workerCls, {
+        asyncScheduling,
+        maxNumBatchedTokens: 16,
+        maxNumSeqs: 4,
+      });
+      const outputs = await Promise.all(
+        Array.from({ length: 12 }, (_, i) =>
+          engine.generate(promptOf(1 + 4 * i, i), { maxTokens: 1 + ((5 * i) % 13) }),
+        ),
+      );
+      expect(outputs.map((output) => output.outputs[0].tokenIds)).toEqual(
+        outputs.map((_, i) =>
+          generateAlone(promptOf(1 + 4 * i, i), { maxTokens: 1 + ((5 * i) % 13) }),
+        ),
+      );
+    });
+
+    test('a small pool changes no token', async () => {
+      class SmallPool extends workerCls {
+        static override numBlocks = 16;
+      }
+      const engine = await TestEngine.create(SmallPool, { asyncScheduling });
+      const outputs = await Promise.all(
+        [0, 1, 2, 3].map((i) => engine.generate(promptOf(8, i), { maxTokens: 40 })),
+      );
+      expect(engine.worker.steps.some((step) => step.preemptedReqIds.length > 0)).toBe(true);
+      expect(outputs.map((output) => output.outputs[0].tokenIds)).toEqual(
+        [0, 1, 2, 3].map((i) => generateAlone(promptOf(8, i), { maxTokens: 40 })),
+      );
+    });
+
+    test('stop tokens, the end of sequence among them, end with the reason stop', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      const free = generateAlone(promptOf(4), { maxTokens: 30 });
+      const [stopped, unstopped] = await Promise.all([
+        engine.generate(promptOf(4), { maxTokens: 30, stopTokenIds: [free[6]] }),
+        engine.generate(promptOf(4), { maxTokens: 30 }),
+      ]);
+      expect(stopped.outputs[0]).toMatchObject({
+        finishReason: 'stop',
+        tokenIds: generateAlone(promptOf(4), { maxTokens: 30, stopTokenIds: [free[6]] }),
+      });
+      expect(unstopped.outputs[0]).toMatchObject({ finishReason: 'length', tokenIds: free });
+    });
+
+    test('the worker has forgotten a request before its caller hears of it', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      await engine.generate(promptOf(5), { maxTokens: 3 });
+      expect(engine.worker.model.requests.size).toBe(0);
+    });
+
+    test('calls that wait together share the batch', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      await Promise.all([
+        engine.generate(promptOf(3), { maxTokens: 2 }),
+        engine.generate(promptOf(4), { maxTokens: 2 }),
+      ]);
+      expect(batches(engine.worker)).toEqual([
+        ['0', '1'],
+        ['0', '1'],
+      ]);
+    });
+
+    test('a call joins those that run', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      const first = engine.generate(promptOf(3), { maxTokens: 40 });
+      await turns();
+      await engine.generate(promptOf(3), { maxTokens: 2 });
+      await first;
+      expect(batches(engine.worker)).toContainEqual(['0', '1']);
+    });
+
+    test('deltas of a stream add up to what generate gives', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      const deltas = await readAll(engine.stream(promptOf(6), { maxTokens: 20 }));
+      expect(deltas.flatMap(({ tokenIds }) => tokenIds)).toEqual(
+        generateAlone(promptOf(6), { maxTokens: 20 }),
+      );
+      expect(deltas.pop()?.finishReason).toBe('length');
+      expect(deltas.every(({ finishReason }) => finishReason === null)).toBe(true);
+    });
+
+    test('leaving a stream early ends its request and no other', async () => {
+      const engine = await TestEngine.create(workerCls, { asyncScheduling });
+      const other = engine.generate(promptOf(7), { maxTokens: 50 });
+      const stream = engine.stream(promptOf(6), { maxTokens: 50 });
+      await stream.next();
+      await stream.return();
+      const numSteps = engine.worker.steps.length;
+      expect((await other).outputs[0].tokenIds).toEqual(
+        generateAlone(promptOf(7), { maxTokens: 50 }),
+      );
+      // It is told to the worker in the very next step.
+      const ended = engine.worker.steps.findIndex((step) => step.finishedReqIds.includes('1'));
+      expect(ended).toBe(numSteps);
+      const after = engine.worker.steps.slice(ended);
+      expect(after.every((step) => !step.numScheduledTokens.has('1'))).toBe(true);
+    });
+  });
+});
+
+describe('steps in flight', () => {
+  test('there are two with async scheduling, and the oldest is waited for', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: true });
+    const { worker } = engine;
+    const output = engine.generate(promptOf(3), { maxTokens: 4 });
+    await turns();
+    expect(worker.steps).toHaveLength(2);
+    worker.complete[1]();
+    await turns();
+    expect(worker.steps).toHaveLength(2);
+    worker.complete[0]();
+    await turns();
+    // With both known the queue is filled again.
+    expect(worker.steps).toHaveLength(4);
+    worker.complete[2]();
+    worker.complete[3]();
+    expect((await output).outputs[0].tokenIds).toHaveLength(4);
+  });
+
+  test('there is one without', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+    const { worker } = engine;
+    const output = engine.generate(promptOf(3), { maxTokens: 2 });
+    await turns();
+    expect(worker.steps).toHaveLength(1);
+    worker.complete[0]();
+    await turns();
+    expect(worker.steps).toHaveLength(2);
+    worker.complete[1]();
+    await output;
+  });
+
+  test('requests that come meanwhile enter in the order they came', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+    const outputs = [engine.generate(promptOf(3), { maxTokens: 2 })];
+    await turns();
+    for (let i = 0; i < 3; i++) outputs.push(engine.generate(promptOf(3), { maxTokens: 1 }));
+    engine.worker.complete[0]();
+    await turns();
+    expect(batches(engine.worker)).toEqual([['0'], ['0', '1', '2', '3']]);
+    engine.worker.complete[1]();
+    await Promise.all(outputs);
+  });
+
+  test('nobody waits for a step that only frees requests', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+    const first = engine.generate(promptOf(3), { maxTokens: 1 });
+    await turns();
+    engine.worker.complete[0]();
+    await first;
+    expect(engine.worker.steps[1]).toMatchObject({ finishedReqIds: ['0'] });
+    // That step is not complete, and the next one runs.
+    const second = engine.generate(promptOf(3), { maxTokens: 1 });
+    await turns();
+    engine.worker.complete[2]();
+    await second;
+  });
+});
+
+describe('samples', () => {
+  /** Seeds of all requests the worker was told of. */
+  const seeds = ({ worker }: TestEngine<PagedWorker>) =>
+    worker.steps.flatMap((step) => step.scheduledNewReqs.map(({ seed }) => seed));
+
+  test('n of them are gathered into one output, by index', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const { outputs } = await engine.generate(promptOf(3), { n: 3, maxTokens: 4 });
+    expect(outputs.map(({ index, tokenIds }) => [index, tokenIds])).toEqual(
+      [0, 1, 2].map((index) => [index, generateAlone(promptOf(3), { maxTokens: 4 })]),
+    );
+    expect(new Set(seeds(engine)).size).toBe(3);
+  });
+
+  test('stream apart, by index', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const tokenIds: number[][] = [[], []];
+    for await (const delta of engine.stream(promptOf(3), { n: 2, maxTokens: 4 })) {
+      tokenIds[delta.index].push(...delta.tokenIds);
+    }
+    const alone = generateAlone(promptOf(3), { maxTokens: 4 });
+    expect(tokenIds).toEqual([alone, alone]);
+  });
+
+  test('have the seed that was asked for', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    await engine.generate(promptOf(3), { seed: 1234, maxTokens: 1 });
+    await engine.generate(promptOf(3), { seed: -5, maxTokens: 1 });
+    expect(seeds(engine)).toEqual([1234n, 2n ** 64n - 5n]);
+  });
+
+  test("else one made of the engine's seed and the order of arrival", async () => {
+    const run = async (seed: number) => {
+      const engine = await TestEngine.create(PagedWorker, { seed });
+      for (let i = 0; i < 4; i++) await engine.generate(promptOf(3), { n: 2, maxTokens: 1 });
+      return seeds(engine);
+    };
+    const [first, again, other] = [await run(7), await run(7), await run(8)];
+    expect(again).toEqual(first);
+    expect(new Set([...first, ...other]).size).toBe(16);
+  });
+});
+
+test('a worker that is done at once leaves the event loop its turns', async () => {
+  const engine = await TestEngine.create(PagedWorker, { maxModelLen: 512 });
+  let numTurns = 0;
+  let running = true;
+  const count = () => {
+    numTurns++;
+    if (running) setImmediate(count);
+  };
+  setImmediate(count);
+  await engine.generate(promptOf(3), { maxTokens: 500 });
+  running = false;
+  expect(numTurns).toBeGreaterThan(100);
+});
+
+test('a reader slower than the engine gets what came as one delta', async () => {
+  const engine = await TestEngine.create(PagedWorker);
+  const sizes: number[] = [];
+  for await (const delta of engine.stream(promptOf(3), { maxTokens: 40 })) {
+    sizes.push(delta.tokenIds.length);
+    await turns(50);
+  }
+  expect(sizes).toHaveLength(2);
+  expect(sizes[0] + sizes[1]).toBe(40);
+});
+
+describe('shutdown', () => {
+  test('rejects what is pending, in steps or waiting, and what comes later', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
+    const stream = engine.stream(promptOf(3), { maxTokens: 9 });
+    const pending = [
+      engine.generate(promptOf(3), { maxTokens: 9 }),
+      engine.generate(promptOf(4), { maxTokens: 9 }),
+      stream.next(),
+    ];
+    await turns();
+    const shutdown = engine.engine.shutdown();
+    for (const call of pending) await expect(call).rejects.toThrow(ShutdownError);
+    await expect(engine.generate(promptOf(3))).rejects.toThrow(ShutdownError);
+    await expect(engine.stream(promptOf(3)).next()).rejects.toThrow(ShutdownError);
+    for (const complete of engine.worker.complete) complete();
+    await shutdown;
+  });
+
+  test('shuts the worker down once, however often it is called', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    await Promise.all([engine.engine.shutdown(), engine.engine.shutdown()]);
+    await engine.engine.shutdown();
+    expect(engine.worker.calls.filter((call) => call === 'shutdown')).toHaveLength(1);
+  });
+});
+
+describe('a failure', () => {
+  class FailingWorker extends SlowPagedWorker {
+    failure: Error | null = null;
+    override executeModel(step: SchedulerOutput): Promise<StepOutput> {
+      if (this.failure !== null) throw this.failure;
+      return super.executeModel(step);
+    }
+  }
+
+  test.each([
+    ['a device', new DeviceError('lost')],
+    ['a step', new TypeError('a bug')],
+  ])('of %s rejects every pending request, and what comes later', async (_, failure) => {
+    const engine = await TestEngine.create(FailingWorker, { maxNumSeqs: 1 });
+    const stream = engine.stream(promptOf(3), { maxTokens: 40 });
+    const pending = [
+      engine.generate(promptOf(3), { maxTokens: 40 }),
+      engine.generate(promptOf(3), { maxTokens: 40 }),
+      readAll(stream),
+    ];
+    const settled = Promise.allSettled(pending);
+    await turns();
+    engine.worker.failure = failure;
+    for (const result of await settled) {
+      expect(result).toMatchObject({ status: 'rejected', reason: { cause: failure } });
+      expect((result as PromiseRejectedResult).reason).toBeInstanceOf(ExecutorFailedError);
+    }
+    await expect(engine.generate(promptOf(3))).rejects.toThrow(ExecutorFailedError);
+    await engine.engine.shutdown();
+  });
+
+  test('of a step that only frees requests is one too', async () => {
+    class Worker extends PagedWorker {
+      override executeModel(step: SchedulerOutput): StepOutput {
+        if (step.finishedReqIds.length > 0) throw new Error('cannot forget');
+        return super.executeModel(step) as StepOutput;
+      }
+    }
+    const engine = await TestEngine.create(Worker);
+    await engine.generate(promptOf(3), { maxTokens: 1 });
+    await expect(engine.generate(promptOf(3))).rejects.toThrow(/cannot forget/);
+  });
+
+  test('is a worker that gives back no token, rather than a wait for ever', async () => {
+    class Worker extends PagedWorker {
+      protected override run(step: SchedulerOutput): ModelRunnerOutput {
+        const output = super.run(step);
+        const empty = RaggedTokenIds.from(output.reqIds.map(() => []));
+        return { ...output, sampledTokenIds: empty };
+      }
+    }
+    const engine = await TestEngine.create(Worker);
+    await expect(engine.generate(promptOf(3), { maxTokens: 2 })).rejects.toThrow(/fewer tokens/);
+  });
+
+  test('is a worker that leaves a request out', async () => {
+    class Worker extends PagedWorker {
+      override executeModel(): StepOutput {
+        return EMPTY_MODEL_RUNNER_OUTPUT;
+      }
+    }
+    const engine = await TestEngine.create(Worker);
+    await expect(engine.generate(promptOf(3))).rejects.toThrow(/request 0 /);
+  });
+});
+
+test('nothing is admitted while the executor sleeps', async () => {
+  class Sleeper extends PagedWorker {
+    sleep(): void {}
+    wakeUp(): void {}
+  }
+  const engine = await TestEngine.create(Sleeper);
+  await engine.engine.executor.sleep(1);
+  await expect(engine.generate(promptOf(3))).rejects.toThrow(InvalidStateError);
+  await engine.engine.executor.wakeUp();
+  expect((await engine.generate(promptOf(3), { maxTokens: 2 })).outputs[0].tokenIds).toHaveLength(
+    2,
+  );
+});

@@ -1,0 +1,55 @@
+import { RequestOutputCollector } from '../../lib/engine/outputCollector';
+import type { OutputDelta } from '../../lib/engine/outputs';
+
+const delta = (text: string, tokenIds: number[], index = 0): OutputDelta => ({
+  index,
+  text,
+  tokenIds,
+  finishReason: null,
+});
+
+async function readAll(collector: RequestOutputCollector): Promise<OutputDelta[]> {
+  const deltas: OutputDelta[] = [];
+  for await (const next of collector) deltas.push(next);
+  return deltas;
+}
+
+test('a reader that keeps up gets every delta', async () => {
+  const collector = new RequestOutputCollector();
+  const read = collector[Symbol.asyncIterator]();
+  const first = read.next();
+  collector.delta(delta('a', [1]));
+  expect(await first).toEqual({ done: false, value: delta('a', [1]) });
+  const second = read.next();
+  collector.delta(delta('b', [2]));
+  expect(await second).toEqual({ done: false, value: delta('b', [2]) });
+});
+
+test('what a slow reader has not taken is one delta', async () => {
+  const collector = new RequestOutputCollector();
+  collector.delta(delta('a', [1]));
+  collector.delta(delta('b', [2, 3]));
+  collector.delta({ ...delta('', [4]), finishReason: 'stop' });
+  collector.finished();
+  expect(await readAll(collector)).toEqual([
+    { index: 0, text: 'ab', tokenIds: [1, 2, 3, 4], finishReason: 'stop' },
+  ]);
+});
+
+test('several outputs stay apart', async () => {
+  const collector = new RequestOutputCollector();
+  collector.delta(delta('a', [1], 1));
+  collector.delta(delta('b', [2], 0));
+  collector.delta(delta('c', [3], 1));
+  collector.finished();
+  expect(await readAll(collector)).toEqual([delta('ac', [1, 3], 1), delta('b', [2], 0)]);
+});
+
+test('an error comes after what came before it', async () => {
+  const collector = new RequestOutputCollector();
+  collector.delta(delta('a', [1]));
+  collector.failed(new Error('lost'));
+  const read = collector[Symbol.asyncIterator]();
+  expect(await read.next()).toEqual({ done: false, value: delta('a', [1]) });
+  await expect(read.next()).rejects.toThrow('lost');
+});

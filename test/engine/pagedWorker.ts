@@ -1,0 +1,144 @@
+/** PagedModel as a worker, and an engine over it. */
+import path from 'node:path';
+import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
+import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
+import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
+import { InputProcessor } from '../../lib/engine/inputProcessor';
+import type { OutputDelta, RequestOutput } from '../../lib/engine/outputs';
+import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
+import type { ModelRunnerOutput } from '../../lib/worker/outputs';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
+import { PagedModel } from './pagedModel';
+
+/** A checkpoint for the config alone; a vocabulary of 320 tokens, token 2 ends a sequence. */
+const CHECKPOINT = path.join(__dirname, '..', 'golden', 'checkpoints', 'llama2');
+
+/** Each step is done when it is launched. */
+export class PagedWorker extends WorkerBase {
+  static numBlocks = 1024;
+
+  readonly calls: string[] = [];
+  readonly steps: SchedulerOutput[] = [];
+  model!: PagedModel;
+
+  private get spec(): KVCacheSpec {
+    return new KVCacheSpec(this.args.config.cache.blockSize, 1, 1, 'float32', null);
+  }
+
+  initDevice(): void {
+    this.calls.push('initDevice');
+  }
+  loadModel(): void {
+    this.calls.push('loadModel');
+  }
+  getKvCacheSpec(): Map<string, KVCacheSpec> {
+    this.calls.push('getKvCacheSpec');
+    return new Map([['layer', this.spec]]);
+  }
+  determineAvailableMemory(): number {
+    this.calls.push('determineAvailableMemory');
+    return (this.constructor as typeof PagedWorker).numBlocks * this.spec.pageSizeBytes;
+  }
+  initializeFromConfig({ numBlocks }: KVCacheConfig): void {
+    this.calls.push(`initializeFromConfig ${numBlocks}`);
+    const { cache, scheduler } = this.args.config;
+    this.model = new PagedModel({ numBlocks, blockSize: cache.blockSize, ...scheduler });
+  }
+  compileOrWarmUpModel(): number {
+    this.calls.push('compileOrWarmUpModel');
+    return 0;
+  }
+  executeModel(step: SchedulerOutput): StepOutput | Promise<StepOutput> {
+    return this.run(step);
+  }
+  protected run(step: SchedulerOutput): ModelRunnerOutput {
+    this.steps.push(step);
+    return this.model.step(step);
+  }
+  sampleTokens(): StepOutput {
+    return null;
+  }
+  checkHealth(): void {}
+  shutdown(): void {
+    this.calls.push('shutdown');
+  }
+}
+
+/** Runs steps in order, each taking a turn of the event loop or more. */
+export class SlowPagedWorker extends PagedWorker {
+  override executeModel(step: SchedulerOutput): Promise<StepOutput> {
+    const output = this.run(step);
+    return new Promise((resolve) => setTimeout(() => resolve(output), 1));
+  }
+}
+
+/** Gives a step's output when the test says so. */
+export class ManualPagedWorker extends PagedWorker {
+  readonly complete: (() => void)[] = [];
+
+  override executeModel(step: SchedulerOutput): Promise<StepOutput> {
+    const output = this.run(step);
+    return new Promise((resolve) => this.complete.push(() => resolve(output)));
+  }
+}
+
+const engines: LLMEngine[] = [];
+
+/** An engine over a worker class, small enough to run into its limits; shut down after the test. */
+export class TestEngine<W extends PagedWorker> {
+  private readonly inputProcessor: InputProcessor;
+
+  private constructor(
+    readonly engine: LLMEngine,
+    readonly worker: W,
+  ) {
+    this.inputProcessor = new InputProcessor(engine.config, null);
+  }
+
+  static async create<W extends PagedWorker>(
+    workerCls: new (...args: ConstructorParameters<typeof PagedWorker>) => W,
+    args: EngineArgs = {},
+    options: Omit<EngineOptions, 'tokenizer'> = {},
+  ): Promise<TestEngine<W>> {
+    const config = await createUniprocConfig({
+      model: CHECKPOINT,
+      skipTokenizerInit: true,
+      blockSize: 4,
+      maxModelLen: 64,
+      maxNumSeqs: 8,
+      maxNumBatchedTokens: 64,
+      ...args,
+      workerCls,
+    });
+    const engine = await LLMEngine.create(config, { ...options, tokenizer: null });
+    engines.push(engine);
+    const { driverWorker } = engine.executor as unknown as { driverWorker: { worker: W } };
+    return new TestEngine(engine, driverWorker.worker);
+  }
+
+  generate(prompt: readonly number[], options: SamplingParamsOptions = {}): Promise<RequestOutput> {
+    return this.engine.generate(this.input(prompt, options));
+  }
+
+  stream(
+    prompt: readonly number[],
+    options: SamplingParamsOptions = {},
+  ): AsyncGenerator<OutputDelta, void, void> {
+    return this.engine.stream(this.input(prompt, options));
+  }
+
+  private input(prompt: readonly number[], options: SamplingParamsOptions) {
+    const params = new SamplingParams({ ignoreEos: true, ...options });
+    return this.inputProcessor.process([{ promptTokenIds: prompt }], params)[0];
+  }
+}
+
+export async function shutdownEngines(): Promise<void> {
+  await Promise.all(engines.splice(0).map((engine) => engine.shutdown().catch(() => {})));
+}
+
+/** After all that is pending on the event loop has run. */
+export async function turns(count = 3): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
+}
