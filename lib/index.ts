@@ -1,0 +1,53 @@
+/** What users import. */
+export { LLM, type CreateArgs } from './llm';
+export type { EngineArgs } from './config/engineArgs';
+export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
+export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
+export type { LLMEngine } from './engine/engine';
+export type { Prompt } from './engine/inputProcessor';
+export type {
+  CompletionOutput,
+  FinishReason,
+  Logprob,
+  OutputDelta,
+  PositionLogprobs,
+  RequestOutput,
+} from './engine/outputs';
+export type { ChatMessage } from './tokenizer/chatTemplate';
+export * from './errors';
+
+// For those who bring an executor or a worker of their own.
+export {
+  Executor,
+  type CreateOptions,
+  type ExecutorClass,
+  type RpcOptions,
+  type StepOptions,
+} from './executor/executor';
+export { ExecutorWithExternalLauncher } from './executor/externalLauncher';
+export { Future } from './executor/future';
+export { UniProcExecutor } from './executor/uniProcExecutor';
+export { type KVCacheConfig, type KVCacheGroupSpec, KVCacheSpec } from './worker/kvCache';
+export {
+  AsyncModelRunnerOutput,
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type LogprobsLists,
+  type ModelRunnerOutput,
+  RaggedTokenIds,
+} from './worker/outputs';
+export type {
+  CachedRequestData,
+  GrammarOutput,
+  NewRequestData,
+  SchedulerOutput,
+} from './worker/schedulerOutput';
+export { Worker } from './worker/worker';
+export {
+  ReconfigureRankType,
+  type ReconfigureDistributedRequest,
+  type SleepTag,
+  type StepOutput,
+  WorkerBase,
+  type WorkerArgs,
+} from './worker/workerBase';
+export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';

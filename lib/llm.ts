@@ -1,0 +1,98 @@
+/** What users call: load a model, generate, stream, chat. */
+import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
+import { SamplingParams } from './config/samplingParams';
+import type { LoadProgress } from './config/uniprocConfig';
+import { LLMEngine } from './engine/engine';
+import { InputProcessor, type Prompt } from './engine/inputProcessor';
+import type { OutputDelta, RequestOutput } from './engine/outputs';
+import { progressBar } from './progressBar';
+import type { ChatMessage } from './tokenizer/chatTemplate';
+import { Tokenizer } from './tokenizer/tokenizer';
+
+export interface CreateArgs extends EngineArgs {
+  /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */
+  onProgress?: (progress: LoadProgress) => void;
+  /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/**
+ * A model, loaded, and the engine that runs it. Calls from anywhere in the process share the
+ * engine's batches. After `shutdown`, or once the executor failed, every call rejects with
+ * ShutdownError or ExecutorFailedError.
+ */
+export class LLM {
+  private constructor(
+    /** `engine.executor` reaches the executor, and through it the worker. */
+    readonly engine: LLMEngine,
+    private readonly inputProcessor: InputProcessor,
+  ) {}
+
+  /**
+   * Loads a model. Rejects with ConfigError, CheckpointError, UnsupportedModelError,
+   * OutOfMemoryError, AddonUnavailableError; nothing is left behind then.
+   */
+  static async create(args: CreateArgs = {}): Promise<LLM> {
+    const { onProgress, signal, ...engineArgs } = args;
+    const config = await createUniprocConfig(engineArgs);
+    signal?.throwIfAborted();
+    const tokenizer = config.model.skipTokenizerInit
+      ? null
+      : await Tokenizer.load(config.model.path);
+    const engine = await LLMEngine.create(config, {
+      tokenizer,
+      onProgress: onProgress ?? (process.stderr.isTTY ? progressBar(process.stderr) : undefined),
+      signal,
+    });
+    return new LLM(engine, new InputProcessor(config, tokenizer));
+  }
+
+  /**
+   * Generates for one prompt or several, with one SamplingParams for all or one for each; without
+   * any, with the model's own defaults. Resolves to an output for each prompt, in order, once all
+   * are done. Rejects with InvalidRequestError, before anything runs, when one of them is invalid.
+   */
+  async generate(
+    prompts: Prompt | readonly Prompt[],
+    params?: SamplingParams | readonly SamplingParams[],
+  ): Promise<RequestOutput[]> {
+    const inputs = this.inputProcessor.process(asList(prompts), params);
+    return Promise.all(inputs.map((input) => this.engine.generate(input)));
+  }
+
+  /**
+   * Generates for one prompt, from the moment it is iterated. What came since the reader last asked
+   * comes as one delta; leaving the loop ends the request. Throws what `generate` rejects with.
+   */
+  async *stream(prompt: Prompt, params?: SamplingParams): AsyncGenerator<OutputDelta, void, void> {
+    const [input] = this.inputProcessor.process([prompt], params);
+    yield* this.engine.stream(input);
+  }
+
+  /**
+   * Answers one conversation or several, put into words by the checkpoint's chat template. Resolves
+   * and rejects as `generate`.
+   */
+  async chat(
+    messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
+    params?: SamplingParams | readonly SamplingParams[],
+  ): Promise<RequestOutput[]> {
+    const conversations = Array.isArray(messages[0])
+      ? (messages as readonly (readonly ChatMessage[])[])
+      : [messages as readonly ChatMessage[]];
+    return this.generate(this.inputProcessor.renderChats(conversations), params);
+  }
+
+  /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
+  shutdown(): Promise<void> {
+    return this.engine.shutdown();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.shutdown();
+  }
+}
+
+function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
+  return Array.isArray(prompts) ? (prompts as readonly Prompt[]) : [prompts as Prompt];
+}
