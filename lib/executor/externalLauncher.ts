@@ -9,7 +9,7 @@ import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
  * one executor with one worker, and all work on the same prompts. The schedule is deterministic, so
  * they make the same outputs without telling each other.
  */
-export class ExecutorWithExternalLauncher<W extends object = Worker> extends UniProcExecutor<W> {
+export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends UniProcExecutor<W> {
   /** Rejects with ConfigError where the environment does not fit. */
   protected override async initExecutor(options: CreateOptions): Promise<void> {
     if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {

@@ -23,7 +23,7 @@ export interface DistributedArgs {
  * they start in the order made, and must not block; what they answer with, a value, a promise or an
  * AsyncModelRunnerOutput, is awaited here.
  */
-export class UniProcExecutor<W extends object = Worker> extends Executor {
+export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   /** The worker's wrapper: `driverWorker.worker.modelRunner` is there for whoever needs to reach in. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 

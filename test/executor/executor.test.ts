@@ -26,6 +26,7 @@ import {
   AsyncWorker,
   createExecutor,
   deferred,
+  type ExecutorOf,
   HostOutput,
   outputOf,
   PlainWorker,
@@ -281,7 +282,7 @@ describe('a two-phase step', () => {
     expect(await executor.executeModel(step('b'))).toEqual(outputOf('whole'));
   });
 
-  it.each<[string, (executor: Executor) => Promise<unknown>]>([
+  it.each<[string, (executor: ExecutorOf<TwoPhase>) => Promise<unknown>]>([
     ['before any step', () => Promise.resolve()],
     ['after a step that had its output', (executor) => executor.executeModel(step('a'))],
     [

@@ -3,7 +3,7 @@ import { ConfigError, NotSupportedError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { KVCacheConfig } from '../../lib/worker/kvCache';
-import { PlainWorker, outputOf, step, testConfig } from './support';
+import { type ExecutorOf, PlainWorker, outputOf, step, testConfig } from './support';
 
 const WORLD_OF_ONE = {
   RANK: '0',
@@ -25,7 +25,7 @@ function setEnv(name: string, value: string | undefined): void {
 
 const create = (parallel: Parameters<typeof testConfig>[0] = {}) =>
   ExecutorWithExternalLauncher.create(testConfig(parallel)) as unknown as Promise<
-    ExecutorWithExternalLauncher<PlainWorker>
+    ExecutorOf<PlainWorker>
   >;
 
 describe('ExecutorWithExternalLauncher', () => {

@@ -15,6 +15,7 @@ import {
 } from '../../lib/worker/outputs';
 import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/worker/schedulerOutput';
 import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
+import type { WorkerWrapper } from '../../lib/worker/workerWrapper';
 
 export const ROOT = path.resolve(__dirname, '..', '..');
 
@@ -111,16 +112,21 @@ export class PlainWorker extends WorkerBase {
   }
 }
 
+/** An executor by the type of its worker, which need not be a Worker. */
+export type ExecutorOf<W extends object> = Omit<UniProcExecutor, 'driverWorker'> & {
+  readonly driverWorker: WorkerWrapper<W>;
+};
+
 /** An executor whose worker is `workerCls`; shut down by `afterEach(shutdownAll)`. */
 export async function createExecutor<W extends PlainWorker>(
   workerCls: new (...args: never[]) => W,
   { onProgress, ...config }: Parameters<typeof testConfig>[0] & CreateOptions = {},
-): Promise<UniProcExecutor<W>> {
+): Promise<ExecutorOf<W>> {
   const executor = await UniProcExecutor.create(testConfig({ ...config, workerCls }), {
     onProgress,
   });
   created.push(executor);
-  return executor as unknown as UniProcExecutor<W>;
+  return executor as unknown as ExecutorOf<W>;
 }
 
 const created: { shutdown(): Promise<void> }[] = [];

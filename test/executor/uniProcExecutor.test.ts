@@ -838,7 +838,7 @@ describe('driverWorker', () => {
 });
 
 it('is an Executor of its own class', async () => {
-  class Mine extends UniProcExecutor<PlainWorker> {
+  class Mine extends UniProcExecutor {
     readonly mine = true;
   }
   const executor = await Mine.create(testConfig());
