@@ -48,20 +48,17 @@ export class IncrementalDetokenizer {
   }
 
   /** Takes a token with part of a character; gives the text that it makes whole. */
-  private hold(tokenId: number): string {
-    this.pending.push(tokenId);
-    const text = wholeCharacters(this.tokenizer.continuation(this.pending));
-    const fresh = text.slice(this.given);
-    this.given = text.length;
+  private hold(id: number): string {
+    this.pending.push(id);
+    const text = this.tokenizer.continuation(this.pending);
+    // U+FFFD at the end may be a character still to be finished.
+    if (!text.endsWith(REPLACEMENT)) return this.finish();
+    const fresh = text.slice(this.given, -1);
+    this.given = text.length - 1;
     if (this.pending.length > MAX_PENDING) {
       this.pending = this.pending.slice(-MAX_UNFINISHED);
-      this.given = wholeCharacters(this.tokenizer.continuation(this.pending)).length;
+      this.given = this.tokenizer.continuation(this.pending).length - 1;
     }
     return fresh;
   }
-}
-
-/** `text` without the character at its end that may still be unfinished. */
-function wholeCharacters(text: string): string {
-  return text.endsWith(REPLACEMENT) ? text.slice(0, -1) : text;
 }

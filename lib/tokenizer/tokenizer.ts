@@ -19,10 +19,6 @@ const configSchema = z.looseObject({
   unk_token: tokenOrNull(),
   pad_token: tokenOrNull(),
   chat_template: z.unknown().optional(),
-  additional_special_tokens: z
-    .array(token)
-    .nullish()
-    .describe('a list of strings or objects with content'),
 });
 
 const contentOf = (value: z.output<typeof token>): string =>
@@ -44,6 +40,15 @@ function checkDecoder(file: string, decoder: unknown): void {
   if (Array.isArray(decoders)) for (const inner of decoders) checkDecoder(file, inner);
 }
 
+/** The keys that tokenizer.json may leave out. */
+const EMPTY_TOKENIZER = {
+  added_tokens: [],
+  normalizer: null,
+  pre_tokenizer: null,
+  post_processor: null,
+  decoder: null,
+};
+
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
   readonly vocabSize: number;
@@ -62,7 +67,6 @@ export class Tokenizer {
     private readonly chatTemplate: ChatTemplate | null,
     /** The tokens that have a name, by that name: bos_token, ... */
     private readonly namedTokens: Readonly<Record<string, string>>,
-    specialTokens: readonly string[],
   ) {
     let vocabSize = 0;
     for (const id of tokenizer.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
@@ -75,7 +79,7 @@ export class Tokenizer {
     for (const [id, { special }] of tokenizer.get_added_tokens_decoder()) {
       if (special) specialIds.add(id);
     }
-    for (const content of specialTokens) {
+    for (const content of Object.values(namedTokens)) {
       const id = tokenizer.token_to_id(content);
       if (id !== undefined) specialIds.add(id);
     }
@@ -101,17 +105,10 @@ export class Tokenizer {
       const value = config[name];
       if (value) namedTokens[name] = contentOf(value);
     }
-    const specialTokens = (config.additional_special_tokens ?? []).map(contentOf);
     checkDecoder(file, json.decoder);
     try {
-      const tokenizer = new HuggingFaceTokenizer(
-        { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json },
-        namedTokens,
-      );
-      return new Tokenizer(tokenizer, chatTemplate, namedTokens, [
-        ...Object.values(namedTokens),
-        ...specialTokens,
-      ]);
+      const tokenizer = new HuggingFaceTokenizer({ ...EMPTY_TOKENIZER, ...json }, namedTokens);
+      return new Tokenizer(tokenizer, chatTemplate, namedTokens);
     } catch (cause) {
       throw new CheckpointError(file, `no tokenizer: ${(cause as Error).message}`, { cause });
     }

@@ -1,0 +1,245 @@
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { CheckpointError, InvalidRequestError } from '../../lib/errors';
+import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+
+/** Recorded from Hugging Face's tokenizers and transformers by make.py. */
+interface Expected {
+  vocabSize: number;
+  bosTokenId: number | null;
+  eosTokenId: number;
+  encode: { text: string; ids: number[]; withSpecial: number[] }[];
+  decode: { ids: number[]; text: string; withSpecial: string }[];
+  stream: { ids: number[]; deltas: string[] }[];
+  chat: {
+    messages: { role: string; content: string }[];
+    addGenerationPrompt: boolean;
+    text?: string;
+    ids?: number[];
+    error?: string;
+  }[];
+}
+
+const folders: string[] = [];
+
+afterAll(async () => {
+  await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
+});
+
+/** A new folder that holds `files`, each by its text or by the value its JSON is to have. */
+async function folderWith(files: Record<string, unknown>): Promise<string> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-tokenizer-'));
+  folders.push(folder);
+  for (const [name, content] of Object.entries(files)) {
+    const text = typeof content === 'string' ? content : JSON.stringify(content);
+    await writeFile(path.join(folder, name), text);
+  }
+  return folder;
+}
+
+const recorded = (name: string, file: string) =>
+  readFileSync(path.join(__dirname, name, file), 'utf8');
+
+describe.each(['byte-bpe', 'nfc-bpe', 'sentencepiece'])('Tokenizer of %s', (name) => {
+  const expected = JSON.parse(recorded(name, 'expected.json')) as Expected;
+  let tokenizer: Tokenizer;
+
+  beforeAll(async () => {
+    tokenizer = await Tokenizer.load(path.join(__dirname, name));
+  });
+
+  it('knows its size, its first and its last token', () => {
+    const { vocabSize, bosTokenId, eosTokenId } = expected;
+    expect(tokenizer).toMatchObject({ vocabSize, bosTokenId, eosTokenId });
+  });
+
+  it.each(expected.encode)('encodes $text', ({ text, ids, withSpecial }) => {
+    expect(tokenizer.encode(text, { addSpecialTokens: false })).toEqual(ids);
+    expect(tokenizer.encode(text)).toEqual(withSpecial);
+  });
+
+  it.each(expected.decode)('decodes to $text', ({ ids, text, withSpecial }) => {
+    expect(tokenizer.decode(ids)).toBe(text);
+    expect(tokenizer.decode(Int32Array.from(ids), { skipSpecialTokens: false })).toBe(withSpecial);
+  });
+
+  it.each(expected.stream)('decodes $ids step by step', ({ ids, deltas }) => {
+    const detokenizer = new IncrementalDetokenizer(tokenizer);
+    let text = '';
+    let reference = '';
+    ids.forEach((id, i) => {
+      const delta = detokenizer.append([id]);
+      expect(delta).not.toContain('\ufffd');
+      text += delta;
+      reference += deltas[i];
+      // Sometimes sooner than the reference, never later.
+      expect(text.startsWith(reference)).toBe(true);
+    });
+    expect(text + detokenizer.finish()).toBe(reference);
+  });
+
+  it.each(expected.chat)('puts $messages into words', ({ messages, error, ids, ...options }) => {
+    if (error === undefined) {
+      expect(tokenizer.applyChatTemplate(messages, options)).toEqual(ids);
+    } else {
+      const refused = () => tokenizer.applyChatTemplate(messages, options);
+      expect(refused).toThrow(InvalidRequestError);
+      expect(refused).toThrow(error);
+    }
+  });
+});
+
+describe('Tokenizer', () => {
+  const TOKENIZER = recorded('byte-bpe', 'tokenizer.json');
+  let tokenizer: Tokenizer;
+  let idOf: (text: string) => number;
+
+  beforeAll(async () => {
+    tokenizer = await Tokenizer.load(path.join(__dirname, 'byte-bpe'));
+    idOf = (text) => tokenizer.encode(text, { addSpecialTokens: false })[0];
+  });
+
+  /** What loading a folder of these files complains of, and the name of the file it blames. */
+  async function complaint(files: Record<string, unknown>) {
+    const error: unknown = await folderWith(files)
+      .then((folder) => Tokenizer.load(folder))
+      .catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(CheckpointError);
+    const { file, message } = error as CheckpointError;
+    expect(message).toContain(file);
+    return { file: path.basename(file), message };
+  }
+
+  it('decodes no tokens, and ids without a token, to nothing', () => {
+    expect(tokenizer.decode([])).toBe('');
+    expect(tokenizer.decode([tokenizer.vocabSize, 1e9, -1])).toBe('');
+    expect(tokenizer.decode([tokenizer.vocabSize, idOf('a'), 1e9])).toBe('a');
+    expect(tokenizer.idToToken(tokenizer.vocabSize)).toBe('');
+  });
+
+  it('leaves the spaces of the text as they are, whatever clean_up_tokenization_spaces says', () => {
+    expect(tokenizer.decode(tokenizer.encode("a , b . do n't !"))).toBe("a , b . do n't !");
+  });
+
+  it('says what a token stands for inside a text', async () => {
+    expect(tokenizer.idToToken(idOf(' the'))).toBe(' the');
+    expect(tokenizer.idToToken(idOf('<|end|>'))).toBe('<|end|>');
+    expect(tokenizer.idToToken(idOf('猫'))).toBe('\ufffd');
+    const sentencepiece = await Tokenizer.load(path.join(__dirname, 'sentencepiece'));
+    const [the] = sentencepiece.encode('the', { addSpecialTokens: false });
+    expect(sentencepiece.decode([the])).toBe('the');
+    expect(sentencepiece.idToToken(the)).toBe(' the');
+  });
+
+  it('knows special tokens by tokenizer.json, and by their names in tokenizer_config.json', async () => {
+    const json = JSON.parse(TOKENIZER) as { added_tokens: { content: string; special: boolean }[] };
+    json.added_tokens.forEach((token) => (token.special = token.content === '<|start|>'));
+    const folder = await folderWith({
+      'tokenizer.json': json,
+      'tokenizer_config.json': { eos_token: '<|end|>' },
+    });
+    const loaded = await Tokenizer.load(folder);
+    expect(loaded.isSpecial(idOf('<|start|>'))).toBe(true);
+    expect(loaded.isSpecial(idOf('<|end|>'))).toBe(true);
+    expect(loaded.isSpecial(idOf('<|begin|>'))).toBe(false);
+  });
+
+  it('needs no tokenizer_config.json', async () => {
+    const loaded = await Tokenizer.load(await folderWith({ 'tokenizer.json': TOKENIZER }));
+    expect(loaded.encode('the tide')).toEqual(tokenizer.encode('the tide'));
+    expect(loaded).toMatchObject({ bosTokenId: null, eosTokenId: null });
+  });
+
+  describe('refuses', () => {
+    it.each([
+      ['a folder without tokenizer.json', {}, 'the file is missing'],
+      ['a tokenizer.json that is not JSON', { 'tokenizer.json': '{' }, 'not JSON'],
+      ['one without a model', { 'tokenizer.json': {} }, 'no tokenizer: '],
+      ['one with a model unheard of', { 'tokenizer.json': { model: { type: 'X' } } }, 'Unknown'],
+      [
+        'one with a decoder whose tokens depend on their neighbours',
+        { 'tokenizer.json': { decoder: { type: 'Sequence', decoders: [{ type: 'CTC' }] } } },
+        "its decoder is 'CTC'",
+      ],
+    ])('%s', async (_, files, message) => {
+      const error = await complaint(files);
+      expect(error.file).toBe('tokenizer.json');
+      expect(error.message).toContain(message);
+    });
+
+    it.each([
+      [{ bos_token: 7 }, 'bos_token is 7; it must be a string'],
+      [{ eos_token: { text: 'x' } }, "eos_token is { text: 'x' }"],
+      [{ chat_template: 7 }, 'chat_template is 7'],
+      [{ chat_template: [{ name: 'rag', template: 'x' }] }, "one named 'default'"],
+      ['{', 'not JSON'],
+    ])('a tokenizer_config.json of %j', async (config, message) => {
+      const error = await complaint({
+        'tokenizer.json': TOKENIZER,
+        'tokenizer_config.json': config,
+      });
+      expect(error.file).toBe('tokenizer_config.json');
+      expect(error.message).toContain(message);
+    });
+  });
+
+  describe('of a chat template', () => {
+    const MESSAGES = [{ role: 'user', content: 'Hello' }];
+    const load = async (files: Record<string, unknown>) =>
+      Tokenizer.load(await folderWith({ 'tokenizer.json': TOKENIZER, ...files }));
+
+    it('prefers chat_template.jinja', async () => {
+      const loaded = await load({
+        'chat_template.jinja': '{{ messages[0].content }}!',
+        'tokenizer_config.json': { chat_template: 'not this one' },
+      });
+      expect(loaded.decode(loaded.applyChatTemplate(MESSAGES))).toBe('Hello!');
+    });
+
+    it('adds no special tokens to those of the template', () => {
+      const ids = tokenizer.applyChatTemplate(MESSAGES);
+      expect(ids.filter((id) => id === tokenizer.bosTokenId)).toHaveLength(1);
+    });
+
+    it('hands on what else a message has', async () => {
+      const loaded = await load({ 'chat_template.jinja': '{{ messages[0].name }}' });
+      const messages = [{ ...MESSAGES[0], name: 'Mira' }];
+      expect(loaded.decode(loaded.applyChatTemplate(messages))).toBe('Mira');
+    });
+
+    it('says what to do when there is none', async () => {
+      const loaded = await load({});
+      expect(() => loaded.applyChatTemplate(MESSAGES)).toThrow(InvalidRequestError);
+      expect(() => loaded.applyChatTemplate(MESSAGES)).toThrow(/no chat template.*use generate/);
+    });
+
+    it('passes on what the template objects to', () => {
+      const refused = () => tokenizer.applyChatTemplate([{ role: 'judge', content: 'x' }]);
+      expect(refused).toThrow(InvalidRequestError);
+      expect(refused).toThrow('there is no role judge');
+    });
+
+    it('says which file has one that cannot be read', async () => {
+      const loaded = await load({ 'chat_template.jinja': '{% for %}' });
+      expect(() => loaded.applyChatTemplate(MESSAGES)).toThrow(CheckpointError);
+      expect(() => loaded.applyChatTemplate(MESSAGES)).toThrow(
+        /chat_template.jinja: the chat template/,
+      );
+    });
+
+    it.each([
+      [[], 'messages is []'],
+      ['Hello', "messages is 'Hello'"],
+      [[null], 'messages[0] is null'],
+      [[...MESSAGES, { role: 'user' }], "messages[1] is { role: 'user' }"],
+      [[{ role: 'user', content: ['x'] }], 'its role and content must be strings'],
+    ])('refuses the messages %j', (messages, message) => {
+      const refused = () => tokenizer.applyChatTemplate(messages as typeof MESSAGES);
+      expect(refused).toThrow(InvalidRequestError);
+      expect(refused).toThrow(message);
+    });
+  });
+});
