@@ -1,0 +1,366 @@
+/** The public face, over the model in models/ and what transformers makes of it. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import {
+  type CreateArgs,
+  InvalidRequestError,
+  LLM,
+  type LoadProgress,
+  type OutputDelta,
+  type RequestOutput,
+  SamplingParams,
+  ShutdownError,
+} from '../lib';
+
+interface Reference {
+  promptTokenIds: number[];
+  tokenIds: number[];
+  text: string;
+}
+
+const reference = JSON.parse(
+  readFileSync(path.join(__dirname, 'golden', 'stories.json'), 'utf8'),
+) as { prompts: (Reference & { prompt: string })[]; chat: Reference & { messages: never } };
+const prompts = reference.prompts.map(({ prompt }) => prompt);
+const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
+const sampled = new SamplingParams({ temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 40 });
+
+const SMALL: CreateArgs = {
+  dtype: 'float32',
+  maxModelLen: 512,
+  maxNumSeqs: 8,
+  kvCacheMemoryBytes: 64 * 2 ** 20,
+};
+
+const made: LLM[] = [];
+
+async function create(args: CreateArgs = {}): Promise<LLM> {
+  const llm = await LLM.create({ ...SMALL, ...args });
+  made.push(llm);
+  return llm;
+}
+
+afterAll(async () => {
+  await Promise.all(made.map((llm) => llm.shutdown()));
+});
+
+const tokensOf = (outputs: RequestOutput[]) =>
+  outputs.map(({ outputs: [{ tokenIds }] }) => tokenIds);
+
+async function readAll(stream: AsyncIterable<OutputDelta>): Promise<OutputDelta[]> {
+  const deltas: OutputDelta[] = [];
+  for await (const delta of stream) deltas.push(delta);
+  return deltas;
+}
+
+let llm: LLM;
+
+beforeAll(async () => {
+  llm = await create();
+});
+
+describe('generate', () => {
+  test('gives what transformers gives, several prompts in one call', async () => {
+    const outputs = await llm.generate(prompts, greedy);
+    expect(outputs).toMatchObject(
+      reference.prompts.map(({ prompt, promptTokenIds, tokenIds, text }) => ({
+        prompt,
+        promptTokenIds,
+        promptLogprobs: null,
+        outputs: [{ index: 0, tokenIds, text, logprobs: null }],
+      })),
+    );
+  });
+
+  test('says why an output ended', async () => {
+    const outputs = await llm.generate(prompts, greedy);
+    // Of 64 tokens those that reached the limit have all.
+    expect(outputs.map(({ outputs: [{ finishReason }] }) => finishReason)).toEqual(
+      reference.prompts.map(({ tokenIds }) => (tokenIds.length === 64 ? 'length' : 'stop')),
+    );
+    expect(outputs.some(({ outputs: [{ finishReason }] }) => finishReason === 'stop')).toBe(true);
+  });
+
+  test('takes one prompt, as text or as token ids', async () => {
+    const [{ prompt, promptTokenIds, tokenIds }] = reference.prompts;
+    expect(tokensOf(await llm.generate(prompt, greedy))).toEqual([tokenIds]);
+    expect(tokensOf(await llm.generate({ prompt }, greedy))).toEqual([tokenIds]);
+    expect(tokensOf(await llm.generate({ promptTokenIds }, greedy))).toEqual([tokenIds]);
+  });
+
+  test('takes parameters for each prompt', async () => {
+    const params = [3, 5].map((maxTokens) => new SamplingParams({ temperature: 0, maxTokens }));
+    const outputs = await llm.generate(prompts.slice(0, 2), params);
+    expect(tokensOf(outputs)).toEqual(
+      [3, 5].map((maxTokens, i) => reference.prompts[i].tokenIds.slice(0, maxTokens)),
+    );
+  });
+
+  test('of no prompts gives no outputs', async () => {
+    expect(await llm.generate([])).toEqual([]);
+  });
+
+  test('reports logprobs: the sampled token and the likeliest', async () => {
+    const params = new SamplingParams({ temperature: 0, maxTokens: 4, logprobs: 3 });
+    const [{ outputs }] = await llm.generate(prompts[0], params);
+    const { tokenIds, logprobs } = outputs[0];
+    expect(logprobs).toHaveLength(4);
+    logprobs?.forEach((position, i) => {
+      // Greedy: the sampled token is the likeliest, so there are three and not four.
+      expect([...position.values()].map(({ rank }) => rank)).toEqual([1, 2, 3]);
+      const [first, second, third] = [...position.values()].map(({ logprob }) => logprob);
+      expect(first).toBeGreaterThanOrEqual(second);
+      expect(second).toBeGreaterThanOrEqual(third);
+      expect(first).toBeLessThanOrEqual(0);
+      expect([...position.keys()][0]).toBe(tokenIds[i]);
+    });
+    const text = logprobs?.map((position, i) => position.get(tokenIds[i])?.decodedToken).join('');
+    expect(text).toBe(outputs[0].text);
+  });
+
+  test('reports logprobs of the prompt, which agree with those of generating it', async () => {
+    const [{ promptTokenIds, tokenIds }] = reference.prompts;
+    const generating = new SamplingParams({ temperature: 0, maxTokens: 20, logprobs: 0 });
+    const [generated] = await llm.generate({ promptTokenIds }, generating);
+    const whole = [...promptTokenIds, ...tokenIds.slice(0, 20)];
+    const reading = new SamplingParams({ temperature: 0, maxTokens: 1, promptLogprobs: 0 });
+    const [read] = await llm.generate({ promptTokenIds: whole }, reading);
+    expect(read.promptLogprobs).toHaveLength(whole.length);
+    expect(read.promptLogprobs?.[0]).toBeNull();
+    const tail = read.promptLogprobs?.slice(promptTokenIds.length) ?? [];
+    tail.forEach((position, i) => {
+      const inPrompt = position?.get(whole[promptTokenIds.length + i]);
+      const inOutput = generated.outputs[0].logprobs?.[i].get(tokenIds[i]);
+      expect(inPrompt?.rank).toBe(inOutput?.rank);
+      expect(inPrompt?.logprob).toBeCloseTo(inOutput?.logprob ?? NaN, 4);
+    });
+  });
+
+  test('gives several samples of a prompt, each its own', async () => {
+    const params = new SamplingParams({ n: 4, seed: 3, maxTokens: 24 });
+    const [{ outputs }] = await llm.generate(prompts[0], params);
+    expect(outputs.map(({ index }) => index)).toEqual([0, 1, 2, 3]);
+    expect(new Set(outputs.map(({ text }) => text)).size).toBe(4);
+    const [alone] = await llm.generate(prompts[0], new SamplingParams({ seed: 3, maxTokens: 24 }));
+    expect(alone.outputs[0].text).toBe(outputs[0].text);
+  });
+});
+
+describe('the same tokens come out', () => {
+  let expected: number[][];
+  const params = [greedy, sampled, greedy, sampled];
+
+  beforeAll(async () => {
+    expected = [];
+    for (const [i, prompt] of prompts.entries()) {
+      expected.push(...tokensOf(await llm.generate(prompt, params[i])));
+    }
+  });
+
+  test.each<[string, CreateArgs]>([
+    ['alone and in company', {}],
+    ['with and without async scheduling', { asyncScheduling: false }],
+    ['with prompts in chunks of 7', { maxNumBatchedTokens: 7, maxNumSeqs: 4 }],
+    ['one request after the other', { maxNumSeqs: 1 }],
+    ['with blocks of 3 tokens', { blockSize: 3 }],
+  ])('%s', async (_, args) => {
+    const other = await create(args);
+    expect(tokensOf(await other.generate(prompts, params))).toEqual(expected);
+  });
+
+  test('with too few blocks for all at once', async () => {
+    // 5 layers of keys and values, 4 heads of 32, 4 bytes: 5 KiB a token; three requests share the
+    // room of 112 tokens, and would fill 180.
+    const other = await create({ maxModelLen: 96, kvCacheMemoryBytes: 112 * 5 * 1024 });
+    let numPreempted = 0;
+    const { executor } = other.engine;
+    const executeModel = executor.executeModel.bind(executor);
+    executor.executeModel = ((step, options) => {
+      numPreempted += step.preemptedReqIds.length;
+      return executeModel(step, options as never);
+    }) as typeof executor.executeModel;
+    const outputs = await other.generate(prompts.slice(0, 3), params.slice(0, 3));
+    expect(tokensOf(outputs)).toEqual(expected.slice(0, 3));
+    expect(numPreempted).toBeGreaterThan(0);
+  });
+});
+
+describe('stop', () => {
+  const [{ prompt, text, tokenIds }] = reference.prompts;
+
+  test('strings end the text before them', async () => {
+    const stop = text.slice(60, 67);
+    const params = new SamplingParams({ temperature: 0, maxTokens: 64, stop });
+    const [{ outputs }] = await llm.generate(prompt, params);
+    expect(outputs[0]).toMatchObject({
+      text: text.slice(0, text.indexOf(stop)),
+      finishReason: 'stop',
+    });
+    const deltas = await readAll(llm.stream(prompt, params));
+    expect(deltas.map((delta) => delta.text).join('')).toBe(outputs[0].text);
+  });
+
+  test('token ids end the output with them', async () => {
+    const params = new SamplingParams({
+      temperature: 0,
+      maxTokens: 64,
+      stopTokenIds: [tokenIds[9]],
+    });
+    const [{ outputs }] = await llm.generate(prompt, params);
+    expect(outputs[0]).toMatchObject({
+      tokenIds: tokenIds.slice(0, 1 + tokenIds.indexOf(tokenIds[9])),
+      finishReason: 'stop',
+    });
+  });
+
+  test('of the model is passed over with ignoreEos', async () => {
+    const { prompt: ending, tokenIds: ended } = reference.prompts[3];
+    const params = new SamplingParams({ temperature: 0, maxTokens: 64, ignoreEos: true });
+    const [{ outputs }] = await llm.generate(ending, params);
+    expect(outputs[0].tokenIds).toHaveLength(64);
+    expect(outputs[0].tokenIds.slice(0, ended.length)).toEqual(ended);
+  });
+});
+
+test('bad words do not come up, at the start of a word or after a space', async () => {
+  const params = new SamplingParams({ temperature: 0, maxTokens: 64, badWords: ['little'] });
+  const [{ outputs }] = await llm.generate(prompts[0], params);
+  expect(reference.prompts[0].text).toContain('little');
+  expect(outputs[0].text).not.toContain('little');
+});
+
+describe('stream', () => {
+  test('gives text as it is generated, which adds up to the whole', async () => {
+    const [{ prompt, text, tokenIds }] = reference.prompts;
+    const deltas = await readAll(llm.stream(prompt, greedy));
+    expect(deltas.length).toBeGreaterThan(1);
+    expect(deltas.map((delta) => delta.text).join('')).toBe(text);
+    expect(deltas.flatMap((delta) => delta.tokenIds)).toEqual(tokenIds);
+    expect(deltas.at(-1)?.finishReason).toBe('length');
+  });
+
+  test('may be left early, and the engine goes on', async () => {
+    for await (const delta of llm.stream(prompts[0], greedy)) {
+      expect(delta.index).toBe(0);
+      break;
+    }
+    const [{ prompt, tokenIds }] = reference.prompts;
+    expect(tokensOf(await llm.generate(prompt, greedy))).toEqual([tokenIds]);
+  });
+});
+
+describe('chat', () => {
+  const { messages, promptTokenIds, tokenIds, text } = reference.chat;
+
+  test("puts a conversation into the model's words", async () => {
+    expect(await llm.chat(messages, greedy)).toMatchObject([
+      { promptTokenIds, outputs: [{ tokenIds, text, finishReason: 'stop' }] },
+    ]);
+  });
+
+  test('takes several', async () => {
+    const outputs = await llm.chat([messages, messages], greedy);
+    expect(tokensOf(outputs)).toEqual([tokenIds, tokenIds]);
+  });
+});
+
+describe('an invalid prompt', () => {
+  test('rejects its whole call, and harms no other', async () => {
+    const other = llm.generate(prompts[0], greedy);
+    const call = llm.generate([prompts[1], { promptTokenIds: [1, 99999] }], greedy);
+    await expect(call).rejects.toThrow(InvalidRequestError);
+    await expect(call).rejects.toMatchObject({
+      code: 'REQUEST_INVALID',
+      message: expect.stringMatching(/^prompt 1: .*99999/) as string,
+    });
+    expect(tokensOf(await other)).toEqual([reference.prompts[0].tokenIds]);
+  });
+
+  test('rejects a stream when it is read', async () => {
+    await expect(llm.stream({ promptTokenIds: [] }).next()).rejects.toThrow(InvalidRequestError);
+  });
+
+  test('rejects a chat, which one it names', async () => {
+    const bad = [{ role: 'parrot', content: 'Hello' }];
+    await expect(llm.chat([reference.chat.messages, bad])).rejects.toThrow(/^conversation 1: /);
+    await expect(llm.chat([])).rejects.toThrow(InvalidRequestError);
+  });
+});
+
+test('without a tokenizer it speaks token ids alone', async () => {
+  const plain = await create({ skipTokenizerInit: true });
+  const [{ promptTokenIds, tokenIds }] = reference.prompts;
+  const params = new SamplingParams({ temperature: 0, maxTokens: 64, logprobs: 0 });
+  const [output] = await plain.generate({ promptTokenIds }, params);
+  expect(output.outputs[0]).toMatchObject({ text: '', tokenIds });
+  expect(output.outputs[0].logprobs?.[0].get(tokenIds[0])).toMatchObject({ decodedToken: null });
+  await expect(plain.generate('Once')).rejects.toThrow(/skipTokenizerInit/);
+});
+
+test('the load reports its progress', async () => {
+  const reports: LoadProgress[] = [];
+  await create({ onProgress: (progress) => reports.push(progress) });
+  expect(reports.length).toBeGreaterThan(0);
+  const { bytes, totalBytes, tensors, totalTensors } = reports.at(-1) as LoadProgress;
+  expect([bytes, tensors]).toEqual([totalBytes, totalTensors]);
+  expect(totalBytes).toBeGreaterThan(1e6);
+});
+
+test('the start can be given up', async () => {
+  const signal = AbortSignal.abort(new Error('no longer wanted'));
+  await expect(LLM.create({ ...SMALL, signal })).rejects.toThrow('no longer wanted');
+});
+
+test('after shutdown, pending and later calls reject', async () => {
+  const short = await create();
+  const pending = short.generate(prompts, greedy);
+  const streaming = readAll(short.stream(prompts[0], greedy));
+  const rejected = Promise.all([
+    expect(pending).rejects.toThrow(ShutdownError),
+    expect(streaming).rejects.toThrow(ShutdownError),
+  ]);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  await short.shutdown();
+  await rejected;
+  await expect(short.generate(prompts[0])).rejects.toThrow(ShutdownError);
+  await short.shutdown();
+});
+
+describe('a process', () => {
+  /** Runs a program that has LLM, SamplingParams and args. */
+  function run(program: string) {
+    const script = `
+      const { LLM, SamplingParams } = require(${JSON.stringify(path.join(__dirname, '..', 'lib'))});
+      const args = ${JSON.stringify(SMALL)};
+      (async () => { ${program} })();
+    `;
+    const require = path.join(__dirname, 'executor', 'requireTypescript.js');
+    const options = { encoding: 'utf8', timeout: 30_000 } as const;
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      ['--require', require, '--eval', script],
+      options,
+    );
+    return { status, stdout, stderr };
+  }
+
+  test('ends by itself after shutdown', () => {
+    const program = `
+      const llm = await LLM.create(args);
+      const [out] = await llm.generate('One day', new SamplingParams({ maxTokens: 4 }));
+      console.log(out.outputs[0].tokenIds.length);
+      await llm[Symbol.asyncDispose]();
+    `;
+    expect(run(program)).toEqual({ status: 0, stdout: '4\n', stderr: '' });
+  });
+
+  test('ends by itself with an engine that has nothing to do', () => {
+    const program = `
+      const llm = await LLM.create(args);
+      await llm.generate('One day', new SamplingParams({ maxTokens: 4 }));
+      console.log('done');
+    `;
+    expect(run(program)).toEqual({ status: 0, stdout: 'done\n', stderr: '' });
+  });
+});
