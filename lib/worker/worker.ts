@@ -1,6 +1,6 @@
 /** One device's half of a step: opens the device, loads the model, sizes its cache, runs it. */
 import os from 'node:os';
-import { InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
+import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import {
   type DeviceProperties,
@@ -254,7 +254,7 @@ function cpuThreads(): number {
   if (value === undefined || value === '') return os.availableParallelism();
   const threads = Number(value);
   if (!Number.isInteger(threads) || threads < 1) {
-    throw new InvalidStateError(`UNIPROC_CPU_THREADS is ${value}; it must be a positive integer`);
+    throw new ConfigError(`UNIPROC_CPU_THREADS is ${value}; it must be a positive integer`);
   }
   return threads;
 }

@@ -4,7 +4,7 @@
 const { LLM, SamplingParams } = require('../..');
 const { footprint } = require('./process');
 
-const WARM_UP_CYCLES = 40;
+const WARM_UP_CYCLES = 100;
 const CYCLES = 200;
 
 async function cycle() {

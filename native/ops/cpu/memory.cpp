@@ -15,8 +15,8 @@ namespace uniproc {
 namespace {
 
 // From here on memory comes from the kernel, page by page as it is touched, in huge pages if it
-// can.
-constexpr size_t kMappedBytes = size_t{4} << 20;
+// can, and goes back to it at once: the C library would keep it, for each thread that freed some.
+constexpr size_t kMappedBytes = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
 
 size_t roundedUp(size_t bytes) {
