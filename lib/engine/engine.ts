@@ -248,6 +248,5 @@ export class LLMEngine {
 
 function asExecutorFailure(error: unknown): Error {
   if (error instanceof ExecutorFailedError || error instanceof ShutdownError) return error;
-  const { message } = error as Error;
-  return new ExecutorFailedError(`a step failed: ${message}`, { cause: error });
+  return new ExecutorFailedError(`a step failed: ${String(error)}`, { cause: error });
 }

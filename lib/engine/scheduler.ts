@@ -78,8 +78,7 @@ export class Scheduler {
 
     let budget = this.config.maxNumBatchedTokens;
     budget = this.scheduleRunning(step, budget);
-    // Those who just lost their blocks are the first to wait for some.
-    if (step.preemptedReqIds.length === 0) budget = this.scheduleWaiting(step, budget);
+    budget = this.scheduleWaiting(step, budget);
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
     return step;
   }
@@ -192,7 +191,6 @@ export class Scheduler {
       const end = this.appendTokens(request, tokenIds, start, offsets[row + 1]);
       const promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
       if (request.finishReason !== null) anyFinished = true;
-      if (start === end && promptLogprobs === null) continue;
       this.writeOutput(length++, request, start, end, promptLogprobs);
     }
     if (anyFinished) this.dropFinished();

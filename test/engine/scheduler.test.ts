@@ -233,14 +233,15 @@ describe('when blocks run out', () => {
 
   test('nobody overtakes a preempted request', () => {
     const driver = tightDriver(1);
-    while (!driver.steps.some((step) => step.preemptedReqIds.length > 0)) driver.turn();
-    driver.add('late', promptOf(1), { maxTokens: 1 });
+    driver.add('late', promptOf(13), { maxTokens: 1 });
     driver.run();
-    const resumed = driver.steps.findIndex(
-      (step) => step.scheduledCachedReqs.resumedReqIds.size > 0,
-    );
-    const late = driver.steps.findIndex((step) => step.numScheduledTokens.has('late'));
-    expect(late).toBeGreaterThanOrEqual(resumed);
+    const entering = driver.steps.flatMap((step) => {
+      const { resumedReqIds } = step.scheduledCachedReqs;
+      const newReqIds = step.scheduledNewReqs.map(({ reqId }) => reqId);
+      const rows = [...step.numScheduledTokens.keys()];
+      return rows.filter((reqId) => resumedReqIds.has(reqId) || newReqIds.includes(reqId));
+    });
+    expect(entering).toEqual(['old', 'new', 'new', 'late']);
   });
 
   test('a prompt waits until there is room for all of it', () => {
@@ -337,6 +338,23 @@ describe('finishRequests', () => {
     driver.abort('a');
     expect(driver.launch().finishedReqIds).toEqual([]);
   });
+});
+
+test("logprobs of a prompt go with their request's output, in the step that has them", () => {
+  const driver = new SchedulerDriver({ maxNumBatchedTokens: 4 });
+  driver.add('a', promptOf(6), { maxTokens: 2, promptLogprobs: 0 });
+  const rows = { width: 1, tokenIds: new Int32Array(3), logprobs: new Float32Array(3) };
+  const logprobs = { ...rows, ranks: new Int32Array(3) };
+  const given = [null, logprobs, null].map((promptLogprobs) => {
+    const step = driver.scheduler.schedule();
+    const output = driver.model.step(step);
+    const { outputs, length } = driver.scheduler.updateFromOutput(step, {
+      ...output,
+      promptLogprobs: new Map(promptLogprobs && [['a', promptLogprobs]]),
+    });
+    return outputs.slice(0, length).map((entry) => entry.promptLogprobs);
+  });
+  expect(given).toEqual([[null], [logprobs], [null]]);
 });
 
 test('an output that lacks a scheduled request is an error that names it', () => {
