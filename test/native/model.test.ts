@@ -1,0 +1,867 @@
+/**
+ * The native model against the same decoder in float64 (decoder.ts), and how it takes parts, steps
+ * and shutdowns that are wrong. Models are small and random; real checkpoints are tested elsewhere.
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import {
+  type ModelLimits,
+  type ModelSpec,
+  native,
+  type NativeDevice,
+  type NativeEvent,
+  type NativeModel,
+  type NativeSampling,
+  type WeightPart,
+} from '../../lib/native';
+import { decode, type ModelTensors, random, randomTensors, type Tensor } from './decoder';
+
+const LLAMA: ModelSpec = {
+  dtype: 'float32',
+  vocabSize: 61,
+  hiddenSize: 24,
+  intermediateSize: 40,
+  numLayers: 1,
+  numHeads: 4,
+  numKvHeads: 2,
+  headDim: 8,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10000,
+  ropeScaling: { type: 'default' },
+  slidingWindows: [0],
+  qkvBias: false,
+  outputBias: false,
+  mlpBias: false,
+  qkNorm: false,
+  tieWordEmbeddings: false,
+};
+
+const LIMITS: ModelLimits = {
+  maxNumSeqs: 4,
+  maxNumBatchedTokens: 64,
+  maxModelLen: 96,
+  blockSize: 4,
+  numSteps: 2,
+  maxLogprobs: 6,
+};
+
+const GREEDY: NativeSampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0n,
+  minTokens: 0,
+  numLogprobs: 6,
+  numPromptLogprobs: -1,
+  logitBiasTokenIds: new Int32Array(0),
+  logitBiases: new Float32Array(0),
+  allowedTokenIds: new Int32Array(0),
+  badWordsTokenIds: new Int32Array(0),
+  badWordsEnds: new Int32Array(0),
+  stopTokenIds: new Int32Array(0),
+};
+
+const WIDTH = 1 + LIMITS.maxLogprobs;
+
+/** A checkpoint's file and where in it each part of the model's weights is. */
+interface Checkpoint {
+  files: string[];
+  parts: WeightPart[];
+}
+
+let folder: string;
+let device: NativeDevice;
+let models: NativeModel[] = [];
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-model-'));
+  device = new (native().Device)('cpu', 0, 2);
+  await device.open();
+});
+
+afterEach(async () => {
+  await Promise.all(models.map((model) => model.shutdown()));
+  models = [];
+  expect((await device.memory()).allocated).toBe(0);
+});
+
+afterAll(async () => {
+  await device.shutdown();
+  rmSync(folder, { recursive: true });
+});
+
+/** Lays the tensors one after the other in a file, as float32. */
+function write(name: string, tensors: ModelTensors): Checkpoint {
+  const parts: WeightPart[] = [];
+  const data: Buffer[] = [];
+  let offset = 0;
+  const put = (weight: string, layer: number, ...stacked: (Tensor | undefined)[]) => {
+    let rowOffset = 0;
+    for (const tensor of stacked) {
+      if (!tensor) continue;
+      const { rows, cols } = tensor;
+      const dtype = 'float32' as const;
+      parts.push({ weight, layer, rowOffset, file: 0, offset, rows, cols, dtype });
+      const { buffer, byteOffset, byteLength } = tensor.data;
+      data.push(Buffer.from(buffer, byteOffset, byteLength));
+      offset += byteLength;
+      rowOffset += rows;
+    }
+  };
+  put('embedTokens', 0, tensors.embedTokens);
+  put('norm', 0, tensors.norm);
+  put('lmHead', 0, tensors.lmHead);
+  tensors.layers.forEach((layer, i) => {
+    put('inputNorm', i, layer.inputNorm);
+    put('qkv', i, layer.q, layer.k, layer.v);
+    put('qkvBias', i, layer.qBias, layer.kBias, layer.vBias);
+    put('qNorm', i, layer.qNorm);
+    put('kNorm', i, layer.kNorm);
+    put('o', i, layer.o);
+    put('oBias', i, layer.oBias);
+    put('postAttentionNorm', i, layer.postAttentionNorm);
+    put('gateUp', i, layer.gate, layer.up);
+    put('gateUpBias', i, layer.gateBias, layer.upBias);
+    put('down', i, layer.down);
+    put('downBias', i, layer.downBias);
+  });
+  const file = path.join(folder, name);
+  writeFileSync(file, Buffer.concat(data));
+  return { files: [file], parts };
+}
+
+function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
+  const model = new (native().Model)(device, spec, limits);
+  models.push(model);
+  return model;
+}
+
+/** A model with random weights and a cache, and those weights. */
+async function loadedModel(spec = LLAMA, limits = LIMITS, numBlocks = 64) {
+  const tensors = randomTensors(spec, 7);
+  const { files, parts } = write('model.bin', tensors);
+  const model = newModel(spec, limits);
+  await model.load(files, parts, () => {});
+  await model.allocateKvCache(numBlocks);
+  return { model, tensors };
+}
+
+const ready = (event: NativeEvent) =>
+  new Promise<void>((resolve, reject) =>
+    event.onReady((error) => (error ? reject(error) : resolve())),
+  );
+
+interface Row {
+  slot: number;
+  computed: number;
+  scheduled: number;
+  /** By default the row is sampled. */
+  sampled?: boolean;
+  promptLogprobs?: boolean;
+}
+
+type BlockUpdate = [slot: number, index: number, block: number];
+
+/** Writes and launches a step; resolves when its outputs are in its buffers. */
+function launch(
+  model: NativeModel,
+  step: number,
+  rows: Row[],
+  blockUpdates: BlockUpdate[] = [],
+  bitmask: Int32Array | null = null,
+): Promise<void> {
+  const buffers = model.steps[step];
+  buffers.slots.set(rows.map((row) => row.slot));
+  buffers.numComputedTokens.set(rows.map((row) => row.computed));
+  buffers.numScheduledTokens.set(rows.map((row) => row.scheduled));
+  buffers.blockUpdates.set(blockUpdates.flat());
+  const indices = [...rows.keys()];
+  const sampled = indices.filter((i) => rows[i].sampled !== false);
+  const prompt = indices.filter((i) => rows[i].promptLogprobs);
+  buffers.sampledRows.set(sampled);
+  buffers.promptLogprobRows.set(prompt);
+  model.forward(step, rows.length, blockUpdates.length, sampled.length, prompt.length);
+  return ready(model.sample(step, bitmask));
+}
+
+/** Puts a prompt into a slot, with blocks enough for `numTokens`, and returns its first block. */
+function add(
+  model: NativeModel,
+  slot: number,
+  tokenIds: number[],
+  firstBlock: number,
+  sampling: Partial<NativeSampling> = {},
+  numTokens = LIMITS.maxModelLen,
+): void {
+  const numBlocks = Math.ceil(numTokens / LIMITS.blockSize);
+  model.addRequest(slot, {
+    tokenIds: Int32Array.from(tokenIds),
+    numPromptTokens: tokenIds.length,
+    blockIds: Int32Array.from({ length: numBlocks }, (_, i) => firstBlock + i),
+    sampling: { ...GREEDY, ...sampling },
+  });
+}
+
+function prompt(length: number, seed = 1): number[] {
+  const next = random(seed);
+  return Array.from({ length }, () => Math.floor(next() * LLAMA.vocabSize));
+}
+
+/** Ids by falling log probability. */
+const ranking = (logprobs: number[]) =>
+  [...logprobs.keys()].sort((a, b) => logprobs[b] - logprobs[a]);
+
+/** Log probabilities of what comes after all these tokens. */
+const decodeLast = (spec: ModelSpec, tensors: ModelTensors, tokenIds: number[]) =>
+  decode(spec, tensors, tokenIds)[tokenIds.length - 1];
+
+/** Position `i` of logprob outputs is as the reference has it, about `tokenId`. */
+function expectLogprobs(
+  tokenIds: Int32Array,
+  logprobs: Float32Array,
+  ranks: Int32Array,
+  i: number,
+  tokenId: number,
+  expected: number[],
+  numTop = LIMITS.maxLogprobs,
+): void {
+  const ranked = ranking(expected);
+  const row = (array: Int32Array | Float32Array) =>
+    Array.from(array.subarray(i * WIDTH, i * WIDTH + 1 + numTop));
+  expect(row(tokenIds)).toEqual([tokenId, ...ranked.slice(0, numTop)]);
+  row(logprobs).forEach((logprob, k) => {
+    expect(Math.abs(logprob - expected[row(tokenIds)[k]])).toBeLessThan(1e-4);
+  });
+  expect(ranks[i]).toBe(ranked.indexOf(tokenId) + 1);
+}
+
+/** Prefills the prompt, decodes greedily, and compares every step with the reference. */
+async function expectDecodes(spec: ModelSpec, promptLength: number, numDecoded: number) {
+  const { model, tensors } = await loadedModel(spec);
+  const tokenIds = prompt(promptLength);
+  add(model, 1, tokenIds, 3);
+  let computed = 0;
+  for (let i = 0; i < numDecoded; i++) {
+    await launch(model, 0, [{ slot: 1, computed, scheduled: tokenIds.length - computed }]);
+    const expected = decodeLast(spec, tensors, tokenIds);
+    const { sampledTokenIds, logprobTokenIds, logprobs, logprobRanks } = model.steps[0];
+    const best = ranking(expected)[0];
+    expect(sampledTokenIds[0]).toBe(best);
+    expectLogprobs(logprobTokenIds, logprobs, logprobRanks, 0, best, expected);
+    computed = tokenIds.length;
+    tokenIds.push(best);
+  }
+}
+
+describe('the forward pass, against float64', () => {
+  const variants: [string, Partial<ModelSpec>][] = [
+    ['Llama: grouped heads, untied head', {}],
+    ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
+    ['tied embeddings', { tieWordEmbeddings: true }],
+    ['Qwen2: bias on q, k and v', { qkvBias: true }],
+    ['bias everywhere', { qkvBias: true, outputBias: true, mlpBias: true }],
+    ['Qwen3: normed q and k, heads apart from the hidden size', { qkNorm: true, headDim: 12 }],
+    ['Mistral: a sliding window', { slidingWindows: [7] }],
+    ['a window in one layer alone', { numLayers: 2, slidingWindows: [5, 0] }],
+    ['one head, one key-value head', { numHeads: 1, numKvHeads: 1 }],
+    ['rope scaling: linear', { ropeScaling: { type: 'linear', factor: 4 } }],
+    [
+      'rope scaling: llama3',
+      {
+        headDim: 16,
+        ropeScaling: {
+          type: 'llama3',
+          factor: 8,
+          lowFreqFactor: 1,
+          highFreqFactor: 4,
+          originalMaxPositionEmbeddings: 32,
+        },
+      },
+    ],
+    ...[true, false].map((truncate): [string, Partial<ModelSpec>] => [
+      `rope scaling: yarn${truncate ? '' : ', its range not rounded'}`,
+      {
+        headDim: 16,
+        ropeScaling: {
+          type: 'yarn',
+          factor: 4,
+          betaFast: 8,
+          betaSlow: 1,
+          originalMaxPositionEmbeddings: 64,
+          attentionFactor: 1.25,
+          truncate,
+        },
+      },
+    ]),
+  ];
+
+  it.each(variants)('%s', async (_, change) => {
+    await expectDecodes({ ...LLAMA, ...change }, 21, 4);
+  });
+
+  it('a prompt of one token', async () => {
+    await expectDecodes(LLAMA, 1, 3);
+  });
+
+  it('logprobs of the prompt, computed in pieces smaller than the prompt', async () => {
+    const { model, tensors } = await loadedModel();
+    const [a, b] = [prompt(19, 2), prompt(11, 3)];
+    add(model, 0, a, 0, { numPromptLogprobs: 2, numLogprobs: -1 });
+    add(model, 3, b, 24, { numPromptLogprobs: 6 });
+    const expected = { a: decode(LLAMA, tensors, a), b: decode(LLAMA, tensors, b) };
+    const out = model.steps[0];
+    const expectPosition = (i: number, ids: number[], p: number, all: number[][], top: number) =>
+      expectLogprobs(
+        out.promptLogprobTokenIds,
+        out.promptLogprobs,
+        out.promptLogprobRanks,
+        i,
+        ids[p + 1],
+        all[p],
+        top,
+      );
+
+    // All of b, and the first 13 of a's tokens: b's last position has no next token in the prompt.
+    await launch(model, 0, [
+      { slot: 3, computed: 0, scheduled: 11, promptLogprobs: true },
+      { slot: 0, computed: 0, scheduled: 13, promptLogprobs: true, sampled: false },
+    ]);
+    for (let p = 0; p < 10; p++) expectPosition(p, b, p, expected.b, 6);
+    for (let p = 0; p < 13; p++) expectPosition(10 + p, a, p, expected.a, 2);
+    expect(out.sampledTokenIds[0]).toBe(ranking(expected.b[10])[0]);
+
+    await launch(model, 0, [{ slot: 0, computed: 13, scheduled: 6, promptLogprobs: true }]);
+    for (let p = 13; p < 18; p++) expectPosition(p - 13, a, p, expected.a, 2);
+    expect(out.sampledTokenIds[0]).toBe(ranking(expected.a[18])[0]);
+  });
+
+  it('prefill in chunks, decode and prefill in one batch, blocks in any order', async () => {
+    const { model, tensors } = await loadedModel();
+    const [a, b] = [prompt(17, 4), prompt(6, 5)];
+    const best = (ids: number[]) => ranking(decodeLast(LLAMA, tensors, ids))[0];
+    add(model, 2, a, 40, {}, 8);
+    add(model, 0, b, 9, {}, 8);
+    await launch(model, 0, [
+      { slot: 2, computed: 0, scheduled: 5, sampled: false },
+      { slot: 0, computed: 0, scheduled: 6 },
+    ]);
+    expect(model.steps[0].sampledTokenIds[0]).toBe(best(b));
+    b.push(best(b));
+    await launch(
+      model,
+      1,
+      [
+        { slot: 0, computed: 6, scheduled: 1 },
+        { slot: 2, computed: 5, scheduled: 12 },
+      ],
+      [
+        [2, 2, 30],
+        [2, 3, 2],
+        [2, 4, 20],
+      ],
+    );
+    expect([...model.steps[1].sampledTokenIds.subarray(0, 2)]).toEqual([best(b), best(a)]);
+  });
+
+  it('a step launched before the tokens of the one before it are known', async () => {
+    const { model, tensors } = await loadedModel();
+    const tokenIds = prompt(9, 6);
+    add(model, 1, tokenIds, 0);
+    const done = [launch(model, 0, [{ slot: 1, computed: 0, scheduled: 9 }])];
+    done.push(launch(model, 1, [{ slot: 1, computed: 9, scheduled: 1 }]));
+    await Promise.all(done);
+    for (const step of [0, 1]) {
+      const best = ranking(decodeLast(LLAMA, tensors, tokenIds))[0];
+      expect(model.steps[step].sampledTokenIds[0]).toBe(best);
+      tokenIds.push(best);
+    }
+  });
+
+  it('sampling under a mask', async () => {
+    const { model, tensors } = await loadedModel();
+    const tokenIds = prompt(5);
+    add(model, 0, tokenIds, 0);
+    const ranked = ranking(decodeLast(LLAMA, tensors, tokenIds));
+    const bitmask = new Int32Array(Math.ceil(LLAMA.vocabSize / 32));
+    for (const id of ranked.slice(20)) bitmask[id >> 5] |= 1 << (id & 31);
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 5 }], [], bitmask);
+    expect(model.steps[0].sampledTokenIds[0]).toBe(ranked[20]);
+  });
+});
+
+describe('load', () => {
+  const tensors = randomTensors(LLAMA, 7);
+  const indexOf = ({ parts }: Checkpoint, weight: string) =>
+    parts.findIndex((part) => part.weight === weight);
+
+  it('reports the bytes and tensors read, then resolves', async () => {
+    const { files, parts } = write('progress.bin', tensors);
+    const progress: [number, number][] = [];
+    await newModel().load(files, parts, (bytes, count) => progress.push([bytes, count]));
+    expect(progress.map(([, count]) => count)).toEqual(parts.map((_, i) => i + 1));
+    const bytes = parts.map((part) => part.rows * part.cols * 4);
+    expect(progress.map(([total]) => total)).toEqual(
+      bytes.map((_, i) => bytes.slice(0, i + 1).reduce((a, b) => a + b)),
+    );
+  });
+
+  it('converts to the type of the model', async () => {
+    const { files, parts } = write('convert.bin', tensors);
+    const model = newModel({ ...LLAMA, dtype: 'bfloat16' });
+    await model.load(files, parts, () => {});
+    await model.allocateKvCache(16);
+    const tokenIds = prompt(9);
+    add(model, 0, tokenIds, 0, {}, 16);
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 9 }]);
+    const expected = decodeLast(LLAMA, tensors, tokenIds);
+    const { logprobTokenIds, logprobs } = model.steps[0];
+    expect(Math.abs(logprobs[0] - expected[logprobTokenIds[0]])).toBeLessThan(0.1);
+    expect(Math.abs(logprobs[0] - expected[logprobTokenIds[0]])).toBeGreaterThan(0);
+  });
+
+  const damages: [string, RegExp, (checkpoint: Checkpoint) => void][] = [
+    [
+      'a file that is not there',
+      /cannot be opened/,
+      ({ files }) => files.splice(0, 1, path.join(folder, 'missing.bin')),
+    ],
+    ['a folder', /cannot be mapped/, ({ files }) => files.splice(0, 1, folder)],
+    [
+      'a truncated file',
+      /but the file has \d+/,
+      ({ files, parts }) => truncateSync(files[0], parts[parts.length - 1].offset + 3),
+    ],
+    ['a part beyond the file', /but the file has/, ({ parts }) => (parts[0].offset = 2 ** 40)],
+    ['a part before the file', /from byte -8/, ({ parts }) => (parts[0].offset = -8)],
+    ['a file that is not listed', /in file 1 of 1/, ({ parts }) => (parts[3].file = 1)],
+    [
+      'a weight the model does not have',
+      /no weight qNorm \(layer 0\)/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].weight = 'qNorm'),
+    ],
+    [
+      'a layer the model does not have',
+      /no weight o \(layer 1\)/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].layer = 1),
+    ],
+    [
+      'other columns than the weight',
+      /down \(layer 0\) is \[24, 40\].*\[24, 39\]/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'down')].cols = 39),
+    ],
+    [
+      'more rows than the weight',
+      /norm \(layer 0\) is \[24, 1\].*\[25, 1\]/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'norm')].rows = 25),
+    ],
+    [
+      'enormous rows',
+      /norm \(layer 0\) is \[24, 1\]/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'norm')].rows = 2 ** 52),
+    ],
+    [
+      'rows named twice',
+      /qkv \(layer 0\) has its rows up to 32, and next those from 0 on/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'qkv') + 1].rowOffset = 0),
+    ],
+    [
+      'rows left out',
+      /gateUp \(layer 0\) has only 40 of its 80 rows/,
+      (checkpoint) => checkpoint.parts.splice(indexOf(checkpoint, 'gateUp') + 1, 1),
+    ],
+    ['a weight left out', /norm \(layer 0\) has only 0/, ({ parts }) => parts.splice(1, 1)],
+  ];
+
+  it.each(damages)('rejects %s, and frees what it allocated', async (_, message, damage) => {
+    const checkpoint = write('damaged.bin', tensors);
+    damage(checkpoint);
+    const model = newModel();
+    await expect(model.load(checkpoint.files, checkpoint.parts, () => {})).rejects.toMatchObject({
+      code: 'CHECKPOINT_INVALID',
+      message: expect.stringMatching(message) as string,
+      file: message.source.includes('in file') ? 'checkpoint' : checkpoint.files[0],
+    });
+    expect((await device.memory()).allocated).toBe(0);
+    const { files, parts } = write('damaged.bin', tensors);
+    await model.load(files, parts, () => {});
+  });
+
+  it('loads a second time once the weights are released, and not before', async () => {
+    const { files, parts } = write('again.bin', tensors);
+    const model = newModel();
+    await model.load(files, parts, () => {});
+    const { allocated } = await device.memory();
+    const load = () => model.load(files, parts, () => {});
+    await expect(load()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await model.releaseWeights();
+    const released = (await device.memory()).allocated;
+    expect(allocated - released).toBeGreaterThan(parts.length * 64);
+    await load();
+    expect((await device.memory()).allocated).toBe(allocated);
+  });
+
+  it('makes the same random weights of the same seed', async () => {
+    const sampled = async (seed: number) => {
+      const model = newModel();
+      await model.loadDummy(seed);
+      await model.allocateKvCache(24);
+      add(model, 0, prompt(8), 0);
+      await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 8 }]);
+      return Array.from(model.steps[0].logprobs.subarray(0, WIDTH));
+    };
+    const first = await sampled(5);
+    expect(await sampled(5)).toEqual(first);
+    expect(await sampled(6)).not.toEqual(first);
+  });
+});
+
+describe('a step that cannot be carried out', () => {
+  const invalid = (message: RegExp) => ({
+    code: 'INVALID_STATE',
+    message: expect.stringMatching(message) as string,
+  });
+
+  it('fails without weights, without a cache, and goes on once they are there', async () => {
+    const model = newModel();
+    const step = () => launch(model, 0, []);
+    await expect(step()).rejects.toMatchObject(invalid(/weights are not loaded/));
+    await model.loadDummy(1);
+    await expect(step()).rejects.toMatchObject(invalid(/KV cache is not allocated/));
+    await model.allocateKvCache(2);
+    await step();
+    await model.releaseKvCache();
+    await expect(step()).rejects.toMatchObject(invalid(/KV cache is not allocated/));
+  });
+
+  const steps: [string, RegExp, Row[], BlockUpdate[]][] = [
+    ['a slot there is none of', /no slot 4/, [{ slot: 4, computed: 0, scheduled: 1 }], []],
+    ['an empty slot', /slot 2\) has no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
+    [
+      'a slot twice',
+      /is in the step twice/,
+      [
+        { slot: 0, computed: 0, scheduled: 10 },
+        { slot: 0, computed: 0, scheduled: 10 },
+      ],
+      [],
+    ],
+    ['no tokens', /computes 0 tokens/, [{ slot: 0, computed: 0, scheduled: 0 }], []],
+    ['tokens before the first', /from -1 on/, [{ slot: 0, computed: -1, scheduled: 2 }], []],
+    [
+      'tokens that are not known yet',
+      /computes 11 tokens from 0 on; the request has 10/,
+      [{ slot: 0, computed: 0, scheduled: 11 }],
+      [],
+    ],
+    [
+      'tokens beyond its blocks',
+      /its 2 blocks hold 8/,
+      [{ slot: 1, computed: 0, scheduled: 9, sampled: false }],
+      [],
+    ],
+    [
+      'a sample before the last token',
+      /samples token 9; the request has 10/,
+      [{ slot: 0, computed: 0, scheduled: 9 }],
+      [],
+    ],
+    [
+      'more tokens than the batch may have',
+      /more tokens than maxNumBatchedTokens, 64/,
+      [
+        { slot: 3, computed: 0, scheduled: 60, sampled: false },
+        { slot: 0, computed: 0, scheduled: 10, sampled: false },
+      ],
+      [],
+    ],
+    ['a block there is none of', /block 64 of 64/, [], [[1, 2, 64]]],
+    ['a block before its turn', /at most index 2 can come next/, [], [[1, 3, 0]]],
+    ['a block for an empty slot', /slot 2, which has no request/, [], [[2, 0, 0]]],
+  ];
+
+  it.each(steps)('refuses %s, and the next step is unharmed', async (_, message, rows, updates) => {
+    const { model, tensors } = await loadedModel();
+    const tokenIds = prompt(10);
+    add(model, 0, tokenIds, 0);
+    add(model, 1, tokenIds, 32, {}, 8);
+    add(model, 3, prompt(60), 40);
+    await expect(launch(model, 0, rows, updates)).rejects.toMatchObject(invalid(message));
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 10 }]);
+    const best = ranking(decodeLast(LLAMA, tensors, tokenIds))[0];
+    expect(model.steps[0].sampledTokenIds[0]).toBe(best);
+  });
+
+  const requests: [string, RegExp, (model: NativeModel) => void][] = [
+    ['a token beyond the vocabulary', /names token 61/, (model) => add(model, 0, [1, 61], 0)],
+    ['a negative token', /names token -1/, (model) => add(model, 0, [-1], 0)],
+    ['no tokens', /0 tokens has a prompt of 0/, (model) => add(model, 0, [], 0)],
+    ['too many tokens', /97 tokens; maxModelLen is 96/, (model) => add(model, 0, prompt(97), 0)],
+    ['a block there is none of', /names block 64/, (model) => add(model, 0, [1], 41)],
+    ['a slot there is none of', /no slot -1/, (model) => add(model, -1, [1], 0)],
+    [
+      'a biased token beyond the vocabulary',
+      /names token 99/,
+      (model) =>
+        add(model, 0, [1], 0, {
+          logitBiasTokenIds: Int32Array.of(99),
+          logitBiases: Float32Array.of(1),
+        }),
+    ],
+    [
+      'bad words that do not end where their tokens do',
+      /bad words end at 1 of 2/,
+      (model) =>
+        add(model, 0, [1], 0, {
+          badWordsTokenIds: Int32Array.of(3, 4),
+          badWordsEnds: Int32Array.of(1),
+        }),
+    ],
+    [
+      'more logprobs than there is room for',
+      /7 logprobs; maxLogprobs is 6/,
+      (model) => add(model, 0, [1], 0, { numPromptLogprobs: 7 }),
+    ],
+  ];
+
+  it.each(requests)('refuses a request with %s', async (_, message, addBad) => {
+    const { model } = await loadedModel();
+    addBad(model);
+    await expect(launch(model, 0, [])).rejects.toMatchObject(invalid(message));
+    await launch(model, 0, []);
+  });
+
+  it('refuses a mask of another size, and sampling without a forward', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(4), 0);
+    const rows = [{ slot: 0, computed: 0, scheduled: 4 }];
+    const step = launch(model, 0, rows, [], new Int32Array(3));
+    await expect(step).rejects.toMatchObject(invalid(/3 words instead of 2/));
+    await expect(ready(model.sample(0, null))).rejects.toMatchObject(invalid(/not launched/));
+    await launch(model, 0, rows);
+  });
+
+  it('refuses a second forward before the first is sampled', async () => {
+    const { model } = await loadedModel();
+    model.forward(0, 0, 0, 0, 0);
+    model.forward(1, 0, 0, 0, 0);
+    const sampled = ready(model.sample(1, null));
+    await expect(sampled).rejects.toMatchObject(invalid(/step 0 waits to be sampled/));
+    await launch(model, 0, []);
+  });
+
+  it('refuses sizes that contradict each other', () => {
+    const make = (change: Partial<ModelSpec>) => () =>
+      new (native().Model)(device, { ...LLAMA, ...change }, LIMITS);
+    const config = expect.objectContaining({ code: 'CONFIG_INVALID' }) as Error;
+    expect(make({ numKvHeads: 3 })).toThrow(config);
+    expect(make({ headDim: 7 })).toThrow(config);
+    expect(make({ slidingWindows: [] })).toThrow(config);
+    expect(make({ vocabSize: 0 })).toThrow(config);
+    expect(make({ hiddenSize: 1.5 })).toThrow('hiddenSize must be an integer');
+  });
+});
+
+describe('between steps', () => {
+  it('profile and warmUp leave requests, cache and sampling as they were', async () => {
+    const spec = { ...LLAMA, numLayers: 2, slidingWindows: [0, 0] };
+    const { model } = await loadedModel(spec);
+    const generate = async (disturb: () => Promise<unknown>) => {
+      add(model, 1, prompt(12), 8, { temperature: 1, seed: 3n });
+      const tokens: number[] = [];
+      for (let i = 0; i < 6; i++) {
+        const [computed, scheduled] = i === 0 ? [0, 12] : [11 + i, 1];
+        await launch(model, 0, [{ slot: 1, computed, scheduled }]);
+        tokens.push(model.steps[0].sampledTokenIds[0]);
+        await disturb();
+      }
+      return tokens;
+    };
+    const { allocated } = await device.memory();
+    const expected = await generate(async () => {});
+    const disturbed = await generate(async () => {
+      await model.profile();
+      await model.warmUp();
+    });
+    expect(disturbed).toEqual(expected);
+    expect((await device.memory()).allocated).toBe(allocated);
+  });
+
+  it('profile raises the peak to what the largest step needs', async () => {
+    const model = newModel();
+    await model.loadDummy(1);
+    await device.resetPeakMemory();
+    await model.profile();
+    const { allocated, peakAllocated } = await device.memory();
+    expect(peakAllocated).toBeGreaterThan(allocated);
+  });
+
+  it('a slot takes the next request once the first has left', async () => {
+    const { model, tensors } = await loadedModel();
+    const expectFirst = async (tokenIds: number[]) => {
+      add(model, 0, tokenIds, 0, { stopTokenIds: Int32Array.of(1, 2), minTokens: 0 });
+      await launch(model, 0, [{ slot: 0, computed: 0, scheduled: tokenIds.length }]);
+      const best = ranking(decodeLast(LLAMA, tensors, tokenIds))[0];
+      expect(model.steps[0].sampledTokenIds[0]).toBe(best);
+    };
+    await expectFirst(prompt(20, 8));
+    const { allocated } = await device.memory();
+    model.removeRequest(0);
+    await expectFirst(prompt(7, 9));
+    await expectFirst(prompt(13, 10));
+    expect((await device.memory()).allocated).toBe(allocated);
+    model.removeRequest(0);
+    const gone = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 1 }]);
+    await expect(gone).rejects.toMatchObject({ code: 'INVALID_STATE' });
+  });
+
+  it('the cache takes the memory its blocks need, and gives it back', async () => {
+    const model = newModel({ ...LLAMA, numLayers: 2, slidingWindows: [0, 0] });
+    await model.loadDummy(1);
+    const before = (await device.memory()).allocated;
+    await model.allocateKvCache(10);
+    const bytesPerToken = 2 * 2 * LLAMA.numKvHeads * LLAMA.headDim * 4;
+    const { allocated } = await device.memory();
+    expect(allocated - before).toBe(10 * LIMITS.blockSize * bytesPerToken);
+    await expect(model.allocateKvCache(10)).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await model.releaseKvCache();
+    expect((await device.memory()).allocated).toBe(before);
+  });
+
+  it('a cache too large is an error with the figures, and harms nothing', async () => {
+    const { model } = await loadedModel();
+    await model.releaseKvCache();
+    await expect(model.allocateKvCache(2 ** 31 - 1)).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      message: expect.stringMatching(/\d/) as string,
+    });
+    await model.allocateKvCache(8);
+    await launch(model, 0, []);
+  });
+});
+
+describe('shutdown', () => {
+  it('lets steps in flight finish, then frees all and detaches the buffers', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(40), 0);
+    const order: string[] = [];
+    const { sampledTokenIds } = model.steps[0];
+    const step = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 40 }]).then(() => {
+      order.push('step');
+      expect(sampledTokenIds.length).toBe(LIMITS.maxNumSeqs);
+    });
+    await Promise.all([step, model.shutdown().then(() => order.push('shutdown'))]);
+    expect(order).toEqual(['step', 'shutdown']);
+    expect(sampledTokenIds.length).toBe(0);
+    expect((await device.memory()).allocated).toBe(0);
+    await model.shutdown();
+  });
+
+  it('refuses what comes after it', async () => {
+    const { model } = await loadedModel();
+    await model.shutdown();
+    await expect(model.profile()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+    model.forward(0, 0, 0, 0, 0);
+    await expect(ready(model.sample(0, null))).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+  });
+
+  it('of the device shuts its models down first', async () => {
+    const own = new (native().Device)('cpu', 0, 1);
+    await own.open();
+    const model = new (native().Model)(own, LLAMA, LIMITS);
+    await model.loadDummy(1);
+    await model.allocateKvCache(24);
+    add(model, 0, prompt(40), 0);
+    const step = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 40 }]);
+    await own.shutdown();
+    await step;
+    expect(model.steps[0].slots.length).toBe(0);
+    await model.shutdown();
+  });
+
+  it('of an output thread waits for the steps it was given', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(40), 0);
+    const thread = new (native().OutputThread)('WorkerAsyncOutput');
+    const errors: unknown[] = [];
+    const buffers = model.steps[0];
+    buffers.slots[0] = 0;
+    buffers.numComputedTokens[0] = 0;
+    buffers.numScheduledTokens[0] = 40;
+    buffers.sampledRows[0] = 0;
+    model.forward(0, 1, 0, 1, 0);
+    thread.submit(model.sample(0, null), (error) => errors.push(error));
+    await thread.shutdown();
+    expect(errors).toEqual([null]);
+  });
+
+  it('comes by itself to workers terminated in the middle of steps', () => {
+    const worker = `
+      const addon = require(addonPath);
+      const device = new addon.Device('cpu', 0, 2);
+      device.open();
+      const model = new addon.Model(device, spec, limits);
+      model.loadDummy(1);
+      model.profile();
+      model.allocateKvCache(24);
+      model.addRequest(0, {
+        tokenIds: new Int32Array(40),
+        numPromptTokens: 40,
+        blockIds: Int32Array.from({ length: 24 }, (_, i) => i),
+        sampling,
+      });
+      const thread = new addon.OutputThread('WorkerAsyncOutput');
+      const step = (i) => {
+        const buffers = model.steps[i % 2];
+        buffers.numScheduledTokens[0] = 40;
+        model.forward(i % 2, 1, 0, 0, 0);
+        thread.submit(model.sample(i % 2, null), (error) => {
+          if (error) throw error;
+          if (i === 0) require('node:worker_threads').parentPort.postMessage('up');
+          step(i + 2);
+        });
+      };
+      step(0);
+      step(1);`;
+    const program = `
+      const { readdirSync } = require('node:fs');
+      const { Worker } = require('node:worker_threads');
+      const { once } = require('node:events');
+      const threads = () => readdirSync('/proc/self/task').length;
+      (async () => {
+        const before = threads();
+        let resident;
+        for (let i = 0; i < 60; i++) {
+          const worker = new Worker(process.env.WORKER, { eval: true });
+          await once(worker, 'message');
+          await worker.terminate();
+          if (i === 19) resident = process.memoryUsage.rss();
+        }
+        const grown = (process.memoryUsage.rss() - resident) / 2 ** 20;
+        console.log(JSON.stringify({ threads: threads() - before, grown }));
+      })();`;
+    const spec = { ...LLAMA, hiddenSize: 128, intermediateSize: 512, vocabSize: 2000 };
+    const constants = `
+      const addonPath = ${JSON.stringify(path.resolve(__dirname, '../../build/Release/uniproc.node'))};
+      const spec = ${JSON.stringify(spec)};
+      const limits = ${JSON.stringify(LIMITS)};
+      const none = new Int32Array(0);
+      const sampling = { ...${JSON.stringify({ ...GREEDY, seed: 0 })}, seed: 0n,
+        logitBiasTokenIds: none, logitBiases: new Float32Array(0), allowedTokenIds: none,
+        badWordsTokenIds: none, badWordsEnds: none, stopTokenIds: none };`;
+    const { status, signal, stdout, stderr } = spawnSync(process.execPath, ['-e', program], {
+      encoding: 'utf8',
+      timeout: 50000,
+      env: { ...process.env, WORKER: constants + worker },
+    });
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
+    const { threads, grown } = JSON.parse(stdout) as { threads: number; grown: number };
+    expect(threads).toBe(0);
+    expect(grown).toBeLessThan(16);
+  });
+});

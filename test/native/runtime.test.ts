@@ -1,0 +1,293 @@
+/** The addon's runtime: events, the device's thread, the output thread, and how they end. */
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { native, type NativeDevice, type NativeEvent } from '../../lib/native';
+
+const ADDON = path.resolve(__dirname, '../../build/Release/uniproc.node');
+
+/** Names of this process's threads, as /proc/<pid>/task/<tid>/comm has them. */
+function threadNames(): string[] {
+  return readdirSync('/proc/self/task').map((id) => {
+    return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim();
+  });
+}
+
+/** Runs a program in a Node process of its own, with `addon` loaded; resolves to what it printed. */
+function runProgram(program: string, ...nodeOptions: string[]) {
+  const prelude = `
+    const addon = require(${JSON.stringify(ADDON)});
+    addon.setErrorFactory((code, message) => Object.assign(new Error(message), { code }));
+    const threads = () => require('node:fs').readdirSync('/proc/self/task').length;
+    const sleep = require('node:timers/promises').setTimeout;`;
+  const { status, signal, stdout, stderr } = spawnSync(
+    process.execPath,
+    [...nodeOptions, '-e', `${prelude}\n${program}`],
+    { encoding: 'utf8', timeout: 30000 },
+  );
+  return { status, signal, stdout: stdout.trim(), stderr };
+}
+
+async function openDevice(): Promise<NativeDevice> {
+  const device = new (native().Device)('cpu', 0, 1);
+  await device.open();
+  return device;
+}
+
+const hostEvent = (): NativeEvent => new (native().Event)();
+
+describe('Event', () => {
+  it('is done once it is signalled', () => {
+    const event = hostEvent();
+    expect(event.done).toBe(false);
+    event.signal();
+    expect(event.done).toBe(true);
+  });
+
+  it('cannot be signalled twice', () => {
+    const event = hostEvent();
+    event.signal();
+    expect(() => event.signal()).toThrow(
+      expect.objectContaining({ code: 'INVALID_STATE' }) as Error,
+    );
+  });
+
+  it('calls back after it is done, with null, never from inside a call', async () => {
+    const event = hostEvent();
+    const calls: unknown[] = [];
+    event.onReady((error) => calls.push(error));
+    await sleep(10);
+    expect(calls).toEqual([]);
+    event.signal();
+    expect(calls).toEqual([]);
+    await sleep(10);
+    expect(calls).toEqual([null]);
+  });
+
+  it('calls back though it was done before, and not from inside onReady', async () => {
+    const event = hostEvent();
+    event.signal();
+    const calls: unknown[] = [];
+    event.onReady((error) => calls.push(error));
+    expect(calls).toEqual([]);
+    await sleep(10);
+    expect(calls).toEqual([null]);
+  });
+
+  it('hands what a callback throws to the process', () => {
+    const { stdout } = runProgram(`
+      process.on('uncaughtException', (error) => console.log(error.message));
+      const event = new addon.Event();
+      event.onReady(() => { throw new Error('thrown in a callback'); });
+      event.signal();`);
+    expect(stdout).toBe('thrown in a callback');
+  });
+});
+
+describe('Device', () => {
+  it('tells what it is', async () => {
+    const device = new (native().Device)('cpu', 0, 2);
+    const properties = await device.open();
+    expect(properties.numThreads).toBe(2);
+    expect(properties.totalMemory).toBeGreaterThan(2 ** 20);
+    expect(['avx512', 'avx2', 'plain']).toContain(properties.capability);
+    expect(await device.memory()).toMatchObject({ allocated: 0, total: properties.totalMemory });
+    await device.shutdown();
+  });
+
+  it('has a thread of its own, named Worker, from open to shutdown', async () => {
+    const before = threadNames();
+    const device = new (native().Device)('cpu', 0, 1);
+    expect(threadNames()).toEqual(before);
+    await device.open();
+    expect(threadNames().sort()).toEqual([...before, 'Worker'].sort());
+    await device.shutdown();
+    expect(threadNames()).toEqual(before);
+  });
+
+  it('carries out nothing before it is open', async () => {
+    const device = new (native().Device)('cpu', 0, 1);
+    await expect(device.synchronize()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+  });
+
+  it('opens once', async () => {
+    const device = await openDevice();
+    await expect(device.open()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await device.shutdown();
+  });
+
+  it('runs what was enqueued before shutdown, and refuses what comes after', async () => {
+    const device = new (native().Device)('cpu', 0, 1);
+    const order: string[] = [];
+    const note = (what: string) => () => void order.push(what);
+    const all = [
+      device.open().then(note('opened')),
+      device.memory().then(note('memory')),
+      device.synchronize().then(note('synchronized')),
+      device.shutdown().then(note('shut down')),
+    ];
+    await expect(device.memory()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+    await Promise.all(all);
+    expect(order).toEqual(['opened', 'memory', 'synchronized', 'shut down']);
+    await expect(device.synchronize()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+    await expect(device.open()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+  });
+
+  it('shuts down any number of times, opened or not', async () => {
+    const device = await openDevice();
+    await Promise.all([device.shutdown(), device.shutdown()]);
+    await device.shutdown();
+    await new (native().Device)('cpu', 0, 1).shutdown();
+  });
+
+  it('fails every call with the error that opening it failed with', async () => {
+    const before = threadNames();
+    const device = new (native().Device)('abacus', 0, 1);
+    await expect(device.open()).rejects.toMatchObject({
+      code: 'NOT_SUPPORTED',
+      message: expect.stringContaining('abacus') as string,
+    });
+    await expect(device.memory()).rejects.toMatchObject({ code: 'NOT_SUPPORTED' });
+    await device.shutdown();
+    expect(threadNames()).toEqual(before);
+  });
+});
+
+describe('OutputThread', () => {
+  const outputThread = () => new (native().OutputThread)('WorkerAsyncOutput');
+
+  it('has its name, of which Linux keeps 15 characters, until shutdown', async () => {
+    const before = threadNames();
+    const thread = outputThread();
+    await sleep(10);
+    expect(threadNames().sort()).toEqual([...before, 'WorkerAsyncOutp'].sort());
+    await thread.shutdown();
+    expect(threadNames()).toEqual(before);
+  });
+
+  it('calls back in the order of submission, whatever the order of the events', async () => {
+    const thread = outputThread();
+    const events = [hostEvent(), hostEvent(), hostEvent()];
+    const order: number[] = [];
+    events.forEach((event, i) => thread.submit(event, () => order.push(i)));
+    events[2].signal();
+    events[1].signal();
+    await sleep(20);
+    expect(order).toEqual([]);
+    events[0].signal();
+    await sleep(20);
+    expect(order).toEqual([0, 1, 2]);
+    await thread.shutdown();
+  });
+
+  it('waits at shutdown for what was signalled and fails the rest, in order', async () => {
+    const thread = outputThread();
+    const [signalled, waiting, alsoSignalled] = [hostEvent(), hostEvent(), hostEvent()];
+    const outcomes: unknown[] = [];
+    for (const event of [signalled, waiting, alsoSignalled]) {
+      thread.submit(event, (error) => outcomes.push(error && (error as { code?: string }).code));
+    }
+    signalled.signal();
+    alsoSignalled.signal();
+    await thread.shutdown();
+    expect(outcomes).toEqual([null, 'SHUT_DOWN', null]);
+    await thread.shutdown();
+    waiting.signal(); // too late, and no error: whoever signals cannot know
+  });
+
+  it('fails what is submitted after shutdown', async () => {
+    const thread = outputThread();
+    await thread.shutdown();
+    const error = await new Promise((resolve) => thread.submit(hostEvent(), resolve));
+    expect(error).toMatchObject({ code: 'SHUT_DOWN' });
+  });
+
+  it('takes events alone', async () => {
+    const thread = outputThread();
+    expect(() => thread.submit({} as NativeEvent, () => {})).toThrow('must be an Event');
+    await thread.shutdown();
+  });
+});
+
+describe('the process', () => {
+  it('exits by itself with a device, an output thread and an event that nobody awaits', () => {
+    const { status, stdout } = runProgram(`
+      const device = new addon.Device('cpu', 0, 1);
+      device.open().then(() => {
+        const event = new addon.Event();
+        new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
+        event.onReady(() => console.log('called'));
+        console.log('open');
+      });`);
+    expect({ status, stdout }).toEqual({ status: 0, stdout: 'open' });
+  });
+
+  it('runs on while a promise is pending or a signalled event is to be called back', () => {
+    const { stdout } = runProgram(`
+      const device = new addon.Device('cpu', 0, 1);
+      device.open().then(() => console.log('open'));
+      const event = new addon.Event();
+      new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
+      event.signal();`);
+    expect(stdout.split('\n').sort()).toEqual(['called', 'open']);
+  });
+
+  it('keeps no thread of a device or output thread that was dropped without shutdown', () => {
+    const { stdout } = runProgram(
+      `(async () => {
+        const before = threads();
+        for (let i = 0; i < 20; i++) {
+          await new addon.Device('cpu', 0, 1).open();
+          new addon.OutputThread('WorkerAsyncOutput');
+        }
+        console.log(threads() > before);
+        for (let i = 0; i < 100 && threads() > before; i++) {
+          gc();
+          await sleep(10);
+        }
+        console.log(threads() - before);
+      })();`,
+      '--expose-gc',
+    );
+    expect(stdout).toBe('true\n0');
+  });
+
+  it('survives workers terminated at any moment, and keeps none of their threads', () => {
+    const worker = `
+      const device = new addon.Device('cpu', 0, 1);
+      device.open();
+      const thread = new addon.OutputThread('WorkerAsyncOutput');
+      require('node:worker_threads').parentPort.postMessage('up');
+      thread.submit(new addon.Event(), () => {});
+      (async () => {
+        for (;;) {
+          const event = new addon.Event();
+          event.onReady(() => {});
+          event.signal();
+          await Promise.all([device.memory(), device.memory(), device.synchronize()]);
+        }
+      })();`;
+    const { status, signal, stdout, stderr } = runProgram(`
+      const { Worker } = require('node:worker_threads');
+      const { once } = require('node:events');
+      (async () => {
+        const before = threads();
+        for (let i = 0; i < 40; i++) {
+          const worker = new Worker(${JSON.stringify(
+            `const addon = require(${JSON.stringify(ADDON)});${worker}`,
+          )}, { eval: true });
+          await once(worker, 'message');
+          await sleep(i / 4);
+          await worker.terminate();
+        }
+        console.log(threads() - before);
+      })();`);
+    expect({ status, signal, stdout, stderr }).toEqual({
+      status: 0,
+      signal: null,
+      stdout: '0',
+      stderr: '',
+    });
+  });
+});
