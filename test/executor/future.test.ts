@@ -1,4 +1,9 @@
-import { CancelledError, ConfigError, FutureTimeoutError, InvalidStateError } from '../../lib/errors';
+import {
+  CancelledError,
+  ConfigError,
+  FutureTimeoutError,
+  InvalidStateError,
+} from '../../lib/errors';
 import { Future } from '../../lib/executor/future';
 
 describe('Future', () => {
