@@ -9,6 +9,7 @@ export interface TransformerConfig {
   spec: Omit<ModelSpec, 'dtype'>;
   /** Type the checkpoint was saved in, null when config.json does not say. */
   dtype: DType | null;
+  /** Positions the model can tell apart: config.json's, and those that linear or yarn scaling adds. */
   maxPositionEmbeddings: number;
   bosTokenId: number | null;
   /** May be empty. generation_config.json's win over config.json's. */

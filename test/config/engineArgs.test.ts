@@ -99,13 +99,11 @@ describe('createUniprocConfig', () => {
   });
 
   it('is deeply frozen, but leaves what users own as it was', async () => {
-    class Backend extends TestWorker {
-      static options = {};
-    }
+    const distributedExecutorBackend = { module: './backend.js', export: 'Backend' };
     const workerExtensionCls = { module: './extension.js', export: 'Extension' };
     const config = await createUniprocConfig({
       model: await llama({ eos_token_id: [1, 2] }),
-      distributedExecutorBackend: Backend,
+      distributedExecutorBackend,
       workerCls: TestWorker,
       workerExtensionCls,
     });
@@ -113,7 +111,7 @@ describe('createUniprocConfig', () => {
     Object.values(sections).forEach(expectDeeplyFrozen);
     expect(Object.isFrozen(config)).toBe(true);
     expect(Object.isFrozen(parallel)).toBe(true);
-    for (const owned of [TestWorker, Backend, Backend.options, workerExtensionCls]) {
+    for (const owned of [TestWorker, distributedExecutorBackend, workerExtensionCls]) {
       expect(Object.isFrozen(owned)).toBe(false);
     }
   });
@@ -167,6 +165,12 @@ describe('createUniprocConfig', () => {
   it("keeps config.json's end of sequence where generation_config.json has none", async () => {
     const model = await llama({ eos_token_id: 5 }, { temperature: 0.6 });
     expect((await createUniprocConfig({ model })).model.transformer.eosTokenIds).toEqual([5]);
+  });
+
+  it('takes the model that comes with the package where none is named', async () => {
+    const { model } = await createUniprocConfig();
+    expect(model.path).toBe(path.join(__dirname, '..', '..', 'models', 'stories'));
+    expect(model.transformer.architecture).toBe('LlamaForCausalLM');
   });
 
   it('takes a relative path from where the process stands', async () => {

@@ -143,6 +143,11 @@ CASES = {
             'beta_slow': 0,
         },
     ),
+    'yarn: not truncated': llama(
+        **{**SMALL, 'max_position_embeddings': 16384},
+        head_dim=64,
+        rope_scaling={'type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 4096, 'truncate': False},
+    ),
     'yarn: no original length': llama(**SMALL, rope_scaling={'type': 'yarn', 'factor': 4.0}),
     'yarn: the original length outside': llama(
         **SMALL,

@@ -117,6 +117,17 @@ describe('IncrementalDetokenizer', () => {
     continuation.mockRestore();
   });
 
+  it('keeps a character whole wherever in such a run it stands', () => {
+    for (let length = 0; length < 40; length++) {
+      const detokenizer = new IncrementalDetokenizer(tokenizer);
+      const run = new Array<number>(length).fill(0x98);
+      const ids = tokensOf(...run, ...Buffer.from('😀é'));
+      expect(ids.map((id) => detokenizer.append([id])).join('')).toBe(
+        '\ufffd'.repeat(length) + '😀é',
+      );
+    }
+  });
+
   it('looks up tokens of whole characters', () => {
     const decode = jest.spyOn(tokenizer, 'decode');
     const ids = tokensOfText('plain text');

@@ -85,7 +85,7 @@ HEADERS_TEMPLATE = """{{- bos_token }}
     {{- '<|start|>assistant\\n\\n' }}
 {%- endif %}
 """
-TURNS_TEMPLATE = """{%- if tools is not none and tools %}{{ raise_exception('no tools') }}{% endif -%}
+TURNS_TEMPLATE = """{%- if tools is not none %}{{ raise_exception('no tools') }}{% endif -%}
 {%- if messages[0].role == 'system' %}
 <|start|>system
 {{ messages[0].content }}<|end|>
