@@ -1,0 +1,218 @@
+/**
+ * The addon's operations one by one: the calls of native/ops/ops.h, with handles in place of device
+ * memory. For tests and benchmarks; see native/addon/ops_binding.h.
+ */
+import { native, type DType, type MemoryInfo, type NativeRequest } from '../../../lib/native';
+
+declare const tensorBrand: unique symbol;
+declare const requestsBrand: unique symbol;
+
+/** Elements of one type in device memory. */
+export interface Tensor {
+  readonly [tensorBrand]: true;
+}
+
+/** A request table with its requests. */
+export interface Requests {
+  readonly [requestsBrand]: true;
+}
+
+/** A matrix [rows, cols]; a vector is [rows, 1]. */
+export interface Weight {
+  data: Tensor;
+  rows: number;
+  cols: number;
+}
+
+export interface Batch {
+  numRows: number;
+  numTokens: number;
+  slots: Tensor;
+  numComputedTokens: Tensor;
+  queryStarts: Tensor;
+  tokenIds: Tensor;
+  positions: Tensor;
+  cacheSlots: Tensor;
+  tokenRows: Tensor;
+}
+
+export interface AttentionShape {
+  numHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  slidingWindow: number;
+}
+
+export interface KvCache {
+  keys: Tensor;
+  values: Tensor;
+  blockSize: number;
+}
+
+export interface Logprobs {
+  tokenIds: Tensor;
+  logprobs: Tensor;
+  ranks: Tensor;
+  maxLogprobs: number;
+}
+
+export interface RequestLimits {
+  vocabSize: number;
+  maxNumSeqs: number;
+  maxModelLen: number;
+  blockSize: number;
+  maxLogprobs: number;
+}
+
+export type Isa = 'plain' | 'avx2' | 'avx512';
+
+export interface OpsOptions {
+  kind: 'cpu';
+  /** 0 chooses. */
+  numThreads: number;
+  /** The fastest there is by default. */
+  isa?: Isa;
+}
+
+type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
+
+interface NativeOps {
+  properties(): { name: string; capability: string; numThreads: number };
+  memory(): MemoryInfo;
+  resetPeakMemory(): void;
+  synchronize(): void;
+  /** Zeroed. Throws OutOfMemoryError. */
+  allocate(count: number, dtype: DType | 'int32', what: string): Tensor;
+  /** Gives the memory back before the garbage collector does. */
+  release(tensor: Tensor): void;
+  /** Array and tensor have the same number of bytes. */
+  copyToDevice(tensor: Tensor, array: HostArray): void;
+  copyToHost(array: HostArray, tensor: Tensor): void;
+  makeRequests(limits: RequestLimits): Requests;
+  addRequest(requests: Requests, slot: number, request: NativeRequest, numBlocks: number): void;
+  readRequest(requests: Requests, slot: number): { tokenIds: Int32Array; blockTable: Int32Array };
+  upload(out: Tensor, host: HostArray, hostType: DType): void;
+  fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
+  prepareInputs(
+    requests: Requests,
+    blockUpdates: Tensor | null,
+    numBlockUpdates: number,
+    blockSize: number,
+    batch: Batch,
+  ): void;
+  embed(tokenIds: Tensor, numTokens: number, table: Weight, out: Tensor): void;
+  rmsNorm(
+    x: Tensor | null,
+    residual: Tensor,
+    numTokens: number,
+    weight: Weight,
+    eps: number,
+    out: Tensor,
+  ): void;
+  matmul(x: Tensor, numTokens: number, weight: Weight, bias: Weight | null, out: Tensor): void;
+  ropeAndCache(
+    qkv: Tensor,
+    batch: Batch,
+    shape: AttentionShape,
+    qNorm: Weight | null,
+    kNorm: Weight | null,
+    eps: number,
+    rope: Tensor,
+    cache: KvCache,
+  ): void;
+  attention(
+    qkv: Tensor,
+    batch: Batch,
+    shape: AttentionShape,
+    cache: KvCache,
+    requests: Requests,
+    out: Tensor,
+  ): void;
+  siluAndMul(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
+  gatherRows(x: Tensor, index: Tensor, count: number, width: number, out: Tensor): void;
+  sample(
+    logits: Tensor,
+    count: number,
+    vocabSize: number,
+    slots: Tensor,
+    requests: Requests,
+    bitmask: Tensor | null,
+    sampled: Tensor,
+    logprobs: Logprobs | null,
+  ): void;
+  gatherLogprobs(
+    logits: Tensor,
+    count: number,
+    vocabSize: number,
+    tokenIds: Tensor,
+    numTop: number,
+    out: Logprobs,
+  ): void;
+}
+
+interface OpsAddon {
+  Ops: new (options: OpsOptions) => NativeOps;
+  /** Philox4x32-10 of a counter [4] and a key [2]. */
+  philox(counter: Uint32Array, key: Uint32Array): Uint32Array;
+  /** What the system's files under the folder `root` say of memory, in bytes. */
+  hostMemory(root: string): { total: number; free: number };
+}
+
+const addon = (native() as unknown as { ops: OpsAddon }).ops;
+
+export const { philox, hostMemory } = addon;
+
+/** A device's operations, with arrays put there and read back. */
+export class Ops extends addon.Ops {
+  /** Values of the given type; float32 values are rounded to it by `upload`. */
+  floats(values: ArrayLike<number>, dtype: DType = 'float32'): Tensor {
+    const tensor = this.allocate(values.length, dtype, 'a test');
+    this.upload(tensor, Float32Array.from(values), 'float32');
+    return tensor;
+  }
+
+  ints(values: ArrayLike<number>): Tensor {
+    const tensor = this.allocate(values.length, 'int32', 'a test');
+    this.copyToDevice(tensor, Int32Array.from(values));
+    return tensor;
+  }
+
+  zeros(count: number, dtype: DType | 'int32' = 'float32'): Tensor {
+    return this.allocate(count, dtype, 'a test');
+  }
+
+  readFloats(tensor: Tensor, count: number): Float32Array {
+    const array = new Float32Array(count);
+    this.copyToHost(array, tensor);
+    return array;
+  }
+
+  readInts(tensor: Tensor, count: number): Int32Array {
+    const array = new Int32Array(count);
+    this.copyToHost(array, tensor);
+    return array;
+  }
+
+  /** The bits of float16 or bfloat16 elements. */
+  readBits(tensor: Tensor, count: number): Uint16Array {
+    const array = new Uint16Array(count);
+    this.copyToHost(array, tensor);
+    return array;
+  }
+}
+
+/** The instruction sets that this machine has. */
+export const isas: Isa[] = (['plain', 'avx2', 'avx512'] as const).filter((isa) => {
+  try {
+    new Ops({ kind: 'cpu', numThreads: 1, isa });
+    return true;
+  } catch {
+    return false;
+  }
+});
+
+export function cpuOps(isa?: Isa, numThreads = 2): Ops {
+  return new Ops({ kind: 'cpu', numThreads, isa });
+}
+
+export const dtypes: DType[] = ['float32', 'float16', 'bfloat16'];

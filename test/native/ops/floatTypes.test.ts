@@ -1,0 +1,96 @@
+import type { DType } from '../../../lib/native';
+import { cpuOps, dtypes, isas } from './binding';
+import { expectSameBits, Random, roundTo, widen } from './reference';
+
+const halfTypes = ['float16', 'bfloat16'] as const;
+
+describe.each(isas)('upload, %s', (isa) => {
+  const ops = cpuOps(isa);
+
+  it.each(halfTypes)('widens each of the 65536 numbers of %s exactly', (dtype) => {
+    const bits = Uint16Array.from({ length: 65536 }, (_, i) => i);
+    const out = ops.zeros(65536);
+    ops.upload(out, bits, dtype);
+    const actual = ops.readFloats(out, 65536);
+    for (let i = 0; i < 65536; ++i) {
+      if (!Object.is(actual[i], widen[dtype](i))) {
+        throw new Error(`bits ${i.toString(16)} became ${actual[i]}, not ${widen[dtype](i)}`);
+      }
+    }
+  });
+
+  it.each(halfTypes)('narrows to %s: to the nearest, ties to even', (dtype) => {
+    const random = new Random(7);
+    const view = new DataView(new ArrayBuffer(4));
+    const values: number[] = [0, -0, NaN, Infinity, -Infinity, 3.4028234663852886e38, 1e-45];
+    for (let i = 0; i < 65536; ++i) {
+      // Each number of the type, the middle between it and the next, and the neighbours of that.
+      const number = widen[dtype](i);
+      const next = widen[dtype](i + 1);
+      if (!Number.isFinite(number) || !Number.isFinite(next)) continue;
+      view.setFloat32(0, (number + next) / 2);
+      const middle = view.getUint32(0);
+      values.push(number);
+      for (const word of [middle - 1, middle, middle + 1]) {
+        view.setUint32(0, word);
+        values.push(view.getFloat32(0));
+      }
+    }
+    // The step from the largest number to infinity, and any bits at all.
+    for (const x of [65504, 65519.996, 65520, 65536, 3.3895313892515355e38, 3.396e38]) {
+      values.push(Math.fround(x), -Math.fround(x));
+    }
+    for (let i = 0; i < 20000; ++i) {
+      view.setUint32(0, random.word());
+      values.push(view.getFloat32(0));
+    }
+    const host = Float32Array.from(values);
+    const actual = ops.readBits(ops.floats(host, dtype), host.length);
+    for (let i = 0; i < host.length; ++i) {
+      const expected = roundTo(host[i], dtype);
+      if (!Object.is(widen[dtype](actual[i]), expected)) {
+        throw new Error(`${host[i]} became ${widen[dtype](actual[i])}, not ${expected}`);
+      }
+    }
+  });
+
+  it('converts between all types, from any alignment and at any length', () => {
+    const random = new Random(3);
+    for (const from of dtypes) {
+      for (const to of dtypes) {
+        for (const count of [0, 1, 3, 15, 16, 17, 1023, 1025, 33001]) {
+          const values = random.normals(count, from, 3);
+          const host = bytesOf(values, from);
+          const shifted = new Uint8Array(host.length + 1).subarray(1);
+          shifted.set(host);
+          const out = ops.zeros(count, to);
+          ops.upload(out, shifted, from);
+          const actual =
+            to === 'float32'
+              ? ops.readFloats(out, count)
+              : Array.from(ops.readBits(out, count), widen[to]);
+          const expected = Float32Array.from(values, (x) => roundTo(x, to));
+          expectSameBits(Float32Array.from(actual), expected);
+        }
+      }
+    }
+  });
+});
+
+/** Values that the type can hold, as its bytes. */
+function bytesOf(values: Float32Array, dtype: DType): Uint8Array {
+  if (dtype === 'float32') return new Uint8Array(values.buffer);
+  const bits = Uint16Array.from(values, (x) => {
+    const [word] = new Uint32Array(Float32Array.of(x).buffer);
+    if (dtype === 'bfloat16') return word >>> 16;
+    // By search: float16 numbers of one sign are in the order of their bits.
+    let [low, high] = [0, 0x7c00];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (widen.float16(middle) < Math.abs(x)) low = middle + 1;
+      else high = middle;
+    }
+    return low | (Object.is(Math.sign(x), -1) || Object.is(x, -0) ? 0x8000 : 0);
+  });
+  return new Uint8Array(bits.buffer);
+}

@@ -1,0 +1,128 @@
+/** What the tests compute themselves, in float64: numbers of each type, random data, comparisons. */
+import type { DType } from '../../../lib/native';
+
+/** The value of a float16's bits: (-1)^sign 2^(exponent - 15) 1.mantissa, or a subnormal. */
+export function float16ToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 0x1f;
+  const mantissa = bits & 0x3ff;
+  if (exponent === 0x1f) return mantissa ? NaN : sign * Infinity;
+  if (exponent === 0) return sign * mantissa * 2 ** -24;
+  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
+}
+
+/** The value of a bfloat16's bits. */
+export function bfloat16ToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 7) & 0xff;
+  const mantissa = bits & 0x7f;
+  if (exponent === 0xff) return mantissa ? NaN : sign * Infinity;
+  if (exponent === 0) return sign * mantissa * 2 ** -133;
+  return sign * (1 + mantissa / 128) * 2 ** (exponent - 127);
+}
+
+export const widen: Record<Exclude<DType, 'float32'>, (bits: number) => number> = {
+  float16: float16ToNumber,
+  bfloat16: bfloat16ToNumber,
+};
+
+const formats = {
+  float16: { mantissaBits: 10, minExponent: -14, max: 65504 },
+  bfloat16: { mantissaBits: 7, minExponent: -126, max: 3.3895313892515355e38 },
+};
+
+/** The number of the type nearest to x, of two equally near the one whose last bit is 0. */
+export function roundTo(x: number, dtype: DType): number {
+  if (dtype === 'float32') return Math.fround(x);
+  if (!Number.isFinite(x) || x === 0) return x;
+  const { mantissaBits, minExponent, max } = formats[dtype];
+  const exponent = Math.max(exponentOf(x), minExponent);
+  const unit = 2 ** (exponent - mantissaBits);
+  const scaled = Math.abs(x) / unit; // exact
+  const floor = Math.floor(scaled);
+  const rest = scaled - floor;
+  const up = rest > 0.5 || (rest === 0.5 && floor % 2 === 1);
+  const rounded = (floor + (up ? 1 : 0)) * unit;
+  return Math.sign(x) * (rounded > max ? Infinity : rounded);
+}
+
+const view = new DataView(new ArrayBuffer(8));
+
+function exponentOf(x: number): number {
+  view.setFloat64(0, x);
+  return ((view.getUint16(0) >> 4) & 0x7ff) - 1023;
+}
+
+/** A small generator of the tests' own (xorshift, Marsaglia 2003), so that data repeat. */
+export class Random {
+  private state: number;
+
+  constructor(seed: number) {
+    this.state = (seed * 2654435761) >>> 0 || 1;
+    for (let i = 0; i < 8; ++i) this.word();
+  }
+
+  /** 32 random bits. */
+  word(): number {
+    let x = this.state;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.state = x >>> 0;
+    return this.state;
+  }
+
+  /** In [0, 1). */
+  uniform(): number {
+    return this.word() / 2 ** 32;
+  }
+
+  /** A whole number in [0, end). */
+  below(end: number): number {
+    return Math.floor(this.uniform() * end);
+  }
+
+  normal(): number {
+    return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
+  }
+
+  /** Normally distributed numbers, rounded to the type. */
+  normals(count: number, dtype: DType = 'float32', std = 1): Float32Array {
+    return Float32Array.from({ length: count }, () => roundTo(this.normal() * std, dtype));
+  }
+
+  /** 0 .. count - 1 in random order. */
+  permutation(count: number): Int32Array {
+    const order = Int32Array.from({ length: count }, (_, i) => i);
+    for (let i = count - 1; i > 0; --i) {
+      const j = this.below(i + 1);
+      [order[i], order[j]] = [order[j], order[i]];
+    }
+    return order;
+  }
+}
+
+/** Fails where an actual number is further from the expected one than its tolerance. */
+export function expectClose(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  tolerance: number | ((i: number) => number),
+): void {
+  expect(actual.length).toBe(expected.length);
+  for (let i = 0; i < actual.length; ++i) {
+    const allowed = typeof tolerance === 'number' ? tolerance : tolerance(i);
+    if (!(Math.abs(actual[i] - expected[i]) <= allowed)) {
+      throw new Error(`element ${i} is ${actual[i]}, not ${expected[i]} within ${allowed}`);
+    }
+  }
+}
+
+/** Fails unless the two have the same bits. */
+export function expectSameBits(actual: Float32Array, expected: Float32Array): void {
+  const bits = (x: Float32Array) => new Uint32Array(x.buffer, x.byteOffset, x.length);
+  expect(actual.length).toBe(expected.length);
+  const [a, b] = [bits(actual), bits(expected)];
+  for (let i = 0; i < a.length; ++i) {
+    if (a[i] !== b[i]) throw new Error(`element ${i} is ${actual[i]}, not the very ${expected[i]}`);
+  }
+}
