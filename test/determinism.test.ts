@@ -1,0 +1,87 @@
+/** In float32 on the CPU a request's result depends on nothing but the request, to the last bit. */
+import { type EngineArgs, LLM, type RequestOutput, SamplingParams } from '../lib';
+
+const params = new SamplingParams({
+  temperature: 0.8,
+  topP: 0.9,
+  seed: 1234,
+  maxTokens: 24,
+  logprobs: 3,
+  promptLogprobs: 1,
+  ignoreEos: true,
+});
+
+/** [length] token ids that differ from prompt to prompt. */
+const prompt = (row: number, length: number) => ({
+  promptTokenIds: Array.from({ length }, (_, i) => (row * 389 + i * 37 + 7) % 2000),
+});
+const PROMPT = prompt(0, 150);
+const OTHERS = [prompt(1, 1), prompt(2, 17), prompt(3, 300), prompt(4, 64)];
+
+/** Everything a request gives, with logprobs to the bit. */
+function everything({ outputs: [output], promptLogprobs }: RequestOutput) {
+  return { tokenIds: output.tokenIds, logprobs: output.logprobs, promptLogprobs };
+}
+
+async function generate(args: EngineArgs = {}, others = OTHERS.slice(0, 0)) {
+  const llm = await LLM.create({
+    device: 'cpu',
+    dtype: 'float32',
+    skipTokenizerInit: true,
+    maxModelLen: 512,
+    kvCacheMemoryBytes: 2 ** 25,
+    ...args,
+  });
+  try {
+    // The request in question stands in the middle of the batch.
+    const prompts = [...others.slice(0, 2), PROMPT, ...others.slice(2)];
+    const outputs = await llm.generate(prompts, params);
+    return everything(outputs[Math.min(others.length, 2)]);
+  } finally {
+    await llm.shutdown();
+  }
+}
+
+describe('a result in float32', () => {
+  let alone: Awaited<ReturnType<typeof generate>>;
+
+  beforeAll(async () => {
+    alone = await generate();
+  });
+
+  afterEach(() => {
+    delete process.env.UNIPROC_CPU_THREADS;
+  });
+
+  it('is what it was, the next time', async () => {
+    expect(await generate()).toEqual(alone);
+  });
+
+  it('does not depend on the other requests of its batch', async () => {
+    expect(await generate({}, OTHERS)).toEqual(alone);
+  });
+
+  it.each([1, 7, 16, 64])('does not depend on chunks of %d tokens', async (chunk) => {
+    expect(await generate({ maxNumBatchedTokens: chunk, maxNumSeqs: 1 })).toEqual(alone);
+  });
+
+  it.each([1, 2, 3])('does not depend on there being %d threads', async (threads) => {
+    process.env.UNIPROC_CPU_THREADS = String(threads);
+    expect(await generate({}, OTHERS)).toEqual(alone);
+  });
+
+  it.each([1, 8, 128])('does not depend on blocks of %d tokens', async (blockSize) => {
+    expect(await generate({ blockSize })).toEqual(alone);
+  });
+
+  it('does not depend on steps being launched ahead', async () => {
+    expect(await generate({ asyncScheduling: false }, OTHERS)).toEqual(alone);
+  });
+
+  it('does not depend on being preempted for want of blocks', async () => {
+    // Room for the longest request and little more.
+    const bytesPerToken = 2 * 5 * 4 * 32 * 4;
+    const kvCacheMemoryBytes = 544 * bytesPerToken;
+    expect(await generate({ kvCacheMemoryBytes }, OTHERS)).toEqual(alone);
+  });
+});
