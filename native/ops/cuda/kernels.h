@@ -1,0 +1,76 @@
+// The CUDA backend's own kernels, as functions that enqueue on a stream. Arguments and layouts are
+// those of ops.h; activations, weights and cache are float32, float16 or bfloat16, sums are float32.
+//
+// A row whose slot is -1 pads a batch to the size of a captured graph: kernels skip it, so what
+// stands in its place in an output is undefined. Grids depend only on what the host knows (numRows,
+// numTokens, shapes), lengths are read on the device, so that a captured launch can be replayed.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+// inputs.cu ------------------------------------------------------------------------------------
+
+void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
+                   int32_t numBlockUpdates, int32_t blockSize, const Batch& batch,
+                   cudaStream_t stream);
+
+// elementwise.cu -------------------------------------------------------------------------------
+
+void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out, DType type,
+           cudaStream_t stream);
+void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
+             void* out, DType type, cudaStream_t stream);
+void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType type,
+                cudaStream_t stream);
+void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
+                DType type, cudaStream_t stream);
+// out [rows, width] += bias [width]
+void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType type,
+             cudaStream_t stream);
+void convert(void* out, DType outType, const void* in, DType inType, int64_t count,
+             cudaStream_t stream);
+void fillRandom(void* out, DType dtype, int64_t count, float mean, float std, uint64_t seed,
+                cudaStream_t stream);
+
+// rope.cu --------------------------------------------------------------------------------------
+
+void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
+                  const Weight& kNorm, float eps, const float* rope, const KvCache& cache,
+                  DType type, cudaStream_t stream);
+
+// attention_decode.cu, attention_prefill.cu ----------------------------------------------------
+
+// Bytes of scratch that attention needs at most for batches of up to maxNumSeqs rows.
+size_t attentionWorkspaceBytes(int32_t maxNumSeqs, const AttentionShape& shape,
+                               int32_t numMultiprocessors);
+
+// One query for each row: split over the context, the heads of a group share the loads; partial
+// results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding).
+void attentionDecode(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                     const KvCache& cache, const RequestTable& requests, void* out, DType type,
+                     void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
+
+// Any number of queries for each row, causal over the paged cache, on tensor cores (Dao 2023,
+// FlashAttention-2). `maxQueryLen` is the most tokens any row has in this batch.
+void attentionPrefill(const void* qkv, const Batch& batch, int32_t maxQueryLen,
+                      const AttentionShape& shape, const KvCache& cache,
+                      const RequestTable& requests, void* out, DType type, cudaStream_t stream);
+
+// sampler.cu -----------------------------------------------------------------------------------
+
+// Bytes of scratch that sample and gatherLogprobs need at most for that many rows.
+size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogprobs);
+
+void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+            const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+            const Logprobs& logprobs, void* workspace, cudaStream_t stream);
+void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
+                    int32_t numTop, const Logprobs& out, void* workspace, cudaStream_t stream);
+
+}  // namespace uniproc::cuda
