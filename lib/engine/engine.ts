@@ -45,8 +45,8 @@ export class LLMEngine {
   private numRequests = 0;
   /** Why nothing runs any more. */
   private error: Error | null = null;
+  /** Ends the loop's wait for an arrival. */
   private wake: (() => void) | null = null;
-  private shutdownDone: Promise<void> | null = null;
 
   private constructor(
     readonly executor: Executor,
@@ -118,6 +118,11 @@ export class LLMEngine {
     }
   }
 
+  /** Samples that were asked for and are not complete. */
+  get numUnfinishedRequests(): number {
+    return this.outputProcessor.numUnfinishedRequests;
+  }
+
   /** Returns the ids of the prompt's samples. */
   private addRequest(input: EngineInput, receiver: OutputReceiver): string[] {
     if (this.error !== null) throw this.error;
@@ -178,7 +183,7 @@ export class LLMEngine {
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
           this.update(scheduler, oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
-          await this.nextArrival();
+          await new Promise<void>((resolve) => (this.wake = resolve));
         } else {
           throw new InvalidStateError('the worker gave back fewer tokens than were scheduled');
         }
@@ -207,13 +212,6 @@ export class LLMEngine {
     this.arrivals.length = 0;
   }
 
-  /** Resolves at once when something has arrived. */
-  private async nextArrival(): Promise<void> {
-    if (this.arrivals.length > 0) return;
-    await new Promise<void>((resolve) => (this.wake = resolve));
-    this.wake = null;
-  }
-
   private async outputOf({ output }: StepInFlight): Promise<ModelRunnerOutput> {
     // A worker that is always done already would keep timers and sockets from ever being served.
     if (output.done()) await nextTurnOfEventLoop();
@@ -235,14 +233,12 @@ export class LLMEngine {
     this.error = error;
     this.arrivals.length = 0;
     this.outputProcessor.failAll(error);
-    this.wake?.();
   }
 
   /** Pending requests reject with ShutdownError; then the executor shuts down. Idempotent. */
   shutdown(): Promise<void> {
     this.stop(new ShutdownError('the engine was shut down'));
-    this.shutdownDone ??= this.executor.shutdown();
-    return this.shutdownDone;
+    return this.executor.shutdown();
   }
 }
 

@@ -106,6 +106,10 @@ export class OutputProcessor {
 
   constructor(private readonly tokenizer: Tokenizer | null) {}
 
+  get numUnfinishedRequests(): number {
+    return this.states.size;
+  }
+
   /** `request` is the parent's sample `index`. */
   addRequest(request: Request, parent: ParentRequest, index: number): void {
     const state = new RequestState(request, parent, index, this.tokenizer);

@@ -5,6 +5,7 @@ import {
   InvalidStateError,
   ShutdownError,
 } from '../../lib/errors';
+import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { OutputDelta } from '../../lib/engine/outputs';
 import {
   EMPTY_MODEL_RUNNER_OUTPUT,
@@ -14,6 +15,7 @@ import {
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
 import type { StepOutput } from '../../lib/worker/workerBase';
 import { generateAlone } from './pagedModel';
+import { byteTokenizer } from './byteTokenizer';
 import {
   ManualPagedWorker,
   PagedWorker,
@@ -79,6 +81,30 @@ describe('the start', () => {
     );
     expect(made[0].calls).toEqual(['initDevice', 'shutdown']);
   });
+});
+
+test('the executor says when it fails, from before the first call on', async () => {
+  const calls: string[] = [];
+  let fail: (error: ExecutorFailedError) => void = () => {};
+  class RecordingExecutor extends UniProcExecutor {
+    override registerFailureCallback(callback: typeof fail): void {
+      calls.push('registerFailureCallback');
+      fail = callback;
+    }
+    override getKvCacheSpecs(): ReturnType<UniProcExecutor['getKvCacheSpecs']> {
+      calls.push('getKvCacheSpecs');
+      return super.getKvCacheSpecs();
+    }
+  }
+  const engine = await TestEngine.create(ManualPagedWorker, {
+    distributedExecutorBackend: RecordingExecutor,
+  });
+  expect(calls).toEqual(['registerFailureCallback', 'getKvCacheSpecs']);
+  const pending = engine.generate(promptOf(3));
+  const failure = new ExecutorFailedError('lost');
+  fail(failure);
+  await expect(pending).rejects.toBe(failure);
+  await expect(engine.generate(promptOf(3))).rejects.toBe(failure);
 });
 
 describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
@@ -188,6 +214,20 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(deltas.every(({ finishReason }) => finishReason === null)).toBe(true);
     });
 
+    test('a stop string ends its request on the worker too', async () => {
+      const tokenizer = await byteTokenizer();
+      const engine = await TestEngine.create(workerCls, { asyncScheduling }, { tokenizer });
+      const text = Buffer.from(generateAlone(promptOf(4), { maxTokens: 20 })).toString();
+      const stop = text.slice(5, 7);
+      const { outputs } = await engine.generate(promptOf(4), { maxTokens: 40, stop });
+      expect(outputs[0]).toMatchObject({
+        text: text.slice(0, text.indexOf(stop)),
+        finishReason: 'stop',
+      });
+      expect(engine.worker.model.requests.size).toBe(0);
+      expect(engine.worker.steps.length).toBeLessThan(12);
+    });
+
     test('leaving a stream early ends its request and no other', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       const other = engine.generate(promptOf(7), { maxTokens: 50 });
@@ -203,6 +243,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(ended).toBe(numSteps);
       const after = engine.worker.steps.slice(ended);
       expect(after.every((step) => !step.numScheduledTokens.has('1'))).toBe(true);
+      expect(engine.engine.numUnfinishedRequests).toBe(0);
     });
   });
 });

@@ -279,6 +279,15 @@ describe('logprobs', () => {
 });
 
 describe('several samples', () => {
+  test('stop each for itself', () => {
+    const harness = new Harness({ n: 2, stop: ['b'] });
+    expect([...harness.step(bytes('b'), { requestId: '1' })]).toEqual(['1']);
+    expect([...harness.step(bytes('a'), { requestId: '0' })]).toEqual([]);
+    expect(harness.processor.numUnfinishedRequests).toBe(1);
+    expect([...harness.step(bytes('b'), { requestId: '0' })]).toEqual(['0']);
+    expect(harness.processor.numUnfinishedRequests).toBe(0);
+  });
+
   test('are told apart, and given together when the last is done', () => {
     const harness = new Harness({ n: 2 });
     harness.step([97], { requestId: '1', finishReason: 'length' });
@@ -297,6 +306,7 @@ test('a request that was given up ends with the reason abort and what it had', (
   harness.processor.abortRequests(['0', 'unknown']);
   expect(harness.output).toMatchObject({ text: 'ab', tokenIds: [97, 98], finishReason: 'abort' });
   expect(harness.texts.join('')).toBe('ab');
+  expect(harness.processor.numUnfinishedRequests).toBe(0);
   // A token that was in flight is nobody's.
   expect(harness.step([99])).toEqual([]);
 });

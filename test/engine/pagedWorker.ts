@@ -5,6 +5,7 @@ import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/sam
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
 import { InputProcessor } from '../../lib/engine/inputProcessor';
 import type { OutputDelta, RequestOutput } from '../../lib/engine/outputs';
+import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
@@ -92,14 +93,15 @@ export class TestEngine<W extends PagedWorker> {
   private constructor(
     readonly engine: LLMEngine,
     readonly worker: W,
+    tokenizer: Tokenizer | null,
   ) {
-    this.inputProcessor = new InputProcessor(engine.config, null);
+    this.inputProcessor = new InputProcessor(engine.config, tokenizer);
   }
 
   static async create<W extends PagedWorker>(
     workerCls: new (...args: ConstructorParameters<typeof PagedWorker>) => W,
     args: EngineArgs = {},
-    options: Omit<EngineOptions, 'tokenizer'> = {},
+    options: Partial<EngineOptions> = {},
   ): Promise<TestEngine<W>> {
     const config = await createUniprocConfig({
       model: CHECKPOINT,
@@ -111,10 +113,10 @@ export class TestEngine<W extends PagedWorker> {
       ...args,
       workerCls,
     });
-    const engine = await LLMEngine.create(config, { ...options, tokenizer: null });
+    const engine = await LLMEngine.create(config, { tokenizer: null, ...options });
     engines.push(engine);
     const { driverWorker } = engine.executor as unknown as { driverWorker: { worker: W } };
-    return new TestEngine(engine, driverWorker.worker);
+    return new TestEngine(engine, driverWorker.worker, options.tokenizer ?? null);
   }
 
   generate(prompt: readonly number[], options: SamplingParamsOptions = {}): Promise<RequestOutput> {

@@ -1,0 +1,38 @@
+import { SamplingParams } from '../../lib/config/samplingParams';
+import { Request } from '../../lib/engine/request';
+
+function request(promptTokenIds: number[], maxTokens: number | null): Request {
+  return new Request({
+    requestId: 'a',
+    promptTokenIds: Int32Array.from(promptTokenIds),
+    samplingParams: new SamplingParams({ maxTokens }),
+    stopTokenIds: [],
+    badWordsTokenIds: [],
+    seed: 0n,
+    maxModelLen: 1000,
+  });
+}
+
+test('keeps all its tokens, however many there come to be', () => {
+  const long = request([7, 8, 9], null);
+  const output = Array.from({ length: 997 }, (_, i) => (31 * i) % 101);
+  for (const tokenId of output) long.appendOutputToken(tokenId);
+  expect(Array.from(long.allTokenIds())).toEqual([7, 8, 9, ...output]);
+  expect(Array.from(long.promptTokenIds)).toEqual([7, 8, 9]);
+  expect([long.numTokens, long.numPromptTokens, long.numOutputTokens]).toEqual([1000, 3, 997]);
+});
+
+test("may generate what it asks for, up to the model's length", () => {
+  expect(request([7, 8, 9], 5).maxTokens).toBe(5);
+  expect(request([7, 8, 9], 5000).maxTokens).toBe(997);
+  expect(request([7, 8, 9], null).maxTokens).toBe(997);
+});
+
+test('is sure to reach its limit once what is in flight brings it there', () => {
+  const short = request([7], 3);
+  short.appendOutputToken(1);
+  short.numOutputPlaceholders = 1;
+  expect(short.reachesLimitInFlight).toBe(false);
+  short.numOutputPlaceholders = 2;
+  expect(short.reachesLimitInFlight).toBe(true);
+});
