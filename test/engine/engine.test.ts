@@ -364,16 +364,6 @@ test('a worker that is done at once leaves the event loop its turns', async () =
   expect(numTurns).toBeGreaterThan(100);
 });
 
-test('an engine with nothing to do holds no timer', async () => {
-  const timers = () =>
-    process.getActiveResourcesInfo().filter((name) => /Timeout|Immediate/.test(name));
-  const before = timers();
-  const engine = await TestEngine.create(PagedWorker);
-  await engine.generate(promptOf(3), { maxTokens: 3 });
-  await turns();
-  expect(timers()).toEqual(before);
-});
-
 test('a reader slower than the engine gets what came as one delta', async () => {
   const engine = await TestEngine.create(PagedWorker);
   const sizes: number[] = [];
