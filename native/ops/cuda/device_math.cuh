@@ -1,0 +1,179 @@
+// What the kernels share: the three element types and their conversions, accesses of several
+// elements at once, and reductions over a warp or a block whose order never varies.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kAccessBytes = 16;  // the widest access of a thread
+
+template <class T>
+constexpr T ceilDiv(T value, T divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+// Elements -----------------------------------------------------------------------------------
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline float widen(__half x) { return __half2float(x); }
+__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+// Rounds to the nearest, ties to even.
+template <class T>
+__device__ inline T narrow(float x) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(x);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return x;
+  }
+}
+
+// x as it is after being stored in type T.
+template <class T>
+__device__ inline float rounded(float x) {
+  return widen(narrow<T>(x));
+}
+
+// Calls run(T{}) with the C++ type of `dtype`.
+template <class Run>
+void withType(DType dtype, Run run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(float{});
+    case DType::kFloat16:
+      return run(__half{});
+    case DType::kBFloat16:
+      return run(__nv_bfloat16{});
+  }
+}
+
+// Vectors ------------------------------------------------------------------------------------
+
+// Elements that a thread moves at once: 16 bytes of them where addresses allow it, else one.
+template <class T>
+constexpr int kElementsPerAccess = kAccessBytes / static_cast<int>(sizeof(T));
+
+// N elements of T, a power of two. Loaded and stored in accesses of up to 16 bytes: addresses must
+// be multiples of 16 bytes, or of the vector's size where that is less.
+template <class T, int N>
+struct Vector {
+  T elements[N];
+};
+
+template <int kBytes>
+struct Access {
+  using Type = uint4;
+};
+template <>
+struct Access<8> {
+  using Type = uint2;
+};
+template <>
+struct Access<4> {
+  using Type = uint32_t;
+};
+template <>
+struct Access<2> {
+  using Type = uint16_t;
+};
+
+template <int N, class T>
+__device__ inline Vector<T, N> loadVector(const T* from) {
+  using Word = typename Access<static_cast<int>(sizeof(T)) * N>::Type;
+  constexpr int kWords = static_cast<int>(sizeof(T)) * N / static_cast<int>(sizeof(Word));
+  Word words[kWords];
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const Word*>(from)[i];
+  Vector<T, N> vector;
+  std::memcpy(static_cast<void*>(&vector), words, sizeof words);
+  return vector;
+}
+
+template <int N, class T>
+__device__ inline void storeVector(T* to, const Vector<T, N>& vector) {
+  using Word = typename Access<static_cast<int>(sizeof(T)) * N>::Type;
+  constexpr int kWords = static_cast<int>(sizeof(T)) * N / static_cast<int>(sizeof(Word));
+  Word words[kWords];
+  std::memcpy(words, static_cast<const void*>(&vector), sizeof words);
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) reinterpret_cast<Word*>(to)[i] = words[i];
+}
+
+// N elements of any type, widened.
+template <int N, class T>
+__device__ inline void loadWidened(const T* from, float (&to)[N]) {
+  const Vector<T, N> vector = loadVector<N>(from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = widen(vector.elements[i]);
+}
+
+template <int N, class T>
+__device__ inline void storeNarrowed(T* to, const float (&from)[N]) {
+  Vector<T, N> vector;
+#pragma unroll
+  for (int i = 0; i < N; ++i) vector.elements[i] = narrow<T>(from[i]);
+  storeVector<N>(to, vector);
+}
+
+inline bool isAligned(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % kAccessBytes == 0;
+}
+
+// Reductions ---------------------------------------------------------------------------------
+
+// Of the warp's (or with fewer kLanes, of each such group of neighbours') values; every lane has
+// the result, and all lanes of the warp must call.
+template <int kLanes = kWarpSize, class T, class Combine>
+__device__ inline T warpReduce(T value, Combine combine) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, offset));
+  }
+  return value;
+}
+
+template <int kLanes = kWarpSize, class T>
+__device__ inline T warpSum(T value) {
+  return warpReduce<kLanes>(value, [](T a, T b) { return a + b; });
+}
+
+template <int kLanes = kWarpSize>
+__device__ inline float warpMax(float value) {
+  return warpReduce<kLanes>(value, [](float a, float b) { return fmaxf(a, b); });
+}
+
+// Of the whole block's values; every thread has the result, and all must call. `scratch` is shared
+// memory of one T a warp. blockDim.x is a multiple of 32, the other dimensions are 1. A barrier
+// goes before the writing, so that one scratch serves one reduction after another.
+template <class T, class Combine>
+__device__ inline T blockReduce(T value, T* scratch, Combine combine) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int numWarps = static_cast<int>(blockDim.x) / kWarpSize;
+  value = warpReduce(value, combine);
+  __syncthreads();
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  T result = scratch[0];
+  for (int i = 1; i < numWarps; ++i) result = combine(result, scratch[i]);
+  return result;
+}
+
+template <class T>
+__device__ inline T blockSum(T value, T* scratch) {
+  return blockReduce(value, scratch, [](T a, T b) { return a + b; });
+}
+
+}  // namespace uniproc::cuda
