@@ -153,9 +153,9 @@ interface NativeOps {
 interface OpsAddon {
   Ops: new (options: OpsOptions) => NativeOps;
   /** Philox4x32-10 of a counter [4] and a key [2]. */
-  philox(counter: Uint32Array, key: Uint32Array): Uint32Array;
+  philox: (counter: Uint32Array, key: Uint32Array) => Uint32Array;
   /** What the system's files under the folder `root` say of memory, in bytes. */
-  hostMemory(root: string): { total: number; free: number };
+  hostMemory: (root: string) => { total: number; free: number };
 }
 
 const addon = (native() as unknown as { ops: OpsAddon }).ops;

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -121,7 +122,7 @@ describe('the memory of the host', () => {
 describe('the number of threads', () => {
   it('is the one asked for, or the number of cores', () => {
     expect(cpuOps(undefined, 3).properties().numThreads).toBe(3);
-    expect(cpuOps(undefined, 0).properties().numThreads).toBe(os.availableParallelism());
+    expect(cpuOps(undefined, 0).properties().numThreads).toBe(Number(execFileSync('nproc')));
   });
 });
 
@@ -129,8 +130,6 @@ describe('the instruction set', () => {
   it('is the fastest there is, or the one asked for', () => {
     expect(cpuOps('plain').properties()).toMatchObject({ name: 'cpu', capability: 'plain' });
     expect(['plain', 'avx2', 'avx512']).toContain(cpuOps().properties().capability);
-    expect(() => cpuOps('sse9' as 'plain')).toThrow(
-      expect.objectContaining({ code: 'NOT_SUPPORTED', message: expect.stringContaining('plain') }),
-    );
+    expect(() => cpuOps('sse9' as 'plain')).toThrow(/no instruction set 'sse9'; it has .*plain/);
   });
 });

@@ -1,0 +1,103 @@
+/** Requests over a paged cache, and batches of some of their tokens. */
+import type { NativeRequest, NativeSampling } from '../../../lib/native';
+import type { Batch, Ops, Requests } from './binding';
+import type { Random } from './reference';
+
+/** Sampling that changes nothing: greedy, no penalties, no lists, no logprobs. */
+export const greedy: NativeSampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0n,
+  minTokens: 0,
+  numLogprobs: -1,
+  numPromptLogprobs: -1,
+  logitBiasTokenIds: new Int32Array(),
+  logitBiases: new Float32Array(),
+  allowedTokenIds: new Int32Array(),
+  badWordsTokenIds: new Int32Array(),
+  badWordsEnds: new Int32Array(),
+  stopTokenIds: new Int32Array(),
+};
+
+/** One row of a batch: tokens numComputed .. numComputed + numScheduled of the request in `slot`. */
+export interface Row {
+  slot: number;
+  numComputed: number;
+  numScheduled: number;
+}
+
+/** Where the tokens of some requests lie in a cache: each request in blocks of its own. */
+export class Layout {
+  readonly blockTables: Int32Array[];
+  readonly numBlocks: number;
+
+  /** For requests of the given lengths; the order of the blocks is random. */
+  constructor(
+    readonly blockSize: number,
+    lengths: number[],
+    random: Random,
+  ) {
+    const counts = lengths.map((length) => Math.ceil(length / blockSize));
+    this.numBlocks = counts.reduce((a, b) => a + b, 0);
+    const order = random.permutation(this.numBlocks);
+    let next = 0;
+    this.blockTables = counts.map((count) => order.slice(next, (next += count)));
+  }
+
+  /** The place of a request's token in the cache, in tokens. */
+  cacheSlot(slot: number, position: number): number {
+    const block = this.blockTables[slot][Math.floor(position / this.blockSize)];
+    return block * this.blockSize + (position % this.blockSize);
+  }
+
+  /** The table with a request in each slot. */
+  requests(ops: Ops, tokenIds: Int32Array[], vocabSize: number): Requests {
+    const requests = ops.makeRequests({
+      vocabSize,
+      maxNumSeqs: tokenIds.length,
+      maxModelLen: Math.max(...tokenIds.map((ids) => ids.length)),
+      blockSize: this.blockSize,
+      maxLogprobs: 0,
+    });
+    tokenIds.forEach((ids, slot) => {
+      const request: NativeRequest = {
+        tokenIds: ids,
+        numPromptTokens: ids.length,
+        blockIds: this.blockTables[slot],
+        sampling: greedy,
+      };
+      ops.addRequest(requests, slot, request, this.numBlocks);
+    });
+    return requests;
+  }
+}
+
+/** The batch with its inputs still to be prepared. */
+export function makeBatch(ops: Ops, rows: Row[]): Batch {
+  const queryStarts = [0];
+  for (const row of rows) queryStarts.push(queryStarts[queryStarts.length - 1] + row.numScheduled);
+  const numTokens = queryStarts[rows.length];
+  return {
+    numRows: rows.length,
+    numTokens,
+    slots: ops.ints(rows.map((row) => row.slot)),
+    numComputedTokens: ops.ints(rows.map((row) => row.numComputed)),
+    queryStarts: ops.ints(queryStarts),
+    tokenIds: ops.zeros(numTokens, 'int32'),
+    positions: ops.zeros(numTokens, 'int32'),
+    cacheSlots: ops.zeros(numTokens, 'int32'),
+    tokenRows: ops.zeros(numTokens, 'int32'),
+  };
+}
+
+/** Each token of the rows in turn: its slot, position and row. */
+export function tokensOf(rows: Row[]): { slot: number; position: number; row: number }[] {
+  return rows.flatMap(({ slot, numComputed, numScheduled }, row) =>
+    Array.from({ length: numScheduled }, (_, i) => ({ slot, position: numComputed + i, row })),
+  );
+}

@@ -1,0 +1,104 @@
+import { Layout, makeBatch, tokensOf } from './batches';
+import { cpuOps, dtypes, isas } from './binding';
+import { expectClose, Random, roundTo, widen } from './reference';
+
+const eps = 1e-6;
+const maxModelLen = 60;
+
+describe.each(isas)('ropeAndCache, %s', (isa) => {
+  const ops = cpuOps(isa);
+
+  describe.each(dtypes)('with norms and a cache in %s', (dtype) => {
+    it.each([
+      [1, 1, 8],
+      [4, 2, 64],
+      [3, 1, 20],
+      [5, 5, 34],
+    ])('rotates %i and %i heads of %i, writes keys and values', (numHeads, numKvHeads, headDim) => {
+      const random = new Random(headDim);
+      const lengths = [30, 60, 5];
+      const layout = new Layout(4, lengths, random);
+      const tokenIds = lengths.map((length) => new Int32Array(length));
+      const rows = [
+        { slot: 1, numComputed: 50, numScheduled: 10 },
+        { slot: 2, numComputed: 0, numScheduled: 5 },
+        { slot: 0, numComputed: 29, numScheduled: 1 },
+      ];
+      const tokens = tokensOf(rows);
+      const width = (numHeads + 2 * numKvHeads) * headDim;
+      const kvWidth = numKvHeads * headDim;
+      const half = headDim / 2;
+      const angles = random.normals(maxModelLen * half, 'float32', 3);
+      const rope = Float32Array.from({ length: maxModelLen * headDim }, (_, i) => {
+        const [position, rest] = [Math.floor(i / headDim), i % headDim];
+        const angle = angles[position * half + (rest % half)];
+        return rest < half ? Math.cos(angle) : Math.sin(angle);
+      });
+      const norms = [random.normals(headDim, dtype), random.normals(headDim, dtype)];
+      const qkv = random.normals(tokens.length * width, 'float32', 2);
+
+      for (const withNorms of [false, true]) {
+        const expected = Float64Array.from(qkv);
+        const magnitude = new Float64Array(qkv.length);
+        tokens.forEach(({ position }, t) => {
+          for (let head = 0; head < numHeads + numKvHeads; ++head) {
+            const at = t * width + head * headDim;
+            const x = Float64Array.from(qkv.subarray(at, at + headDim));
+            if (withNorms) {
+              const squares = x.reduce((sum, value) => sum + value * value, 0);
+              const rms = Math.sqrt(squares / headDim + eps);
+              x.forEach((value, i) => (x[i] = (value / rms) * norms[head < numHeads ? 0 : 1][i]));
+            }
+            for (let i = 0; i < half; ++i) {
+              const [cos, sin] = [
+                rope[position * headDim + i],
+                rope[position * headDim + half + i],
+              ];
+              expected[at + i] = x[i] * cos - x[half + i] * sin;
+              expected[at + half + i] = x[half + i] * cos + x[i] * sin;
+              magnitude[at + i] = magnitude[at + half + i] = Math.abs(x[i]) + Math.abs(x[half + i]);
+            }
+          }
+        });
+
+        const requests = layout.requests(ops, tokenIds, 1);
+        const batch = makeBatch(ops, rows);
+        ops.prepareInputs(requests, null, 0, 4, batch);
+        const cacheSize = layout.numBlocks * 4 * kvWidth;
+        const untouched = 0.5;
+        const cache = {
+          keys: ops.floats(new Float32Array(cacheSize).fill(untouched), dtype),
+          values: ops.floats(new Float32Array(cacheSize).fill(untouched), dtype),
+          blockSize: 4,
+        };
+        const tensor = ops.floats(qkv);
+        const norm = (i: number) =>
+          withNorms ? { data: ops.floats(norms[i], dtype), rows: headDim, cols: 1 } : null;
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0 };
+        ops.ropeAndCache(tensor, batch, shape, norm(0), norm(1), eps, ops.floats(rope), cache);
+
+        const actual = ops.readFloats(tensor, qkv.length);
+        expectClose(actual, expected, (i) => magnitude[i] * 1e-6);
+
+        // In the cache: what now stands in qkv, in its type, in the tokens' slots and nowhere else.
+        const read = (t: typeof cache.keys) =>
+          dtype === 'float32'
+            ? Array.from(ops.readFloats(t, cacheSize))
+            : Array.from(ops.readBits(t, cacheSize), widen[dtype]);
+        for (const [part, name] of [cache.keys, cache.values].entries()) {
+          const inCache = new Array<number>(cacheSize).fill(untouched);
+          tokens.forEach(({ slot, position }, t) => {
+            for (let i = 0; i < kvWidth; ++i) {
+              const from = t * width + (numHeads + part * numKvHeads) * headDim + i;
+              inCache[layout.cacheSlot(slot, position) * kvWidth + i] = roundTo(
+                actual[from],
+                dtype,
+              );
+            }
+          });
+          expect(read(name)).toEqual(inCache);
+        }
+      }
+    });
+  });
+});
