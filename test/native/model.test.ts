@@ -745,6 +745,52 @@ describe('between steps', () => {
   });
 });
 
+describe('a device that is lost', () => {
+  const { loseDevice } = native() as unknown as { loseDevice: (device: NativeDevice) => void };
+  const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
+
+  it('fails the steps launched and every later call with its error, and can be shut down', async () => {
+    const own = new (native().Device)('cpu', 0, 1);
+    await own.open();
+    const model = new (native().Model)(own, LLAMA, LIMITS);
+    await model.loadDummy(1);
+    await model.allocateKvCache(24);
+    add(model, 0, prompt(8), 0);
+    const rows = [{ slot: 0, computed: 0, scheduled: 8, sampled: false }];
+    const before = launch(model, 0, rows);
+    loseDevice(own);
+    const after = launch(model, 1, rows);
+    await before;
+    await expect(after).rejects.toMatchObject(lost);
+    await expect(model.profile()).rejects.toMatchObject(lost);
+    await expect(own.synchronize()).rejects.toMatchObject(lost);
+    const thread = new (native().OutputThread)('WorkerAsyncOutput');
+    const error = await new Promise((resolve) => {
+      model.forward(0, 0, 0, 0, 0);
+      thread.submit(model.sample(0, null), resolve);
+    });
+    expect(error).toMatchObject(lost);
+    await thread.shutdown();
+    await model.shutdown();
+    expect(model.steps[0].slots.length).toBe(0);
+    await own.shutdown();
+  });
+});
+
+/** What a program in a process of its own begins with. */
+function constants(): string {
+  const addonPath = path.resolve(__dirname, '../../build/Release/uniproc.node');
+  const spec = { ...LLAMA, hiddenSize: 128, intermediateSize: 512, vocabSize: 2000 };
+  return `
+    const addonPath = ${JSON.stringify(addonPath)};
+    const spec = ${JSON.stringify(spec)};
+    const limits = ${JSON.stringify(LIMITS)};
+    const none = new Int32Array(0);
+    const sampling = { ...${JSON.stringify({ ...GREEDY, seed: 0 })}, seed: 0n,
+      logitBiasTokenIds: none, logitBiases: new Float32Array(0), allowedTokenIds: none,
+      badWordsTokenIds: none, badWordsEnds: none, stopTokenIds: none };`;
+}
+
 describe('shutdown', () => {
   it('lets steps in flight finish, then frees all and detaches the buffers', async () => {
     const { model } = await loadedModel();
@@ -800,6 +846,34 @@ describe('shutdown', () => {
     expect(errors).toEqual([null]);
   });
 
+  it('comes by itself to a model that was dropped', () => {
+    const program = `${constants()}
+      const addon = require(addonPath);
+      const device = new addon.Device('cpu', 0, 1);
+      const use = async () => {
+        const model = new addon.Model(device, spec, limits);
+        await model.loadDummy(1);
+        return model.steps[0].slots;
+      };
+      (async () => {
+        await device.open();
+        const slots = await use();
+        const { allocated } = await device.memory();
+        console.log(allocated > 0);
+        for (let i = 0; i < 100 && (await device.memory()).allocated > 0; i++) {
+          gc();
+          await new Promise(setImmediate);
+        }
+        slots.fill(1);
+        console.log((await device.memory()).allocated, slots.length);
+      })();`;
+    const { stdout } = spawnSync(process.execPath, ['--expose-gc', '-e', program], {
+      encoding: 'utf8',
+      timeout: 50000,
+    });
+    expect(stdout).toBe(`true\n0 ${LIMITS.maxNumSeqs}\n`);
+  });
+
   it('comes by itself to workers terminated in the middle of steps', () => {
     const worker = `
       const addon = require(addonPath);
@@ -845,19 +919,10 @@ describe('shutdown', () => {
         const grown = (process.memoryUsage.rss() - resident) / 2 ** 20;
         console.log(JSON.stringify({ threads: threads() - before, grown }));
       })();`;
-    const spec = { ...LLAMA, hiddenSize: 128, intermediateSize: 512, vocabSize: 2000 };
-    const constants = `
-      const addonPath = ${JSON.stringify(path.resolve(__dirname, '../../build/Release/uniproc.node'))};
-      const spec = ${JSON.stringify(spec)};
-      const limits = ${JSON.stringify(LIMITS)};
-      const none = new Int32Array(0);
-      const sampling = { ...${JSON.stringify({ ...GREEDY, seed: 0 })}, seed: 0n,
-        logitBiasTokenIds: none, logitBiases: new Float32Array(0), allowedTokenIds: none,
-        badWordsTokenIds: none, badWordsEnds: none, stopTokenIds: none };`;
     const { status, signal, stdout, stderr } = spawnSync(process.execPath, ['-e', program], {
       encoding: 'utf8',
       timeout: 50000,
-      env: { ...process.env, WORKER: constants + worker },
+      env: { ...process.env, WORKER: constants() + worker },
     });
     expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
     const { threads, grown } = JSON.parse(stdout) as { threads: number; grown: number };
