@@ -40,6 +40,9 @@ export class Scheduler {
    */
   private waiting: Request[] = [];
   private running: Request[] = [];
+  /** Whether some in the list have finished since it was last swept. */
+  private waitingIsStale = false;
+  private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
@@ -179,7 +182,6 @@ export class Scheduler {
   updateFromOutput(step: SchedulerOutput, output: ModelRunnerOutput): EngineCoreOutputs {
     const { tokenIds, offsets } = output.sampledTokenIds;
     let length = 0;
-    let anyFinished = false;
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
@@ -190,10 +192,9 @@ export class Scheduler {
       const start = offsets[row];
       const end = this.appendTokens(request, tokenIds, start, offsets[row + 1]);
       const promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
-      if (request.finishReason !== null) anyFinished = true;
       this.writeOutput(length++, request, start, end, promptLogprobs);
     }
-    if (anyFinished) this.dropFinished();
+    this.dropFinished();
     return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
   }
 
@@ -233,14 +234,11 @@ export class Scheduler {
 
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
   finishRequests(requestIds: readonly string[], finishReason: FinishReason): void {
-    let anyFinished = false;
     for (const requestId of requestIds) {
       const request = this.requests.get(requestId);
-      if (request === undefined) continue;
-      this.finish(request, finishReason);
-      anyFinished = true;
+      if (request !== undefined) this.finish(request, finishReason);
     }
-    if (anyFinished) this.dropFinished();
+    this.dropFinished();
   }
 
   /**
@@ -248,6 +246,8 @@ export class Scheduler {
    * carries steps out in order, so the next owner writes later.
    */
   private finish(request: Request, finishReason: FinishReason): void {
+    if (request.status === 'running') this.runningIsStale = true;
+    else this.waitingIsStale = true;
     request.status = 'finished';
     request.finishReason = finishReason;
     this.kvCacheManager.free(request);
@@ -256,8 +256,9 @@ export class Scheduler {
   }
 
   private dropFinished(): void {
-    this.running = this.running.filter(isUnfinished);
-    this.waiting = this.waiting.filter(isUnfinished);
+    if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
+    if (this.waitingIsStale) this.waiting = this.waiting.filter(isUnfinished);
+    this.runningIsStale = this.waitingIsStale = false;
   }
 }
 
