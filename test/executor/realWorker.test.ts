@@ -208,12 +208,16 @@ describe('UniProcExecutor with the real worker', () => {
 
   describe('memory', () => {
     it('overrides the figure with kvCacheMemoryBytes', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig({ kvCacheMemoryBytes: 12345678 }));
+      executor = await UniProcExecutor.create<UniProcExecutor>(
+        await makeConfig({ kvCacheMemoryBytes: 12345678 }),
+      );
       expect(await executor.determineAvailableMemory()).toEqual([12345678]);
     });
 
     it('still runs the profiling step then', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig({ kvCacheMemoryBytes: 12345678 }));
+      executor = await UniProcExecutor.create<UniProcExecutor>(
+        await makeConfig({ kvCacheMemoryBytes: 12345678 }),
+      );
       const { device } = executor.driverWorker.worker;
       const before = await device?.memory();
       await executor.determineAvailableMemory();
@@ -234,7 +238,9 @@ describe('UniProcExecutor with the real worker', () => {
       [1, /asks for [\d.]+ GiB of [\d.]+ GiB, but only [\d.]+ GiB are free/],
       [1e-9, /gives [\d.]+ GiB of [\d.]+ GiB, but the model and its largest step need/],
     ])('is an error with the figures for a share of %d', async (memoryUtilization, message) => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig({ memoryUtilization }));
+      executor = await UniProcExecutor.create<UniProcExecutor>(
+        await makeConfig({ memoryUtilization }),
+      );
       const refused = executor.determineAvailableMemory();
       await expect(refused).rejects.toThrow(OutOfMemoryError);
       await expect(refused).rejects.toThrow(message);
@@ -340,7 +346,9 @@ describe('UniProcExecutor with the real worker', () => {
   it('is shut down, and says so, when the device is not there', async () => {
     executor = await start();
     await expect(
-      makeConfig({ device: 'cuda:0' }).then((config) => UniProcExecutor.create<UniProcExecutor>(config)),
+      makeConfig({ device: 'cuda:0' }).then((config) =>
+        UniProcExecutor.create<UniProcExecutor>(config),
+      ),
     ).rejects.toThrow(/cuda/);
   });
 
@@ -365,9 +373,9 @@ describe('UniProcExecutor with the real worker', () => {
     executor = await start();
     process.env.UNIPROC_CPU_THREADS = 'many';
     try {
-      await expect(makeConfig().then((config) => UniProcExecutor.create<UniProcExecutor>(config))).rejects.toThrow(
-        ConfigError,
-      );
+      await expect(
+        makeConfig().then((config) => UniProcExecutor.create<UniProcExecutor>(config)),
+      ).rejects.toThrow(ConfigError);
     } finally {
       delete process.env.UNIPROC_CPU_THREADS;
     }
