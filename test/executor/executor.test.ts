@@ -382,6 +382,18 @@ describe('a two-phase step', () => {
     answer.resolve(null);
     expect(await Promise.all([executed, sampled])).toEqual([null, outputOf('sampled', 'a')]);
   });
+
+  it('of such a worker that turns out to be whole refuses what was to be sampled', async () => {
+    class Whole extends TwoPhase {
+      override executeModel(): Promise<StepOutput> {
+        return Promise.resolve(outputOf('whole'));
+      }
+    }
+    const executor = await createExecutor(Whole);
+    const executed = executor.executeModel(structuredStep('a'), { nonBlock: true });
+    await expect(executor.sampleTokens(grammar)).rejects.toBeInstanceOf(InvalidStateError);
+    expect(await executed).toEqual(outputOf('whole'));
+  });
 });
 
 describe('sleep and wakeUp', () => {
