@@ -18,7 +18,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kAccessBytes = 16;  // the widest access of a thread
 
 template <class T>
-constexpr T ceilDiv(T value, T divisor) {
+__host__ __device__ constexpr T ceilDiv(T value, T divisor) {
   return (value + divisor - 1) / divisor;
 }
 
@@ -154,26 +154,30 @@ __device__ inline float warpMax(float value) {
   return warpReduce<kLanes>(value, [](float a, float b) { return fmaxf(a, b); });
 }
 
-// Of the whole block's values; every thread has the result, and all must call. `scratch` is shared
-// memory of one T a warp. blockDim.x is a multiple of 32, the other dimensions are 1. A barrier
-// goes before the writing, so that one scratch serves one reduction after another.
+// Of the whole block's values; every thread has the result, and all must call. `identity` combined
+// with a value is that value. `scratch` is shared memory of one T a warp. blockDim.x is a multiple
+// of 32, the other dimensions are 1. A barrier goes before the writing, so that one scratch serves
+// one reduction after another.
 template <class T, class Combine>
-__device__ inline T blockReduce(T value, T* scratch, Combine combine) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int numWarps = static_cast<int>(blockDim.x) / kWarpSize;
+__device__ inline T blockReduce(T value, T identity, T* scratch, Combine combine) {
+  const unsigned warp = threadIdx.x / kWarpSize;
+  const unsigned lane = threadIdx.x % kWarpSize;
+  const unsigned numWarps = blockDim.x / kWarpSize;
   value = warpReduce(value, combine);
   __syncthreads();
   if (lane == 0) scratch[warp] = value;
   __syncthreads();
-  T result = scratch[0];
-  for (int i = 1; i < numWarps; ++i) result = combine(result, scratch[i]);
-  return result;
+  return warpReduce(lane < numWarps ? scratch[lane] : identity, combine);
 }
 
 template <class T>
 __device__ inline T blockSum(T value, T* scratch) {
-  return blockReduce(value, scratch, [](T a, T b) { return a + b; });
+  return blockReduce(value, T{}, scratch, [](T a, T b) { return a + b; });
+}
+
+template <class T>
+__device__ inline T blockMax(T value, T lowest, T* scratch) {
+  return blockReduce(value, lowest, scratch, [](T a, T b) { return a < b ? b : a; });
 }
 
 }  // namespace uniproc::cuda
