@@ -274,10 +274,14 @@ export abstract class Executor {
       warn('sleep: the executor is already asleep');
       return;
     }
-    // At once, so that no step is launched into a worker that is falling asleep.
-    for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
+    const [slept] = this.collectiveRpc('sleep', { args: [level], nonBlock: true });
+    // A worker that refuses at once leaves the executor awake for the steps of others.
+    if (slept.peek()?.status !== 'rejected') {
+      // Now, so that no step is launched into a worker that is falling asleep.
+      for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
+    }
     try {
-      await this.collectiveRpc('sleep', { args: [level] });
+      await slept;
     } catch (error) {
       this.#sleepingTags.clear();
       throw error;

@@ -65,9 +65,6 @@ export class Worker extends WorkerBase {
   /** Opens the device. Rejects with DEVICE_FAILED when it is not there. */
   async initDevice(): Promise<void> {
     const { kind } = this.config.device;
-    if (kind !== 'cpu') {
-      throw new NotSupportedError(`device ${kind}`, `this build has no ${kind} backend; use cpu`);
-    }
     this.device = new (native().Device)(kind, this.args.localRank, cpuThreads());
     this.deviceProperties = await this.device.open();
   }
@@ -195,19 +192,21 @@ export class Worker extends WorkerBase {
 
   /**
    * Gives memory back. Level 1 keeps the weights in host memory (on the CPU: where they are), level
-   * 2 drops them; the KV cache goes in both. INVALID_STATE while the worker holds requests.
+   * 2 drops them; the KV cache goes in both. Throws INVALID_STATE, at once, while it holds requests.
    */
-  async sleep(level: 1 | 2): Promise<void> {
+  sleep(level: 1 | 2): Promise<void> {
     const { size } = this.modelRunner.inputBatch;
     if (size > 0) {
       throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
     }
     this.asleep.add('weights').add('kv_cache');
+    this.weightsDropped = level === 2;
+    return this.giveMemoryBack();
+  }
+
+  private async giveMemoryBack(): Promise<void> {
     await this.model.releaseKvCache();
-    if (level === 2) {
-      this.weightsDropped = true;
-      await this.model.releaseWeights();
-    }
+    if (this.weightsDropped) await this.model.releaseWeights();
   }
 
   /** Brings back what the tags name; weights dropped are read from the checkpoint again. */
