@@ -154,7 +154,7 @@ export class Future<T> implements PromiseLike<T> {
         stopTimer();
         settle(resolve, reject);
       };
-      const stopTimer = startTimer(this.done() ? undefined : timeout, () => {
+      const stopTimer = startTimer(timeout, () => {
         this.#callbacks = this.#callbacks?.filter((other) => other !== whenDone) ?? null;
         reject(new FutureTimeoutError(timeout as number));
       });

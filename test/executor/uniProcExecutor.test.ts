@@ -783,6 +783,30 @@ describe('shutdown', () => {
     expect(await future).toEqual(outputOf('a'));
   });
 
+  it.each([true, false])(
+    'rejects an output that only then comes (thread: %p)',
+    async (asyncScheduling) => {
+      const output = new HostOutput(outputOf('a'));
+      class Late extends PlainWorker {
+        private readonly answer = deferred<StepOutput>();
+        override executeModel(): Promise<StepOutput> {
+          return this.answer.promise;
+        }
+        override async shutdown(): Promise<void> {
+          this.answer.resolve(output);
+          await settle();
+          output.finish();
+          await settle();
+        }
+      }
+      const executor = await createExecutor(Late, { asyncScheduling });
+      const future = executor.executeModel(step('a'), { nonBlock: true });
+      await executor.shutdown();
+      expect(await future.exception()).toBeInstanceOf(ShutdownError);
+      expect(output.reads).toBe(0);
+    },
+  );
+
   it("rejects with the worker's error, having rejected what was pending", async () => {
     class Unclosable extends PlainWorker {
       forever(): Promise<never> {
