@@ -1,0 +1,273 @@
+// Rows copied, normalised and combined; weights converted and filled.
+//
+// Every kernel is bound by device memory; at the few rows of a decode step by its own launch.
+// Threads move 16 bytes at a time where the width and the addresses allow it, else one element.
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <type_traits>
+
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/kernels.h"
+#include "ops/philox.h"
+#include "runtime/error.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMaxThreads = 1024;
+
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+// Calls run(Constant<N>{}) with the elements of T a thread can move at once.
+template <class T, class Run>
+void withAccess(int64_t width, std::initializer_list<const void*> addresses, Run run) {
+  if (width % kElementsPerAccess<T> == 0 && std::ranges::all_of(addresses, isAligned)) {
+    run(Constant<kElementsPerAccess<T>>{});
+  } else {
+    run(Constant<1>{});
+  }
+}
+
+// A block's threads along a row, the rows along x (y may have no more than 65,535 blocks).
+dim3 gridOf(int32_t rows, int64_t accessesPerRow) {
+  return {static_cast<unsigned>(rows),
+          static_cast<unsigned>(ceilDiv<int64_t>(accessesPerRow, kThreads))};
+}
+
+// out [count, width] = x[index[i], :], in words of any type; a row of index below 0 is skipped.
+// Grid: (count, width / 256).
+template <class Word>
+__global__ void __launch_bounds__(kThreads)
+    gatherWords(const Word* x, const int32_t* index, int64_t width, Word* out) {
+  const int64_t from = index[blockIdx.x];
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (from < 0 || i >= width) return;
+  out[blockIdx.x * width + i] = x[from * width + i];
+}
+
+void copyRows(const void* x, const int32_t* index, int32_t count, int64_t rowBytes, void* out,
+              cudaStream_t stream) {
+  if (count == 0) return;
+  const auto copy = [&](auto word) {
+    using Word = decltype(word);
+    const int64_t width = rowBytes / static_cast<int64_t>(sizeof(Word));
+    gatherWords<<<gridOf(count, width), kThreads, 0, stream>>>(static_cast<const Word*>(x), index,
+                                                               width, static_cast<Word*>(out));
+  };
+  if (rowBytes % kAccessBytes == 0 && isAligned(x) && isAligned(out)) {
+    copy(uint4{});
+  } else {
+    copy(uint16_t{});
+  }
+}
+
+// residual [numTokens, size] += x (unless null), rounded to T; out = residual * rsqrt(mean(residual
+// ^2) + eps), rounded to T, times weight [size]. A thread keeps its kHeld accesses of the row in
+// registers between the sum and the scaling. Grid: a block for a token. Reads and writes each row
+// of x, residual and out once.
+template <class T, int N, int kHeld>
+__global__ void __launch_bounds__(kMaxThreads)
+    rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float eps, T* out) {
+  __shared__ float scratch[kMaxThreads / kWarpSize];
+  const int64_t row = int64_t{blockIdx.x} * size;
+  const auto indexOf = [](int held) {
+    return static_cast<int32_t>((held * blockDim.x + threadIdx.x) * N);
+  };
+  float values[kHeld][N];
+  float weights[kHeld][N];
+  float sum = 0;
+#pragma unroll
+  for (int held = 0; held < kHeld; ++held) {
+    const int32_t i = indexOf(held);
+    if (i >= size) break;
+    loadWidened<N>(residual + row + i, values[held]);
+    loadWidened<N>(weight + i, weights[held]);
+    if (x) {
+      float added[N];
+      loadWidened<N>(x + row + i, added);
+#pragma unroll
+      for (int n = 0; n < N; ++n) values[held][n] = rounded<T>(values[held][n] + added[n]);
+      storeNarrowed<N>(residual + row + i, values[held]);
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n) sum += values[held][n] * values[held][n];
+  }
+  const float factor = rsqrtf(blockSum(sum, scratch) / static_cast<float>(size) + eps);
+#pragma unroll
+  for (int held = 0; held < kHeld; ++held) {
+    const int32_t i = indexOf(held);
+    if (i >= size) break;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      values[held][n] = rounded<T>(values[held][n] * factor) * weights[held][n];
+    }
+    storeNarrowed<N>(out + row + i, values[held]);
+  }
+}
+
+// out [numTokens, size] = silu(gateUp[:, :size]), rounded to T, times gateUp[:, size:]. Grid:
+// (numTokens, size / (256 N)). Reads gateUp and writes out once.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int64_t size, T* out) {
+  const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
+  if (i >= size) return;
+  const T* from = gateUp + blockIdx.x * 2 * size + i;
+  float gate[N];
+  float up[N];
+  loadWidened<N>(from, gate);
+  loadWidened<N>(from + size, up);
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    up[n] *= rounded<T>(__fdividef(gate[n], 1.0f + expf(-gate[n])));
+  }
+  storeNarrowed<N>(out + blockIdx.x * size + i, up);
+}
+
+// out [rows, width] += bias [width]. Grid: (rows, width / (256 N)). Reads and writes out once.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads) addBiasRows(T* out, int64_t width, const T* bias) {
+  const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
+  if (i >= width) return;
+  float values[N];
+  float biases[N];
+  loadWidened<N>(out + blockIdx.x * width + i, values);
+  loadWidened<N>(bias + i, biases);
+#pragma unroll
+  for (int n = 0; n < N; ++n) values[n] += biases[n];
+  storeNarrowed<N>(out + blockIdx.x * width + i, values);
+}
+
+// out [count] = in. Grid: a thread for N elements. Reads in and writes out once.
+template <class To, class From, int N>
+__global__ void __launch_bounds__(kThreads)
+    convertElements(To* out, const From* in, int64_t count) {
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
+  if (i >= count) return;
+  float values[N];
+  loadWidened<N>(in + i, values);
+  storeNarrowed<N>(out + i, values);
+}
+
+// out [count] = mean + std * normal numbers of philox.h. Grid: a thread for a group of 4. Bound by
+// arithmetic.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    fillNormal(T* out, int64_t count, float mean, float std, uint64_t seed) {
+  const int64_t group = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (group * 4 >= count) return;
+  const PhiloxBlock block = fillWords(seed, static_cast<uint64_t>(group));
+  float normals[4];
+  normalPair(block.words[0], block.words[1], normals);
+  normalPair(block.words[2], block.words[3], normals + 2);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (group * 4 + i < count) out[group * 4 + i] = narrow<T>(mean + std * normals[i]);
+  }
+}
+
+template <class T, int N, int kHeld>
+void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t size,
+                   const void* weight, float eps, void* out, cudaStream_t stream) {
+  const int accesses = ceilDiv(size, N);
+  const int threads = ceilDiv(ceilDiv(accesses, kHeld), kWarpSize) * kWarpSize;
+  if constexpr (kHeld * N < 16) {
+    if (threads > kMaxThreads) {
+      return launchRmsNorm<T, N, 2 * kHeld>(x, residual, numTokens, size, weight, eps, out, stream);
+    }
+  }
+  if (threads > kMaxThreads) {
+    throw Error("NOT_SUPPORTED", "a layer is " + std::to_string(size) +
+                                     " elements wide; the CUDA backend normalises at most " +
+                                     std::to_string(kMaxThreads * kHeld * N));
+  }
+  rmsNormRows<T, N, kHeld>
+      <<<static_cast<unsigned>(numTokens), static_cast<unsigned>(threads), 0, stream>>>(
+          static_cast<const T*>(x), static_cast<T*>(residual), size, static_cast<const T*>(weight),
+          eps, static_cast<T*>(out));
+}
+
+}  // namespace
+
+void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out, DType type,
+           cudaStream_t stream) {
+  copyRows(table.data, tokenIds, numTokens, table.cols * static_cast<int64_t>(sizeOf(type)), out,
+           stream);
+}
+
+void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
+                DType type, cudaStream_t stream) {
+  copyRows(x, index, count, width * static_cast<int64_t>(sizeOf(type)), out, stream);
+}
+
+void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
+             void* out, DType type, cudaStream_t stream) {
+  if (numTokens == 0) return;
+  const auto size = static_cast<int32_t>(weight.rows);
+  withType(type, [&](auto element) {
+    using T = decltype(element);
+    withAccess<T>(size, {x, residual, weight.data, out}, [&](auto access) {
+      launchRmsNorm<T, access(), 1>(x, residual, numTokens, size, weight.data, eps, out, stream);
+    });
+  });
+}
+
+void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType type,
+                cudaStream_t stream) {
+  if (numTokens == 0) return;
+  withType(type, [&](auto element) {
+    using T = decltype(element);
+    withAccess<T>(size, {gateUp, out}, [&](auto access) {
+      constexpr int N = access();
+      siluAndMulRows<T, N><<<gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream>>>(
+          static_cast<const T*>(gateUp), size, static_cast<T*>(out));
+    });
+  });
+}
+
+void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType type,
+             cudaStream_t stream) {
+  if (rows == 0) return;
+  withType(type, [&](auto element) {
+    using T = decltype(element);
+    withAccess<T>(width, {out, bias.data}, [&](auto access) {
+      constexpr int N = access();
+      addBiasRows<T, N><<<gridOf(rows, ceilDiv(width, N)), kThreads, 0, stream>>>(
+          static_cast<T*>(out), width, static_cast<const T*>(bias.data));
+    });
+  });
+}
+
+void convert(void* out, DType outType, const void* in, DType inType, int64_t count,
+             cudaStream_t stream) {
+  if (count == 0) return;
+  withType(outType, [&](auto outElement) {
+    withType(inType, [&](auto inElement) {
+      using To = decltype(outElement);
+      using From = decltype(inElement);
+      // As many elements as 16 bytes hold of the narrower type.
+      using Narrower = std::conditional_t<sizeof(To) <= sizeof(From), To, From>;
+      withAccess<Narrower>(count, {out, in}, [&](auto access) {
+        constexpr int N = access();
+        const auto blocks =
+            static_cast<unsigned>(ceilDiv<int64_t>(ceilDiv<int64_t>(count, N), kThreads));
+        convertElements<To, From, N><<<blocks, kThreads, 0, stream>>>(
+            static_cast<To*>(out), static_cast<const From*>(in), count);
+      });
+    });
+  });
+}
+
+void fillRandom(void* out, DType dtype, int64_t count, float mean, float std, uint64_t seed,
+                cudaStream_t stream) {
+  if (count == 0) return;
+  const auto blocks = static_cast<unsigned>(ceilDiv<int64_t>(count, 4 * kThreads));
+  withType(dtype, [&](auto element) {
+    using T = decltype(element);
+    fillNormal<T><<<blocks, kThreads, 0, stream>>>(static_cast<T*>(out), count, mean, std, seed);
+  });
+}
+
+}  // namespace uniproc::cuda

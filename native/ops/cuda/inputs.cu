@@ -1,0 +1,103 @@
+// What a step's kernels read of its batch, derived on the device from the request table.
+#include <algorithm>
+
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/kernels.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMaxTokensOfOneBlock = 1024;
+
+// Entry i of blockUpdates [numBlockUpdates, 3] = (slot, index, block).
+__device__ void applyBlockUpdate(const RequestTable& requests, const int32_t* blockUpdates, int i) {
+  const int32_t* update = blockUpdates + 3 * i;
+  requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];
+}
+
+// The row whose tokens contain token i: the last that starts at or before it.
+__device__ int32_t rowOf(const Batch& batch, int32_t i) {
+  int32_t row = 0;  // starts at or before i
+  int32_t end = batch.numRows;
+  while (end - row > 1) {
+    const int32_t middle = (row + end) / 2;
+    if (batch.queryStarts[middle] <= i) {
+      row = middle;
+    } else {
+      end = middle;
+    }
+  }
+  return row;
+}
+
+// Token i's entries of the batch. A padding row's tokens become token 0 at position 0 with no place
+// in the cache, -1.
+__device__ void prepareToken(const RequestTable& requests, int32_t blockSize, const Batch& batch,
+                             int32_t i) {
+  const int32_t row = rowOf(batch, i);
+  const int64_t slot = batch.slots[row];
+  const int32_t position = batch.numComputedTokens[row] + i - batch.queryStarts[row];
+  batch.tokenRows[i] = row;
+  if (slot < 0 || i >= batch.queryStarts[row + 1]) {
+    batch.tokenIds[i] = 0;
+    batch.positions[i] = 0;
+    batch.cacheSlots[i] = -1;
+    return;
+  }
+  const int32_t block = requests.blockTable[slot * requests.maxBlocksPerSeq + position / blockSize];
+  batch.tokenIds[i] = requests.tokenIds[slot * requests.maxModelLen + position];
+  batch.positions[i] = position;
+  batch.cacheSlots[i] = block * blockSize + position % blockSize;
+}
+
+// A small batch, updates included, in one launch: one block, a thread for a token. Bound by the
+// latency of four dependent loads.
+__global__ void __launch_bounds__(kMaxTokensOfOneBlock)
+    prepareSmallBatch(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates,
+                      int32_t blockSize, Batch batch) {
+  for (int i = static_cast<int>(threadIdx.x); i < numBlockUpdates;
+       i += static_cast<int>(blockDim.x)) {
+    applyBlockUpdate(requests, blockUpdates, i);
+  }
+  __syncthreads();
+  const auto i = static_cast<int32_t>(threadIdx.x);
+  if (i < batch.numTokens) prepareToken(requests, blockSize, batch, i);
+}
+
+// Grid: a thread for an update.
+__global__ void __launch_bounds__(kThreads)
+    updateBlocks(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates) {
+  const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
+  if (i < numBlockUpdates) applyBlockUpdate(requests, blockUpdates, i);
+}
+
+// Grid: a thread for a token.
+__global__ void __launch_bounds__(kThreads)
+    prepareTokens(RequestTable requests, int32_t blockSize, Batch batch) {
+  const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
+  if (i < batch.numTokens) prepareToken(requests, blockSize, batch, i);
+}
+
+unsigned blocksFor(int32_t count) { return static_cast<unsigned>(ceilDiv(count, kThreads)); }
+
+}  // namespace
+
+void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
+                   int32_t numBlockUpdates, int32_t blockSize, const Batch& batch,
+                   cudaStream_t stream) {
+  if (batch.numTokens <= kMaxTokensOfOneBlock) {
+    const auto threads =
+        static_cast<unsigned>(kWarpSize * std::max(ceilDiv(batch.numTokens, kWarpSize), 4));
+    prepareSmallBatch<<<1, threads, 0, stream>>>(requests, blockUpdates, numBlockUpdates, blockSize,
+                                                 batch);
+    return;
+  }
+  if (numBlockUpdates > 0) {
+    updateBlocks<<<blocksFor(numBlockUpdates), kThreads, 0, stream>>>(requests, blockUpdates,
+                                                                      numBlockUpdates);
+  }
+  prepareTokens<<<blocksFor(batch.numTokens), kThreads, 0, stream>>>(requests, blockSize, batch);
+}
+
+}  // namespace uniproc::cuda
