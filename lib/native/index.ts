@@ -258,7 +258,7 @@ export interface NativeModel {
 }
 
 export interface Addon {
-  /** `kind`: 'cpu'. `numThreads`: 0 chooses. */
+  /** `kind`: 'cpu' or 'cuda'. `numThreads` is the CPU's; 0 chooses. */
   Device: new (kind: string, index: number, numThreads: number) => NativeDevice;
   Event: new () => NativeEvent;
   OutputThread: new (name: string) => NativeOutputThread;

@@ -13,6 +13,7 @@
 #include "ops/cpu/host.h"
 #include "ops/philox.h"
 #include "runtime/buffer.h"
+#include "runtime/cuda_backend.h"
 #include "runtime/error.h"
 
 namespace uniproc {
@@ -101,6 +102,7 @@ Batch toBatch(Napi::Value value) {
   batch.positions = dataOf<int32_t>(object, "positions");
   batch.cacheSlots = dataOf<int32_t>(object, "cacheSlots");
   batch.tokenRows = dataOf<int32_t>(object, "tokenRows");
+  batch.maxQueryLen = batch.numTokens - batch.numRows + 1;  // no row can have more
   return batch;
 }
 
@@ -177,13 +179,17 @@ class OpsBinding : public Binding<OpsBinding> {
                        });
   }
 
-  // new Ops({ kind, numThreads, isa })
+  // new Ops({ kind: 'cpu', numThreads, isa }) or new Ops({ kind: 'cuda', index })
   explicit OpsBinding(const Napi::CallbackInfo& info) : Binding(info) {
     withTypedErrors(info.Env(), [&] {
       const Napi::Object options = toObject(info[0], "options");
       const std::string kind = toString(options.Get("kind"), "kind");
-      const Napi::Value isa = options.Get("isa");
+      if (kind == "cuda") {
+        ops_ = openCudaBackend(int32Of(options, "index"));
+        return;
+      }
       if (kind != "cpu") throw Error("NOT_SUPPORTED", "there is no device of kind " + kind);
+      const Napi::Value isa = options.Get("isa");
       ops_ = makeCpuOps(int32Of(options, "numThreads"),
                         isNothing(isa) ? std::string() : toString(isa, "isa"));
     });
@@ -367,15 +373,18 @@ class OpsBinding : public Binding<OpsBinding> {
 
   // siluAndMul(gateUp, numTokens, size, out)
   Napi::Value siluAndMul(const Info& info) {
+    const Tensor& out = toTensor(info[3], "out");
     ops_->siluAndMul(toData(info[0], "gateUp"), toInt32(info[1], "numTokens"),
-                     toInt32(info[2], "size"), toData(info[3], "out"));
+                     toInt32(info[2], "size"), out.buffer.data(), out.dtype);
     return info.Env().Undefined();
   }
 
   // gatherRows(x, index, count, width, out)
   Napi::Value gatherRows(const Info& info) {
+    const Tensor& out = toTensor(info[4], "out");
     ops_->gatherRows(toData(info[0], "x"), toData<int32_t>(info[1], "index"),
-                     toInt32(info[2], "count"), toInt32(info[3], "width"), toData(info[4], "out"));
+                     toInt32(info[2], "count"), toInt32(info[3], "width"), out.buffer.data(),
+                     out.dtype);
     return info.Env().Undefined();
   }
 

@@ -75,11 +75,15 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
   int32_t* updates = host(launch.step, kQueryStarts) + limits_.maxNumSeqs + 1;
   const int32_t* end = std::copy_n(step.blockUpdates.data(), 3 * launch.numBlockUpdates, updates);
   ops.copyToDevice(device_.data(), first, (end - first) * sizeof(int32_t));
+  int32_t maxQueryLen = 0;
+  for (const int32_t scheduled : step.numScheduledTokens.first(launch.numRows)) {
+    maxQueryLen = std::max(maxQueryLen, scheduled);
+  }
   return {launch.numRows,           numTokens,
           device(kSlots),           device(kNumComputedTokens),
           device(kQueryStarts),     tokenIds_.as<int32_t>(),
           positions_.as<int32_t>(), cacheSlots_.as<int32_t>(),
-          tokenRows_.as<int32_t>()};
+          tokenRows_.as<int32_t>(), maxQueryLen};
 }
 
 void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,

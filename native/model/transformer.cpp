@@ -55,14 +55,16 @@ void Transformer::decoderLayer(Ops& ops, int32_t index, const LayerWeights& laye
               spec_.rmsNormEps, hidden_.data());
   ops.matmul(hidden_.data(), numTokens, layer.gateUp, layer.gateUpBias, gateUp_.data(),
              activationType_);
-  ops.siluAndMul(gateUp_.data(), numTokens, spec_.intermediateSize, mlp_.data());
+  ops.siluAndMul(gateUp_.data(), numTokens, spec_.intermediateSize, mlp_.data(), activationType_);
   ops.matmul(mlp_.data(), numTokens, layer.down, layer.downBias, hidden_.data(), activationType_);
 }
 
 float* Transformer::computeLogits(Ops& ops, const Weights& weights, const int32_t* index,
                                   int32_t count) {
-  ops.gatherRows(residual_.data(), index, count, spec_.hiddenSize, lastResidual_.data());
-  ops.gatherRows(hidden_.data(), index, count, spec_.hiddenSize, lastHidden_.data());
+  ops.gatherRows(residual_.data(), index, count, spec_.hiddenSize, lastResidual_.data(),
+                 activationType_);
+  ops.gatherRows(hidden_.data(), index, count, spec_.hiddenSize, lastHidden_.data(),
+                 activationType_);
   ops.rmsNorm(lastHidden_.data(), lastResidual_.data(), count, weights.norm, spec_.rmsNormEps,
               lastHidden_.data());
   ops.matmul(lastHidden_.data(), count, weights.outputHead(), Weight(), logits(), DType::kFloat32);

@@ -78,6 +78,7 @@ struct Batch {
   int32_t* positions = nullptr;                // [numTokens]
   int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
   int32_t* tokenRows = nullptr;                // [numTokens]: the row a token belongs to
+  int32_t maxQueryLen = 0;                     // the most tokens a row has
 };
 
 // One layer's share of the paged cache, keys and values alike [numBlocks, blockSize, numKvHeads,
@@ -177,12 +178,14 @@ class Ops {
   virtual void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                          const KvCache& cache, const RequestTable& requests, void* out) = 0;
 
-  // out [numTokens, size] = silu(gateUp[:, :size]) * gateUp[:, size:].
-  virtual void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out) = 0;
+  // out [numTokens, size] = silu(gateUp[:, :size]) * gateUp[:, size:], both of the activations'
+  // `type`.
+  virtual void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
+                          DType type) = 0;
 
-  // out [count, width] = x[index[i], :]. index is device memory.
+  // out [count, width] = x[index[i], :], both of the activations' `type`. index is device memory.
   virtual void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width,
-                          void* out) = 0;
+                          void* out, DType type) = 0;
 
   // Sampling -------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ops/cpu/cpu_ops.h"
+#include "runtime/cuda_backend.h"
 #include "runtime/error.h"
 #include "runtime/thread_name.h"
 
@@ -25,7 +26,8 @@ Device::~Device() {
 
 std::unique_ptr<Ops> Device::openBackend() const {
   if (kind_ == "cpu") return makeCpuOps(numThreads_);
-  throw Error("NOT_SUPPORTED", "there is no device of kind " + kind_ + " in this build; use cpu");
+  if (kind_ == "cuda") return openCudaBackend(index_);
+  throw Error("NOT_SUPPORTED", "there is no device of kind " + kind_ + "; there are cpu and cuda");
 }
 
 void Device::open() {

@@ -1,5 +1,5 @@
 // The native layer's only exception. `code` is one of lib/errors.ts; the addon turns it into that
-// typed error at the N-API boundary.
+// typed error at the N-API boundary. Visible, as it crosses from the CUDA backend's shared object.
 #pragma once
 
 #include <stdexcept>
@@ -8,7 +8,7 @@
 
 namespace uniproc {
 
-class Error : public std::runtime_error {
+class __attribute__((visibility("default"))) Error : public std::runtime_error {
  public:
   Error(std::string code, const std::string& message, std::string file = {})
       : std::runtime_error(message), code_(std::move(code)), file_(std::move(file)) {}

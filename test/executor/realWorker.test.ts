@@ -349,7 +349,7 @@ describe('UniProcExecutor with the real worker', () => {
   it('is shut down, and says so, when the device is not there', async () => {
     executor = await start();
     await expect(
-      makeConfig({ device: 'cuda:0' }).then((config) =>
+      makeConfig({ device: 'cuda:99' }).then((config) =>
         UniProcExecutor.create<UniProcExecutor>(config),
       ),
     ).rejects.toThrow(/cuda/);

@@ -174,7 +174,7 @@ class CpuOps final : public Ops {
                    static_cast<float*>(out));
   }
 
-  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out) override {
+  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType) override {
     pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         const float* gate = static_cast<const float*>(gateUp) + i * 2 * size;
@@ -183,8 +183,8 @@ class CpuOps final : public Ops {
     });
   }
 
-  void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width,
-                  void* out) override {
+  void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
+                  DType) override {
     for (int64_t i = 0; i < count; ++i) {
       std::copy_n(static_cast<const float*>(x) + int64_t{index[i]} * width, width,
                   static_cast<float*>(out) + i * width);
