@@ -1,5 +1,6 @@
 // The CUDA backend's own kernels, as functions that enqueue on a stream. Arguments and layouts are
-// those of ops.h; activations, weights and cache are float32, float16 or bfloat16, sums are float32.
+// those of ops.h; activations, weights and cache are float32, float16 or bfloat16, sums are
+// float32.
 //
 // A row whose slot is -1 pads a batch to the size of a captured graph: kernels skip it, so what
 // stands in its place in an output is undefined. Grids depend only on what the host knows (numRows,

@@ -1,0 +1,213 @@
+#include "ops/cuda/cuda_ops.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+#include "ops/cuda/matmul.h"
+#include "ops/cuda/memory.h"
+#include "ops/cuda/open_device.h"
+#include "ops/cuda/upload.h"
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace cuda {
+namespace {
+
+class Stream {
+ public:
+  Stream() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  ~Stream() {
+    static_cast<void>(cudaStreamSynchronize(stream_));
+    static_cast<void>(cudaStreamDestroy(stream_));
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Everything runs asynchronously on one stream. What a kernel does wrong is therefore found by a
+// later call; its error names the operation launched last before it.
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(int index)
+      : device_(index),
+        properties_(openDevice(index)),
+        memory_(stream_),
+        scratch_(memory_),
+        matmul_(stream_, memory_) {
+    requireKernels();
+  }
+
+  // The device -----------------------------------------------------------------------------
+
+  std::string name() const override { return properties_.name; }
+  std::string capability() const override {
+    return "sm_" + std::to_string(properties_.major) + std::to_string(properties_.minor);
+  }
+  int numThreads() const override { return 1; }
+  DeviceMemory memory() const override { return memory_.figures(); }
+  void resetPeakMemory() override { memory_.resetPeak(); }
+  void* allocate(size_t bytes, const char* what) override { return memory_.allocate(bytes, what); }
+  void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
+  void* allocateHost(size_t bytes, const char* what) override {
+    return MemoryAccount::allocateHost(bytes, what);
+  }
+  void releaseHost(void* memory, size_t) noexcept override {
+    static_cast<void>(cudaStreamSynchronize(stream_));  // it may still be copied from
+    MemoryAccount::releaseHost(memory);
+  }
+  // The driver reads memory that is not pinned before it returns; pinned memory when the copy runs.
+  void copyToDevice(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+  }
+  // Into memory that is not pinned the driver writes before it returns.
+  void copyToHost(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  }
+  void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  DType activationType(DType weights) const override { return weights; }
+
+  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
+    if (!uploader_) uploader_.emplace(device_, stream_);
+    uploader_->run(out, outType, host, hostType, count);
+  }
+
+  void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+                  uint64_t seed) override {
+    cuda::fillRandom(out, dtype, count, mean, std, seed, stream_);
+    launched("fillRandom");
+  }
+
+  // The forward pass -----------------------------------------------------------------------
+
+  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
+                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
+    cuda::prepareInputs(requests, blockUpdates, numBlockUpdates, blockSize, batch, stream_);
+    launched("prepareInputs");
+  }
+
+  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out) override {
+    cuda::embed(tokenIds, numTokens, table, out, table.dtype, stream_);
+    launched("embed");
+  }
+
+  void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
+               void* out) override {
+    cuda::rmsNorm(x, residual, numTokens, weight, eps, out, weight.dtype, stream_);
+    launched("rmsNorm");
+  }
+
+  void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
+              DType outType) override {
+    matmul_.run(x, numTokens, weight, bias, out, outType);
+    launched("matmul");
+  }
+
+  void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
+                    const Weight& kNorm, float eps, const float* rope,
+                    const KvCache& cache) override {
+    cuda::ropeAndCache(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, cache.dtype, stream_);
+    launched("ropeAndCache");
+  }
+
+  void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                 const KvCache& cache, const RequestTable& requests, void* out) override {
+    if (batch.maxQueryLen > 1) {
+      attentionPrefill(qkv, batch, batch.maxQueryLen, shape, cache, requests, out, cache.dtype,
+                       stream_);
+      return launched("attentionPrefill");
+    }
+    const int numMultiprocessors = properties_.multiProcessorCount;
+    const int32_t most = std::max(requests.maxNumSeqs, batch.numRows);
+    void* partials = scratch_.atLeast(attentionWorkspaceBytes(most, shape, numMultiprocessors));
+    attentionDecode(qkv, batch, shape, cache, requests, out, cache.dtype, partials,
+                    numMultiprocessors, stream_);
+    launched("attentionDecode");
+  }
+
+  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
+                  DType type) override {
+    cuda::siluAndMul(gateUp, numTokens, size, out, type, stream_);
+    launched("siluAndMul");
+  }
+
+  void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
+                  DType type) override {
+    cuda::gatherRows(x, index, count, width, out, type, stream_);
+    launched("gatherRows");
+  }
+
+  // Sampling -------------------------------------------------------------------------------
+
+  void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+              const Logprobs& logprobs) override {
+    const int32_t most = std::max(requests.maxNumSeqs, count);
+    void* workspace =
+        scratch_.atLeast(samplerWorkspaceBytes(most, vocabSize, logprobs.maxLogprobs));
+    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, workspace,
+                 stream_);
+    launched("sample");
+  }
+
+  void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
+                      const int32_t* tokenIds, int32_t numTop, const Logprobs& out) override {
+    void* workspace = scratch_.atLeast(samplerWorkspaceBytes(count, vocabSize, out.maxLogprobs));
+    cuda::gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out, workspace, stream_);
+    launched("gatherLogprobs");
+  }
+
+ private:
+  // Whether this build has machine code or PTX for the device shows at a first launch.
+  void requireKernels() {
+    cuda::fillRandom(scratch_.atLeast(4), DType::kFloat32, 1, 0.0f, 1.0f, 0, stream_);
+    const cudaError_t status = cudaGetLastError();
+    if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
+      throw Error("DEVICE_FAILED", "cuda:" + std::to_string(device_) + ", " + name() + ", is " +
+                                       capability() + "; this build has kernels for " +
+                                       UNIPROC_CUDA_ARCHITECTURES + ": " + describe(status));
+    }
+    check(status, "fillRandom");
+    synchronize();
+  }
+
+  void check(cudaError_t status, const char* call) {
+    if (status == cudaSuccess) return;
+    cuda::check(status, (std::string(call) + ", at or after " + lastLaunched_ + ",").c_str());
+  }
+
+  void launched(const char* operation) {
+    lastLaunched_ = operation;
+    check(cudaGetLastError(), operation);
+  }
+
+  const int device_;
+  const cudaDeviceProp properties_;
+  const Stream stream_;
+  MemoryAccount memory_;
+  Scratch scratch_;
+  Matmul matmul_;
+  std::optional<Uploader> uploader_;
+  const char* lastLaunched_ = "opening the device";
+};
+
+}  // namespace
+}  // namespace cuda
+
+Ops* uniprocMakeCudaOps(int index) { return std::make_unique<cuda::CudaOps>(index).release(); }
+
+}  // namespace uniproc

@@ -1,0 +1,56 @@
+// Matrix products of activations with weights, out = x W^T + b, by cuBLASLt.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "ops/cuda/memory.h"
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+class Matmul {
+ public:
+  Matmul(cudaStream_t stream, MemoryAccount& memory);
+
+  // out [numTokens, weight.rows] = x [numTokens, weight.cols] W^T (+ bias). x has the weights'
+  // type, out that or float32. Sums are float32, and true float32 where the weights are.
+  void run(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
+           DType outType);
+
+ private:
+  // What an algorithm was chosen for.
+  struct Shape {
+    int64_t rows;
+    int64_t cols;
+    int32_t numTokens;
+    DType type;
+    DType outType;
+    bool bias;
+    auto operator<=>(const Shape&) const = default;
+  };
+  // One product as cuBLASLt is told of it.
+  struct Problem {
+    cublasLtMatmulDescOpaque_t product;
+    cublasLtMatrixLayoutOpaque_t weight;
+    cublasLtMatrixLayoutOpaque_t x;
+    cublasLtMatrixLayoutOpaque_t out;
+  };
+  struct DestroyHandle {
+    void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
+  };
+
+  static Problem describe(const Shape& shape, const void* bias);
+  const cublasLtMatmulAlgo_t& algorithm(Shape shape, const void* bias);
+
+  const cudaStream_t stream_;
+  std::unique_ptr<cublasLtContext, DestroyHandle> handle_;
+  Scratch workspace_;
+  std::map<Shape, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+}  // namespace uniproc::cuda

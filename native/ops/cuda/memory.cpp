@@ -1,0 +1,92 @@
+#include "ops/cuda/memory.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "ops/cuda/cuda_check.h"
+#include "runtime/error.h"
+
+namespace uniproc::cuda {
+namespace {
+
+std::string inGiB(size_t bytes) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.2f GiB", static_cast<double>(bytes) / 0x1p30);
+  return text;
+}
+
+std::string asked(const char* what, size_t bytes) {
+  return std::string("no memory for ") + what + ": " + std::to_string(bytes) + " bytes (" +
+         inGiB(bytes) + ") asked for";
+}
+
+}  // namespace
+
+DeviceMemory MemoryAccount::figures() const {
+  DeviceMemory memory;
+  check(cudaMemGetInfo(&memory.free, &memory.total), "cudaMemGetInfo");
+  memory.allocated = allocated_;
+  memory.peakAllocated = peak_;
+  return memory;
+}
+
+void* MemoryAccount::allocate(size_t bytes, const char* what) {
+  void* result = nullptr;
+  const cudaError_t status = cudaMalloc(&result, std::max<size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // the device goes on
+    const DeviceMemory memory = figures();
+    throw Error("OUT_OF_MEMORY", asked(what, bytes) + ", " + inGiB(memory.free) + " free of " +
+                                     inGiB(memory.total) + ", " + inGiB(memory.allocated) +
+                                     " of it in use by this device");
+  }
+  check(status, "cudaMalloc");
+  allocated_ += bytes;
+  peak_ = std::max(peak_, allocated_);
+  try {
+    check(cudaMemsetAsync(result, 0, bytes, stream_), "cudaMemsetAsync");
+  } catch (...) {
+    release(result, bytes);
+    throw;
+  }
+  return result;
+}
+
+void MemoryAccount::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  allocated_ -= bytes;
+  // A failed device fails here too, and has taken its memory with it.
+  static_cast<void>(cudaFree(memory));
+}
+
+void* MemoryAccount::allocateHost(size_t bytes, const char* what) {
+  void* result = nullptr;
+  const cudaError_t status = cudaMallocHost(&result, std::max<size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    throw Error("OUT_OF_MEMORY", asked(what, bytes) + " as pinned host memory");
+  }
+  check(status, "cudaMallocHost");
+  std::memset(result, 0, bytes);
+  return result;
+}
+
+void MemoryAccount::releaseHost(void* memory) noexcept {
+  if (memory) static_cast<void>(cudaFreeHost(memory));
+}
+
+Scratch::~Scratch() { memory_.release(data_, bytes_); }
+
+void* Scratch::atLeast(size_t bytes) {
+  if (bytes > bytes_) {
+    memory_.release(std::exchange(data_, nullptr), std::exchange(bytes_, 0));
+    data_ = memory_.allocate(bytes, "the kernels' scratch");
+    bytes_ = bytes;
+  }
+  return data_;
+}
+
+}  // namespace uniproc::cuda

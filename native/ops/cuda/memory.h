@@ -1,0 +1,53 @@
+// The memory that the CUDA device hands out, and its account.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+class MemoryAccount {
+ public:
+  // Of the device current on the calling thread.
+  explicit MemoryAccount(cudaStream_t stream) : stream_(stream) {}
+
+  // total and free are the whole device's, whoever uses it.
+  DeviceMemory figures() const;
+  void resetPeak() { peak_ = allocated_; }
+
+  // 256-byte aligned, zeroed on the stream. Throws Error OUT_OF_MEMORY.
+  void* allocate(size_t bytes, const char* what);
+  // Returns once the device no longer uses the memory.
+  void release(void* memory, size_t bytes) noexcept;
+
+  // Pinned host memory, zeroed; not counted.
+  static void* allocateHost(size_t bytes, const char* what);
+  static void releaseHost(void* memory) noexcept;
+
+ private:
+  const cudaStream_t stream_;
+  size_t allocated_ = 0;
+  size_t peak_ = 0;
+};
+
+// Memory that kernels use between two points of the stream: as much as the largest of them asked
+// for.
+class Scratch {
+ public:
+  explicit Scratch(MemoryAccount& memory) : memory_(memory) {}
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  void* atLeast(size_t bytes);
+
+ private:
+  MemoryAccount& memory_;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace uniproc::cuda
