@@ -56,11 +56,11 @@ struct SamplingParams {
 
 // What the device knows of the requests between steps, one row a slot.
 struct RequestTable {
-  int32_t* tokenIds = nullptr;           // [maxNumSeqs, maxModelLen]: prompt, then generated
-  int32_t* numTokens = nullptr;          // [maxNumSeqs]
-  int32_t* numPromptTokens = nullptr;    // [maxNumSeqs]
-  int32_t* blockTable = nullptr;         // [maxNumSeqs, maxBlocksPerSeq]
-  SamplingParams* sampling = nullptr;    // [maxNumSeqs]
+  int32_t* tokenIds = nullptr;         // [maxNumSeqs, maxModelLen]: prompt, then generated
+  int32_t* numTokens = nullptr;        // [maxNumSeqs]
+  int32_t* numPromptTokens = nullptr;  // [maxNumSeqs]
+  int32_t* blockTable = nullptr;       // [maxNumSeqs, maxBlocksPerSeq]
+  SamplingParams* sampling = nullptr;  // [maxNumSeqs]
   int32_t maxNumSeqs = 0;
   int32_t maxModelLen = 0;
   int32_t maxBlocksPerSeq = 0;
@@ -125,8 +125,8 @@ class Ops {
   virtual int numThreads() const = 0;
   virtual DeviceMemory memory() const = 0;
   virtual void resetPeakMemory() = 0;
-  // Zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the figures; `what` names
-  // it there. `release` takes what `allocate` gave.
+  // Zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the figures;
+  // `what` names it there. `release` takes what `allocate` gave.
   virtual void* allocate(size_t bytes, const char* what) = 0;
   virtual void release(void* memory, size_t bytes) noexcept = 0;
   // Host memory that the device copies from and to without staging; on the CPU plain memory.
@@ -139,7 +139,8 @@ class Ops {
   virtual DType activationType(DType weights) const = 0;
 
   // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
-  virtual void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) = 0;
+  virtual void upload(void* out, DType outType, const void* host, DType hostType,
+                      int64_t count) = 0;
   // Normal(0, std) from a Philox stream keyed by (seed, index); constant for std 0 with that mean.
   virtual void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
                           uint64_t seed) = 0;
@@ -147,8 +148,8 @@ class Ops {
   // The forward pass -----------------------------------------------------------------------
 
   // Applies blockUpdates [numBlockUpdates, 3] = (slot, index, block) to the block tables, then
-  // fills batch.tokenIds, positions, cacheSlots and tokenRows. A token's id is read from the request
-  // table, where the step before may just have put it.
+  // fills batch.tokenIds, positions, cacheSlots and tokenRows. A token's id is read from the
+  // request table, where the step before may just have put it.
   virtual void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
                              int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) = 0;
 
@@ -161,8 +162,8 @@ class Ops {
   virtual void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight,
                        float eps, void* out) = 0;
 
-  // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias [rows]). `outType` is the activations' or
-  // float32 (logits).
+  // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias [rows]). `outType` is the activations'
+  // or float32 (logits).
   virtual void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
                       void* out, DType outType) = 0;
 
