@@ -483,23 +483,31 @@ describe('sleep and wakeUp', () => {
     expect([executor.isSleeping, calls]).toEqual([false, []]);
   });
 
-  it("rejects with the worker's error, and stays as it was", async () => {
-    class Sleepless extends Sleeper {
-      override sleep(): never {
-        throw new Error('cannot sleep');
+  it.each(['thrown', 'rejected'])(
+    "stays awake, or asleep, with the worker's error when that is %s",
+    async (how) => {
+      const fail = (message: string): Promise<void> => {
+        if (how === 'thrown') throw new Error(message);
+        return Promise.reject(new Error(message));
+      };
+      class Sleepless extends PlainWorker {
+        tired = false;
+        sleep(): Promise<void> {
+          return this.tired ? Promise.resolve() : fail('cannot sleep');
+        }
+        wakeUp(): Promise<void> {
+          return fail('cannot wake');
+        }
       }
-      override wakeUp(): never {
-        throw new Error('cannot wake');
-      }
-    }
-    const executor = await createExecutor(Sleepless);
-    await expect(executor.sleep()).rejects.toThrow('cannot sleep');
-    expect(executor.isSleeping).toBe(false);
-    executor.driverWorker.worker.sleep = (() => {}) as () => never;
-    await executor.sleep();
-    await expect(executor.wakeUp()).rejects.toThrow('cannot wake');
-    expect(executor.isSleeping).toBe(true);
-  });
+      const executor = await createExecutor(Sleepless);
+      await expect(executor.sleep()).rejects.toThrow('cannot sleep');
+      expect(executor.isSleeping).toBe(false);
+      executor.driverWorker.worker.tired = true;
+      await executor.sleep();
+      await expect(executor.wakeUp()).rejects.toThrow('cannot wake');
+      expect(executor.isSleeping).toBe(true);
+    },
+  );
 });
 
 describe('registerFailureCallback', () => {
