@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "ops/cpu/float_types.h"
@@ -44,7 +45,7 @@ struct Vec256 {
   template <class T>
   static Vec256 loadPartial(const T* x, int n) {
     T lanes[kLanes] = {};
-    std::copy_n(x, n, lanes);
+    std::memcpy(lanes, x, static_cast<size_t>(n) * sizeof(T));
     return load(lanes);
   }
   void store(float* out) const { _mm256_storeu_ps(out, v); }

@@ -31,14 +31,16 @@ struct Vec128 {
   }
   template <class T>
   static Vec128 load(const T* x) {
-    return {Floats{widen(x[0]), widen(x[1]), widen(x[2]), widen(x[3])}};
+    T lanes[kLanes];
+    std::memcpy(lanes, x, sizeof lanes);
+    return {Floats{widen(lanes[0]), widen(lanes[1]), widen(lanes[2]), widen(lanes[3])}};
   }
   // The first n lanes, the others zero.
   template <class T>
   static Vec128 loadPartial(const T* x, int n) {
     if (n == kLanes) return load(x);
     T lanes[kLanes] = {};
-    std::copy_n(x, n, lanes);
+    std::memcpy(lanes, x, static_cast<size_t>(n) * sizeof(T));
     return load(lanes);
   }
   void store(float* out) const { std::memcpy(out, &v, sizeof v); }
