@@ -367,6 +367,9 @@ describe('the forward pass, against float64', () => {
       ],
     );
     expect([...model.steps[1].sampledTokenIds.subarray(0, 2)]).toEqual([best(b), best(a)]);
+    a.push(best(a));
+    await launch(model, 0, [{ slot: 2, computed: 17, scheduled: 1 }]);
+    expect(model.steps[0].sampledTokenIds[0]).toBe(best(a));
   });
 
   it('a step launched before the tokens of the one before it are known', async () => {
@@ -709,6 +712,7 @@ describe('between steps', () => {
       const best = ranking(decodeLast(LLAMA, tensors, tokenIds))[0];
       expect(model.steps[0].sampledTokenIds[0]).toBe(best);
     };
+    const { allocated: empty } = await device.memory();
     await expectFirst(prompt(20, 8));
     const { allocated } = await device.memory();
     model.removeRequest(0);
@@ -716,8 +720,11 @@ describe('between steps', () => {
     await expectFirst(prompt(13, 10));
     expect((await device.memory()).allocated).toBe(allocated);
     model.removeRequest(0);
-    const gone = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 1 }]);
-    await expect(gone).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    expect((await device.memory()).allocated).toBe(empty);
+    const gone = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 13 }]);
+    await expect(gone).rejects.toMatchObject({
+      message: expect.stringMatching(/slot 0\) has no request/) as string,
+    });
   });
 
   it('the cache takes the memory its blocks need, and gives it back', async () => {
@@ -731,6 +738,17 @@ describe('between steps', () => {
     await expect(model.allocateKvCache(10)).rejects.toMatchObject({ code: 'INVALID_STATE' });
     await model.releaseKvCache();
     expect((await device.memory()).allocated).toBe(before);
+  });
+
+  it('a request has no blocks in a cache that was made anew', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(8), 0);
+    await model.releaseKvCache();
+    await model.allocateKvCache(1);
+    const rows = [{ slot: 0, computed: 0, scheduled: 8 }];
+    await expect(launch(model, 0, rows)).rejects.toMatchObject({
+      message: expect.stringMatching(/its 0 blocks hold 0/) as string,
+    });
   });
 
   it('a cache too large is an error with the figures, and harms nothing', async () => {
