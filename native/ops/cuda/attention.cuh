@@ -1,0 +1,183 @@
+// What the attention kernels share: their arguments, the way into the paged cache, and the division
+// of a batch's rows into units of work.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "ops/cuda/device_math.cuh"
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+// The arguments as kernels take them, by value. Query heads kvHead * group .. (kvHead + 1) * group
+// share the head `kvHead` of keys and values.
+struct AttentionArgs {
+  const void* qkv;                   // [numTokens, (numHeads + 2 numKvHeads) * headDim]
+  void* out;                         // [numTokens, numHeads * headDim]
+  const void* keys;                  // [numBlocks, blockSize, numKvHeads, headDim]
+  const void* values;                // the same
+  const int32_t* slots;              // [numRows]
+  const int32_t* numComputedTokens;  // [numRows]
+  const int32_t* queryStarts;        // [numRows + 1]
+  const int32_t* blockTable;         // [maxNumSeqs, maxBlocksPerSeq]
+  int32_t maxBlocksPerSeq;
+  int32_t blockSize;
+  int32_t numRows;
+  int32_t numHeads;
+  int32_t numKvHeads;
+  int32_t group;  // query heads to a head of keys and values
+  int32_t headDim;
+  int32_t slidingWindow;
+  float scale;  // log2(e) / sqrt(headDim): weights are powers of 2
+
+  AttentionArgs(const void* qkvIn, const Batch& batch, const AttentionShape& shape,
+                const KvCache& cache, const RequestTable& requests, void* outIn)
+      : qkv(qkvIn),
+        out(outIn),
+        keys(cache.keys),
+        values(cache.values),
+        slots(batch.slots),
+        numComputedTokens(batch.numComputedTokens),
+        queryStarts(batch.queryStarts),
+        blockTable(requests.blockTable),
+        maxBlocksPerSeq(requests.maxBlocksPerSeq),
+        blockSize(cache.blockSize),
+        numRows(batch.numRows),
+        numHeads(shape.numHeads),
+        numKvHeads(shape.numKvHeads),
+        group(shape.numHeads / shape.numKvHeads),
+        headDim(shape.headDim),
+        slidingWindow(shape.slidingWindow),
+        scale(1.4426950408889634f / std::sqrt(static_cast<float>(shape.headDim))) {}
+
+  __device__ int64_t qkvWidth() const {
+    return static_cast<int64_t>(numHeads + 2 * numKvHeads) * headDim;
+  }
+
+  // The first key that the query at `position` sees.
+  __device__ int32_t firstKey(int32_t position) const {
+    return slidingWindow == 0 ? 0 : max(position - slidingWindow + 1, 0);
+  }
+
+  __device__ const int32_t* blocksOf(int32_t slot) const {
+    return blockTable + static_cast<int64_t>(slot) * maxBlocksPerSeq;
+  }
+
+  // Where a request's key lies in the cache, in tokens.
+  __device__ int32_t cacheSlot(const int32_t* blocks, int32_t key) const {
+    const auto size = static_cast<uint32_t>(blockSize);
+    const uint32_t block = static_cast<uint32_t>(key) / size;
+    return blocks[block] * blockSize +
+           static_cast<int32_t>(static_cast<uint32_t>(key) - block * size);
+  }
+};
+
+// The units of work of all rows, laid end to end: made and asked by all threads of a block at once.
+// A thread counts those of some neighbouring rows, a scan adds them up.
+template <int kThreads, class UnitsOf>
+class RowUnits {
+ public:
+  __device__ RowUnits(int32_t numRows, UnitsOf unitsOf) : unitsOf_(unitsOf) {
+    __shared__ int32_t warpSums[kThreads / kWarpSize];
+    const auto thread = static_cast<int32_t>(threadIdx.x);
+    const int lane = thread % kWarpSize;
+    const int32_t rows = ceilDiv(numRows, kThreads);
+    firstRow_ = min(thread * rows, numRows);
+    const int32_t lastRow = min(firstRow_ + rows, numRows);
+    for (int32_t row = firstRow_; row < lastRow; ++row) own_ += unitsOf_(row);
+
+    int32_t sum = own_;  // of this and the lanes before
+#pragma unroll
+    for (int offset = 1; offset < kWarpSize; offset *= 2) {
+      const int32_t other = __shfl_up_sync(kAllLanes, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    if (lane == kWarpSize - 1) warpSums[thread / kWarpSize] = sum;
+    __syncthreads();
+    before_ = sum - own_;
+#pragma unroll
+    for (int warp = 0; warp < kThreads / kWarpSize; ++warp) {
+      if (warp < thread / kWarpSize) before_ += warpSums[warp];
+      total_ += warpSums[warp];
+    }
+  }
+
+  __device__ int32_t total() const { return total_; }
+
+  struct Place {
+    int32_t row;
+    int32_t unit;  // of the row's
+  };
+
+  // Where the unit is, 0 <= unit < total().
+  __device__ Place find(int32_t unit) const {
+    __shared__ Place place;
+    if (unit >= before_ && unit < before_ + own_) {
+      int32_t left = unit - before_;
+      int32_t row = firstRow_;
+      for (int32_t units = unitsOf_(row); left >= units; units = unitsOf_(row)) {
+        left -= units;
+        ++row;
+      }
+      place = {row, left};
+    }
+    __syncthreads();
+    return place;
+  }
+
+ private:
+  UnitsOf unitsOf_;
+  int32_t firstRow_ = 0;
+  int32_t own_ = 0;
+  int32_t before_ = 0;
+  int32_t total_ = 0;
+};
+
+// attention_plain.cu: any head size up to 512, any type; no tensor cores, so slow. Calls with up to
+// maxQueryLen tokens a row. Throws Error NOT_SUPPORTED for a larger head.
+void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
+                    cudaStream_t stream);
+
+// Throws Error NOT_SUPPORTED for a cache of another type than the activations.
+void requireSameType(DType type, const KvCache& cache);
+
+// Calls run.operator()<T, headDim>() if the tensor-core kernels have that type and head size;
+// returns whether they have.
+template <class Run>
+bool withTensorCores(DType type, int32_t headDim, Run run) {
+  const auto withHeadDim = [&]<class T>() {
+    switch (headDim) {
+      case 16:
+        run.template operator()<T, 16>();
+        return true;
+      case 32:
+        run.template operator()<T, 32>();
+        return true;
+      case 64:
+        run.template operator()<T, 64>();
+        return true;
+      case 96:
+        run.template operator()<T, 96>();
+        return true;
+      case 128:
+        run.template operator()<T, 128>();
+        return true;
+      case 256:
+        run.template operator()<T, 256>();
+        return true;
+      default:
+        return false;
+    }
+  };
+  switch (type) {
+    case DType::kFloat16:
+      return withHeadDim.template operator()<__half>();
+    case DType::kBFloat16:
+      return withHeadDim.template operator()<__nv_bfloat16>();
+    default:
+      return false;
+  }
+}
+
+}  // namespace uniproc::cuda

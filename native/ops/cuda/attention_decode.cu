@@ -1,0 +1,350 @@
+// Attention of one query a row: reads each row's keys and values once, so memory-bound.
+//
+// Work is counted in tiles of 64 keys for one group of up to 16 query heads, all rows' laid end to
+// end; each block takes an equal run of them, whatever the rows' lengths. So the grid is as many
+// blocks as fit on the device at once, and the lengths on the device decide who does what. Each of
+// a block's warps has every fourth strip of 16 keys to itself, in a ring of copies under way, and
+// meets the others only at the end. Where a group's keys span several blocks, the last of these to
+// arrive merges the partial results, in the keys' order (Dao et al. 2023, FlashDecoding).
+#include <algorithm>
+
+#include "ops/cuda/attention.cuh"
+#include "ops/cuda/attention_tile.cuh"
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarpSize;
+constexpr int32_t kHeads = 16;              // at most, that share the loads: the rows of mma's A
+constexpr int32_t kStrip = 16;              // keys that a warp takes at once
+constexpr int32_t kTile = kWarps * kStrip;  // keys that a block takes at once
+constexpr int32_t kMinTiles = 2;            // of a block: fewer are not worth a merge
+
+// Blocks that a multiprocessor holds at once, by registers and shared memory.
+constexpr int32_t kMaxBlocksPerProcessor = 3;
+constexpr int32_t blocksPerProcessor(int32_t headDim) {
+  return headDim <= 64 ? kMaxBlocksPerProcessor : headDim <= 128 ? 2 : 1;
+}
+
+// What is known of a group's heads after some of their keys.
+struct Partial {
+  float* sums;    // [heads, headDim], of weighted values
+  float2* stats;  // [heads]: maximum of the scores, sum of the weights
+};
+
+// A warp's ring of strips in shared memory. When its keys are done, its results stand there.
+template <class T, int kHeadDim>
+struct Ring {
+  static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
+  static constexpr uint32_t kStripBytes = kStrip * kTileStride<kHeadDim> * sizeof(T);
+  static constexpr uint32_t kBytes = kStages * 2 * kStripBytes;
+  static_assert(kBytes >= kHeads * (kHeadDim * sizeof(float) + sizeof(float2)));
+
+  unsigned char* memory;
+
+  __device__ Ring(unsigned char* shared, int warp) : memory(shared + warp * kBytes) {}
+
+  __device__ uint32_t keys(int stage) const {
+    return sharedAddress(memory) + static_cast<uint32_t>(stage) * 2 * kStripBytes;
+  }
+  __device__ uint32_t values(int stage) const { return keys(stage) + kStripBytes; }
+
+  __device__ Partial results() const {
+    auto* sums = reinterpret_cast<float*>(memory);
+    return {sums, reinterpret_cast<float2*>(sums + kHeads * kHeadDim)};
+  }
+};
+
+// Scratch of a launch. A block shares at most two groups with other blocks: one that began before
+// it (partial 2 * block) and one that goes on after it (2 * block + 1).
+struct Workspace {
+  uint32_t* arrivals;  // [blocks], at the group that goes on after a block; zero between launches
+  float2* stats;       // [2 * blocks, heads]
+  float* sums;         // [2 * blocks, heads, headDim]
+  int32_t heads;
+
+  // `arrivals` stands first and has one length for all shapes, so that all leave it zero.
+  Workspace(void* memory, int32_t numMultiprocessors, int32_t numHeads) : heads(numHeads) {
+    auto* bytes = static_cast<unsigned char*>(memory);
+    arrivals = reinterpret_cast<uint32_t*>(bytes);
+    bytes += arrivalBytes(numMultiprocessors);
+    stats = reinterpret_cast<float2*>(bytes);
+    bytes += statBytes(numMultiprocessors, numHeads);
+    sums = reinterpret_cast<float*>(bytes);
+  }
+
+  static size_t bytes(int32_t numMultiprocessors, int32_t heads, int32_t headDim) {
+    return arrivalBytes(numMultiprocessors) + statBytes(numMultiprocessors, heads) +
+           sizeof(float) * numPartials(numMultiprocessors, heads) * static_cast<size_t>(headDim);
+  }
+
+  template <int kHeadDim>
+  __device__ Partial partial(int32_t index) const {
+    const int64_t first = static_cast<int64_t>(index) * heads;
+    return {sums + first * kHeadDim, stats + first};
+  }
+
+ private:
+  static size_t maxBlocks(int32_t numMultiprocessors) {
+    return static_cast<size_t>(kMaxBlocksPerProcessor * numMultiprocessors);
+  }
+  static size_t numPartials(int32_t numMultiprocessors, int32_t heads) {
+    return 2 * maxBlocks(numMultiprocessors) * static_cast<size_t>(heads);
+  }
+  static size_t aligned(size_t bytes) { return ceilDiv(bytes, size_t{256}) * 256; }
+  static size_t arrivalBytes(int32_t numMultiprocessors) {
+    return aligned(sizeof(uint32_t) * maxBlocks(numMultiprocessors));
+  }
+  static size_t statBytes(int32_t numMultiprocessors, int32_t heads) {
+    return aligned(sizeof(float2) * numPartials(numMultiprocessors, heads));
+  }
+};
+
+// Some of the tiles of one group of query heads.
+struct Run {
+  int32_t row;
+  int32_t kvHead;
+  int32_t head;       // the group's first
+  int32_t heads;      // up to kHeads
+  int32_t firstTile;  // tiles firstTile .. firstTile + count of `tiles`
+  int32_t count;
+  int32_t tiles;
+};
+
+__device__ int32_t numTiles(const AttentionArgs& args, int32_t row) {
+  if (args.slots[row] < 0) return 0;
+  const int32_t position = args.numComputedTokens[row];
+  return position / kTile - args.firstKey(position) / kTile + 1;
+}
+
+// One warp's strips of the run; leaves its results in the ring. `queries` is shared memory for the
+// block's queries [kHeads, headDim].
+template <class T, int kHeadDim>
+__device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, kHeadDim>& ring,
+                       uint32_t queries) {
+  constexpr int kStages = Ring<T, kHeadDim>::kStages;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int32_t position = args.numComputedTokens[run.row];
+  const int32_t begin = args.firstKey(position);
+  const int32_t end = position + 1;
+  const int32_t firstKey = (begin / kTile + run.firstTile) * kTile + warp * kStrip;
+
+  const int32_t* blocks = args.blocksOf(args.slots[run.row]);
+  const auto cacheSlotOf = [&](int32_t strip) {  // of this lane's key
+    const int32_t key = firstKey + strip * kTile + lane % kStrip;
+    return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
+  };
+  const T* keys = static_cast<const T*>(args.keys) + run.kvHead * kHeadDim;
+  const T* values = static_cast<const T*>(args.values) + run.kvHead * kHeadDim;
+  const auto copy = [&](int stage, int32_t cacheSlot) {
+    copyKeysAndValues<kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), keys, values,
+                                        args.numKvHeads * kHeadDim, cacheSlot);
+  };
+  const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
+                  static_cast<int64_t>(run.head) * kHeadDim;
+  copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
+                                          [&](int32_t i) { return from + i * kHeadDim; });
+  int32_t cacheSlots[kStages];
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) cacheSlots[i] = cacheSlotOf(i);
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < run.count) copy(i, cacheSlots[i]);
+    commitCopies();
+  }
+  int32_t nextCacheSlot = cacheSlots[kStages - 1];
+
+  waitForCopies<kStages - 2>();
+  __syncthreads();  // the queries are there
+
+  QueryRows<T, kHeadDim, 1> rows;
+  int stage = 0;
+  for (int32_t i = 0; i < run.count; ++i) {
+    waitForCopies<kStages - 2>();
+    __syncwarp();  // all lanes' copies of this strip are there, and all have done with the last
+    const int32_t next = i + kStages - 1;
+    if (next < run.count) copy(stage == 0 ? kStages - 1 : stage - 1, nextCacheSlot);
+    commitCopies();
+    nextCacheSlot = cacheSlotOf(next + 1);
+
+    float scores[1][kStrip / 8][4];
+    rows.template score<kStrip>(scores, queries + matrixOffset<kHeadDim>(),
+                                ring.keys(stage) + keysOffset<kHeadDim>());
+    const int32_t firstOfStrip = firstKey + i * kTile;
+    if (firstOfStrip < begin || firstOfStrip + kStrip > end) {
+#pragma unroll
+      for (int n = 0; n < kStrip / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          const int32_t key = firstOfStrip + n * 8 + lane % 4 * 2 + c % 2;
+          if (key < begin || key >= end) scores[0][n][c] = kMasked;
+        }
+      }
+    }
+    rows.template weigh<kStrip>(scores, args.scale);
+    rows.template addValues<kStrip>(scores, ring.values(stage) + matrixOffset<kHeadDim>());
+    stage = stage == kStages - 1 ? 0 : stage + 1;
+  }
+
+  rows.finishSums();
+  __syncwarp();  // all lanes have done with the ring
+  const Partial results = ring.results();
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane / 4 + h * 8;
+    if (row >= run.heads) continue;
+#pragma unroll
+    for (int n = 0; n < kHeadDim / 8; ++n) {
+      *reinterpret_cast<float2*>(results.sums + row * kHeadDim + n * 8 + lane % 4 * 2) = {
+          rows.out[0][n][2 * h], rows.out[0][n][2 * h + 1]};
+    }
+    if (lane % 4 == 0) results.stats[row] = {rows.maximum[0][h], rows.sum[0][h]};
+  }
+}
+
+// Merges `count` partial results of a block's or several blocks' making, in order, and calls
+// store(head, element, sums, stats) for each four elements from `element` on, of [heads, headDim].
+template <int kHeadDim, class PartialOf, class Store>
+__device__ void merge(int32_t heads, int32_t count, float scale, PartialOf partialOf, Store store) {
+  for (int32_t element = static_cast<int32_t>(threadIdx.x) * 4; element < heads * kHeadDim;
+       element += kThreads * 4) {
+    const int32_t head = element / kHeadDim;
+    float2 stats{kMasked, 0.0f};
+    for (int32_t i = 0; i < count; ++i) {
+      stats.x = fmaxf(stats.x, partialOf(i).stats[head].x);
+    }
+    float4 sums{0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+    for (int32_t i = 0; i < count; ++i) {
+      const Partial partial = partialOf(i);
+      const float2 one = partial.stats[head];
+      const float4 add = *reinterpret_cast<const float4*>(partial.sums + element);
+      const float factor = powerOf2((one.x - stats.x) * scale);
+      stats.y = fmaf(one.y, factor, stats.y);
+      sums.x = fmaf(add.x, factor, sums.x);
+      sums.y = fmaf(add.y, factor, sums.y);
+      sums.z = fmaf(add.z, factor, sums.z);
+      sums.w = fmaf(add.w, factor, sums.w);
+    }
+    store(head, element, sums, stats);
+  }
+}
+
+// Grid: at most multiprocessors * blocksPerProcessor(headDim); 128 threads; shared memory: 4 rings
+// (102 KiB for heads of 128). Moves 2 * headDim * numKvHeads elements a key, and is bound by that:
+// 4.5 TB/s ask for some 32 KB under way in each multiprocessor, two strips a warp are 128 KB.
+template <class T, int kHeadDim>
+__global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
+    decodeKernel(const AttentionArgs args, const Workspace workspace) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ bool isLast;
+  const int32_t groupParts = ceilDiv(args.group, kHeads);
+  const int32_t groups = args.numKvHeads * groupParts;
+  const auto unitsOf = [&](int32_t row) { return numTiles(args, row) * groups; };
+  const RowUnits<kThreads, decltype(unitsOf)> units(args.numRows, unitsOf);
+  const int32_t share = max(ceilDiv(units.total(), static_cast<int32_t>(gridDim.x)), kMinTiles);
+  const auto block = static_cast<int32_t>(blockIdx.x);
+  const int32_t begin = block * share;
+  const int32_t end = min(begin + share, units.total());
+  if (begin >= end) return;
+
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  auto [row, unitOfRow] = units.find(begin);
+  for (int32_t unit = begin; unit < end;) {
+    const int32_t tiles = numTiles(args, row);
+    if (unitOfRow == tiles * groups) {
+      ++row;
+      unitOfRow = 0;
+      continue;
+    }
+    const int32_t group = unitOfRow / tiles;
+    const int32_t firstTile = unitOfRow % tiles;
+    const int32_t kvHead = group / groupParts;
+    const int32_t firstHead = group % groupParts * kHeads;
+    const Run run{row,
+                  kvHead,
+                  kvHead * args.group + firstHead,
+                  min(args.group - firstHead, kHeads),
+                  firstTile,
+                  min(tiles - firstTile, end - unit),
+                  tiles};
+    attend(args, run, Ring<T, kHeadDim>(shared, warp),
+           sharedAddress(shared + kWarps * Ring<T, kHeadDim>::kBytes));
+    __syncthreads();
+
+    const auto ofWarp = [&](int32_t i) { return Ring<T, kHeadDim>(shared, i).results(); };
+    T* out = static_cast<T*>(args.out) +
+             (static_cast<int64_t>(args.queryStarts[row]) * args.numHeads + run.head) * kHeadDim;
+    const auto toOut = [&](int32_t, int32_t element, const float4& sums, const float2& stats) {
+      const float factor = 1.0f / stats.y;
+      const float scaled[4] = {sums.x * factor, sums.y * factor, sums.z * factor, sums.w * factor};
+      storeNarrowed<4>(out + element, scaled);
+    };
+    if (run.count == tiles) {
+      merge<kHeadDim>(run.heads, kWarps, args.scale, ofWarp, toOut);
+    } else {
+      const Partial to = workspace.partial<kHeadDim>(2 * block + (firstTile == 0 ? 1 : 0));
+      const auto toPartial = [&](int32_t head, int32_t element, const float4& sums,
+                                 const float2& stats) {
+        *reinterpret_cast<float4*>(to.sums + element) = sums;
+        if (element % kHeadDim == 0) to.stats[head] = stats;
+      };
+      merge<kHeadDim>(run.heads, kWarps, args.scale, ofWarp, toPartial);
+
+      const int32_t firstUnit = unit - firstTile;  // the group's
+      const int32_t firstBlock = firstUnit / share;
+      const int32_t numBlocks = (firstUnit + tiles - 1) / share - firstBlock + 1;
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        // Counts to numBlocks - 1 and then from zero again.
+        const auto last = static_cast<uint32_t>(numBlocks - 1);
+        isLast = atomicInc(workspace.arrivals + firstBlock, last) == last;
+      }
+      __syncthreads();
+      if (isLast) {
+        __threadfence();
+        const auto ofBlock = [&](int32_t i) {
+          return workspace.partial<kHeadDim>(2 * (firstBlock + i) + (i == 0 ? 1 : 0));
+        };
+        merge<kHeadDim>(run.heads, numBlocks, args.scale, ofBlock, toOut);
+      }
+    }
+    __syncthreads();  // the rings are free again
+    unit += run.count;
+    unitOfRow += run.count;
+  }
+}
+
+}  // namespace
+
+size_t attentionWorkspaceBytes(int32_t, const AttentionShape& shape, int32_t numMultiprocessors) {
+  const int32_t group = shape.numHeads / shape.numKvHeads;
+  return Workspace::bytes(numMultiprocessors, std::min(group, kHeads), shape.headDim);
+}
+
+void attentionDecode(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                     const KvCache& cache, const RequestTable& requests, void* out, DType type,
+                     void* workspace, int32_t numMultiprocessors, cudaStream_t stream) {
+  requireSameType(type, cache);
+  if (batch.numRows == 0) return;
+  const AttentionArgs args(qkv, batch, shape, cache, requests, out);
+  const Workspace scratch(workspace, numMultiprocessors, std::min(args.group, kHeads));
+  const bool done = withTensorCores(type, shape.headDim, [&]<class T, int kHeadDim>() {
+    constexpr size_t kSharedBytes =
+        kWarps * Ring<T, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
+    const auto kernel = decodeKernel<T, kHeadDim>;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+          "cudaFuncSetAttribute of attentionDecode");
+    const int32_t blocks = blocksPerProcessor(kHeadDim) * numMultiprocessors;
+    kernel<<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(args, scratch);
+    check(cudaGetLastError(), "attentionDecode");
+  });
+  if (!done) attentionPlain(args, type, 1, stream);
+}
+
+}  // namespace uniproc::cuda

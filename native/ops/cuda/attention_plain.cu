@@ -1,0 +1,138 @@
+// Attention for what the tensor-core kernels do not have: float32 (for checks) and head sizes that
+// only tests use.
+#include <string>
+
+#include "ops/cuda/attention.cuh"
+#include "ops/cuda/attention_tile.cuh"
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+#include "runtime/error.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+// One query head of one token, keys dealt out to the warps, a key's elements to a warp's lanes:
+// element lane + 32 i is lane's i-th. Sums are merged in the warps' order.
+//
+// Grid (maxQueryLen, numHeads, numRows), kWarps * 32 threads, shared memory of kWarps * headDim
+// floats. Every query reads its keys and values anew, 2 * headDim elements a key: bound by
+// instructions and the second-level cache.
+template <class T, int kElements>
+__global__ void plainKernel(const AttentionArgs args) {
+  extern __shared__ float warpSums[];  // [kWarps, headDim]
+  __shared__ float warpMaxima[kWarps];
+  __shared__ float warpWeights[kWarps];
+  const auto row = static_cast<int32_t>(blockIdx.z);
+  const int32_t slot = args.slots[row];
+  if (slot < 0) return;
+  const auto query = static_cast<int32_t>(blockIdx.x);
+  const int32_t token = args.queryStarts[row] + query;
+  if (token >= args.queryStarts[row + 1]) return;
+
+  const auto head = static_cast<int32_t>(blockIdx.y);
+  const int32_t kvHead = head / args.group;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int32_t headDim = args.headDim;
+  const int32_t* blocks = args.blocksOf(slot);
+
+  const T* from = static_cast<const T*>(args.qkv) + token * args.qkvWidth() + head * headDim;
+  float queries[kElements];
+  float sums[kElements];
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) {
+    const int element = lane + i * kWarpSize;
+    queries[i] = element < headDim ? widen(from[element]) * args.scale : 0.0f;
+    sums[i] = 0.0f;
+  }
+
+  float maximum = kMasked;
+  float weights = 0.0f;
+  const int32_t position = args.numComputedTokens[row] + query;
+  for (int32_t key = args.firstKey(position) + warp; key <= position; key += kWarps) {
+    const int64_t cacheSlot = args.cacheSlot(blocks, key);
+    const int64_t offset = (cacheSlot * args.numKvHeads + kvHead) * headDim;
+    const T* keys = static_cast<const T*>(args.keys) + offset;
+    const T* values = static_cast<const T*>(args.values) + offset;
+    float score = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const int element = lane + i * kWarpSize;
+      if (element < headDim) score = fmaf(queries[i], widen(keys[element]), score);
+    }
+    score = warpSum(score);
+    const float best = fmaxf(maximum, score);
+    const float factor = exp2f(maximum - best);
+    const float weight = exp2f(score - best);
+    maximum = best;
+    weights = weights * factor + weight;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const int element = lane + i * kWarpSize;
+      if (element < headDim) sums[i] = fmaf(weight, widen(values[element]), sums[i] * factor);
+    }
+  }
+
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) {
+    const int element = lane + i * kWarpSize;
+    if (element < headDim) warpSums[warp * headDim + element] = sums[i];
+  }
+  if (lane == 0) {
+    warpMaxima[warp] = maximum;
+    warpWeights[warp] = weights;
+  }
+  __syncthreads();
+  float best = kMasked;
+  for (int w = 0; w < kWarps; ++w) best = fmaxf(best, warpMaxima[w]);
+  T* to =
+      static_cast<T*>(args.out) + (static_cast<int64_t>(token) * args.numHeads + head) * headDim;
+  for (auto element = static_cast<int32_t>(threadIdx.x); element < headDim;
+       element += kWarps * kWarpSize) {
+    float sum = 0.0f;
+    float weight = 0.0f;
+    for (int w = 0; w < kWarps; ++w) {
+      const float factor = exp2f(warpMaxima[w] - best);
+      sum = fmaf(warpSums[w * headDim + element], factor, sum);
+      weight = fmaf(warpWeights[w], factor, weight);
+    }
+    to[element] = narrow<T>(sum / weight);
+  }
+}
+
+}  // namespace
+
+void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
+                    cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(maxQueryLen), static_cast<unsigned>(args.numHeads),
+                  static_cast<unsigned>(args.numRows));
+  const size_t sharedBytes = sizeof(float) * static_cast<size_t>(kWarps * args.headDim);
+  withType(type, [&]<class T>(T) {
+    const auto launch = [&](auto kernel) {
+      kernel<<<grid, kWarps * kWarpSize, sharedBytes, stream>>>(args);
+    };
+    const int32_t elements = ceilDiv(args.headDim, kWarpSize);  // of each lane
+    if (elements <= 1) {
+      launch(plainKernel<T, 1>);
+    } else if (elements <= 4) {
+      launch(plainKernel<T, 4>);
+    } else if (elements <= 16) {
+      launch(plainKernel<T, 16>);
+    } else {
+      throw Error("NOT_SUPPORTED",
+                  "attention on CUDA has heads of at most 512 elements; these have " +
+                      std::to_string(args.headDim));
+    }
+  });
+  check(cudaGetLastError(), "attentionPlain");
+}
+
+void requireSameType(DType type, const KvCache& cache) {
+  if (cache.dtype == type) return;
+  throw Error("NOT_SUPPORTED",
+              "attention on CUDA needs a key-value cache of the same type as the activations");
+}
+
+}  // namespace uniproc::cuda

@@ -1,0 +1,282 @@
+// Attention of a few query rows over a few keys, by one warp on tensor cores: both kernels' inner
+// step. After Dao 2023 (FlashAttention-2): weights never leave the registers, since the layout in
+// which mma leaves scores is the one in which it takes the left operand of the next product.
+//
+// mma.m16n8k16, thread 4 i + j of the warp (i < 8, j < 4), elements in pairs of neighbours:
+//   A [16, 16]  rows i, i + 8, i, i + 8 at columns 2 j, 2 j, 2 j + 8, 2 j + 8
+//   B [16, 8]   column i, rows 2 j, 2 j + 8
+//   C [16, 8]   rows i, i + 8 at columns 2 j
+// Tiles in shared memory have rows of headDim + 8 elements: an odd number of 16-byte parts, so that
+// the eight rows that ldmatrix reads at once lie in different banks.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "ops/cuda/device_math.cuh"
+
+namespace uniproc::cuda {
+
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+
+template <int kHeadDim>
+constexpr int kTileStride = kHeadDim + 8;  // elements
+
+// Copies ---------------------------------------------------------------------------------------
+
+__device__ inline uint32_t sharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Starts copying 16 bytes, or writing zeros where there is nothing to copy.
+__device__ inline void copyAsync(uint32_t to, const void* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(exists ? 16 : 0)
+               : "memory");
+}
+
+// Closes a group of copies.
+__device__ inline void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most kLeft of this thread's groups are under way.
+template <int kLeft>
+__device__ inline void waitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// A warp starts copying kRows keys and values of one head: lane i (of each kRows) brings the cache
+// slot of row i, or -1 for a row of zeros. `stride` is from one cache slot to the next, in
+// elements.
+template <int kHeadDim, int kRows, class T>
+__device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo, const T* keys,
+                                         const T* values, int32_t stride, int32_t cacheSlot) {
+  constexpr int kParts = kHeadDim * static_cast<int>(sizeof(T)) / kAccessBytes;  // of a row
+  static_assert(kRows * kParts % kWarpSize == 0);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+#pragma unroll
+  for (int i = 0; i < kRows * kParts / kWarpSize; ++i) {
+    const int row = (i * kWarpSize + lane) / kParts;
+    const int column = (i * kWarpSize + lane) % kParts * kElementsPerAccess<T>;
+    const int32_t from = __shfl_sync(kAllLanes, cacheSlot, row);
+    const int64_t offset = from < 0 ? 0 : static_cast<int64_t>(from) * stride + column;
+    const auto to = static_cast<uint32_t>((row * kTileStride<kHeadDim> + column) * sizeof(T));
+    copyAsync(keysTo + to, keys + offset, from >= 0);
+    copyAsync(valuesTo + to, values + offset, from >= 0);
+  }
+}
+
+// A block starts copying kRows query rows, of which the first numRows exist; the others become
+// zero. `sourceOf(i)` is where row i stands.
+template <int kHeadDim, int kRows, int kThreads, class SourceOf>
+__device__ inline void copyQueries(uint32_t to, int32_t numRows, SourceOf sourceOf) {
+  constexpr int kParts = kHeadDim / 8;  // of a row, 16 bytes each
+#pragma unroll 4
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < kRows * kParts; i += kThreads) {
+    const int32_t row = i / kParts;
+    const int32_t column = i % kParts * 8;
+    const bool exists = row < numRows;
+    copyAsync(to + static_cast<uint32_t>(row * kTileStride<kHeadDim> + column) * 2,
+              sourceOf(exists ? row : 0) + column, exists);
+  }
+}
+
+// Matrices -------------------------------------------------------------------------------------
+
+// Four 8x8 matrices; lanes 8 m .. 8 m + 7 give the addresses of matrix m's rows.
+__device__ inline void loadMatrices(uint32_t (&to)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ inline void loadMatricesTransposed(uint32_t (&to)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+
+// c += a b.
+template <class T>
+__device__ inline void multiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                   uint32_t b1) {
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Two neighbours of a row, the first in the lower half.
+template <class T>
+__device__ inline uint32_t pack(float first, float second) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  }
+  return pair;
+}
+
+// 2^x, 0 for -infinity; error below 2 units in the last place.
+__device__ inline float powerOf2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Byte offset of the part of a tile that this lane addresses in ldmatrix: for a 16x16 matrix taken
+// as it stands (queries) or transposed (values), and for 16 keys, which are the columns of B.
+template <int kHeadDim>
+__device__ inline uint32_t matrixOffset() {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  return (lane % 16 * kTileStride<kHeadDim> + lane / 16 * 8) * 2;
+}
+template <int kHeadDim>
+__device__ inline uint32_t keysOffset() {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  return ((lane / 16 * 8 + lane % 8) * kTileStride<kHeadDim> + lane / 8 % 2 * 8) * 2;
+}
+
+// Attention ------------------------------------------------------------------------------------
+
+// A warp's 16 kMatrices query rows on their way over the keys. `i` and `h` below: rows
+// 16 i + lane / 4 + 8 h are this thread's, at columns 8 n + lane % 4 * 2 and the next.
+template <class T, int kHeadDim, int kMatrices>
+struct QueryRows {
+  float out[kMatrices][kHeadDim / 8][4];  // sums of weighted values, [i][n][2 h + column]
+  float maximum[kMatrices][2];            // of the scores so far
+  float sum[kMatrices][2];                // of the weights in this thread's columns
+
+  __device__ QueryRows() {
+#pragma unroll
+    for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) out[i][n][c] = 0.0f;
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        maximum[i][h] = kMasked;
+        sum[i][h] = 0.0f;
+      }
+    }
+  }
+
+  // scores = queries keys^T. `queries` is the shared address of the tile [16 kMatrices, headDim]
+  // plus matrixOffset(), `keys` that of the tile [kKeys, headDim] plus keysOffset().
+  template <int kKeys>
+  __device__ static void score(float (&scores)[kMatrices][kKeys / 8][4], uint32_t queries,
+                               uint32_t keys) {
+#pragma unroll
+    for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) scores[i][n][c] = 0.0f;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      uint32_t a[kMatrices][4];
+#pragma unroll
+      for (int i = 0; i < kMatrices; ++i) {
+        loadMatrices(a[i], queries + (i * 16 * kTileStride<kHeadDim> + k * 16) * 2);
+      }
+#pragma unroll
+      for (int n = 0; n < kKeys / 16; ++n) {
+        uint32_t b[4];
+        loadMatrices(b, keys + (n * 16 * kTileStride<kHeadDim> + k * 16) * 2);
+#pragma unroll
+        for (int i = 0; i < kMatrices; ++i) {
+          multiplyAdd<T>(scores[i][2 * n], a[i], b[0], b[1]);
+          multiplyAdd<T>(scores[i][2 * n + 1], a[i], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Makes scores weights, 2^((score - maximum) scale), and what was summed so far relative to the
+  // new maximum. A row that has seen no key yet keeps sums of zero.
+  template <int kKeys>
+  __device__ void weigh(float (&scores)[kMatrices][kKeys / 8][4], float scale) {
+#pragma unroll
+    for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float best = maximum[i][h];
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+          best = fmaxf(best, fmaxf(scores[i][n][2 * h], scores[i][n][2 * h + 1]));
+        }
+        best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 2));
+        const float base = best == kMasked ? 0.0f : best * scale;
+        const float factor = powerOf2(maximum[i][h] * scale - base);
+        maximum[i][h] = best;
+        sum[i][h] *= factor;
+#pragma unroll
+        for (int n = 0; n < kHeadDim / 8; ++n) {
+          out[i][n][2 * h] *= factor;
+          out[i][n][2 * h + 1] *= factor;
+        }
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+          for (int c = 2 * h; c < 2 * h + 2; ++c) {
+            scores[i][n][c] = powerOf2(fmaf(scores[i][n][c], scale, -base));
+            sum[i][h] += scores[i][n][c];
+          }
+        }
+      }
+    }
+  }
+
+  // out += weights values; `values` is the shared address of the tile [kKeys, headDim] plus
+  // matrixOffset().
+  template <int kKeys>
+  __device__ void addValues(const float (&weights)[kMatrices][kKeys / 8][4], uint32_t values) {
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+      uint32_t a[kMatrices][4];
+#pragma unroll
+      for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+          const float (&pairs)[4] = weights[i][2 * k + part / 2];
+          a[i][part] = pack<T>(pairs[part % 2 * 2], pairs[part % 2 * 2 + 1]);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 16; ++n) {
+        uint32_t b[4];
+        loadMatricesTransposed(b, values + (k * 16 * kTileStride<kHeadDim> + n * 16) * 2);
+#pragma unroll
+        for (int i = 0; i < kMatrices; ++i) {
+          multiplyAdd<T>(out[i][2 * n], a[i], b[0], b[1]);
+          multiplyAdd<T>(out[i][2 * n + 1], a[i], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Adds the sums of the four threads that share a row: once, at the end.
+  __device__ void finishSums() {
+#pragma unroll
+    for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) sum[i][h] = warpSum<4>(sum[i][h]);
+    }
+  }
+};
+
+}  // namespace uniproc::cuda
