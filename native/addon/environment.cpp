@@ -1,6 +1,7 @@
 #include "addon/environment.h"
 
 #include <new>
+#include <stdexcept>
 #include <utility>
 
 #include "runtime/error.h"
@@ -11,10 +12,14 @@ Environment::Environment(Napi::Env env) : env_(env), mailbox_(env) {}
 
 void Environment::open(Napi::Env env) {
   using Instance = std::shared_ptr<Environment>;
-  auto environment = std::make_shared<Environment>(env);
-  env.SetInstanceData(std::make_unique<Instance>(environment).release());
-  // Hooks run last first: this one before the thread-safe function's, which the mailbox made.
-  env.AddCleanupHook([](Environment* instance) { instance->close(); }, environment.get());
+  try {
+    auto environment = std::make_shared<Environment>(env);
+    env.SetInstanceData(std::make_unique<Instance>(environment).release());
+    // Hooks run last first: this one before the thread-safe function's, which the mailbox made.
+    env.AddCleanupHook([](Environment* instance) { instance->close(); }, environment.get());
+  } catch (const std::runtime_error& error) {
+    throw Napi::Error::New(env, error.what());
+  }
 }
 
 std::shared_ptr<Environment> Environment::of(Napi::Env env) {
