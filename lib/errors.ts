@@ -150,6 +150,8 @@ export function nativeError(code: string, message: string, file?: string): Unipr
       return new ShutdownError(message);
     case 'INVALID_STATE':
       return new InvalidStateError(message);
+    case 'CONFIG_INVALID':
+      return new ConfigError(message);
     default:
       return new UniprocError(code, message);
   }

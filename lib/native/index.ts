@@ -56,7 +56,10 @@ export interface NativeEvent {
 
 /** One native thread that waits for events in the order they were submitted. */
 export interface NativeOutputThread {
-  /** `callback` runs on the JavaScript thread, in the order of submission. */
+  /**
+   * `callback` runs on the JavaScript thread, in the order of submission; after `shutdown` with
+   * SHUT_DOWN. Like `onReady`, keeps the process running, for a host event once it is signalled.
+   */
   submit(event: NativeEvent, callback: (error: Error | null) => void): void;
   /** Waits for events a device will complete, fails the others with SHUT_DOWN, joins. Idempotent. */
   shutdown(): Promise<void>;
