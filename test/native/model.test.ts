@@ -661,7 +661,10 @@ describe('a step that cannot be carried out', () => {
   it('refuses sizes that contradict each other', () => {
     const make = (change: Partial<ModelSpec>) => () =>
       new (native().Model)(device, { ...LLAMA, ...change }, LIMITS);
-    const config = expect.objectContaining({ code: 'CONFIG_INVALID', name: 'ConfigError' }) as Error;
+    const config = expect.objectContaining({
+      code: 'CONFIG_INVALID',
+      name: 'ConfigError',
+    }) as Error;
     expect(make({ numKvHeads: 3 })).toThrow(config);
     expect(make({ headDim: 7 })).toThrow(config);
     expect(make({ slidingWindows: [] })).toThrow(config);
