@@ -138,11 +138,9 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
     const int32_t key = firstKey + strip * kTile + lane % kStrip;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
-  const T* keys = static_cast<const T*>(args.keys) + run.kvHead * kHeadDim;
-  const T* values = static_cast<const T*>(args.values) + run.kvHead * kHeadDim;
   const auto copy = [&](int stage, int32_t cacheSlot) {
-    copyKeysAndValues<kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), keys, values,
-                                        args.numKvHeads * kHeadDim, cacheSlot);
+    copyKeysAndValues<T, kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), args, run.kvHead,
+                                           cacheSlot);
   };
   const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
                   static_cast<int64_t>(run.head) * kHeadDim;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "ops/cuda/attention.cuh"
 #include "ops/cuda/device_math.cuh"
 
 namespace uniproc::cuda {
@@ -20,7 +21,7 @@ namespace uniproc::cuda {
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 template <int kHeadDim>
-constexpr int kTileStride = kHeadDim + 8;  // elements
+constexpr uint32_t kTileStride = kHeadDim + 8;  // elements
 
 // Copies ---------------------------------------------------------------------------------------
 
@@ -44,24 +45,26 @@ __device__ inline void waitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-// A warp starts copying kRows keys and values of one head: lane i (of each kRows) brings the cache
-// slot of row i, or -1 for a row of zeros. `stride` is from one cache slot to the next, in
-// elements.
-template <int kHeadDim, int kRows, class T>
-__device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo, const T* keys,
-                                         const T* values, int32_t stride, int32_t cacheSlot) {
-  constexpr int kParts = kHeadDim * static_cast<int>(sizeof(T)) / kAccessBytes;  // of a row
+// A warp starts copying kRows keys and values of the head kvHead: lane i (of each kRows) brings the
+// cache slot of row i, or -1 for a row of zeros.
+template <class T, int kHeadDim, int kRows>
+__device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
+                                         const AttentionArgs& args, int32_t kvHead,
+                                         int32_t cacheSlot) {
+  constexpr uint32_t kParts = kHeadDim / 8;  // of a row, 16 bytes each
   static_assert(kRows * kParts % kWarpSize == 0);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const uint32_t lane = threadIdx.x % kWarpSize;
 #pragma unroll
-  for (int i = 0; i < kRows * kParts / kWarpSize; ++i) {
-    const int row = (i * kWarpSize + lane) / kParts;
-    const int column = (i * kWarpSize + lane) % kParts * kElementsPerAccess<T>;
-    const int32_t from = __shfl_sync(kAllLanes, cacheSlot, row);
-    const int64_t offset = from < 0 ? 0 : static_cast<int64_t>(from) * stride + column;
-    const auto to = static_cast<uint32_t>((row * kTileStride<kHeadDim> + column) * sizeof(T));
-    copyAsync(keysTo + to, keys + offset, from >= 0);
-    copyAsync(valuesTo + to, values + offset, from >= 0);
+  for (uint32_t i = 0; i < kRows * kParts / kWarpSize; ++i) {
+    const uint32_t row = (i * kWarpSize + lane) / kParts;
+    const uint32_t column = (i * kWarpSize + lane) % kParts * 8;
+    const int32_t from = __shfl_sync(kAllLanes, cacheSlot, static_cast<int>(row));
+    const bool exists = from >= 0;
+    const int64_t offset = static_cast<int64_t>(exists ? from : 0) * (args.numKvHeads * kHeadDim) +
+                           (kvHead * kHeadDim + static_cast<int32_t>(column));
+    const uint32_t to = (row * kTileStride<kHeadDim> + column) * 2;
+    copyAsync(keysTo + to, static_cast<const T*>(args.keys) + offset, exists);
+    copyAsync(valuesTo + to, static_cast<const T*>(args.values) + offset, exists);
   }
 }
 
@@ -69,14 +72,14 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo, con
 // zero. `sourceOf(i)` is where row i stands.
 template <int kHeadDim, int kRows, int kThreads, class SourceOf>
 __device__ inline void copyQueries(uint32_t to, int32_t numRows, SourceOf sourceOf) {
-  constexpr int kParts = kHeadDim / 8;  // of a row, 16 bytes each
+  constexpr uint32_t kParts = kHeadDim / 8;  // of a row, 16 bytes each
 #pragma unroll 4
-  for (auto i = static_cast<int32_t>(threadIdx.x); i < kRows * kParts; i += kThreads) {
-    const int32_t row = i / kParts;
-    const int32_t column = i % kParts * 8;
-    const bool exists = row < numRows;
-    copyAsync(to + static_cast<uint32_t>(row * kTileStride<kHeadDim> + column) * 2,
-              sourceOf(exists ? row : 0) + column, exists);
+  for (uint32_t i = threadIdx.x; i < kRows * kParts; i += kThreads) {
+    const uint32_t row = i / kParts;
+    const uint32_t column = i % kParts * 8;
+    const bool exists = static_cast<int32_t>(row) < numRows;
+    copyAsync(to + (row * kTileStride<kHeadDim> + column) * 2,
+              sourceOf(exists ? static_cast<int32_t>(row) : 0) + column, exists);
   }
 }
 

@@ -1,0 +1,195 @@
+// Attention of any number of queries a row, causal, over the paged cache: bound by arithmetic.
+//
+// A block takes 128 query rows: neighbouring tokens, each with all query heads that share one head
+// of keys and values, so that a tile of these is read from the cache once for the whole group. It
+// goes over the keys in tiles, the next tile's copies under way while it computes on this one
+// (Dao 2023, FlashAttention-2).
+#include <algorithm>
+
+#include "ops/cuda/attention.cuh"
+#include "ops/cuda/attention_tile.cuh"
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarpSize;
+
+// Larger heads leave room for fewer queries and keys.
+template <class T, int kHeadDim>
+struct Tiles {
+  static constexpr int kMatrices = kHeadDim <= 128 ? 2 : 1;     // of 16 query rows, of a warp
+  static constexpr int32_t kQueries = kWarps * 16 * kMatrices;  // of a block
+  static constexpr int32_t kKeys = kHeadDim <= 128 ? 64 : 32;   // of a tile
+  static constexpr int32_t kKeysOfWarp = kKeys / kWarps;        // that a warp copies
+
+  static constexpr uint32_t kRowBytes = kTileStride<kHeadDim> * sizeof(T);
+  static constexpr uint32_t kQueryBytes = kQueries * kRowBytes;
+  static constexpr uint32_t kKeyBytes = kKeys * kRowBytes;
+  static constexpr uint32_t kStageBytes = 2 * kKeyBytes;  // keys, then values
+  static constexpr uint32_t kBytes = kQueryBytes + 2 * kStageBytes;
+};
+
+// Query rows of row r of the batch: query i is head kvHead * group + i % group of token i / group.
+//
+// Grid: numKvHeads * (the most tiles of queries that rows of so many tokens can have); the blocks
+// past the last tile end at once. The tiles with the most keys come first, since the blocks start
+// in order. 128 threads; shared memory: 102 KiB for heads of 128. 4 * headDim operations a query
+// and key (half of the pairs of a prompt), at two thirds of the rate of wgmma, which mma.sync
+// reaches.
+template <class T, int kHeadDim>
+__global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs args) {
+  using Tiles = Tiles<T, kHeadDim>;
+  constexpr int kMatrices = Tiles::kMatrices;
+  constexpr int32_t kKeys = Tiles::kKeys;
+  extern __shared__ __align__(16) unsigned char shared[];
+
+  const auto numQueriesOf = [&](int32_t row) {
+    return args.slots[row] < 0 ? 0
+                               : (args.queryStarts[row + 1] - args.queryStarts[row]) * args.group;
+  };
+  const auto unitsOf = [&](int32_t row) { return ceilDiv(numQueriesOf(row), Tiles::kQueries); };
+  const RowUnits<kThreads, decltype(unitsOf)> units(args.numRows, unitsOf);
+  const auto block = static_cast<int32_t>(blockIdx.x);
+  const int32_t unit = units.total() - 1 - block / args.numKvHeads;
+  if (unit < 0) return;
+  const int32_t kvHead = block % args.numKvHeads;
+  const auto [row, tileOfRow] = units.find(unit);
+
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int32_t firstToken = args.queryStarts[row];
+  const int32_t firstQuery = tileOfRow * Tiles::kQueries;
+  const int32_t numQueries = min(numQueriesOf(row) - firstQuery, Tiles::kQueries);  // of this tile
+  const auto tokenOf = [&](int32_t query) { return (firstQuery + query) / args.group; };
+  const auto headOf = [&](int32_t query) {
+    return kvHead * args.group + (firstQuery + query) % args.group;
+  };
+  const auto positionOf = [&](int32_t query) {
+    return args.numComputedTokens[row] + tokenOf(query);
+  };
+
+  const uint32_t queries = sharedAddress(shared);
+  const T* qkv = static_cast<const T*>(args.qkv);
+  copyQueries<kHeadDim, Tiles::kQueries, kThreads>(queries, numQueries, [&](int32_t query) {
+    return qkv + (firstToken + tokenOf(query)) * args.qkvWidth() +
+           static_cast<int64_t>(headOf(query)) * kHeadDim;
+  });
+
+  // Keys begin .. end are those that any of these queries sees, and every query sees those from
+  // beginOfLast to endOfFirst.
+  const int32_t begin = args.firstKey(positionOf(0));
+  const int32_t beginOfLast = args.firstKey(positionOf(numQueries - 1));
+  const int32_t endOfFirst = positionOf(0) + 1;
+  const int32_t end = positionOf(numQueries - 1) + 1;
+  const int32_t firstTile = begin / kKeys;
+  const int32_t lastTile = (end - 1) / kKeys;
+
+  const int32_t* blocks = args.blocksOf(args.slots[row]);
+  const auto cacheSlotOf = [&](int32_t tile) {  // of the key that is this lane's to name
+    const int32_t key = tile * kKeys + warp * Tiles::kKeysOfWarp + lane % Tiles::kKeysOfWarp;
+    return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
+  };
+  const auto stageOf = [&](int32_t tile) {
+    return queries + Tiles::kQueryBytes +
+           static_cast<uint32_t>((tile - firstTile) % 2) * Tiles::kStageBytes;
+  };
+  const auto copy = [&](int32_t tile, int32_t cacheSlot) {
+    const uint32_t to =
+        stageOf(tile) + static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
+    copyKeysAndValues<T, kHeadDim, Tiles::kKeysOfWarp>(to, to + Tiles::kKeyBytes, args, kvHead,
+                                                       cacheSlot);
+  };
+
+  // This thread's query rows. Those past the tile's end hold zeros; they see what its last row
+  // sees, and are not stored.
+  const int32_t firstOfWarp = warp * 16 * kMatrices;
+  const auto queryOf = [&](int i, int h) { return firstOfWarp + i * 16 + lane / 4 + h * 8; };
+
+  QueryRows<T, kHeadDim, kMatrices> rows;
+  copy(firstTile, cacheSlotOf(firstTile));
+  commitCopies();
+  int32_t nextCacheSlot = cacheSlotOf(firstTile + 1);
+  for (int32_t tile = firstTile; tile <= lastTile; ++tile) {
+    waitForCopies<0>();
+    __syncthreads();  // all copies of this tile are there, and all have done with the last
+    if (tile < lastTile) copy(tile + 1, nextCacheSlot);
+    commitCopies();
+    nextCacheSlot = cacheSlotOf(tile + 2);
+    if (firstOfWarp >= numQueries) continue;
+
+    const uint32_t keys = stageOf(tile);
+    float scores[kMatrices][kKeys / 8][4];
+    rows.template score<kKeys>(
+        scores,
+        queries + static_cast<uint32_t>(firstOfWarp) * Tiles::kRowBytes + matrixOffset<kHeadDim>(),
+        keys + keysOffset<kHeadDim>());
+    if (tile * kKeys < beginOfLast || (tile + 1) * kKeys > endOfFirst) {
+#pragma unroll
+      for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int32_t last = positionOf(min(queryOf(i, h), numQueries - 1));
+          const int32_t first = args.firstKey(last);
+#pragma unroll
+          for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int32_t key = tile * kKeys + n * 8 + lane % 4 * 2 + c;
+              if (key < first || key > last) scores[i][n][2 * h + c] = kMasked;
+            }
+          }
+        }
+      }
+    }
+    rows.template weigh<kKeys>(scores, args.scale);
+    rows.template addValues<kKeys>(scores, keys + Tiles::kKeyBytes + matrixOffset<kHeadDim>());
+  }
+
+  rows.finishSums();
+  T* out = static_cast<T*>(args.out);
+#pragma unroll
+  for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int32_t query = queryOf(i, h);
+      if (query >= numQueries) continue;
+      const int64_t token = firstToken + tokenOf(query);
+      T* to = out + (token * args.numHeads + headOf(query)) * kHeadDim + lane % 4 * 2;
+      const float factor = 1.0f / rows.sum[i][h];
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        const float pair[2] = {rows.out[i][n][2 * h] * factor, rows.out[i][n][2 * h + 1] * factor};
+        storeNarrowed<2>(to + n * 8, pair);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void attentionPrefill(const void* qkv, const Batch& batch, int32_t maxQueryLen,
+                      const AttentionShape& shape, const KvCache& cache,
+                      const RequestTable& requests, void* out, DType type, cudaStream_t stream) {
+  requireSameType(type, cache);
+  if (batch.numTokens == 0) return;
+  const AttentionArgs args(qkv, batch, shape, cache, requests, out);
+  const bool done = withTensorCores(type, shape.headDim, [&]<class T, int kHeadDim>() {
+    using Tiles = Tiles<T, kHeadDim>;
+    // Each row's last tile may be begun only, and no row has more than the longest.
+    const int32_t most =
+        std::min(batch.numTokens * args.group / Tiles::kQueries + batch.numRows,
+                 batch.numRows * ceilDiv(maxQueryLen * args.group, Tiles::kQueries));
+    const auto kernel = prefillKernel<T, kHeadDim>;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kBytes),
+          "cudaFuncSetAttribute of attentionPrefill");
+    kernel<<<static_cast<unsigned>(most * args.numKvHeads), kThreads, Tiles::kBytes, stream>>>(
+        args);
+    check(cudaGetLastError(), "attentionPrefill");
+  });
+  if (!done) attentionPlain(args, type, maxQueryLen, stream);
+}
+
+}  // namespace uniproc::cuda
