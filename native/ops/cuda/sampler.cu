@@ -1,0 +1,318 @@
+// From rows of logits to tokens. Three kernels for every batch, whatever its requests ask for (a
+// captured launch must fit them all), a fourth for logprobs:
+//
+// - scanParts reads the logits once, applies what the requests ask for, and finishes greedy rows
+//   and rows drawn from the whole vocabulary but for the comparison between a row's parts.
+// - truncate finds where min-p, top-k and top-p cut the other rows off.
+// - chooseTokens draws from what is left of those, compares the parts and appends the tokens.
+//
+// Blocks of rows that need no truncation, or no logprobs, return at once.
+#include <type_traits>
+
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+#include "ops/cuda/logits_processors.cuh"
+#include "ops/cuda/sampling.cuh"
+#include "ops/philox.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int kWarps = kPartThreads / kWarpSize;
+// Blocks of scanParts that share a multiprocessor: more would not leave them registers enough.
+constexpr int kScanBlocks = 4;
+
+// The least -log(-log(u)) of philox.h's uniform u, rounded down: -log(-log(2^-24)) = -2.8116...
+constexpr float kMinGumbel = -2.82f;
+
+// A draw by the Gumbel trick: the token with the highest logit + noise wins.
+struct Draw {
+  uint64_t seed;
+  int32_t position;
+  float leastScore;  // some token is known to have at least that
+  float bestScore = -INFINITY;
+  int32_t bestId = 0;
+
+  // Of four neighbours, the first id a multiple of 4. A thread's groups must come in the order of
+  // their ids: of equal scores the lower id stays.
+  __device__ void add(const float (&logits)[kGroupSize], int32_t id) {
+    const float most = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3])) + kMaxGumbel;
+    if (most < leastScore || most <= bestScore) return;  // none can win
+    const PhiloxBlock block = samplingWords(seed, position, id / kGroupSize);
+#pragma unroll
+    for (int e = 0; e < kGroupSize; ++e) {
+      const float score = logits[e] - logf(-logf(uniform(block.words[e])));
+      if (score > bestScore) {
+        bestScore = score;
+        bestId = id + e;
+      }
+    }
+  }
+
+  __device__ Key best() const { return bestScore > -INFINITY ? keyOf(bestScore, bestId) : kNoKey; }
+};
+
+// The thread's arg max, the lowest id of equals.
+__device__ Key argMax(const float (&logits)[kGroups][kGroupSize], int32_t begin) {
+  float most = -INFINITY;
+  int32_t id = 0;
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+    for (int e = 0; e < kGroupSize; ++e) {
+      if (logits[j][e] > most) {
+        most = logits[j][e];
+        id = begin + groupOffset(j) + e;
+      }
+    }
+  }
+  return most > -INFINITY ? keyOf(most, id) : kNoKey;
+}
+
+__device__ float largest(const float (&logits)[kGroups][kGroupSize]) {
+  float most = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+    for (int e = 0; e < kGroupSize; ++e) most = fmaxf(most, logits[j][e]);
+  }
+  return most;
+}
+
+__device__ float smallestAboveNone(const float (&logits)[kGroups][kGroupSize]) {
+  float least = INFINITY;
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+    for (int e = 0; e < kGroupSize; ++e) {
+      if (logits[j][e] > -INFINITY) least = fminf(least, logits[j][e]);
+    }
+  }
+  return least;
+}
+
+__device__ SampledRequest requestOf(const RequestTable& requests, int64_t slot) {
+  return {requests.sampling[slot], requests.tokenIds + slot * requests.maxModelLen,
+          requests.numPromptTokens[slot], requests.numTokens[slot]};
+}
+
+__device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t vocabSize) {
+  return bitmask ? bitmask + row * ((vocabSize + 31) / 32) : nullptr;
+}
+
+// logits [count, vocabSize] -> workspace.bests and bannedBests [count, numParts]; of truncated rows
+// scaled, maxima and minima instead of bests. Grid: (numParts, count). Reads the logits once, the
+// requests' histories with penalties once a part: bound by device memory, with a draw from the
+// whole vocabulary by arithmetic (10 rounds of Philox for 4 tokens, 2 logarithms for each).
+template <bool kAligned>
+__global__ void __launch_bounds__(kPartThreads, kScanBlocks)
+    scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
+              const int32_t* bitmask, SamplerWorkspace workspace) {
+  __shared__ LogitsProcessors::Shared shared;
+  __shared__ float scratch[kWarps];
+  const auto row = static_cast<int64_t>(blockIdx.y);
+  const auto part = static_cast<int32_t>(blockIdx.x);
+  if (part == 0 && threadIdx.x == 0) {
+    workspace.arrivedDraws[row] = 0;
+    workspace.arrivedLogprobs[row] = 0;
+  }
+  const int32_t slot = slots[row];
+  if (slot < 0) return;
+
+  const int32_t begin = part * kPartSize;
+  float values[kGroups][kGroupSize];
+  loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
+  const SampledRequest request = requestOf(requests, slot);
+  const SamplingParams& params = request.params;
+  const Key bannedBest =
+      LogitsProcessors(request, bitmaskOf(bitmask, row, vocabSize), begin, vocabSize, shared)
+          .run(values);
+
+  const int64_t index = row * workspace.numParts + part;
+  Key best = kNoKey;
+  if (isGreedy(params)) {
+    best = blockMax(argMax(values, begin), kNoKey, shared.keys);
+  } else {
+    const float temperature = params.temperature;
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int e = 0; e < kGroupSize; ++e) {
+        if (temperature != 1.0f) values[j][e] /= temperature;
+        values[j][e] = fminf(values[j][e], FLT_MAX);
+      }
+    }
+    const float most = blockMax(largest(values), -INFINITY, scratch);
+    if (isTruncated(params, vocabSize)) {
+      float* scaled = workspace.scaled + row * workspace.scaledWidth + begin;
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) {
+        const int32_t offset = groupOffset(j);
+        if (begin + offset < vocabSize) storeNarrowed(scaled + offset, values[j]);
+      }
+      const float least = -blockMax(-smallestAboveNone(values), -INFINITY, scratch);
+      if (threadIdx.x == 0) {
+        workspace.maxima[index] = most;
+        workspace.minima[index] = least;
+      }
+    } else {
+      Draw draw{params.seed, request.numTokens, most + kMinGumbel};
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) draw.add(values[j], begin + groupOffset(j));
+      best = blockMax(draw.best(), kNoKey, shared.keys);
+    }
+  }
+  if (threadIdx.x == 0) {
+    workspace.bests[index] = best;
+    workspace.bannedBests[index] = bannedBest;
+  }
+}
+
+// The part's choice of a truncated row.
+__device__ Key drawFromPart(const SampledRequest& request, int64_t row, int32_t begin,
+                            int32_t vocabSize, const SamplerWorkspace& workspace, Key* scratch) {
+  const float* scaled = workspace.scaled + row * workspace.scaledWidth;
+  const Key cut = workspace.cuts[row];
+  Draw draw{request.params.seed, request.numTokens, workspace.rowMaxima[row] + kMinGumbel};
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+    const int32_t id = begin + groupOffset(j);
+    if (id >= vocabSize) continue;
+    float values[kGroupSize];
+    loadWidened<kGroupSize>(scaled + id, values);
+#pragma unroll
+    for (int e = 0; e < kGroupSize; ++e) {
+      if (keyOf(values[e], id + e) < cut) values[e] = -INFINITY;
+    }
+    draw.add(values, id);
+  }
+  return blockMax(draw.best(), kNoKey, scratch);
+}
+
+// The lowest id that bitmask and allowed tokens permit, 0 if they permit none.
+__device__ int32_t lowestPermitted(const SamplingParams& params, const int32_t* bitmask,
+                                   int32_t vocabSize, int32_t* scratch) {
+  int32_t lowest = vocabSize;
+  const bool hasList = params.numAllowedTokenIds > 0;
+  const int32_t count = hasList ? params.numAllowedTokenIds : vocabSize;
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < count; i += kPartThreads) {
+    const int32_t id = hasList ? params.allowedTokenIds[i] : i;
+    if (id < 0 || id >= vocabSize) continue;
+    const bool isPermitted = !bitmask || (static_cast<uint32_t>(bitmask[id / 32]) >> (id % 32) & 1);
+    if (isPermitted) lowest = min(lowest, id);
+  }
+  lowest = -blockMax(-lowest, -vocabSize, scratch);
+  return lowest < vocabSize ? lowest : 0;
+}
+
+// workspace.bests -> sampled [count], appended to the slot's tokens. Where everything is banned,
+// what applyBans banned is lifted: see ops/cpu/sampler.h. Grid: (numParts, count); of a truncated
+// row the last block to finish its part goes on, of other rows the first. Bound by launch and
+// latency; with truncated rows reads scaled once.
+__global__ void __launch_bounds__(kPartThreads)
+    chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests,
+                 const int32_t* bitmask, int32_t* sampled, SamplerWorkspace workspace) {
+  __shared__ Key keys[kWarps];
+  __shared__ int32_t ids[kWarps];
+  const auto row = static_cast<int64_t>(blockIdx.y);
+  const auto part = static_cast<int32_t>(blockIdx.x);
+  const int64_t slot = slots[row];
+  if (slot < 0) return;
+  const SampledRequest request = requestOf(requests, slot);
+  Key* bests = workspace.bests + row * workspace.numParts;
+  if (isTruncated(request.params, vocabSize)) {
+    const Key best = drawFromPart(request, row, part * kPartSize, vocabSize, workspace, keys);
+    if (threadIdx.x == 0) bests[part] = best;
+    if (!isLastBlock(workspace.arrivedDraws + row, gridDim.x)) return;
+  } else if (part != 0) {
+    return;
+  }
+
+  const Key* bannedBests = workspace.bannedBests + row * workspace.numParts;
+  Key best = kNoKey;
+  Key bannedBest = kNoKey;
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < workspace.numParts; i += kPartThreads) {
+    best = max(best, __ldcg(bests + i));
+    bannedBest = max(bannedBest, bannedBests[i]);
+  }
+  best = blockMax(best, kNoKey, keys);
+  if (best == kNoKey) best = blockMax(bannedBest, kNoKey, keys);
+  const int32_t token =
+      best != kNoKey
+          ? tokenIdOf(best)
+          : lowestPermitted(request.params, bitmaskOf(bitmask, row, vocabSize), vocabSize, ids);
+  if (threadIdx.x != 0) return;
+  sampled[row] = token;
+  if (request.numTokens < requests.maxModelLen) {
+    requests.tokenIds[slot * requests.maxModelLen + request.numTokens] = token;
+    requests.numTokens[slot] = request.numTokens + 1;
+  }
+}
+
+// Lays the arrays out from `base` on, which may be null; returns the bytes they take.
+size_t layOut(SamplerWorkspace* workspace, void* base, int32_t rows, int32_t vocabSize,
+              int32_t maxLogprobs) {
+  constexpr size_t kAlignment = 256;
+  size_t bytes = 0;
+  const auto lay = [&](auto*& array, size_t count) {
+    using Element = std::remove_reference_t<decltype(*array)>;
+    array = reinterpret_cast<Element*>(static_cast<char*>(base) + bytes);
+    bytes += ceilDiv(count * sizeof(Element), kAlignment) * kAlignment;
+  };
+  SamplerWorkspace& w = *workspace;
+  w.numParts = numPartsOf(vocabSize);
+  w.scaledWidth = ceilDiv(vocabSize, kGroupSize) * kGroupSize;
+  w.maxLogprobs = maxLogprobs;
+  const auto numRows = static_cast<size_t>(rows);
+  const size_t parts = numRows * static_cast<size_t>(w.numParts);
+  lay(w.bests, parts);
+  lay(w.bannedBests, parts);
+  lay(w.arrivedDraws, numRows);
+  lay(w.arrivedLogprobs, numRows);
+  lay(w.scaled, numRows * static_cast<size_t>(w.scaledWidth));
+  lay(w.maxima, parts);
+  lay(w.minima, parts);
+  lay(w.rowMaxima, numRows);
+  lay(w.cuts, numRows);
+  lay(w.partMaxima, parts);
+  lay(w.partSums, parts);
+  lay(w.partGreater, parts);
+  lay(w.partTops, parts * static_cast<size_t>(maxLogprobs));
+  return bytes;
+}
+
+}  // namespace
+
+size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogprobs) {
+  SamplerWorkspace workspace;
+  return layOut(&workspace, nullptr, maxRows, vocabSize, maxLogprobs);
+}
+
+void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+            const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
+            const Logprobs& logprobs, void* workspace, cudaStream_t stream) {
+  if (count == 0) return;
+  SamplerWorkspace w;
+  layOut(&w, workspace, count, vocabSize, logprobs.maxLogprobs);
+  const dim3 grid(static_cast<unsigned>(w.numParts), static_cast<unsigned>(count));
+  const auto scan = rowsAreAligned(logits, vocabSize) ? scanParts<true> : scanParts<false>;
+  scan<<<grid, kPartThreads, 0, stream>>>(logits, vocabSize, slots, requests, bitmask, w);
+  truncate(count, vocabSize, slots, requests, w, stream);
+  chooseTokens<<<grid, kPartThreads, 0, stream>>>(vocabSize, slots, requests, bitmask, sampled, w);
+  if (logprobs.tokenIds) {
+    fillLogprobs(logits, count, vocabSize, sampled, slots, requests.sampling, 0, logprobs, w,
+                 stream);
+  }
+}
+
+void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
+                    int32_t numTop, const Logprobs& out, void* workspace, cudaStream_t stream) {
+  if (count == 0) return;
+  SamplerWorkspace w;
+  layOut(&w, workspace, count, vocabSize, out.maxLogprobs);
+  const size_t bytes = static_cast<size_t>(count) * sizeof(unsigned);
+  check(cudaMemsetAsync(w.arrivedLogprobs, 0, bytes, stream), "cudaMemsetAsync");
+  fillLogprobs(logits, count, vocabSize, tokenIds, nullptr, nullptr, numTop, out, w, stream);
+}
+
+}  // namespace uniproc::cuda
