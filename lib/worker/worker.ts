@@ -23,6 +23,8 @@ import {
 
 /** Share of the free memory that the KV cache may take on the CPU when the user names none. */
 const CPU_CACHE_SHARE = 0.25;
+/** Share of a GPU's memory that an engine may use when the user names none, as in vLLM. */
+const CUDA_MEMORY_UTILIZATION = 0.9;
 
 const GIB = 2 ** 30;
 const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;
@@ -124,12 +126,15 @@ export class Worker extends WorkerBase {
    * OUT_OF_MEMORY and the figures.
    */
   async determineAvailableMemory(): Promise<number> {
-    const { kvCacheMemoryBytes, memoryUtilization } = this.config.cache;
+    const { kvCacheMemoryBytes } = this.config.cache;
+    const onCuda = this.config.device.kind === 'cuda';
     const before = await this.openDevice.memory();
     await this.openDevice.resetPeakMemory();
     await this.model.profile();
-    const { total, free, peakAllocated } = await this.openDevice.memory();
+    const { total, free, allocated, peakAllocated } = await this.openDevice.memory();
     if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
+    const memoryUtilization =
+      this.config.cache.memoryUtilization ?? (onCuda ? CUDA_MEMORY_UTILIZATION : null);
     if (memoryUtilization === null) return Math.floor(free * CPU_CACHE_SHARE);
 
     const requested = Math.floor(total * memoryUtilization);
@@ -139,14 +144,16 @@ export class Worker extends WorkerBase {
           `${gib(before.free + before.allocated)} are free; lower memoryUtilization or free memory`,
       );
     }
-    if (requested <= peakAllocated) {
+    // A GPU's driver, kernels and other users take memory that is nobody's allocation here.
+    const needed = peakAllocated + (onCuda ? total - free - allocated : 0);
+    if (requested <= needed) {
       throw new OutOfMemoryError(
         `memoryUtilization ${memoryUtilization} gives ${gib(requested)} of ${gib(total)}, but the model ` +
-          `and its largest step need ${gib(peakAllocated)}; raise memoryUtilization or lower ` +
+          `and its largest step need ${gib(needed)}; raise memoryUtilization or lower ` +
           'maxNumBatchedTokens',
       );
     }
-    return requested - peakAllocated;
+    return requested - needed;
   }
 
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
@@ -230,7 +237,7 @@ export class Worker extends WorkerBase {
   }
 
   profile(_isStart: boolean): never {
-    throw new NotSupportedError('profile', 'profile needs a CUDA device; this worker runs on cpu');
+    throw new NotSupportedError('profile');
   }
 
   reinitializeDistributed(_request: ReconfigureDistributedRequest): never {

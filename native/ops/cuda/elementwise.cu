@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int6
 }
 
 // out [rows, width] += bias [width]. Grid: (rows, width / (256 N)). Reads and writes out once.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) addBiasRows(T* out, int64_t width, const T* bias) {
+template <class T, class B, int N>
+__global__ void __launch_bounds__(kThreads) addBiasRows(T* out, int64_t width, const B* bias) {
   const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
   if (i >= width) return;
   float values[N];
@@ -231,11 +231,14 @@ void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType t
              cudaStream_t stream) {
   if (rows == 0) return;
   withType(type, [&](auto element) {
-    using T = decltype(element);
-    withAccess<T>(width, {out, bias.data}, [&](auto access) {
-      constexpr int N = access();
-      addBiasRows<T, N><<<gridOf(rows, ceilDiv(width, N)), kThreads, 0, stream>>>(
-          static_cast<T*>(out), width, static_cast<const T*>(bias.data));
+    withType(bias.dtype, [&](auto biasElement) {
+      using T = decltype(element);
+      using B = decltype(biasElement);
+      withAccess<T>(width, {out, bias.data}, [&](auto access) {
+        constexpr int N = access();
+        addBiasRows<T, B, N><<<gridOf(rows, ceilDiv(width, N)), kThreads, 0, stream>>>(
+            static_cast<T*>(out), width, static_cast<const B*>(bias.data));
+      });
     });
   });
 }

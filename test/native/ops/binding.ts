@@ -66,13 +66,15 @@ export interface RequestLimits {
 
 export type Isa = 'plain' | 'avx2' | 'avx512';
 
-export interface OpsOptions {
-  kind: 'cpu';
-  /** 0 chooses. */
-  numThreads: number;
-  /** The fastest there is by default. */
-  isa?: Isa;
-}
+export type OpsOptions =
+  | {
+      kind: 'cpu';
+      /** 0 chooses. */
+      numThreads: number;
+      /** The fastest there is by default. */
+      isa?: Isa;
+    }
+  | { kind: 'cuda'; index: number };
 
 type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
 
@@ -213,6 +215,20 @@ export const isas: Isa[] = (['plain', 'avx2', 'avx512'] as const).filter((isa) =
 
 export function cpuOps(isa?: Isa, numThreads = 2): Ops {
   return new Ops({ kind: 'cpu', numThreads, isa });
+}
+
+export function cudaOps(index = 0): Ops {
+  return new Ops({ kind: 'cuda', index });
+}
+
+/** An instruction set of this machine, or its first GPU. */
+export type Backend = Isa | 'cuda';
+
+/** What operations on float32 are specified on: by UNIPROC_TEST_DEVICE=cuda the GPU. */
+export const backends: Backend[] = process.env.UNIPROC_TEST_DEVICE === 'cuda' ? ['cuda'] : isas;
+
+export function openOps(backend: Backend, numThreads = 2): Ops {
+  return backend === 'cuda' ? cudaOps() : cpuOps(backend, numThreads);
 }
 
 export const dtypes: DType[] = ['float32', 'float16', 'bfloat16'];

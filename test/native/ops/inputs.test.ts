@@ -1,9 +1,9 @@
 import { Layout, makeBatch, tokensOf } from './batches';
-import { cpuOps } from './binding';
+import { backends, openOps } from './binding';
 import { Random } from './reference';
 
-describe('prepareInputs', () => {
-  const ops = cpuOps();
+describe.each(backends)('prepareInputs, %s', (backend) => {
+  const ops = openOps(backend);
   const lengths = [40, 7, 100, 1];
   const random = new Random(1);
   const layout = new Layout(16, lengths, random);

@@ -1,5 +1,5 @@
 import { greedy } from './batches';
-import { cpuOps, isas, type Ops } from './binding';
+import { openOps, backends, type Ops } from './binding';
 import { expectClose, Random } from './reference';
 import { descending } from './samplerReference';
 
@@ -32,8 +32,8 @@ function makeLogprobs(ops: Ops, count: number, maxLogprobs: number) {
   return { out, read };
 }
 
-describe.each(isas)('logprobs, %s', (isa) => {
-  const ops = cpuOps(isa);
+describe.each(backends)('logprobs, %s', (backend) => {
+  const ops = openOps(backend);
 
   it.each([1, 3, 16, 33, 100, 3001])(
     "of a position's token and of the likeliest, in a vocabulary of %i",

@@ -1,6 +1,6 @@
 import type { NativeSampling } from '../../../lib/native';
 import { greedy } from './batches';
-import { cpuOps, isas, type Ops } from './binding';
+import { openOps, backends, type Ops } from './binding';
 import { Random } from './reference';
 import { descending, sampleReference, type SampledRequest } from './samplerReference';
 
@@ -49,8 +49,8 @@ function sample(
 
 const lengthOf = (r: SampledRequest) => r.promptTokenIds.length + r.generatedTokenIds.length;
 
-describe.each(isas)('sample, %s', (isa) => {
-  const ops = cpuOps(isa);
+describe.each(backends)('sample, %s', (backend) => {
+  const ops = openOps(backend);
   const one = (logits: ArrayLike<number>, r: SampledRequest, bitmask?: Int32Array) =>
     sample(ops, [logits], [r], bitmask)[0];
 
@@ -268,8 +268,8 @@ describe.each(isas)('sample, %s', (isa) => {
         repetitionPenalty: [1, 1.2][i % 2],
       }),
     );
-    const together = sample(cpuOps(isa, 3), rows, requests);
-    expect(sample(cpuOps(isa, 1), rows, requests)).toEqual(together);
+    const together = sample(openOps(backend, 3), rows, requests);
+    expect(sample(openOps(backend, 1), rows, requests)).toEqual(together);
     rows.forEach((row, i) => expect(one(row, requests[i])).toBe(together[i]));
     expect(new Set(together).size).toBeGreaterThan(10);
   });

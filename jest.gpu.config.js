@@ -1,0 +1,9 @@
+/** What needs a GPU; scripts/test-gpu.js runs it. */
+module.exports = {
+  ...require('./jest.config'),
+  testPathIgnorePatterns: [],
+  testMatch: [
+    '<rootDir>/test/gpu/*.test.ts',
+    '<rootDir>/test/native/ops/{inputs,logprobs,sampling}.test.ts',
+  ],
+};

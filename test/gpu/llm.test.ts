@@ -1,0 +1,68 @@
+/** The public face on a GPU: the tokens of transformers and of the CPU, the same ones every time. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { type CreateArgs, LLM, type RequestOutput, SamplingParams } from '../../lib';
+import { cudaOps } from '../native/ops/binding';
+
+const reference = JSON.parse(
+  readFileSync(path.join(__dirname, '..', 'golden', 'stories.json'), 'utf8'),
+) as { prompts: { prompt: string; tokenIds: number[] }[] };
+const prompts = reference.prompts.map(({ prompt }) => prompt);
+const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
+const sampled = new SamplingParams({ temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 64 });
+
+const tokensOf = (outputs: RequestOutput[]) =>
+  outputs.map(({ outputs: [{ tokenIds }] }) => tokenIds);
+
+async function generate(args: CreateArgs, params: SamplingParams): Promise<number[][]> {
+  const llm = await LLM.create({
+    device: 'cuda',
+    maxModelLen: 512,
+    maxNumSeqs: 8,
+    kvCacheMemoryBytes: 64 * 2 ** 20,
+    ...args,
+  });
+  try {
+    return tokensOf(await llm.generate(prompts, params));
+  } finally {
+    await llm.shutdown();
+  }
+}
+
+test('a model in float32 gives what transformers gives', async () => {
+  expect(await generate({ dtype: 'float32' }, greedy)).toEqual(
+    reference.prompts.map(({ tokenIds }) => tokenIds),
+  );
+});
+
+test('a model in float32 samples what the CPU samples', async () => {
+  const onCpu = await generate({ device: 'cpu', dtype: 'float32' }, sampled);
+  expect(await generate({ dtype: 'float32' }, sampled)).toEqual(onCpu);
+});
+
+describe.each(['float32', 'bfloat16', 'float16'] as const)('in %s', (dtype) => {
+  test('the same requests give the same tokens, every time and with either scheduling', async () => {
+    const once = await generate({ dtype }, sampled);
+    expect(await generate({ dtype }, sampled)).toEqual(once);
+    expect(await generate({ dtype, asyncScheduling: false }, sampled)).toEqual(once);
+  });
+});
+
+test('the cache takes its share of the GPU where no size is given', async () => {
+  const llm = await LLM.create({ device: 'cuda', dtype: 'bfloat16', maxModelLen: 512 });
+  try {
+    const { total, free } = cudaOps().memory();
+    expect(free / total).toBeGreaterThan(0.05);
+    expect(free / total).toBeLessThan(0.15);
+  } finally {
+    await llm.shutdown();
+  }
+});
+
+test('engines made and shut down leave the memory as it was', async () => {
+  const ops = cudaOps();
+  await generate({}, greedy);
+  const { free } = ops.memory();
+  for (let i = 0; i < 20; ++i) await generate({}, greedy);
+  expect(ops.memory().free).toBe(free);
+});

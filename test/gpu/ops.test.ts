@@ -1,0 +1,457 @@
+/**
+ * Each operation on the GPU against the same on the CPU, on shapes that are multiples of nothing. The
+ * GPU's activations have the weights' type, the CPU's are float32: both get the same numbers, which
+ * that type has. Sampling, logprobs and the batch's inputs are specified in test/native/ops, which
+ * `npm run test:gpu` runs on the GPU too.
+ */
+import { DeviceError, OutOfMemoryError } from '../../lib/errors';
+import type { DType } from '../../lib/native';
+import { Layout, makeBatch, type Row, tokensOf } from '../native/ops/batches';
+import {
+  cpuOps,
+  cudaOps,
+  dtypes,
+  type KvCache,
+  type Ops,
+  type Tensor,
+  type Weight,
+} from '../native/ops/binding';
+import { Random, roundTo, widen } from '../native/ops/reference';
+
+/** A backend, and the type that its activations have in this comparison. */
+class Device {
+  constructor(
+    readonly ops: Ops,
+    readonly activationType: DType,
+  ) {}
+
+  activations(values: ArrayLike<number>): Tensor {
+    return this.ops.floats(values, this.activationType);
+  }
+
+  /** NaN, so that an element nobody writes shows. */
+  unwritten(count: number, dtype = this.activationType): Tensor {
+    return this.ops.floats(new Float32Array(count).fill(NaN), dtype);
+  }
+
+  read(tensor: Tensor, count: number, dtype = this.activationType): Float32Array {
+    if (dtype === 'float32') return this.ops.readFloats(tensor, count);
+    return Float32Array.from(this.ops.readBits(tensor, count), widen[dtype]);
+  }
+}
+
+const gpu = cudaOps();
+const cpu = cpuOps();
+
+/** What operations of a type may differ by: of all elements together, and of each on the scale of all. */
+const tolerances = {
+  float32: { together: 3e-6, each: 3e-5 },
+  float16: { together: 1.5e-3, each: 8e-3 },
+  bfloat16: { together: 1e-2, each: 6e-2 },
+};
+
+const rms = (values: Float32Array) =>
+  Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length);
+
+function expectAgreement(actual: Float32Array, expected: Float32Array, dtype: DType): void {
+  expect(actual.length).toBe(expected.length);
+  const { together, each } = tolerances[dtype];
+  const scale = rms(expected);
+  expected.forEach((x, i) => {
+    if (!(Math.abs(actual[i] - x) <= each * (Math.abs(x) + scale))) {
+      throw new Error(`element ${i} of ${actual.length} is ${actual[i]}, not ${x}`);
+    }
+  });
+  expect(rms(actual.map((x, i) => x - expected[i]))).toBeLessThanOrEqual(together * scale);
+}
+
+/** Computes on both devices and compares. */
+function compare(dtype: DType, compute: (device: Device) => Float32Array[]): void {
+  const actual = compute(new Device(gpu, dtype));
+  const expected = compute(new Device(cpu, 'float32'));
+  expected.forEach((values, i) => expectAgreement(actual[i], values, dtype));
+}
+
+describe('the device', () => {
+  it('says what it is', () => {
+    const { name, capability } = gpu.properties();
+    expect(name).toMatch(/NVIDIA/);
+    expect(capability).toMatch(/^sm_\d+$/);
+  });
+
+  it('is refused, with what there is, where its index is out of range', () => {
+    expect(() => cudaOps(99)).toThrow(/there is no cuda:99; the driver shows \d+ device/);
+    expect(() => cudaOps(99)).toThrow(DeviceError);
+  });
+
+  it('hands out zeroed memory and accounts for it', () => {
+    const ops = cudaOps();
+    const { allocated } = ops.memory();
+    const count = 1_000_003;
+    const before = ops.allocate(count, 'int32', 'a test');
+    ops.copyToDevice(before, new Int32Array(count).fill(-1));
+    expect(ops.memory().allocated - allocated).toBe(4 * count);
+    ops.release(before);
+    expect(ops.memory().allocated).toBe(allocated);
+    expect(ops.memory().peakAllocated).toBe(allocated + 4 * count);
+    expect(ops.readInts(ops.allocate(count, 'int32', 'a test'), count).some(Boolean)).toBe(false);
+  });
+
+  it('refuses memory it does not have, with the figures, and goes on', () => {
+    const ask = () => gpu.allocate(2 ** 40, 'float32', 'the KV cache');
+    expect(ask).toThrow(OutOfMemoryError);
+    expect(ask).toThrow(/the KV cache: 4398046511104 bytes \(4096\.00 GiB\) .* free of .* GiB/);
+    gpu.synchronize();
+    expect([...gpu.readInts(gpu.ints([7]), 1)]).toEqual([7]);
+  });
+});
+
+describe.each(dtypes)('in %s', (dtype) => {
+  it.each([
+    [1, 1, 5],
+    [3, 7, 100],
+    [130, 259, 50],
+    [33, 2048, 1000],
+  ])('embed: %i rows of %i from %i', (numTokens, width, vocabSize) => {
+    const random = new Random(width);
+    const table = random.normals(vocabSize * width, dtype);
+    const ids = Int32Array.from({ length: numTokens }, () => random.below(vocabSize));
+    const run = (device: Device) => {
+      const out = device.unwritten(numTokens * width);
+      const weight = { data: device.ops.floats(table, dtype), rows: vocabSize, cols: width };
+      device.ops.embed(device.ops.ints(ids), numTokens, weight, out);
+      return device.read(out, numTokens * width);
+    };
+    expect(run(new Device(gpu, dtype))).toEqual(run(new Device(cpu, 'float32')));
+  });
+
+  it.each([
+    [5, 1],
+    [5, 3],
+    [7, 64],
+    [3, 100],
+    [33, 259],
+    [2, 2048],
+    [130, 896],
+    [3, 8192],
+    [2, 12288],
+  ])('rmsNorm: %i rows of %i', (numTokens, size) => {
+    const random = new Random(size);
+    const weight = random.normals(size, dtype);
+    const residual = random.normals(numTokens * size, dtype, 3);
+    for (const x of [null, random.normals(numTokens * size, dtype)]) {
+      compare(dtype, (device) => {
+        const sum = device.activations(residual);
+        // In place where there is an x.
+        const out = x ? device.activations(x) : device.unwritten(numTokens * size);
+        const w = { data: device.ops.floats(weight, dtype), rows: size, cols: 1 };
+        device.ops.rmsNorm(x && out, sum, numTokens, w, 1e-5, out);
+        return [device.read(out, numTokens * size), device.read(sum, numTokens * size)];
+      });
+    }
+  });
+
+  it.each([
+    [1, 1, 1],
+    [1, 3, 17],
+    [2, 33, 100],
+    [4, 4, 16],
+    [5, 130, 31],
+    [7, 17, 1100],
+    [1, 896, 512],
+    [9, 512, 896],
+    [33, 65, 48],
+    [130, 9, 520],
+    [257, 31, 7],
+    [300, 768, 1024],
+  ])('matmul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
+    const random = new Random(rows * 1000 + cols);
+    const x = random.normals(numTokens * cols, dtype);
+    const w = random.normals(rows * cols, dtype);
+    const b = random.normals(rows, dtype, 5);
+    for (const withBias of [false, true]) {
+      for (const outType of [undefined, 'float32' as const]) {
+        compare(dtype, (device) => {
+          const weight = { data: device.ops.floats(w, dtype), rows, cols };
+          const bias = withBias ? { data: device.ops.floats(b, dtype), rows, cols: 1 } : null;
+          const out = device.unwritten(numTokens * rows, outType);
+          device.ops.matmul(device.activations(x), numTokens, weight, bias, out);
+          return [device.read(out, numTokens * rows, outType)];
+        });
+      }
+    }
+  });
+
+  it('matmul: sums are float32', () => {
+    // 4096 ones and a number that they would be lost beside in a half type.
+    const cols = 4097;
+    const ones = new Float32Array(cols).fill(1);
+    const w = ones.slice().fill(4096, 0, 1);
+    const out = gpu.zeros(1);
+    const weight = { data: gpu.floats(w, dtype), rows: 1, cols };
+    gpu.matmul(gpu.floats(ones, dtype), 1, weight, null, out);
+    expect(gpu.readFloats(out, 1)[0]).toBe(8192);
+  });
+
+  it.each([
+    [1, 1, 8],
+    [4, 2, 64],
+    [3, 1, 20],
+    [5, 5, 34],
+    [14, 2, 96],
+    [32, 8, 128],
+    [3, 1, 256],
+  ])('ropeAndCache: %i and %i heads of %i', (numHeads, numKvHeads, headDim) => {
+    const random = new Random(headDim);
+    const lengths = [30, 60, 5, 40];
+    const rows = [
+      { slot: 1, numComputed: 50, numScheduled: 10 },
+      { slot: 2, numComputed: 0, numScheduled: 5 },
+      { slot: 0, numComputed: 29, numScheduled: 1 },
+      { slot: 3, numComputed: 3, numScheduled: 37 },
+    ];
+    const numTokens = tokensOf(rows).length;
+    const width = (numHeads + 2 * numKvHeads) * headDim;
+    const qkv = random.normals(numTokens * width, dtype, 2);
+    const angles = random.normals((60 * headDim) / 2, 'float32', 3);
+    const rope = Float32Array.from({ length: 60 * headDim }, (_, i) => {
+      const [position, rest] = [Math.floor(i / headDim), i % headDim];
+      const angle = angles[(position * headDim) / 2 + (rest % (headDim / 2))];
+      return rest < headDim / 2 ? Math.cos(angle) : Math.sin(angle);
+    });
+    const norms = [random.normals(headDim, dtype), random.normals(headDim, dtype)];
+    for (const withNorms of [false, true]) {
+      compare(dtype, (device) => {
+        const { ops } = device;
+        const layout = new Layout(4, lengths, new Random(3));
+        const requests = layout.requests(
+          ops,
+          lengths.map((length) => new Int32Array(length)),
+          1,
+        );
+        const batch = makeBatch(ops, rows);
+        ops.prepareInputs(requests, null, 0, 4, batch);
+        const cacheSize = layout.numBlocks * 4 * numKvHeads * headDim;
+        const [keys, values] = [ops.zeros(cacheSize, dtype), ops.zeros(cacheSize, dtype)];
+        const tensor = device.activations(qkv);
+        const norm = (i: number) =>
+          withNorms ? { data: ops.floats(norms[i], dtype), rows: headDim, cols: 1 } : null;
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0 };
+        const cache = { keys, values, blockSize: 4 };
+        ops.ropeAndCache(tensor, batch, shape, norm(0), norm(1), 1e-6, ops.floats(rope), cache);
+        return [
+          device.read(tensor, qkv.length),
+          device.read(keys, cacheSize, dtype),
+          device.read(values, cacheSize, dtype),
+        ];
+      });
+    }
+  });
+
+  it.each([
+    [1, 1],
+    [7, 3],
+    [5, 259],
+    [130, 1000],
+    [3, 8192],
+  ])('siluAndMul: %i rows of %i', (numTokens, size) => {
+    const gateUp = new Random(size).normals(numTokens * 2 * size, dtype, 3);
+    compare(dtype, (device) => {
+      const out = device.unwritten(numTokens * size);
+      device.ops.siluAndMul(device.activations(gateUp), numTokens, size, out);
+      return [device.read(out, numTokens * size)];
+    });
+  });
+
+  it.each([
+    [1, 1],
+    [5, 259],
+    [40, 1024],
+  ])('gatherRows: %i rows of %i', (count, width) => {
+    const random = new Random(width);
+    const x = random.normals(100 * width, dtype);
+    const index = Int32Array.from({ length: count }, () => random.below(100));
+    const run = (device: Device) => {
+      const out = device.unwritten(count * width);
+      device.ops.gatherRows(device.activations(x), device.ops.ints(index), count, width, out);
+      return device.read(out, count * width);
+    };
+    expect(run(new Device(gpu, dtype))).toEqual(run(new Device(cpu, 'float32')));
+  });
+
+  it.each(dtypes)('upload: from %s, of any length and alignment', (hostType) => {
+    const bytesEach = hostType === 'float32' ? 4 : 2;
+    for (const count of [1, 17, 5_000_011]) {
+      const file = new Uint8Array(count * bytesEach + 3);
+      const staged = gpu.floats(new Random(count).normals(count, hostType), hostType);
+      const bytes = file.subarray(3);
+      gpu.copyToHost(bytes, staged);
+      const upload = (ops: Ops) => {
+        const out = ops.zeros(count, dtype);
+        ops.upload(out, bytes, hostType);
+        const read = new Uint8Array(count * (dtype === 'float32' ? 4 : 2));
+        ops.copyToHost(read, out);
+        return Buffer.from(read.buffer);
+      };
+      expect(upload(gpu).equals(upload(cpu))).toBe(true);
+    }
+  });
+
+  it('fillRandom: the same numbers from the same seed', () => {
+    const count = 100_003;
+    const run = (ops: Ops) => {
+      const out = ops.zeros(count, dtype);
+      ops.fillRandom(out, 0.25, 0.02, 0x123456789abcdefn);
+      return new Device(ops, dtype).read(out, count);
+    };
+    expectAgreement(run(gpu), run(cpu), dtype);
+  });
+});
+
+/** Rows of one request each, among a cache that has NaN wherever none of their queries may look. */
+interface AttentionCase {
+  numHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  slidingWindow: number;
+  blockSize: number;
+  rows: Row[];
+}
+
+const decodes: Row[] = [1, 2, 16, 17, 63, 64, 65, 500, 1300].map((length, slot) => ({
+  slot,
+  numComputed: length - 1,
+  numScheduled: 1,
+}));
+const prefills: Row[] = [1, 17, 64, 65, 130, 200].map((length, slot) => ({
+  slot,
+  numComputed: 0,
+  numScheduled: length,
+}));
+const mixed: Row[] = [
+  { slot: 6, numComputed: 199, numScheduled: 1 },
+  { slot: 0, numComputed: 0, numScheduled: 1 },
+  { slot: 4, numComputed: 0, numScheduled: 100 },
+  { slot: 5, numComputed: 61, numScheduled: 69 },
+  { slot: 2, numComputed: 63, numScheduled: 1 },
+  { slot: 3, numComputed: 62, numScheduled: 3 },
+  { slot: 1, numComputed: 700, numScheduled: 150 },
+];
+
+function attention(device: Device, shape: AttentionCase, dtype: DType): Float32Array {
+  const { ops } = device;
+  const { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows } = shape;
+  const kvWidth = numKvHeads * headDim;
+  const lengths = new Array<number>(Math.max(...rows.map((row) => row.slot)) + 1).fill(1);
+  for (const row of rows) lengths[row.slot] = row.numComputed + row.numScheduled;
+  const random = new Random(headDim + numHeads + slidingWindow);
+  const layout = new Layout(blockSize, lengths, random);
+  const requests = layout.requests(
+    ops,
+    lengths.map((length) => new Int32Array(length)),
+    1,
+  );
+  const batch = makeBatch(ops, rows);
+  ops.prepareInputs(requests, null, 0, blockSize, batch);
+
+  const keys = new Float32Array(layout.numBlocks * blockSize * kvWidth).fill(NaN);
+  const values = keys.slice();
+  for (const { slot, numComputed, numScheduled } of rows) {
+    const first = slidingWindow ? Math.max(numComputed - slidingWindow + 1, 0) : 0;
+    for (let p = first; p < numComputed + numScheduled; ++p) {
+      const at = layout.cacheSlot(slot, p) * kvWidth;
+      keys.set(random.normals(kvWidth, dtype), at);
+      values.set(random.normals(kvWidth, dtype), at);
+    }
+  }
+  const cache: KvCache = {
+    keys: ops.floats(keys, dtype),
+    values: ops.floats(values, dtype),
+    blockSize,
+  };
+  // Keys and values are read from the cache: beside the queries stands NaN.
+  const width = (numHeads + 2 * numKvHeads) * headDim;
+  const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
+  for (let t = 0; t < batch.numTokens; ++t) {
+    qkv.set(random.normals(numHeads * headDim, dtype, 2), t * width);
+  }
+  const size = batch.numTokens * numHeads * headDim;
+  const out = device.unwritten(size);
+  ops.attention(
+    device.activations(qkv),
+    batch,
+    { numHeads, numKvHeads, headDim, slidingWindow },
+    cache,
+    requests,
+    out,
+  );
+  return device.read(out, size);
+}
+
+describe.each(dtypes)('attention over a cache in %s', (dtype) => {
+  describe.each([
+    ['one query a row', decodes],
+    ['whole prompts', prefills],
+    ['prompts, chunks and single queries', mixed],
+  ])('%s', (_, rows) => {
+    it.each([
+      [1, 1, 8, 0, 16],
+      [4, 2, 64, 0, 16],
+      [8, 1, 20, 0, 3],
+      [6, 6, 34, 0, 1],
+      [32, 8, 64, 0, 16],
+      [14, 2, 64, 0, 32],
+      [7, 1, 128, 0, 16],
+      [4, 4, 128, 0, 5],
+      [6, 2, 96, 0, 16],
+      [4, 1, 256, 0, 16],
+      [40, 1, 16, 0, 16],
+      [4, 2, 64, 30, 16],
+      [8, 2, 128, 100, 16],
+      [3, 1, 24, 1, 8],
+      [2, 2, 128, 70, 64],
+    ])(
+      '%i heads over %i of %i, window %i, blocks of %i',
+      (numHeads, numKvHeads, headDim, slidingWindow, blockSize) => {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };
+        compare(dtype, (device) => [attention(device, shape, dtype)]);
+      },
+    );
+  });
+
+  it('gives the same bits every time', () => {
+    for (const rows of [decodes, mixed]) {
+      const shape = { numHeads: 8, numKvHeads: 2, headDim: 128, slidingWindow: 0, blockSize: 16 };
+      const run = () => attention(new Device(gpu, dtype), { ...shape, rows }, dtype);
+      expect(run()).toEqual(run());
+    }
+  });
+});
+
+describe('a product', () => {
+  it('gives the same bits every time', () => {
+    const random = new Random(5);
+    const [numTokens, rows, cols] = [37, 1024, 4096];
+    const x = gpu.floats(random.normals(numTokens * cols, 'bfloat16'), 'bfloat16');
+    const w: Weight = {
+      data: gpu.floats(random.normals(rows * cols, 'bfloat16'), 'bfloat16'),
+      rows,
+      cols,
+    };
+    const run = () => {
+      const out = gpu.zeros(numTokens * rows);
+      gpu.matmul(x, numTokens, w, null, out);
+      return gpu.readFloats(out, numTokens * rows);
+    };
+    expect(run()).toEqual(run());
+  });
+
+  it('of float32 is not one of TF32', () => {
+    const value = roundTo(1 + 2 ** -12, 'float32'); // 1 in TF32
+    const out = gpu.zeros(1);
+    const ones = gpu.floats(new Float32Array(64).fill(1));
+    const weight = { data: gpu.floats(new Float32Array(64).fill(value)), rows: 1, cols: 64 };
+    gpu.matmul(ones, 1, weight, null, out);
+    expect(gpu.readFloats(out, 1)[0]).toBe(64 * value);
+  });
+});
