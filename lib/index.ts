@@ -10,6 +10,7 @@ export type {
   FinishReason,
   Logprob,
   OutputDelta,
+  OutputStream,
   PositionLogprobs,
   RequestOutput,
 } from './engine/outputs';

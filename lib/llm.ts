@@ -1,10 +1,12 @@
 /** What users call: load a model, generate, stream, chat. */
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
 import { SamplingParams } from './config/samplingParams';
+import { show } from './config/schema';
 import type { LoadProgress } from './config/uniprocConfig';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
-import type { OutputDelta, RequestOutput } from './engine/outputs';
+import type { OutputStream, RequestOutput } from './engine/outputs';
+import { ConfigError, InvalidRequestError } from './errors';
 import { progressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
@@ -33,6 +35,7 @@ export class LLM {
    * OutOfMemoryError, AddonUnavailableError; nothing is left behind then.
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
+    checkArgs(args);
     const { onProgress, signal, ...engineArgs } = args;
     const config = await createUniprocConfig(engineArgs);
     signal?.throwIfAborted();
@@ -61,12 +64,11 @@ export class LLM {
   }
 
   /**
-   * Generates for one prompt, from the moment it is iterated. What came since the reader last asked
-   * comes as one delta; leaving the loop ends the request. Throws what `generate` rejects with.
+   * Generates for one prompt, from the first read on. What came since the reader last asked comes as
+   * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
-  async *stream(prompt: Prompt, params?: SamplingParams): AsyncGenerator<OutputDelta, void, void> {
-    const [input] = this.inputProcessor.process([prompt], params);
-    yield* this.engine.stream(input);
+  stream(prompt: Prompt, params?: SamplingParams): OutputStream {
+    return this.engine.stream(() => this.inputProcessor.process([prompt], params)[0]);
   }
 
   /**
@@ -77,6 +79,11 @@ export class LLM {
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
   ): Promise<RequestOutput[]> {
+    if (!Array.isArray(messages) || messages.length === 0) {
+      throw new InvalidRequestError(
+        `chat takes a list of messages, or a list of such lists, not ${show(messages)}`,
+      );
+    }
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
@@ -90,6 +97,20 @@ export class LLM {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.shutdown();
+  }
+}
+
+/** The two that are no options of the engine's. */
+function checkArgs(args: unknown): void {
+  if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+    throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
+  }
+  const { onProgress, signal } = args as Record<string, unknown>;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
+  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);
   }
 }
 

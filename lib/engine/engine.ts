@@ -16,7 +16,7 @@ import { getKvCacheConfig } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { type OutputReceiver, RequestOutputCollector } from './outputCollector';
 import { OutputProcessor, ParentRequest } from './outputProcessor';
-import type { OutputDelta, RequestOutput } from './outputs';
+import type { OutputStream, RequestOutput } from './outputs';
 import { Request } from './request';
 import { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
@@ -107,15 +107,17 @@ export class LLMEngine {
     });
   }
 
-  /** A prompt's outputs as they grow; whoever stops reading ends the request. Rejects as `generate`. */
-  async *stream(input: EngineInput): AsyncGenerator<OutputDelta, void, void> {
-    const collector = new RequestOutputCollector();
-    const requestIds = this.addRequest(input, collector);
-    try {
-      yield* collector;
-    } finally {
-      if (!collector.done) this.abortRequests(requestIds);
-    }
+  /**
+   * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request.
+   * `makeInput` is called at the first read, which rejects with what it throws, or as `generate`.
+   */
+  stream(makeInput: () => EngineInput): OutputStream {
+    return new RequestOutputCollector((receiver) => {
+      const requestIds = this.addRequest(makeInput(), receiver);
+      return () => {
+        this.abortRequests(requestIds);
+      };
+    });
   }
 
   /** Samples that were asked for and are not complete. */
@@ -126,9 +128,7 @@ export class LLMEngine {
   /** Returns the ids of the prompt's samples. */
   private addRequest(input: EngineInput, receiver: OutputReceiver): string[] {
     if (this.error !== null) throw this.error;
-    if (this.executor.isSleeping) {
-      throw new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
-    }
+    if (this.executor.isSleeping) throw asleep();
     const { prompt, promptTokenIds, samplingParams } = input;
     const { maxModelLen, seed: engineSeed } = this.config.model;
     const count = this.numRequests++;
@@ -201,14 +201,24 @@ export class LLMEngine {
   }
 
   private takeArrivals(scheduler: Scheduler): void {
+    const aborted: string[] = [];
+    const abort = () => {
+      if (aborted.length === 0) return;
+      scheduler.finishRequests(aborted, 'abort');
+      this.outputProcessor.abortRequests(aborted);
+      aborted.length = 0;
+    };
     for (const arrival of this.arrivals) {
-      if ('add' in arrival) {
-        scheduler.addRequest(arrival.add);
-      } else {
-        scheduler.finishRequests([arrival.abort], 'abort');
-        this.outputProcessor.abortRequests([arrival.abort]);
+      if ('abort' in arrival) {
+        aborted.push(arrival.abort);
+        continue;
       }
+      abort();
+      // The executor may have fallen asleep since the request was made.
+      if (this.executor.isSleeping) this.outputProcessor.failRequest(arrival.add, asleep());
+      else scheduler.addRequest(arrival.add);
     }
+    abort();
     this.arrivals.length = 0;
   }
 
@@ -240,6 +250,10 @@ export class LLMEngine {
     this.stop(new ShutdownError('the engine was shut down'));
     return this.executor.shutdown();
   }
+}
+
+function asleep(): InvalidStateError {
+  return new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
 }
 
 function asExecutorFailure(error: unknown): Error {

@@ -1,5 +1,5 @@
 /** Where a stream's deltas wait for its reader (vLLM's RequestOutputCollector). */
-import type { OutputDelta, RequestOutput } from './outputs';
+import type { OutputDelta, OutputStream, RequestOutput } from './outputs';
 
 /** Who waits for a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
 export interface OutputReceiver {
@@ -9,20 +9,31 @@ export interface OutputReceiver {
   failed(error: Error): void;
 }
 
-/** Deltas in order; those a slow reader has not taken are merged, so they never queue up. */
-export class RequestOutputCollector implements OutputReceiver, AsyncIterable<OutputDelta> {
+type Result = IteratorResult<OutputDelta, void>;
+
+interface Read {
+  resolve: (result: Result) => void;
+  reject: (error: Error) => void;
+}
+
+/**
+ * Deltas in order; those a slow reader has not taken are merged, so they never queue up. Begins at
+ * the first read. An iterator and no generator: leaving it must not wait for a read that is under
+ * way.
+ */
+export class RequestOutputCollector implements OutputReceiver, OutputStream {
   /** By output index. */
   private readonly waiting = new Map<number, OutputDelta>();
+  private readonly reads: Read[] = [];
   private complete = false;
   private error: Error | null = null;
-  private wake: (() => void) | null = null;
+  private abort: (() => void) | null = null;
 
-  /** Nothing more will come. */
-  get done(): boolean {
-    return this.complete || this.error !== null;
-  }
+  /** `start` has the outputs made for the receiver, and returns what gives them up. */
+  constructor(private start: ((receiver: OutputReceiver) => () => void) | null) {}
 
   delta(delta: OutputDelta): void {
+    if (this.complete) return;
     const earlier = this.waiting.get(delta.index);
     if (earlier === undefined) {
       this.waiting.set(delta.index, delta);
@@ -31,29 +42,70 @@ export class RequestOutputCollector implements OutputReceiver, AsyncIterable<Out
       earlier.tokenIds.push(...delta.tokenIds);
       earlier.finishReason = delta.finishReason;
     }
-    this.wake?.();
+    this.serve();
   }
 
   finished(): void {
     this.complete = true;
-    this.wake?.();
+    this.serve();
   }
 
+  /** What came is given out before the error is thrown. */
   failed(error: Error): void {
+    if (this.complete) return;
     this.error = error;
-    this.wake?.();
+    this.serve();
   }
 
-  /** What came is given out before an error is thrown. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<OutputDelta, void, void> {
-    for (;;) {
-      for (const [index, delta] of this.waiting) {
-        this.waiting.delete(index);
-        yield delta;
+  next(): Promise<Result> {
+    this.begin();
+    return new Promise((resolve, reject) => {
+      this.reads.push({ resolve, reject });
+      this.serve();
+    });
+  }
+
+  /** The reader leaves: what is still to be made is given up at once. */
+  return(): Promise<Result> {
+    this.start = null;
+    if (!this.complete) this.abort?.();
+    this.complete = true;
+    this.error = null;
+    this.waiting.clear();
+    this.serve();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  private begin(): void {
+    const { start } = this;
+    this.start = null;
+    if (start === null) return;
+    try {
+      this.abort = start(this);
+    } catch (error) {
+      this.failed(error as Error);
+    }
+  }
+
+  private serve(): void {
+    while (this.reads.length > 0) {
+      const next = this.waiting.values().next();
+      if (next.done === true && this.error === null && !this.complete) return;
+      const { resolve, reject } = this.reads.shift() as Read;
+      if (next.done !== true) {
+        this.waiting.delete(next.value.index);
+        resolve({ done: false, value: next.value });
+      } else if (this.error !== null) {
+        reject(this.error);
+        this.error = null;
+        this.complete = true;
+      } else {
+        resolve({ done: true, value: undefined });
       }
-      if (this.error !== null) throw this.error;
-      if (this.complete) return;
-      await new Promise<void>((resolve) => (this.wake = resolve));
     }
   }
 }

@@ -191,6 +191,14 @@ export class OutputProcessor {
     state.parent.addOutput({ index, text, tokenIds, finishReason, logprobs });
   }
 
+  /** Ends a request, and the other samples of its prompt, with an error. */
+  failRequest({ requestId }: Request, error: Error): void {
+    const parent = this.states.get(requestId)?.parent;
+    if (parent === undefined) return;
+    for (const [id, state] of this.states) if (state.parent === parent) this.states.delete(id);
+    parent.receiver.failed(error);
+  }
+
   /** Ends every request with an error. */
   failAll(error: Error): void {
     const parents = new Set(Array.from(this.states.values(), ({ parent }) => parent));

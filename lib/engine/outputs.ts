@@ -71,3 +71,8 @@ export interface OutputDelta {
   /** Null while it goes on. */
   finishReason: FinishReason | null;
 }
+
+/** Deltas as they come; `return`, which leaving a loop calls, ends the request at once. */
+export interface OutputStream extends AsyncIterableIterator<OutputDelta, void> {
+  return(): Promise<IteratorResult<OutputDelta, void>>;
+}

@@ -46,6 +46,8 @@ const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
 export abstract class Executor {
   /** Tags still asleep. */
   readonly #sleepingTags = new Set<SleepTag>();
+  /** The sleep or wakeUp under way; resolves once it has succeeded or failed. */
+  #lastTransition: Promise<void> | null = null;
   /** The step last launched, until `sampleTokens` has followed it. */
   #launched: Future<ModelRunnerOutput | null> | null = null;
   /** Whether that step may turn out to wait for `sampleTokens`. */
@@ -270,6 +272,10 @@ export abstract class Executor {
     if (![1, 2].includes(level)) {
       throw new InvalidStateError(`sleep level must be 1 or 2, not ${String(level)}`);
     }
+    return this.#transition(() => this.#fallAsleep(level));
+  }
+
+  async #fallAsleep(level: 1 | 2): Promise<void> {
     if (this.isSleeping) {
       warn('sleep: the executor is already asleep');
       return;
@@ -292,7 +298,14 @@ export abstract class Executor {
    * Takes memory again, all of it or that of `tags`; awake once no tag is asleep. A tag that is not
    * asleep, or a call while awake, warns and changes nothing.
    */
-  async wakeUp(tags: readonly SleepTag[] = [...this.#sleepingTags]): Promise<void> {
+  async wakeUp(tags?: readonly SleepTag[]): Promise<void> {
+    if (tags !== undefined && !Array.isArray(tags)) {
+      throw new InvalidStateError(`wakeUp takes a list of tags, not ${String(tags)}`);
+    }
+    return this.#transition(() => this.#wake(tags ?? [...this.#sleepingTags]));
+  }
+
+  async #wake(tags: readonly SleepTag[]): Promise<void> {
     const awake = tags.find((tag) => !this.#sleepingTags.has(tag));
     if (!this.isSleeping || awake !== undefined) {
       warn(`wakeUp: ${awake ?? 'the executor'} is not asleep`);
@@ -300,6 +313,18 @@ export abstract class Executor {
     }
     await this.collectiveRpc('wakeUp', { args: [tags] });
     for (const tag of tags) this.#sleepingTags.delete(tag);
+  }
+
+  /** Sleep and wakeUp, one at a time in the order called; at once when none is under way. */
+  #transition(begin: () => Promise<void>): Promise<void> {
+    const done = this.#lastTransition === null ? begin() : this.#lastTransition.then(begin);
+    const settled = done
+      .catch(() => undefined)
+      .then(() => {
+        if (this.#lastTransition === settled) this.#lastTransition = null;
+      });
+    this.#lastTransition = settled;
+    return done;
   }
 
   /** Starts or stops the device's profiler. NotSupportedError where there is none. */
@@ -330,16 +355,6 @@ export abstract class Executor {
   /** NotSupportedError. */
   saveShardedState(): Promise<never> {
     return notSupported('saveShardedState');
-  }
-
-  /** NotSupportedError: models are text only. */
-  resetMmCache(): Promise<never> {
-    return notSupported('resetMmCache');
-  }
-
-  /** NotSupportedError: models are text only. */
-  resetEncoderCache(): Promise<never> {
-    return notSupported('resetEncoderCache');
   }
 
   /** NotSupportedError. */

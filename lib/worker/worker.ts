@@ -90,17 +90,24 @@ export class Worker extends WorkerBase {
       model.transformer.spec.vocabSize,
       scheduler.maxNumSeqs,
     );
-    await this.fillWeights(onProgress);
+    await this.#fillWeights(onProgress);
   }
 
-  private async fillWeights(onProgress?: (progress: LoadProgress) => void): Promise<void> {
+  async #fillWeights(onProgress?: (progress: LoadProgress) => void): Promise<void> {
     const { model, load } = this.config;
     if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
     const table = await readTensorTable(model.path);
     const { files, parts, totalBytes } = weightParts(this.modelSpec, table);
-    await this.model.load(files, parts, (bytes, tensors) =>
-      onProgress?.({ bytes, totalBytes, tensors, totalTensors: parts.length }),
-    );
+    let failure: unknown = null;
+    await this.model.load(files, parts, (bytes, tensors) => {
+      try {
+        onProgress?.({ bytes, totalBytes, tensors, totalTensors: parts.length });
+      } catch (error) {
+        // Thrown from a native callback it would end the process.
+        failure ??= error;
+      }
+    });
+    if (failure !== null) throw failure as Error;
   }
 
   getKvCacheSpec(): Map<string, KVCacheSpec> {
@@ -169,7 +176,7 @@ export class Worker extends WorkerBase {
   }
 
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
-    this.requireAwake('executeModel');
+    this.#requireAwake('executeModel');
     return this.modelRunner.executeModel(schedulerOutput);
   }
 
@@ -179,7 +186,7 @@ export class Worker extends WorkerBase {
 
   /** A step on no request, as ranks without work run beside others. */
   async executeDummyBatch(): Promise<void> {
-    this.requireAwake('executeDummyBatch');
+    this.#requireAwake('executeDummyBatch');
     await this.model.warmUp();
   }
 
@@ -208,10 +215,10 @@ export class Worker extends WorkerBase {
     }
     this.asleep.add('weights').add('kv_cache');
     this.weightsDropped = level === 2;
-    return this.giveMemoryBack();
+    return this.#giveMemoryBack();
   }
 
-  private async giveMemoryBack(): Promise<void> {
+  async #giveMemoryBack(): Promise<void> {
     await this.model.releaseKvCache();
     if (this.weightsDropped) await this.model.releaseWeights();
   }
@@ -219,7 +226,7 @@ export class Worker extends WorkerBase {
   /** Brings back what the tags name; weights dropped are read from the checkpoint again. */
   async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
     if (tags.includes('weights') && this.asleep.has('weights')) {
-      if (this.weightsDropped) await this.fillWeights();
+      if (this.weightsDropped) await this.#fillWeights();
       this.weightsDropped = false;
       this.asleep.delete('weights');
     }
@@ -229,7 +236,7 @@ export class Worker extends WorkerBase {
     }
   }
 
-  private requireAwake(call: string): void {
+  #requireAwake(call: string): void {
     if (this.asleep.size === 0) return;
     throw new InvalidStateError(
       `${call} while ${[...this.asleep].join(' and ')} are asleep; call wakeUp first`,

@@ -15,7 +15,7 @@ async function readAll(collector: RequestOutputCollector): Promise<OutputDelta[]
 }
 
 test('a reader that keeps up gets every delta', async () => {
-  const collector = new RequestOutputCollector();
+  const collector = new RequestOutputCollector(null);
   const read = collector[Symbol.asyncIterator]();
   const first = read.next();
   collector.delta(delta('a', [1]));
@@ -26,7 +26,7 @@ test('a reader that keeps up gets every delta', async () => {
 });
 
 test('what a slow reader has not taken is one delta', async () => {
-  const collector = new RequestOutputCollector();
+  const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
   collector.delta(delta('b', [2, 3]));
   collector.delta({ ...delta('', [4]), finishReason: 'stop' });
@@ -37,7 +37,7 @@ test('what a slow reader has not taken is one delta', async () => {
 });
 
 test('several outputs stay apart', async () => {
-  const collector = new RequestOutputCollector();
+  const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1], 1));
   collector.delta(delta('b', [2], 0));
   collector.delta(delta('c', [3], 1));
@@ -46,10 +46,48 @@ test('several outputs stay apart', async () => {
 });
 
 test('an error comes after what came before it', async () => {
-  const collector = new RequestOutputCollector();
+  const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
   collector.failed(new Error('lost'));
   const read = collector[Symbol.asyncIterator]();
   expect(await read.next()).toEqual({ done: false, value: delta('a', [1]) });
   await expect(read.next()).rejects.toThrow('lost');
+});
+
+test('nothing is started before the first read', async () => {
+  const start = jest.fn(() => () => undefined);
+  const collector = new RequestOutputCollector(start);
+  expect(start).not.toHaveBeenCalled();
+  void collector.next();
+  void collector.next();
+  expect(start).toHaveBeenCalledTimes(1);
+  await collector.return();
+});
+
+test('leaving while a read is under way gives up at once', async () => {
+  const abort = jest.fn();
+  const collector = new RequestOutputCollector(() => abort);
+  const read = collector.next();
+  const left = collector.return();
+  expect(abort).toHaveBeenCalledTimes(1);
+  expect(await read).toEqual({ done: true, value: undefined });
+  expect(await left).toEqual({ done: true, value: undefined });
+});
+
+test('leaving after the end gives nothing up', async () => {
+  const abort = jest.fn();
+  const collector = new RequestOutputCollector(() => abort);
+  const read = collector.next();
+  collector.finished();
+  await read;
+  await collector.return();
+  expect(abort).not.toHaveBeenCalled();
+});
+
+test('what cannot be started rejects the read', async () => {
+  const collector = new RequestOutputCollector(() => {
+    throw new Error('refused');
+  });
+  await expect(collector.next()).rejects.toThrow('refused');
+  expect(await collector.next()).toEqual({ done: true, value: undefined });
 });

@@ -4,7 +4,7 @@ import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArg
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
 import { InputProcessor } from '../../lib/engine/inputProcessor';
-import type { OutputDelta, RequestOutput } from '../../lib/engine/outputs';
+import type { OutputStream, RequestOutput } from '../../lib/engine/outputs';
 import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
@@ -123,11 +123,8 @@ export class TestEngine<W extends PagedWorker> {
     return this.engine.generate(this.input(prompt, options));
   }
 
-  stream(
-    prompt: readonly number[],
-    options: SamplingParamsOptions = {},
-  ): AsyncGenerator<OutputDelta, void, void> {
-    return this.engine.stream(this.input(prompt, options));
+  stream(prompt: readonly number[], options: SamplingParamsOptions = {}): OutputStream {
+    return this.engine.stream(() => this.input(prompt, options));
   }
 
   private input(prompt: readonly number[], options: SamplingParamsOptions) {

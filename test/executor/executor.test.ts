@@ -597,8 +597,6 @@ describe('the rest of the interface', () => {
   it.each([
     'takeDraftTokenIds',
     'saveShardedState',
-    'resetMmCache',
-    'resetEncoderCache',
     'addLora',
     'removeLora',
     'pinLora',
