@@ -54,8 +54,8 @@ void copyRows(const void* x, const int32_t* index, int32_t count, int64_t rowByt
   const auto copy = [&](auto word) {
     using Word = decltype(word);
     const int64_t width = rowBytes / static_cast<int64_t>(sizeof(Word));
-    gatherWords<<<gridOf(count, width), kThreads, 0, stream>>>(static_cast<const Word*>(x), index,
-                                                               width, static_cast<Word*>(out));
+    gatherWords<Word><<<gridOf(count, width), kThreads, 0, stream>>>(
+        static_cast<const Word*>(x), index, width, static_cast<Word*>(out));
   };
   if (rowBytes % kAccessBytes == 0 && isAligned(x) && isAligned(out)) {
     copy(uint4{});

@@ -134,7 +134,7 @@ template <bool kAligned>
 __global__ void __launch_bounds__(kPartThreads)
     gatherParts(const float* logits, int32_t vocabSize, const int32_t* tokenIds,
                 LogprobRequests requests, Logprobs out, SamplerWorkspace workspace) {
-  __shared__ alignas(16) float shared[kPartSize];
+  alignas(16) __shared__ float shared[kPartSize];
   __shared__ SelectScratch scratch;
   __shared__ float floatScratch[kWarps];
   __shared__ int32_t countScratch[kWarps];
