@@ -92,13 +92,10 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
     const int32_t key = tile * kKeys + warp * Tiles::kKeysOfWarp + lane % Tiles::kKeysOfWarp;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
-  const auto stageOf = [&](int32_t tile) {
-    return queries + Tiles::kQueryBytes +
-           static_cast<uint32_t>((tile - firstTile) % 2) * Tiles::kStageBytes;
-  };
-  const auto copy = [&](int32_t tile, int32_t cacheSlot) {
-    const uint32_t to =
-        stageOf(tile) + static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
+  const uint32_t stages = queries + Tiles::kQueryBytes;
+  const auto copy = [&](uint32_t stage, int32_t cacheSlot) {
+    const uint32_t to = stages + stage * Tiles::kStageBytes +
+                        static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
     copyKeysAndValues<T, kHeadDim, Tiles::kKeysOfWarp>(to, to + Tiles::kKeyBytes, args, kvHead,
                                                        cacheSlot);
   };
@@ -109,18 +106,20 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   const auto queryOf = [&](int i, int h) { return firstOfWarp + i * 16 + lane / 4 + h * 8; };
 
   QueryRows<T, kHeadDim, kMatrices> rows;
-  copy(firstTile, cacheSlotOf(firstTile));
+  copy(0, cacheSlotOf(firstTile));
   commitCopies();
   int32_t nextCacheSlot = cacheSlotOf(firstTile + 1);
+  uint32_t stage = 1;
   for (int32_t tile = firstTile; tile <= lastTile; ++tile) {
+    stage ^= 1;
     waitForCopies<0>();
     __syncthreads();  // all copies of this tile are there, and all have done with the last
-    if (tile < lastTile) copy(tile + 1, nextCacheSlot);
+    if (tile < lastTile) copy(stage ^ 1, nextCacheSlot);
     commitCopies();
     nextCacheSlot = cacheSlotOf(tile + 2);
     if (firstOfWarp >= numQueries) continue;
 
-    const uint32_t keys = stageOf(tile);
+    const uint32_t keys = stages + stage * Tiles::kStageBytes;
     float scores[kMatrices][kKeys / 8][4];
     rows.template score<kKeys>(
         scores,

@@ -29,11 +29,16 @@ __device__ inline uint32_t sharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts copying 16 bytes, or writing zeros where there is nothing to copy.
-__device__ inline void copyAsync(uint32_t to, const void* from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(exists ? 16 : 0)
-               : "memory");
+// Starts copying 16 bytes; with a negative `index` there is nothing to copy, and zeros are written.
+__device__ inline void copyAsync(uint32_t to, const void* from, int32_t index) {
+  asm volatile(
+      "{\n"
+      ".reg .pred ignore;\n"
+      "setp.lt.s32 ignore, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n"
+      "}" ::"r"(to),
+      "l"(from), "r"(index)
+      : "memory");
 }
 
 // Closes a group of copies.
@@ -54,17 +59,21 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
   constexpr uint32_t kParts = kHeadDim / 8;  // of a row, 16 bytes each
   static_assert(kRows * kParts % kWarpSize == 0);
   const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t stride = static_cast<uint32_t>(args.numKvHeads) * kHeadDim * sizeof(T);
+  const char* keys = static_cast<const char*>(args.keys) + kvHead * kHeadDim * sizeof(T);
+  const char* values = static_cast<const char*>(args.values) + kvHead * kHeadDim * sizeof(T);
 #pragma unroll
   for (uint32_t i = 0; i < kRows * kParts / kWarpSize; ++i) {
-    const uint32_t row = (i * kWarpSize + lane) / kParts;
-    const uint32_t column = (i * kWarpSize + lane) % kParts * 8;
+    // Said apart for the usual sizes, with which a lane's part of a row is always the same.
+    constexpr bool kWhole = kWarpSize % kParts == 0;
+    const uint32_t row =
+        kWhole ? i * (kWarpSize / kParts) + lane / kParts : (i * kWarpSize + lane) / kParts;
+    const uint32_t part = kWhole ? lane % kParts : (i * kWarpSize + lane) % kParts;
     const int32_t from = __shfl_sync(kAllLanes, cacheSlot, static_cast<int>(row));
-    const bool exists = from >= 0;
-    const int64_t offset = static_cast<int64_t>(exists ? from : 0) * (args.numKvHeads * kHeadDim) +
-                           (kvHead * kHeadDim + static_cast<int32_t>(column));
-    const uint32_t to = (row * kTileStride<kHeadDim> + column) * 2;
-    copyAsync(keysTo + to, static_cast<const T*>(args.keys) + offset, exists);
-    copyAsync(valuesTo + to, static_cast<const T*>(args.values) + offset, exists);
+    const uint64_t offset = static_cast<uint64_t>(static_cast<uint32_t>(max(from, 0))) * stride;
+    const uint32_t to = row * kTileStride<kHeadDim> * static_cast<uint32_t>(sizeof(T)) + part * 16;
+    copyAsync(keysTo + to, keys + part * 16 + offset, from);
+    copyAsync(valuesTo + to, values + part * 16 + offset, from);
   }
 }
 
@@ -79,7 +88,7 @@ __device__ inline void copyQueries(uint32_t to, int32_t numRows, SourceOf source
     const uint32_t column = i % kParts * 8;
     const bool exists = static_cast<int32_t>(row) < numRows;
     copyAsync(to + (row * kTileStride<kHeadDim> + column) * 2,
-              sourceOf(exists ? static_cast<int32_t>(row) : 0) + column, exists);
+              sourceOf(exists ? static_cast<int32_t>(row) : 0) + column, exists ? 0 : -1);
   }
 }
 
