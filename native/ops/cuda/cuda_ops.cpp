@@ -46,6 +46,7 @@ class CudaOps final : public Ops {
         properties_(openDevice(index)),
         memory_(stream_),
         scratch_(memory_),
+        attentionScratch_(memory_),
         matmul_(stream_, memory_) {
     requireKernels();
   }
@@ -133,7 +134,8 @@ class CudaOps final : public Ops {
     }
     const int numMultiprocessors = properties_.multiProcessorCount;
     const int32_t most = std::max(requests.maxNumSeqs, batch.numRows);
-    void* partials = scratch_.atLeast(attentionWorkspaceBytes(most, shape, numMultiprocessors));
+    void* partials =
+        attentionScratch_.atLeast(attentionWorkspaceBytes(most, shape, numMultiprocessors));
     attentionDecode(qkv, batch, shape, cache, requests, out, cache.dtype, partials,
                     numMultiprocessors, stream_);
     launched("attentionDecode");
@@ -200,6 +202,7 @@ class CudaOps final : public Ops {
   const Stream stream_;
   MemoryAccount memory_;
   Scratch scratch_;
+  Scratch attentionScratch_;  // apart: holds counters that stay zero between launches
   Matmul matmul_;
   std::optional<Uploader> uploader_;
   const char* lastLaunched_ = "opening the device";

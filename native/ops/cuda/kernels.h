@@ -47,7 +47,8 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
 
 // attention_decode.cu, attention_prefill.cu ----------------------------------------------------
 
-// Bytes of scratch that attention needs at most for batches of up to maxNumSeqs rows.
+// Bytes of scratch that attention needs at most for batches of up to maxNumSeqs rows: attention's
+// own, zeroed once; of any shape, each launch leaves its counters zero.
 size_t attentionWorkspaceBytes(int32_t maxNumSeqs, const AttentionShape& shape,
                                int32_t numMultiprocessors);
 
