@@ -12,6 +12,7 @@ import {
   SamplingParams,
   ShutdownError,
 } from '../lib';
+import { progressBar } from '../lib/progressBar';
 
 interface Reference {
   promptTokenIds: number[];
@@ -325,6 +326,92 @@ test('after shutdown, pending and later calls reject', async () => {
   await rejected;
   await expect(short.generate(prompts[0])).rejects.toThrow(ShutdownError);
   await short.shutdown();
+});
+
+describe('an executor that sleeps under a living engine', () => {
+  let sleeper: LLM;
+
+  beforeEach(async () => {
+    sleeper = await create();
+  });
+
+  const generates = async () => {
+    const [{ promptTokenIds, tokenIds }] = reference.prompts;
+    expect(tokensOf(await sleeper.generate({ promptTokenIds }, greedy))).toEqual([tokenIds]);
+  };
+
+  test('refuses requests, also one that came in the same turn, and wakes to serve', async () => {
+    const { executor } = sleeper.engine;
+    const sameTurn = expect(sleeper.generate('One day', greedy)).rejects.toMatchObject({
+      code: 'INVALID_STATE',
+    });
+    await executor.sleep();
+    await sameTurn;
+    await expect(sleeper.generate('One day', greedy)).rejects.toMatchObject({
+      code: 'INVALID_STATE',
+    });
+    await executor.wakeUp();
+    await generates();
+  });
+
+  test('does not fall asleep while a request runs, which goes on', async () => {
+    const running = generates();
+    const stream = sleeper.stream('One day', greedy);
+    await stream.next();
+    await expect(sleeper.engine.executor.sleep()).rejects.toThrow(/requests unfinished/);
+    await stream.return();
+    await running;
+  });
+
+  test('takes sleep and wakeUp one after the other, however they are called', async () => {
+    const { executor } = sleeper.engine;
+    await Promise.all([executor.sleep(2), executor.wakeUp(['weights']), executor.wakeUp()]);
+    expect(executor.isSleeping).toBe(false);
+    await generates();
+  });
+});
+
+test('a stream that is left while it waits for its turn ends at once', async () => {
+  const one = await create({ maxNumSeqs: 1 });
+  const long = new SamplingParams({ temperature: 0, maxTokens: 400, ignoreEos: true });
+  const running = one.generate('One day', long);
+  const queued = one.stream('Tom', greedy);
+  const read = queued.next();
+  await new Promise(setImmediate);
+  await queued.return();
+  expect(await read).toEqual({ done: true, value: undefined });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(one.engine.numUnfinishedRequests).toBe(1);
+  await running;
+});
+
+describe('what is no option', () => {
+  test.each([[5], [null], ['models/stories'], [[]]])('LLM.create(%j)', async (args) => {
+    await expect(LLM.create(args as never)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+  });
+
+  test.each([[{ onProgress: 5 }], [{ signal: 'stop' }]])('LLM.create(%j)', async (args) => {
+    await expect(create(args as never)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+  });
+
+  test.each([[undefined], [[]], ['Hello'], [[7]]])('chat(%j)', async (messages) => {
+    await expect(llm.chat(messages as never)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+  });
+});
+
+test('an onProgress that throws fails the load', async () => {
+  const onProgress = () => {
+    throw new Error('enough');
+  };
+  await expect(create({ onProgress })).rejects.toThrow('enough');
+});
+
+test('on a terminal the load shows a bar, and wipes it when all is there', async () => {
+  const drawn: string[] = [];
+  const terminal = { write: (text: string) => drawn.push(text) } as unknown as NodeJS.WriteStream;
+  await create({ onProgress: progressBar(terminal) });
+  expect(drawn.some((text) => /\[=* *\] \d+% of 7\.0 MB/.test(text))).toBe(true);
+  expect(drawn.at(-1)).toBe('\r\x1b[K');
 });
 
 describe('a process', () => {

@@ -82,7 +82,7 @@ const schema = z.strictObject({
     .enum(['auto', 'float32', 'float16', 'bfloat16'])
     .optional()
     .describe("'auto', 'float32', 'float16' or 'bfloat16'"),
-  maxModelLen: optionalInteger(1, MAX_INT32),
+  maxModelLen: optionalInteger(2, MAX_INT32),
   blockSize: optionalInteger(1, 256),
   memoryUtilization: z.number().gt(0).max(1).optional().describe('a number above 0 and up to 1'),
   kvCacheMemoryBytes: optionalInteger(1),

@@ -4,6 +4,7 @@ import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } f
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import {
   type DeviceProperties,
+  type MemoryInfo,
   type ModelSpec,
   native,
   type NativeDevice,
@@ -33,6 +34,8 @@ export class Worker extends WorkerBase {
   /** The open device; null before `initDevice` and after `shutdown`. */
   device: NativeDevice | null = null;
   deviceProperties: DeviceProperties | null = null;
+  /** Before anything was loaded. */
+  #baseline: MemoryInfo | null = null;
   private runner: ModelRunner | null = null;
   private kvCacheConfig: KVCacheConfig | null = null;
   private readonly asleep = new Set<SleepTag>();
@@ -64,11 +67,30 @@ export class Worker extends WorkerBase {
     return { ...transformer.spec, dtype };
   }
 
-  /** Opens the device. Rejects with DEVICE_FAILED when it is not there. */
+  /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
+  get #memoryUtilization(): number | null {
+    const { cache, device } = this.config;
+    return cache.memoryUtilization ?? (device.kind === 'cuda' ? CUDA_MEMORY_UTILIZATION : null);
+  }
+
+  /**
+   * Opens the device. Rejects with DEVICE_FAILED when it is not there, and with OUT_OF_MEMORY when
+   * less of it is free than memoryUtilization asks for.
+   */
   async initDevice(): Promise<void> {
     const { kind } = this.config.device;
     this.device = new (native().Device)(kind, this.args.localRank, cpuThreads());
     this.deviceProperties = await this.device.open();
+    this.#baseline = await this.device.memory();
+    const { total, free } = this.#baseline;
+    const share = this.#memoryUtilization;
+    if (this.config.cache.kvCacheMemoryBytes !== null || share === null) return;
+    if (total * share > free) {
+      throw new OutOfMemoryError(
+        `memoryUtilization ${share} asks for ${gib(total * share)} of ${gib(total)}, but only ` +
+          `${gib(free)} are free; lower memoryUtilization or free memory`,
+      );
+    }
   }
 
   /** Maps the checkpoint's files and fills the weights, or makes random ones ('dummy'). */
@@ -135,27 +157,26 @@ export class Worker extends WorkerBase {
   async determineAvailableMemory(): Promise<number> {
     const { kvCacheMemoryBytes } = this.config.cache;
     const onCuda = this.config.device.kind === 'cuda';
-    const before = await this.openDevice.memory();
     await this.openDevice.resetPeakMemory();
     await this.model.profile();
     const { total, free, allocated, peakAllocated } = await this.openDevice.memory();
     if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
-    const memoryUtilization =
-      this.config.cache.memoryUtilization ?? (onCuda ? CUDA_MEMORY_UTILIZATION : null);
-    if (memoryUtilization === null) return Math.floor(free * CPU_CACHE_SHARE);
+    const share = this.#memoryUtilization;
+    if (share === null) return Math.floor(free * CPU_CACHE_SHARE);
 
-    const requested = Math.floor(total * memoryUtilization);
-    if (before.free + before.allocated < requested) {
-      throw new OutOfMemoryError(
-        `memoryUtilization ${memoryUtilization} asks for ${gib(requested)} of ${gib(total)}, but only ` +
-          `${gib(before.free + before.allocated)} are free; lower memoryUtilization or free memory`,
+    const freeBefore = this.#baseline?.free ?? 0;
+    if (onCuda && free > freeBefore) {
+      throw new InvalidStateError(
+        `${gib(freeBefore)} were free before the model was loaded and ${gib(free)} are now: ` +
+          'somebody else gave memory back meanwhile, so what is left cannot be told; start again',
       );
     }
     // A GPU's driver, kernels and other users take memory that is nobody's allocation here.
     const needed = peakAllocated + (onCuda ? total - free - allocated : 0);
+    const requested = Math.floor(total * share);
     if (requested <= needed) {
       throw new OutOfMemoryError(
-        `memoryUtilization ${memoryUtilization} gives ${gib(requested)} of ${gib(total)}, but the model ` +
+        `memoryUtilization ${share} gives ${gib(requested)} of ${gib(total)}, but the model ` +
           `and its largest step need ${gib(needed)}; raise memoryUtilization or lower ` +
           'maxNumBatchedTokens',
       );

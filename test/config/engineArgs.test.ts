@@ -200,7 +200,7 @@ describe('createUniprocConfig', () => {
     [{ device: 'cuda:x' }, "device is 'cuda:x'"],
     [{ device: 'cpu:0' }, "device is 'cpu:0'"],
     [{ dtype: 'int8' }, "dtype is 'int8'; it must be 'auto', 'float32', 'float16' or 'bfloat16'"],
-    [{ maxModelLen: 0 }, 'maxModelLen is 0; it must be an integer from 1 to 2147483647'],
+    [{ maxModelLen: 0 }, 'maxModelLen is 0; it must be an integer from 2 to 2147483647'],
     [{ maxModelLen: '2048' }, "maxModelLen is '2048'"],
     [{ blockSize: 16.5 }, 'blockSize is 16.5; it must be an integer from 1 to 256'],
     [

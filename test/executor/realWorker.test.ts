@@ -234,16 +234,24 @@ describe('UniProcExecutor with the real worker', () => {
       expect(bytes).toBeLessThan(free);
     });
 
-    it.each([
-      [1, /asks for [\d.]+ GiB of [\d.]+ GiB, but only [\d.]+ GiB are free/],
-      [1e-9, /gives [\d.]+ GiB of [\d.]+ GiB, but the model and its largest step need/],
-    ])('is an error with the figures for a share of %d', async (memoryUtilization, message) => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(
-        await makeConfig({ memoryUtilization }),
+    it('is an error with the figures when less is free than asked for', async () => {
+      executor = await start();
+      const config = await makeConfig({ memoryUtilization: 1 });
+      const refused = UniProcExecutor.create<UniProcExecutor>(config);
+      await expect(refused).rejects.toThrow(OutOfMemoryError);
+      await expect(refused).rejects.toThrow(
+        /asks for [\d.]+ GiB of [\d.]+ GiB, but only [\d.]+ GiB are free/,
       );
+    });
+
+    it('is an error with the figures when the model needs more than its share', async () => {
+      const config = await makeConfig({ memoryUtilization: 1e-9 });
+      executor = await UniProcExecutor.create<UniProcExecutor>(config);
       const refused = executor.determineAvailableMemory();
       await expect(refused).rejects.toThrow(OutOfMemoryError);
-      await expect(refused).rejects.toThrow(message);
+      await expect(refused).rejects.toThrow(
+        /gives [\d.]+ GiB of [\d.]+ GiB, but the model and its largest step need/,
+      );
     });
 
     it('that cannot be had is a typed error, after which the executor still shuts down', async () => {
