@@ -79,7 +79,7 @@ __device__ float largest(const float (&logits)[kGroups][kGroupSize]) {
   return most;
 }
 
-__device__ float smallestAboveNone(const float (&logits)[kGroups][kGroupSize]) {
+__device__ float smallestFinite(const float (&logits)[kGroups][kGroupSize]) {
   float least = INFINITY;
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
@@ -91,10 +91,29 @@ __device__ float smallestAboveNone(const float (&logits)[kGroups][kGroupSize]) {
   return least;
 }
 
-__device__ SampledRequest requestOf(const RequestTable& requests, int64_t slot) {
-  return {requests.sampling[slot], requests.tokenIds + slot * requests.maxModelLen,
-          requests.numPromptTokens[slot], requests.numTokens[slot]};
+__device__ SampledRequest requestOf(const RequestTable& requests, int64_t slot,
+                                    const SamplingParams& params) {
+  return {params, requests.tokenIds + slot * requests.maxModelLen, requests.numPromptTokens[slot],
+          requests.numTokens[slot]};
 }
+
+// A slot's parameters in shared memory: fetched while the logits are on their way, a word a thread.
+struct SharedParams {
+  static constexpr unsigned kWords = sizeof(SamplingParams) / sizeof(uint32_t);
+  alignas(SamplingParams) uint32_t words[kWords];
+
+  __device__ static uint32_t fetch(const SamplingParams& from) {
+    return threadIdx.x < kWords ? reinterpret_cast<const uint32_t*>(&from)[threadIdx.x] : 0;
+  }
+  __device__ void put(uint32_t word) {
+    if (threadIdx.x < kWords) words[threadIdx.x] = word;
+  }
+  __device__ const SamplingParams& get() const {
+    return *reinterpret_cast<const SamplingParams*>(words);
+  }
+};
+static_assert(sizeof(SamplingParams) % sizeof(uint32_t) == 0 &&
+              SharedParams::kWords <= kPartThreads);
 
 __device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t vocabSize) {
   return bitmask ? bitmask + row * ((vocabSize + 31) / 32) : nullptr;
@@ -109,6 +128,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
               const int32_t* bitmask, SamplerWorkspace workspace) {
   __shared__ LogitsProcessors::Shared shared;
+  __shared__ SharedParams sharedParams;
   __shared__ float scratch[kWarps];
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
@@ -121,9 +141,12 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
 
   const int32_t begin = part * kPartSize;
   float values[kGroups][kGroupSize];
+  const SamplingParams& params = sharedParams.get();
+  const uint32_t paramsWord = SharedParams::fetch(requests.sampling[slot]);
+  const SampledRequest request = requestOf(requests, slot, params);
   loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
-  const SampledRequest request = requestOf(requests, slot);
-  const SamplingParams& params = request.params;
+  sharedParams.put(paramsWord);
+  __syncthreads();
   const Key bannedBest =
       LogitsProcessors(request, bitmaskOf(bitmask, row, vocabSize), begin, vocabSize, shared)
           .run(values);
@@ -150,7 +173,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
         const int32_t offset = groupOffset(j);
         if (begin + offset < vocabSize) storeNarrowed(scaled + offset, values[j]);
       }
-      const float least = -blockMax(-smallestAboveNone(values), -INFINITY, scratch);
+      const float least = -blockMax(-smallestFinite(values), -INFINITY, scratch);
       if (threadIdx.x == 0) {
         workspace.maxima[index] = most;
         workspace.minima[index] = least;
@@ -218,7 +241,7 @@ __global__ void __launch_bounds__(kPartThreads)
   const auto part = static_cast<int32_t>(blockIdx.x);
   const int64_t slot = slots[row];
   if (slot < 0) return;
-  const SampledRequest request = requestOf(requests, slot);
+  const SampledRequest request = requestOf(requests, slot, requests.sampling[slot]);
   Key* bests = workspace.bests + row * workspace.numParts;
   if (isTruncated(request.params, vocabSize)) {
     const Key best = drawFromPart(request, row, part * kPartSize, vocabSize, workspace, keys);
