@@ -1,6 +1,6 @@
 /** What users and files may say, checked with zod, and complaints a reader can act on. */
 import { inspect } from 'node:util';
-import type { z } from 'zod';
+import { z } from 'zod';
 
 /** A value as an error message shows it: on one line, not too long. */
 export function show(value: unknown): string {
@@ -68,3 +68,14 @@ export function parseFields<Shape extends z.ZodRawShape>(
   const subject = place === name ? 'it' : name;
   throw fail(`${place} is ${show(value)}; ${subject} must be ${field.description}`);
 }
+
+/** More positions than any model has. */
+export const MAX_POSITIONS = 2 ** 31 - 1;
+
+export const integer = (min: number, max: number) =>
+  z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`);
+export const integerOrNull = (min: number, max: number) =>
+  z.int().min(min).max(max).nullish().describe(`an integer from ${min} to ${max}, or null`);
+export const positive = () => z.number().gt(0).describe('a number above 0');
+export const positiveOrNull = () =>
+  z.number().gt(0).nullish().describe('a number above 0, or null');
