@@ -254,7 +254,7 @@ void Model::warmUp(Ops& ops) {
   rehearse(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
 }
 
-// The largest step is one whose rows also want all that sampling can be asked for.
+// Every row takes the longest way through sampling: truncation, penalties and logprobs.
 void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
   if (!weights_) throwState("the model's weights are not loaded; call load first");
   if (launched_) throwState("a step waits to be sampled");
