@@ -65,6 +65,24 @@ describe.each(backends)('logprobs, %s', (backend) => {
     },
   );
 
+  it('find the likeliest wherever they lie', () => {
+    const vocabSize = 5000;
+    const orders = [
+      Float32Array.from({ length: vocabSize }, (_, i) => i / 1000), // the best are the last
+      Float32Array.from({ length: vocabSize }, (_, i) => -i / 1000),
+      Float32Array.from({ length: vocabSize }, (_, i) => Math.floor(i / 1000)),
+      new Float32Array(vocabSize).fill(2),
+      new Random(1).normals(vocabSize, 'float32', 0.01),
+    ];
+    const { out, read } = makeLogprobs(ops, orders.length, 50);
+    const rows = ops.floats(orders.flatMap((row) => [...row]));
+    ops.gatherLogprobs(rows, orders.length, vocabSize, ops.ints(orders.map(() => 0)), 50, out);
+    orders.forEach((row, i) => {
+      const expected = descending(Float64Array.from(row)).slice(0, 50);
+      expect(read(i).tokenIds.slice(1)).toEqual(expected);
+    });
+  });
+
   it('order equal logits by id, and rank by those strictly greater', () => {
     const logits = Float32Array.from([1, 3, 2, 3, 1, 2, 3, -Infinity]);
     const { out, read } = makeLogprobs(ops, 3, 10);

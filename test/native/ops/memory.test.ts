@@ -16,6 +16,7 @@ describe('memory', () => {
     const large = ops.allocate(3 * MiB, 'bfloat16', 'a matrix');
     expect(ops.memory().allocated).toBe(100 + 6 * MiB);
     ops.release(large);
+    ops.release(ops.allocate(25, 'float32', 'a vector'));
     expect(ops.memory()).toMatchObject({ allocated: 100, peakAllocated: 100 + 6 * MiB });
     ops.resetPeakMemory();
     expect(ops.memory().peakAllocated).toBe(100);

@@ -2,12 +2,15 @@
 import type { NativeSampling } from '../../../lib/native';
 
 export interface SampledRow {
-  tokenId: number;
+  /** null where nothing is left to choose from. */
+  tokenId: number | null;
   /**
    * How far the nearest decision was from going the other way, in logits or probability: below the
    * accuracy of float32 the operation may rightly choose another token.
    */
   margin: number;
+  /** The same for the draw alone, whatever was cut. */
+  drawMargin: number;
 }
 
 export interface SampledRequest {
@@ -78,7 +81,7 @@ export function sampleReference(
     scores,
     order.sort((a, b) => scores[b] - scores[a] || a - b),
   );
-  return { tokenId: drawn.tokenId, margin: Math.min(margin, drawn.margin) };
+  return { ...drawn, margin: Math.min(margin, drawn.margin) };
 }
 
 /** The ids of the tokens not banned, likeliest first, of equals the lower id first. */
@@ -89,8 +92,11 @@ export function descending(scores: Float64Array): number[] {
 }
 
 function best(scores: Float64Array, order: number[]): SampledRow {
-  const margin = order.length > 1 ? scores[order[0]] - scores[order[1]] : Infinity;
-  return { tokenId: order[0], margin: margin === 0 ? Infinity : margin };
+  if (order.length === 0) return { tokenId: null, margin: Infinity, drawMargin: Infinity };
+  // Equals are ordered by their ids.
+  const gap = order.length > 1 ? scores[order[0]] - scores[order[1]] : 0;
+  const margin = gap > 0 ? gap : Infinity;
+  return { tokenId: order[0], margin, drawMargin: margin };
 }
 
 function badWords({ badWordsTokenIds, badWordsEnds }: NativeSampling): number[][] {

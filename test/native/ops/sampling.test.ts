@@ -49,6 +49,112 @@ function sample(
 
 const lengthOf = (r: SampledRequest) => r.promptTokenIds.length + r.generatedTokenIds.length;
 
+/** What `make` gives, made when it is first wanted: the references are the same for all kernels. */
+function lazily<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => (made ??= make());
+}
+
+/** Rows with all kinds of parameters, and the token that float64 gives each. */
+const anyParameters = lazily(() => {
+  const random = new Random(2);
+  const pick = <T>(...choices: T[]) => choices[random.below(choices.length)];
+  const trials = [];
+  let tooClose = 0;
+  for (let trial = 0; trial < 400; ++trial) {
+    const vocabSize = pick(1, 2, 5, 17, 33, 100, 500, 2003);
+    const ids = (count: number) =>
+      Int32Array.from({ length: count }, () => random.below(vocabSize));
+    const logits = random.normals(vocabSize, 'float32', pick(0.1, 1, 4));
+    if (pick(true, false)) logits.forEach((x, i) => (logits[i] = Math.round(x * 4) / 4)); // ties
+    const biased = ids(pick(0, 0, 3)).filter((id, i, all) => all.indexOf(id) === i);
+    const generated = Array.from(ids(pick(0, 1, 20)));
+    const tail = generated.slice(-1);
+    const badWords = pick<number[][]>(
+      [],
+      [[random.below(vocabSize)]],
+      [[...tail, random.below(vocabSize)], Array.from(ids(3))],
+    );
+    const sampling: NativeSampling = {
+      temperature: pick(0, 0.3, 1, 1.7),
+      topK: pick(0, 0, 1, 2, 7, 50, 3000),
+      topP: pick(1, 1, 0.01, 0.3, 0.9, 0.999),
+      minP: pick(0, 0, 0.05, 0.5, 1),
+      presencePenalty: pick(0, 0, 0.7, -1),
+      frequencyPenalty: pick(0, 0, 0.3, -0.5),
+      repetitionPenalty: pick(1, 1, 1.3, 0.8),
+      seed: BigInt(random.word()) * BigInt(random.word()),
+      minTokens: pick(0, 0, 30),
+      numLogprobs: -1,
+      numPromptLogprobs: -1,
+      logitBiasTokenIds: biased,
+      logitBiases: random.normals(biased.length, 'float32', 5),
+      allowedTokenIds: ids(pick(0, 0, 0, 3, 40)),
+      badWordsTokenIds: Int32Array.from(badWords.flat()),
+      badWordsEnds: Int32Array.from(badWords, (_, i) => badWords.slice(0, i + 1).flat().length),
+      stopTokenIds: ids(pick(0, 2)),
+    };
+    const bitmask = pick(
+      undefined,
+      undefined,
+      Int32Array.from({ length: Math.ceil(vocabSize / 32) }, () => pick(-1, random.word() | 0)),
+    );
+    const made = {
+      sampling,
+      promptTokenIds: Array.from(ids(pick(1, 30))),
+      generatedTokenIds: generated,
+    };
+    const { tokenId, margin } = sampleReference(logits, made, bitmask);
+    if (tokenId === null) continue; // nothing is left to choose from: see below
+    if (margin < 2e-5) ++tooClose;
+    else trials.push({ logits, made, bitmask, tokenId });
+  }
+  expect(trials.length).toBeGreaterThan(300);
+  expect(tooClose).toBeLessThan(15);
+  return trials;
+});
+
+/** Many draws from one row: a token too many or too few would be among them. */
+class Cut {
+  readonly trials: () => { logits: Float32Array; requests: SampledRequest[]; tokenIds: number[] };
+
+  constructor(
+    readonly name: string,
+    sampling: Partial<NativeSampling>,
+    vocabSize: number,
+    count: number,
+    std = 1,
+  ) {
+    this.trials = lazily(() => {
+      const logits = new Random(3).normals(vocabSize, 'float32', std);
+      const all = Array.from({ length: count }, (_, i) =>
+        request({ ...sampling, seed: BigInt(i) }),
+      );
+      const drawn = all.map((made) => sampleReference(logits, made));
+      // Where the cut is, is a matter of every request; what is drawn, of each alone.
+      const clear = drawn.map(({ drawMargin }) => drawMargin > 2e-5);
+      expect(clear.filter(Boolean).length).toBeGreaterThan(count * 0.9);
+      return {
+        logits,
+        requests: all.filter((_, i) => clear[i]),
+        tokenIds: drawn.filter((_, i) => clear[i]).map(({ tokenId }) => tokenId as number),
+      };
+    });
+  }
+}
+
+const cuts = [
+  new Cut('top-p in a flat row', { topP: 0.5 }, 400, 300),
+  new Cut('top-p in a steep row', { topP: 0.9 }, 400, 300, 4),
+  new Cut('top-k and top-p', { topK: 200, topP: 0.6 }, 400, 300),
+  new Cut('top-k', { topK: 70 }, 400, 300),
+  new Cut('min-p', { minP: 0.1 }, 400, 300),
+  new Cut('a large vocabulary, all', {}, 50021, 2, 3),
+  new Cut('a large vocabulary, top-k', { topK: 1000 }, 50021, 20, 3),
+  new Cut('a large vocabulary, top-p, flat', { topP: 0.7, temperature: 50 }, 50021, 2, 3),
+  new Cut('a large vocabulary, top-p, steep', { topP: 0.95, temperature: 0.5 }, 50021, 20, 3),
+];
+
 describe.each(backends)('sample, %s', (backend) => {
   const ops = openOps(backend);
   const one = (logits: ArrayLike<number>, r: SampledRequest, bitmask?: Int32Array) =>
@@ -94,89 +200,16 @@ describe.each(backends)('sample, %s', (backend) => {
   });
 
   it('gives the token that the same steps give in float64, for any parameters', () => {
-    const random = new Random(2);
-    const pick = <T>(...choices: T[]) => choices[random.below(choices.length)];
-    let compared = 0;
-    let tooClose = 0;
-    for (let trial = 0; trial < 400; ++trial) {
-      const vocabSize = pick(1, 2, 5, 17, 33, 100, 500, 2003);
-      const ids = (count: number) =>
-        Int32Array.from({ length: count }, () => random.below(vocabSize));
-      const logits = random.normals(vocabSize, 'float32', pick(0.1, 1, 4));
-      if (pick(true, false)) logits.forEach((x, i) => (logits[i] = Math.round(x * 4) / 4)); // ties
-      const biased = ids(pick(0, 0, 3)).filter((id, i, all) => all.indexOf(id) === i);
-      const generated = Array.from(ids(pick(0, 1, 20)));
-      const tail = generated.slice(-1);
-      const badWords = pick<number[][]>(
-        [],
-        [[random.below(vocabSize)]],
-        [[...tail, random.below(vocabSize)], Array.from(ids(3))],
-      );
-      const sampling: NativeSampling = {
-        temperature: pick(0, 0.3, 1, 1.7),
-        topK: pick(0, 0, 1, 2, 7, 50, 3000),
-        topP: pick(1, 1, 0.01, 0.3, 0.9, 0.999),
-        minP: pick(0, 0, 0.05, 0.5, 1),
-        presencePenalty: pick(0, 0, 0.7, -1),
-        frequencyPenalty: pick(0, 0, 0.3, -0.5),
-        repetitionPenalty: pick(1, 1, 1.3, 0.8),
-        seed: BigInt(random.word()) * BigInt(random.word()),
-        minTokens: pick(0, 0, 30),
-        numLogprobs: -1,
-        numPromptLogprobs: -1,
-        logitBiasTokenIds: biased,
-        logitBiases: random.normals(biased.length, 'float32', 5),
-        allowedTokenIds: ids(pick(0, 0, 0, 3, 40)),
-        badWordsTokenIds: Int32Array.from(badWords.flat()),
-        badWordsEnds: Int32Array.from(badWords, (_, i) => badWords.slice(0, i + 1).flat().length),
-        stopTokenIds: ids(pick(0, 2)),
-      };
-      const bitmask = pick(
-        undefined,
-        undefined,
-        Int32Array.from({ length: Math.ceil(vocabSize / 32) }, () => pick(-1, random.word() | 0)),
-      );
-      const made = {
-        sampling,
-        promptTokenIds: Array.from(ids(pick(1, 30))),
-        generatedTokenIds: generated,
-      };
-      const expected = sampleReference(logits, made, bitmask);
-      // Left with nothing to choose from: see below.
-      if ((expected.tokenId as number | undefined) === undefined) continue;
-      if (expected.margin < 2e-5) {
-        ++tooClose;
-        continue;
-      }
-      ++compared;
-      const actual = one(logits, made, bitmask);
-      if (actual !== expected.tokenId) {
-        throw new Error(`trial ${trial}: ${actual}, not ${expected.tokenId} of ${vocabSize}`);
-      }
+    for (const { logits, made, bitmask, tokenId } of anyParameters()) {
+      expect(one(logits, made, bitmask)).toBe(tokenId);
     }
-    expect(compared).toBeGreaterThan(300);
-    expect(tooClose).toBeLessThan(15);
   });
 
-  it.each([
-    ['top-k', { topK: 1000 }],
-    ['top-p in a flat row', { topP: 0.7, temperature: 50 }],
-    ['top-p in a steep row', { topP: 0.95, temperature: 0.5 }],
-    ['top-k and top-p', { topK: 5000, topP: 0.5, temperature: 3 }],
-    ['min-p', { minP: 0.01 }],
-    ['all', {}],
-  ])('agrees with float64 in a vocabulary of 50,021: %s', (_, sampling) => {
-    const logits = new Random(3).normals(50021, 'float32', 3);
-    let compared = 0;
-    for (let seed = 1n; compared < 3 && seed < 20n; ++seed) {
-      const made = request({ ...sampling, seed });
-      const expected = sampleReference(logits, made);
-      // So many tokens lie close to the cut that only what the draw decides is asked for.
-      if (expected.margin < 1e-9) continue;
-      ++compared;
-      expect(one(logits, made)).toBe(expected.tokenId);
-    }
-    expect(compared).toBe(3);
+  it.each(cuts)('draws what float64 draws: $name', ({ trials }) => {
+    const { logits, requests, tokenIds } = trials();
+    expect(sample(ops, Array(requests.length).fill(logits) as Float32Array[], requests)).toEqual(
+      tokenIds,
+    );
   });
 
   describe('the distribution', () => {
