@@ -115,9 +115,9 @@ struct Run {
 };
 
 __device__ int32_t numTiles(const AttentionArgs& args, int32_t row) {
-  if (args.slots[row] < 0) return 0;
+  const int32_t slot = args.slots[row];
   const int32_t position = args.numComputedTokens[row];
-  return position / kTile - args.firstKey(position) / kTile + 1;
+  return slot < 0 ? 0 : position / kTile - args.firstKey(position) / kTile + 1;
 }
 
 // One warp's strips of the run; leaves its results in the ring. `queries` is shared memory for the
