@@ -232,9 +232,10 @@ __device__ void merge(int32_t heads, int32_t count, float scale, PartialOf parti
   }
 }
 
-// Grid: at most multiprocessors * blocksPerProcessor(headDim); 128 threads; shared memory: 4 rings
-// (102 KiB for heads of 128). Moves 2 * headDim * numKvHeads elements a key, and is bound by that:
-// 4.5 TB/s ask for some 32 KB under way in each multiprocessor, two strips a warp are 128 KB.
+// Grid: multiprocessors * blocksPerProcessor(headDim); 128 threads; shared memory: 4 rings and the
+// queries (106 KiB for heads of 128). Moves 2 * headDim * numKvHeads elements a key, and is bound
+// by that: 4.5 TB/s ask for some 32 KB under way in each multiprocessor, and two strips for each of
+// 8 warps are 128 KB. The products take an eighth of the tensor cores' time, for any group.
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
     decodeKernel(const AttentionArgs args, const Workspace workspace) {

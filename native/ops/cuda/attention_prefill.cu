@@ -32,13 +32,13 @@ struct Tiles {
   static constexpr uint32_t kBytes = kQueryBytes + 2 * kStageBytes;
 };
 
-// Query rows of row r of the batch: query i is head kvHead * group + i % group of token i / group.
+// Query i of a row of the batch is head kvHead * group + i % group of its token i / group.
 //
-// Grid: numKvHeads * (the most tiles of queries that rows of so many tokens can have); the blocks
-// past the last tile end at once. The tiles with the most keys come first, since the blocks start
-// in order. 128 threads; shared memory: 102 KiB for heads of 128. 4 * headDim operations a query
-// and key (half of the pairs of a prompt), at two thirds of the rate of wgmma, which mma.sync
-// reaches.
+// Grid: numKvHeads * (the most tiles of queries that so many rows and tokens can make); the blocks
+// past the last tile end at once. A row's later tiles, which see more keys, come first, since
+// blocks start in order. 128 threads; shared memory: 102 KiB for heads of 128. Computes 4 * headDim
+// operations for each query and key that it sees, and is bound by mma.sync, which reaches two
+// thirds of the tensor cores' rate on Hopper.
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs args) {
   using Tiles = Tiles<T, kHeadDim>;
@@ -130,14 +130,17 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
       for (int i = 0; i < kMatrices; ++i) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const int32_t last = positionOf(min(queryOf(i, h), numQueries - 1));
-          const int32_t first = args.firstKey(last);
+          // Of the tile's columns from this thread's first on.
+          const int32_t position = positionOf(min(queryOf(i, h), numQueries - 1));
+          const int32_t firstColumn = tile * kKeys + lane % 4 * 2;
+          const int32_t first = args.firstKey(position) - firstColumn;
+          const int32_t last = position - firstColumn;
 #pragma unroll
           for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-              const int32_t key = tile * kKeys + n * 8 + lane % 4 * 2 + c;
-              if (key < first || key > last) scores[i][n][2 * h + c] = kMasked;
+              const bool visible = n * 8 + c >= first && n * 8 + c <= last;
+              scores[i][n][2 * h + c] = visible ? scores[i][n][2 * h + c] : kMasked;
             }
           }
         }
