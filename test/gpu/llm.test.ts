@@ -11,6 +11,8 @@ const prompts = reference.prompts.map(({ prompt }) => prompt);
 const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
 const sampled = new SamplingParams({ temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 64 });
 
+const gpu = cudaOps();
+
 const tokensOf = (outputs: RequestOutput[]) =>
   outputs.map(({ outputs: [{ tokenIds }] }) => tokenIds);
 
@@ -51,7 +53,7 @@ describe.each(['float32', 'bfloat16', 'float16'] as const)('in %s', (dtype) => {
 test('the cache takes its share of the GPU where no size is given', async () => {
   const llm = await LLM.create({ device: 'cuda', dtype: 'bfloat16', maxModelLen: 512 });
   try {
-    const { total, free } = cudaOps().memory();
+    const { total, free } = gpu.memory();
     expect(free / total).toBeGreaterThan(0.05);
     expect(free / total).toBeLessThan(0.15);
   } finally {
@@ -60,9 +62,8 @@ test('the cache takes its share of the GPU where no size is given', async () => 
 });
 
 test('engines made and shut down leave the memory as it was', async () => {
-  const ops = cudaOps();
   await generate({}, greedy);
-  const { free } = ops.memory();
+  const { free } = gpu.memory();
   for (let i = 0; i < 20; ++i) await generate({}, greedy);
-  expect(ops.memory().free).toBe(free);
+  expect(gpu.memory().free).toBe(free);
 });

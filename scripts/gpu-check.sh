@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one run; the last lines are a table.
+#   OUT=DIR     where the full logs go, by default build/gpu
+#   SHAPES=...  models to measure, by default llama-3.2-1b
+#   ONLY=...    of tests, sanitizer, rates
+#   LIMIT=...   seconds for each of these, by default 900
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-build/gpu}
+limit=${LIMIT:-900}
+mkdir -p "$out"
+summary=()
+
+check() {
+  local name=$1 start=$SECONDS status=0
+  shift
+  [[ " ${ONLY:-$name} " == *" $name "* ]] || return 0
+  "$@" >"$out/$name.log" 2>&1 || status=$?
+  summary+=("$name: $([ "$status" = 0 ] && echo passed || echo "FAILED ($status)"), $((SECONDS - start)) s")
+}
+
+# A few tokens of the small model, prompts and single queries, with the sampler's parts.
+sanitize() {
+  local tool
+  for tool in memcheck racecheck initcheck; do
+    echo "== $tool"
+    timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 node scripts/gpu-story.js || return
+  done
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.used,memory.total --format=csv,noheader || true
+check tests timeout "$limit" node scripts/test-gpu.js
+check sanitizer sanitize
+# shellcheck disable=SC2086
+check rates timeout "$limit" node scripts/gpu-rates.js ${SHAPES:-llama-3.2-1b}
+
+grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out/tests.log" 2>/dev/null | sort | uniq -c | sort -rn | head -60
+grep -hE '^== |ERROR SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
+tail -n 40 "$out/rates.log" 2>/dev/null
+grep -hE '^(Tests|Test Suites):' "$out/tests.log" 2>/dev/null
+printf '%s\n' "${summary[@]}"
+[[ "${summary[*]}" != *FAILED* ]]

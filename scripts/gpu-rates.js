@@ -1,0 +1,246 @@
+/**
+ * Rates on the first GPU, as a table: single operations in bfloat16 with the shapes of Llama-3.1-8B,
+ * the load of a synthetic Llama-3.2-1B from memory, and its prefill and decode. The last are made
+ * with no CUDA graphs and a synchronisation at each step.
+ */
+'use strict';
+
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { LLM, SamplingParams } = require('..');
+const { printTable } = require('../bench/table');
+const { writeSyntheticCheckpoint } = require('./synthetic-checkpoint');
+
+const addon = require('../build/Release/uniproc.node').ops;
+const ops = new addon.Ops({ kind: 'cuda', index: 0 });
+const rows = [];
+
+/** Seconds of one of `count` runs enqueued together. */
+function seconds(run, count) {
+  for (let i = 0; i < 3; ++i) run(i);
+  ops.synchronize();
+  const start = performance.now();
+  for (let i = 0; i < count; ++i) run(i);
+  ops.synchronize();
+  return (performance.now() - start) / 1000 / count;
+}
+
+function random(count, std = 1) {
+  const tensor = ops.allocate(count, 'bfloat16', 'a measurement');
+  ops.fillRandom(tensor, 0, std, BigInt(count));
+  return tensor;
+}
+
+function ints(values) {
+  const tensor = ops.allocate(values.length, 'int32', 'a measurement');
+  ops.copyToDevice(tensor, Int32Array.from(values));
+  return tensor;
+}
+
+function release(...tensors) {
+  for (const tensor of tensors) ops.release(tensor);
+}
+
+function measureMatmul(name, weightRows, cols, numTokens) {
+  // As many weights as exceed the second-level cache.
+  const copies = Math.ceil(4e8 / (2 * weightRows * cols));
+  const weights = Array.from({ length: copies }, () => random(weightRows * cols, 0.02));
+  const x = random(numTokens * cols);
+  const out = ops.allocate(numTokens * weightRows, 'bfloat16', 'a measurement');
+  const weightOf = (i) => ({ data: weights[i % copies], rows: weightRows, cols });
+  const time = seconds((i) => ops.matmul(x, numTokens, weightOf(i), null, out), 200);
+  const flops = 2 * numTokens * weightRows * cols;
+  rows.push(
+    numTokens <= 64
+      ? {
+          bench: 'matmul',
+          what: `${name}, ${numTokens} rows`,
+          value: (2 * weightRows * cols) / time / 1e9,
+          unit: 'GB/s',
+        }
+      : {
+          bench: 'matmul',
+          what: `${name}, ${numTokens} rows`,
+          value: flops / time / 1e12,
+          unit: 'TFLOP/s',
+        },
+  );
+  release(x, out, ...weights);
+}
+
+/** numRows requests of numComputed tokens in the cache and numScheduled new ones. */
+function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHeads, headDim) {
+  const blockSize = 16;
+  const length = numComputed + numScheduled;
+  const blocksPerRow = Math.ceil(length / blockSize);
+  const numBlocks = numRows * blocksPerRow;
+  const requests = ops.makeRequests({
+    vocabSize: 2,
+    maxNumSeqs: numRows,
+    maxModelLen: length,
+    blockSize,
+    maxLogprobs: 0,
+  });
+  const empty = new Int32Array();
+  for (let slot = 0; slot < numRows; ++slot) {
+    const request = {
+      tokenIds: new Int32Array(length),
+      numPromptTokens: length,
+      blockIds: Int32Array.from(
+        { length: blocksPerRow },
+        (_, i) => ((i * 7919) % blocksPerRow) * numRows + slot,
+      ),
+      sampling: {
+        temperature: 0,
+        topP: 1,
+        topK: 0,
+        minP: 0,
+        presencePenalty: 0,
+        frequencyPenalty: 0,
+        repetitionPenalty: 1,
+        seed: 0n,
+        minTokens: 0,
+        numLogprobs: -1,
+        numPromptLogprobs: -1,
+        logitBiasTokenIds: empty,
+        logitBiases: new Float32Array(),
+        allowedTokenIds: empty,
+        badWordsTokenIds: empty,
+        badWordsEnds: empty,
+        stopTokenIds: empty,
+      },
+    };
+    ops.addRequest(requests, slot, request, numBlocks);
+  }
+  const numTokens = numRows * numScheduled;
+  const batch = {
+    numRows,
+    numTokens,
+    slots: ints(Array.from({ length: numRows }, (_, i) => i)),
+    numComputedTokens: ints(new Array(numRows).fill(numComputed)),
+    queryStarts: ints(Array.from({ length: numRows + 1 }, (_, i) => i * numScheduled)),
+    tokenIds: ints(new Int32Array(numTokens)),
+    positions: ints(new Int32Array(numTokens)),
+    cacheSlots: ints(new Int32Array(numTokens)),
+    tokenRows: ints(new Int32Array(numTokens)),
+  };
+  ops.prepareInputs(requests, null, 0, blockSize, batch);
+  const cacheSize = numBlocks * blockSize * numKvHeads * headDim;
+  const copies = Math.max(1, Math.ceil(4e8 / (4 * cacheSize)));
+  const caches = Array.from({ length: copies }, () => ({
+    keys: random(cacheSize),
+    values: random(cacheSize),
+    blockSize,
+  }));
+  const qkv = random(numTokens * (numHeads + 2 * numKvHeads) * headDim);
+  const out = ops.allocate(numTokens * numHeads * headDim, 'bfloat16', 'a measurement');
+  const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0 };
+  const run = (i) => ops.attention(qkv, batch, shape, caches[i % copies], requests, out);
+  const time = seconds(run, numScheduled === 1 ? 200 : 20);
+  const what = `${numRows} x ${numScheduled} after ${numComputed}, ${numHeads}/${numKvHeads} heads of ${headDim}`;
+  if (numScheduled === 1) {
+    const bytes = numRows * length * 2 * numKvHeads * headDim * 2;
+    rows.push({ bench: 'attention', what, value: bytes / time / 1e9, unit: 'GB/s' });
+    rows.push({ bench: 'attention', what, value: time * 1e6, unit: 'us' });
+  } else {
+    const pairs = numRows * (numScheduled * numComputed + (numScheduled * (numScheduled + 1)) / 2);
+    rows.push({
+      bench: 'attention',
+      what,
+      value: (4 * pairs * numHeads * headDim) / time / 1e12,
+      unit: 'TFLOP/s',
+    });
+  }
+  release(qkv, out, ...caches.flatMap(({ keys, values }) => [keys, values]));
+}
+
+async function measureEngine(shape, folder) {
+  const bytes = writeSyntheticCheckpoint(folder, shape);
+  const marks = [];
+  const created = performance.now();
+  const llm = await LLM.create({
+    model: folder,
+    device: 'cuda',
+    maxModelLen: 2200,
+    maxNumSeqs: 64,
+    skipTokenizerInit: true,
+    onProgress: (progress) => marks.push([performance.now(), progress.bytes]),
+  });
+  rows.push({
+    bench: shape,
+    what: 'create',
+    value: (performance.now() - created) / 1000,
+    unit: 's',
+  });
+  if (marks.length > 1) {
+    const [[t0, b0], [t1, b1]] = [marks[0], marks.at(-1)];
+    rows.push({ bench: shape, what: 'load', value: (b1 - b0) / (t1 - t0) / 1e6, unit: 'GB/s' });
+  }
+  rows.push({ bench: shape, what: 'checkpoint', value: bytes / 1e9, unit: 'GB' });
+  const prompts = (count, length, salt) =>
+    Array.from({ length: count }, (_, row) => ({
+      promptTokenIds: Array.from({ length }, (_, i) => (row * 7919 + i * 104729 + salt) % 128000),
+    }));
+  const generate = async (count, length, maxTokens, salt) => {
+    const params = new SamplingParams({
+      temperature: 0,
+      maxTokens,
+      ignoreEos: true,
+      detokenize: false,
+    });
+    const start = performance.now();
+    await llm.generate(prompts(count, length, salt), params);
+    return performance.now() - start;
+  };
+  await generate(64, 128, 16, 1);
+  for (const [count, length] of [
+    [1, 128],
+    [8, 128],
+    [64, 128],
+    [64, 1024],
+  ]) {
+    const prefill = await generate(count, length, 1, 3 + count + length);
+    const whole = await generate(count, length, 129, 5 + count + length);
+    rows.push({
+      bench: shape,
+      what: `prefill ${count} x ${length}`,
+      value: ((count * length) / prefill) * 1000,
+      unit: 'tok/s',
+    });
+    rows.push({
+      bench: shape,
+      what: `decode ${count} rows after ${length}`,
+      value: (whole - prefill) / 128,
+      unit: 'ms/step',
+    });
+  }
+  await llm.shutdown();
+}
+
+async function main() {
+  for (const numTokens of [1, 64, 2048, 8192]) {
+    measureMatmul('qkv', 6144, 4096, numTokens);
+    measureMatmul('gateUp', 28672, 4096, numTokens);
+    measureMatmul('down', 4096, 14336, numTokens);
+  }
+  measureAttention(1, 1023, 1, 32, 8, 128);
+  measureAttention(1, 32767, 1, 32, 8, 128);
+  measureAttention(64, 1023, 1, 32, 8, 128);
+  measureAttention(64, 1023, 1, 32, 8, 64);
+  measureAttention(8, 0, 1024, 32, 8, 128);
+  measureAttention(1, 0, 8192, 32, 8, 128);
+  const shared = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
+  const folder = fs.mkdtempSync(path.join(shared, 'uniproc-'));
+  try {
+    for (const shape of process.argv.slice(2)) await measureEngine(shape, path.join(folder, shape));
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+    printTable(rows);
+  }
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
+});
