@@ -44,16 +44,17 @@ void Attention::run(const float* qkv, const Batch& batch, const AttentionShape& 
   const int parts = pool_.numParts(totalCost, kMinWorkPerPart);
   const int64_t queries = static_cast<int64_t>(tokensPerTask(problem.group())) * problem.group();
   const auto scratchSize = static_cast<size_t>(queries * (2 * shape.headDim + kTile + 2));
-  scratch_.resize(std::max(scratch_.size(), scratchSize * static_cast<size_t>(parts)));
-  pool_.run(parts, [&](int part) {
+  scratch_.resize(std::max(scratch_.size(), scratchSize * static_cast<size_t>(pool_.numThreads())));
+  pool_.run(parts, [&](int part, int thread) {
     // The tasks that begin in this part's share of the cost.
     const auto firstOf = [&](int p) {
       return std::partition_point(tasks_.begin(), tasks_.end(), [&](const Task& task) {
         return task.costBefore < totalCost * p / parts;
       });
     };
-    for (auto task = firstOf(part); task != firstOf(part + 1); ++task) {
-      runTask(problem, *task, scratch_.data() + scratchSize * static_cast<size_t>(part));
+    const auto end = firstOf(part + 1);
+    for (auto task = firstOf(part); task != end; ++task) {
+      runTask(problem, *task, scratch_.data() + scratchSize * static_cast<size_t>(thread));
     }
   });
 }
@@ -116,14 +117,15 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
     const int32_t end = std::min(lastPosition + 1 - tile, kTile);
     const void* keys[kTile];
     const void* values[kTile];
-    for (int32_t j = begin; j < end; ++j) {
-      const int32_t key = tile + j;
-      const int64_t cacheSlot =
-          static_cast<int64_t>(blocks[key / cache.blockSize]) * cache.blockSize +
-          key % cache.blockSize;
-      const int64_t offset = (cacheSlot * shape.numKvHeads + task.kvHead) * headBytes;
-      keys[j] = static_cast<const char*>(cache.keys) + offset;
-      values[j] = static_cast<const char*>(cache.values) + offset;
+    for (int32_t j = begin; j < end;) {  // block by block
+      const int32_t block = blocks[(tile + j) / cache.blockSize];
+      int32_t offset = (tile + j) % cache.blockSize;
+      for (; offset < cache.blockSize && j < end; ++offset, ++j) {
+        const int64_t cacheSlot = int64_t{block} * cache.blockSize + offset;
+        const int64_t bytes = (cacheSlot * shape.numKvHeads + task.kvHead) * headBytes;
+        keys[j] = static_cast<const char*>(cache.keys) + bytes;
+        values[j] = static_cast<const char*>(cache.values) + bytes;
+      }
     }
 
     std::fill_n(scores, numQueries * kTile, 0.0f);

@@ -33,7 +33,7 @@ void Matmul::run(const float* x, int64_t rows, const Weight& weight, const Weigh
   const int rowParts = static_cast<int>(std::clamp<int64_t>(
       std::min(parts * kMinColsPerPart / weight.rows, rows / kPanelRows), 1, parts));
   const int colParts = parts / rowParts;
-  pool_.run(rowParts * colParts, [&](int part) {
+  pool_.run(rowParts * colParts, [&](int part, int) {
     const int r = part / colParts;
     const int c = part % colParts;
     const int64_t groups = (weight.rows + 3) / 4;  // whole tiles

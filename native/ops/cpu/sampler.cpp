@@ -72,8 +72,8 @@ void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int3
                      const Logprobs& logprobs) {
   const int64_t bitmaskWidth = (vocabSize + 31) / 32;
   const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
-  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int part) {
-    Scratch& scratch = scratches_[static_cast<size_t>(part)];
+  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int thread) {
+    Scratch& scratch = scratches_[static_cast<size_t>(thread)];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t slot = slots[i];
       int32_t* tokenIds = requests.tokenIds + slot * requests.maxModelLen;
@@ -105,8 +105,8 @@ void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int3
 void Sampler::gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
                              const int32_t* tokenIds, int32_t numTop, const Logprobs& out) {
   const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
-  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int part) {
-    Scratch& scratch = scratches_[static_cast<size_t>(part)];
+  pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int thread) {
+    Scratch& scratch = scratches_[static_cast<size_t>(thread)];
     scratch.rawLogits.resize(static_cast<size_t>(vocabSize));
     for (int64_t i = begin; i < end; ++i) {
       kernels_.cleanLogits(logits + i * vocabSize, vocabSize, scratch.rawLogits.data());

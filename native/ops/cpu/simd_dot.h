@@ -142,6 +142,9 @@ void weightedRows(const float* p, int64_t pStride, const void* const* v, int64_t
   for (; d + 4 * V::kLanes <= width; d += 4 * V::kLanes) {
     weightedTile<V, T, Rows, 4, false>(p, pStride, v, begin, end, d, 0, out, outStride);
   }
+  for (; d + 2 * V::kLanes <= width; d += 2 * V::kLanes) {
+    weightedTile<V, T, Rows, 2, false>(p, pStride, v, begin, end, d, 0, out, outStride);
+  }
   for (; d + V::kLanes <= width; d += V::kLanes) {
     weightedTile<V, T, Rows, 1, false>(p, pStride, v, begin, end, d, 0, out, outStride);
   }
@@ -160,10 +163,12 @@ void weightedSum(const float* p, int64_t pStride, int64_t rows, const void* cons
     p += kRows * pStride;
     out += kRows * outStride;
   }
-  for (; rows > 0; --rows) {
-    weightedRows<V, T, 1>(p, pStride, v, begin, end, width, out, outStride);
-    p += pStride;
-    out += outStride;
+  if (rows == 1) weightedRows<V, T, 1>(p, pStride, v, begin, end, width, out, outStride);
+  if constexpr (kRows > 2) {
+    if (rows == 2) weightedRows<V, T, 2>(p, pStride, v, begin, end, width, out, outStride);
+  }
+  if constexpr (kRows > 3) {
+    if (rows == 3) weightedRows<V, T, 3>(p, pStride, v, begin, end, width, out, outStride);
   }
 }
 

@@ -8,6 +8,7 @@
 namespace uniproc {
 namespace {
 
+constexpr int kPartsPerThread = 4;
 // A region follows the last within microseconds inside a step, so a thread first looks for it for
 // about 20 microseconds; between steps it sleeps, since the core is needed by the event loop.
 constexpr int kSpins = 1000;
@@ -33,12 +34,12 @@ void waitWhile(const std::atomic<uint32_t>& value, uint32_t old) {
 
 ThreadPool::ThreadPool(int numThreads) {
   try {
-    for (int part = 1; part < numThreads; ++part) {
+    for (int thread = 1; thread < numThreads; ++thread) {
       helpers_.push_back(std::make_unique<Helper>());
       Helper& helper = *helpers_.back();
-      helper.thread = std::thread([this, &helper, part] {
-        setThreadName("Worker-" + std::to_string(part));
-        help(helper, part);
+      helper.thread = std::thread([this, &helper, thread] {
+        setThreadName("Worker-" + std::to_string(thread));
+        help(helper, thread);
       });
     }
   } catch (...) {
@@ -52,49 +53,69 @@ ThreadPool::~ThreadPool() { stop(); }
 void ThreadPool::stop() noexcept {
   stopping_ = true;
   for (auto& helper : helpers_) {
-    helper->regions.fetch_add(1, std::memory_order_release);
-    helper->regions.notify_one();
+    wake(*helper);
     if (helper->thread.joinable()) helper->thread.join();
   }
 }
 
 int ThreadPool::numParts(int64_t count, int64_t minPerPart) const {
-  return static_cast<int>(
-      std::clamp<int64_t>(count / std::max<int64_t>(minPerPart, 1), 1, numThreads()));
+  if (helpers_.empty()) return 1;
+  const int64_t most = std::min(kPartsPerThread * numThreads(), 0xffff);
+  return static_cast<int>(std::clamp<int64_t>(count / minPerPart, 1, most));
 }
 
-void ThreadPool::runParts(int numParts, Body body, const void* context) {
+void ThreadPool::runRegion(int numParts, Body body, const void* context) {
+  if (numParts == 1) return body(context, 0, 0);
+  const auto parts = static_cast<uint32_t>(numParts);
   body_ = body;
   context_ = context;
   error_ = nullptr;
-  pending_.store(static_cast<uint32_t>(numParts - 1), std::memory_order_relaxed);
-  for (int part = 1; part < numParts; ++part) {
-    Helper& helper = *helpers_[part - 1];
-    helper.regions.fetch_add(1, std::memory_order_release);
-    helper.regions.notify_one();
+  undone_.store(parts, std::memory_order_relaxed);
+  unclaimed_.store(uint64_t{++region_} << 32 | parts << 16, std::memory_order_release);
+  for (size_t i = 0; i < std::min<size_t>(helpers_.size(), parts - 1); ++i) wake(*helpers_[i]);
+  runParts(0);
+  for (uint32_t left; (left = undone_.load(std::memory_order_acquire)) != 0;) {
+    waitWhile(undone_, left);
   }
-  runPart(0);
-  for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;)
-    waitWhile(pending_, left);
   if (error_) std::rethrow_exception(error_);
 }
 
-void ThreadPool::runPart(int part) noexcept {
-  try {
-    body_(context_, part);
-  } catch (...) {
-    const std::lock_guard lock(errorMutex_);
-    error_ = std::current_exception();
+bool ThreadPool::claimPart(int* part) {
+  uint64_t seen = unclaimed_.load(std::memory_order_acquire);
+  while (true) {
+    const uint64_t numParts = seen >> 16 & 0xffff;
+    const uint64_t next = seen & 0xffff;
+    if (next == numParts) return false;
+    if (unclaimed_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) {
+      *part = static_cast<int>(next);
+      return true;
+    }
   }
 }
 
-void ThreadPool::help(Helper& helper, int part) {
-  for (uint32_t seen = 0;; ++seen) {
-    waitWhile(helper.regions, seen);
-    if (stopping_) return;
-    runPart(part);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+void ThreadPool::runParts(int thread) noexcept {
+  for (int part; claimPart(&part);) {
+    try {
+      body_(context_, part, thread);
+    } catch (...) {
+      const std::lock_guard lock(errorMutex_);
+      error_ = std::current_exception();
+    }
+    if (undone_.fetch_sub(1, std::memory_order_acq_rel) == 1) undone_.notify_one();
   }
+}
+
+void ThreadPool::help(Helper& helper, int thread) {
+  while (!stopping_) {
+    const uint32_t seen = helper.wakeUps.load(std::memory_order_acquire);
+    runParts(thread);
+    if (!stopping_) waitWhile(helper.wakeUps, seen);
+  }
+}
+
+void ThreadPool::wake(Helper& helper) {
+  helper.wakeUps.fetch_add(1, std::memory_order_release);
+  helper.wakeUps.notify_one();
 }
 
 }  // namespace uniproc

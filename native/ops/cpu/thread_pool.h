@@ -21,50 +21,62 @@ class ThreadPool {
 
   int numThreads() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Runs body(part) for part 0 .. numParts - 1, each on its own thread (numParts <= numThreads);
-  // the caller takes part 0 and returns when all are done. Rethrows one of their exceptions.
+  // Runs body(part, thread) once for each part below numParts, on the calling thread and on the
+  // helpers that come in time: a helper whose core is taken by others is not waited for. Returns
+  // when all have run; rethrows one of their exceptions.
   template <class Body>
   void run(int numParts, const Body& body) {
-    runParts(
-        numParts, [](const void* b, int part) { (*static_cast<const Body*>(b))(part); }, &body);
+    runRegion(
+        numParts,
+        [](const void* context, int part, int thread) {
+          (*static_cast<const Body*>(context))(part, thread);
+        },
+        &body);
   }
 
-  // Splits [0, count) into equal contiguous ranges of at least minPerPart and runs
-  // body(begin, end, part) for each.
+  // Splits [0, count) into equal ranges of at least minPerPart and runs body(begin, end, thread)
+  // for each.
   template <class Body>
   void parallelFor(int64_t count, int64_t minPerPart, const Body& body) {
     const int parts = numParts(count, minPerPart);
-    if (parts <= 1) {
-      if (count > 0) body(int64_t{0}, count, 0);
-      return;
-    }
-    run(parts, [&](int part) { body(count * part / parts, count * (part + 1) / parts, part); });
+    run(parts, [&](int part, int thread) {
+      body(count * part / parts, count * (part + 1) / parts, thread);
+    });
   }
 
-  // Parts worth making of `count` units of work, of which minPerPart pay for waking a thread.
+  // The parts to make of `count` units of work, of which minPerPart pay for a thread's being woken:
+  // some for each thread, so that a slow one has fewer.
   int numParts(int64_t count, int64_t minPerPart) const;
 
  private:
-  using Body = void (*)(const void*, int);
+  using Body = void (*)(const void* context, int part, int thread);
 
-  // A helper sleeps on its own counter, so that only those a region needs are woken.
   struct alignas(64) Helper {
-    std::atomic<uint32_t> regions{0};
+    std::atomic<uint32_t> wakeUps{0};
     std::thread thread;
   };
 
-  void runParts(int numParts, Body body, const void* context);
-  void runPart(int part) noexcept;
-  void help(Helper& helper, int part);
+  void runRegion(int numParts, Body body, const void* context);
+  bool claimPart(int* part);
+  void runParts(int thread) noexcept;
+  void help(Helper& helper, int thread);
+  static void wake(Helper& helper);
   void stop() noexcept;
 
   std::vector<std::unique_ptr<Helper>> helpers_;
+  std::atomic<bool> stopping_{false};
+
+  // The region being run. A thread that claims one of its parts sees what was stored before
+  // `unclaimed_`, and it is not over before that part is done.
   Body body_ = nullptr;
   const void* context_ = nullptr;
-  bool stopping_ = false;
   std::mutex errorMutex_;
   std::exception_ptr error_;
-  alignas(64) std::atomic<uint32_t> pending_{0};
+  uint32_t region_ = 0;
+  // The region's number (upper half), the parts it has and the next to be claimed (16 bits each):
+  // in one word, so that no part of a later region is claimed with the counts of an earlier one.
+  alignas(64) std::atomic<uint64_t> unclaimed_{0};
+  alignas(64) std::atomic<uint32_t> undone_{0};
 };
 
 }  // namespace uniproc
