@@ -122,6 +122,8 @@ export interface ModelLimits {
   numSteps: number;
   /** Most alternatives reported for a position. */
   maxLogprobs: number;
+  /** No CUDA graphs. */
+  enforceEager: boolean;
 }
 
 /** Part of one of the model's weights: `rows` rows of a tensor in a file, to be laid at `rowOffset`. */

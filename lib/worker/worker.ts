@@ -106,6 +106,7 @@ export class Worker extends WorkerBase {
       blockSize: cache.blockSize,
       numSteps,
       maxLogprobs: model.maxLogprobs,
+      enforceEager: model.enforceEager,
     });
     this.runner = new ModelRunner(
       nativeModel,

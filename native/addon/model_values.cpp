@@ -119,6 +119,7 @@ ModelLimits toModelLimits(Napi::Object object) {
   limits.blockSize = int32(object, "blockSize");
   limits.numSteps = int32(object, "numSteps");
   limits.maxLogprobs = int32(object, "maxLogprobs");
+  limits.enforceEager = boolean(object, "enforceEager");
   return limits;
 }
 

@@ -55,7 +55,7 @@ BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
 }
 
 Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& launch,
-                         RequestSlots& slots, int32_t numCacheBlocks) {
+                         RequestSlots& slots, int32_t numCacheBlocks, int32_t numRows) {
   requireCount("rows", launch.numRows, limits_.maxNumSeqs);
   requireCount("block updates", launch.numBlockUpdates, limits_.maxBlockUpdates());
   requireCount("sampled rows", launch.numSampled, launch.numRows);
@@ -64,8 +64,11 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
   requireRows("prompt logprob", step.promptLogprobRows.first(launch.numPromptLogprobRows),
               launch.numRows);
   countBlocks(step, launch, slots, numCacheBlocks);
-  const int32_t numTokens = layRows(step, launch, slots);
+  int32_t numTokens = layRows(step, launch, slots);
   laySampled(step, launch, slots);
+  numRows = std::max(numRows, launch.numRows);
+  numTokens += numRows - launch.numRows;
+  pad(launch, numRows);
   for (int32_t i = 0; i < launch.numBlockUpdates; ++i) {
     const int32_t slot = step.blockUpdates[3 * i];
     slots.at(slot).numBlocks = numBlocks_[slot];
@@ -79,11 +82,16 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
   for (const int32_t scheduled : step.numScheduledTokens.first(launch.numRows)) {
     maxQueryLen = std::max(maxQueryLen, scheduled);
   }
-  return {launch.numRows,           numTokens,
-          device(kSlots),           device(kNumComputedTokens),
-          device(kQueryStarts),     tokenIds_.as<int32_t>(),
-          positions_.as<int32_t>(), cacheSlots_.as<int32_t>(),
-          tokenRows_.as<int32_t>(), maxQueryLen};
+  return {numRows,
+          numTokens,
+          device(kSlots),
+          device(kNumComputedTokens),
+          device(kQueryStarts),
+          tokenIds_.as<int32_t>(),
+          positions_.as<int32_t>(),
+          cacheSlots_.as<int32_t>(),
+          tokenRows_.as<int32_t>(),
+          maxQueryLen};
 }
 
 void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,
@@ -165,6 +173,17 @@ void BatchInputs::laySampled(const StepBuffers& step, const StepLaunch& launch,
     }
     host(launch.step, kLastTokens)[i] = queryStarts[row + 1] - 1;
     host(launch.step, kSampledSlots)[i] = slot;
+  }
+}
+
+void BatchInputs::pad(const StepLaunch& launch, int32_t numRows) {
+  int32_t* queryStarts = host(launch.step, kQueryStarts);
+  for (int32_t row = launch.numRows; row < numRows; ++row) {
+    host(launch.step, kSlots)[row] = -1;
+    host(launch.step, kNumComputedTokens)[row] = 0;
+    host(launch.step, kLastTokens)[row] = row;
+    host(launch.step, kSampledSlots)[row] = -1;
+    queryStarts[row + 1] = queryStarts[row] + 1;
   }
 }
 

@@ -19,9 +19,10 @@ class BatchInputs {
 
   // The step's batch on the device. Throws Error INVALID_STATE, naming the row, when the step goes
   // beyond the limits, the cache or what its slots hold; nothing has changed then. Counts the
-  // step's block updates into the slots.
+  // step's block updates into the slots. Rows of slot -1 are added up to `numRows`, if that is more
+  // than the step has; only a step whose rows compute one token each, and sample, may be so padded.
   Batch stage(Ops& ops, const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots,
-              int32_t numCacheBlocks);
+              int32_t numCacheBlocks, int32_t numRows);
 
   // Of the step last staged, on the host: [numRows + 1], [numSampled].
   const int32_t* queryStarts(int32_t step) const { return host(step, kQueryStarts); }
@@ -46,6 +47,7 @@ class BatchInputs {
                    int32_t numCacheBlocks);
   int32_t layRows(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots);
   void laySampled(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots);
+  void pad(const StepLaunch& launch, int32_t numRows);
 
   const ModelLimits limits_;
   std::vector<HostBuffer> hosts_;  // [numSteps], as the steps in flight are still copied from

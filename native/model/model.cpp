@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 #include <utility>
 
@@ -88,7 +89,10 @@ void Model::loadDummy(Ops& ops, uint64_t seed) {
   weights_ = std::move(weights);
 }
 
-void Model::releaseWeights() { weights_.reset(); }
+void Model::releaseWeights() {
+  graphs_.reset();
+  weights_.reset();
+}
 
 void Model::allocateKvCache(Ops& ops, int32_t numBlocks) {
   if (cache_) throwState("the KV cache is allocated already; release it first");
@@ -97,12 +101,14 @@ void Model::allocateKvCache(Ops& ops, int32_t numBlocks) {
 }
 
 void Model::releaseKvCache() {
+  graphs_.reset();
   cache_.reset();
   if (workspace_) workspace_->slots.forgetBlocks();
 }
 
 void Model::release() noexcept {
   launched_.reset();
+  graphs_.reset();
   cache_.reset();
   workspace_.reset();
   weights_.reset();
@@ -113,14 +119,15 @@ Model::Workspace& Model::requireWorkspace() {
   return *workspace_;
 }
 
-Model::Stage Model::requireStage(int32_t step) {
+Model::Stage Model::requireStage(Ops& ops, int32_t step) {
   if (!weights_) throwState("the model's weights are not loaded; call load first");
   if (!cache_) throwState("the KV cache is not allocated; call allocateKvCache first");
   if (step < 0 || step >= limits_.numSteps) {
     throwState("there is no step " + std::to_string(step) + "; there are " +
                std::to_string(limits_.numSteps));
   }
-  return {*steps_[step], requireWorkspace().slots, *cache_};
+  if (!graphs_ && !limits_.enforceEager) graphs_ = ops.makeGraphs();
+  return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get()};
 }
 
 template <typename Body>
@@ -151,7 +158,7 @@ void Model::forward(Ops& ops, const StepLaunch& launch) {
       throwState("step " + std::to_string(launch.step) + " is launched while step " +
                  std::to_string(waiting->step) + " waits to be sampled");
     }
-    if (!error_) runForward(ops, launch, requireStage(launch.step));
+    if (!error_) runForward(ops, launch, requireStage(ops, launch.step));
   });
 }
 
@@ -163,22 +170,46 @@ void Model::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask) 
   if (!launch || launch->step != step) {
     throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
   }
-  runSample(ops, *launch, requireStage(step), bitmask);
+  runSample(ops, *launch, requireStage(ops, step), bitmask);
 }
 
 void Model::runForward(Ops& ops, const StepLaunch& launch, const Stage& stage) {
   BatchInputs& inputs = workspace_->inputs;
   Transformer& transformer = workspace_->transformer;
   const RequestTable& requests = stage.slots.table();
-  const Batch batch = inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks());
+  const int32_t paddedRows = graphRows(launch, stage);
+  const Batch batch =
+      inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks(), paddedRows);
   ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
                     batch);
   if (batch.numTokens == 0) return;
-  transformer.forward(ops, *weights_, stage.cache, requests, batch);
-  if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
-  if (launch.numSampled > 0) {
-    transformer.computeLogits(ops, *weights_, inputs.lastTokens(), launch.numSampled);
-  }
+  const auto forward = [&] {
+    transformer.forward(ops, *weights_, stage.cache, requests, batch);
+    if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
+    const int32_t numSampled = std::max(launch.numSampled, paddedRows);
+    if (numSampled > 0) {
+      transformer.computeLogits(ops, *weights_, inputs.lastTokens(), numSampled);
+    }
+  };
+  if (paddedRows > 0) return stage.graphs->launch(2 * paddedRows, forward);
+  forward();
+}
+
+// The rows of the graph that a step runs in, padded to one of a few sizes so that there are few
+// graphs; 0 for a step that is none of the kind that recurs: each row computes one token, and
+// samples.
+int32_t Model::graphRows(const StepLaunch& launch, const Stage& stage) const {
+  const auto scheduled = stage.step.numScheduledTokens;
+  const bool recurs = stage.graphs && launch.numRows > 0 && launch.numRows <= limits_.maxNumSeqs &&
+                      launch.numSampled == launch.numRows && launch.numPromptLogprobRows == 0 &&
+                      std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
+                                  [](int32_t numTokens) { return numTokens == 1; });
+  if (!recurs) return 0;
+  constexpr int32_t kUnit = 8;
+  const int32_t padded = launch.numRows <= kUnit
+                             ? static_cast<int32_t>(std::bit_ceil(uint32_t(launch.numRows)))
+                             : ModelLimits::ceilDiv(launch.numRows, kUnit) * kUnit;
+  return std::min({padded, limits_.maxNumSeqs, limits_.maxNumBatchedTokens});
 }
 
 // A position's logits tell of the token after it, which the request table has. They are computed in
@@ -223,8 +254,17 @@ void Model::runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
     allowed = work.bitmask.as<int32_t>();
   }
   if (count > 0) {
-    ops.sample(work.transformer.logits(), count, spec_.vocabSize, work.inputs.sampledSlots(),
-               stage.slots.table(), allowed, work.sampled.as<int32_t>(), work.logprobsOut(limits_));
+    const int32_t paddedRows = allowed ? 0 : graphRows(launch, stage);
+    const auto sample = [&] {
+      ops.sample(work.transformer.logits(), std::max(count, paddedRows), spec_.vocabSize,
+                 work.inputs.sampledSlots(), stage.slots.table(), allowed,
+                 work.sampled.as<int32_t>(), work.logprobsOut(limits_));
+    };
+    if (paddedRows > 0) {
+      stage.graphs->launch(2 * paddedRows + 1, sample);
+    } else {
+      sample();
+    }
     ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(), count * sizeof(int32_t));
     bool wantsLogprobs = false;
     for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
@@ -283,8 +323,9 @@ void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
     step.sampledRows[row] = row;
   }
   const StepLaunch launch{0, numRows, 0, numRows, 0};
-  runForward(ops, launch, {step, slots, cache});
-  runSample(ops, launch, {step, slots, cache}, nullptr);
+  const Stage stage{step, slots, cache, nullptr};
+  runForward(ops, launch, stage);
+  runSample(ops, launch, stage, nullptr);
 }
 
 }  // namespace uniproc

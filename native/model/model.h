@@ -83,6 +83,7 @@ class Model : public Resident {
     StepBuffers& step;
     RequestSlots& slots;
     const PagedKvCache& cache;
+    Graphs* graphs;  // null where operations are made one by one
   };
 
   void runForward(Ops& ops, const StepLaunch& launch, const Stage& stage);
@@ -93,7 +94,8 @@ class Model : public Resident {
   template <typename Body>
   void keepError(Body body);
   Workspace& requireWorkspace();
-  Stage requireStage(int32_t step);
+  Stage requireStage(Ops& ops, int32_t step);
+  int32_t graphRows(const StepLaunch& launch, const Stage& stage) const;
 
   const ModelSpec spec_;
   const ModelLimits limits_;
@@ -102,6 +104,7 @@ class Model : public Resident {
   std::optional<Weights> weights_;
   std::optional<Workspace> workspace_;
   std::optional<PagedKvCache> cache_;
+  std::unique_ptr<Graphs> graphs_;  // over the three above
 
   // The step whose logits wait for `sample`, and what went wrong since the last `sample`.
   std::optional<StepLaunch> launched_;

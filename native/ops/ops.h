@@ -8,6 +8,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 namespace uniproc {
@@ -114,6 +116,15 @@ struct DeviceMemory {
   size_t peakAllocated = 0;
 };
 
+// Operations recorded once and then made again in one go, as a CUDA graph is.
+class Graphs {
+ public:
+  virtual ~Graphs() = default;
+  // Makes the operations that `record` makes, or again those it made under this key: they must be
+  // the same, on the same memory, whatever is in it.
+  virtual void launch(int32_t key, const std::function<void()>& record) = 0;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -137,6 +148,8 @@ class Ops {
   // Returns when all before it has run. Throws Error DEVICE_FAILED if the device is lost.
   virtual void synchronize() = 0;
   virtual DType activationType(DType weights) const = 0;
+  // Null where operations are always made one by one. To be dropped before the memory they use.
+  virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }
 
   // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
   virtual void upload(void* out, DType outType, const void* host, DType hostType,

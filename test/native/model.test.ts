@@ -45,6 +45,7 @@ const LIMITS: ModelLimits = {
   blockSize: 4,
   numSteps: 2,
   maxLogprobs: 6,
+  enforceEager: false,
 };
 
 const GREEDY: NativeSampling = {

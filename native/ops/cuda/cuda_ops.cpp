@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ops/cuda/cuda_check.h"
+#include "ops/cuda/graphs.h"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/matmul.h"
 #include "ops/cuda/memory.h"
@@ -81,6 +82,7 @@ class CudaOps final : public Ops {
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
   DType activationType(DType weights) const override { return weights; }
+  std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
 
   void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
     if (!uploader_) uploader_.emplace(device_, stream_);
