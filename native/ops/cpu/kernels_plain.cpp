@@ -15,6 +15,7 @@ namespace {
 
 using Floats = float __attribute__((vector_size(16)));
 using Ints = int32_t __attribute__((vector_size(16)));
+using Shorts = uint16_t __attribute__((vector_size(8)));
 
 struct Vec128 {
   static constexpr int kLanes = 4;
@@ -29,11 +30,23 @@ struct Vec128 {
     std::memcpy(&result.v, x, sizeof result.v);
     return result;
   }
+  static Vec128 load(const BFloat16* x) { return {reinterpret_cast<Floats>(loadBits(x) << 16)}; }
+  // As widen() of float_types.h, without its branches.
+  static Vec128 load(const Float16* x) {
+    const Ints bits = loadBits(x);
+    const Ints magnitude = (bits & 0x7fff) << 13;
+    // The exponent's bias differs by 112; a subnormal is right too.
+    const Ints finite = reinterpret_cast<Ints>(reinterpret_cast<Floats>(magnitude) * 0x1p112f);
+    const Ints quiet = (magnitude > 0x0f800000) & 0x400000;
+    const Ints special = magnitude | 0x7f800000 | quiet;  // infinity or NaN
+    const Ints value = magnitude < 0x0f800000 ? finite : special;
+    return {reinterpret_cast<Floats>(value | (bits & 0x8000) << 16)};
+  }
   template <class T>
-  static Vec128 load(const T* x) {
-    T lanes[kLanes];
-    std::memcpy(lanes, x, sizeof lanes);
-    return {Floats{widen(lanes[0]), widen(lanes[1]), widen(lanes[2]), widen(lanes[3])}};
+  static Ints loadBits(const T* x) {
+    Shorts bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return __builtin_convertvector(bits, Ints);
   }
   // The first n lanes, the others zero.
   template <class T>
