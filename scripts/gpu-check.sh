@@ -22,7 +22,7 @@ check() {
 # A few tokens of the small model, prompts and single queries, with the sampler's parts.
 sanitize() {
   local tool
-  for tool in memcheck racecheck initcheck; do
+  for tool in memcheck racecheck initcheck synccheck; do
     echo "== $tool"
     timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 node scripts/gpu-story.js || return
   done

@@ -1,7 +1,15 @@
 /** The public face on a GPU: the tokens of transformers and of the CPU, the same ones every time. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { type CreateArgs, LLM, type RequestOutput, SamplingParams } from '../../lib';
+import {
+  type CreateArgs,
+  LLM,
+  OutOfMemoryError,
+  type RequestOutput,
+  SamplingParams,
+} from '../../lib';
+import { createUniprocConfig } from '../../lib/config/engineArgs';
+import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { cudaOps } from '../native/ops/binding';
 
 const reference = JSON.parse(
@@ -50,15 +58,41 @@ describe.each(['float32', 'bfloat16', 'float16'] as const)('in %s', (dtype) => {
   });
 });
 
-test('the cache takes its share of the GPU where no size is given', async () => {
-  const llm = await LLM.create({ device: 'cuda', dtype: 'bfloat16', maxModelLen: 512 });
-  try {
-    const { total, free } = gpu.memory();
-    expect(free / total).toBeGreaterThan(0.05);
-    expect(free / total).toBeLessThan(0.15);
-  } finally {
-    await llm.shutdown();
+test('the cache may take what the model leaves of the share of the GPU', async () => {
+  const { total } = gpu.memory();
+  for (const memoryUtilization of [undefined, 0.3]) {
+    const config = await createUniprocConfig({
+      device: 'cuda',
+      maxModelLen: 512,
+      memoryUtilization,
+    });
+    const executor = await UniProcExecutor.create<UniProcExecutor>(config);
+    try {
+      const [bytes] = await executor.determineAvailableMemory();
+      const most = (memoryUtilization ?? 0.9) * total;
+      expect(bytes).toBeLessThan(most);
+      expect(bytes).toBeGreaterThan(most - 4 * 2 ** 30);
+    } finally {
+      await executor.shutdown();
+    }
   }
+});
+
+test('too little memory is an error with the figures, and leaves the GPU as it was', async () => {
+  const ops = cudaOps();
+  // The cache of 256 requests of 1,024 tokens is 640 MiB.
+  const rest = 400 * 2 ** 20;
+  const hog = ops.allocate(Math.floor((ops.memory().free - rest) / 4), 'float32', 'a test');
+  const { free } = ops.memory();
+  const large = { maxModelLen: 1024, maxNumSeqs: 256, maxNumBatchedTokens: 2048 };
+  const create = generate({ ...large, kvCacheMemoryBytes: 2 ** 30 }, greedy);
+  await expect(create).rejects.toThrow(OutOfMemoryError);
+  await expect(create).rejects.toThrow(/the KV cache: \d+ bytes .* GiB free of .* GiB/);
+  expect(ops.memory().free).toBe(free);
+  ops.release(hog);
+  expect(await generate({ dtype: 'float32' }, greedy)).toEqual(
+    reference.prompts.map(({ tokenIds }) => tokenIds),
+  );
 });
 
 test('engines made and shut down leave the memory as it was', async () => {

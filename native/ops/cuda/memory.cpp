@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
-#include <utility>
 
 #include "ops/cuda/cuda_check.h"
 #include "runtime/error.h"
@@ -78,15 +77,16 @@ void MemoryAccount::releaseHost(void* memory) noexcept {
   if (memory) static_cast<void>(cudaFreeHost(memory));
 }
 
-Scratch::~Scratch() { memory_.release(data_, bytes_); }
+Scratch::~Scratch() {
+  for (const Piece& piece : pieces_) memory_.release(piece.data, piece.bytes);
+}
 
 void* Scratch::atLeast(size_t bytes) {
-  if (bytes > bytes_) {
-    memory_.release(std::exchange(data_, nullptr), std::exchange(bytes_, 0));
-    data_ = memory_.allocate(bytes, "the kernels' scratch");
-    bytes_ = bytes;
+  if (pieces_.empty() || pieces_.back().bytes < bytes) {
+    pieces_.reserve(pieces_.size() + 1);
+    pieces_.push_back({memory_.allocate(bytes, "the kernels' scratch"), bytes});
   }
-  return data_;
+  return pieces_.back().data;
 }
 
 }  // namespace uniproc::cuda

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <vector>
 
 #include "ops/ops.h"
 
@@ -34,7 +35,7 @@ class MemoryAccount {
 };
 
 // Memory that kernels use between two points of the stream: as much as the largest of them asked
-// for.
+// for. What became too small is kept to the end, since recorded graphs may use it.
 class Scratch {
  public:
   explicit Scratch(MemoryAccount& memory) : memory_(memory) {}
@@ -42,12 +43,17 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
+  // Zeroed when it is new.
   void* atLeast(size_t bytes);
 
  private:
+  struct Piece {
+    void* data;
+    size_t bytes;
+  };
+
   MemoryAccount& memory_;
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
+  std::vector<Piece> pieces_;  // each larger than the one before
 };
 
 }  // namespace uniproc::cuda
