@@ -3,10 +3,12 @@
 
 const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { LLM, SamplingParams } = require('..');
+const { Products } = require('./products');
 
 const BATCHES = [1, 8, 32];
 const PROMPT_TOKENS = 512;
 const DECODE_TOKENS = 128;
+const MAX_STEP_TOKENS = 2048;
 /** Longest the event loop may wait, 99th percentile, in ms. */
 const MAX_EVENT_LOOP_DELAY = 20;
 
@@ -28,36 +30,41 @@ async function benchGeneration({ model, dtype }) {
     model,
     dtype,
     maxNumSeqs: Math.max(...BATCHES),
-    maxNumBatchedTokens: 2048,
+    maxNumBatchedTokens: MAX_STEP_TOKENS,
   });
-  const { vocabSize } = llm.engine.executor.config.model.transformer.spec;
+  const config = llm.engine.executor.config.model;
+  const { vocabSize } = config.transformer.spec;
+  const products = new Products(config);
   const greedy = (maxTokens) =>
     new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
   const rows = [];
   const delay = monitorEventLoopDelay({ resolution: 1 });
   try {
     await llm.generate(makePrompts(1, 16, vocabSize), greedy(16));
-    delay.enable();
     for (const batch of BATCHES) {
+      delay.enable();
       const prompts = makePrompts(batch, PROMPT_TOKENS, vocabSize);
       const prefill = await seconds(() => llm.generate(prompts, greedy(1)));
       const whole = await seconds(() => llm.generate(prompts, greedy(1 + DECODE_TOKENS)));
+      delay.disable();
+      const stepTokens = Math.min(batch * PROMPT_TOKENS, MAX_STEP_TOKENS);
       rows.push(
         {
           bench: 'prefill',
           what: `${batch} x ${PROMPT_TOKENS} tokens`,
           value: (batch * PROMPT_TOKENS) / prefill,
           unit: 'tok/s',
+          ceiling: stepTokens / products.seconds(stepTokens, 1),
         },
         {
           bench: 'decode',
           what: `${batch} x ${DECODE_TOKENS} tokens after ${PROMPT_TOKENS}`,
           value: (batch * DECODE_TOKENS) / (whole - prefill),
           unit: 'tok/s',
+          ceiling: batch / products.seconds(batch, batch),
         },
       );
     }
-    delay.disable();
     rows.push({
       bench: 'event loop delay',
       what: '99th percentile while generating',

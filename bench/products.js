@@ -1,0 +1,62 @@
+// The ceiling of a model's rates: its matrix products alone, on the same device and threads.
+'use strict';
+
+const os = require('node:os');
+const { native } = require('../dist/native');
+
+const SECONDS = 0.5;
+
+/** Each layer's products as [rows, cols] of their weights, and the output head's. */
+function weightShapes(spec) {
+  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, numLayers } = spec;
+  const layer = [
+    [(numHeads + 2 * numKvHeads) * headDim, hiddenSize],
+    [hiddenSize, numHeads * headDim],
+    [2 * intermediateSize, hiddenSize],
+    [hiddenSize, intermediateSize],
+  ];
+  return {
+    layers: Array.from({ length: numLayers }, () => layer).flat(),
+    head: [spec.vocabSize, hiddenSize],
+  };
+}
+
+class Products {
+  constructor({ transformer: { spec }, dtype }) {
+    this.ops = new (native().ops.Ops)({ kind: 'cpu', numThreads: os.availableParallelism() });
+    const random = (count, type) => {
+      const tensor = this.ops.allocate(count, type, 'a measurement');
+      this.ops.fillRandom(tensor, 0, 0.02, 1n);
+      return tensor;
+    };
+    const weight = ([rows, cols]) => ({ data: random(rows * cols, dtype), rows, cols });
+    const { layers, head } = weightShapes(spec);
+    this.layers = layers.map(weight);
+    this.head = weight(head);
+    this.random = random;
+  }
+
+  /** Seconds that a step of `numTokens` tokens, `numSampled` of them sampled from, cannot go below. */
+  seconds(numTokens, numSampled) {
+    const widest = (side) => Math.max(...[...this.layers, this.head].map((each) => each[side]));
+    const x = this.random(numTokens * widest('cols'), 'float32');
+    const out = this.random(numTokens * widest('rows'), 'float32');
+    const step = () => {
+      for (const weight of this.layers) this.ops.matmul(x, numTokens, weight, null, out);
+      this.ops.matmul(x, numSampled, this.head, null, out);
+    };
+    step();
+    const start = performance.now();
+    let steps = 0;
+    while (performance.now() - start < 1000 * SECONDS) {
+      step();
+      steps++;
+    }
+    const seconds = (performance.now() - start) / 1000 / steps;
+    this.ops.release(x);
+    this.ops.release(out);
+    return seconds;
+  }
+}
+
+module.exports = { Products };
