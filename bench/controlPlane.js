@@ -17,6 +17,7 @@ async function benchControlPlane({ model }) {
   for (const numRows of ROWS) {
     const llm = await LLM.create({
       model,
+      device: 'cpu',
       maxNumSeqs: numRows,
       maxNumBatchedTokens: 2048,
       maxModelLen: 1024,

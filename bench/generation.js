@@ -29,6 +29,7 @@ async function benchGeneration({ model, dtype }) {
   const llm = await LLM.create({
     model,
     dtype,
+    device: 'cpu',
     maxNumSeqs: Math.max(...BATCHES),
     maxNumBatchedTokens: MAX_STEP_TOKENS,
   });

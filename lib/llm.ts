@@ -7,6 +7,7 @@ import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import { ConfigError, InvalidRequestError } from './errors';
+import { defaultDevice } from './native';
 import { progressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
@@ -37,7 +38,8 @@ export class LLM {
   static async create(args: CreateArgs = {}): Promise<LLM> {
     checkArgs(args);
     const { onProgress, signal, ...engineArgs } = args;
-    const config = await createUniprocConfig(engineArgs);
+    const device = engineArgs.device ?? (await defaultDevice());
+    const config = await createUniprocConfig({ ...engineArgs, device });
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null

@@ -442,6 +442,15 @@ describe('a process', () => {
     expect(run(program)).toEqual({ status: 0, stdout: '4\n', stderr: '' });
   });
 
+  test('runs on the CPU where no device is named and there is no GPU', () => {
+    const program = `
+      process.env.CUDA_VISIBLE_DEVICES = '';
+      const llm = await LLM.create(args);
+      console.log(llm.engine.config.device.name);
+    `;
+    expect(run(program)).toEqual({ status: 0, stdout: 'cpu\n', stderr: '' });
+  });
+
   test('ends by itself with an engine that has nothing to do', () => {
     const program = `
       const llm = await LLM.create(args);

@@ -17,7 +17,7 @@ import type {
 export interface EngineArgs {
   /** Folder of a Hugging Face checkpoint; default: the small model that comes with the package. */
   model?: string;
-  /** 'cpu', 'cuda' or 'cuda:N'; default 'cpu'. */
+  /** 'cpu', 'cuda' or 'cuda:N'; default: a CUDA device where LLM.create finds one, else the CPU. */
   device?: string;
   /** Type of weights and KV cache; default 'auto': the one the checkpoint was saved in. */
   dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
@@ -119,7 +119,7 @@ function fail(message: string): ConfigError {
   return new ConfigError(`engine arguments: ${message}`);
 }
 
-/** The device named; without a name the CPU, the one kind that is always there. */
+/** The device named; without a name the CPU, which is always there (LLM.create looks for a GPU). */
 function chooseDevice(name = 'cpu'): DeviceConfig {
   const [kind, index] = name.split(':');
   return {

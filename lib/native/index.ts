@@ -297,3 +297,17 @@ export function native(): Addon {
   addon ??= loadAddon();
   return addon;
 }
+
+/** The device of those who name none: a CUDA device where one can be opened, else the CPU. */
+export async function defaultDevice(): Promise<'cuda' | 'cpu'> {
+  const device = new (native().Device)('cuda', 0, 0);
+  try {
+    await device.open();
+    return 'cuda';
+  } catch (error) {
+    // A GPU that others have filled is still the one that was meant.
+    return (error as { code?: string }).code === 'OUT_OF_MEMORY' ? 'cuda' : 'cpu';
+  } finally {
+    await device.shutdown();
+  }
+}

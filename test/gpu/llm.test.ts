@@ -101,3 +101,14 @@ test('engines made and shut down leave the memory as it was', async () => {
   for (let i = 0; i < 20; ++i) await generate({}, greedy);
   expect(gpu.memory().free).toBe(free);
 });
+
+test('a GPU is taken where no device is named', async () => {
+  const llm = await LLM.create({ maxModelLen: 512, kvCacheMemoryBytes: 64 * 2 ** 20 });
+  expect(llm.engine.config.device.name).toBe('cuda');
+  await llm.shutdown();
+});
+
+test('CUDA graphs change nothing', async () => {
+  const eager = await generate({ dtype: 'bfloat16', enforceEager: true }, sampled);
+  expect(await generate({ dtype: 'bfloat16' }, sampled)).toEqual(eager);
+});
