@@ -1,7 +1,7 @@
 /**
  * Rates on the first GPU, as a table: single operations in bfloat16 with the shapes of Llama-3.1-8B,
- * the load of a synthetic Llama-3.2-1B from memory, and its prefill and decode. The last are made
- * with no CUDA graphs and a synchronisation at each step.
+ * the load of a synthetic Llama-3.2-1B from memory, and its prefill and decode. The last wait
+ * for the GPU at the end of each step.
  */
 'use strict';
 
