@@ -95,11 +95,12 @@ test('too little memory is an error with the figures, and leaves the GPU as it w
   );
 });
 
-test('engines made and shut down leave the memory as it was', async () => {
+test('engines made and shut down keep no memory', async () => {
   await generate({}, greedy);
   const { free } = gpu.memory();
   for (let i = 0; i < 20; ++i) await generate({}, greedy);
-  expect(gpu.memory().free).toBe(free);
+  // The driver may give back more, in its own time, than the first engine did.
+  expect(gpu.memory().free).toBeGreaterThanOrEqual(free);
 });
 
 test('a GPU is taken where no device is named', async () => {
