@@ -1,25 +1,5 @@
-/** Folders with the JSON files a test wants to have read. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
+/** What tests of config.json share. */
 import { UniprocError } from '../../lib/errors';
-
-const folders: string[] = [];
-
-afterAll(async () => {
-  await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
-});
-
-/** A new folder that holds `files`, each by its text or by the value its JSON is to have. */
-export async function folderWith(files: Record<string, unknown>): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-config-'));
-  folders.push(folder);
-  for (const [name, content] of Object.entries(files)) {
-    const text = typeof content === 'string' ? content : JSON.stringify(content);
-    await writeFile(path.join(folder, name), text);
-  }
-  return folder;
-}
 
 /** The error that `promise` rejects with. */
 export async function rejection(promise: Promise<unknown>): Promise<UniprocError> {

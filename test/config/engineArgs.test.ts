@@ -1,6 +1,7 @@
 import path from 'node:path';
 import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
-import { folderWith, LLAMA, rejection } from './checkpointFolder';
+import { folderWith } from '../support/folder';
+import { LLAMA, rejection } from './checkpointFolder';
 
 class TestWorker {
   readonly device = null;

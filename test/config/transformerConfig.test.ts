@@ -4,7 +4,8 @@ import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import type { TransformerConfig } from '../../lib/config/uniprocConfig';
 import type { RopeScaling } from '../../lib/native';
-import { folderWith, LLAMA, rejection } from './checkpointFolder';
+import { folderWith } from '../support/folder';
+import { LLAMA, rejection } from './checkpointFolder';
 
 /** Recorded from Hugging Face transformers by make_expected.py. */
 interface Expected {

@@ -1,10 +1,9 @@
 import { readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { CheckpointError, InvalidRequestError } from '../../lib/errors';
 import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { folderWith } from '../support/folder';
 
 /** Recorded from Hugging Face's tokenizers and transformers by make.py. */
 interface Expected {
@@ -21,23 +20,6 @@ interface Expected {
     ids?: number[];
     error?: string;
   }[];
-}
-
-const folders: string[] = [];
-
-afterAll(async () => {
-  await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
-});
-
-/** A new folder that holds `files`, each by its text or by the value its JSON is to have. */
-async function folderWith(files: Record<string, unknown>): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-tokenizer-'));
-  folders.push(folder);
-  for (const [name, content] of Object.entries(files)) {
-    const text = typeof content === 'string' ? content : JSON.stringify(content);
-    await writeFile(path.join(folder, name), text);
-  }
-  return folder;
 }
 
 const recorded = (name: string, file: string) =>

@@ -2,7 +2,8 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { CheckpointError } from '../../lib/errors';
 import { readTensorTable } from '../../lib/worker/checkpoint';
-import { fileOf, folderWith, safetensors } from './safetensors';
+import { folderWith } from '../support/folder';
+import { fileOf, safetensors } from './safetensors';
 
 const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';

@@ -1,23 +1,4 @@
 /** Safetensors files for tests, right and wrong. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-
-const folders: string[] = [];
-
-afterAll(async () => {
-  await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
-});
-
-/** A new folder that holds `files`. */
-export async function folderWith(files: Record<string, Buffer | string>): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-checkpoint-'));
-  folders.push(folder);
-  for (const [name, content] of Object.entries(files)) {
-    await writeFile(path.join(folder, name), content);
-  }
-  return folder;
-}
 
 /** A file of this header, as it is, and this many bytes of data. */
 export function safetensors(header: unknown, dataBytes: number): Buffer {

@@ -5,7 +5,8 @@ import { CheckpointError } from '../../lib/errors';
 import type { ModelSpec } from '../../lib/native';
 import { readTensorTable, type TensorTable } from '../../lib/worker/checkpoint';
 import { weightParts } from '../../lib/worker/weights';
-import { fileOf, folderWith } from './safetensors';
+import { folderWith } from '../support/folder';
+import { fileOf } from './safetensors';
 
 const GOLDEN = path.join(__dirname, '..', 'golden', 'checkpoints');
 
