@@ -36,25 +36,25 @@ export class Worker extends WorkerBase {
   deviceProperties: DeviceProperties | null = null;
   /** Before anything was loaded. */
   #baseline: MemoryInfo | null = null;
-  private runner: ModelRunner | null = null;
-  private kvCacheConfig: KVCacheConfig | null = null;
-  private readonly asleep = new Set<SleepTag>();
+  #runner: ModelRunner | null = null;
+  #kvCacheConfig: KVCacheConfig | null = null;
+  readonly #asleep = new Set<SleepTag>();
   /** Sleep level 2 dropped the weights. */
-  private weightsDropped = false;
+  #weightsDropped = false;
 
-  private get config(): UniprocConfig {
+  get #config(): UniprocConfig {
     return this.args.config;
   }
 
-  private get openDevice(): NativeDevice {
+  get #openDevice(): NativeDevice {
     if (!this.device) throw new InvalidStateError('the device is not open; call initDevice first');
     return this.device;
   }
 
   /** Reachable as `executor.driverWorker.worker.modelRunner`. Throws INVALID_STATE before loadModel. */
   get modelRunner(): ModelRunner {
-    if (!this.runner) throw new InvalidStateError('the model is not loaded; call loadModel first');
-    return this.runner;
+    if (!this.#runner) throw new InvalidStateError('the model is not loaded; call loadModel first');
+    return this.#runner;
   }
 
   get model(): NativeModel {
@@ -63,13 +63,13 @@ export class Worker extends WorkerBase {
 
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
-    const { transformer, dtype } = this.config.model;
+    const { transformer, dtype } = this.#config.model;
     return { ...transformer.spec, dtype };
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
   get #memoryUtilization(): number | null {
-    const { cache, device } = this.config;
+    const { cache, device } = this.#config;
     return cache.memoryUtilization ?? (device.kind === 'cuda' ? CUDA_MEMORY_UTILIZATION : null);
   }
 
@@ -78,13 +78,13 @@ export class Worker extends WorkerBase {
    * less of it is free than memoryUtilization asks for.
    */
   async initDevice(): Promise<void> {
-    const { kind } = this.config.device;
+    const { kind } = this.#config.device;
     this.device = new (native().Device)(kind, this.args.localRank, cpuThreads());
     this.deviceProperties = await this.device.open();
     this.#baseline = await this.device.memory();
     const { total, free } = this.#baseline;
     const share = this.#memoryUtilization;
-    if (this.config.cache.kvCacheMemoryBytes !== null || share === null) return;
+    if (this.#config.cache.kvCacheMemoryBytes !== null || share === null) return;
     if (total * share > free) {
       throw new OutOfMemoryError(
         `memoryUtilization ${share} asks for ${gib(total * share)} of ${gib(total)}, but only ` +
@@ -95,8 +95,8 @@ export class Worker extends WorkerBase {
 
   /** Maps the checkpoint's files and fills the weights, or makes random ones ('dummy'). */
   async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
-    const { model, scheduler, cache } = this.config;
-    const device = this.openDevice;
+    const { model, scheduler, cache } = this.#config;
+    const device = this.#openDevice;
     // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
     const nativeModel = new (native().Model)(device, this.modelSpec, {
@@ -108,7 +108,7 @@ export class Worker extends WorkerBase {
       maxLogprobs: model.maxLogprobs,
       enforceEager: model.enforceEager,
     });
-    this.runner = new ModelRunner(
+    this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,
       scheduler.maxNumSeqs,
@@ -117,7 +117,7 @@ export class Worker extends WorkerBase {
   }
 
   async #fillWeights(onProgress?: (progress: LoadProgress) => void): Promise<void> {
-    const { model, load } = this.config;
+    const { model, load } = this.#config;
     if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
     const table = await readTensorTable(model.path);
     const { files, parts, totalBytes } = weightParts(this.modelSpec, table);
@@ -134,15 +134,15 @@ export class Worker extends WorkerBase {
   }
 
   getKvCacheSpec(): Map<string, KVCacheSpec> {
-    const { spec } = this.config.model.transformer;
+    const { spec } = this.#config.model.transformer;
     return new Map(
       spec.slidingWindows.map((window, layer) => [
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
-          this.config.cache.blockSize,
+          this.#config.cache.blockSize,
           spec.numKvHeads,
           spec.headDim,
-          this.config.model.dtype,
+          this.#config.model.dtype,
           window === 0 ? null : window,
         ),
       ]),
@@ -156,11 +156,11 @@ export class Worker extends WorkerBase {
    * OUT_OF_MEMORY and the figures.
    */
   async determineAvailableMemory(): Promise<number> {
-    const { kvCacheMemoryBytes } = this.config.cache;
-    const onCuda = this.config.device.kind === 'cuda';
-    await this.openDevice.resetPeakMemory();
+    const { kvCacheMemoryBytes } = this.#config.cache;
+    const onCuda = this.#config.device.kind === 'cuda';
+    await this.#openDevice.resetPeakMemory();
     await this.model.profile();
-    const { total, free, allocated, peakAllocated } = await this.openDevice.memory();
+    const { total, free, allocated, peakAllocated } = await this.#openDevice.memory();
     if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
     const share = this.#memoryUtilization;
     if (share === null) return Math.floor(free * CPU_CACHE_SHARE);
@@ -186,7 +186,7 @@ export class Worker extends WorkerBase {
   }
 
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
-    this.kvCacheConfig = kvCacheConfig;
+    this.#kvCacheConfig = kvCacheConfig;
     await this.model.allocateKvCache(kvCacheConfig.numBlocks);
   }
 
@@ -223,7 +223,7 @@ export class Worker extends WorkerBase {
 
   /** Resolves when all enqueued before it has run; rejects with what broke the device. */
   async checkHealth(): Promise<void> {
-    await this.openDevice.synchronize();
+    await this.#openDevice.synchronize();
   }
 
   /**
@@ -235,33 +235,33 @@ export class Worker extends WorkerBase {
     if (size > 0) {
       throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
     }
-    this.asleep.add('weights').add('kv_cache');
-    this.weightsDropped = level === 2;
+    this.#asleep.add('weights').add('kv_cache');
+    this.#weightsDropped = level === 2;
     return this.#giveMemoryBack();
   }
 
   async #giveMemoryBack(): Promise<void> {
     await this.model.releaseKvCache();
-    if (this.weightsDropped) await this.model.releaseWeights();
+    if (this.#weightsDropped) await this.model.releaseWeights();
   }
 
   /** Brings back what the tags name; weights dropped are read from the checkpoint again. */
   async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
-    if (tags.includes('weights') && this.asleep.has('weights')) {
-      if (this.weightsDropped) await this.#fillWeights();
-      this.weightsDropped = false;
-      this.asleep.delete('weights');
+    if (tags.includes('weights') && this.#asleep.has('weights')) {
+      if (this.#weightsDropped) await this.#fillWeights();
+      this.#weightsDropped = false;
+      this.#asleep.delete('weights');
     }
-    if (tags.includes('kv_cache') && this.asleep.has('kv_cache')) {
-      if (this.kvCacheConfig) await this.model.allocateKvCache(this.kvCacheConfig.numBlocks);
-      this.asleep.delete('kv_cache');
+    if (tags.includes('kv_cache') && this.#asleep.has('kv_cache')) {
+      if (this.#kvCacheConfig) await this.model.allocateKvCache(this.#kvCacheConfig.numBlocks);
+      this.#asleep.delete('kv_cache');
     }
   }
 
   #requireAwake(call: string): void {
-    if (this.asleep.size === 0) return;
+    if (this.#asleep.size === 0) return;
     throw new InvalidStateError(
-      `${call} while ${[...this.asleep].join(' and ')} are asleep; call wakeUp first`,
+      `${call} while ${[...this.#asleep].join(' and ')} are asleep; call wakeUp first`,
     );
   }
 
@@ -275,9 +275,10 @@ export class Worker extends WorkerBase {
 
   /** Lets what was launched finish, then frees everything. Idempotent. */
   async shutdown(): Promise<void> {
-    const { device, runner } = this;
+    const { device } = this;
+    const runner = this.#runner;
     this.device = null;
-    this.runner = null;
+    this.#runner = null;
     await runner?.model.shutdown();
     await device?.shutdown();
   }
