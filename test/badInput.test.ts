@@ -3,10 +3,11 @@
  * and where, and nobody else notices. The kinds of each are in test/config and test/worker.
  */
 import { cp, mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { LLM, SamplingParams, type Prompt, type UniprocError } from '../lib';
+import { watchThreads } from './support/threads';
 
 const CHECKPOINT = path.join(__dirname, 'golden', 'checkpoints', 'llama2');
 const WEIGHTS = 'model.safetensors';
@@ -69,6 +70,17 @@ async function refusal(promise: Promise<unknown>): Promise<UniprocError> {
     return error as UniprocError;
   }
   throw new Error('it was accepted');
+}
+
+/** Paths of the files that this process has open. */
+function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return []; // The listing's own.
+    }
+  });
 }
 
 async function editConfig(change: Record<string, unknown>): Promise<void> {
@@ -162,11 +174,12 @@ describe('a checkpoint is refused, naming the file,', () => {
   });
 
   it('and leaves no thread or file behind', async () => {
-    const held = () => [readdirSync('/proc/self/task').length, readdirSync('/proc/self/fd').length];
-    const before = held();
+    const started = watchThreads();
     await editHeader((header) => header.replace('model.norm.weight', 'model.torn.weight'));
     for (let i = 0; i < 10; i++) await refusal(load(folder));
-    expect(held()).toEqual(before);
+    expect(started()).toEqual([]);
+    expect(readFileSync('/proc/self/maps', 'utf8')).not.toContain(folder);
+    expect(openFiles().filter((file) => file.startsWith(folder))).toEqual([]);
   });
 });
 

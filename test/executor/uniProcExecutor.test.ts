@@ -1,5 +1,4 @@
 /** The rows of UniProcExecutor, with workers written in JavaScript. */
-import { readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import {
   ConfigError,
@@ -18,6 +17,7 @@ import { native } from '../../lib/native';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
 import { ReconfigureRankType, type StepOutput, type WorkerArgs } from '../../lib/worker/workerBase';
 import { WorkerWrapper } from '../../lib/worker/workerWrapper';
+import { watchThreads } from '../support/threads';
 import {
   AsyncWorker,
   createExecutor,
@@ -33,15 +33,6 @@ import {
 } from './support';
 
 afterEach(shutdownAll);
-
-/** Names of this process's threads, as the kernel keeps them. */
-function threadNames(): string[] {
-  return readdirSync('/proc/self/task').map((id) =>
-    readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim(),
-  );
-}
-
-const outputThreads = () => threadNames().filter((name) => name === 'WorkerAsyncOutp').length;
 
 describe('create', () => {
   it('makes the worker, opens its device and loads its model, in that order', async () => {
@@ -117,10 +108,10 @@ describe('create', () => {
           shutdown();
         }
       }
-      const before = outputThreads();
+      const started = watchThreads();
       await expect(createExecutor(Failing, { asyncScheduling: true })).rejects.toBe(error);
       expect(shutdown).toHaveBeenCalledTimes(1);
-      expect(outputThreads()).toBe(before);
+      expect(started()).toEqual([]);
     },
   );
 
@@ -164,19 +155,19 @@ describe('maxConcurrentBatches', () => {
 
 describe('the output thread', () => {
   it('is one native thread named WorkerAsyncOutp, from create to shutdown', async () => {
-    const before = outputThreads();
+    const started = watchThreads();
     const executor = await createExecutor(PlainWorker, { asyncScheduling: true });
     await settle(); // A thread names itself.
-    expect(outputThreads()).toBe(before + 1);
+    expect(started()).toEqual(['WorkerAsyncOutp']);
     await executor.shutdown();
-    expect(outputThreads()).toBe(before);
+    expect(started()).toEqual([]);
   });
 
   it('is not made when only one batch may be in flight', async () => {
-    const before = outputThreads();
+    const started = watchThreads();
     await createExecutor(PlainWorker, { asyncScheduling: false });
     await settle();
-    expect(outputThreads()).toBe(before);
+    expect(started()).toEqual([]);
   });
 });
 
@@ -615,13 +606,13 @@ describe('a device error', () => {
       }
     }
     for (const workerCls of [Broken, Unclosable]) {
-      const before = outputThreads();
+      const started = watchThreads();
       const executor = await createExecutor(workerCls, { asyncScheduling: true });
       const stepping = executor.executeModel(step('a'), { nonBlock: true });
       await executor.collectiveRpc('breaks', { args: ['throws'] }).catch(() => {});
       await executor.shutdown();
       expect(await stepping.exception()).toBeInstanceOf(ExecutorFailedError);
-      expect(outputThreads()).toBe(before);
+      expect(started()).toEqual([]);
     }
   });
 

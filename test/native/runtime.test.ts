@@ -1,18 +1,11 @@
 /** The addon's runtime: events, the device's thread, the output thread, and how they end. */
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { native, type NativeDevice, type NativeEvent } from '../../lib/native';
+import { watchThreads } from '../support/threads';
 
 const ADDON = path.resolve(__dirname, '../../build/Release/uniproc.node');
-
-/** Names of this process's threads, as /proc/<pid>/task/<tid>/comm has them. */
-function threadNames(): string[] {
-  return readdirSync('/proc/self/task').map((id) => {
-    return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim();
-  });
-}
 
 /** Runs a program in a Node process of its own, with `addon` loaded; resolves to what it printed. */
 function runProgram(program: string, ...nodeOptions: string[]) {
@@ -97,13 +90,13 @@ describe('Device', () => {
   });
 
   it('has a thread of its own, named Worker, from open to shutdown', async () => {
-    const before = threadNames();
+    const started = watchThreads();
     const device = new (native().Device)('cpu', 0, 1);
-    expect(threadNames()).toEqual(before);
+    expect(started()).toEqual([]);
     await device.open();
-    expect(threadNames().sort()).toEqual([...before, 'Worker'].sort());
+    expect(started()).toEqual(['Worker']);
     await device.shutdown();
-    expect(threadNames()).toEqual(before);
+    expect(started()).toEqual([]);
   });
 
   it('carries out nothing before it is open', async () => {
@@ -142,7 +135,7 @@ describe('Device', () => {
   });
 
   it('fails every call with the error that opening it failed with', async () => {
-    const before = threadNames();
+    const started = watchThreads();
     const device = new (native().Device)('abacus', 0, 1);
     await expect(device.open()).rejects.toMatchObject({
       code: 'NOT_SUPPORTED',
@@ -150,7 +143,7 @@ describe('Device', () => {
     });
     await expect(device.memory()).rejects.toMatchObject({ code: 'NOT_SUPPORTED' });
     await device.shutdown();
-    expect(threadNames()).toEqual(before);
+    expect(started()).toEqual([]);
   });
 });
 
@@ -158,12 +151,12 @@ describe('OutputThread', () => {
   const outputThread = () => new (native().OutputThread)('WorkerAsyncOutput');
 
   it('has its name, of which Linux keeps 15 characters, until shutdown', async () => {
-    const before = threadNames();
+    const started = watchThreads();
     const thread = outputThread();
     await sleep(10);
-    expect(threadNames().sort()).toEqual([...before, 'WorkerAsyncOutp'].sort());
+    expect(started()).toEqual(['WorkerAsyncOutp']);
     await thread.shutdown();
-    expect(threadNames()).toEqual(before);
+    expect(started()).toEqual([]);
   });
 
   it('calls back in the order of submission, whatever the order of the events', async () => {
