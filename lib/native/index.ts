@@ -29,6 +29,15 @@ export interface MemoryInfo {
   peakAllocated: number;
 }
 
+/** Where a device's time went since it was opened, by its own clock; of the steps that are done. */
+export interface StepTimes {
+  numSteps: number;
+  /** From a step's first operation on the device to its last. */
+  busyMs: number;
+  /** From the end of a step to the beginning of the next, whatever the reason. */
+  idleMs: number;
+}
+
 /** A device and the one native thread that owns it; whatever can block runs there, in order. */
 export interface NativeDevice {
   /** Starts the thread and opens the device. */
@@ -36,6 +45,7 @@ export interface NativeDevice {
   memory(): Promise<MemoryInfo>;
   /** Forgets the peak: it becomes what is allocated now. */
   resetPeakMemory(): Promise<void>;
+  stepTimes(): Promise<StepTimes>;
   /** Resolves once all that was enqueued before it has run; rejects with the sticky error, if any. */
   synchronize(): Promise<void>;
   /** Runs what was enqueued, joins the thread. Idempotent; later calls reject with SHUT_DOWN. */
@@ -253,6 +263,11 @@ export interface NativeModel {
     numSampled: number,
     numPromptLogprobRows: number,
   ): void;
+  /**
+   * The logits [numRows, vocabSize], float32, of the first `numRows` rows to be sampled of the step
+   * that waits for `sample`. Rejects with INVALID_STATE when no step does.
+   */
+  logits(numRows: number): Promise<Float32Array>;
   /**
    * Samples the step's rows and appends to each slot's tokens; the event completes when the outputs
    * are in the step's buffers. `bitmask`: [numSampled, ceil(vocabSize / 32)], a set bit allows.

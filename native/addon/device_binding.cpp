@@ -14,6 +14,7 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
                       method<&DeviceBinding::open>("open"),
                       method<&DeviceBinding::memory>("memory"),
                       method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
+                      method<&DeviceBinding::stepTimes>("stepTimes"),
                       method<&DeviceBinding::synchronize>("synchronize"),
                       method<&DeviceBinding::shutdown>("shutdown"),
                   });
@@ -83,6 +84,19 @@ Napi::Value DeviceBinding::memory(const Napi::CallbackInfo&) {
 
 Napi::Value DeviceBinding::resetPeakMemory(const Napi::CallbackInfo&) {
   return environment_->promise(*device_, [](Ops& ops) { ops.resetPeakMemory(); });
+}
+
+Napi::Value DeviceBinding::stepTimes(const Napi::CallbackInfo&) {
+  auto times = std::make_shared<StepTimes>();
+  return environment_->promise(
+      *device_, [times](Ops& ops) { *times = ops.stepTimes(); },
+      [times](Napi::Env env) {
+        auto object = Napi::Object::New(env);
+        object.Set("numSteps", static_cast<double>(times->numSteps));
+        object.Set("busyMs", times->busyMs);
+        object.Set("idleMs", times->idleMs);
+        return object;
+      });
 }
 
 Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {

@@ -25,6 +25,7 @@ class DeviceBinding : public Binding<DeviceBinding> {
   Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value resetPeakMemory(const Napi::CallbackInfo& info);
+  Napi::Value stepTimes(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 

@@ -1,5 +1,6 @@
 #include "addon/model_binding.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "addon/device_binding.h"
@@ -24,6 +25,7 @@ void ModelBinding::define(Napi::Env env, Napi::Object exports) {
                                        method<&ModelBinding::addRequest>("addRequest"),
                                        method<&ModelBinding::removeRequest>("removeRequest"),
                                        method<&ModelBinding::forward>("forward"),
+                                       method<&ModelBinding::logits>("logits"),
                                        method<&ModelBinding::sample>("sample"),
                                        method<&ModelBinding::shutdown>("shutdown"),
                                    }));
@@ -155,10 +157,28 @@ Napi::Value ModelBinding::sample(const Napi::CallbackInfo& info) {
     bitmask = std::make_shared<const std::vector<int32_t>>(toInt32Vector(info[1], "bitmask"));
   }
   auto event = std::make_shared<Event>(Event::Source::kDevice);
-  enqueue([model = model_, step,
-           bitmask = std::move(bitmask)](Ops& ops) { model->sample(ops, step, bitmask.get()); },
-          [event](std::exception_ptr error) { event->complete(error); });
+  const auto complete = [event](std::exception_ptr error) { event->complete(error); };
+  auto work = [model = model_, step, bitmask = std::move(bitmask), complete](Ops& ops) {
+    model->sample(ops, step, bitmask.get(), complete);
+  };
+  enqueue(std::move(work), [complete](std::exception_ptr error) {
+    if (error) complete(error);
+  });
   return EventBinding::create(*environment_, std::move(event));
+}
+
+Napi::Value ModelBinding::logits(const Napi::CallbackInfo& info) {
+  const int32_t numRows = toInt32(info[0], "numRows");
+  auto logits = std::make_shared<std::vector<float>>();
+  const auto start = [&](Environment::Settle settle) {
+    enqueue([model = model_, numRows, logits](Ops& ops) { *logits = model->logits(ops, numRows); },
+            std::move(settle));
+  };
+  return environment_->promise(start, [logits](Napi::Env env) {
+    auto array = Napi::Float32Array::New(env, logits->size());
+    std::copy(logits->begin(), logits->end(), array.Data());
+    return array;
+  });
 }
 
 Napi::Value ModelBinding::shutdown(const Napi::CallbackInfo&) { return shutdown(); }

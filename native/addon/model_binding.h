@@ -33,6 +33,7 @@ class ModelBinding : public Binding<ModelBinding> {
   Napi::Value addRequest(const Napi::CallbackInfo& info);
   Napi::Value removeRequest(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value sample(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 

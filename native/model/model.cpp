@@ -37,8 +37,10 @@ void check(const ModelSpec& spec, const ModelLimits& limits) {
 
 }  // namespace
 
-Model::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
+Model::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
+                            const std::vector<std::shared_ptr<StepBuffers>>& stepBuffers)
     : slots(ops, spec, limits), inputs(ops, limits), transformer(ops, spec, limits) {
+  for (const auto& step : stepBuffers) steps.push_back(pin(ops, step->data(), step->bytes()));
   const size_t rows = limits.maxNumSeqs;
   const auto allocate = [&ops](size_t count) {
     return Buffer(ops, count * sizeof(int32_t), "the sampling's outputs");
@@ -78,14 +80,14 @@ void Model::load(Ops& ops, const std::vector<std::string>& files,
                  std::stop_token stop) {
   if (weights_) throwState("the weights are loaded already; release them first");
   Weights weights = Weights::fromCheckpoint(ops, spec_, files, parts, progress, std::move(stop));
-  if (!workspace_) workspace_.emplace(ops, spec_, limits_);
+  if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
   weights_ = std::move(weights);
 }
 
 void Model::loadDummy(Ops& ops, uint64_t seed) {
   if (weights_) throwState("the weights are loaded already; release them first");
   Weights weights = Weights::random(ops, spec_, seed);
-  if (!workspace_) workspace_.emplace(ops, spec_, limits_);
+  if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
   weights_ = std::move(weights);
 }
 
@@ -153,45 +155,66 @@ void Model::removeRequest(int32_t slot) {
 
 void Model::forward(Ops& ops, const StepLaunch& launch) {
   keepError([&] {
-    const std::optional<StepLaunch> waiting = std::exchange(launched_, launch);
+    const std::optional<Launched> waiting = std::exchange(launched_, Launched{launch, 0});
     if (waiting) {
       throwState("step " + std::to_string(launch.step) + " is launched while step " +
-                 std::to_string(waiting->step) + " waits to be sampled");
+                 std::to_string(waiting->launch.step) + " waits to be sampled");
     }
-    if (!error_) runForward(ops, launch, requireStage(ops, launch.step));
+    if (error_) return;
+    const Stage stage = requireStage(ops, launch.step);
+    launched_->graphRows = graphRows(launch, stage);
+    ops.beginStep();
+    runForward(ops, launch, launched_->graphRows, stage);
   });
 }
 
-void Model::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask) {
-  const std::optional<StepLaunch> launch = std::exchange(launched_, std::nullopt);
-  if (const std::exception_ptr error = std::exchange(error_, nullptr)) {
-    std::rethrow_exception(error);
+void Model::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask, Ops::Done done) {
+  const std::optional<Launched> launched = std::exchange(launched_, std::nullopt);
+  try {
+    if (const std::exception_ptr error = std::exchange(error_, nullptr)) {
+      std::rethrow_exception(error);
+    }
+    if (!launched || launched->launch.step != step) {
+      throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
+    }
+    runSample(ops, *launched, requireStage(ops, step), bitmask);
+    ops.endStep(std::move(done));
+  } catch (...) {
+    ops.synchronize();  // the step's buffers are free once the error is known
+    throw;
   }
-  if (!launch || launch->step != step) {
-    throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
-  }
-  runSample(ops, *launch, requireStage(ops, step), bitmask);
 }
 
-void Model::runForward(Ops& ops, const StepLaunch& launch, const Stage& stage) {
+std::vector<float> Model::logits(Ops& ops, int32_t numRows) {
+  if (error_ || !launched_) throwState("there are no logits: no step waits to be sampled");
+  if (numRows < 1 || numRows > launched_->launch.numSampled) {
+    throwState("there are logits of " + std::to_string(launched_->launch.numSampled) +
+               " rows, not of " + std::to_string(numRows));
+  }
+  std::vector<float> logits(int64_t{numRows} * spec_.vocabSize);
+  ops.copyToHost(logits.data(), workspace_->transformer.logits(), logits.size() * sizeof(float));
+  ops.synchronize();
+  return logits;
+}
+
+void Model::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows, const Stage& stage) {
   BatchInputs& inputs = workspace_->inputs;
   Transformer& transformer = workspace_->transformer;
   const RequestTable& requests = stage.slots.table();
-  const int32_t paddedRows = graphRows(launch, stage);
   const Batch batch =
-      inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks(), paddedRows);
+      inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks(), graphRows);
   ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
                     batch);
   if (batch.numTokens == 0) return;
   const auto forward = [&] {
     transformer.forward(ops, *weights_, stage.cache, requests, batch);
     if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
-    const int32_t numSampled = std::max(launch.numSampled, paddedRows);
+    const int32_t numSampled = std::max(launch.numSampled, graphRows);
     if (numSampled > 0) {
       transformer.computeLogits(ops, *weights_, inputs.lastTokens(), numSampled);
     }
   };
-  if (paddedRows > 0) return stage.graphs->launch(2 * paddedRows, forward);
+  if (graphRows > 0) return stage.graphs->launch(2 * graphRows, forward);
   forward();
 }
 
@@ -239,9 +262,10 @@ void Model::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stag
   }
 }
 
-void Model::runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
+void Model::runSample(Ops& ops, const Launched& launched, const Stage& stage,
                       const std::vector<int32_t>* bitmask) {
   Workspace& work = *workspace_;
+  const StepLaunch& launch = launched.launch;
   const int32_t count = launch.numSampled;
   const int32_t* allowed = nullptr;
   if (bitmask) {
@@ -254,7 +278,7 @@ void Model::runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
     allowed = work.bitmask.as<int32_t>();
   }
   if (count > 0) {
-    const int32_t paddedRows = allowed ? 0 : graphRows(launch, stage);
+    const int32_t paddedRows = allowed ? 0 : launched.graphRows;
     const auto sample = [&] {
       ops.sample(work.transformer.logits(), std::max(count, paddedRows), spec_.vocabSize,
                  work.inputs.sampledSlots(), stage.slots.table(), allowed,
@@ -277,7 +301,6 @@ void Model::runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
                         stage.step.logprobRanks);
     }
   }
-  ops.synchronize();
 }
 
 void Model::profile(Ops& ops) {
@@ -324,8 +347,9 @@ void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
   }
   const StepLaunch launch{0, numRows, 0, numRows, 0};
   const Stage stage{step, slots, cache, nullptr};
-  runForward(ops, launch, stage);
-  runSample(ops, launch, stage, nullptr);
+  runForward(ops, launch, 0, stage);
+  runSample(ops, {launch, 0}, stage, nullptr);
+  ops.synchronize();
 }
 
 }  // namespace uniproc

@@ -46,13 +46,15 @@ class Model : public Resident {
   void warmUp(Ops& ops);
 
   // A step is addRequest and removeRequest as need be, then forward, then sample. An error of the
-  // former is kept for `sample` to throw, unless the device itself failed. `sample` returns when
-  // the outputs are in the step's buffers. `bitmask` [numSampled, ceil(vocabSize / 32)] may be
-  // null.
+  // former is kept for `sample` to throw, unless the device itself failed. `sample` does not wait:
+  // unless it throws, `done` is called once the outputs are in the step's buffers. `bitmask`
+  // [numSampled, ceil(vocabSize / 32)] may be null.
   void addRequest(Ops& ops, int32_t slot, const Request& request);
   void removeRequest(int32_t slot);
   void forward(Ops& ops, const StepLaunch& launch);
-  void sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask);
+  void sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask, Ops::Done done);
+  // The logits [numRows, vocabSize] that wait for `sample`, of the rows to be sampled.
+  std::vector<float> logits(Ops& ops, int32_t numRows);
 
   // Frees all device memory.
   void release() noexcept override;
@@ -60,8 +62,10 @@ class Model : public Resident {
  private:
   // What steps need for the limits, whatever the weights and the cache.
   struct Workspace {
-    Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
+    Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
+              const std::vector<std::shared_ptr<StepBuffers>>& steps);
 
+    std::vector<Pinned> steps;
     RequestSlots slots;
     BatchInputs inputs;
     Transformer transformer;
@@ -86,8 +90,13 @@ class Model : public Resident {
     Graphs* graphs;  // null where operations are made one by one
   };
 
-  void runForward(Ops& ops, const StepLaunch& launch, const Stage& stage);
-  void runSample(Ops& ops, const StepLaunch& launch, const Stage& stage,
+  struct Launched {
+    StepLaunch launch;
+    int32_t graphRows;  // of the graph it runs in, 0 for none
+  };
+
+  void runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows, const Stage& stage);
+  void runSample(Ops& ops, const Launched& launched, const Stage& stage,
                  const std::vector<int32_t>* bitmask);
   void promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage);
   void rehearse(Ops& ops, int32_t numRows, int32_t numTokens);
@@ -107,7 +116,7 @@ class Model : public Resident {
   std::unique_ptr<Graphs> graphs_;  // over the three above
 
   // The step whose logits wait for `sample`, and what went wrong since the last `sample`.
-  std::optional<StepLaunch> launched_;
+  std::optional<Launched> launched_;
   std::exception_ptr error_;
 };
 

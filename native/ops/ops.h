@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -81,6 +82,7 @@ struct Batch {
   int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
   int32_t* tokenRows = nullptr;                // [numTokens]: the row a token belongs to
   int32_t maxQueryLen = 0;                     // the most tokens a row has
+  int32_t numDecodeRows = 0;                   // rows of one token
 };
 
 // One layer's share of the paged cache, keys and values alike [numBlocks, blockSize, numKvHeads,
@@ -116,6 +118,13 @@ struct DeviceMemory {
   size_t peakAllocated = 0;
 };
 
+// Where a device's time went since it was opened, by its own clock; of the steps that are done.
+struct StepTimes {
+  int64_t numSteps = 0;
+  double busyMs = 0;  // from a step's first operation to its last
+  double idleMs = 0;  // from the end of a step to the beginning of the next
+};
+
 // Operations recorded once and then made again in one go, as a CUDA graph is.
 class Graphs {
  public:
@@ -127,6 +136,9 @@ class Graphs {
 
 class Ops {
  public:
+  // Takes null, or what the device failed with. Must not throw.
+  using Done = std::function<void(std::exception_ptr)>;
+
   virtual ~Ops() = default;
 
   // The device -----------------------------------------------------------------------------
@@ -143,10 +155,20 @@ class Ops {
   // Host memory that the device copies from and to without staging; on the CPU plain memory.
   virtual void* allocateHost(size_t bytes, const char* what) = 0;
   virtual void releaseHost(void* memory, size_t bytes) noexcept = 0;
+  // The same for host memory that is somebody else's, until `unpin`, which returns when no copy of
+  // it is under way.
+  virtual void pin(void* memory, size_t bytes) = 0;
+  virtual void unpin(void* memory) noexcept = 0;
   virtual void copyToDevice(void* device, const void* host, size_t bytes) = 0;
   virtual void copyToHost(void* host, const void* device, size_t bytes) = 0;
   // Returns when all before it has run. Throws Error DEVICE_FAILED if the device is lost.
   virtual void synchronize() = 0;
+  // A step is what lies between these two. Neither waits: `done` is called once the step's
+  // operations have run, after those of the steps before, by a thread of the backend's choice. A
+  // step that is begun and not ended was given up.
+  virtual void beginStep() = 0;
+  virtual void endStep(Done done) = 0;
+  virtual StepTimes stepTimes() const = 0;
   virtual DType activationType(DType weights) const = 0;
   // Null where operations are always made one by one. To be dropped before the memory they use.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }

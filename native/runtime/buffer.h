@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 
 #include "ops/ops.h"
@@ -47,5 +48,17 @@ class BasicBuffer {
 using Buffer = BasicBuffer<&Ops::allocate, &Ops::release>;
 // Host memory that the device copies from and to without staging.
 using HostBuffer = BasicBuffer<&Ops::allocateHost, &Ops::releaseHost>;
+
+struct Unpin {
+  Ops* ops = nullptr;
+  void operator()(void* memory) const noexcept { ops->unpin(memory); }
+};
+// Host memory for as long as the device may copy from and to it.
+using Pinned = std::unique_ptr<void, Unpin>;
+
+inline Pinned pin(Ops& ops, void* memory, size_t bytes) {
+  ops.pin(memory, bytes);
+  return Pinned(memory, Unpin{&ops});
+}
 
 }  // namespace uniproc

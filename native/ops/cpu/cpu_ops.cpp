@@ -1,7 +1,9 @@
 #include "ops/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "ops/cpu/attention.h"
@@ -30,6 +32,9 @@ const void* rowOf(const Weight& weight, int64_t row) {
   return static_cast<const char*>(weight.data) + offset;
 }
 
+using Clock = std::chrono::steady_clock;
+using Milliseconds = std::chrono::duration<double, std::milli>;
+
 class CpuOps final : public Ops {
  public:
   CpuOps(int numThreads, std::string_view isa)
@@ -50,6 +55,8 @@ class CpuOps final : public Ops {
   void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
   void* allocateHost(size_t bytes, const char* what) override { return allocate(bytes, what); }
   void releaseHost(void* memory, size_t bytes) noexcept override { release(memory, bytes); }
+  void pin(void*, size_t) override {}
+  void unpin(void*) noexcept override {}
   void copyToDevice(void* device, const void* host, size_t bytes) override {
     if (bytes > 0) std::memcpy(device, host, bytes);
   }
@@ -57,6 +64,18 @@ class CpuOps final : public Ops {
     if (bytes > 0) std::memcpy(host, device, bytes);
   }
   void synchronize() override {}
+  void beginStep() override {
+    stepBegan_ = Clock::now();
+    idleBeforeStep_ = stepEnded_ ? Milliseconds(stepBegan_ - *stepEnded_) : Milliseconds(0);
+  }
+  void endStep(Done done) override {
+    stepEnded_ = Clock::now();
+    ++stepTimes_.numSteps;
+    stepTimes_.busyMs += Milliseconds(*stepEnded_ - stepBegan_).count();
+    stepTimes_.idleMs += idleBeforeStep_.count();
+    done(nullptr);
+  }
+  StepTimes stepTimes() const override { return stepTimes_; }
   DType activationType(DType) const override { return DType::kFloat32; }
 
   void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
@@ -224,6 +243,11 @@ class CpuOps final : public Ops {
   Matmul matmul_;
   Attention attention_;
   Sampler sampler_;
+
+  StepTimes stepTimes_;
+  Clock::time_point stepBegan_;
+  Milliseconds idleBeforeStep_{0};
+  std::optional<Clock::time_point> stepEnded_;  // the last one's end
 };
 
 }  // namespace

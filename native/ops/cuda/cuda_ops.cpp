@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/graphs.h"
@@ -13,6 +14,7 @@
 #include "ops/cuda/matmul.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/open_device.h"
+#include "ops/cuda/steps.h"
 #include "ops/cuda/upload.h"
 #include "runtime/error.h"
 
@@ -45,6 +47,7 @@ class CudaOps final : public Ops {
   explicit CudaOps(int index)
       : device_(index),
         properties_(openDevice(index)),
+        steps_(index, stream_),
         memory_(stream_),
         scratch_(memory_),
         attentionScratch_(memory_),
@@ -70,17 +73,28 @@ class CudaOps final : public Ops {
     static_cast<void>(cudaStreamSynchronize(stream_));  // it may still be copied from
     MemoryAccount::releaseHost(memory);
   }
+  void pin(void* memory, size_t bytes) override {
+    check(cudaHostRegister(memory, bytes, cudaHostRegisterDefault), "cudaHostRegister");
+  }
+  void unpin(void* memory) noexcept override {
+    static_cast<void>(cudaStreamSynchronize(stream_));  // it may still be copied to
+    static_cast<void>(cudaHostUnregister(memory));
+  }
   // The driver reads memory that is not pinned before it returns; pinned memory when the copy runs.
   void copyToDevice(void* device, const void* host, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
   }
-  // Into memory that is not pinned the driver writes before it returns.
+  // Into memory that is not pinned the driver writes before it returns; into pinned memory when the
+  // copy runs.
   void copyToHost(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void beginStep() override { steps_.begin(); }
+  void endStep(Done done) override { steps_.end(lastLaunched_, std::move(done)); }
+  StepTimes stepTimes() const override { return steps_.times(); }
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
 
@@ -195,6 +209,7 @@ class CudaOps final : public Ops {
   }
 
   void launched(const char* operation) {
+  Steps steps_;
     lastLaunched_ = operation;
     check(cudaGetLastError(), operation);
   }

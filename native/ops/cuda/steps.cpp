@@ -1,0 +1,92 @@
+#include "ops/cuda/steps.h"
+
+#include <exception>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "ops/cuda/cuda_check.h"
+#include "runtime/thread_name.h"
+
+namespace uniproc::cuda {
+namespace {
+
+double milliseconds(cudaEvent_t from, cudaEvent_t to) {
+  float elapsed = 0;
+  check(cudaEventElapsedTime(&elapsed, from, to), "cudaEventElapsedTime");
+  return elapsed;
+}
+
+}  // namespace
+
+CudaEvent::CudaEvent() {
+  check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync), "cudaEventCreateWithFlags");
+}
+
+Steps::Steps(int device, cudaStream_t stream)
+    : device_(device), stream_(stream), thread_([this] { run(); }) {}
+
+Steps::~Steps() {
+  ended_.close();
+  thread_.join();
+}
+
+void Steps::begin() {
+  if (!begun_) begun_ = unusedMarks();
+  check(cudaEventRecord(begun_->begin, stream_), "cudaEventRecord");
+}
+
+void Steps::end(const char* last, Ops::Done done) {
+  check(cudaEventRecord(begun_->end, stream_), "cudaEventRecord");
+  ended_.push({std::move(begun_), last, std::move(done)});
+}
+
+StepTimes Steps::times() const {
+  std::lock_guard lock(mutex_);
+  return times_;
+}
+
+void Steps::run() {
+  setThreadName("WorkerSteps");
+  while (std::optional<Ended> step = ended_.pop()) {
+    std::exception_ptr error;
+    try {
+      wait(*step);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    step->done(error);
+  }
+}
+
+void Steps::wait(Ended& step) {
+  check(cudaSetDevice(device_), "cudaSetDevice");
+  check(cudaEventSynchronize(step.marks->end),
+        (std::string("cudaEventSynchronize, at or after ") + step.last + ",").c_str());
+  count(std::move(step.marks));
+}
+
+void Steps::count(std::unique_ptr<Marks> marks) {
+  const double busy = milliseconds(marks->begin, marks->end);
+  const double idle = previous_ ? milliseconds(previous_->end, marks->begin) : 0;
+  std::lock_guard lock(mutex_);
+  ++times_.numSteps;
+  times_.busyMs += busy;
+  times_.idleMs += idle;
+  if (previous_) unused_.push_back(std::move(previous_));
+  previous_ = std::move(marks);
+}
+
+std::unique_ptr<Steps::Marks> Steps::unusedMarks() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!unused_.empty()) {
+      std::unique_ptr<Marks> marks = std::move(unused_.back());
+      unused_.pop_back();
+      return marks;
+    }
+  }
+  return std::make_unique<Marks>();
+}
+
+}  // namespace uniproc::cuda
