@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type ModelLimits,
   type ModelSpec,
@@ -169,14 +170,13 @@ interface Row {
 
 type BlockUpdate = [slot: number, index: number, block: number];
 
-/** Writes and launches a step; resolves when its outputs are in its buffers. */
-function launch(
+/** Writes a step and launches its forward pass. */
+function forward(
   model: NativeModel,
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
-  bitmask: Int32Array | null = null,
-): Promise<void> {
+): void {
   const buffers = model.steps[step];
   buffers.slots.set(rows.map((row) => row.slot));
   buffers.numComputedTokens.set(rows.map((row) => row.computed));
@@ -188,6 +188,17 @@ function launch(
   buffers.sampledRows.set(sampled);
   buffers.promptLogprobRows.set(prompt);
   model.forward(step, rows.length, blockUpdates.length, sampled.length, prompt.length);
+}
+
+/** Writes and launches a step; resolves when its outputs are in its buffers. */
+function launch(
+  model: NativeModel,
+  step: number,
+  rows: Row[],
+  blockUpdates: BlockUpdate[] = [],
+  bitmask: Int32Array | null = null,
+): Promise<void> {
+  forward(model, step, rows, blockUpdates);
   return ready(model.sample(step, bitmask));
 }
 
@@ -385,6 +396,24 @@ describe('the forward pass, against float64', () => {
       expect(model.steps[step].sampledTokenIds[0]).toBe(best);
       tokenIds.push(best);
     }
+  });
+
+  it('the logits of the rows that wait to be sampled', async () => {
+    const { model, tensors } = await loadedModel();
+    const prompts = [prompt(9, 1), prompt(6, 2), prompt(4, 3)];
+    prompts.forEach((tokenIds, slot) => add(model, slot, tokenIds, 20 * slot, {}, 16));
+    const rows = prompts.map(({ length }, slot) => ({ slot, computed: 0, scheduled: length }));
+    rows[1].scheduled = 5;
+    forward(model, 0, [rows[0], { ...rows[1], sampled: false }, rows[2]]);
+    const logits = await model.logits(2);
+    await ready(model.sample(0, null));
+    [prompts[0], prompts[2]].forEach((tokenIds, row) => {
+      const own = logits.subarray(row * LLAMA.vocabSize, (row + 1) * LLAMA.vocabSize);
+      const logSum = Math.log(own.reduce((sum, logit) => sum + Math.exp(logit), 0));
+      decodeLast(LLAMA, tensors, tokenIds).forEach((logprob, tokenId) => {
+        expect(Math.abs(own[tokenId] - logSum - logprob)).toBeLessThan(1e-4);
+      });
+    });
   });
 
   it('sampling under a mask', async () => {
@@ -650,6 +679,16 @@ describe('a step that cannot be carried out', () => {
     await launch(model, 0, rows);
   });
 
+  it('has no logits without a step that waits to be sampled, nor of rows it does not sample', async () => {
+    const { model } = await loadedModel();
+    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+    add(model, 0, prompt(4), 0);
+    forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }]);
+    await expect(model.logits(2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
+    await ready(model.sample(0, null));
+    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+  });
+
   it('refuses a second forward before the first is sampled', async () => {
     const { model } = await loadedModel();
     model.forward(0, 0, 0, 0, 0);
@@ -671,6 +710,25 @@ describe('a step that cannot be carried out', () => {
     expect(make({ slidingWindows: [] })).toThrow(config);
     expect(make({ vocabSize: 0 })).toThrow(config);
     expect(make({ hiddenSize: 1.5 })).toThrow('hiddenSize must be an integer');
+  });
+});
+
+describe('the times of steps', () => {
+  it('tell working from waiting, and count no step that failed', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(40), 0);
+    const before = await device.stepTimes();
+    const start = performance.now();
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 40 }]);
+    await sleep(20);
+    await launch(model, 1, [{ slot: 0, computed: 40, scheduled: 1 }]);
+    const passed = performance.now() - start;
+    await expect(launch(model, 0, [{ slot: 3, computed: 0, scheduled: 1 }])).rejects.toThrow();
+    const after = await device.stepTimes();
+    expect(after.numSteps - before.numSteps).toBe(2);
+    expect(after.idleMs - before.idleMs).toBeGreaterThan(19);
+    expect(after.busyMs).toBeGreaterThan(before.busyMs);
+    expect(after.busyMs - before.busyMs).toBeLessThan(passed - 19);
   });
 });
 
