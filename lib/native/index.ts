@@ -246,8 +246,11 @@ export interface NativeModel {
   loadDummy(seed: number): Promise<void>;
   /** Gives the weights' memory back; `load` brings them again. */
   releaseWeights(): Promise<void>;
-  /** One forward at the largest batch with sampling, so that peakAllocated is the most a step needs. */
-  profile(): Promise<void>;
+  /**
+   * One forward at the largest batch with sampling, so that peakAllocated is the most a step needs.
+   * Resolves to the bytes that CUDA graphs will take beside what is allocated.
+   */
+  profile(): Promise<number>;
   allocateKvCache(numBlocks: number): Promise<void>;
   releaseKvCache(): Promise<void>;
   /** Runs a few shapes once, leaving every request and the sampling untouched. */

@@ -159,7 +159,7 @@ export class Worker extends WorkerBase {
     const { kvCacheMemoryBytes } = this.#config.cache;
     const onCuda = this.#config.device.kind === 'cuda';
     await this.#openDevice.resetPeakMemory();
-    await this.model.profile();
+    const graphBytes = await this.model.profile();
     const { total, free, allocated, peakAllocated } = await this.#openDevice.memory();
     if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
     const share = this.#memoryUtilization;
@@ -173,7 +173,7 @@ export class Worker extends WorkerBase {
       );
     }
     // A GPU's driver, kernels and other users take memory that is nobody's allocation here.
-    const needed = peakAllocated + (onCuda ? total - free - allocated : 0);
+    const needed = peakAllocated + graphBytes + (onCuda ? total - free - allocated : 0);
     const requested = Math.floor(total * share);
     if (requested <= needed) {
       throw new OutOfMemoryError(

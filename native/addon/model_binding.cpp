@@ -111,7 +111,14 @@ Napi::Value ModelBinding::releaseWeights(const Napi::CallbackInfo&) {
 }
 
 Napi::Value ModelBinding::profile(const Napi::CallbackInfo&) {
-  return promise([model = model_](Ops& ops) { model->profile(ops); });
+  auto graphBytes = std::make_shared<size_t>(0);
+  const auto start = [&](Environment::Settle settle) {
+    enqueue([model = model_, graphBytes](Ops& ops) { *graphBytes = model->profile(ops); },
+            std::move(settle));
+  };
+  return environment_->promise(start, [graphBytes](Napi::Env env) {
+    return Napi::Number::New(env, static_cast<double>(*graphBytes));
+  });
 }
 
 Napi::Value ModelBinding::allocateKvCache(const Napi::CallbackInfo& info) {

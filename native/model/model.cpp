@@ -218,20 +218,22 @@ void Model::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows, co
   forward();
 }
 
-// The rows of the graph that a step runs in, padded to one of a few sizes so that there are few
-// graphs; 0 for a step that is none of the kind that recurs: each row computes one token, and
-// samples.
+// The rows of the graph that a step runs in; 0 for a step that is none of the kind that recurs:
+// each row computes one token, and samples.
 int32_t Model::graphRows(const StepLaunch& launch, const Stage& stage) const {
   const auto scheduled = stage.step.numScheduledTokens;
   const bool recurs = stage.graphs && launch.numRows > 0 && launch.numRows <= limits_.maxNumSeqs &&
                       launch.numSampled == launch.numRows && launch.numPromptLogprobRows == 0 &&
                       std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
                                   [](int32_t numTokens) { return numTokens == 1; });
-  if (!recurs) return 0;
+  return recurs ? paddedRows(launch.numRows) : 0;
+}
+
+// One of a few sizes, so that there are few graphs.
+int32_t Model::paddedRows(int32_t numRows) const {
   constexpr int32_t kUnit = 8;
-  const int32_t padded = launch.numRows <= kUnit
-                             ? static_cast<int32_t>(std::bit_ceil(uint32_t(launch.numRows)))
-                             : ModelLimits::ceilDiv(launch.numRows, kUnit) * kUnit;
+  const int32_t padded = numRows <= kUnit ? static_cast<int32_t>(std::bit_ceil(uint32_t(numRows)))
+                                          : ModelLimits::ceilDiv(numRows, kUnit) * kUnit;
   return std::min({padded, limits_.maxNumSeqs, limits_.maxNumBatchedTokens});
 }
 
@@ -303,11 +305,25 @@ void Model::runSample(Ops& ops, const Launched& launched, const Stage& stage,
   }
 }
 
-void Model::profile(Ops& ops) {
+size_t Model::profile(Ops& ops) {
   const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
   const int64_t most = int64_t{numRows} * limits_.maxModelLen;
   rehearse(ops, numRows,
            static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most)));
+  return graphBytes(ops, numRows);
+}
+
+// What the graphs of the largest size take, for each of the sizes.
+size_t Model::graphBytes(Ops& ops, int32_t numRows) {
+  const std::unique_ptr<Graphs> graphs = limits_.enforceEager ? nullptr : ops.makeGraphs();
+  if (!graphs) return 0;
+  rehearse(ops, numRows, numRows, graphs.get());
+  const size_t before = ops.memory().free;
+  rehearse(ops, numRows, numRows, graphs.get());
+  const size_t after = ops.memory().free;
+  size_t numSizes = 0;
+  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
+  return numSizes * (before - std::min(before, after));
 }
 
 void Model::warmUp(Ops& ops) {
@@ -318,7 +334,7 @@ void Model::warmUp(Ops& ops) {
 }
 
 // Every row takes the longest way through sampling: truncation, penalties and logprobs.
-void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
+void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
   if (!weights_) throwState("the model's weights are not loaded; call load first");
   if (launched_) throwState("a step waits to be sampled");
   ModelLimits limits = limits_;
@@ -346,9 +362,10 @@ void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens) {
     step.sampledRows[row] = row;
   }
   const StepLaunch launch{0, numRows, 0, numRows, 0};
-  const Stage stage{step, slots, cache, nullptr};
-  runForward(ops, launch, 0, stage);
-  runSample(ops, {launch, 0}, stage, nullptr);
+  const Stage stage{step, slots, cache, graphs};
+  const Launched launched{launch, graphRows(launch, stage)};
+  runForward(ops, launch, launched.graphRows, stage);
+  runSample(ops, launched, stage, nullptr);
   ops.synchronize();
 }
 

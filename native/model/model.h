@@ -42,7 +42,8 @@ class Model : public Resident {
   void releaseKvCache();
 
   // Steps on made-up requests, with a cache of their own: the largest batch; a few common shapes.
-  void profile(Ops& ops);
+  // `profile` returns the bytes that the graphs of all sizes will take, which are no allocation.
+  size_t profile(Ops& ops);
   void warmUp(Ops& ops);
 
   // A step is addRequest and removeRequest as need be, then forward, then sample. An error of the
@@ -99,12 +100,14 @@ class Model : public Resident {
   void runSample(Ops& ops, const Launched& launched, const Stage& stage,
                  const std::vector<int32_t>* bitmask);
   void promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage);
-  void rehearse(Ops& ops, int32_t numRows, int32_t numTokens);
+  void rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr);
+  size_t graphBytes(Ops& ops, int32_t numRows);
   template <typename Body>
   void keepError(Body body);
   Workspace& requireWorkspace();
   Stage requireStage(Ops& ops, int32_t step);
   int32_t graphRows(const StepLaunch& launch, const Stage& stage) const;
+  int32_t paddedRows(int32_t numRows) const;
 
   const ModelSpec spec_;
   const ModelLimits limits_;
