@@ -247,6 +247,13 @@ export interface NativeModel {
   /** Gives the weights' memory back; `load` brings them again. */
   releaseWeights(): Promise<void>;
   /**
+   * Moves the weights to host memory (not pinned) and gives their memory on the device back. Rejects
+   * with OUT_OF_MEMORY when the host has none for them; then they stay where they are.
+   */
+  offloadWeights(): Promise<void>;
+  /** Moves them to the device again. After OUT_OF_MEMORY they are still in host memory. */
+  restoreWeights(): Promise<void>;
+  /**
    * One forward at the largest batch with sampling, so that peakAllocated is the most a step needs.
    * Resolves to the bytes that CUDA graphs will take beside what is allocated.
    */

@@ -39,8 +39,8 @@ export class Worker extends WorkerBase {
   #runner: ModelRunner | null = null;
   #kvCacheConfig: KVCacheConfig | null = null;
   readonly #asleep = new Set<SleepTag>();
-  /** Sleep level 2 dropped the weights. */
-  #weightsDropped = false;
+  /** Of the last sleep. */
+  #sleepLevel: 1 | 2 = 1;
 
   get #config(): UniprocConfig {
     return this.args.config;
@@ -229,6 +229,7 @@ export class Worker extends WorkerBase {
   /**
    * Gives memory back. Level 1 keeps the weights in host memory (on the CPU: where they are), level
    * 2 drops them; the KV cache goes in both. Throws INVALID_STATE, at once, while it holds requests.
+   * Rejects with OUT_OF_MEMORY, and stays awake, when the host has none for the weights.
    */
   sleep(level: 1 | 2): Promise<void> {
     const { size } = this.modelRunner.inputBatch;
@@ -236,20 +237,36 @@ export class Worker extends WorkerBase {
       throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
     }
     this.#asleep.add('weights').add('kv_cache');
-    this.#weightsDropped = level === 2;
+    this.#sleepLevel = level;
     return this.#giveMemoryBack();
   }
 
   async #giveMemoryBack(): Promise<void> {
-    await this.model.releaseKvCache();
-    if (this.#weightsDropped) await this.model.releaseWeights();
+    const { model } = this;
+    try {
+      // First what can fail.
+      if (this.#sleepLevel === 2) await model.releaseWeights();
+      else if (this.#hasOwnMemory) await model.offloadWeights();
+    } catch (error) {
+      this.#asleep.clear();
+      throw error;
+    }
+    await model.releaseKvCache();
   }
 
-  /** Brings back what the tags name; weights dropped are read from the checkpoint again. */
+  /** The device's memory is not the host's. */
+  get #hasOwnMemory(): boolean {
+    return this.#config.device.kind === 'cuda';
+  }
+
+  /**
+   * Brings back what the tags name; weights dropped are read from the checkpoint again. Rejects with
+   * OUT_OF_MEMORY and the figures; what was not brought back by then is asleep still.
+   */
   async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
     if (tags.includes('weights') && this.#asleep.has('weights')) {
-      if (this.#weightsDropped) await this.#fillWeights();
-      this.#weightsDropped = false;
+      if (this.#sleepLevel === 2) await this.#fillWeights();
+      else if (this.#hasOwnMemory) await this.model.restoreWeights();
       this.#asleep.delete('weights');
     }
     if (tags.includes('kv_cache') && this.#asleep.has('kv_cache')) {

@@ -18,6 +18,8 @@ void ModelBinding::define(Napi::Env env, Napi::Object exports) {
                                        method<&ModelBinding::load>("load"),
                                        method<&ModelBinding::loadDummy>("loadDummy"),
                                        method<&ModelBinding::releaseWeights>("releaseWeights"),
+                                       method<&ModelBinding::offloadWeights>("offloadWeights"),
+                                       method<&ModelBinding::restoreWeights>("restoreWeights"),
                                        method<&ModelBinding::profile>("profile"),
                                        method<&ModelBinding::allocateKvCache>("allocateKvCache"),
                                        method<&ModelBinding::releaseKvCache>("releaseKvCache"),
@@ -108,6 +110,14 @@ Napi::Value ModelBinding::loadDummy(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelBinding::releaseWeights(const Napi::CallbackInfo&) {
   return promise([model = model_](Ops&) { model->releaseWeights(); });
+}
+
+Napi::Value ModelBinding::offloadWeights(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops& ops) { model->offloadWeights(ops); });
+}
+
+Napi::Value ModelBinding::restoreWeights(const Napi::CallbackInfo&) {
+  return promise([model = model_](Ops& ops) { model->restoreWeights(ops); });
 }
 
 Napi::Value ModelBinding::profile(const Napi::CallbackInfo&) {

@@ -26,6 +26,8 @@ class ModelBinding : public Binding<ModelBinding> {
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value loadDummy(const Napi::CallbackInfo& info);
   Napi::Value releaseWeights(const Napi::CallbackInfo& info);
+  Napi::Value offloadWeights(const Napi::CallbackInfo& info);
+  Napi::Value restoreWeights(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);
   Napi::Value allocateKvCache(const Napi::CallbackInfo& info);
   Napi::Value releaseKvCache(const Napi::CallbackInfo& info);

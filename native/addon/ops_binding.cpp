@@ -165,6 +165,7 @@ class OpsBinding : public Binding<OpsBinding> {
                            method<&This::addRequest>("addRequest"),
                            method<&This::readRequest>("readRequest"),
                            method<&This::upload>("upload"),
+                           method<&This::download>("download"),
                            method<&This::fillRandom>("fillRandom"),
                            method<&This::prepareInputs>("prepareInputs"),
                            method<&This::embed>("embed"),
@@ -310,6 +311,15 @@ class OpsBinding : public Binding<OpsBinding> {
       throw Napi::TypeError::New(info.Env(), "host must have as many elements as out");
     }
     ops_->upload(out.buffer.data(), out.dtype, bytes, hostType, out.count);
+    return info.Env().Undefined();
+  }
+
+  // download(array, tensor): the tensor's bytes, as many as the array has.
+  Napi::Value download(const Info& info) {
+    const auto [bytes, size] = toBytes(info[0], "array");
+    const Tensor& tensor = toTensor(info[1], "tensor");
+    requireSize(info, tensor, size);
+    ops_->download(bytes, tensor.buffer.data(), static_cast<int64_t>(size));
     return info.Env().Undefined();
   }
 

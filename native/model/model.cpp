@@ -78,22 +78,42 @@ Model::Model(const ModelSpec& spec, const ModelLimits& limits) : spec_(spec), li
 void Model::load(Ops& ops, const std::vector<std::string>& files,
                  const std::vector<WeightPart>& parts, const Weights::Progress& progress,
                  std::stop_token stop) {
-  if (weights_) throwState("the weights are loaded already; release them first");
+  requireNoWeights();
   Weights weights = Weights::fromCheckpoint(ops, spec_, files, parts, progress, std::move(stop));
   if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
   weights_ = std::move(weights);
 }
 
 void Model::loadDummy(Ops& ops, uint64_t seed) {
-  if (weights_) throwState("the weights are loaded already; release them first");
+  requireNoWeights();
   Weights weights = Weights::random(ops, spec_, seed);
   if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
   weights_ = std::move(weights);
 }
 
+void Model::requireNoWeights() const {
+  if (weights_ || offloadedWeights_) {
+    throwState("the weights are loaded already; release them first");
+  }
+}
+
 void Model::releaseWeights() {
   graphs_.reset();
   weights_.reset();
+  offloadedWeights_.reset();
+}
+
+void Model::offloadWeights(Ops& ops) {
+  if (!weights_) throwState("there are no weights on the device to move to host memory");
+  auto copy = weights_->toHost(ops);
+  releaseWeights();
+  offloadedWeights_ = std::move(copy);
+}
+
+void Model::restoreWeights(Ops& ops) {
+  if (!offloadedWeights_) throwState("there are no weights in host memory; offload them first");
+  weights_ = Weights::fromHost(ops, spec_, *offloadedWeights_);
+  offloadedWeights_.reset();
 }
 
 void Model::allocateKvCache(Ops& ops, int32_t numBlocks) {
@@ -113,7 +133,7 @@ void Model::release() noexcept {
   graphs_.reset();
   cache_.reset();
   workspace_.reset();
-  weights_.reset();
+  releaseWeights();
 }
 
 Model::Workspace& Model::requireWorkspace() {

@@ -38,6 +38,10 @@ class Model : public Resident {
   void loadDummy(Ops& ops, uint64_t seed);
   void releaseWeights();
 
+  // Moves the weights to host memory, and back to the device. On an error they stay where they are.
+  void offloadWeights(Ops& ops);
+  void restoreWeights(Ops& ops);
+
   void allocateKvCache(Ops& ops, int32_t numBlocks);
   void releaseKvCache();
 
@@ -104,6 +108,7 @@ class Model : public Resident {
   size_t graphBytes(Ops& ops, int32_t numRows);
   template <typename Body>
   void keepError(Body body);
+  void requireNoWeights() const;
   Workspace& requireWorkspace();
   Stage requireStage(Ops& ops, int32_t step);
   int32_t graphRows(const StepLaunch& launch, const Stage& stage) const;
@@ -114,6 +119,7 @@ class Model : public Resident {
   std::vector<std::shared_ptr<StepBuffers>> steps_;
 
   std::optional<Weights> weights_;
+  std::unique_ptr<const HostCopy> offloadedWeights_;  // in place of weights_
   std::optional<Workspace> workspace_;
   std::optional<PagedKvCache> cache_;
   std::unique_ptr<Graphs> graphs_;  // over the three above

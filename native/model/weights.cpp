@@ -49,6 +49,11 @@ int64_t rowBytes(const WeightPart& part) {
 
 }  // namespace
 
+HostCopy::HostCopy(size_t bytes)
+    : bytes_(bytes), data_(memory_.allocate(bytes, "the weights in host memory")) {}
+
+HostCopy::~HostCopy() { memory_.release(data_, bytes_); }
+
 Weights::Weights(const ModelSpec& spec) : layers(spec.numLayers) {
   const auto shape = [&spec](Weight& weight, int64_t rows, int64_t cols) {
     weight.dtype = spec.dtype;
@@ -201,6 +206,31 @@ Weights Weights::random(Ops& ops, const ModelSpec& spec, uint64_t seed) {
     ops.fillRandom(weights.buffers_[i].data(), weight.dtype, weight.rows * weight.cols,
                    all[i].isNorm ? 1.0f : 0.0f, all[i].isNorm ? 0.0f : 0.02f,
                    seed + i * 0x9E3779B97F4A7C15);
+  }
+  ops.synchronize();
+  return weights;
+}
+
+std::unique_ptr<const HostCopy> Weights::toHost(Ops& ops) const {
+  size_t bytes = 0;
+  for (const Buffer& buffer : buffers_) bytes += buffer.bytes();
+  auto copy = std::make_unique<HostCopy>(bytes);
+  std::byte* to = copy->data();
+  for (const Buffer& buffer : buffers_) {
+    ops.download(to, buffer.data(), static_cast<int64_t>(buffer.bytes()));
+    to += buffer.bytes();
+  }
+  return copy;
+}
+
+Weights Weights::fromHost(Ops& ops, const ModelSpec& spec, const HostCopy& copy) {
+  Weights weights(spec);
+  weights.allocate(ops);
+  const std::byte* from = copy.data();
+  for (const Buffer& buffer : weights.buffers_) {
+    ops.upload(buffer.data(), spec.dtype, from, spec.dtype,
+               static_cast<int64_t>(buffer.bytes() / sizeOf(spec.dtype)));
+    from += buffer.bytes();
   }
   ops.synchronize();
   return weights;

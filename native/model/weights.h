@@ -3,12 +3,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
 
 #include "model/checkpoint.h"
 #include "model/spec.h"
+#include "ops/cpu/memory.h"
 #include "runtime/buffer.h"
 
 namespace uniproc {
@@ -42,6 +44,22 @@ struct LayerWeights {
   Weight downBias;           // [hiddenSize]
 };
 
+// All weights' bytes in host memory, which is not pinned.
+class HostCopy {
+ public:
+  explicit HostCopy(size_t bytes);
+  ~HostCopy();
+  HostCopy(const HostCopy&) = delete;
+  HostCopy& operator=(const HostCopy&) = delete;
+
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  MemoryAccount memory_;
+  const size_t bytes_;
+  void* const data_;
+};
+
 class Weights {
  public:
   Weight embedTokens;  // [vocabSize, hiddenSize]
@@ -60,6 +78,11 @@ class Weights {
                                 std::stop_token stop);
   // Normal(0, 0.02), norms 1, from the seed.
   static Weights random(Ops& ops, const ModelSpec& spec, uint64_t seed);
+
+  // To host memory, and the same weights from there. Throw Error OUT_OF_MEMORY when the host, or
+  // the device, has not that much free.
+  std::unique_ptr<const HostCopy> toHost(Ops& ops) const;
+  static Weights fromHost(Ops& ops, const ModelSpec& spec, const HostCopy& copy);
 
   const Weight& outputHead() const { return lmHead ? lmHead : embedTokens; }
 

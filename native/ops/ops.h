@@ -176,6 +176,9 @@ class Ops {
   // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
   virtual void upload(void* out, DType outType, const void* host, DType hostType,
                       int64_t count) = 0;
+  // Copies device memory to host memory of any kind, quicker than copyToHost where it is much.
+  // Returns when it is there.
+  virtual void download(void* host, const void* in, int64_t bytes) = 0;
   // Normal(0, std) from a Philox stream keyed by (seed, index); constant for std 0 with that mean.
   virtual void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
                           uint64_t seed) = 0;

@@ -3,7 +3,7 @@
  * and shutdowns that are wrong. Models are small and random; real checkpoints are tested elsewhere.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -551,6 +551,65 @@ describe('load', () => {
     const first = await sampled(5);
     expect(await sampled(5)).toEqual(first);
     expect(await sampled(6)).not.toEqual(first);
+  });
+});
+
+describe('weights in host memory', () => {
+  const allocated = async () => (await device.memory()).allocated;
+  const tokenIds = prompt(8);
+
+  /** Logprobs after the prompt. */
+  async function logprobs(model: NativeModel): Promise<number[]> {
+    add(model, 0, tokenIds, 0);
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: tokenIds.length }]);
+    return Array.from(model.steps[0].logprobs.subarray(0, WIDTH));
+  }
+
+  it('take none of the device, and are the same when they are back', async () => {
+    const { model } = await loadedModel();
+    const expected = await logprobs(model);
+    const awake = await allocated();
+    await model.offloadWeights();
+    expect(awake - (await allocated())).toBe(statSync(path.join(folder, 'model.bin')).size);
+    await model.restoreWeights();
+    expect(await allocated()).toBe(awake);
+    expect(await logprobs(model)).toEqual(expected);
+  });
+
+  it('are moved only from where they are', async () => {
+    const { model } = await loadedModel();
+    await expect(model.restoreWeights()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await model.offloadWeights();
+    const step = launch(model, 0, []);
+    await expect(step).rejects.toMatchObject({
+      message: expect.stringMatching(/weights/) as string,
+    });
+    await expect(model.offloadWeights()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await expect(model.loadDummy(1)).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await model.releaseWeights();
+    await expect(model.restoreWeights()).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    await model.loadDummy(1);
+  });
+
+  it('stay there when the device has no memory for them, until it has', async () => {
+    const { model } = await loadedModel();
+    const expected = await logprobs(model);
+    await model.offloadWeights();
+    // Caches, never written to, that leave less than the weights need.
+    const bytesPerBlock = 2 * LIMITS.blockSize * LLAMA.numKvHeads * LLAMA.headDim * 4;
+    const others = [newModel(), newModel()];
+    for (const [i, other] of others.entries()) {
+      const { total, allocated: taken } = await device.memory();
+      const share = (total - taken) / (others.length - i);
+      await other.allocateKvCache(Math.floor(share / bytesPerBlock));
+    }
+    await expect(model.restoreWeights()).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      message: expect.stringMatching(/the weights: \d+ bytes .* free of/) as string,
+    });
+    await Promise.all(others.map((other) => other.releaseKvCache()));
+    await model.restoreWeights();
+    expect(await logprobs(model)).toEqual(expected);
   });
 });
 

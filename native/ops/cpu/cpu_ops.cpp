@@ -91,6 +91,13 @@ class CpuOps final : public Ops {
     });
   }
 
+  void download(void* host, const void* in, int64_t bytes) override {
+    pool_.parallelFor(bytes, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      std::memcpy(static_cast<char*>(host) + begin, static_cast<const char*>(in) + begin,
+                  static_cast<size_t>(end - begin));
+    });
+  }
+
   void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
                   uint64_t seed) override {
     const int64_t groups = (count + 3) / 4;

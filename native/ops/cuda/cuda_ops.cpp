@@ -15,7 +15,7 @@
 #include "ops/cuda/memory.h"
 #include "ops/cuda/open_device.h"
 #include "ops/cuda/steps.h"
-#include "ops/cuda/upload.h"
+#include "ops/cuda/transfer.h"
 #include "runtime/error.h"
 
 namespace uniproc {
@@ -99,8 +99,10 @@ class CudaOps final : public Ops {
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
 
   void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
-    if (!uploader_) uploader_.emplace(device_, stream_);
-    uploader_->run(out, outType, host, hostType, count);
+    transfer().upload(out, outType, host, hostType, count);
+  }
+  void download(void* host, const void* in, int64_t bytes) override {
+    transfer().download(host, in, bytes);
   }
 
   void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
@@ -203,6 +205,12 @@ class CudaOps final : public Ops {
     synchronize();
   }
 
+  // Its pinned buffers and threads are made when weights first come.
+  Transfer& transfer() {
+    if (!transfer_) transfer_.emplace(device_, stream_);
+    return *transfer_;
+  }
+
   void check(cudaError_t status, const char* call) {
     if (status == cudaSuccess) return;
     cuda::check(status, (std::string(call) + ", at or after " + lastLaunched_ + ",").c_str());
@@ -221,7 +229,7 @@ class CudaOps final : public Ops {
   Scratch scratch_;
   Scratch attentionScratch_;  // apart: holds counters that stay zero between launches
   Matmul matmul_;
-  std::optional<Uploader> uploader_;
+  std::optional<Transfer> transfer_;
   const char* lastLaunched_ = "opening the device";
 };
 

@@ -94,6 +94,8 @@ interface NativeOps {
   addRequest(requests: Requests, slot: number, request: NativeRequest, numBlocks: number): void;
   readRequest(requests: Requests, slot: number): { tokenIds: Int32Array; blockTable: Int32Array };
   upload(out: Tensor, host: HostArray, hostType: DType): void;
+  /** Array and tensor have the same number of bytes. */
+  download(array: HostArray, tensor: Tensor): void;
   fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
   prepareInputs(
     requests: Requests,

@@ -1,0 +1,106 @@
+#include "ops/cuda/transfer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/kernels.h"
+#include "ops/cuda/memory.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr int64_t kBufferBytes = int64_t{2} << 20;
+
+// A thread copies some 3 GB/s from mapped pages, so that eight keep up with the bus.
+int numCopyingThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 8);
+}
+
+}  // namespace
+
+Transfer::PinnedBuffer::PinnedBuffer() {
+  check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync),
+        "cudaEventCreateWithFlags");
+  try {
+    memory_ =
+        static_cast<std::byte*>(MemoryAccount::allocateHost(kBufferBytes, "moving the weights"));
+  } catch (...) {
+    static_cast<void>(cudaEventDestroy(done_));
+    throw;
+  }
+}
+
+Transfer::PinnedBuffer::~PinnedBuffer() {
+  static_cast<void>(cudaEventSynchronize(done_));
+  static_cast<void>(cudaEventDestroy(done_));
+  MemoryAccount::releaseHost(memory_);
+}
+
+std::byte* Transfer::PinnedBuffer::take() {
+  check(cudaEventSynchronize(done_), "cudaEventSynchronize");
+  return memory_;
+}
+
+void Transfer::PinnedBuffer::lend(cudaStream_t stream) {
+  check(cudaEventRecord(done_, stream), "cudaEventRecord");
+}
+
+Transfer::Transfer(int device, cudaStream_t stream)
+    : device_(device), stream_(stream), pool_(numCopyingThreads()) {
+  for (int i = 0; i < pool_.numThreads(); ++i) lanes_.push_back(std::make_unique<Lane>());
+}
+
+void Transfer::upload(void* out, DType outType, const void* host, DType hostType, int64_t count) {
+  const auto outSize = static_cast<int64_t>(sizeOf(outType));
+  const auto hostSize = static_cast<int64_t>(sizeOf(hostType));
+  const int64_t perBuffer = kBufferBytes / hostSize;
+  pool_.parallelFor(count, perBuffer, [&](int64_t begin, int64_t end, int thread) {
+    check(cudaSetDevice(device_), "cudaSetDevice");
+    Lane& lane = *lanes_[static_cast<size_t>(thread)];
+    for (int64_t at = begin; at < end; at += perBuffer) {
+      PinnedBuffer& buffer = lane.turn();
+      const int64_t size = std::min(perBuffer, end - at);
+      std::byte* pinned = buffer.take();
+      std::memcpy(pinned, static_cast<const std::byte*>(host) + at * hostSize,
+                  static_cast<size_t>(size * hostSize));
+      std::byte* to = static_cast<std::byte*>(out) + at * outSize;
+      if (outType == hostType) {
+        check(cudaMemcpyAsync(to, pinned, static_cast<size_t>(size * outSize),
+                              cudaMemcpyHostToDevice, stream_),
+              "cudaMemcpyAsync");
+      } else {
+        convert(to, outType, pinned, hostType, size, stream_);  // reads over the bus
+        check(cudaGetLastError(), "convert");
+      }
+      buffer.lend(stream_);
+    }
+  });
+}
+
+void Transfer::download(void* host, const void* in, int64_t bytes) {
+  pool_.parallelFor(bytes, kBufferBytes, [&](int64_t begin, int64_t end, int thread) {
+    check(cudaSetDevice(device_), "cudaSetDevice");
+    Lane& lane = *lanes_[static_cast<size_t>(thread)];
+    const auto sizeAt = [&](int64_t at) {
+      return static_cast<size_t>(std::min(kBufferBytes, end - at));
+    };
+    const auto fetch = [&](int64_t at) {
+      PinnedBuffer& buffer = lane.turn();
+      check(cudaMemcpyAsync(buffer.take(), static_cast<const std::byte*>(in) + at, sizeAt(at),
+                            cudaMemcpyDeviceToHost, stream_),
+            "cudaMemcpyAsync");
+      buffer.lend(stream_);
+      return &buffer;
+    };
+    PinnedBuffer* fetched = begin < end ? fetch(begin) : nullptr;
+    for (int64_t at = begin; at < end; at += kBufferBytes) {
+      PinnedBuffer* next = at + kBufferBytes < end ? fetch(at + kBufferBytes) : nullptr;
+      std::memcpy(static_cast<std::byte*>(host) + at, fetched->take(), sizeAt(at));
+      fetched = next;
+    }
+  });
+}
+
+}  // namespace uniproc::cuda

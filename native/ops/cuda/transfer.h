@@ -1,0 +1,65 @@
+// The way of weights between the device and host memory that is not pinned: a mapped file, or what
+// keeps them while the device serves somebody else.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "ops/cpu/thread_pool.h"
+#include "ops/ops.h"
+
+namespace uniproc::cuda {
+
+// Several threads copy from and to that memory, where reading a file and page faults take their
+// time, each by way of two pinned buffers in turn: while the device has one, the thread has the
+// other.
+class Transfer {
+ public:
+  Transfer(int device, cudaStream_t stream);
+
+  // Converts [count] elements of host memory into device memory, on the device. Returns when the
+  // host memory has been read; what is enqueued on the stream from then on finds the elements.
+  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count);
+
+  // Copies device memory, as what was enqueued before leaves it. Returns when the host has it.
+  void download(void* host, const void* in, int64_t bytes);
+
+ private:
+  // A pinned buffer and the event that tells that the device has done with it.
+  class PinnedBuffer {
+   public:
+    PinnedBuffer();
+    ~PinnedBuffer();
+    PinnedBuffer(const PinnedBuffer&) = delete;
+    PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+
+    // Returns the memory once the device has done with it.
+    std::byte* take();
+    // The device has it until all that is on the stream so far has run.
+    void lend(cudaStream_t stream);
+
+   private:
+    std::byte* memory_ = nullptr;
+    cudaEvent_t done_ = nullptr;
+  };
+  struct Lane {
+    PinnedBuffer buffers[2];
+    int next = 0;
+
+    PinnedBuffer& turn() {
+      next = 1 - next;
+      return buffers[1 - next];
+    }
+  };
+
+  const int device_;
+  const cudaStream_t stream_;
+  ThreadPool pool_;
+  std::vector<std::unique_ptr<Lane>> lanes_;  // one for each thread
+};
+
+}  // namespace uniproc::cuda
