@@ -301,11 +301,17 @@ test('without a tokenizer it speaks token ids alone', async () => {
 
 test('the load reports its progress', async () => {
   const reports: LoadProgress[] = [];
+  const start = performance.now();
   await create({ onProgress: (progress) => reports.push(progress) });
   expect(reports.length).toBeGreaterThan(0);
-  const { bytes, totalBytes, tensors, totalTensors } = reports.at(-1) as LoadProgress;
+  const passed = performance.now() - start;
+  const { bytes, totalBytes, tensors, totalTensors, bytesPerSecond } = reports.at(
+    -1,
+  ) as LoadProgress;
   expect([bytes, tensors]).toEqual([totalBytes, totalTensors]);
   expect(totalBytes).toBeGreaterThan(1e6);
+  expect(bytesPerSecond).toBeGreaterThan((1000 * totalBytes) / passed);
+  expect(bytesPerSecond).toBeLessThan(1e12);
 });
 
 test('the start can be given up', async () => {
@@ -410,7 +416,7 @@ test('on a terminal the load shows a bar, and wipes it when all is there', async
   const drawn: string[] = [];
   const terminal = { write: (text: string) => drawn.push(text) } as unknown as NodeJS.WriteStream;
   await create({ onProgress: progressBar(terminal) });
-  expect(drawn.some((text) => /\[=* *\] \d+% of 7\.0 MB/.test(text))).toBe(true);
+  expect(drawn.some((text) => /\[=* *\] \d+% of 7\.0 MB, \d+\.\d GB\/s/.test(text))).toBe(true);
   expect(drawn.at(-1)).toBe('\r\x1b[K');
 });
 

@@ -95,10 +95,12 @@ export interface UniprocConfig {
   readonly device: Readonly<DeviceConfig>;
 }
 
-/** How far a long piece of work is. */
+/** How far the load of the weights is. */
 export interface LoadProgress {
   bytes: number;
   totalBytes: number;
   tensors: number;
   totalTensors: number;
+  /** The mean since the load began; of the last report that of the whole load. */
+  bytesPerSecond: number;
 }

@@ -121,10 +121,13 @@ export class Worker extends WorkerBase {
     if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
     const table = await readTensorTable(model.path);
     const { files, parts, totalBytes } = weightParts(this.modelSpec, table);
+    const start = performance.now();
     let failure: unknown = null;
     await this.model.load(files, parts, (bytes, tensors) => {
       try {
-        onProgress?.({ bytes, totalBytes, tensors, totalTensors: parts.length });
+        const bytesPerSecond = (1000 * bytes) / (performance.now() - start);
+        const totalTensors = parts.length;
+        onProgress?.({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond });
       } catch (error) {
         // Thrown from a native callback it would end the process.
         failure ??= error;
