@@ -1,16 +1,10 @@
 /**
- * Rates on the first GPU, as a table: single operations in bfloat16 with the shapes of Llama-3.1-8B,
- * the load of a synthetic Llama-3.2-1B from memory, and its prefill and decode. The last wait
- * for the GPU at the end of each step.
+ * Rates of single operations on the first GPU, as a table: bfloat16, with the shapes of Llama-3.1-8B.
+ * `npm run bench` measures the whole engine.
  */
 'use strict';
 
-const fs = require('node:fs');
-const os = require('node:os');
-const path = require('node:path');
-const { LLM, SamplingParams } = require('..');
 const { printTable } = require('../bench/table');
-const { writeSyntheticCheckpoint } = require('./synthetic-checkpoint');
 
 const addon = require('../build/Release/uniproc.node').ops;
 const ops = new addon.Ops({ kind: 'cuda', index: 0 });
@@ -124,6 +118,8 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
     positions: ints(new Int32Array(numTokens)),
     cacheSlots: ints(new Int32Array(numTokens)),
     tokenRows: ints(new Int32Array(numTokens)),
+    maxQueryLen: numScheduled,
+    numDecodeRows: numScheduled === 1 ? numRows : 0,
   };
   ops.prepareInputs(requests, null, 0, blockSize, batch);
   const cacheSize = numBlocks * blockSize * numKvHeads * headDim;
@@ -155,92 +151,15 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
   release(qkv, out, ...caches.flatMap(({ keys, values }) => [keys, values]));
 }
 
-async function measureEngine(shape, folder) {
-  const bytes = writeSyntheticCheckpoint(folder, shape);
-  const marks = [];
-  const created = performance.now();
-  const llm = await LLM.create({
-    model: folder,
-    device: 'cuda',
-    maxModelLen: 2200,
-    maxNumSeqs: 64,
-    skipTokenizerInit: true,
-    onProgress: (progress) => marks.push([performance.now(), progress.bytes]),
-  });
-  rows.push({
-    bench: shape,
-    what: 'create',
-    value: (performance.now() - created) / 1000,
-    unit: 's',
-  });
-  if (marks.length > 1) {
-    const [[t0, b0], [t1, b1]] = [marks[0], marks.at(-1)];
-    rows.push({ bench: shape, what: 'load', value: (b1 - b0) / (t1 - t0) / 1e6, unit: 'GB/s' });
-  }
-  rows.push({ bench: shape, what: 'checkpoint', value: bytes / 1e9, unit: 'GB' });
-  const prompts = (count, length, salt) =>
-    Array.from({ length: count }, (_, row) => ({
-      promptTokenIds: Array.from({ length }, (_, i) => (row * 7919 + i * 104729 + salt) % 128000),
-    }));
-  const generate = async (count, length, maxTokens, salt) => {
-    const params = new SamplingParams({
-      temperature: 0,
-      maxTokens,
-      ignoreEos: true,
-      detokenize: false,
-    });
-    const start = performance.now();
-    await llm.generate(prompts(count, length, salt), params);
-    return performance.now() - start;
-  };
-  await generate(64, 128, 16, 1);
-  for (const [count, length] of [
-    [1, 128],
-    [8, 128],
-    [64, 128],
-    [64, 1024],
-  ]) {
-    const prefill = await generate(count, length, 1, 3 + count + length);
-    const whole = await generate(count, length, 129, 5 + count + length);
-    rows.push({
-      bench: shape,
-      what: `prefill ${count} x ${length}`,
-      value: ((count * length) / prefill) * 1000,
-      unit: 'tok/s',
-    });
-    rows.push({
-      bench: shape,
-      what: `decode ${count} rows after ${length}`,
-      value: (whole - prefill) / 128,
-      unit: 'ms/step',
-    });
-  }
-  await llm.shutdown();
+for (const numTokens of [1, 64, 2048, 8192]) {
+  measureMatmul('qkv', 6144, 4096, numTokens);
+  measureMatmul('gateUp', 28672, 4096, numTokens);
+  measureMatmul('down', 4096, 14336, numTokens);
 }
-
-async function main() {
-  for (const numTokens of [1, 64, 2048, 8192]) {
-    measureMatmul('qkv', 6144, 4096, numTokens);
-    measureMatmul('gateUp', 28672, 4096, numTokens);
-    measureMatmul('down', 4096, 14336, numTokens);
-  }
-  measureAttention(1, 1023, 1, 32, 8, 128);
-  measureAttention(1, 32767, 1, 32, 8, 128);
-  measureAttention(64, 1023, 1, 32, 8, 128);
-  measureAttention(64, 1023, 1, 32, 8, 64);
-  measureAttention(8, 0, 1024, 32, 8, 128);
-  measureAttention(1, 0, 8192, 32, 8, 128);
-  const shared = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
-  const folder = fs.mkdtempSync(path.join(shared, 'uniproc-'));
-  try {
-    for (const shape of process.argv.slice(2)) await measureEngine(shape, path.join(folder, shape));
-  } finally {
-    fs.rmSync(folder, { recursive: true });
-    printTable(rows);
-  }
-}
-
-main().catch((error) => {
-  console.error(error);
-  process.exitCode = 1;
-});
+measureAttention(1, 1023, 1, 32, 8, 128);
+measureAttention(1, 32767, 1, 32, 8, 128);
+measureAttention(64, 1023, 1, 32, 8, 128);
+measureAttention(64, 1023, 1, 32, 8, 64);
+measureAttention(8, 0, 1024, 32, 8, 128);
+measureAttention(1, 0, 8192, 32, 8, 128);
+printTable(rows);

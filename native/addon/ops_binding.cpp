@@ -102,7 +102,8 @@ Batch toBatch(Napi::Value value) {
   batch.positions = dataOf<int32_t>(object, "positions");
   batch.cacheSlots = dataOf<int32_t>(object, "cacheSlots");
   batch.tokenRows = dataOf<int32_t>(object, "tokenRows");
-  batch.maxQueryLen = batch.numTokens - batch.numRows + 1;  // no row can have more
+  batch.maxQueryLen = int32Of(object, "maxQueryLen");
+  batch.numDecodeRows = int32Of(object, "numDecodeRows");
   return batch;
 }
 

@@ -79,8 +79,10 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
   const int32_t* end = std::copy_n(step.blockUpdates.data(), 3 * launch.numBlockUpdates, updates);
   ops.copyToDevice(device_.data(), first, (end - first) * sizeof(int32_t));
   int32_t maxQueryLen = 0;
+  int32_t numDecodeRows = 0;
   for (const int32_t scheduled : step.numScheduledTokens.first(launch.numRows)) {
     maxQueryLen = std::max(maxQueryLen, scheduled);
+    numDecodeRows += scheduled == 1;
   }
   return {numRows,
           numTokens,
@@ -91,7 +93,8 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
           positions_.as<int32_t>(),
           cacheSlots_.as<int32_t>(),
           tokenRows_.as<int32_t>(),
-          maxQueryLen};
+          maxQueryLen,
+          numDecodeRows};
 }
 
 void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,

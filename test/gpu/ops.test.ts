@@ -340,15 +340,37 @@ const prefills: Row[] = [1, 17, 64, 65, 130, 200].map((length, slot) => ({
   numComputed: 0,
   numScheduled: length,
 }));
-const mixed: Row[] = [
-  { slot: 6, numComputed: 199, numScheduled: 1 },
-  { slot: 0, numComputed: 0, numScheduled: 1 },
-  { slot: 4, numComputed: 0, numScheduled: 100 },
-  { slot: 5, numComputed: 61, numScheduled: 69 },
-  { slot: 2, numComputed: 63, numScheduled: 1 },
-  { slot: 3, numComputed: 62, numScheduled: 3 },
-  { slot: 1, numComputed: 700, numScheduled: 150 },
+/** Single queries and chunks of prompts, as [tokens computed before, tokens of the row]. */
+const singles = [0, 1, 15, 63, 64, 199, 700, 3000].map((computed) => [computed, 1]);
+const chunks = [
+  [0, 100],
+  [61, 69],
+  [62, 3],
+  [63, 2],
+  [1100, 150],
 ];
+const between = [
+  ...singles.slice(0, 3),
+  ...chunks.slice(0, 2),
+  singles[3],
+  ...chunks.slice(2),
+  ...singles.slice(4),
+];
+const randomLength = new Random(7);
+const many = Array.from({ length: 200 }, () => [
+  randomLength.below(randomLength.below(4) ? 12 : 90),
+  randomLength.below(4) ? 1 : 1 + randomLength.below(9),
+]);
+
+/** Rows in the given order, their requests in slots in another. */
+function rowsOf(lengths: number[][]): Row[] {
+  const slots = new Random(lengths.length).permutation(lengths.length);
+  return lengths.map(([numComputed, numScheduled], row) => ({
+    slot: slots[row],
+    numComputed,
+    numScheduled,
+  }));
+}
 
 function attention(device: Device, shape: AttentionCase, dtype: DType): Float32Array {
   const { ops } = device;
@@ -404,7 +426,10 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   describe.each([
     ['one query a row', decodes],
     ['whole prompts', prefills],
-    ['prompts, chunks and single queries', mixed],
+    ['single queries, then chunks', rowsOf([...singles, ...chunks])],
+    ['chunks, then single queries', rowsOf([...chunks, ...singles])],
+    ['single queries and chunks in turn', rowsOf(between)],
+    ['rows of all kinds, more than a block has threads', rowsOf(many)],
   ])('%s', (_, rows) => {
     it.each([
       [1, 1, 8, 0, 16],
@@ -432,7 +457,7 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   });
 
   it('gives the same bits every time', () => {
-    for (const rows of [decodes, mixed]) {
+    for (const rows of [decodes, rowsOf(between)]) {
       const shape = { numHeads: 8, numKvHeads: 2, headDim: 128, slidingWindow: 0, blockSize: 16 };
       const run = () => attention(new Device(gpu, dtype), { ...shape, rows }, dtype);
       expect(run()).toEqual(run());

@@ -60,6 +60,10 @@ struct AttentionArgs {
     return slidingWindow == 0 ? 0 : max(position - slidingWindow + 1, 0);
   }
 
+  __device__ int32_t numQueries(int32_t row) const {
+    return queryStarts[row + 1] - queryStarts[row];
+  }
+
   __device__ const int32_t* blocksOf(int32_t slot) const {
     return blockTable + static_cast<int64_t>(slot) * maxBlocksPerSeq;
   }
@@ -134,13 +138,21 @@ class RowUnits {
   int32_t total_ = 0;
 };
 
-// attention_plain.cu: any head size up to 512, any type; no tensor cores, so slow. Calls with up to
-// maxQueryLen tokens a row. Throws Error NOT_SUPPORTED for a larger head.
+// attention_decode.cu: the rows of one query, split over the context, the heads of a group share
+// the loads; partial results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding). On tensor
+// cores, for the types and head sizes of withTensorCores.
+void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
+                     int32_t numMultiprocessors, cudaStream_t stream);
+
+// attention_prefill.cu: the rows of several queries, causal over the paged cache (Dao 2023,
+// FlashAttention-2), for the same types and head sizes. `batch` is that of the arguments.
+void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
+                      cudaStream_t stream);
+
+// attention_plain.cu: all rows, any head size up to 512, any type; no tensor cores, so slow. No row
+// has more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
 void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
                     cudaStream_t stream);
-
-// Throws Error NOT_SUPPORTED for a cache of another type than the activations.
-void requireSameType(DType type, const KvCache& cache);
 
 // Calls run.operator()<T, headDim>() if the tensor-core kernels have that type and head size;
 // returns whether they have.

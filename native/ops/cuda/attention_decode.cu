@@ -1,4 +1,4 @@
-// Attention of one query a row: reads each row's keys and values once, so memory-bound.
+// Attention of the rows of one query: reads each row's keys and values once, so memory-bound.
 //
 // Work is counted in tiles of 64 keys for one group of up to 16 query heads, all rows' laid end to
 // end; each block takes an equal run of them, whatever the rows' lengths. So the grid is as many
@@ -114,10 +114,11 @@ struct Run {
   int32_t tiles;
 };
 
+// None for a row of several queries, which is not this kernel's.
 __device__ int32_t numTiles(const AttentionArgs& args, int32_t row) {
-  const int32_t slot = args.slots[row];
   const int32_t position = args.numComputedTokens[row];
-  return slot < 0 ? 0 : position / kTile - args.firstKey(position) / kTile + 1;
+  const int32_t tiles = position / kTile - args.firstKey(position) / kTile + 1;
+  return args.slots[row] >= 0 && args.numQueries(row) == 1 ? tiles : 0;
 }
 
 // One warp's strips of the run; leaves its results in the ring. `queries` is shared memory for the
@@ -321,19 +322,15 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
 
 }  // namespace
 
-size_t attentionWorkspaceBytes(int32_t, const AttentionShape& shape, int32_t numMultiprocessors) {
+size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors) {
   const int32_t group = shape.numHeads / shape.numKvHeads;
   return Workspace::bytes(numMultiprocessors, std::min(group, kHeads), shape.headDim);
 }
 
-void attentionDecode(const void* qkv, const Batch& batch, const AttentionShape& shape,
-                     const KvCache& cache, const RequestTable& requests, void* out, DType type,
-                     void* workspace, int32_t numMultiprocessors, cudaStream_t stream) {
-  requireSameType(type, cache);
-  if (batch.numRows == 0) return;
-  const AttentionArgs args(qkv, batch, shape, cache, requests, out);
+void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
+                     int32_t numMultiprocessors, cudaStream_t stream) {
   const Workspace scratch(workspace, numMultiprocessors, std::min(args.group, kHeads));
-  const bool done = withTensorCores(type, shape.headDim, [&]<class T, int kHeadDim>() {
+  withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
     constexpr size_t kSharedBytes =
         kWarps * Ring<T, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
     const auto kernel = decodeKernel<T, kHeadDim>;
@@ -343,7 +340,6 @@ void attentionDecode(const void* qkv, const Batch& batch, const AttentionShape& 
     kernel<<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(args, scratch);
     check(cudaGetLastError(), "attentionDecode");
   });
-  if (!done) attentionPlain(args, type, 1, stream);
 }
 
 }  // namespace uniproc::cuda

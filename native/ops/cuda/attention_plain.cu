@@ -129,10 +129,4 @@ void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
   check(cudaGetLastError(), "attentionPlain");
 }
 
-void requireSameType(DType type, const KvCache& cache) {
-  if (cache.dtype == type) return;
-  throw Error("NOT_SUPPORTED",
-              "attention on CUDA needs a key-value cache of the same type as the activations");
-}
-
 }  // namespace uniproc::cuda

@@ -1,4 +1,4 @@
-// Attention of any number of queries a row, causal, over the paged cache: bound by arithmetic.
+// Attention of the rows of several queries, causal, over the paged cache: bound by arithmetic.
 //
 // A block takes 128 query rows: neighbouring tokens, each with all query heads that share one head
 // of keys and values, so that a tile of these is read from the cache once for the whole group. It
@@ -46,9 +46,9 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   constexpr int32_t kKeys = Tiles::kKeys;
   extern __shared__ __align__(16) unsigned char shared[];
 
-  const auto numQueriesOf = [&](int32_t row) {
-    return args.slots[row] < 0 ? 0
-                               : (args.queryStarts[row + 1] - args.queryStarts[row]) * args.group;
+  const auto numQueriesOf = [&](int32_t row) {  // none for a row of one, which is not this kernel's
+    const int32_t tokens = args.numQueries(row);
+    return args.slots[row] >= 0 && tokens > 1 ? tokens * args.group : 0;
   };
   const auto unitsOf = [&](int32_t row) { return ceilDiv(numQueriesOf(row), Tiles::kQueries); };
   const RowUnits<kThreads, decltype(unitsOf)> units(args.numRows, unitsOf);
@@ -172,18 +172,16 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
 
 }  // namespace
 
-void attentionPrefill(const void* qkv, const Batch& batch, int32_t maxQueryLen,
-                      const AttentionShape& shape, const KvCache& cache,
-                      const RequestTable& requests, void* out, DType type, cudaStream_t stream) {
-  requireSameType(type, cache);
-  if (batch.numTokens == 0) return;
-  const AttentionArgs args(qkv, batch, shape, cache, requests, out);
-  const bool done = withTensorCores(type, shape.headDim, [&]<class T, int kHeadDim>() {
+void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
+                      cudaStream_t stream) {
+  const int32_t numRows = batch.numRows - batch.numDecodeRows;
+  const int32_t numTokens = batch.numTokens - batch.numDecodeRows;
+  withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
     using Tiles = Tiles<T, kHeadDim>;
     // Each row's last tile may be begun only, and no row has more than the longest.
     const int32_t most =
-        std::min(batch.numTokens * args.group / Tiles::kQueries + batch.numRows,
-                 batch.numRows * ceilDiv(maxQueryLen * args.group, Tiles::kQueries));
+        std::min(numTokens * args.group / Tiles::kQueries + numRows,
+                 numRows * ceilDiv(batch.maxQueryLen * args.group, Tiles::kQueries));
     const auto kernel = prefillKernel<T, kHeadDim>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kBytes),
           "cudaFuncSetAttribute of attentionPrefill");
@@ -191,7 +189,6 @@ void attentionPrefill(const void* qkv, const Batch& batch, int32_t maxQueryLen,
         args);
     check(cudaGetLastError(), "attentionPrefill");
   });
-  if (!done) attentionPlain(args, type, maxQueryLen, stream);
 }
 
 }  // namespace uniproc::cuda

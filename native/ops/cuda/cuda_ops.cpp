@@ -145,18 +145,11 @@ class CudaOps final : public Ops {
 
   void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                  const KvCache& cache, const RequestTable& requests, void* out) override {
-    if (batch.maxQueryLen > 1) {
-      attentionPrefill(qkv, batch, batch.maxQueryLen, shape, cache, requests, out, cache.dtype,
-                       stream_);
-      return launched("attentionPrefill");
-    }
     const int numMultiprocessors = properties_.multiProcessorCount;
-    const int32_t most = std::max(requests.maxNumSeqs, batch.numRows);
-    void* partials =
-        attentionScratch_.atLeast(attentionWorkspaceBytes(most, shape, numMultiprocessors));
-    attentionDecode(qkv, batch, shape, cache, requests, out, cache.dtype, partials,
+    void* workspace = attentionScratch_.atLeast(attentionWorkspaceBytes(shape, numMultiprocessors));
+    cuda::attention(qkv, batch, shape, cache, requests, out, cache.dtype, workspace,
                     numMultiprocessors, stream_);
-    launched("attentionDecode");
+    launched("attention");
   }
 
   void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
@@ -217,7 +210,6 @@ class CudaOps final : public Ops {
   }
 
   void launched(const char* operation) {
-  Steps steps_;
     lastLaunched_ = operation;
     check(cudaGetLastError(), operation);
   }
@@ -225,6 +217,7 @@ class CudaOps final : public Ops {
   const int device_;
   const cudaDeviceProp properties_;
   const Stream stream_;
+  Steps steps_;
   MemoryAccount memory_;
   Scratch scratch_;
   Scratch attentionScratch_;  // apart: holds counters that stay zero between launches

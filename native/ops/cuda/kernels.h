@@ -45,24 +45,17 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
                   const Weight& kNorm, float eps, const float* rope, const KvCache& cache,
                   DType type, cudaStream_t stream);
 
-// attention_decode.cu, attention_prefill.cu ----------------------------------------------------
+// attention.cu ---------------------------------------------------------------------------------
 
-// Bytes of scratch that attention needs at most for batches of up to maxNumSeqs rows: attention's
-// own, zeroed once; of any shape, each launch leaves its counters zero.
-size_t attentionWorkspaceBytes(int32_t maxNumSeqs, const AttentionShape& shape,
-                               int32_t numMultiprocessors);
+// Bytes of scratch that attention needs, whatever the batch: attention's own, zeroed once; of any
+// shape, each launch leaves its counters zero.
+size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors);
 
-// One query for each row: split over the context, the heads of a group share the loads; partial
-// results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding).
-void attentionDecode(const void* qkv, const Batch& batch, const AttentionShape& shape,
-                     const KvCache& cache, const RequestTable& requests, void* out, DType type,
-                     void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
-
-// Any number of queries for each row, causal over the paged cache, on tensor cores (Dao 2023,
-// FlashAttention-2). `maxQueryLen` is the most tokens any row has in this batch.
-void attentionPrefill(const void* qkv, const Batch& batch, int32_t maxQueryLen,
-                      const AttentionShape& shape, const KvCache& cache,
-                      const RequestTable& requests, void* out, DType type, cudaStream_t stream);
+// Rows of one query and rows of several go through a kernel each (attention_decode.cu,
+// attention_prefill.cu), launched if the batch has such rows.
+void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+               const KvCache& cache, const RequestTable& requests, void* out, DType type,
+               void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
 
 // sampler.cu -----------------------------------------------------------------------------------
 

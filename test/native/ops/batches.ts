@@ -92,6 +92,8 @@ export function makeBatch(ops: Ops, rows: Row[]): Batch {
     positions: ops.zeros(numTokens, 'int32'),
     cacheSlots: ops.zeros(numTokens, 'int32'),
     tokenRows: ops.zeros(numTokens, 'int32'),
+    maxQueryLen: Math.max(...rows.map((row) => row.numScheduled)),
+    numDecodeRows: rows.filter((row) => row.numScheduled === 1).length,
   };
 }
 

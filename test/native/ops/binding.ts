@@ -34,6 +34,10 @@ export interface Batch {
   positions: Tensor;
   cacheSlots: Tensor;
   tokenRows: Tensor;
+  /** The most tokens that a row has. */
+  maxQueryLen: number;
+  /** Rows of one token. */
+  numDecodeRows: number;
 }
 
 export interface AttentionShape {

@@ -1,0 +1,35 @@
+// Which kernels a batch's attention takes.
+#include <algorithm>
+
+#include "ops/cuda/attention.cuh"
+#include "ops/cuda/kernels.h"
+#include "runtime/error.h"
+
+namespace uniproc::cuda {
+namespace {
+
+bool hasTensorCoreKernels(DType type, int32_t headDim) {
+  return withTensorCores(type, headDim, [&]<class T, int kHeadDim>() {});
+}
+
+}  // namespace
+
+void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+               const KvCache& cache, const RequestTable& requests, void* out, DType type,
+               void* workspace, int32_t numMultiprocessors, cudaStream_t stream) {
+  if (cache.dtype != type) {
+    throw Error("NOT_SUPPORTED",
+                "attention on CUDA needs a key-value cache of the same type as the activations");
+  }
+  if (batch.numTokens == 0) return;
+  const AttentionArgs args(qkv, batch, shape, cache, requests, out);
+  if (!hasTensorCoreKernels(type, shape.headDim)) {
+    return attentionPlain(args, type, batch.maxQueryLen, stream);
+  }
+  if (batch.numDecodeRows > 0) {
+    attentionDecode(args, type, workspace, numMultiprocessors, stream);
+  }
+  if (batch.maxQueryLen > 1) attentionPrefill(args, type, batch, stream);
+}
+
+}  // namespace uniproc::cuda
