@@ -3,13 +3,19 @@
  *
  *     node scripts/synthetic-checkpoint.js FOLDER llama-3.2-1b|llama-3.1-8b|CONFIG.json
  *
- * config.json as given, and model.safetensors with the tensors of a Llama of that shape: matrices
- * normal(0, 0.02), norms 1.
+ * config.json as given, and the tensors of a Llama of that shape: matrices normal(0, 0.02), norms 1.
+ * The tensors are in files of about 1 GB with an index, as large checkpoints are, written by as many
+ * threads as there are cores.
  */
 'use strict';
 
+const { once } = require('node:events');
 const fs = require('node:fs');
+const os = require('node:os');
 const path = require('node:path');
+const { isMainThread, Worker, workerData } = require('node:worker_threads');
+
+const FILE_BYTES = 1e9;
 
 const llama3 = {
   architectures: ['LlamaForCausalLM'],
@@ -71,10 +77,29 @@ function tensorsOf(config) {
   ];
 }
 
+/** The tensors in files: [file][tensor] of [name, shape]. */
+function splitIntoFiles(tensors) {
+  const files = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    if (bytes >= FILE_BYTES) {
+      files.push([]);
+      bytes = 0;
+    }
+    files.at(-1).push(tensor);
+    bytes += bytesOf(tensor);
+  }
+  return files;
+}
+
+function bytesOf([, shape]) {
+  return 2 * shape.reduce((a, b) => a * b);
+}
+
 /** A bfloat16's bits, cut off. */
 function bfloat16(values) {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  return Buffer.from(Uint16Array.from(bits, (word) => word >>> 16).buffer);
+  return Uint16Array.from(bits, (word) => word >>> 16);
 }
 
 /** An odd number of normal values, so that no two tensors repeat them at the same place. */
@@ -87,48 +112,81 @@ function randomBlock() {
   return bfloat16(values);
 }
 
-/** Writes the checkpoint and returns its bytes. */
-function writeSyntheticCheckpoint(folder, shape) {
+function writeFile({ file, tensors }, block) {
+  const header = {};
+  let end = 0;
+  for (const tensor of tensors) {
+    const [name, shape] = tensor;
+    const begin = end;
+    end += bytesOf(tensor);
+    header[name] = { dtype: 'BF16', shape, data_offsets: [begin, end] };
+  }
+  // The data begins at a multiple of 8 bytes, as in files that the format's own library writes.
+  const text = JSON.stringify(header);
+  const json = Buffer.from(text.padEnd(8 * Math.ceil(text.length / 8)));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(json.length));
+
+  const descriptor = fs.openSync(file, 'w');
+  fs.writeSync(descriptor, length);
+  fs.writeSync(descriptor, json);
+  for (const tensor of tensors) {
+    if (tensor[1].length === 1) {
+      fs.writeSync(descriptor, bfloat16(new Float32Array(tensor[1][0]).fill(1)));
+      continue;
+    }
+    let left = bytesOf(tensor);
+    while (left > 0) {
+      left -= fs.writeSync(descriptor, block, 0, Math.min(left, block.byteLength));
+    }
+  }
+  fs.closeSync(descriptor);
+}
+
+/** Writes the checkpoint; resolves to the bytes of its tensors. */
+async function writeSyntheticCheckpoint(folder, shape) {
   const config = SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
   fs.mkdirSync(folder, { recursive: true });
   fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config, null, 2));
 
-  const header = {};
-  let end = 0;
-  for (const [name, dims] of tensorsOf(config)) {
-    const begin = end;
-    end += 2 * dims.reduce((a, b) => a * b);
-    header[name] = { dtype: 'BF16', shape: dims, data_offsets: [begin, end] };
-  }
-  const json = Buffer.from(JSON.stringify(header).padEnd(8));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(json.length));
+  const tensors = tensorsOf(config);
+  const split = splitIntoFiles(tensors);
+  const number = (i) => String(i).padStart(5, '0');
+  const nameOf = (i) => `model-${number(i + 1)}-of-${number(split.length)}.safetensors`;
+  const files = split.map((part, i) => ({ file: path.join(folder, nameOf(i)), tensors: part }));
+  const weightMap = split.flatMap((part, i) => part.map(([name]) => [name, nameOf(i)]));
+  fs.writeFileSync(
+    path.join(folder, 'model.safetensors.index.json'),
+    JSON.stringify({ weight_map: Object.fromEntries(weightMap) }),
+  );
 
-  const file = fs.openSync(path.join(folder, 'model.safetensors'), 'w');
-  fs.writeSync(file, length);
-  fs.writeSync(file, json);
   const block = randomBlock();
-  for (const { shape: dims, data_offsets: offsets } of Object.values(header)) {
-    let left = offsets[1] - offsets[0];
-    if (dims.length === 1) {
-      fs.writeSync(file, bfloat16(new Float32Array(left / 2).fill(1)));
-      continue;
-    }
-    for (; left > 0; left -= Math.min(left, block.length)) {
-      fs.writeSync(file, block, 0, Math.min(left, block.length));
-    }
-  }
-  fs.closeSync(file);
-  return end;
+  const shared = new Uint16Array(new SharedArrayBuffer(block.byteLength));
+  shared.set(block);
+  const numThreads = Math.min(files.length, os.availableParallelism());
+  await Promise.all(
+    Array.from({ length: numThreads }, (_, thread) => {
+      const mine = files.filter((_file, i) => i % numThreads === thread);
+      return once(new Worker(__filename, { workerData: { files: mine, block: shared } }), 'exit');
+    }),
+  );
+  return tensors.reduce((bytes, tensor) => bytes + bytesOf(tensor), 0);
 }
 
-module.exports = { writeSyntheticCheckpoint };
+module.exports = { SHAPES, writeSyntheticCheckpoint };
 
-if (require.main === module) {
-  const [folder, shape] = process.argv.slice(2);
+async function main([folder, shape]) {
   if (!folder || !shape) {
     console.error(`usage: synthetic-checkpoint.js FOLDER ${Object.keys(SHAPES).join('|')}|CONFIG`);
-    process.exit(1);
+    process.exitCode = 1;
+    return;
   }
-  console.log(`${(writeSyntheticCheckpoint(folder, shape) / 1e9).toFixed(2)} GB in ${folder}`);
+  const bytes = await writeSyntheticCheckpoint(folder, shape);
+  console.log(`${(bytes / 1e9).toFixed(2)} GB in ${folder}`);
+}
+
+if (!isMainThread) {
+  for (const file of workerData.files) writeFile(file, workerData.block);
+} else if (require.main === module) {
+  void main(process.argv.slice(2));
 }
