@@ -2,8 +2,9 @@
 'use strict';
 
 const { monitorEventLoopDelay } = require('node:perf_hooks');
-const { LLM, SamplingParams } = require('..');
+const { LLM } = require('..');
 const { Products } = require('./products');
+const { greedy, makePrompts } = require('./prompts');
 
 const BATCHES = [1, 8, 32];
 const PROMPT_TOKENS = 512;
@@ -11,13 +12,6 @@ const DECODE_TOKENS = 128;
 const MAX_STEP_TOKENS = 2048;
 /** Longest the event loop may wait, 99th percentile, in ms. */
 const MAX_EVENT_LOOP_DELAY = 20;
-
-/** `count` prompts of `length` tokens that share no prefix. */
-function makePrompts(count, length, vocabSize) {
-  return Array.from({ length: count }, (_, row) => ({
-    promptTokenIds: Array.from({ length }, (_, i) => (row * 7919 + i * 104729 + 11) % vocabSize),
-  }));
-}
 
 async function seconds(work) {
   const start = performance.now();
@@ -36,8 +30,6 @@ async function benchGeneration({ model, dtype }) {
   const config = llm.engine.executor.config.model;
   const { vocabSize } = config.transformer.spec;
   const products = new Products(config);
-  const greedy = (maxTokens) =>
-    new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
   const rows = [];
   const delay = monitorEventLoopDelay({ resolution: 1 });
   try {

@@ -1,37 +1,59 @@
-// npm run bench -- [generation] [control-plane] [--model DIR] [--dtype TYPE] [--json FILE]
+// npm run bench -- [generation] [control-plane] [shapes] [--device cpu|cuda|cuda:N] [--model DIR]
+//                  [--shape NAME|CONFIG.json]... [--dtype TYPE] [--json FILE]
 //
 // Measures what uniproc does on this machine and prints a table; with --json also writes the rows.
+// Unless benches are named it measures a CUDA device, where there is one, with models of known
+// shapes, and the CPU otherwise.
 'use strict';
 
+const { execFileSync } = require('node:child_process');
 const { writeFile } = require('node:fs/promises');
 const os = require('node:os');
+const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { benchControlPlane } = require('./controlPlane');
 const { benchGeneration } = require('./generation');
+const { benchShapes } = require('./shapes');
 const { printTable } = require('./table');
 
-const BENCHES = { generation: benchGeneration, 'control-plane': benchControlPlane };
+const BENCHES = {
+  generation: benchGeneration,
+  'control-plane': benchControlPlane,
+  shapes: benchShapes,
+};
+
+/** { device, name } of the one named or of the default one. */
+function findDevice(device = '') {
+  const script = path.join(__dirname, 'findDevice.js');
+  return JSON.parse(execFileSync(process.execPath, [script, device], { encoding: 'utf8' }));
+}
 
 async function main() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
+      device: { type: 'string' },
       model: { type: 'string' },
+      shape: { type: 'string', multiple: true },
       dtype: { type: 'string', default: 'auto' },
       json: { type: 'string' },
     },
   });
-  const names = positionals.length > 0 ? positionals : Object.keys(BENCHES);
-  const unknown = names.find((name) => !(name in BENCHES));
+  const unknown = positionals.find((name) => !(name in BENCHES));
   if (unknown) {
     throw new Error(`no bench is called ${unknown}; there are ${Object.keys(BENCHES).join(', ')}`);
   }
+  const { device, name } = findDevice(values.device);
+  const defaults = device === 'cpu' ? ['generation', 'control-plane'] : ['shapes', 'control-plane'];
 
   const rows = [];
-  for (const name of names) rows.push(...(await BENCHES[name](values)));
+  for (const bench of positionals.length > 0 ? positionals : defaults) {
+    rows.push(...(await BENCHES[bench]({ ...values, device })));
+  }
   printTable(rows);
   if (values.json) {
     const machine = {
+      device: name,
       cpu: os.cpus()[0].model,
       cores: os.availableParallelism(),
       node: process.version,

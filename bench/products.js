@@ -6,22 +6,26 @@ const { native } = require('../dist/native');
 
 const SECONDS = 0.5;
 
-/** Each layer's products as [rows, cols] of their weights, and the output head's. */
+/** A layer's products and the output head's, each as [rows, cols] of its weight. */
 function weightShapes(spec) {
-  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, numLayers } = spec;
-  const layer = [
-    [(numHeads + 2 * numKvHeads) * headDim, hiddenSize],
-    [hiddenSize, numHeads * headDim],
-    [2 * intermediateSize, hiddenSize],
-    [hiddenSize, intermediateSize],
-  ];
+  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = spec;
   return {
-    layers: Array.from({ length: numLayers }, () => layer).flat(),
-    head: [spec.vocabSize, hiddenSize],
+    layer: [
+      [(numHeads + 2 * numKvHeads) * headDim, hiddenSize],
+      [hiddenSize, numHeads * headDim],
+      [2 * intermediateSize, hiddenSize],
+      [hiddenSize, intermediateSize],
+    ],
+    head: [vocabSize, hiddenSize],
   };
 }
 
+/** On the CPU; CudaCeilings are the same on a GPU. */
 class Products {
+  /** Bytes a second. Not measured here: nothing but the products is counted. */
+  readBandwidth = Infinity;
+  copyBandwidth = Infinity;
+
   constructor({ transformer: { spec }, dtype }) {
     this.ops = new (native().ops.Ops)({ kind: 'cpu', numThreads: os.availableParallelism() });
     const random = (count, type) => {
@@ -30,8 +34,8 @@ class Products {
       return tensor;
     };
     const weight = ([rows, cols]) => ({ data: random(rows * cols, dtype), rows, cols });
-    const { layers, head } = weightShapes(spec);
-    this.layers = layers.map(weight);
+    const { layer, head } = weightShapes(spec);
+    this.layers = Array.from({ length: spec.numLayers }, () => layer.map(weight)).flat();
     this.head = weight(head);
     this.random = random;
   }
@@ -59,4 +63,4 @@ class Products {
   }
 }
 
-module.exports = { Products };
+module.exports = { Products, weightShapes };

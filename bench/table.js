@@ -1,4 +1,6 @@
-// Rows { bench, what, value, unit, bound? or ceiling? } as an aligned table.
+// Rows { bench, what, value, unit } as an aligned table. A row may also have what its value is held
+// against, in the same unit: `ceiling`, what it can be, and `ceilingOf`, in words; `bound`, the most
+// it may be; `least`, the least; `peer`, llama.cpp's figure.
 'use strict';
 
 /** Three significant digits, never in exponents. */
@@ -7,11 +9,24 @@ function figure(value) {
   return value.toPrecision(3);
 }
 
-/** How a figure stands to the most it may be, or to the most it can be. */
-function remark({ value, unit, bound, ceiling }) {
-  if (bound !== undefined) return `${value <= bound ? 'within' : 'ABOVE'} ${bound} ${unit}`;
-  if (ceiling === undefined) return '';
-  return `${(value / ceiling).toFixed(2)} of the products alone, ${figure(ceiling)} ${unit}`;
+function remark({ value, unit, ceiling, ceilingOf = 'the products alone', bound, least, peer }) {
+  const remarks = [];
+  if (ceiling !== undefined) {
+    remarks.push(`${(value / ceiling).toFixed(2)} of ${ceilingOf}, ${figure(ceiling)} ${unit}`);
+  }
+  if (bound !== undefined) {
+    remarks.push(`${value <= bound ? 'within' : 'ABOVE'} ${shortest(bound)} ${unit}`);
+  }
+  if (least !== undefined) {
+    remarks.push(`${value >= least ? 'above' : 'BELOW'} ${shortest(least)} ${unit}`);
+  }
+  if (peer !== undefined) remarks.push(`llama.cpp ${figure(peer)}`);
+  return remarks.join('; ');
+}
+
+/** A bound that was set is printed as it is, one that was computed as a figure. */
+function shortest(bound) {
+  return Number.isInteger(bound) ? String(bound) : figure(bound);
 }
 
 function printTable(rows) {

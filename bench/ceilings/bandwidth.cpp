@@ -13,7 +13,7 @@ using cuda::check;
 
 namespace {
 
-constexpr int kSamples = 7;
+constexpr Effort kEffort = {7, 0.01};
 constexpr size_t kReadBytes = size_t{8} << 30;  // far more than any cache keeps
 constexpr size_t kCopyBytes = size_t{256} << 20;
 
@@ -28,7 +28,7 @@ double readBandwidth(cudaStream_t stream) {
   const DeviceMemory data(kReadBytes);
   const DeviceMemory sink(16);
   fillRandom(data.data(), kReadBytes / 2, 1.0f, 1, stream);
-  return kReadBytes / secondsOf(stream, kSamples, [&] {
+  return kReadBytes / secondsOf(stream, kEffort, [&] {
            readAll(data.data(), kReadBytes, sink.data(), numMultiprocessors, stream);
          });
 }
@@ -37,7 +37,7 @@ double copyBandwidth(cudaStream_t stream) {
   const PinnedMemory host(kCopyBytes);
   std::memset(host.data(), 0x5a, kCopyBytes);
   const DeviceMemory device(kCopyBytes);
-  return kCopyBytes / secondsOf(stream, kSamples, [&] {
+  return kCopyBytes / secondsOf(stream, kEffort, [&] {
            check(cudaMemcpyAsync(device.data(), host.data(), kCopyBytes, cudaMemcpyHostToDevice,
                                  stream),
                  "cudaMemcpyAsync");

@@ -13,8 +13,6 @@ using cuda::check;
 
 namespace {
 
-// What the device does between two samples of the clock should last about this long.
-constexpr double kSecondsPerSample = 0.01;
 constexpr double kMaxRunsPerSample = 64;
 
 class Event {
@@ -92,21 +90,21 @@ PinnedMemory::PinnedMemory(size_t bytes) {
         ("cudaMallocHost of " + std::to_string(bytes) + " bytes").c_str());
 }
 
-double secondsOf(cudaStream_t stream, int samples, const std::function<void()>& run) {
+double secondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& run) {
   secondsOfRuns(stream, 1, run);
   const double once = secondsOfRuns(stream, 1, run);
-  const double wanted = std::ceil(kSecondsPerSample / std::max(once, 1e-6));
+  const double wanted = std::ceil(effort.secondsPerSample / std::max(once, 1e-6));
   const int runs = static_cast<int>(std::clamp(wanted, 1.0, kMaxRunsPerSample));
-  std::vector<double> seconds(samples);
+  std::vector<double> seconds(effort.samples);
   for (double& sample : seconds) sample = secondsOfRuns(stream, runs, run);
-  const auto middle = seconds.begin() + samples / 2;
+  const auto middle = seconds.begin() + effort.samples / 2;
   std::nth_element(seconds.begin(), middle, seconds.end());
   return *middle;
 }
 
-double graphSecondsOf(cudaStream_t stream, int samples, const std::function<void()>& record) {
+double graphSecondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& record) {
   const Graph graph(stream, record);
-  return secondsOf(stream, samples, [&] { graph.launch(stream); });
+  return secondsOf(stream, effort, [&] { graph.launch(stream); });
 }
 
 }  // namespace uniproc::ceilings

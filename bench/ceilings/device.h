@@ -52,12 +52,18 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-// Seconds of `run`, by the device's clock: the median of `samples`, each of enough runs enqueued
-// together that what lies between the first and the last event is theirs. Runs it before, untimed.
-double secondsOf(cudaStream_t stream, int samples, const std::function<void()>& run);
+// How long to look: so many samples, the median of which counts, each of as many runs enqueued
+// together as take about so long.
+struct Effort {
+  int samples;
+  double secondsPerSample;
+};
+
+// Seconds of `run`, by the device's clock. Runs it before, untimed.
+double secondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& run);
 
 // The same for what `record` enqueues, as a CUDA graph. Every operation in it must have run before,
 // so that nothing is left to be loaded while it is captured.
-double graphSecondsOf(cudaStream_t stream, int samples, const std::function<void()>& record);
+double graphSecondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& record);
 
 }  // namespace uniproc::ceilings

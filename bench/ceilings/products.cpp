@@ -13,8 +13,8 @@ namespace {
 // As cuBLAS itself takes on Hopper, and the engine.
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr int kCandidates = 16;
-constexpr int kCandidateSamples = 3;
-constexpr int kSamples = 7;
+constexpr Effort kCandidateEffort = {3, 0.002};
+constexpr Effort kEffort = {7, 0.01};
 // A candidate is timed over as many weights as no cache keeps from one run to the next.
 constexpr size_t kColdBytes = 400'000'000;
 constexpr float kWeightStd = 0.02f;
@@ -76,7 +76,7 @@ double Products::seconds(Step step) {
   std::vector<const Product*> layer;
   for (const Weight& weight : layer_) layer.push_back(&product(weight, step.numTokens));
   const Product& head = product(head_, step.numSampled);
-  return graphSecondsOf(stream_, kSamples, [&] {
+  return graphSecondsOf(stream_, kEffort, [&] {
     for (int i = 0; i < numLayers_; ++i) {
       for (const Product* each : layer) run(*each, static_cast<size_t>(i));
     }
@@ -134,7 +134,7 @@ void Products::chooseFastest(Product& product) const {
     // Some that the heuristics name turn out not to run.
     if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
     if (tryRun(product, 0) != CUBLAS_STATUS_SUCCESS) continue;
-    const double seconds = graphSecondsOf(stream_, kCandidateSamples, [&] {
+    const double seconds = graphSecondsOf(stream_, kCandidateEffort, [&] {
       for (size_t copy = 0; copy < copies; ++copy) run(product, copy);
     });
     if (seconds < best) {

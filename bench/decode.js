@@ -1,0 +1,111 @@
+// A decode step of a whole engine: how long it takes, how long the device idles before it, how long
+// JavaScript runs for it.
+//
+// Measured from inside the run: over steps in which every row computes one token and nothing is
+// prefilled, from the moment the tokens of one are in JavaScript's hands to the moment those of
+// the last are. Nothing is subtracted, and what the rows' contexts really were is known for each step.
+'use strict';
+
+const { performance } = require('node:perf_hooks');
+const { greedy, makePrompts } = require('./prompts');
+
+/** Enough that the step's graph is recorded. */
+const WARM_UP_STEPS = 8;
+const STEPS = 32;
+/** A measurement that is over sooner is made again; the median counts. */
+const MIN_SECONDS = 1;
+
+/** Watches one run for `numRows` rows. */
+class DecodeWindow {
+  constructor(numRows, device) {
+    this.numRows = numRows;
+    this.device = device;
+    this.numSeen = 0;
+    /** [STEPS][numRows]: tokens in the cache before each step. */
+    this.numComputedTokens = [];
+  }
+
+  stepDone({ numScheduledTokens, totalNumScheduledTokens, scheduledCachedReqs }) {
+    const { numRows } = this;
+    if (numScheduledTokens.size !== numRows || totalNumScheduledTokens !== numRows) return;
+    this.numSeen++;
+    if (this.numSeen === WARM_UP_STEPS) this.begin = this.now();
+    if (this.numSeen <= WARM_UP_STEPS || this.numSeen > WARM_UP_STEPS + STEPS) return;
+    this.numComputedTokens.push(scheduledCachedReqs.numComputedTokens);
+    if (this.numSeen === WARM_UP_STEPS + STEPS) this.end = this.now();
+  }
+
+  now() {
+    return {
+      milliseconds: performance.now(),
+      utilization: performance.eventLoopUtilization(),
+      stepTimes: this.device.stepTimes(),
+    };
+  }
+
+  async figures() {
+    const { begin, end } = this;
+    if (!end) {
+      throw new Error(
+        `${this.numSeen} steps computed one token for each of ${this.numRows} rows; ` +
+          `${WARM_UP_STEPS + STEPS} were needed. Is there too little memory for their KV cache?`,
+      );
+    }
+    const { active } = performance.eventLoopUtilization(end.utilization, begin.utilization);
+    const [before, after] = await Promise.all([begin.stepTimes, end.stepTimes]);
+    return {
+      seconds: (end.milliseconds - begin.milliseconds) / 1000 / STEPS,
+      javaScriptSeconds: active / 1000 / STEPS,
+      idleSeconds: (after.idleMs - before.idleMs) / 1000 / (after.numSteps - before.numSteps),
+      numComputedTokens: this.numComputedTokens,
+    };
+  }
+}
+
+/** Tokens each request must generate so that the last to be prefilled still decodes with all others. */
+function tokensToGenerate(numRows, context, maxNumBatchedTokens) {
+  const prefillSteps = Math.ceil((numRows * context) / (maxNumBatchedTokens - numRows)) + 1;
+  return prefillSteps + WARM_UP_STEPS + STEPS + 1;
+}
+
+/** Bytes of keys and values that a step reads, on average over the steps. */
+function cacheBytes({ transformer: { spec }, dtype }, numComputedTokens) {
+  const bytesPerToken = 2 * spec.numKvHeads * spec.headDim * (dtype === 'float32' ? 4 : 2);
+  let tokens = 0;
+  for (const window of spec.slidingWindows) {
+    const most = window === 0 ? Infinity : window;
+    for (const step of numComputedTokens) {
+      for (const computed of step) tokens += Math.min(computed + 1, most);
+    }
+  }
+  return (bytesPerToken * tokens) / numComputedTokens.length;
+}
+
+async function measureOnce(llm, numRows, context) {
+  const { executor } = llm.engine;
+  const { model, scheduler } = executor.config;
+  const window = new DecodeWindow(numRows, executor.driverWorker.worker.device);
+  executor.onStep = (step) => window.stepDone(step);
+  await llm.generate(
+    makePrompts(numRows, context, model.transformer.spec.vocabSize),
+    greedy(tokensToGenerate(numRows, context, scheduler.maxNumBatchedTokens)),
+  );
+  executor.onStep = null;
+  return window.figures();
+}
+
+/**
+ * Of an engine on a RecordingExecutor, with prompts of `context` tokens, of one step: `seconds`,
+ * `javaScriptSeconds`, the device's `idleSeconds` since the step before, `cacheBytes` read.
+ */
+async function measureDecode(llm, numRows, context) {
+  const start = performance.now();
+  const runs = [];
+  do runs.push(await measureOnce(llm, numRows, context));
+  while (performance.now() - start < 1000 * MIN_SECONDS);
+  runs.sort((a, b) => a.seconds - b.seconds);
+  const { numComputedTokens, ...figures } = runs[runs.length >> 1];
+  return { ...figures, cacheBytes: cacheBytes(llm.engine.config.model, numComputedTokens) };
+}
+
+module.exports = { measureDecode, tokensToGenerate };

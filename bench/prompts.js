@@ -1,0 +1,17 @@
+'use strict';
+
+const { SamplingParams } = require('..');
+
+/** `count` prompts of `length` tokens that share no prefix. */
+function makePrompts(count, length, vocabSize) {
+  return Array.from({ length: count }, (_, row) => ({
+    promptTokenIds: Array.from({ length }, (_, i) => (row * 7919 + i * 104729 + 11) % vocabSize),
+  }));
+}
+
+/** The likeliest tokens, exactly so many of them, as token ids. */
+function greedy(maxTokens) {
+  return new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
+}
+
+module.exports = { greedy, makePrompts };

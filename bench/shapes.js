@@ -1,0 +1,202 @@
+// A whole engine with random weights in the shape of a known model, from the checkpoint's load to
+// decode steps, each figure beside what the device can do.
+'use strict';
+
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { LLM } = require('..');
+const { createUniprocConfig } = require('../dist/config/engineArgs');
+const { SHAPES, writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
+const { CudaCeilings } = require('./cudaCeilings');
+const { measureDecode, tokensToGenerate } = require('./decode');
+const { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE } = require('./expected');
+const { Products } = require('./products');
+const { greedy, makePrompts } = require('./prompts');
+const { RecordingExecutor } = require('./recordingExecutor');
+const { measureStartUp } = require('./startUp');
+
+const DECODE_ROWS = [1, 8, 32, 64, 128, 256];
+const DECODE_CONTEXTS = [128, 1024];
+/** [prompts, tokens of each], all in one step. */
+const PREFILLS = [
+  [1, 512],
+  [1, 2048],
+  [1, 8192],
+  [8, 1024],
+];
+const MAX_STEP_TOKENS = 8192;
+/** A prefill is made this often at least, and until so many seconds have passed; the median counts. */
+const MIN_PREFILLS = 3;
+const MIN_SECONDS = 0.5;
+
+function progress(text) {
+  console.error(`${(performance.now() / 1000).toFixed(1).padStart(6)} s  ${text}`);
+}
+
+/** What of the above the model's length allows. */
+function measurements({ maxModelLen }) {
+  const growth = (numRows, context) => tokensToGenerate(numRows, context, MAX_STEP_TOKENS);
+  return {
+    decodes: DECODE_CONTEXTS.flatMap((context) =>
+      DECODE_ROWS.map((numRows) => ({ numRows, context })),
+    ).filter(({ numRows, context }) => context + growth(numRows, context) <= maxModelLen),
+    prefills: PREFILLS.filter(([, length]) => length < maxModelLen),
+  };
+}
+
+function measureCeilings({ model, device }) {
+  if (device.kind === 'cpu') return new Products(model);
+  const { prefills } = measurements(model);
+  const steps = [
+    ...DECODE_ROWS.map((numRows) => [numRows, numRows]),
+    ...prefills.map(([count, length]) => [count * length, count]),
+  ];
+  return CudaCeilings.measure(device.index ?? 0, model, steps);
+}
+
+/** Rows of a shape, of what is expected of it. */
+class ShapeBench {
+  constructor(name, engineArgs, config) {
+    this.name = name;
+    this.engineArgs = engineArgs;
+    this.config = config;
+    this.onGpu = config.device.kind === 'cuda';
+    this.expected = (this.onGpu && EXPECTED[name]) || { decode: {}, prefill: {} };
+    this.rows = [];
+  }
+
+  add(what, value, unit, against = {}) {
+    this.rows.push({ bench: this.name, what, value, unit, ...against });
+  }
+
+  /** In processes of their own; this one has not opened the device yet. */
+  async measureApart() {
+    progress(`${this.name}: ceilings`);
+    this.ceilings = await measureCeilings(this.config);
+    const { readBandwidth, copyBandwidth } = this.ceilings;
+    if (this.onGpu) {
+      this.add('ceiling: reading memory', readBandwidth / 1e9, 'GB/s');
+      this.add('ceiling: copying to the device', copyBandwidth / 1e9, 'GB/s');
+    }
+
+    progress(`${this.name}: start of a process to its first token`);
+    const startUp = await measureStartUp(this.engineArgs);
+    const { bytes, loadSeconds, firstToken, weightsIn, ...stages } = startUp;
+    this.add('load of the checkpoint', bytes / loadSeconds / 1e9, 'GB/s', {
+      ...(this.onGpu && {
+        ceiling: copyBandwidth / 1e9,
+        ceilingOf: 'copying alone',
+        least: LEAST_LOAD_RATE,
+      }),
+    });
+    this.add('start to first token', firstToken, 's', { bound: this.expected.firstToken });
+    for (const [what, stage] of [
+      ['  package required', stages.required],
+      ['  device open', stages.deviceOpen - stages.required],
+      ['  weights in', weightsIn - stages.deviceOpen],
+      ['  warmed up', stages.created - weightsIn],
+      ['  first token', firstToken - stages.created],
+    ]) {
+      this.add(what, stage, 's');
+    }
+    this.add('weights in to first token', firstToken - weightsIn, 's', {
+      bound: this.expected.afterWeights,
+    });
+  }
+
+  async measureEngine() {
+    progress(`${this.name}: creating the engine`);
+    const llm = await LLM.create({
+      ...this.engineArgs,
+      maxNumSeqs: Math.max(...DECODE_ROWS),
+      maxNumBatchedTokens: MAX_STEP_TOKENS,
+      distributedExecutorBackend: RecordingExecutor,
+    });
+    try {
+      const { deviceProperties } = llm.engine.executor.driverWorker.worker;
+      const isH200 = deviceProperties.name.includes('H200');
+      this.peer = (isH200 && LLAMA_CPP[this.name]) || { decode: {}, prefill: {} };
+      const { decodes, prefills } = measurements(this.config.model);
+      for (const [count, length] of prefills) await this.measurePrefill(llm, count, length);
+      for (const { numRows, context } of decodes) await this.measureDecode(llm, numRows, context);
+    } finally {
+      await llm.shutdown();
+    }
+  }
+
+  async measurePrefill(llm, count, length) {
+    const key = `${count} x ${length}`;
+    progress(`${this.name}: prefill ${key}`);
+    const { vocabSize } = this.config.model.transformer.spec;
+    const prompts = makePrompts(count, length, vocabSize);
+    await llm.generate(prompts, greedy(1));
+    const seconds = [];
+    const begin = performance.now();
+    do {
+      const start = performance.now();
+      await llm.generate(prompts, greedy(1));
+      seconds.push((performance.now() - start) / 1000);
+    } while (seconds.length < MIN_PREFILLS || performance.now() - begin < 1000 * MIN_SECONDS);
+    seconds.sort((a, b) => a - b);
+
+    const numTokens = count * length;
+    const ceiling = numTokens / this.ceilings.seconds(numTokens, count);
+    const share = this.expected.prefill[key];
+    this.add(`prefill ${key}`, numTokens / seconds[seconds.length >> 1], 'tok/s', {
+      ceiling,
+      least: share && share * ceiling,
+      peer: this.peer.prefill[key],
+    });
+  }
+
+  async measureDecode(llm, numRows, context) {
+    const key = `${numRows} after ${context}`;
+    const what = `${numRows} ${numRows === 1 ? 'row' : 'rows'} after ${context}`;
+    progress(`${this.name}: decode ${key}`);
+    const step = await measureDecode(llm, numRows, context);
+    const products = this.ceilings.seconds(numRows, numRows);
+    const cache = step.cacheBytes / this.ceilings.readBandwidth;
+    const bound = this.expected.decode[key]?.(products, cache);
+    this.add(`decode ${what}`, 1000 * step.seconds, 'ms/step', {
+      ceiling: 1000 * (products + cache),
+      ceilingOf: this.onGpu ? 'products and cache' : 'the products alone',
+      bound: bound && 1000 * bound,
+      peer: this.peer.decode[key],
+      cacheBytes: step.cacheBytes,
+    });
+    if (context !== DECODE_CONTEXTS[0]) return;
+    this.add(`  device idle, ${what}`, 1e6 * step.idleSeconds, 'µs/step', {
+      ...(this.onGpu && { bound: MOST_IDLE }),
+    });
+    this.add(`  JavaScript, ${what}`, 1e6 * step.javaScriptSeconds, 'µs/step');
+  }
+}
+
+/** The model in the folder named, or synthetic checkpoints in memory, where the system has a place for that. */
+async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device, dtype }) {
+  const folder = fs.mkdtempSync(
+    path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),
+  );
+  try {
+    const benches = [];
+    for (const shape of model ? [model] : shapes) {
+      const name = path.basename(shape, '.json');
+      const checkpoint = model ?? path.join(folder, name);
+      if (!model) {
+        progress(`${name}: writing a checkpoint to ${checkpoint}`);
+        await writeSyntheticCheckpoint(checkpoint, shape);
+      }
+      const engineArgs = { model: checkpoint, device, dtype, skipTokenizerInit: true };
+      benches.push(new ShapeBench(name, engineArgs, await createUniprocConfig(engineArgs)));
+    }
+    for (const bench of benches) await bench.measureApart();
+    for (const bench of benches) await bench.measureEngine();
+    progress('done');
+    return benches.flatMap(({ rows }) => rows);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+module.exports = { benchShapes };
