@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one run; the last lines are a table.
 #   OUT=DIR     where the full logs go, by default build/gpu
-#   SHAPES=...  models to measure, by default llama-3.2-1b
-#   ONLY=...    of tests, sanitizer, rates
+#   SHAPES=...  models that the bench measures, by default all it knows
+#   ONLY=...    of tests, sanitizer, rates, bench
 #   LIMIT=...   seconds for each of these, by default 900
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -31,12 +31,15 @@ sanitize() {
 nvidia-smi --query-gpu=name,driver_version,memory.used,memory.total --format=csv,noheader || true
 check tests timeout "$limit" node scripts/test-gpu.js
 check sanitizer sanitize
-# shellcheck disable=SC2086
-check rates timeout "$limit" node scripts/gpu-rates.js ${SHAPES:-llama-3.2-1b}
+check rates timeout "$limit" node scripts/gpu-rates.js
+shapes=()
+for shape in ${SHAPES:-}; do shapes+=(--shape "$shape"); done
+check bench timeout "$limit" node bench/index.js "${shapes[@]}" --json "$out/bench.json"
 
 grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out/tests.log" 2>/dev/null | sort | uniq -c | sort -rn | head -60
 grep -hE '^== |ERROR SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
-tail -n 40 "$out/rates.log" 2>/dev/null
+cat "$out/rates.log" 2>/dev/null
+grep -vE '^ *[0-9]+\.[0-9] s  |^  (bandwidth|products of) ' "$out/bench.log" 2>/dev/null
 grep -hE '^(Tests|Test Suites):' "$out/tests.log" 2>/dev/null
 printf '%s\n' "${summary[@]}"
 [[ "${summary[*]}" != *FAILED* ]]
