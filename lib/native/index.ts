@@ -46,6 +46,11 @@ export interface NativeDevice {
   /** Forgets the peak: it becomes what is allocated now. */
   resetPeakMemory(): Promise<void>;
   stepTimes(): Promise<StepTimes>;
+  /**
+   * Starts or stops what a profiler attached to the process records, once all before has run.
+   * Rejects with NOT_SUPPORTED on the CPU.
+   */
+  profile(isStart: boolean): Promise<void>;
   /** Resolves once all that was enqueued before it has run; rejects with the sticky error, if any. */
   synchronize(): Promise<void>;
   /** Runs what was enqueued, joins the thread. Idempotent; later calls reject with SHUT_DOWN. */

@@ -285,8 +285,10 @@ export class Worker extends WorkerBase {
     );
   }
 
-  profile(_isStart: boolean): never {
-    throw new NotSupportedError('profile');
+  /** Rejects with NOT_SUPPORTED where there is no CUDA profiler. */
+  async profile(isStart: boolean): Promise<void> {
+    if (this.#config.device.kind !== 'cuda') throw new NotSupportedError('profile');
+    await this.#openDevice.profile(isStart);
   }
 
   reinitializeDistributed(_request: ReconfigureDistributedRequest): never {

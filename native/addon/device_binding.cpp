@@ -15,6 +15,7 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
                       method<&DeviceBinding::memory>("memory"),
                       method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
                       method<&DeviceBinding::stepTimes>("stepTimes"),
+                      method<&DeviceBinding::profile>("profile"),
                       method<&DeviceBinding::synchronize>("synchronize"),
                       method<&DeviceBinding::shutdown>("shutdown"),
                   });
@@ -97,6 +98,12 @@ Napi::Value DeviceBinding::stepTimes(const Napi::CallbackInfo&) {
         object.Set("idleMs", times->idleMs);
         return object;
       });
+}
+
+Napi::Value DeviceBinding::profile(const Napi::CallbackInfo& info) {
+  const bool isStart = info[0].ToBoolean();
+  return environment_->promise(
+      *device_, [isStart](Ops& ops) { isStart ? ops.startProfiler() : ops.stopProfiler(); });
 }
 
 Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {

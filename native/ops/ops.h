@@ -169,6 +169,10 @@ class Ops {
   virtual void beginStep() = 0;
   virtual void endStep(Done done) = 0;
   virtual StepTimes stepTimes() const = 0;
+  // What is called from the one to the other is for a profiler, attached from outside, to record.
+  // Throw Error NOT_SUPPORTED where there is none.
+  virtual void startProfiler() = 0;
+  virtual void stopProfiler() = 0;
   virtual DType activationType(DType weights) const = 0;
   // Null where operations are always made one by one. To be dropped before the memory they use.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }

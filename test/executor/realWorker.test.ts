@@ -330,7 +330,15 @@ describe('UniProcExecutor with the real worker', () => {
 
   it('has no profiler on the CPU', async () => {
     executor = await start();
-    await expect(executor.profile(true)).rejects.toThrow(NotSupportedError);
+    for (const isStart of [true, false]) {
+      const refused = executor.profile(isStart);
+      await expect(refused).rejects.toThrow(NotSupportedError);
+      await expect(refused).rejects.toMatchObject({ call: 'profile' });
+      await expect(executor.driverWorker.worker.device?.profile(isStart)).rejects.toMatchObject({
+        code: 'NOT_SUPPORTED',
+      });
+    }
+    await expect(executor.checkHealth()).resolves.toBeUndefined();
   });
 
   it('generates, runs a dummy batch and lends its model', async () => {

@@ -15,6 +15,7 @@
 #include "ops/cpu/sampler.h"
 #include "ops/cpu/thread_pool.h"
 #include "ops/philox.h"
+#include "runtime/error.h"
 
 namespace uniproc {
 namespace {
@@ -76,6 +77,8 @@ class CpuOps final : public Ops {
     done(nullptr);
   }
   StepTimes stepTimes() const override { return stepTimes_; }
+  void startProfiler() override { throw Error("NOT_SUPPORTED", "the CPU has no profiler"); }
+  void stopProfiler() override { startProfiler(); }
   DType activationType(DType) const override { return DType::kFloat32; }
 
   void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {

@@ -1,5 +1,6 @@
 #include "ops/cuda/cuda_ops.h"
 
+#include <cuda_profiler_api.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -95,6 +96,15 @@ class CudaOps final : public Ops {
   void beginStep() override { steps_.begin(); }
   void endStep(Done done) override { steps_.end(lastLaunched_, std::move(done)); }
   StepTimes stepTimes() const override { return steps_.times(); }
+  // Neither what was enqueued before it is to be in the range, nor what was in it to be cut off.
+  void startProfiler() override {
+    synchronize();
+    check(cudaProfilerStart(), "cudaProfilerStart");
+  }
+  void stopProfiler() override {
+    synchronize();
+    check(cudaProfilerStop(), "cudaProfilerStop");
+  }
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
 
