@@ -15,6 +15,7 @@ const { Products } = require('./products');
 const { greedy, makePrompts } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
 const { measureStartUp } = require('./startUp');
+const { figure } = require('./table');
 
 const DECODE_ROWS = [1, 8, 32, 64, 128, 256];
 const DECODE_CONTEXTS = [128, 1024];
@@ -67,6 +68,8 @@ class ShapeBench {
   }
 
   add(what, value, unit, against = {}) {
+    // At once, so that a run which is cut short has not been for nothing.
+    progress(`${this.name}: ${what}: ${figure(value)} ${unit}`);
     this.rows.push({ bench: this.name, what, value, unit, ...against });
   }
 
@@ -127,7 +130,6 @@ class ShapeBench {
 
   async measurePrefill(llm, count, length) {
     const key = `${count} x ${length}`;
-    progress(`${this.name}: prefill ${key}`);
     const { vocabSize } = this.config.model.transformer.spec;
     const prompts = makePrompts(count, length, vocabSize);
     await llm.generate(prompts, greedy(1));
@@ -153,7 +155,6 @@ class ShapeBench {
   async measureDecode(llm, numRows, context) {
     const key = `${numRows} after ${context}`;
     const what = `${numRows} ${numRows === 1 ? 'row' : 'rows'} after ${context}`;
-    progress(`${this.name}: decode ${key}`);
     const step = await measureDecode(llm, numRows, context);
     const products = this.ceilings.seconds(numRows, numRows);
     const cache = step.cacheBytes / this.ceilings.readBandwidth;

@@ -24,9 +24,9 @@ function remark({ value, unit, ceiling, ceilingOf = 'the products alone', bound,
   return remarks.join('; ');
 }
 
-/** A bound that was set is printed as it is, one that was computed as a figure. */
+/** 20, not 20.0: a bound that was set is not measured. */
 function shortest(bound) {
-  return Number.isInteger(bound) ? String(bound) : figure(bound);
+  return Number.isInteger(bound) && bound < 100 ? String(bound) : figure(bound);
 }
 
 function printTable(rows) {
@@ -45,4 +45,4 @@ function printTable(rows) {
   }
 }
 
-module.exports = { printTable };
+module.exports = { figure, printTable };
