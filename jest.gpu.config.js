@@ -4,6 +4,6 @@ module.exports = {
   testPathIgnorePatterns: [],
   testMatch: [
     '<rootDir>/test/gpu/*.test.ts',
-    '<rootDir>/test/native/ops/{inputs,logprobs,sampling}.test.ts',
+    '<rootDir>/test/native/ops/{inputs,logprobs,requests,sampling}.test.ts',
   ],
 };

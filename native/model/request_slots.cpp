@@ -1,6 +1,7 @@
 #include "model/request_slots.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "runtime/error.h"
@@ -11,6 +12,9 @@ namespace {
 [[noreturn]] void throwInvalid(const std::string& message) {
   throw Error("INVALID_STATE", message);
 }
+
+// Of each slot: a thousand entries of all its lists together.
+constexpr size_t kListBytes = 4096;
 
 // Each value is in [0, end).
 void requireBelow(const std::vector<int32_t>& values, int32_t end, const char* what) {
@@ -26,12 +30,25 @@ size_t bytesOf(const std::vector<T>& values) {
   return values.size() * sizeof(T);
 }
 
+template <typename T>
+HostToDevice copyOf(const std::vector<T>& values, T* to) {
+  return {to, values.data(), bytesOf(values)};
+}
+
+template <typename T>
+HostToDevice copyOf(const T& value, T* to) {
+  return {to, &value, sizeof(value)};
+}
+
 int32_t sizeOf32(const std::vector<int32_t>& values) { return static_cast<int32_t>(values.size()); }
 
 }  // namespace
 
 RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
-    : vocabSize_(spec.vocabSize), maxLogprobs_(limits.maxLogprobs), slots_(limits.maxNumSeqs) {
+    : vocabSize_(spec.vocabSize),
+      maxLogprobs_(limits.maxLogprobs),
+      slots_(limits.maxNumSeqs),
+      longLists_(limits.maxNumSeqs) {
   const size_t rows = slots_.size();
   const auto allocate = [&ops](size_t bytes) { return Buffer(ops, bytes, "the request table"); };
   tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
@@ -39,6 +56,7 @@ RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& l
   numPromptTokens_ = allocate(rows * sizeof(int32_t));
   blockTable_ = allocate(rows * limits.maxBlocksPerSeq() * sizeof(int32_t));
   sampling_ = allocate(rows * sizeof(SamplingParams));
+  lists_ = allocate(rows * kListBytes);
   table_ = {
       tokenIds_.as<int32_t>(),   numTokens_.as<int32_t>(),       numPromptTokens_.as<int32_t>(),
       blockTable_.as<int32_t>(), sampling_.as<SamplingParams>(), limits.maxNumSeqs,
@@ -59,16 +77,15 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
   check(request, numCacheBlocks);
 
   const int32_t numTokens = sizeOf32(request.tokenIds);
-  const SamplingParams sampling = copyLists(ops, request, state.lists);
+  std::vector<HostToDevice> copies;
+  const SamplingParams sampling = layLists(ops, slot, request, copies);
   const size_t row = slot;
-  ops.copyToDevice(table_.tokenIds + row * table_.maxModelLen, request.tokenIds.data(),
-                   bytesOf(request.tokenIds));
-  ops.copyToDevice(table_.numTokens + row, &numTokens, sizeof(numTokens));
-  ops.copyToDevice(table_.numPromptTokens + row, &request.numPromptTokens,
-                   sizeof(request.numPromptTokens));
-  ops.copyToDevice(table_.blockTable + row * table_.maxBlocksPerSeq, request.blockIds.data(),
-                   bytesOf(request.blockIds));
-  ops.copyToDevice(table_.sampling + row, &sampling, sizeof(sampling));
+  copies.push_back(copyOf(request.tokenIds, table_.tokenIds + row * table_.maxModelLen));
+  copies.push_back(copyOf(numTokens, table_.numTokens + row));
+  copies.push_back(copyOf(request.numPromptTokens, table_.numPromptTokens + row));
+  copies.push_back(copyOf(request.blockIds, table_.blockTable + row * table_.maxBlocksPerSeq));
+  copies.push_back(copyOf(sampling, table_.sampling + row));
+  ops.copyAllToDevice(copies);
 
   state.taken = true;
   state.numTokens = numTokens;
@@ -126,28 +143,41 @@ void RequestSlots::check(const Request& request, int32_t numCacheBlocks) const {
   }
 }
 
-SamplingParams RequestSlots::copyLists(Ops& ops, const Request& request, Buffer& lists) const {
+// Lists of the usual length have their place in the table. What longer ones needed is kept, and
+// grows to the next power of two: giving device memory back waits for the device.
+std::byte* RequestSlots::listMemory(Ops& ops, int32_t slot, size_t bytes) {
+  if (bytes <= kListBytes) return lists_.as<std::byte>() + slot * kListBytes;
+  Buffer& lists = longLists_[slot];
+  if (lists.bytes() < bytes) {
+    lists = {};
+    lists = Buffer(ops, std::bit_ceil(bytes), "a request's sampling lists");
+  }
+  return lists.as<std::byte>();
+}
+
+// The request's parameters with its lists, one after the other in the slot's memory for them.
+SamplingParams RequestSlots::layLists(Ops& ops, int32_t slot, const Request& request,
+                                      std::vector<HostToDevice>& copies) {
   SamplingParams sampling = request.sampling;
   const size_t bytes = bytesOf(request.logitBiasTokenIds) + bytesOf(request.logitBiases) +
                        bytesOf(request.allowedTokenIds) + bytesOf(request.badWordsTokenIds) +
                        bytesOf(request.badWordsEnds) + bytesOf(request.stopTokenIds);
-  if (bytes == 0) return sampling;
-  lists = Buffer(ops, bytes, "a request's sampling lists");
-  auto* next = lists.as<std::byte>();
-  const auto copy = [&]<typename T>(const std::vector<T>& values, const T*& list, int32_t& count) {
+  std::byte* next = listMemory(ops, slot, bytes);
+  const auto lay = [&]<typename T>(const std::vector<T>& values, const T*& list, int32_t& count) {
     count = static_cast<int32_t>(values.size());
     if (values.empty()) return;
-    list = reinterpret_cast<const T*>(next);
-    ops.copyToDevice(next, values.data(), bytesOf(values));
+    T* to = reinterpret_cast<T*>(next);
+    list = to;
+    copies.push_back(copyOf(values, to));
     next += bytesOf(values);
   };
   int32_t numBadWordsTokens = 0;
-  copy(request.logitBiasTokenIds, sampling.logitBiasTokenIds, sampling.numLogitBiases);
-  copy(request.logitBiases, sampling.logitBiases, sampling.numLogitBiases);
-  copy(request.allowedTokenIds, sampling.allowedTokenIds, sampling.numAllowedTokenIds);
-  copy(request.badWordsTokenIds, sampling.badWordsTokenIds, numBadWordsTokens);
-  copy(request.badWordsEnds, sampling.badWordsEnds, sampling.numBadWords);
-  copy(request.stopTokenIds, sampling.stopTokenIds, sampling.numStopTokenIds);
+  lay(request.logitBiasTokenIds, sampling.logitBiasTokenIds, sampling.numLogitBiases);
+  lay(request.logitBiases, sampling.logitBiases, sampling.numLogitBiases);
+  lay(request.allowedTokenIds, sampling.allowedTokenIds, sampling.numAllowedTokenIds);
+  lay(request.badWordsTokenIds, sampling.badWordsTokenIds, numBadWordsTokens);
+  lay(request.badWordsEnds, sampling.badWordsEnds, sampling.numBadWords);
+  lay(request.stopTokenIds, sampling.stopTokenIds, sampling.numStopTokenIds);
   return sampling;
 }
 

@@ -1,6 +1,7 @@
 // The requests on the device, each in a slot for as long as it runs.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -34,13 +35,14 @@ class RequestSlots {
     int32_t numBlocks = 0;
     int32_t numLogprobs = -1;
     int32_t numPromptLogprobs = -1;
-    Buffer lists;
   };
 
   RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
 
-  // In place of the request that was there, if any. Throws Error INVALID_STATE, the slot then being
-  // free, when the request does not fit the limits or names a token or block that is not there.
+  // In place of the request that was there, if any; without waiting for the device, unless
+  // its lists are longer than any in the slot before. Throws Error INVALID_STATE, the slot then
+  // being free, when the request does not fit the limits or names a token or block that is not
+  // there.
   void add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks);
   void remove(int32_t slot);
   // The cache is gone, and what the block tables point to with it.
@@ -52,7 +54,9 @@ class RequestSlots {
 
  private:
   void check(const Request& request, int32_t numCacheBlocks) const;
-  SamplingParams copyLists(Ops& ops, const Request& request, Buffer& lists) const;
+  SamplingParams layLists(Ops& ops, int32_t slot, const Request& request,
+                          std::vector<HostToDevice>& copies);
+  std::byte* listMemory(Ops& ops, int32_t slot, size_t bytes);
 
   const int32_t vocabSize_;
   const int32_t maxLogprobs_;
@@ -62,6 +66,8 @@ class RequestSlots {
   Buffer numPromptTokens_;
   Buffer blockTable_;
   Buffer sampling_;
+  Buffer lists_;                   // of each slot in turn
+  std::vector<Buffer> longLists_;  // by slot: of requests whose lists do not fit there
   RequestTable table_;
 };
 

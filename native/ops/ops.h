@@ -11,6 +11,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace uniproc {
@@ -111,6 +112,13 @@ struct Logprobs {
   int32_t maxLogprobs = 0;
 };
 
+// Host memory's bytes for a place on the device, both in words of 4.
+struct HostToDevice {
+  void* device = nullptr;
+  const void* host = nullptr;
+  size_t bytes = 0;
+};
+
 struct DeviceMemory {
   size_t total = 0;
   size_t free = 0;
@@ -161,6 +169,9 @@ class Ops {
   virtual void unpin(void* memory) noexcept = 0;
   virtual void copyToDevice(void* device, const void* host, size_t bytes) = 0;
   virtual void copyToHost(void* host, const void* device, size_t bytes) = 0;
+  // All of these copies as one operation. The host memory, of any kind, is read before this
+  // returns, and yet this does not wait for what was enqueued before.
+  virtual void copyAllToDevice(std::span<const HostToDevice> copies) = 0;
   // Returns when all before it has run. Throws Error DEVICE_FAILED if the device is lost.
   virtual void synchronize() = 0;
   // A step is what lies between these two. Neither waits: `done` is called once the step's

@@ -64,6 +64,9 @@ class CpuOps final : public Ops {
   void copyToHost(void* host, const void* device, size_t bytes) override {
     if (bytes > 0) std::memcpy(host, device, bytes);
   }
+  void copyAllToDevice(std::span<const HostToDevice> copies) override {
+    for (const HostToDevice& copy : copies) copyToDevice(copy.device, copy.host, copy.bytes);
+  }
   void synchronize() override {}
   void beginStep() override {
     stepBegan_ = Clock::now();

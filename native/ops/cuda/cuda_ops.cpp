@@ -15,6 +15,7 @@
 #include "ops/cuda/matmul.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/open_device.h"
+#include "ops/cuda/staging.h"
 #include "ops/cuda/steps.h"
 #include "ops/cuda/transfer.h"
 #include "runtime/error.h"
@@ -49,6 +50,7 @@ class CudaOps final : public Ops {
       : device_(index),
         properties_(openDevice(index)),
         steps_(index, stream_),
+        staging_(stream_),
         memory_(stream_),
         scratch_(memory_),
         attentionScratch_(memory_),
@@ -91,6 +93,10 @@ class CudaOps final : public Ops {
   void copyToHost(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  }
+  void copyAllToDevice(std::span<const HostToDevice> copies) override {
+    staging_.copy(copies);
+    launched("copyAllToDevice");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
   void beginStep() override { steps_.begin(); }
@@ -228,6 +234,7 @@ class CudaOps final : public Ops {
   const cudaDeviceProp properties_;
   const Stream stream_;
   Steps steps_;
+  Staging staging_;
   MemoryAccount memory_;
   Scratch scratch_;
   Scratch attentionScratch_;  // apart: holds counters that stay zero between launches

@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/memory.h"
+#include "ops/cuda/staging.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr size_t kLeastBytes = 16 << 10;
+constexpr size_t kMostPieces = 256;
+constexpr size_t kMostParts = 16;  // of one launch
+constexpr int kThreads = 256;
+constexpr uint32_t kWordsPerThread = 4;
+constexpr uint32_t kMostBlocks = 64;  // of a part: enough to fill the bus
+
+struct Part {
+  uint32_t* to;
+  const uint32_t* from;
+  uint32_t words;
+};
+
+struct Parts {
+  Part parts[kMostParts];
+};
+
+// Grid: (blocks, parts). Bound by the bus.
+__global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__ Parts parts) {
+  const Part& part = parts.parts[blockIdx.y];
+#pragma unroll kWordsPerThread
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < part.words;
+       i += gridDim.x * kThreads) {
+    part.to[i] = part.from[i];
+  }
+}
+
+}  // namespace
+
+Staging::Piece::Piece(size_t bytes) : bytes_(bytes) {
+  check(cudaEventCreateWithFlags(&read_, cudaEventDisableTiming | cudaEventBlockingSync),
+        "cudaEventCreateWithFlags");
+  try {
+    memory_ = static_cast<std::byte*>(MemoryAccount::allocateHost(bytes, "copies to the device"));
+  } catch (...) {
+    static_cast<void>(cudaEventDestroy(read_));
+    throw;
+  }
+}
+
+Staging::Piece::~Piece() {
+  static_cast<void>(cudaEventSynchronize(read_));
+  static_cast<void>(cudaEventDestroy(read_));
+  MemoryAccount::releaseHost(memory_);
+}
+
+void Staging::Piece::lend(cudaStream_t stream) {
+  check(cudaEventRecord(read_, stream), "cudaEventRecord");
+}
+
+bool Staging::Piece::isRead() const {
+  const cudaError_t status = cudaEventQuery(read_);
+  if (status == cudaErrorNotReady) {
+    static_cast<void>(cudaGetLastError());  // no failure
+    return false;
+  }
+  check(status, "cudaEventQuery");
+  return true;
+}
+
+void Staging::Piece::waitUntilRead() const {
+  check(cudaEventSynchronize(read_), "cudaEventSynchronize");
+}
+
+std::unique_ptr<Staging::Piece> Staging::unusedPiece(size_t bytes) {
+  std::unique_ptr<Piece> piece;
+  if (lent_.size() == kMostPieces) lent_.front()->waitUntilRead();
+  if (!lent_.empty() && lent_.front()->isRead()) {
+    piece = std::move(lent_.front());
+    lent_.pop_front();
+  }
+  if (!piece || piece->bytes() < bytes) {
+    piece = std::make_unique<Piece>(std::bit_ceil(std::max(bytes, kLeastBytes)));
+  }
+  return piece;
+}
+
+void Staging::copy(std::span<const HostToDevice> copies) {
+  for (; !copies.empty(); copies = copies.subspan(std::min(copies.size(), kMostParts))) {
+    copyParts(copies.first(std::min(copies.size(), kMostParts)));
+  }
+}
+
+void Staging::copyParts(std::span<const HostToDevice> copies) {
+  size_t bytes = 0;
+  size_t most = 0;
+  for (const HostToDevice& copy : copies) {
+    bytes += copy.bytes;
+    most = std::max(most, copy.bytes);
+  }
+  if (bytes == 0) return;
+
+  std::unique_ptr<Piece> piece = unusedPiece(bytes);
+  Parts parts{};
+  std::byte* next = piece->data();
+  for (size_t i = 0; i < copies.size(); ++i) {
+    const HostToDevice& copy = copies[i];
+    if (copy.bytes > 0) std::memcpy(next, copy.host, copy.bytes);
+    parts.parts[i] = {static_cast<uint32_t*>(copy.device), reinterpret_cast<const uint32_t*>(next),
+                      static_cast<uint32_t>(copy.bytes / sizeof(uint32_t))};
+    next += copy.bytes;
+  }
+  const auto words = static_cast<uint32_t>(most / sizeof(uint32_t));
+  const dim3 grid(std::min(ceilDiv(words, kThreads * kWordsPerThread), kMostBlocks),
+                  static_cast<unsigned>(copies.size()));
+  scatterParts<<<grid, kThreads, 0, stream_>>>(parts);
+  check(cudaGetLastError(), "copyAllToDevice");
+  piece->lend(stream_);
+  lent_.push_back(std::move(piece));
+}
+
+}  // namespace uniproc::cuda
