@@ -13,10 +13,11 @@
 
 namespace uniproc::cuda {
 
-// The algorithm for a shape is the first that cuBLASLt's heuristics name, which is the same in every
-// run; a search by time would not be, and as algorithms differ in the order of their sums, the same
-// requests could then give other tokens. What that costs against the fastest of those named shows
-// where the benchmark sets a step beside the model's products alone, which are searched for.
+// The algorithm for a shape is the first that cuBLASLt's heuristics name, which is the same in
+// every run; a search by time would not be, and as algorithms differ in the order of their sums,
+// the same requests could then give other tokens. What that costs against the fastest of those
+// named shows where the benchmark sets a step beside the model's products alone, which are searched
+// for.
 class Matmul {
  public:
   Matmul(cudaStream_t stream, MemoryAccount& memory);
