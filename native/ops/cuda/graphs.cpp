@@ -28,8 +28,12 @@ CudaGraphs::~CudaGraphs() {
 }
 
 void CudaGraphs::launch(int32_t key, const std::function<void()>& record) {
-  const auto [found, isFirst] = graphs_.try_emplace(key, nullptr);
-  if (isFirst) return record();
+  const auto found = graphs_.find(key);
+  if (found == graphs_.end()) {
+    record();
+    graphs_.emplace(key, nullptr);  // only now: what throws may have made half of it
+    return;
+  }
   cudaGraphExec_t& graph = found->second;
   if (!graph) graph = capture(record);
   check(cudaGraphLaunch(graph, stream_), "cudaGraphLaunch");
@@ -43,6 +47,7 @@ cudaGraphExec_t CudaGraphs::capture(const std::function<void()>& record) const {
     record();
   } catch (...) {
     static_cast<void>(cudaStreamEndCapture(stream_, graph.out()));
+    static_cast<void>(cudaGetLastError());  // the next operation must not report it
     throw;
   }
   check(cudaStreamEndCapture(stream_, graph.out()), "cudaStreamEndCapture");

@@ -16,8 +16,11 @@ constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 void check(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error("DEVICE_FAILED", std::string(call) + " failed: " + cublasLtGetStatusString(status) +
-                                   " (" + cublasLtGetStatusName(status) + ")");
+  static_cast<void>(cudaGetLastError());  // it may have been left behind
+  const std::string message = std::string(call) + " failed: " + cublasLtGetStatusString(status) +
+                              " (" + cublasLtGetStatusName(status) + ")";
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw Error("OUT_OF_MEMORY", message + freeMemory());
+  throw Error("DEVICE_FAILED", message);
 }
 
 cudaDataType_t cudaType(DType type) {
