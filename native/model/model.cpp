@@ -357,6 +357,7 @@ void Model::warmUp(Ops& ops) {
 void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
   if (!weights_) throwState("the model's weights are not loaded; call load first");
   if (launched_) throwState("a step waits to be sampled");
+  ops.synchronize();  // a step in flight may still be copied from where the inputs are laid
   ModelLimits limits = limits_;
   limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
   const int32_t blocksPerRow = limits.maxBlocksPerSeq();
