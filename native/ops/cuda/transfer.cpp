@@ -56,12 +56,14 @@ void Transfer::upload(void* out, DType outType, const void* host, DType hostType
   const auto outSize = static_cast<int64_t>(sizeOf(outType));
   const auto hostSize = static_cast<int64_t>(sizeOf(hostType));
   const int64_t perBuffer = kBufferBytes / hostSize;
-  pool_.parallelFor(count, perBuffer, [&](int64_t begin, int64_t end, int thread) {
+  // By whole buffers, so that each begins where the kernel can convert several elements at once.
+  const int64_t numBuffers = (count + perBuffer - 1) / perBuffer;
+  pool_.parallelFor(numBuffers, 1, [&](int64_t begin, int64_t end, int thread) {
     check(cudaSetDevice(device_), "cudaSetDevice");
     Lane& lane = *lanes_[static_cast<size_t>(thread)];
-    for (int64_t at = begin; at < end; at += perBuffer) {
+    for (int64_t at = begin * perBuffer; at < std::min(count, end * perBuffer); at += perBuffer) {
       PinnedBuffer& buffer = lane.turn();
-      const int64_t size = std::min(perBuffer, end - at);
+      const int64_t size = std::min(perBuffer, count - at);
       std::byte* pinned = buffer.take();
       std::memcpy(pinned, static_cast<const std::byte*>(host) + at * hostSize,
                   static_cast<size_t>(size * hostSize));
