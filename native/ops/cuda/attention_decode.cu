@@ -12,6 +12,7 @@
 #include "ops/cuda/attention_tile.cuh"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -242,6 +243,7 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
     decodeKernel(const AttentionArgs args, const Workspace workspace) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ bool isLast;
+  waitForPrevious();
   const int32_t groupParts = ceilDiv(args.group, kHeads);
   const int32_t groups = args.numKvHeads * groupParts;
   const auto unitsOf = [&](int32_t row) { return numTiles(args, row) * groups; };
@@ -337,7 +339,7 @@ void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
           "cudaFuncSetAttribute of attentionDecode");
     const int32_t blocks = blocksPerProcessor(kHeadDim) * numMultiprocessors;
-    kernel<<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(args, scratch);
+    launch(kernel, static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream, args, scratch);
     check(cudaGetLastError(), "attentionDecode");
   });
 }

@@ -6,6 +6,7 @@
 #include "ops/cuda/attention_tile.cuh"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 #include "runtime/error.h"
 
 namespace uniproc::cuda {
@@ -24,6 +25,7 @@ __global__ void plainKernel(const AttentionArgs args) {
   extern __shared__ float warpSums[];  // [kWarps, headDim]
   __shared__ float warpMaxima[kWarps];
   __shared__ float warpWeights[kWarps];
+  waitForPrevious();
   const auto row = static_cast<int32_t>(blockIdx.z);
   const int32_t slot = args.slots[row];
   if (slot < 0) return;
@@ -110,16 +112,16 @@ void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
                   static_cast<unsigned>(args.numRows));
   const size_t sharedBytes = sizeof(float) * static_cast<size_t>(kWarps * args.headDim);
   withType(type, [&]<class T>(T) {
-    const auto launch = [&](auto kernel) {
-      kernel<<<grid, kWarps * kWarpSize, sharedBytes, stream>>>(args);
+    const auto attend = [&](auto kernel) {
+      launch(kernel, grid, kWarps * kWarpSize, sharedBytes, stream, args);
     };
     const int32_t elements = ceilDiv(args.headDim, kWarpSize);  // of each lane
     if (elements <= 1) {
-      launch(plainKernel<T, 1>);
+      attend(plainKernel<T, 1>);
     } else if (elements <= 4) {
-      launch(plainKernel<T, 4>);
+      attend(plainKernel<T, 4>);
     } else if (elements <= 16) {
-      launch(plainKernel<T, 16>);
+      attend(plainKernel<T, 16>);
     } else {
       throw Error("NOT_SUPPORTED",
                   "attention on CUDA has heads of at most 512 elements; these have " +

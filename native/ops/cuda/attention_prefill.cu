@@ -10,6 +10,7 @@
 #include "ops/cuda/attention_tile.cuh"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   constexpr int kMatrices = Tiles::kMatrices;
   constexpr int32_t kKeys = Tiles::kKeys;
   extern __shared__ __align__(16) unsigned char shared[];
+  waitForPrevious();
 
   const auto numQueriesOf = [&](int32_t row) {  // none for a row of one, which is not this kernel's
     const int32_t tokens = args.numQueries(row);
@@ -185,8 +187,8 @@ void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
     const auto kernel = prefillKernel<T, kHeadDim>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kBytes),
           "cudaFuncSetAttribute of attentionPrefill");
-    kernel<<<static_cast<unsigned>(most * args.numKvHeads), kThreads, Tiles::kBytes, stream>>>(
-        args);
+    launch(kernel, static_cast<unsigned>(most * args.numKvHeads), kThreads, Tiles::kBytes, stream,
+           args);
     check(cudaGetLastError(), "attentionPrefill");
   });
 }

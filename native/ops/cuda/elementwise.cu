@@ -9,6 +9,7 @@
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 #include "ops/philox.h"
 #include "runtime/error.h"
 
@@ -42,6 +43,7 @@ dim3 gridOf(int32_t rows, int64_t accessesPerRow) {
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     gatherWords(const Word* x, const int32_t* index, int64_t width, Word* out) {
+  waitForPrevious();
   const int64_t from = index[blockIdx.x];
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (from < 0 || i >= width) return;
@@ -54,8 +56,8 @@ void copyRows(const void* x, const int32_t* index, int32_t count, int64_t rowByt
   const auto copy = [&](auto word) {
     using Word = decltype(word);
     const int64_t width = rowBytes / static_cast<int64_t>(sizeof(Word));
-    gatherWords<Word><<<gridOf(count, width), kThreads, 0, stream>>>(
-        static_cast<const Word*>(x), index, width, static_cast<Word*>(out));
+    launch(gatherWords<Word>, gridOf(count, width), kThreads, 0, stream,
+           static_cast<const Word*>(x), index, width, static_cast<Word*>(out));
   };
   if (rowBytes % kAccessBytes == 0 && isAligned(x) && isAligned(out)) {
     copy(uint4{});
@@ -72,6 +74,7 @@ template <class T, int N, int kHeld>
 __global__ void __launch_bounds__(kMaxThreads)
     rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float eps, T* out) {
   __shared__ float scratch[kMaxThreads / kWarpSize];
+  waitForPrevious();
   const int64_t row = int64_t{blockIdx.x} * size;
   const auto indexOf = [](int held) {
     return static_cast<int32_t>((held * blockDim.x + threadIdx.x) * N);
@@ -112,6 +115,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 // (numTokens, size / (256 N)). Reads gateUp and writes out once.
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int64_t size, T* out) {
+  waitForPrevious();
   const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
   if (i >= size) return;
   const T* from = gateUp + blockIdx.x * 2 * size + i;
@@ -129,6 +133,7 @@ __global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int6
 // out [rows, width] += bias [width]. Grid: (rows, width / (256 N)). Reads and writes out once.
 template <class T, class B, int N>
 __global__ void __launch_bounds__(kThreads) addBiasRows(T* out, int64_t width, const B* bias) {
+  waitForPrevious();
   const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
   if (i >= width) return;
   float values[N];
@@ -183,10 +188,9 @@ void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t siz
                                      " elements wide; the CUDA backend normalises at most " +
                                      std::to_string(kMaxThreads * kHeld * N));
   }
-  rmsNormRows<T, N, kHeld>
-      <<<static_cast<unsigned>(numTokens), static_cast<unsigned>(threads), 0, stream>>>(
-          static_cast<const T*>(x), static_cast<T*>(residual), size, static_cast<const T*>(weight),
-          eps, static_cast<T*>(out));
+  launch(rmsNormRows<T, N, kHeld>, static_cast<unsigned>(numTokens), static_cast<unsigned>(threads),
+         0, stream, static_cast<const T*>(x), static_cast<T*>(residual), size,
+         static_cast<const T*>(weight), eps, static_cast<T*>(out));
 }
 
 }  // namespace
@@ -221,8 +225,8 @@ void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, 
     using T = decltype(element);
     withAccess<T>(size, {gateUp, out}, [&](auto access) {
       constexpr int N = access();
-      siluAndMulRows<T, N><<<gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream>>>(
-          static_cast<const T*>(gateUp), size, static_cast<T*>(out));
+      launch(siluAndMulRows<T, N>, gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream,
+             static_cast<const T*>(gateUp), int64_t{size}, static_cast<T*>(out));
     });
   });
 }
@@ -236,8 +240,8 @@ void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType t
       using B = decltype(biasElement);
       withAccess<T>(width, {out, bias.data}, [&](auto access) {
         constexpr int N = access();
-        addBiasRows<T, B, N><<<gridOf(rows, ceilDiv(width, N)), kThreads, 0, stream>>>(
-            static_cast<T*>(out), width, static_cast<const B*>(bias.data));
+        launch(addBiasRows<T, B, N>, gridOf(rows, ceilDiv(width, N)), kThreads, 0, stream,
+               static_cast<T*>(out), int64_t{width}, static_cast<const B*>(bias.data));
       });
     });
   });

@@ -3,6 +3,7 @@
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -56,6 +57,7 @@ __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, co
 __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
     prepareSmallBatch(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates,
                       int32_t blockSize, Batch batch) {
+  waitForPrevious();
   for (int i = static_cast<int>(threadIdx.x); i < numBlockUpdates;
        i += static_cast<int>(blockDim.x)) {
     applyBlockUpdate(requests, blockUpdates, i);
@@ -68,6 +70,7 @@ __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
 // Grid: a thread for an update.
 __global__ void __launch_bounds__(kThreads)
     updateBlocks(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates) {
+  waitForPrevious();
   const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   if (i < numBlockUpdates) applyBlockUpdate(requests, blockUpdates, i);
 }
@@ -75,6 +78,7 @@ __global__ void __launch_bounds__(kThreads)
 // Grid: a thread for a token.
 __global__ void __launch_bounds__(kThreads)
     prepareTokens(RequestTable requests, int32_t blockSize, Batch batch) {
+  waitForPrevious();
   const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   if (i < batch.numTokens) prepareToken(requests, blockSize, batch, i);
 }
@@ -89,15 +93,16 @@ void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
   if (batch.numTokens <= kMaxTokensOfOneBlock) {
     const auto threads =
         static_cast<unsigned>(kWarpSize * std::max(ceilDiv(batch.numTokens, kWarpSize), 4));
-    prepareSmallBatch<<<1, threads, 0, stream>>>(requests, blockUpdates, numBlockUpdates, blockSize,
-                                                 batch);
+    launch(prepareSmallBatch, 1, threads, 0, stream, requests, blockUpdates, numBlockUpdates,
+           blockSize, batch);
     return;
   }
   if (numBlockUpdates > 0) {
-    updateBlocks<<<blocksFor(numBlockUpdates), kThreads, 0, stream>>>(requests, blockUpdates,
-                                                                      numBlockUpdates);
+    launch(updateBlocks, blocksFor(numBlockUpdates), kThreads, 0, stream, requests, blockUpdates,
+           numBlockUpdates);
   }
-  prepareTokens<<<blocksFor(batch.numTokens), kThreads, 0, stream>>>(requests, blockSize, batch);
+  launch(prepareTokens, blocksFor(batch.numTokens), kThreads, 0, stream, requests, blockSize,
+         batch);
 }
 
 }  // namespace uniproc::cuda

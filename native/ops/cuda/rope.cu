@@ -4,6 +4,7 @@
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -41,6 +42,7 @@ __device__ inline float sumOfHead(float value, int32_t lanesPerHead) {
 // (twice with norms, then from L1), writes q and k back, and k and v to the cache.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C> a) {
+  waitForPrevious();
   const int32_t cacheSlot = a.cacheSlots[blockIdx.x];
   if (cacheSlot < 0) return;
   const auto thread = static_cast<int32_t>(blockIdx.y * kThreads + threadIdx.x);
@@ -116,13 +118,13 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
 }
 
 template <class T, class C, int N>
-void launch(RopeArguments<T, C> a, int32_t numTokens, cudaStream_t stream) {
+void launchRope(RopeArguments<T, C> a, int32_t numTokens, cudaStream_t stream) {
   a.lanesPerHead = 1;
   while (a.lanesPerHead < kWarpSize && a.lanesPerHead * N < a.headDim / 2) a.lanesPerHead *= 2;
   const int32_t threads = (a.numHeads + 2 * a.numKvHeads) * a.lanesPerHead;
   const dim3 grid(static_cast<unsigned>(numTokens),
                   static_cast<unsigned>(ceilDiv(threads, kThreads)));
-  ropeAndCacheHeads<T, C, N><<<grid, kThreads, 0, stream>>>(a);
+  launch(ropeAndCacheHeads<T, C, N>, grid, kThreads, 0, stream, a);
 }
 
 }  // namespace
@@ -156,9 +158,9 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
                               static_cast<const void*>(cache.values)};
       constexpr int N = kElementsPerAccess<T>;
       if (shape.headDim / 2 % N == 0 && std::ranges::all_of(addresses, isAligned)) {
-        launch<T, C, N>(arguments, batch.numTokens, stream);
+        launchRope<T, C, N>(arguments, batch.numTokens, stream);
       } else {
-        launch<T, C, 1>(arguments, batch.numTokens, stream);
+        launchRope<T, C, 1>(arguments, batch.numTokens, stream);
       }
     });
   });
