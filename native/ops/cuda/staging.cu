@@ -10,12 +10,11 @@
 namespace uniproc::cuda {
 namespace {
 
-constexpr size_t kLeastBytes = 16 << 10;
+constexpr size_t kLeastBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
 constexpr size_t kMostPieces = 256;
 constexpr size_t kMostParts = 16;  // of one launch
 constexpr int kThreads = 256;
-constexpr uint32_t kWordsPerThread = 4;
-constexpr uint32_t kMostBlocks = 64;  // of a part: enough to fill the bus
+constexpr uint32_t kMostBlocks = 512;  // of a part
 
 struct Part {
   uint32_t* to;
@@ -27,10 +26,10 @@ struct Parts {
   Part parts[kMostParts];
 };
 
-// Grid: (blocks, parts). Bound by the bus.
+// Grid: (a part's words / 256, parts). Bound by the bus, and where it is little by the way there
+// and back, which each thread goes once.
 __global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__ Parts parts) {
   const Part& part = parts.parts[blockIdx.y];
-#pragma unroll kWordsPerThread
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < part.words;
        i += gridDim.x * kThreads) {
     part.to[i] = part.from[i];
@@ -113,7 +112,7 @@ void Staging::copyParts(std::span<const HostToDevice> copies) {
     next += copy.bytes;
   }
   const auto words = static_cast<uint32_t>(most / sizeof(uint32_t));
-  const dim3 grid(std::min(ceilDiv(words, kThreads * kWordsPerThread), kMostBlocks),
+  const dim3 grid(std::min(ceilDiv(words, uint32_t{kThreads}), kMostBlocks),
                   static_cast<unsigned>(copies.size()));
   scatterParts<<<grid, kThreads, 0, stream_>>>(parts);
   check(cudaGetLastError(), "copyAllToDevice");
