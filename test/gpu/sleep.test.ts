@@ -52,7 +52,10 @@ const takeAllBut = (rest: number) =>
   hogs.push(gpu.allocate(Math.floor((freeMemory() - rest) / 4), 'float32', 'a test'));
 const giveBack = () => hogs.splice(0).forEach((hog) => gpu.release(hog));
 
-const prompts = [[1, 2, 3], [4, 5, 6, 7, 8], [9]].map((promptTokenIds) => ({ promptTokenIds }));
+/** Some longer than a block: blocks of before a sleep must not be taken for those of after it. */
+const prompts = [3, 40, 100].map((length) => ({
+  promptTokenIds: Array.from({ length }, (_, i) => (length + 7919 * i) % CONFIG.vocab_size),
+}));
 const greedy = new SamplingParams({ temperature: 0, maxTokens: 16, ignoreEos: true });
 
 const tokensOf = async (llm: LLM) =>
