@@ -92,6 +92,11 @@ export class LLM {
     return this.generate(this.inputProcessor.renderChats(conversations), params);
   }
 
+  /** Requests from now on share no KV cache with those before: for when the weights were changed. */
+  resetPrefixCache(): void {
+    this.engine.resetPrefixCache();
+  }
+
   /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
   shutdown(): Promise<void> {
     return this.engine.shutdown();

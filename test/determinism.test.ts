@@ -1,15 +1,15 @@
 /** In float32 on the CPU a request's result depends on nothing but the request, to the last bit. */
 import { type EngineArgs, LLM, type RequestOutput, SamplingParams } from '../lib';
 
-const params = new SamplingParams({
+const options = {
   temperature: 0.8,
   topP: 0.9,
   seed: 1234,
   maxTokens: 24,
   logprobs: 3,
-  promptLogprobs: 1,
   ignoreEos: true,
-});
+};
+const params = new SamplingParams({ ...options, promptLogprobs: 1 });
 
 /** [length] token ids that differ from prompt to prompt. */
 const prompt = (row: number, length: number) => ({
@@ -23,15 +23,16 @@ function everything({ outputs: [output], promptLogprobs }: RequestOutput) {
   return { tokenIds: output.tokenIds, logprobs: output.logprobs, promptLogprobs };
 }
 
+const ENGINE: EngineArgs = {
+  device: 'cpu',
+  dtype: 'float32',
+  skipTokenizerInit: true,
+  maxModelLen: 512,
+  kvCacheMemoryBytes: 2 ** 25,
+};
+
 async function generate(args: EngineArgs = {}, others = OTHERS.slice(0, 0)) {
-  const llm = await LLM.create({
-    device: 'cpu',
-    dtype: 'float32',
-    skipTokenizerInit: true,
-    maxModelLen: 512,
-    kvCacheMemoryBytes: 2 ** 25,
-    ...args,
-  });
+  const llm = await LLM.create({ ...ENGINE, ...args });
   try {
     // The request in question stands in the middle of the batch.
     const prompts = [...others.slice(0, 2), PROMPT, ...others.slice(2)];
@@ -76,6 +77,28 @@ describe('a result in float32', () => {
 
   it('does not depend on steps being launched ahead', async () => {
     expect(await generate({ asyncScheduling: false }, OTHERS)).toEqual(alone);
+  });
+
+  it('does not depend on what of it is found in the cache', async () => {
+    const one = new SamplingParams(options);
+    const three = new SamplingParams({ ...options, n: 3 });
+    const llm = await LLM.create(ENGINE);
+    const uncached = await LLM.create({ ...ENGINE, enablePrefixCaching: false });
+    try {
+      const [expected] = await uncached.generate(PROMPT, one);
+      for (const numShared of [0, 20, 100, 150]) {
+        const beginning = PROMPT.promptTokenIds.slice(0, numShared);
+        await llm.generate({ promptTokenIds: [...beginning, 1, 2, 3] }, one);
+        const [found] = await llm.generate(PROMPT, one);
+        expect(everything(found)).toEqual(everything(expected));
+      }
+      // Samples share the prompt's blocks from the first step on.
+      const [several] = await llm.generate(PROMPT, three);
+      const [apart] = await uncached.generate(PROMPT, three);
+      expect(several.outputs).toEqual(apart.outputs);
+    } finally {
+      await Promise.all([llm.shutdown(), uncached.shutdown()]);
+    }
   });
 
   it('does not depend on being preempted for want of blocks', async () => {

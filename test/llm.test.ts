@@ -369,6 +369,15 @@ describe('an executor that sleeps under a living engine', () => {
     await running;
   });
 
+  test('finds nothing in the cache that was there before', async () => {
+    const [{ promptTokenIds, tokenIds }] = reference.prompts;
+    const prompt = { promptTokenIds: [...promptTokenIds, ...tokenIds] };
+    const before = tokensOf(await sleeper.generate(prompt, greedy));
+    await sleeper.engine.executor.sleep();
+    await sleeper.engine.executor.wakeUp();
+    expect(tokensOf(await sleeper.generate(prompt, greedy))).toEqual(before);
+  });
+
   test('takes sleep and wakeUp one after the other, however they are called', async () => {
     const { executor } = sleeper.engine;
     await Promise.all([executor.sleep(2), executor.wakeUp(['weights']), executor.wakeUp()]);

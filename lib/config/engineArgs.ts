@@ -33,6 +33,12 @@ export interface EngineArgs {
   maxNumSeqs?: number;
   /** Most tokens in a step, at least maxNumSeqs; default 2048 on a CPU, 8192 on CUDA. */
   maxNumBatchedTokens?: number;
+  /** Most tokens of one prompt in a step, so that others go on beside it; 0, the default: no limit. */
+  longPrefillTokenThreshold?: number;
+  /** Who runs first: 'fcfs' by arrival, 'priority' by the requests' priority; default 'fcfs'. */
+  schedulingPolicy?: 'fcfs' | 'priority';
+  /** Requests share the cache of what they begin with alike; default true. */
+  enablePrefixCaching?: boolean;
   /** Schedule the next step while this one runs; default true. */
   asyncScheduling?: boolean;
   /** Do without CUDA graphs; default false. */
@@ -88,6 +94,9 @@ const schema = z.strictObject({
   kvCacheMemoryBytes: optionalInteger(1),
   maxNumSeqs: optionalInteger(1, 2 ** 16),
   maxNumBatchedTokens: optionalInteger(1, 2 ** 24),
+  longPrefillTokenThreshold: optionalInteger(0),
+  schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
+  enablePrefixCaching: optionalFlag(),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -173,7 +182,13 @@ function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfi
         'each request in a step needs a token',
     );
   }
-  return { maxNumSeqs, maxNumBatchedTokens, asyncScheduling: args.asyncScheduling ?? true };
+  return {
+    maxNumSeqs,
+    maxNumBatchedTokens,
+    longPrefillTokenThreshold: args.longPrefillTokenThreshold ?? 0,
+    policy: args.schedulingPolicy ?? 'fcfs',
+    asyncScheduling: args.asyncScheduling ?? true,
+  };
 }
 
 function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
@@ -231,6 +246,7 @@ export async function createUniprocConfig(args: EngineArgs = {}): Promise<Unipro
       blockSize: options.blockSize ?? 16,
       memoryUtilization: options.memoryUtilization ?? null,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes ?? null,
+      enablePrefixCaching: options.enablePrefixCaching ?? true,
     },
     scheduler,
     parallel: chooseParallel(options, model),

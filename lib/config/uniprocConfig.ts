@@ -57,11 +57,17 @@ export interface CacheConfig {
   memoryUtilization: number | null;
   /** Bytes for the KV cache; overrides memoryUtilization. */
   kvCacheMemoryBytes: number | null;
+  /** Requests share the blocks of tokens that they begin with alike. */
+  enablePrefixCaching: boolean;
 }
 
 export interface SchedulerConfig {
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
+  /** Most tokens that one request computes in a step; 0: no such limit. */
+  longPrefillTokenThreshold: number;
+  /** Who runs first: by arrival alone, or by priority and then arrival. */
+  policy: 'fcfs' | 'priority';
   asyncScheduling: boolean;
 }
 

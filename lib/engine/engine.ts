@@ -31,7 +31,7 @@ export interface EngineOptions {
 }
 
 /** What happened between two steps, in order. */
-type Arrival = { add: Request } | { abort: string };
+type Arrival = { add: Request } | { abort: string } | { resetPrefixCache: true };
 
 interface StepInFlight {
   step: SchedulerOutput;
@@ -93,8 +93,9 @@ export class LLMEngine {
     signal?.throwIfAborted();
 
     const { numBlocks } = kvCacheConfigs[0];
-    const kvCacheManager = new KVCacheManager(numBlocks, config.cache.blockSize);
-    void this.run(new Scheduler(config.scheduler, kvCacheManager));
+    const { blockSize, enablePrefixCaching } = config.cache;
+    const kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
+    void this.run(new Scheduler(config.scheduler, kvCacheManager), kvCacheManager);
   }
 
   /**
@@ -153,6 +154,11 @@ export class LLMEngine {
     });
   }
 
+  /** Requests that come after this find nothing in the KV cache that was computed before it. */
+  resetPrefixCache(): void {
+    this.arrive({ resetPrefixCache: true });
+  }
+
   private abortRequests(requestIds: readonly string[]): void {
     for (const requestId of requestIds) this.arrive({ abort: requestId });
   }
@@ -163,12 +169,15 @@ export class LLMEngine {
   }
 
   /** Runs until the engine stops. With nothing to do it waits for an arrival, and keeps no process alive. */
-  private async run(scheduler: Scheduler): Promise<void> {
+  private async run(scheduler: Scheduler, kvCacheManager: KVCacheManager): Promise<void> {
     const { executor } = this;
+    let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
     try {
       while (this.error === null) {
-        this.takeArrivals(scheduler);
+        if (numSleeps !== executor.numSleeps) kvCacheManager.resetPrefixCache();
+        numSleeps = executor.numSleeps;
+        this.takeArrivals(scheduler, kvCacheManager);
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = scheduler.schedule();
           if (step.totalNumScheduledTokens > 0) {
@@ -200,7 +209,7 @@ export class LLMEngine {
     output.then(null, (error: unknown) => this.stop(asExecutorFailure(error)));
   }
 
-  private takeArrivals(scheduler: Scheduler): void {
+  private takeArrivals(scheduler: Scheduler, kvCacheManager: KVCacheManager): void {
     const aborted: string[] = [];
     const abort = () => {
       if (aborted.length === 0) return;
@@ -214,6 +223,10 @@ export class LLMEngine {
         continue;
       }
       abort();
+      if ('resetPrefixCache' in arrival) {
+        kvCacheManager.resetPrefixCache();
+        continue;
+      }
       // The executor may have fallen asleep since the request was made.
       if (this.executor.isSleeping) this.outputProcessor.failRequest(arrival.add, asleep());
       else scheduler.addRequest(arrival.add);

@@ -1,5 +1,6 @@
 /** One sequence on its way through the engine: its tokens, where it stands, the blocks it holds. */
 import type { SamplingParams } from '../config/samplingParams';
+import type { BlockHash } from './blockHash';
 import type { FinishReason } from './outputs';
 
 export type RequestStatus = 'waiting' | 'running' | 'preempted' | 'finished';
@@ -17,6 +18,10 @@ export interface RequestInit {
   seed: bigint;
   /** Most tokens of prompt and output together. */
   maxModelLen: number;
+  /** Lower runs first, where the scheduler's policy is 'priority'; default 0. */
+  priority?: number;
+  /** Blocks are shared with requests of the same salt alone; default ''. */
+  cacheSalt?: string;
 }
 
 /** Output tokens that a new request has room for, before its array first grows. */
@@ -31,6 +36,8 @@ export class Request {
   readonly numPromptTokens: number;
   /** Most tokens it may generate: its own limit or the model's. */
   readonly maxTokens: number;
+  readonly priority: number;
+  readonly cacheSalt: string;
 
   status: RequestStatus = 'waiting';
   /** Once finished. */
@@ -41,6 +48,15 @@ export class Request {
   numOutputPlaceholders = 0;
   /** Its blocks, in the order of its tokens. */
   readonly blockIds: number[] = [];
+  /** The KV cache manager's: what its first blocks can be found by, in which generation of the
+   * cache, and how many were given to it. */
+  readonly blockHashes: BlockHash[] = [];
+  cacheGeneration = 0;
+  numCachedBlocks = 0;
+  /** How many requests came before it; the scheduler's. */
+  arrival = 0;
+  /** Tokens found in the cache when it first ran; null before. */
+  numCachedTokens: number | null = null;
 
   /** Prompt and output; the first `numTokens` count. */
   private tokenIds: Int32Array;
@@ -55,6 +71,8 @@ export class Request {
     this.numPromptTokens = init.promptTokenIds.length;
     const room = init.maxModelLen - this.numPromptTokens;
     this.maxTokens = Math.min(init.samplingParams.maxTokens ?? room, room);
+    this.priority = init.priority ?? 0;
+    this.cacheSalt = init.cacheSalt ?? '';
     this.tokenIds = new Int32Array(
       this.numPromptTokens + Math.min(this.maxTokens, INITIAL_OUTPUT_CAPACITY),
     );
@@ -79,6 +97,11 @@ export class Request {
   /** [numPromptTokens], a view. */
   get promptTokenIds(): Int32Array {
     return this.tokenIds.subarray(0, this.numPromptTokens);
+  }
+
+  /** Tokens `start` to `end` of prompt and output, a view. */
+  tokensBetween(start: number, end: number): Int32Array {
+    return this.tokenIds.subarray(start, end);
   }
 
   /** Prompt and output, [numTokens], a copy. */

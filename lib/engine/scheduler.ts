@@ -35,8 +35,8 @@ export class Scheduler {
   /** By id: all that are not finished. */
   private readonly requests = new Map<string, Request>();
   /**
-   * In the order of arrival, both; every running request came before every waiting one. Admission
-   * moves the border on, preemption moves it back.
+   * In the policy's order, both. Those that come first are the first to run and the last to be
+   * preempted.
    */
   private waiting: Request[] = [];
   private running: Request[] = [];
@@ -46,10 +46,12 @@ export class Scheduler {
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
+  private numArrivals = 0;
+  private preemptions = 0;
 
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
-    private readonly config: Pick<SchedulerConfig, 'maxNumSeqs' | 'maxNumBatchedTokens'>,
+    private readonly config: Omit<SchedulerConfig, 'asyncScheduling'>,
     private readonly kvCacheManager: KVCacheManager,
   ) {}
 
@@ -61,18 +63,39 @@ export class Scheduler {
     return this.running.length;
   }
 
+  /** Since the start. */
+  get numPreemptions(): number {
+    return this.preemptions;
+  }
+
   hasUnfinishedRequests(): boolean {
     return this.requests.size > 0;
   }
 
   addRequest(request: Request): void {
+    request.arrival = this.numArrivals++;
     this.requests.set(request.requestId, request);
-    this.waiting.push(request);
+    this.insert(this.waiting, request);
+  }
+
+  /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
+  private precedes(a: Request, b: Request): boolean {
+    if (this.config.policy === 'priority' && a.priority !== b.priority) {
+      return a.priority < b.priority;
+    }
+    return a.arrival < b.arrival;
+  }
+
+  private insert(list: Request[], request: Request): void {
+    let index = list.length;
+    while (index > 0 && this.precedes(request, list[index - 1])) index--;
+    list.splice(index, 0, request);
   }
 
   /**
-   * The next step: first the running requests, oldest first, then waiting ones while there is room.
-   * When blocks run out the newest running request gives its own back and is computed again later.
+   * The next step: first the running requests, then waiting ones while there is room, each in the
+   * policy's order. When blocks run out the last of the running requests gives its own back and is
+   * computed again later.
    */
   schedule(): SchedulerOutput {
     const step = emptySchedulerOutput() as StepInMaking;
@@ -91,10 +114,7 @@ export class Scheduler {
     for (let i = 0; i < this.running.length && budget > 0; i++) {
       const request = this.running[i];
       if (request.reachesLimitInFlight) continue;
-      const numNewTokens = Math.min(
-        request.numTokensWithPlaceholders - request.numComputedTokens,
-        budget,
-      );
+      const numNewTokens = this.numTokensToCompute(request, budget);
       const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
       if (newBlockIds === null) break;
       const cached = step.scheduledCachedReqs;
@@ -108,7 +128,13 @@ export class Scheduler {
     return budget;
   }
 
-  /** Blocks for the request, taken from the newest if need be; null when that is the request itself. */
+  /** All that are left, as far as the step has room and a long prompt may take of it. */
+  private numTokensToCompute(request: Request, budget: number): number {
+    const left = request.numTokensWithPlaceholders - request.numComputedTokens;
+    return Math.min(left, budget, this.config.longPrefillTokenThreshold || Infinity);
+  }
+
+  /** Blocks for the request, taken from the last if need be; null when that is the request itself. */
   private allocateOrPreempt(
     request: Request,
     numNewTokens: number,
@@ -117,10 +143,10 @@ export class Scheduler {
     for (;;) {
       const newBlockIds = this.kvCacheManager.allocateSlots(request, numNewTokens);
       if (newBlockIds !== null) return newBlockIds;
-      const newest = this.running.pop() as Request;
-      this.preempt(newest);
-      step.preemptedReqIds.push(newest.requestId);
-      if (newest === request) return null;
+      const last = this.running.pop() as Request;
+      this.preempt(last);
+      step.preemptedReqIds.push(last.requestId);
+      if (last === request) return null;
     }
   }
 
@@ -128,7 +154,8 @@ export class Scheduler {
     this.kvCacheManager.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
-    this.waiting.unshift(request);
+    this.preemptions++;
+    this.insert(this.waiting, request);
   }
 
   /** Returns what is left of the budget. */
@@ -137,17 +164,16 @@ export class Scheduler {
       const request = this.waiting[0];
       // A preempted one comes back with all its tokens, so those in flight have to be known.
       if (request.numOutputPlaceholders > 0) break;
+      const computedBlocks = this.kvCacheManager.getComputedBlocks(request);
       // Half a prompt would hold blocks that it may have to give up before it is of use.
-      if (!this.kvCacheManager.hasRoomFor(request)) break;
-      const numNewTokens = Math.min(request.numTokens, budget);
-      const blockIds = this.kvCacheManager.allocateSlots(request, numNewTokens) as number[];
-      if (request.status === 'waiting') {
-        step.scheduledNewReqs.push(newRequestData(request, blockIds));
-      } else {
-        this.resume(request, blockIds, step);
-      }
+      if (!this.kvCacheManager.hasRoomFor(request, computedBlocks)) break;
+      this.kvCacheManager.shareBlocks(request, computedBlocks);
+      const numNewTokens = this.numTokensToCompute(request, budget);
+      this.kvCacheManager.allocateSlots(request, numNewTokens);
+      if (request.status === 'waiting') step.scheduledNewReqs.push(newRequestData(request));
+      else this.resume(request, step);
       this.waiting.shift();
-      this.running.push(request);
+      this.insert(this.running, request);
       request.status = 'running';
       this.advance(request, numNewTokens, step);
       budget -= numNewTokens;
@@ -155,13 +181,13 @@ export class Scheduler {
     return budget;
   }
 
-  private resume(request: Request, blockIds: number[], step: StepInMaking): void {
+  private resume(request: Request, step: StepInMaking): void {
     const cached = step.scheduledCachedReqs;
     cached.resumedReqIds.add(request.requestId);
     cached.allTokenIds.set(request.requestId, request.allTokenIds());
     cached.reqIds.push(request.requestId);
-    cached.newBlockIds.push(blockIds);
-    cached.numComputedTokens.push(0);
+    cached.newBlockIds.push([...request.blockIds]);
+    cached.numComputedTokens.push(request.numComputedTokens);
     cached.numOutputTokens.push(request.numOutputTokens);
   }
 
@@ -266,7 +292,7 @@ function isUnfinished(request: Request): boolean {
   return request.status !== 'finished';
 }
 
-function newRequestData(request: Request, blockIds: number[]): NewRequestData {
+function newRequestData(request: Request): NewRequestData {
   return {
     reqId: request.requestId,
     promptTokenIds: request.promptTokenIds,
@@ -274,7 +300,7 @@ function newRequestData(request: Request, blockIds: number[]): NewRequestData {
     stopTokenIds: request.stopTokenIds,
     badWordsTokenIds: request.badWordsTokenIds,
     seed: request.seed,
-    blockIds,
-    numComputedTokens: 0,
+    blockIds: [...request.blockIds],
+    numComputedTokens: request.numComputedTokens,
   };
 }

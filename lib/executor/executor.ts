@@ -46,6 +46,7 @@ const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
 export abstract class Executor {
   /** Tags still asleep. */
   readonly #sleepingTags = new Set<SleepTag>();
+  #numSleeps = 0;
   /** The sleep or wakeUp under way; resolves once it has succeeded or failed. */
   #lastTransition: Promise<void> | null = null;
   /** The step last launched, until `sampleTokens` has followed it. */
@@ -264,6 +265,11 @@ export abstract class Executor {
     return this.#sleepingTags.size > 0;
   }
 
+  /** Times it fell asleep, each of which dropped what the KV cache held. */
+  get numSleeps(): number {
+    return this.#numSleeps;
+  }
+
   /**
    * Gives device memory back. Level 1 moves the weights to host memory, 2 drops them; the KV cache
    * is dropped. Another level is InvalidStateError; a repeated call warns.
@@ -285,6 +291,7 @@ export abstract class Executor {
     if (slept.peek()?.status !== 'rejected') {
       // Now, so that no step is launched into a worker that is falling asleep.
       for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
+      this.#numSleeps++;
     }
     try {
       await slept;

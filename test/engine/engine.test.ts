@@ -480,3 +480,15 @@ test('nothing is admitted while the executor sleeps', async () => {
     2,
   );
 });
+
+test('requests share the cache of what they begin with alike, until it is reset', async () => {
+  const engine = await TestEngine.create(PagedWorker);
+  for (const reset of [false, false, true, false]) {
+    if (reset) engine.engine.resetPrefixCache();
+    await engine.generate(promptOf(11), { maxTokens: 1 });
+  }
+  const found = engine.worker.steps.flatMap(({ scheduledNewReqs }) =>
+    scheduledNewReqs.map(({ numComputedTokens }) => numComputedTokens),
+  );
+  expect(found).toEqual([0, 8, 0, 8]);
+});

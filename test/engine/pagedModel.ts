@@ -1,7 +1,8 @@
 /**
  * A model for tests: a request's next token is a function of all its tokens so far, read back from
- * a paged cache through the block table. So a schedule that loses a token, writes it twice, gives a
- * block to two requests or resumes a request wrongly either throws here or changes what comes out.
+ * a paged cache through the block table. So a schedule that loses a token, writes it twice, writes
+ * to a block that another request reads, shares one that holds something else or resumes a request
+ * wrongly either throws here or changes what comes out.
  */
 import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
@@ -56,6 +57,8 @@ export class PagedModel {
   /** Token ids where a real model has keys and values. */
   private readonly cache: Int32Array;
   readonly requests = new Map<string, Known>();
+  /** The requests that have each block in their table. */
+  private readonly holders = new Map<number, Known[]>();
   numSteps = 0;
 
   constructor(readonly limits: PagedModelLimits) {
@@ -125,6 +128,7 @@ export class PagedModel {
         );
         request.active = true;
         request.blockIds = [...(blockIds ?? [])];
+        request.numComputedTokens = numComputedTokens[i];
       } else {
         check(request.active, `request ${reqId} goes on while preempted`);
         request.blockIds.push(...(blockIds ?? []));
@@ -137,16 +141,16 @@ export class PagedModel {
   }
 
   private checkBlocks(): void {
-    const owners = new Map<number, string>();
+    this.holders.clear();
     let numActive = 0;
-    for (const [reqId, { blockIds, active }] of this.requests) {
+    for (const [reqId, request] of this.requests) {
+      const { blockIds, active } = request;
+      check(new Set(blockIds).size === blockIds.length, `request ${reqId} has a block twice`);
       if (active) numActive++;
       for (const blockId of blockIds) {
         const inPool = Number.isInteger(blockId) && blockId >= 0 && blockId < this.limits.numBlocks;
         check(inPool, `block ${blockId} is not in the pool`);
-        const owner = owners.get(blockId);
-        check(owner === undefined, `block ${blockId} belongs to ${reqId} and ${owner ?? ''}`);
-        owners.set(blockId, reqId);
+        this.holders.set(blockId, [...(this.holders.get(blockId) ?? []), request]);
       }
     }
     check(numActive <= this.limits.maxNumSeqs, `${numActive} requests are on the worker at once`);
@@ -171,6 +175,7 @@ export class PagedModel {
     for (let position = request.numComputedTokens; position < end; position++) {
       const slot = this.slotOf(request, position);
       check(!written.has(slot), `slot ${slot} is written twice in a step`);
+      this.checkSharers(reqId, slot, position);
       written.add(slot);
       this.cache[slot] = request.tokenIds[position];
     }
@@ -182,6 +187,18 @@ export class PagedModel {
     const tokenId = nextToken(context);
     request.tokenIds.push(tokenId);
     return [tokenId];
+  }
+
+  /** What a request writes to a block that others have as well is theirs at that position, too. */
+  private checkSharers(reqId: string, slot: number, position: number): void {
+    const blockId = Math.floor(slot / this.limits.blockSize);
+    const beginning = ({ tokenIds }: Known) => tokenIds.slice(0, position + 1).join();
+    for (const other of this.holders.get(blockId) ?? []) {
+      check(
+        beginning(other) === beginning(this.known(reqId)),
+        `request ${reqId} writes to block ${blockId} of a request with other tokens`,
+      );
+    }
   }
 
   private slotOf(request: Known, position: number): number {

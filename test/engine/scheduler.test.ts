@@ -142,6 +142,19 @@ describe('a step', () => {
     });
   });
 
+  test('takes no more of a prompt than longPrefillTokenThreshold, and more prompts instead', () => {
+    const driver = new SchedulerDriver({ maxNumBatchedTokens: 16, longPrefillTokenThreshold: 6 });
+    driver.add('a', promptOf(14), { maxTokens: 2 });
+    driver.add('b', promptOf(7, 3), { maxTokens: 2 });
+    driver.add('c', promptOf(5, 4), { maxTokens: 2 });
+    driver.run();
+    expect(driver.steps.slice(0, 3).map(tokensIn)).toEqual([
+      { a: 6, b: 6, c: 4 },
+      { a: 6, b: 1, c: 1 },
+      { a: 2, b: 1, c: 1 },
+    ]);
+  });
+
   test('samples nothing for a prompt that is not complete', () => {
     const driver = new SchedulerDriver({ maxNumBatchedTokens: 4 });
     driver.add('a', promptOf(6), { maxTokens: 1 });
@@ -254,6 +267,44 @@ describe('when blocks run out', () => {
     expect(tokensIn(driver.steps[1])).toEqual({ a: 1 });
     driver.run();
     expect(driver.outcomes.get('b')?.tokenIds).toHaveLength(1);
+  });
+});
+
+describe('by priority', () => {
+  const entering = ({ steps }: SchedulerDriver) =>
+    steps.flatMap(({ scheduledNewReqs }) => scheduledNewReqs.map(({ reqId }) => reqId));
+
+  test('the lower number runs first, equals in the order they came', () => {
+    const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 1 });
+    const priorities = { a: 1, b: 0, c: 1, d: -3, e: 0 };
+    for (const [id, priority] of Object.entries(priorities)) {
+      driver.add(id, promptOf(2), { maxTokens: 1 }, { priority });
+    }
+    driver.run();
+    expect(entering(driver)).toEqual(['d', 'b', 'e', 'a', 'c']);
+  });
+
+  test('counts for nothing when the policy is another', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 1 });
+    driver.add('a', promptOf(2), { maxTokens: 1 }, { priority: 1 });
+    driver.add('b', promptOf(2), { maxTokens: 1 }, { priority: 0 });
+    driver.run();
+    expect(entering(driver)).toEqual(['a', 'b']);
+  });
+
+  test('the last in its order gives its blocks back, though it came first', () => {
+    const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 7, maxModelLen: 20 });
+    driver.add('low', promptOf(8), { maxTokens: 12 }, { priority: 5 });
+    driver.turn();
+    driver.add('high', promptOf(8, 5), { maxTokens: 12 }, { priority: 1 });
+    const tokens = driver.run();
+    expect(driver.steps.flatMap(({ preemptedReqIds }) => preemptedReqIds)).toContain('low');
+    expect(driver.steps.flatMap(({ preemptedReqIds }) => preemptedReqIds)).not.toContain('high');
+    expect(driver.scheduler.numPreemptions).toBeGreaterThan(0);
+    expect(tokens).toEqual({
+      low: generateAlone(promptOf(8), { maxTokens: 12 }),
+      high: generateAlone(promptOf(8, 5), { maxTokens: 12 }),
+    });
   });
 });
 

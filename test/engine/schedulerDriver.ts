@@ -2,7 +2,7 @@
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import type { FinishReason } from '../../lib/engine/outputs';
-import { Request } from '../../lib/engine/request';
+import { Request, type RequestInit } from '../../lib/engine/request';
 import { Scheduler } from '../../lib/engine/scheduler';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
@@ -13,6 +13,9 @@ const DEFAULTS = {
   blockSize: 4,
   maxNumSeqs: 8,
   maxNumBatchedTokens: 64,
+  longPrefillTokenThreshold: 0,
+  policy: 'fcfs' as 'fcfs' | 'priority',
+  enablePrefixCaching: false,
   maxModelLen: 64,
   depth: 1,
 };
@@ -27,7 +30,8 @@ export class SchedulerDriver {
   readonly scheduler: Scheduler;
   readonly kvCacheManager: KVCacheManager;
   readonly model: PagedModel;
-  /** By request id. */
+  /** By request id, both. */
+  readonly requests = new Map<string, Request>();
   readonly outcomes = new Map<string, Outcome>();
   /** Every step that was scheduled. */
   readonly steps: SchedulerOutput[] = [];
@@ -35,25 +39,34 @@ export class SchedulerDriver {
 
   constructor(limits: Partial<typeof DEFAULTS> = {}) {
     this.limits = { ...DEFAULTS, ...limits };
-    this.kvCacheManager = new KVCacheManager(this.limits.numBlocks, this.limits.blockSize);
+    const { numBlocks, blockSize, enablePrefixCaching } = this.limits;
+    this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
     this.scheduler = new Scheduler(this.limits, this.kvCacheManager);
     this.model = new PagedModel(this.limits);
   }
 
-  add(requestId: string, prompt: readonly number[], options: SamplingParamsOptions = {}): void {
+  add(
+    requestId: string,
+    prompt: readonly number[],
+    options: SamplingParamsOptions = {},
+    { priority, cacheSalt }: Pick<RequestInit, 'priority' | 'cacheSalt'> = {},
+  ): Request {
     const samplingParams = new SamplingParams(options);
+    const request = new Request({
+      requestId,
+      promptTokenIds: Int32Array.from(prompt),
+      samplingParams,
+      stopTokenIds: samplingParams.stopTokenIds,
+      badWordsTokenIds: [],
+      seed: 0n,
+      maxModelLen: this.limits.maxModelLen,
+      priority,
+      cacheSalt,
+    });
+    this.requests.set(requestId, request);
     this.outcomes.set(requestId, { tokenIds: [], finishReason: null });
-    this.scheduler.addRequest(
-      new Request({
-        requestId,
-        promptTokenIds: Int32Array.from(prompt),
-        samplingParams,
-        stopTokenIds: samplingParams.stopTokenIds,
-        badWordsTokenIds: [],
-        seed: 0n,
-        maxModelLen: this.limits.maxModelLen,
-      }),
-    );
+    this.scheduler.addRequest(request);
+    return request;
   }
 
   abort(requestId: string): void {

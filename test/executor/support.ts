@@ -65,8 +65,19 @@ export function testConfig({
       maxLogprobs: 0,
     },
     load: { loadFormat: 'dummy' },
-    cache: { blockSize: 16, memoryUtilization: null, kvCacheMemoryBytes: null },
-    scheduler: { maxNumSeqs: 4, maxNumBatchedTokens: 64, asyncScheduling },
+    cache: {
+      blockSize: 16,
+      memoryUtilization: null,
+      kvCacheMemoryBytes: null,
+      enablePrefixCaching: true,
+    },
+    scheduler: {
+      maxNumSeqs: 4,
+      maxNumBatchedTokens: 64,
+      longPrefillTokenThreshold: 0,
+      policy: 'fcfs',
+      asyncScheduling,
+    },
     parallel: {
       tensorParallelSize: 1,
       distributedExecutorBackend: 'uni',
