@@ -472,6 +472,33 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   });
 });
 
+it('requests enter their slots while the device is busy', () => {
+  const size = 8192;
+  const matrix = () => gpu.allocate(size * size, 'bfloat16', 'a test');
+  const [x, w, out] = [matrix(), matrix(), matrix()];
+  const lengths = Array.from({ length: 30 }, (_, slot) => 1 + 15 * slot);
+  const layout = new Layout(16, lengths, new Random(1));
+  const tokenIds = lengths.map((length) => Int32Array.from({ length }, (_, i) => i + length));
+  const others = tokenIds.map((ids) => new Int32Array(ids.length));
+  const requests = layout.requests(gpu, others, 1000);
+  gpu.synchronize();
+  const weight = { data: w, rows: size, cols: size };
+  for (let i = 0; i < 40; ++i) gpu.matmul(x, size, weight, null, out);
+  const start = performance.now();
+  layout.enter(gpu, requests, tokenIds);
+  const entered = performance.now() - start;
+  gpu.synchronize();
+  const done = performance.now() - start;
+  expect(entered).toBeLessThan(done / 2);
+  tokenIds.forEach((ids, slot) => {
+    const read = gpu.readRequest(requests, slot);
+    expect(read.tokenIds).toEqual(ids);
+    const blocks = layout.blockTables[slot];
+    expect(read.blockTable.subarray(0, blocks.length)).toEqual(blocks);
+  });
+  for (const tensor of [x, w, out]) gpu.release(tensor);
+});
+
 describe('a product', () => {
   it('gives the same bits every time', () => {
     const random = new Random(5);

@@ -11,6 +11,7 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr size_t kLeastBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
+constexpr size_t kFirstPieces = 32;
 constexpr size_t kMostPieces = 256;
 constexpr size_t kMostParts = 16;  // of one launch
 constexpr int kThreads = 256;
@@ -37,6 +38,10 @@ __global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__
 }
 
 }  // namespace
+
+Staging::Staging(cudaStream_t stream) : stream_(stream) {
+  for (size_t i = 0; i < kFirstPieces; ++i) lent_.push_back(std::make_unique<Piece>(kLeastBytes));
+}
 
 Staging::Piece::Piece(size_t bytes) : bytes_(bytes) {
   check(cudaEventCreateWithFlags(&read_, cudaEventDisableTiming | cudaEventBlockingSync),

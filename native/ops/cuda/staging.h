@@ -15,10 +15,11 @@ namespace uniproc::cuda {
 // Several copies as one: their bytes are packed into a piece of pinned memory, which one kernel
 // reads over the bus and puts where they belong. The event behind the kernel tells when the piece
 // may be used again: the first to be lent is the first to be read, so that only the first in the
-// row is ever asked. Pieces are added where that one is still to be read, up to a limit.
+// row is ever asked. There are as many as some steps take; pieces are added where the first is
+// still to be read, up to a limit.
 class Staging {
  public:
-  explicit Staging(cudaStream_t stream) : stream_(stream) {}
+  explicit Staging(cudaStream_t stream);
 
   // Ops::copyAllToDevice. Waits for the device only where it has all the pieces there may be.
   void copy(std::span<const HostToDevice> copies);

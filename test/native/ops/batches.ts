@@ -64,6 +64,12 @@ export class Layout {
       blockSize: this.blockSize,
       maxLogprobs: 0,
     });
+    this.enter(ops, requests, tokenIds);
+    return requests;
+  }
+
+  /** Puts a request into each slot of a table. */
+  enter(ops: Ops, requests: Requests, tokenIds: Int32Array[]): void {
     tokenIds.forEach((ids, slot) => {
       const request: NativeRequest = {
         tokenIds: ids,
@@ -73,7 +79,6 @@ export class Layout {
       };
       ops.addRequest(requests, slot, request, this.numBlocks);
     });
-    return requests;
   }
 }
 
