@@ -296,7 +296,8 @@ void Model::runSample(Ops& ops, const Launched& launched, const Stage& stage,
       throwState("a bitmask for " + std::to_string(count) + " sampled rows has " +
                  std::to_string(bitmask->size()) + " words instead of " + std::to_string(words));
     }
-    ops.copyToDevice(work.bitmask.data(), bitmask->data(), words * sizeof(int32_t));
+    const HostToDevice mask{work.bitmask.data(), bitmask->data(), words * sizeof(int32_t)};
+    ops.copyAllToDevice({&mask, 1});
     allowed = work.bitmask.as<int32_t>();
   }
   if (count > 0) {
