@@ -51,6 +51,44 @@ export class InvalidRequestError extends UniprocError {
   }
 }
 
+/** As many requests wait as may; nothing of the call was admitted. `code`: QUEUE_FULL. */
+export class QueueFullError extends UniprocError {
+  constructor(
+    /** The limit, `maxQueuedRequests`. */
+    readonly maxQueuedRequests: number,
+    /** Requests that waited. */
+    readonly numWaiting: number,
+    /** Requests that the call would have added, each of a prompt's samples one. */
+    readonly numNew: number,
+  ) {
+    super(
+      'QUEUE_FULL',
+      `${numWaiting} requests wait and maxQueuedRequests is ${maxQueuedRequests}: there is no ` +
+        `room for ${numNew} more; call again later, or with fewer prompts`,
+    );
+  }
+}
+
+/** A call was not done within its `timeoutMs`, and was ended. `code`: REQUEST_TIMEOUT. */
+export class RequestTimeoutError extends UniprocError {
+  /** Tokens that the call had generated, over all its prompts. */
+  readonly numOutputTokens: number;
+
+  constructor(
+    readonly timeoutMs: number,
+    progress: { numPrompts: number; numPromptsDone: number; numOutputTokens: number },
+  ) {
+    const { numPrompts, numPromptsDone, numOutputTokens } = progress;
+    super(
+      'REQUEST_TIMEOUT',
+      `the call was not done within ${timeoutMs} ms: it had generated ${numOutputTokens} tokens` +
+        (numPrompts > 1 ? `, and ${numPromptsDone} of ${numPrompts} prompts were done` : '') +
+        '; ask for fewer tokens (maxTokens) or give it a larger timeoutMs',
+    );
+    this.numOutputTokens = numOutputTokens;
+  }
+}
+
 /** A call that does not fit the state: executing while asleep, `getOutput` twice. `code`: INVALID_STATE. */
 export class InvalidStateError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {

@@ -39,6 +39,8 @@ export interface EngineArgs {
   schedulingPolicy?: 'fcfs' | 'priority';
   /** Requests share the cache of what they begin with alike; default true. */
   enablePrefixCaching?: boolean;
+  /** Most requests that may wait to run; a call beyond rejects with QueueFullError. Default: no limit. */
+  maxQueuedRequests?: number;
   /** Schedule the next step while this one runs; default true. */
   asyncScheduling?: boolean;
   /** Do without CUDA graphs; default false. */
@@ -97,6 +99,7 @@ const schema = z.strictObject({
   longPrefillTokenThreshold: optionalInteger(0),
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
+  maxQueuedRequests: optionalInteger(1),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -187,6 +190,7 @@ function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfi
     maxNumBatchedTokens,
     longPrefillTokenThreshold: args.longPrefillTokenThreshold ?? 0,
     policy: args.schedulingPolicy ?? 'fcfs',
+    maxQueuedRequests: args.maxQueuedRequests ?? null,
     asyncScheduling: args.asyncScheduling ?? true,
   };
 }

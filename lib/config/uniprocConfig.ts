@@ -68,6 +68,8 @@ export interface SchedulerConfig {
   longPrefillTokenThreshold: number;
   /** Who runs first: by arrival alone, or by priority and then arrival. */
   policy: 'fcfs' | 'priority';
+  /** Most requests that wait; a call beyond is refused. null: no limit. */
+  maxQueuedRequests: number | null;
   asyncScheduling: boolean;
 }
 

@@ -51,7 +51,7 @@ export class Scheduler {
 
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
-    private readonly config: Omit<SchedulerConfig, 'asyncScheduling'>,
+    private readonly config: Omit<SchedulerConfig, 'asyncScheduling' | 'maxQueuedRequests'>,
     private readonly kvCacheManager: KVCacheManager,
   ) {}
 

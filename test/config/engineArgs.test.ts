@@ -44,7 +44,12 @@ describe('createUniprocConfig', () => {
       },
       load: { loadFormat: 'auto' },
       cache: { blockSize: 16, memoryUtilization: null, kvCacheMemoryBytes: null },
-      scheduler: { maxNumSeqs: 64, maxNumBatchedTokens: 2048, asyncScheduling: true },
+      scheduler: {
+        maxNumSeqs: 64,
+        maxNumBatchedTokens: 2048,
+        maxQueuedRequests: null,
+        asyncScheduling: true,
+      },
       parallel: {
         tensorParallelSize: 1,
         distributedExecutorBackend: 'uni',
@@ -68,6 +73,7 @@ describe('createUniprocConfig', () => {
       kvCacheMemoryBytes: 1 << 20,
       maxNumSeqs: 8,
       maxNumBatchedTokens: 128,
+      maxQueuedRequests: 40,
       asyncScheduling: false,
       enforceEager: true,
       loadFormat: 'dummy',
@@ -88,7 +94,12 @@ describe('createUniprocConfig', () => {
       },
       load: { loadFormat: 'dummy' },
       cache: { blockSize: 32, memoryUtilization: 0.5, kvCacheMemoryBytes: 1 << 20 },
-      scheduler: { maxNumSeqs: 8, maxNumBatchedTokens: 128, asyncScheduling: false },
+      scheduler: {
+        maxNumSeqs: 8,
+        maxNumBatchedTokens: 128,
+        maxQueuedRequests: 40,
+        asyncScheduling: false,
+      },
       parallel: {
         tensorParallelSize: 2,
         distributedExecutorBackend: 'external_launcher',
@@ -211,6 +222,7 @@ describe('createUniprocConfig', () => {
     [{ memoryUtilization: 0 }, 'memoryUtilization is 0'],
     [{ kvCacheMemoryBytes: -1 }, 'kvCacheMemoryBytes is -1'],
     [{ maxNumSeqs: 0 }, 'maxNumSeqs is 0'],
+    [{ maxQueuedRequests: 0 }, 'maxQueuedRequests is 0'],
     [{ maxNumBatchedTokens: 1e10 }, 'maxNumBatchedTokens is 10000000000'],
     [{ asyncScheduling: 'yes' }, "asyncScheduling is 'yes'; it must be true or false"],
     [{ enforceEager: 1 }, 'enforceEager is 1'],

@@ -76,6 +76,7 @@ export function testConfig({
       maxNumBatchedTokens: 64,
       longPrefillTokenThreshold: 0,
       policy: 'fcfs',
+      maxQueuedRequests: null,
       asyncScheduling,
     },
     parallel: {

@@ -1,0 +1,49 @@
+import { checkGenerateOptions, checkRequestOptions } from '../../lib/config/requestOptions';
+import { InvalidRequestError } from '../../lib/errors';
+
+const complaint = (check: () => unknown): InvalidRequestError => {
+  try {
+    check();
+  } catch (error) {
+    return error as InvalidRequestError;
+  }
+  throw new Error('it was accepted');
+};
+
+test('what is right comes back as it is', () => {
+  const { signal } = new AbortController();
+  const options = { signal, timeoutMs: 50, priority: -2, cacheSalt: 'tenant 7' };
+  expect(checkRequestOptions(options)).toEqual(options);
+  expect(checkRequestOptions(options).signal).toBe(signal);
+  expect(checkGenerateOptions({ ...options, progress: false })).toEqual({
+    ...options,
+    progress: false,
+  });
+  expect(checkRequestOptions({ signal: undefined, timeoutMs: undefined })).toEqual({});
+});
+
+test.each<[unknown, RegExp]>([
+  [{ signal: 'stop' }, /signal is 'stop'; it must be an AbortSignal/],
+  [{ timeoutMs: 0 }, /timeoutMs is 0; it must be an integer from 1/],
+  [{ timeoutMs: 1.5 }, /timeoutMs is 1\.5/],
+  // A timer of Node's set to more fires at once.
+  [{ timeoutMs: 2 ** 31 }, /timeoutMs is 2147483648; it must be an integer from 1 to 2147483647/],
+  [{ priority: 0.5 }, /priority is 0\.5; it must be an integer/],
+  [{ cacheSalt: '' }, /cacheSalt is ''; it must be a string that is not empty/],
+  [{ timeoutms: 5 }, /there is no timeoutms; did you mean timeoutMs\?/],
+  [{ progress: true }, /there is no progress/],
+  [null, /expected an object, not null/],
+  [7, /expected an object, not 7/],
+])('%j is refused', (options, message) => {
+  const error = complaint(() => checkRequestOptions(options));
+  expect(error).toBeInstanceOf(InvalidRequestError);
+  expect(error.message).toMatch(/^options: /);
+  expect(error.message).toMatch(message);
+});
+
+test('generate takes progress too, if it is true or false', () => {
+  expect(complaint(() => checkGenerateOptions({ progress: 'yes' })).message).toMatch(
+    /progress is 'yes'; it must be true or false/,
+  );
+  expect(complaint(() => checkGenerateOptions({ timeoutMs: -1 })).message).toMatch(/timeoutMs/);
+});
