@@ -1,10 +1,12 @@
 /** What users import. */
 export { LLM, type CreateArgs } from './llm';
 export type { EngineArgs } from './config/engineArgs';
+export type { GenerateOptions, RequestOptions } from './config/requestOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
 export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
 export type { LLMEngine } from './engine/engine';
 export type { Prompt } from './engine/inputProcessor';
+export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
 export type {
   CompletionOutput,
   FinishReason,
@@ -14,6 +16,7 @@ export type {
   PositionLogprobs,
   RequestOutput,
 } from './engine/outputs';
+export type { EngineStats } from './engine/stats';
 export type { ChatMessage } from './tokenizer/chatTemplate';
 export * from './errors';
 

@@ -1,14 +1,24 @@
 /** What users call: load a model, generate, stream, chat. */
+import type { EventEmitter } from 'node:events';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
+import {
+  checkGenerateOptions,
+  checkRequestOptions,
+  type GenerateOptions,
+  type RequestOptions,
+} from './config/requestOptions';
 import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
 import type { LoadProgress } from './config/uniprocConfig';
+import { Call } from './engine/call';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
+import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
+import type { EngineStats } from './engine/stats';
 import { ConfigError, InvalidRequestError } from './errors';
 import { defaultDevice } from './native';
-import { progressBar } from './progressBar';
+import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 
@@ -46,7 +56,8 @@ export class LLM {
       : await Tokenizer.load(config.model.path);
     const engine = await LLMEngine.create(config, {
       tokenizer,
-      onProgress: onProgress ?? (process.stderr.isTTY ? progressBar(process.stderr) : undefined),
+      onProgress:
+        onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
       signal,
     });
     return new LLM(engine, new InputProcessor(config, tokenizer));
@@ -55,22 +66,32 @@ export class LLM {
   /**
    * Generates for one prompt or several, with one SamplingParams for all or one for each; without
    * any, with the model's own defaults. Resolves to an output for each prompt, in order, once all
-   * are done. Rejects with InvalidRequestError, before anything runs, when one of them is invalid.
+   * are done. Rejects with InvalidRequestError or QueueFullError before anything runs; later with
+   * RequestTimeoutError or the reason of `options.signal`, and then all of its prompts have ended.
    */
   async generate(
     prompts: Prompt | readonly Prompt[],
     params?: SamplingParams | readonly SamplingParams[],
+    options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
+    const { progress, ...requestOptions } = checkGenerateOptions(options);
     const inputs = this.inputProcessor.process(asList(prompts), params);
-    return Promise.all(inputs.map((input) => this.engine.generate(input)));
+    const call = new Call(inputs.length);
+    const done = this.engine.generate(inputs, requestOptions, call);
+    if (!(progress ?? (process.stderr.isTTY && inputs.length > 1))) return done;
+    const stopDrawing = drawCall(process.stderr, call);
+    return done.finally(stopDrawing);
   }
 
   /**
    * Generates for one prompt, from the first read on. What came since the reader last asked comes as
    * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
-  stream(prompt: Prompt, params?: SamplingParams): OutputStream {
-    return this.engine.stream(() => this.inputProcessor.process([prompt], params)[0]);
+  stream(prompt: Prompt, params?: SamplingParams, options: RequestOptions = {}): OutputStream {
+    return this.engine.stream(() => {
+      checkRequestOptions(options);
+      return this.inputProcessor.process([prompt], params)[0];
+    }, options);
   }
 
   /**
@@ -80,6 +101,7 @@ export class LLM {
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
+    options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(messages) || messages.length === 0) {
       throw new InvalidRequestError(
@@ -89,7 +111,30 @@ export class LLM {
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
-    return this.generate(this.inputProcessor.renderChats(conversations), params);
+    return this.generate(this.inputProcessor.renderChats(conversations), params, options);
+  }
+
+  /** Answers one conversation as `stream` continues a prompt. */
+  chatStream(
+    messages: readonly ChatMessage[],
+    params?: SamplingParams,
+    options: RequestOptions = {},
+  ): OutputStream {
+    return this.engine.stream(() => {
+      checkRequestOptions(options);
+      const prompts = this.inputProcessor.renderChats([messages]);
+      return this.inputProcessor.process(prompts, params)[0];
+    }, options);
+  }
+
+  /** How the engine stands: queue, cache, tokens, latencies. */
+  stats(): EngineStats {
+    return this.engine.stats();
+  }
+
+  /** What happens to requests, as it happens, for a log: `llm.events.on('finished', ...)`. */
+  get events(): EventEmitter<EngineEvents> {
+    return this.engine.events;
   }
 
   /** Requests from now on share no KV cache with those before: for when the weights were changed. */

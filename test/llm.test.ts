@@ -7,12 +7,15 @@ import {
   InvalidRequestError,
   LLM,
   type LoadProgress,
+  type FinishedRequest,
   type OutputDelta,
+  QueueFullError,
   type RequestOutput,
+  RequestTimeoutError,
   SamplingParams,
   ShutdownError,
 } from '../lib';
-import { progressBar } from '../lib/progressBar';
+import { loadProgressBar } from '../lib/progressBar';
 
 interface Reference {
   promptTokenIds: number[];
@@ -266,6 +269,122 @@ describe('chat', () => {
   });
 });
 
+describe('chatStream', () => {
+  const { messages, tokenIds, text } = reference.chat;
+
+  test('gives what chat gives, as it is generated', async () => {
+    const deltas = await readAll(llm.chatStream(messages, greedy));
+    expect(deltas.length).toBeGreaterThan(1);
+    expect(deltas.map((delta) => delta.text).join('')).toBe(text);
+    expect(deltas.flatMap((delta) => delta.tokenIds)).toEqual(tokenIds);
+    expect(deltas.at(-1)?.finishReason).toBe('stop');
+  });
+
+  test.each([[undefined], [[]], ['Hello'], [[7]]])('refuses %j when it is read', async (bad) => {
+    const stream = llm.chatStream(bad as never);
+    await expect(stream.next()).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+  });
+});
+
+describe('a call that is given up', () => {
+  const endless = new SamplingParams({ temperature: 0, maxTokens: 400, ignoreEos: true });
+  const reason = new Error('the client went away');
+  const { messages } = reference.chat;
+
+  /** What a caller may wait for, under a signal. */
+  const calls: [string, (signal: AbortSignal) => Promise<unknown>][] = [
+    ['generate', (signal) => llm.generate(prompts, endless, { signal })],
+    ['chat', (signal) => llm.chat(messages, endless, { signal })],
+    ['stream', (signal) => readAll(llm.stream(prompts[0], endless, { signal }))],
+    ['chatStream', (signal) => readAll(llm.chatStream(messages, endless, { signal }))],
+  ];
+
+  /** After what was given up has left the batch: a step with another request in it is done. */
+  async function expectNothingHeld(): Promise<void> {
+    const [{ prompt, tokenIds }] = reference.prompts;
+    const params = new SamplingParams({ temperature: 0, maxTokens: 2 });
+    expect(tokensOf(await llm.generate(prompt, params))).toEqual([tokenIds.slice(0, 2)]);
+    expect(llm.stats()).toMatchObject({ numRunningReqs: 0, numWaitingReqs: 0, kvCacheUsage: 0 });
+  }
+
+  test.each(calls)('%s rejects with the reason of the signal', async (_, start) => {
+    const controller = new AbortController();
+    const call = start(controller.signal);
+    setTimeout(() => controller.abort(reason), 20);
+    await expect(call).rejects.toBe(reason);
+    await expectNothingHeld();
+  });
+
+  test.each(calls)('%s does so before anything runs where it is aborted', async (_, start) => {
+    const { numFinishedReqs, numPromptTokens } = llm.stats();
+    await expect(start(AbortSignal.abort(reason))).rejects.toBe(reason);
+    expect(llm.stats()).toMatchObject({ numFinishedReqs, numPromptTokens, numWaitingReqs: 0 });
+  });
+
+  test.each([
+    ['generate', () => llm.generate(prompts, endless, { timeoutMs: 30 })],
+    ['chat', () => llm.chat(messages, endless, { timeoutMs: 30 })],
+    ['stream', () => readAll(llm.stream(prompts[0], endless, { timeoutMs: 30 }))],
+    ['chatStream', () => readAll(llm.chatStream(messages, endless, { timeoutMs: 30 }))],
+  ])('%s rejects when its time is up', async (_, start) => {
+    const call = start();
+    await expect(call).rejects.toBeInstanceOf(RequestTimeoutError);
+    await expect(call).rejects.toMatchObject({ timeoutMs: 30 });
+    await expectNothingHeld();
+  });
+
+  test('by leaving its stream has no blocks from the next step on', async () => {
+    for await (const delta of llm.stream(prompts[0], endless)) {
+      expect(delta.index).toBe(0);
+      break;
+    }
+    await expectNothingHeld();
+  });
+});
+
+test('a queue that is full refuses a call, and serves those that wait', async () => {
+  const busy = await create({ maxNumSeqs: 1, maxQueuedRequests: 2 });
+  const queued = busy.generate(prompts.slice(0, 2), greedy);
+  const refused = [
+    busy.generate(prompts[2], greedy),
+    busy.chat(reference.chat.messages, greedy),
+    busy.stream(prompts[2], greedy).next(),
+  ];
+  for (const result of await Promise.allSettled(refused)) {
+    expect((result as PromiseRejectedResult).reason).toBeInstanceOf(QueueFullError);
+  }
+  expect(tokensOf(await queued)).toEqual(
+    reference.prompts.slice(0, 2).map(({ tokenIds }) => tokenIds),
+  );
+  await busy.generate(prompts[2], greedy);
+});
+
+test('stats and events say what an engine has done', async () => {
+  const watched = await create();
+  const finished: FinishedRequest[] = [];
+  watched.events.on('finished', (request) => finished.push(request));
+  await watched.generate(prompts, greedy);
+  const stats = watched.stats();
+  const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b);
+  const numPromptTokens = sum(reference.prompts.map((one) => one.promptTokenIds.length));
+  const numOutputTokens = sum(reference.prompts.map((one) => one.tokenIds.length));
+  expect(stats).toMatchObject({ numPromptTokens, numOutputTokens });
+  expect(stats.numFinishedReqs.length + stats.numFinishedReqs.stop).toBe(prompts.length);
+  expect(stats.timeToFirstToken.count).toBe(prompts.length);
+  expect(stats.interTokenLatency.count).toBe(numOutputTokens - prompts.length);
+  expect(finished.map(({ requestId }) => Number(requestId)).sort()).toEqual(
+    prompts.map((_, i) => i),
+  );
+  for (const { requestId, ...request } of finished) {
+    const { promptTokenIds, tokenIds } = reference.prompts[Number(requestId)];
+    expect(request).toMatchObject({
+      numPromptTokens: promptTokenIds.length,
+      numOutputTokens: tokenIds.length,
+      finishReason: tokenIds.length === 64 ? 'length' : 'stop',
+    });
+  }
+});
+
 describe('an invalid prompt', () => {
   test('rejects its whole call, and harms no other', async () => {
     const other = llm.generate(prompts[0], greedy);
@@ -409,6 +528,19 @@ describe('what is no option', () => {
     await expect(create(args as never)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
 
+  test.each([[{ timeoutMs: 0 }], [{ signal: 'stop' }], [{ timeout: 5 }], [null], [5]])(
+    'the options %j of a call',
+    async (options) => {
+      const refused = { code: 'REQUEST_INVALID' };
+      const bad = options as never;
+      const { messages } = reference.chat;
+      await expect(llm.generate('Hello', greedy, bad)).rejects.toMatchObject(refused);
+      await expect(llm.chat(messages, greedy, bad)).rejects.toMatchObject(refused);
+      await expect(llm.stream('Hello', greedy, bad).next()).rejects.toMatchObject(refused);
+      await expect(llm.chatStream(messages, greedy, bad).next()).rejects.toMatchObject(refused);
+    },
+  );
+
   test.each([[undefined], [[]], ['Hello'], [[7]]])('chat(%j)', async (messages) => {
     await expect(llm.chat(messages as never)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
   });
@@ -424,7 +556,7 @@ test('an onProgress that throws fails the load', async () => {
 test('on a terminal the load shows a bar, and wipes it when all is there', async () => {
   const drawn: string[] = [];
   const terminal = { write: (text: string) => drawn.push(text) } as unknown as NodeJS.WriteStream;
-  await create({ onProgress: progressBar(terminal) });
+  await create({ onProgress: loadProgressBar(terminal) });
   expect(drawn.some((text) => /\[=* *\] \d+% of 7\.0 MB, \d+\.\d GB\/s/.test(text))).toBe(true);
   expect(drawn.at(-1)).toBe('\r\x1b[K');
 });
@@ -455,6 +587,49 @@ describe('a process', () => {
       await llm[Symbol.asyncDispose]();
     `;
     expect(run(program)).toEqual({ status: 0, stdout: '4\n', stderr: '' });
+  });
+
+  test('shows how far a batch is where it is asked to, and nothing where stderr is no terminal', () => {
+    const program = (options: string) => `
+      const llm = await LLM.create(args);
+      const params = new SamplingParams({ maxTokens: 100, ignoreEos: true });
+      await llm.generate(['One day', 'Tom', 'Lily'], params, ${options});
+    `;
+    expect(run(program('{}'))).toEqual({ status: 0, stdout: '', stderr: '' });
+    const { status, stderr } = run(program('{ progress: true }'));
+    expect(status).toBe(0);
+    const lines = stderr.split('\r\x1b[K').slice(1);
+    expect(lines.length).toBeGreaterThan(1);
+    expect(lines.pop()).toBe('');
+    for (const line of lines) {
+      expect(line).toMatch(/^\[=* *\] [0-3]\/3 prompts, \d+ tokens\/s in, \d+ out$/);
+    }
+  });
+
+  test('meets the error of a listener as an uncaught exception, and its engine goes on', () => {
+    const program = `
+      process.on('uncaughtException', (error) => console.log(error.message));
+      const llm = await LLM.create(args);
+      llm.events.on('finished', () => { throw new Error('the log is full'); });
+      const [first] = await llm.generate('One day', new SamplingParams({ maxTokens: 4 }));
+      const [second] = await llm.generate('One day', new SamplingParams({ maxTokens: 5 }));
+      console.log(first.outputs[0].tokenIds.length, second.outputs[0].tokenIds.length);
+    `;
+    const { status, stdout } = run(program);
+    expect(status).toBe(0);
+    expect(stdout.split('\n').sort()).toEqual(['', '4 5', 'the log is full', 'the log is full']);
+  });
+
+  test('ends by itself though a call had long to time out', () => {
+    const program = `
+      const llm = await LLM.create(args);
+      const { signal } = new AbortController();
+      const params = new SamplingParams({ maxTokens: 4 });
+      await llm.generate('One day', params, { timeoutMs: 1e9, signal });
+      for await (const delta of llm.stream('One day', params, { timeoutMs: 1e9, signal })) break;
+      console.log('done');
+    `;
+    expect(run(program)).toEqual({ status: 0, stdout: 'done\n', stderr: '' });
   });
 
   test('runs on the CPU where no device is named and there is no GPU', () => {

@@ -3,23 +3,28 @@
  * bring. What it does depends on the order in which requests came and on what steps gave back,
  * never on which of two things happened to be quicker.
  */
+import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
+import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors';
+import { ExecutorFailedError, InvalidStateError, QueueFullError, ShutdownError } from '../errors';
 import { Executor } from '../executor/executor';
 import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import { Call } from './call';
 import type { EngineInput } from './inputProcessor';
 import { getKvCacheConfig } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
+import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { type OutputReceiver, RequestOutputCollector } from './outputCollector';
 import { OutputProcessor, ParentRequest } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import { Request } from './request';
 import { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
+import type { EngineStats } from './stats';
 
 export interface EngineOptions {
   /** Text for users; null: they get token ids only. */
@@ -40,8 +45,15 @@ interface StepInFlight {
 
 export class LLMEngine {
   readonly config: UniprocConfig;
+  /** What happens to requests, for those who listen; without a listener it costs nothing. */
+  readonly events = new EventEmitter<EngineEvents>();
+  private readonly metrics = new EngineMetrics(this.events);
   private readonly outputProcessor: OutputProcessor;
+  private kvCacheManager!: KVCacheManager;
+  private scheduler!: Scheduler;
   private readonly arrivals: Arrival[] = [];
+  /** Requests among the arrivals. */
+  private numArriving = 0;
   private numRequests = 0;
   /** Why nothing runs any more. */
   private error: Error | null = null;
@@ -53,7 +65,7 @@ export class LLMEngine {
     tokenizer: Tokenizer | null,
   ) {
     this.config = executor.config;
-    this.outputProcessor = new OutputProcessor(tokenizer);
+    this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
   }
 
   /**
@@ -94,31 +106,40 @@ export class LLMEngine {
 
     const { numBlocks } = kvCacheConfigs[0];
     const { blockSize, enablePrefixCaching } = config.cache;
-    const kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
-    void this.run(new Scheduler(config.scheduler, kvCacheManager), kvCacheManager);
+    this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
+    this.scheduler = new Scheduler(config.scheduler, this.kvCacheManager);
+    void this.run();
   }
 
   /**
-   * A prompt's outputs, complete. Rejects with ExecutorFailedError or ShutdownError, and with
-   * InvalidStateError while the executor sleeps.
+   * Each prompt's outputs, complete, in order. Rejects with ExecutorFailedError, ShutdownError,
+   * QueueFullError, RequestTimeoutError or a signal's reason, and with InvalidStateError while the
+   * executor sleeps. `call` says how far they are.
    */
-  generate(input: EngineInput): Promise<RequestOutput> {
-    return new Promise((finished, failed) => {
-      this.addRequest(input, { finished, failed });
-    });
+  async generate(
+    inputs: readonly EngineInput[],
+    options: RequestOptions = {},
+    call = new Call(inputs.length),
+  ): Promise<RequestOutput[]> {
+    const receivers: OutputReceiver[] = [];
+    const outputs = inputs.map(
+      () =>
+        new Promise<RequestOutput>((finished, failed) => {
+          receivers.push({ finished, failed });
+        }),
+    );
+    this.admit(inputs, receivers, options, call);
+    return Promise.all(outputs);
   }
 
   /**
    * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request.
    * `makeInput` is called at the first read, which rejects with what it throws, or as `generate`.
    */
-  stream(makeInput: () => EngineInput): OutputStream {
-    return new RequestOutputCollector((receiver) => {
-      const requestIds = this.addRequest(makeInput(), receiver);
-      return () => {
-        this.abortRequests(requestIds);
-      };
-    });
+  stream(makeInput: () => EngineInput, options: RequestOptions = {}): OutputStream {
+    return new RequestOutputCollector((receiver) =>
+      this.admit([makeInput()], [receiver], options, new Call(1)),
+    );
   }
 
   /** Samples that were asked for and are not complete. */
@@ -126,15 +147,92 @@ export class LLMEngine {
     return this.outputProcessor.numUnfinishedRequests;
   }
 
-  /** Returns the ids of the prompt's samples. */
-  private addRequest(input: EngineInput, receiver: OutputReceiver): string[] {
+  /** Requests that come after this find nothing in the KV cache that was computed before it. */
+  resetPrefixCache(): void {
+    this.arrive({ resetPrefixCache: true });
+  }
+
+  /** How the engine stands, and what it has done since it was made. */
+  stats(): EngineStats {
+    const { kvCacheManager, metrics, scheduler } = this;
+    return {
+      numWaitingReqs: this.numWaiting,
+      numRunningReqs: scheduler.numRunning,
+      kvCacheUsage: kvCacheManager.usage,
+      prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
+      numPreemptions: scheduler.numPreemptions,
+      numFinishedReqs: { ...metrics.numFinishedReqs },
+      numPromptTokens: metrics.numPromptTokens,
+      numOutputTokens: metrics.numOutputTokens,
+      timeToFirstToken: metrics.timeToFirstToken.snapshot(),
+      interTokenLatency: metrics.interTokenLatency.snapshot(),
+    };
+  }
+
+  private get numWaiting(): number {
+    return this.scheduler.numWaiting + this.numArriving;
+  }
+
+  /**
+   * Takes a call's prompts in, all or none; they end when it is given up, by the function returned,
+   * by its signal or by its timeout.
+   */
+  private admit(
+    inputs: readonly EngineInput[],
+    receivers: readonly OutputReceiver[],
+    options: RequestOptions,
+    call: Call,
+  ): () => void {
+    options.signal?.throwIfAborted();
     if (this.error !== null) throw this.error;
     if (this.executor.isSleeping) throw asleep();
+    this.checkQueue(inputs);
+    if (inputs.length === 0) return () => undefined;
+
+    const requestIds = inputs.flatMap((input, i) =>
+      this.addRequest(input, receivers[i], options, call),
+    );
+    const giveUp = (reason: 'abort' | 'timeout') => {
+      call.end();
+      this.outputProcessor.dropRequests(requestIds, reason);
+      for (const requestId of requestIds) this.arrive({ abort: requestId });
+    };
+    call.watch(options, (reason, error) => {
+      giveUp(reason);
+      for (const receiver of receivers) receiver.failed(error, reason === 'abort');
+    });
+    return () => giveUp('abort');
+  }
+
+  private checkQueue(inputs: readonly EngineInput[]): void {
+    const { maxQueuedRequests } = this.config.scheduler;
+    if (maxQueuedRequests === null) return;
+    const numNew = inputs.reduce((sum, { samplingParams: { n } }) => sum + n, 0);
+    const { numWaiting } = this;
+    if (numWaiting + numNew <= maxQueuedRequests) return;
+    throw new QueueFullError(maxQueuedRequests, numWaiting, numNew);
+  }
+
+  /** Returns the ids of the prompt's samples. */
+  private addRequest(
+    input: EngineInput,
+    receiver: OutputReceiver,
+    { priority, cacheSalt }: RequestOptions,
+    call: Call,
+  ): string[] {
     const { prompt, promptTokenIds, samplingParams } = input;
     const { maxModelLen, seed: engineSeed } = this.config.model;
+    const now = performance.now();
     const count = this.numRequests++;
     const parentId = String(count);
-    const parent = new ParentRequest(parentId, prompt, promptTokenIds, samplingParams, receiver);
+    const parent = new ParentRequest(
+      parentId,
+      prompt,
+      promptTokenIds,
+      samplingParams,
+      receiver,
+      call,
+    );
     const seed =
       samplingParams.seed === null ? requestSeed(engineSeed, count) : BigInt(samplingParams.seed);
     return Array.from({ length: samplingParams.n }, (_, index) => {
@@ -147,20 +245,14 @@ export class LLMEngine {
         badWordsTokenIds: input.badWordsTokenIds,
         seed: sampleSeed(seed, index),
         maxModelLen,
+        priority,
+        cacheSalt,
       });
-      this.outputProcessor.addRequest(request, parent, index);
+      this.outputProcessor.addRequest(request, parent, index, now);
+      this.numArriving++;
       this.arrive({ add: request });
       return requestId;
     });
-  }
-
-  /** Requests that come after this find nothing in the KV cache that was computed before it. */
-  resetPrefixCache(): void {
-    this.arrive({ resetPrefixCache: true });
-  }
-
-  private abortRequests(requestIds: readonly string[]): void {
-    for (const requestId of requestIds) this.arrive({ abort: requestId });
   }
 
   private arrive(arrival: Arrival): void {
@@ -169,17 +261,17 @@ export class LLMEngine {
   }
 
   /** Runs until the engine stops. With nothing to do it waits for an arrival, and keeps no process alive. */
-  private async run(scheduler: Scheduler, kvCacheManager: KVCacheManager): Promise<void> {
-    const { executor } = this;
+  private async run(): Promise<void> {
+    const { executor, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
     try {
       while (this.error === null) {
-        if (numSleeps !== executor.numSleeps) kvCacheManager.resetPrefixCache();
+        if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
-        this.takeArrivals(scheduler, kvCacheManager);
+        this.takeArrivals();
         if (inFlight.length < executor.maxConcurrentBatches) {
-          const step = scheduler.schedule();
+          const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
             inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
             continue;
@@ -190,7 +282,7 @@ export class LLMEngine {
         if (oldest !== undefined) {
           const output = await this.outputOf(oldest);
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
-          this.update(scheduler, oldest.step, output);
+          this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
           await new Promise<void>((resolve) => (this.wake = resolve));
         } else {
@@ -202,6 +294,16 @@ export class LLMEngine {
     }
   }
 
+  private schedule(): SchedulerOutput {
+    const step = this.scheduler.schedule();
+    if (step.scheduledNewReqs.length > 0) {
+      const now = performance.now();
+      for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
+    }
+    for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
+    return step;
+  }
+
   /** A step without tokens may still hold requests whose state the worker is to free; nothing waits for it. */
   private tellWorker(step: SchedulerOutput): void {
     if (step.finishedReqIds.length === 0 && step.preemptedReqIds.length === 0) return;
@@ -209,12 +311,11 @@ export class LLMEngine {
     output.then(null, (error: unknown) => this.stop(asExecutorFailure(error)));
   }
 
-  private takeArrivals(scheduler: Scheduler, kvCacheManager: KVCacheManager): void {
+  private takeArrivals(): void {
     const aborted: string[] = [];
     const abort = () => {
       if (aborted.length === 0) return;
-      scheduler.finishRequests(aborted, 'abort');
-      this.outputProcessor.abortRequests(aborted);
+      this.scheduler.finishRequests(aborted, 'abort');
       aborted.length = 0;
     };
     for (const arrival of this.arrivals) {
@@ -224,15 +325,16 @@ export class LLMEngine {
       }
       abort();
       if ('resetPrefixCache' in arrival) {
-        kvCacheManager.resetPrefixCache();
+        this.kvCacheManager.resetPrefixCache();
         continue;
       }
       // The executor may have fallen asleep since the request was made.
       if (this.executor.isSleeping) this.outputProcessor.failRequest(arrival.add, asleep());
-      else scheduler.addRequest(arrival.add);
+      else this.scheduler.addRequest(arrival.add);
     }
     abort();
     this.arrivals.length = 0;
+    this.numArriving = 0;
   }
 
   private async outputOf({ output }: StepInFlight): Promise<ModelRunnerOutput> {
@@ -243,11 +345,11 @@ export class LLMEngine {
     throw new InvalidStateError('executeModel gave null for a step without grammars');
   }
 
-  private update(scheduler: Scheduler, step: SchedulerOutput, output: ModelRunnerOutput): void {
+  private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
-    const outputs = scheduler.updateFromOutput(step, output);
-    const stopped = this.outputProcessor.processOutputs(outputs);
-    scheduler.finishRequests(stopped, 'stop');
+    const outputs = this.scheduler.updateFromOutput(step, output);
+    const stopped = this.outputProcessor.processOutputs(outputs, performance.now());
+    this.scheduler.finishRequests(stopped, 'stop');
   }
 
   /** From now on nothing runs: whoever waits, and whoever comes, gets the error. */
@@ -255,7 +357,10 @@ export class LLMEngine {
     if (this.error !== null) return;
     this.error = error;
     this.arrivals.length = 0;
-    this.outputProcessor.failAll(error);
+    this.numArriving = 0;
+    const isShutdown = error instanceof ShutdownError;
+    this.outputProcessor.failAll(error, isShutdown ? 'abort' : 'error');
+    if (!isShutdown) emit(this.events, 'failed', error);
   }
 
   /** Pending requests reject with ShutdownError; then the executor shuts down. Idempotent. */

@@ -6,14 +6,15 @@ export interface OutputReceiver {
   /** What an output grew by; absent where only the whole is wanted. */
   delta?(delta: OutputDelta): void;
   finished(output: RequestOutput): void;
-  failed(error: Error): void;
+  /** Reads reject with `error`, at once or after what came before. */
+  failed(error: unknown, atOnce?: boolean): void;
 }
 
 type Result = IteratorResult<OutputDelta, void>;
 
 interface Read {
   resolve: (result: Result) => void;
-  reject: (error: Error) => void;
+  reject: (error: unknown) => void;
 }
 
 /**
@@ -26,7 +27,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
   private readonly waiting = new Map<number, OutputDelta>();
   private readonly reads: Read[] = [];
   private complete = false;
-  private error: Error | null = null;
+  private failure: { error: unknown } | null = null;
   private abort: (() => void) | null = null;
 
   /** `start` has the outputs made for the receiver, and returns what gives them up. */
@@ -50,10 +51,10 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     this.serve();
   }
 
-  /** What came is given out before the error is thrown. */
-  failed(error: Error): void {
+  failed(error: unknown, atOnce = false): void {
     if (this.complete) return;
-    this.error = error;
+    if (atOnce) this.waiting.clear();
+    this.failure = { error };
     this.serve();
   }
 
@@ -70,7 +71,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     this.start = null;
     if (!this.complete) this.abort?.();
     this.complete = true;
-    this.error = null;
+    this.failure = null;
     this.waiting.clear();
     this.serve();
     return Promise.resolve({ done: true, value: undefined });
@@ -87,21 +88,21 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     try {
       this.abort = start(this);
     } catch (error) {
-      this.failed(error as Error);
+      this.failed(error);
     }
   }
 
   private serve(): void {
     while (this.reads.length > 0) {
       const next = this.waiting.values().next();
-      if (next.done === true && this.error === null && !this.complete) return;
+      if (next.done === true && this.failure === null && !this.complete) return;
       const { resolve, reject } = this.reads.shift() as Read;
       if (next.done !== true) {
         this.waiting.delete(next.value.index);
         resolve({ done: false, value: next.value });
-      } else if (this.error !== null) {
-        reject(this.error);
-        this.error = null;
+      } else if (this.failure !== null) {
+        reject(this.failure.error);
+        this.failure = null;
         this.complete = true;
       } else {
         resolve({ done: true, value: undefined });

@@ -3,6 +3,8 @@ import type { SamplingParams } from '../config/samplingParams';
 import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { LogprobsLists } from '../worker/outputs';
+import type { Call } from './call';
+import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { OutputReceiver } from './outputCollector';
 import type {
   CompletionOutput,
@@ -27,6 +29,8 @@ export class ParentRequest {
     readonly promptTokenIds: Int32Array,
     { n, promptLogprobs }: SamplingParams,
     readonly receiver: OutputReceiver,
+    /** The call that the prompt is of. */
+    readonly call: Call,
   ) {
     this.numUnfinished = n;
     this.promptLogprobs = promptLogprobs === null ? null : [null];
@@ -40,6 +44,7 @@ export class ParentRequest {
   addOutput(output: CompletionOutput): void {
     this.outputs[output.index] = output;
     if (--this.numUnfinished > 0) return;
+    this.call.promptDone();
     this.receiver.finished({
       requestId: this.requestId,
       prompt: this.prompt,
@@ -47,6 +52,11 @@ export class ParentRequest {
       promptLogprobs: this.promptLogprobs,
       outputs: this.outputs,
     });
+  }
+
+  fail(error: Error): void {
+    this.call.end();
+    this.receiver.failed(error);
   }
 }
 
@@ -62,6 +72,7 @@ class RequestState {
     readonly request: Request,
     readonly parent: ParentRequest,
     readonly index: number,
+    readonly times: RequestTimes,
     tokenizer: Tokenizer | null,
   ) {
     const params = request.samplingParams;
@@ -104,23 +115,34 @@ export class OutputProcessor {
   private readonly states = new Map<string, RequestState>();
   private readonly stoppedReqIds: string[] = [];
 
-  constructor(private readonly tokenizer: Tokenizer | null) {}
+  constructor(
+    private readonly tokenizer: Tokenizer | null,
+    private readonly metrics: EngineMetrics,
+  ) {}
 
   get numUnfinishedRequests(): number {
     return this.states.size;
   }
 
-  /** `request` is the parent's sample `index`. */
-  addRequest(request: Request, parent: ParentRequest, index: number): void {
-    const state = new RequestState(request, parent, index, this.tokenizer);
+  /** `request` is the parent's sample `index`; it was called for at `now`, by `performance.now()`. */
+  addRequest(request: Request, parent: ParentRequest, index: number, now: number): void {
+    const times = new RequestTimes(now);
+    const state = new RequestState(request, parent, index, times, this.tokenizer);
     this.states.set(request.requestId, state);
   }
 
+  /** The request is in a step for the first time. */
+  scheduled(requestId: string, now: number): void {
+    const state = this.states.get(requestId);
+    if (state !== undefined) state.times.scheduled = now;
+  }
+
   /**
-   * Takes a step's outputs and hands users what is theirs. Returns the ids of the requests that end
-   * here, at a stop string, though the scheduler thinks they go on; valid until the next call.
+   * Takes a step's outputs, which came at `now`, and hands users what is theirs. Returns the ids of
+   * the requests that end here, at a stop string, though the scheduler thinks they go on; valid until
+   * the next call.
    */
-  processOutputs(step: EngineCoreOutputs): readonly string[] {
+  processOutputs(step: EngineCoreOutputs, now: number): readonly string[] {
     this.stoppedReqIds.length = 0;
     for (let i = 0; i < step.length; i++) {
       const output = step.outputs[i];
@@ -129,7 +151,7 @@ export class OutputProcessor {
       if (output.promptLogprobs !== null && state.index === 0) {
         this.addPromptLogprobs(state, output.promptLogprobs);
       }
-      if (output.end > output.start) this.addTokens(state, output, step);
+      if (output.end > output.start) this.addTokens(state, output, step, now);
     }
     return this.stoppedReqIds;
   }
@@ -138,6 +160,7 @@ export class OutputProcessor {
     state: RequestState,
     { requestId, start, end, finishReason: engineReason }: EngineCoreOutput,
     { sampledTokenIds, logprobs }: EngineCoreOutputs,
+    now: number,
   ): void {
     const { parent, request } = state;
     const numTokensBefore = state.tokenIds.length;
@@ -158,6 +181,7 @@ export class OutputProcessor {
       if (finishReason === null) this.stoppedReqIds.push(requestId);
       finishReason = 'stop';
     }
+    this.measure(state, numTokensBefore, now);
     state.text += text;
     parent.receiver.delta?.({
       index: state.index,
@@ -168,42 +192,54 @@ export class OutputProcessor {
     if (finishReason !== null) this.finish(state, finishReason);
   }
 
-  /** Ends requests that their callers gave up; ids that are finished already are ignored. */
-  abortRequests(requestIds: readonly string[]): void {
-    for (const requestId of requestIds) {
-      const state = this.states.get(requestId);
-      if (state === undefined) continue;
-      const text = state.flush();
-      state.text += text;
-      state.parent.receiver.delta?.({
-        index: state.index,
-        text,
-        tokenIds: [],
-        finishReason: 'abort',
-      });
-      this.finish(state, 'abort');
+  private measure(
+    { request, parent, times, tokenIds }: RequestState,
+    numTokensBefore: number,
+    now: number,
+  ): void {
+    if (numTokensBefore === 0) {
+      this.metrics.firstToken(times, now, request.numPromptTokens);
+      parent.call.numPromptTokens += request.numPromptTokens;
+    } else {
+      this.metrics.nextToken(times, now);
     }
+    const numNewTokens = tokenIds.length - numTokensBefore;
+    this.metrics.numOutputTokens += numNewTokens;
+    parent.call.numOutputTokens += numNewTokens;
   }
 
   private finish(state: RequestState, finishReason: FinishReason): void {
-    this.states.delete(state.request.requestId);
+    this.end(state, finishReason);
     const { index, text, tokenIds, logprobs } = state;
     state.parent.addOutput({ index, text, tokenIds, finishReason, logprobs });
+  }
+
+  /** Ends requests that their caller gave up, and knows of; ids that are finished are ignored. */
+  dropRequests(requestIds: readonly string[], reason: EndReason): void {
+    for (const requestId of requestIds) {
+      const state = this.states.get(requestId);
+      if (state !== undefined) this.end(state, reason);
+    }
   }
 
   /** Ends a request, and the other samples of its prompt, with an error. */
   failRequest({ requestId }: Request, error: Error): void {
     const parent = this.states.get(requestId)?.parent;
     if (parent === undefined) return;
-    for (const [id, state] of this.states) if (state.parent === parent) this.states.delete(id);
-    parent.receiver.failed(error);
+    for (const state of this.states.values()) if (state.parent === parent) this.end(state, 'error');
+    parent.fail(error);
   }
 
   /** Ends every request with an error. */
-  failAll(error: Error): void {
+  failAll(error: Error, reason: EndReason): void {
     const parents = new Set(Array.from(this.states.values(), ({ parent }) => parent));
-    this.states.clear();
-    for (const { receiver } of parents) receiver.failed(error);
+    for (const state of this.states.values()) this.end(state, reason);
+    for (const parent of parents) parent.fail(error);
+  }
+
+  private end({ request, times, tokenIds }: RequestState, reason: EndReason): void {
+    this.states.delete(request.requestId);
+    this.metrics.finished(request, times, tokenIds.length, reason);
   }
 
   private addPromptLogprobs({ parent, request }: RequestState, logprobs: LogprobsLists): void {

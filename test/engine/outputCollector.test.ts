@@ -54,6 +54,15 @@ test('an error comes after what came before it', async () => {
   await expect(read.next()).rejects.toThrow('lost');
 });
 
+test('an error at once comes before what was not read, and ends the stream', async () => {
+  const collector = new RequestOutputCollector(null);
+  collector.delta(delta('a', [1]));
+  collector.failed(new Error('given up'), true);
+  await expect(collector.next()).rejects.toThrow('given up');
+  collector.delta(delta('b', [2]));
+  expect(await collector.next()).toEqual({ done: true, value: undefined });
+});
+
 test('nothing is started before the first read', async () => {
   const start = jest.fn(() => () => undefined);
   const collector = new RequestOutputCollector(start);

@@ -1,4 +1,7 @@
+import { EventEmitter } from 'node:events';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
+import { Call } from '../../lib/engine/call';
+import { EngineMetrics } from '../../lib/engine/metrics';
 import type { OutputReceiver } from '../../lib/engine/outputCollector';
 import { OutputProcessor, ParentRequest } from '../../lib/engine/outputProcessor';
 import type { EngineCoreOutputs, OutputDelta, RequestOutput } from '../../lib/engine/outputs';
@@ -19,7 +22,7 @@ const bytes = (text: string) => [...Buffer.from(text)];
 class Listener implements OutputReceiver {
   readonly deltas: OutputDelta[] = [];
   output: RequestOutput | null = null;
-  error: Error | null = null;
+  error: unknown = null;
 
   delta(delta: OutputDelta): void {
     this.deltas.push(delta);
@@ -27,7 +30,7 @@ class Listener implements OutputReceiver {
   finished(output: RequestOutput): void {
     this.output = output;
   }
-  failed(error: Error): void {
+  failed(error: unknown): void {
     this.error = error;
   }
 }
@@ -37,10 +40,17 @@ class Harness {
   readonly listener = new Listener();
 
   constructor(options: SamplingParamsOptions = {}, withTokenizer: Tokenizer | null = tokenizer) {
-    this.processor = new OutputProcessor(withTokenizer);
+    this.processor = new OutputProcessor(withTokenizer, new EngineMetrics(new EventEmitter()));
     const samplingParams = new SamplingParams({ maxTokens: null, ...options });
     const promptTokenIds = Int32Array.from(bytes('Hi'));
-    const parent = new ParentRequest('0', 'Hi', promptTokenIds, samplingParams, this.listener);
+    const parent = new ParentRequest(
+      '0',
+      'Hi',
+      promptTokenIds,
+      samplingParams,
+      this.listener,
+      new Call(1),
+    );
     for (let index = 0; index < samplingParams.n; index++) {
       const request = new Request({
         requestId: String(index),
@@ -51,7 +61,7 @@ class Harness {
         seed: 0n,
         maxModelLen: 1024,
       });
-      this.processor.addRequest(request, parent, index);
+      this.processor.addRequest(request, parent, index, 0);
     }
   }
 
@@ -77,7 +87,7 @@ class Harness {
       sampledTokenIds: Int32Array.from([77, ...tokenIds]),
       logprobs,
     };
-    return this.processor.processOutputs(step);
+    return this.processor.processOutputs(step, 0);
   }
 
   /** A step for each token, the last one with the reason; the ids that any step stopped. */
@@ -300,20 +310,20 @@ describe('several samples', () => {
   });
 });
 
-test('a request that was given up ends with the reason abort and what it had', () => {
+test("a request that was given up is nobody's any more", () => {
   const harness = new Harness({ stop: ['bc'] });
   harness.steps(bytes('ab'));
-  harness.processor.abortRequests(['0', 'unknown']);
-  expect(harness.output).toMatchObject({ text: 'ab', tokenIds: [97, 98], finishReason: 'abort' });
-  expect(harness.texts.join('')).toBe('ab');
+  harness.processor.dropRequests(['0', 'unknown'], 'abort');
   expect(harness.processor.numUnfinishedRequests).toBe(0);
-  // A token that was in flight is nobody's.
+  // Nor is a token that was in flight.
   expect(harness.step([99])).toEqual([]);
+  expect(harness.output).toBeUndefined();
+  expect(harness.texts.join('')).toBe('a');
 });
 
 test('a failure reaches each caller once', () => {
   const harness = new Harness({ n: 2 });
-  harness.processor.failAll(new Error('lost'));
-  expect(harness.listener.error?.message).toBe('lost');
+  harness.processor.failAll(new Error('lost'), 'error');
+  expect(harness.listener.error).toEqual(new Error('lost'));
   expect(harness.listener.output).toBeNull();
 });

@@ -1,6 +1,7 @@
 /** PagedModel as a worker, and an engine over it. */
 import path from 'node:path';
 import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
+import type { RequestOptions } from '../../lib/config/requestOptions';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
 import { InputProcessor } from '../../lib/engine/inputProcessor';
@@ -119,12 +120,32 @@ export class TestEngine<W extends PagedWorker> {
     return new TestEngine(engine, driverWorker.worker, options.tokenizer ?? null);
   }
 
-  generate(prompt: readonly number[], options: SamplingParamsOptions = {}): Promise<RequestOutput> {
-    return this.engine.generate(this.input(prompt, options));
+  async generate(
+    prompt: readonly number[],
+    params: SamplingParamsOptions = {},
+    options: RequestOptions = {},
+  ): Promise<RequestOutput> {
+    return (await this.engine.generate([this.input(prompt, params)], options))[0];
   }
 
-  stream(prompt: readonly number[], options: SamplingParamsOptions = {}): OutputStream {
-    return this.engine.stream(() => this.input(prompt, options));
+  /** Several prompts in one call. */
+  generateAll(
+    prompts: readonly (readonly number[])[],
+    params: SamplingParamsOptions = {},
+    options: RequestOptions = {},
+  ): Promise<RequestOutput[]> {
+    return this.engine.generate(
+      prompts.map((prompt) => this.input(prompt, params)),
+      options,
+    );
+  }
+
+  stream(
+    prompt: readonly number[],
+    params: SamplingParamsOptions = {},
+    options: RequestOptions = {},
+  ): OutputStream {
+    return this.engine.stream(() => this.input(prompt, params), options);
   }
 
   private input(prompt: readonly number[], options: SamplingParamsOptions) {

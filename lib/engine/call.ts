@@ -1,0 +1,64 @@
+/** What one caller asked for in one go: how far it is, and what ends it before it is done. */
+import type { RequestOptions } from '../config/requestOptions';
+import { RequestTimeoutError } from '../errors';
+
+/** Why a call was given up, and the error for whoever waits: of a signal, whatever its reason is. */
+export type GiveUp = (why: 'abort' | 'timeout', error: unknown) => void;
+
+export class Call {
+  /** Prompts of which all samples are there. */
+  numPromptsDone = 0;
+  /** Tokens of the prompts computed so far, for each sample its own. */
+  numPromptTokens = 0;
+  /** Tokens generated so far. */
+  numOutputTokens = 0;
+  private unwatch: (() => void) | null = null;
+
+  constructor(readonly numPrompts: number) {}
+
+  /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
+  watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
+    const ignore = signal && onAbort(signal, () => giveUp('abort', signal.reason));
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => giveUp('timeout', new RequestTimeoutError(timeoutMs, this)), timeoutMs);
+    this.unwatch = () => {
+      ignore?.();
+      clearTimeout(timer);
+    };
+  }
+
+  promptDone(): void {
+    if (++this.numPromptsDone === this.numPrompts) this.end();
+  }
+
+  /** It is done or has failed: nothing watches it any more. */
+  end(): void {
+    this.unwatch?.();
+    this.unwatch = null;
+  }
+}
+
+/** Who waits for each signal that is waited for. */
+const waiters = new WeakMap<AbortSignal, Set<() => void>>();
+
+/**
+ * Calls back when the signal is aborted, until the function returned is called. A signal has one
+ * listener of ours, however many wait: a service may have one signal for hundreds of requests, and
+ * Node warns of a leak from the eleventh listener on.
+ */
+function onAbort(signal: AbortSignal, callback: () => void): () => void {
+  const waiting = waiters.get(signal) ?? new Set();
+  waiters.set(signal, waiting);
+  waiting.add(callback);
+  if (waiting.size === 1) signal.addEventListener('abort', callAll);
+  return () => {
+    waiting.delete(callback);
+    if (waiting.size === 0) signal.removeEventListener('abort', callAll);
+  };
+}
+
+function callAll(this: AbortSignal): void {
+  for (const callback of waiters.get(this) ?? []) callback();
+}

@@ -1,0 +1,298 @@
+/** Requests that end before they are done: by a signal, by a reader who leaves, by a timeout. */
+import { getEventListeners } from 'node:events';
+import { RequestTimeoutError, ShutdownError } from '../../lib/errors';
+import type { OutputStream } from '../../lib/engine/outputs';
+import { generateAlone } from './pagedModel';
+import {
+  ManualPagedWorker,
+  PagedWorker,
+  shutdownEngines,
+  SlowPagedWorker,
+  TestEngine,
+  turns,
+} from './pagedWorker';
+import { promptOf } from './schedulerDriver';
+
+afterEach(shutdownEngines);
+
+const LONG = { maxTokens: 50 };
+const reason = new Error('the client went away');
+
+const numListeners = (signal: AbortSignal) => getEventListeners(signal, 'abort').length;
+
+/** The worker's next step, after which the one before it is done. */
+async function nextStep({ worker }: TestEngine<ManualPagedWorker>) {
+  worker.complete.shift()?.();
+  await turns();
+  return worker.steps.at(-1);
+}
+
+/** An engine with request 0, which goes on, and request 1, which has computed its prompt. */
+async function twoRunning(start: (engine: TestEngine<ManualPagedWorker>) => Promise<unknown>) {
+  const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+  void engine.generate(promptOf(8), LONG).catch(() => undefined);
+  const ended = start(engine);
+  ended.catch(() => undefined);
+  await turns();
+  await nextStep(engine);
+  expect(engine.engine.stats().numRunningReqs).toBe(2);
+  return { engine, ended, usageOfTwo: engine.engine.stats().kvCacheUsage };
+}
+
+/** The worker hears of it in the next step, and the blocks of request 1 are free with that. */
+async function expectFreedInNextStep(
+  engine: TestEngine<ManualPagedWorker>,
+  usageOfTwo: number,
+): Promise<void> {
+  const step = await nextStep(engine);
+  expect(step?.finishedReqIds).toEqual(['1']);
+  expect([...(step?.numScheduledTokens.keys() ?? [])]).toEqual(['0']);
+  // Both had prompts and outputs of the same length.
+  expect(engine.engine.stats().kvCacheUsage).toBeCloseTo(usageOfTwo / 2);
+  expect(engine.engine.stats().numRunningReqs).toBe(1);
+}
+
+describe('a signal', () => {
+  test('gives generate up: the reason at once, the blocks in the next step', async () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const { engine, ended, usageOfTwo } = await twoRunning((engine) =>
+      engine.generate(promptOf(8, 2), LONG, { signal }),
+    );
+    controller.abort(reason);
+    // No step is done meanwhile.
+    await expect(ended).rejects.toBe(reason);
+    await expectFreedInNextStep(engine, usageOfTwo);
+  });
+
+  test('gives a stream up: its next read rejects, whatever was still to be read', async () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    let stream!: OutputStream;
+    const { engine, usageOfTwo } = await twoRunning((engine) => {
+      stream = engine.stream(promptOf(8, 2), LONG, { signal });
+      return stream.next();
+    });
+    await nextStep(engine);
+    controller.abort(reason);
+    await expect(stream.next()).rejects.toBe(reason);
+    expect(await stream.next()).toEqual({ done: true, value: undefined });
+    await expectFreedInNextStep(engine, usageOfTwo);
+  });
+
+  test('rejects a read that is under way', async () => {
+    const controller = new AbortController();
+    const { engine, ended } = await twoRunning(async (engine) => {
+      const stream = engine.stream(promptOf(8, 2), LONG, { signal: controller.signal });
+      await stream.next();
+      return stream.next();
+    });
+    controller.abort(reason);
+    await expect(ended).rejects.toBe(reason);
+    expect(engine.engine.numUnfinishedRequests).toBe(1);
+  });
+
+  test('gives up a request that waits for its turn', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
+    void engine.generate(promptOf(3), LONG).catch(() => undefined);
+    const controller = new AbortController();
+    const waiting = engine.generate(promptOf(3), LONG, { signal: controller.signal });
+    await turns();
+    expect(engine.engine.stats().numWaitingReqs).toBe(1);
+    controller.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    await nextStep(engine);
+    expect(engine.engine.stats().numWaitingReqs).toBe(0);
+  });
+
+  test('gives up all prompts of a call, and all their samples, and no other', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const controller = new AbortController();
+    const other = engine.generate(promptOf(7), { maxTokens: 40 });
+    const prompts = [1, 2, 3].map((first) => promptOf(4, first));
+    const { signal } = controller;
+    const call = engine.generateAll(prompts, { ...LONG, n: 2 }, { signal });
+    setTimeout(() => controller.abort(reason), 10);
+    await expect(call).rejects.toBe(reason);
+    expect(engine.engine.numUnfinishedRequests).toBe(1);
+    expect((await other).outputs[0].tokenIds).toEqual(
+      generateAlone(promptOf(7), { maxTokens: 40 }),
+    );
+    expect(engine.worker.model.requests.size).toBe(0);
+    expect(engine.engine.stats().kvCacheUsage).toBe(0);
+  });
+
+  test('that is aborted already refuses the call, and adds no request', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const signal = AbortSignal.abort(reason);
+    await expect(engine.generate(promptOf(3), LONG, { signal })).rejects.toBe(reason);
+    await expect(engine.generateAll([], LONG, { signal })).rejects.toBe(reason);
+    await expect(engine.stream(promptOf(3), LONG, { signal }).next()).rejects.toBe(reason);
+    await turns();
+    expect(engine.worker.steps).toEqual([]);
+    expect(engine.engine.stats()).toMatchObject({ numWaitingReqs: 0, numRunningReqs: 0 });
+  });
+
+  test('that is aborted between the call of a stream and its first read does too', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const controller = new AbortController();
+    const stream = engine.stream(promptOf(3), LONG, { signal: controller.signal });
+    controller.abort(reason);
+    await expect(stream.next()).rejects.toBe(reason);
+    expect(engine.worker.steps).toEqual([]);
+  });
+
+  test.each([['stop'], [null], [7]])('has the reason that it was given: %p', async (value) => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const call = engine.generate(promptOf(3), LONG, { signal });
+    const read = engine.stream(promptOf(3), LONG, { signal }).next();
+    controller.abort(value);
+    await expect(call).rejects.toBe(value);
+    await expect(read).rejects.toBe(value);
+  });
+
+  test('of a service outlives its requests, and none of them stays on it', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker, { maxQueuedRequests: 30 });
+    const { signal } = new AbortController();
+    const short = { maxTokens: 2 };
+
+    const calls = Array.from({ length: 20 }, () => engine.generate(promptOf(3), short, { signal }));
+    const batch = engine.generateAll([promptOf(3), promptOf(4)], { ...short, n: 2 }, { signal });
+    const stream = engine.stream(promptOf(3), short, { signal });
+    const left = engine.stream(promptOf(3), short, { signal });
+    await Promise.all([stream.next(), left.next()]);
+    // Node warns of a leak from the eleventh on.
+    expect(numListeners(signal)).toBe(1);
+    await Promise.all([...calls, batch]);
+    expect(numListeners(signal)).toBe(1);
+    await left.return();
+    while ((await stream.next()).done !== true);
+    expect(numListeners(signal)).toBe(0);
+
+    // Nor do those that came to nothing.
+    await engine.generateAll([], short, { signal });
+    const tooMany = Array.from({ length: 31 }, () => promptOf(3));
+    await expect(engine.generateAll(tooMany, short, { signal })).rejects.toThrow();
+    const timedOut = engine.generate(promptOf(3), LONG, { signal, timeoutMs: 5 });
+    await expect(timedOut).rejects.toThrow(RequestTimeoutError);
+    expect(numListeners(signal)).toBe(0);
+    const pending = engine.generate(promptOf(3), LONG, { signal });
+    expect(numListeners(signal)).toBe(1);
+    const rejected = expect(pending).rejects.toThrow(ShutdownError);
+    await engine.engine.shutdown();
+    await rejected;
+    expect(numListeners(signal)).toBe(0);
+  });
+
+  test('aborted after the end changes nothing', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const stream = engine.stream(promptOf(3), { maxTokens: 4 }, { signal });
+    const output = await engine.generate(promptOf(3), { maxTokens: 4 }, { signal });
+    const tokenIds: number[] = [];
+    for await (const delta of stream) tokenIds.push(...delta.tokenIds);
+    controller.abort(reason);
+    expect(output.outputs[0].tokenIds).toEqual(tokenIds);
+    expect(await stream.next()).toEqual({ done: true, value: undefined });
+  });
+});
+
+test('leaving a stream frees its blocks in the next step', async () => {
+  const { engine, usageOfTwo } = await twoRunning(async (engine) => {
+    for await (const delta of engine.stream(promptOf(8, 2), LONG)) {
+      expect(delta.tokenIds).toHaveLength(1);
+      break;
+    }
+  });
+  await turns();
+  await expectFreedInNextStep(engine, usageOfTwo);
+});
+
+describe('a timeout', () => {
+  test('ends the request, and says how long it had and how far it got', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const start = performance.now();
+    const call = engine.generate(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
+    const error = await call.then(
+      () => {
+        throw new Error('it was done in time');
+      },
+      (error: unknown) => error as RequestTimeoutError,
+    );
+    expect(performance.now() - start).toBeGreaterThanOrEqual(19);
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    expect(error.code).toBe('REQUEST_TIMEOUT');
+    expect(error.timeoutMs).toBe(20);
+    // A step takes a millisecond or more.
+    expect(error.numOutputTokens).toBeGreaterThan(0);
+    expect(error.numOutputTokens).toBeLessThan(30);
+    expect(error.message).toMatch(
+      new RegExp(`within 20 ms: it had generated ${error.numOutputTokens} tokens;`),
+    );
+    await engine.generate(promptOf(3), { maxTokens: 1 });
+    expect(engine.engine.stats().kvCacheUsage).toBe(0);
+    expect(engine.worker.model.requests.size).toBe(0);
+  });
+
+  test('of several prompts says how many were done', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+    // One of the two ends at its first token.
+    const [first] = generateAlone(promptOf(3), { maxTokens: 1 });
+    const params = { maxTokens: 9, stopTokenIds: [first] };
+    const call = engine.generateAll([promptOf(3), promptOf(4)], params, { timeoutMs: 30 });
+    const rejected = expect(call).rejects.toMatchObject({
+      message: expect.stringContaining(
+        'it had generated 2 tokens, and 1 of 2 prompts were done',
+      ) as string,
+      numOutputTokens: 2,
+    });
+    await turns();
+    await nextStep(engine);
+    await rejected;
+    await nextStep(engine);
+    expect(engine.engine.stats().kvCacheUsage).toBe(0);
+  });
+
+  test('ends a stream after what it has given', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const tokenIds: number[] = [];
+    const read = async () => {
+      const stream = engine.stream(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
+      for await (const delta of stream) tokenIds.push(...delta.tokenIds);
+    };
+    const error = await read().catch((error: unknown) => error as RequestTimeoutError);
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    expect(tokenIds).toHaveLength((error as RequestTimeoutError).numOutputTokens);
+    expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: tokenIds.length }));
+  });
+
+  test('counts the time in the queue', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
+    void engine.generate(promptOf(3), LONG).catch(() => undefined);
+    const waiting = engine.generate(promptOf(3), LONG, { timeoutMs: 5 });
+    await expect(waiting).rejects.toMatchObject({ code: 'REQUEST_TIMEOUT', numOutputTokens: 0 });
+  });
+
+  test('that is not reached leaves no timer behind', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout');
+    const before = timers().length;
+    const options = { timeoutMs: 100_000 };
+    const running = engine.generate(promptOf(3), { maxTokens: 4 }, options);
+    expect(timers()).toHaveLength(before + 1);
+    await running;
+    const stream = engine.stream(promptOf(3), LONG, options);
+    await stream.next();
+    expect(timers()).toHaveLength(before + 1);
+    await stream.return();
+    const controller = new AbortController();
+    const { signal } = controller;
+    const aborted = engine.generate(promptOf(3), LONG, { ...options, signal });
+    controller.abort(reason);
+    await expect(aborted).rejects.toBe(reason);
+    expect(timers()).toHaveLength(before);
+  });
+});

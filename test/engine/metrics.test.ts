@@ -1,0 +1,39 @@
+import { Histogram } from '../../lib/engine/metrics';
+
+describe('a histogram', () => {
+  test('has five buckets to each power of ten, from 0.1 ms to 100 s, and one above', () => {
+    const { upperBounds, counts, sum, count } = new Histogram().snapshot();
+    expect(upperBounds.slice(0, 7)).toEqual([0.1, 0.16, 0.25, 0.4, 0.63, 1, 1.6]);
+    expect(upperBounds.slice(-3)).toEqual([40_000, 63_000, 100_000]);
+    expect(upperBounds).toHaveLength(31);
+    for (let i = 1; i < upperBounds.length; i++) {
+      expect(upperBounds[i] / upperBounds[i - 1]).toBeCloseTo(10 ** 0.2, 1);
+    }
+    expect(counts).toEqual(Array(32).fill(0));
+    expect([sum, count]).toEqual([0, 0]);
+  });
+
+  test('counts each value where its bound is the first that it does not exceed', () => {
+    const values = [0, 0.1, 0.1000001, 5, 5, 6.3, 7, 99_999, 100_000, 100_001, 1e9];
+    const histogram = new Histogram();
+    for (const value of values) histogram.observe(value);
+    const { upperBounds, counts, sum, count } = histogram.snapshot();
+    const expected = upperBounds.map(
+      (bound, i) =>
+        values.filter((value) => value <= bound && value > (i > 0 ? upperBounds[i - 1] : -1))
+          .length,
+    );
+    expect(counts).toEqual([...expected, 2]);
+    expect(count).toBe(values.length);
+    expect(sum).toBeCloseTo(values.reduce((a, b) => a + b));
+  });
+
+  test('gives a copy', () => {
+    const histogram = new Histogram();
+    const before = histogram.snapshot();
+    histogram.observe(3);
+    expect(before.count).toBe(0);
+    expect(before.counts).toEqual(Array(32).fill(0));
+    expect(histogram.snapshot().count).toBe(1);
+  });
+});

@@ -1,0 +1,269 @@
+/** What an engine says of itself: counts, times, events. */
+import type { FinishedRequest } from '../../lib/engine/metrics';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { StepOutput } from '../../lib/worker/workerBase';
+import { generateAlone } from './pagedModel';
+import {
+  ManualPagedWorker,
+  PagedWorker,
+  shutdownEngines,
+  SlowPagedWorker,
+  TestEngine,
+  turns,
+} from './pagedWorker';
+import { promptOf } from './schedulerDriver';
+
+afterEach(shutdownEngines);
+
+const LONG = { maxTokens: 50 };
+
+/** Collects the records of requests that end. */
+function records(engine: TestEngine<PagedWorker>): FinishedRequest[] {
+  const list: FinishedRequest[] = [];
+  engine.engine.events.on('finished', (request) => list.push(request));
+  return list;
+}
+
+describe('stats', () => {
+  test('of a new engine are zero', async () => {
+    const { engine } = await TestEngine.create(PagedWorker);
+    const none = { sum: 0, count: 0 };
+    expect(engine.stats()).toMatchObject({
+      numWaitingReqs: 0,
+      numRunningReqs: 0,
+      kvCacheUsage: 0,
+      prefixCacheStats: { queries: 0, hits: 0 },
+      numPreemptions: 0,
+      numFinishedReqs: { stop: 0, length: 0, abort: 0, timeout: 0, error: 0 },
+      numPromptTokens: 0,
+      numOutputTokens: 0,
+      timeToFirstToken: none,
+      interTokenLatency: none,
+    });
+  });
+
+  test('say who runs, who waits, and what share of the blocks is held', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, {
+      maxNumSeqs: 2,
+      asyncScheduling: false,
+    });
+    for (let i = 0; i < 5; i++) void engine.generate(promptOf(9, i), LONG).catch(() => undefined);
+    expect(engine.engine.stats()).toMatchObject({ numWaitingReqs: 5, numRunningReqs: 0 });
+    await turns();
+    // 9 tokens are 3 blocks of 4; the pool has room for 2 requests of 64 tokens, 32 blocks.
+    expect(engine.engine.stats()).toMatchObject({
+      numWaitingReqs: 3,
+      numRunningReqs: 2,
+      kvCacheUsage: expect.closeTo(6 / 32) as number,
+    });
+  });
+
+  test('count tokens in and out, and why requests ended', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const [stopTokenId] = generateAlone(promptOf(4), { maxTokens: 3 }).slice(2);
+    await engine.generate(promptOf(4), { ...LONG, stopTokenIds: [stopTokenId] });
+    await engine.generateAll([promptOf(5), promptOf(6)], { maxTokens: 7, n: 2 });
+    const { numFinishedReqs, numPromptTokens, numOutputTokens } = engine.engine.stats();
+    expect(numFinishedReqs).toEqual({ stop: 1, length: 4, abort: 0, timeout: 0, error: 0 });
+    expect(numPromptTokens).toBe(4 + 2 * 5 + 2 * 6);
+    expect(numOutputTokens).toBe(3 + 4 * 7);
+  });
+
+  test('count those that were given up, timed out, or were cut off by a failure', async () => {
+    class FailingWorker extends SlowPagedWorker {
+      fails = false;
+      override executeModel(step: SchedulerOutput): Promise<StepOutput> {
+        if (this.fails) throw new Error('lost');
+        return super.executeModel(step);
+      }
+    }
+    const engine = await TestEngine.create(FailingWorker);
+    const reasons = records(engine);
+    const stream = engine.stream(promptOf(3), LONG);
+    await stream.next();
+    await stream.return();
+    const controller = new AbortController();
+    const { signal } = controller;
+    const aborted = engine.generate(promptOf(3), { ...LONG, n: 2 }, { signal });
+    controller.abort(new Error('no longer wanted'));
+    await expect(aborted).rejects.toThrow('no longer wanted');
+    await expect(engine.generate(promptOf(3), LONG, { timeoutMs: 5 })).rejects.toThrow();
+    const failing = engine.generate(promptOf(3), LONG);
+    await turns();
+    engine.worker.fails = true;
+    await expect(failing).rejects.toThrow('lost');
+    expect(engine.engine.stats().numFinishedReqs).toEqual({
+      stop: 0,
+      length: 0,
+      abort: 3,
+      timeout: 1,
+      error: 1,
+    });
+    expect(reasons.map(({ finishReason }) => finishReason)).toEqual([
+      'abort',
+      'abort',
+      'abort',
+      'timeout',
+      'error',
+    ]);
+  });
+
+  test('count preemptions, which are events too', async () => {
+    class SmallPool extends PagedWorker {
+      static override numBlocks = 16;
+    }
+    const engine = await TestEngine.create(SmallPool);
+    const preempted: string[] = [];
+    engine.engine.events.on('preempted', (requestId) => preempted.push(requestId));
+    await Promise.all([0, 1, 2].map((i) => engine.generate(promptOf(8, i), { maxTokens: 40 })));
+    const told = engine.worker.steps.flatMap((step) => step.preemptedReqIds);
+    expect(told.length).toBeGreaterThan(0);
+    expect(preempted).toEqual(told);
+    expect(engine.engine.stats().numPreemptions).toBe(told.length);
+  });
+
+  test('say what the prefix cache was asked for, and had', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const finished = records(engine);
+    await engine.generate(promptOf(9), { maxTokens: 1 });
+    await engine.generate(promptOf(9), { maxTokens: 1 });
+    // Two whole blocks of 4 tokens.
+    expect(engine.engine.stats().prefixCacheStats).toEqual({ queries: 18, hits: 8 });
+    expect(finished.map(({ numCachedTokens }) => numCachedTokens)).toEqual([0, 8]);
+  });
+
+  test('keep prompts of different salts apart, and those of one together', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const finished = records(engine);
+    for (const cacheSalt of ['a', 'b', 'a']) {
+      await engine.generate(promptOf(9), { maxTokens: 1 }, { cacheSalt });
+    }
+    expect(finished.map(({ numCachedTokens }) => numCachedTokens)).toEqual([0, 0, 8]);
+  });
+
+  test('are a copy', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const before = engine.engine.stats();
+    const copy = structuredClone(before);
+    await engine.generate(promptOf(9), { maxTokens: 3 });
+    expect(before).toEqual(copy);
+    expect(engine.engine.stats()).not.toEqual(copy);
+  });
+});
+
+describe('latencies', () => {
+  /** Each step takes `stepMs` or a little more. */
+  class TimedWorker extends PagedWorker {
+    static readonly stepMs = 30;
+    override executeModel(step: SchedulerOutput): Promise<StepOutput> {
+      const output = this.run(step);
+      return new Promise((resolve) => setTimeout(() => resolve(output), TimedWorker.stepMs));
+    }
+  }
+
+  test('are of the first token from the call, and of each further one from that before', async () => {
+    const engine = await TestEngine.create(TimedWorker, { asyncScheduling: false });
+    const finished = records(engine);
+    const start = performance.now();
+    await engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 4 });
+    const passed = performance.now() - start;
+    const { timeToFirstToken, interTokenLatency } = engine.engine.stats();
+    expect(timeToFirstToken.count).toBe(2);
+    expect(interTokenLatency.count).toBe(6);
+    for (const { sum, count } of [timeToFirstToken, interTokenLatency]) {
+      expect(sum / count).toBeGreaterThan(TimedWorker.stepMs - 2);
+    }
+    expect((timeToFirstToken.sum + interTokenLatency.sum) / 2).toBeLessThan(passed);
+    expect(finished).toHaveLength(2);
+    for (const request of finished) {
+      expect(request.timeToFirstTokenMs).toBeCloseTo(timeToFirstToken.sum / 2, 0);
+      expect(request.totalTimeMs).toBeGreaterThan(4 * (TimedWorker.stepMs - 2));
+      expect(request.totalTimeMs).toBeLessThan(passed);
+      expect(request.queueTimeMs).toBeLessThan(TimedWorker.stepMs);
+    }
+  });
+
+  test('have the time in the queue in them, which is told apart', async () => {
+    const engine = await TestEngine.create(TimedWorker, { maxNumSeqs: 1, asyncScheduling: false });
+    const finished = records(engine);
+    await engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 2 });
+    const [first, second] = finished;
+    expect(first.queueTimeMs).toBeLessThan(TimedWorker.stepMs);
+    expect(second.queueTimeMs).toBeGreaterThan(2 * (TimedWorker.stepMs - 2));
+    expect(second.timeToFirstTokenMs).toBeGreaterThan(3 * (TimedWorker.stepMs - 2));
+    expect(second.timeToFirstTokenMs).toBeGreaterThan(second.queueTimeMs ?? Infinity);
+  });
+});
+
+describe('the event finished', () => {
+  test('has a record of the request, each of a prompt’s samples its own', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const finished = records(engine);
+    await engine.generate(promptOf(5), { maxTokens: 7, n: 2 });
+    const record = {
+      numPromptTokens: 5,
+      numOutputTokens: 7,
+      finishReason: 'length',
+      queueTimeMs: expect.any(Number) as number,
+      timeToFirstTokenMs: expect.any(Number) as number,
+      totalTimeMs: expect.any(Number) as number,
+    };
+    expect(finished).toEqual([
+      { ...record, requestId: '0-0', numCachedTokens: 0 },
+      { ...record, requestId: '0-1', numCachedTokens: expect.any(Number) as number },
+    ]);
+  });
+
+  test('has no times of what did not happen', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
+    const finished = records(engine);
+    void engine.generate(promptOf(3), LONG).catch(() => undefined);
+    await expect(engine.generate(promptOf(4), LONG, { timeoutMs: 5 })).rejects.toThrow();
+    expect(finished).toMatchObject([
+      {
+        requestId: '1',
+        numPromptTokens: 4,
+        numCachedTokens: 0,
+        numOutputTokens: 0,
+        finishReason: 'timeout',
+        queueTimeMs: null,
+        timeToFirstTokenMs: null,
+      },
+    ]);
+    expect(finished[0].totalTimeMs).toBeGreaterThanOrEqual(4);
+  });
+
+  test('may be answered with another call', async () => {
+    const engine = await TestEngine.create(PagedWorker);
+    const next = new Promise((resolve) => {
+      engine.engine.events.once('finished', () => {
+        resolve(engine.generate(promptOf(4), { maxTokens: 2 }));
+      });
+    });
+    await engine.generate(promptOf(3), { maxTokens: 2 });
+    expect(await next).toMatchObject({
+      outputs: [{ tokenIds: generateAlone(promptOf(4), { maxTokens: 2 }) }],
+    });
+  });
+});
+
+test('the event failed tells once that nothing runs any more; a shutdown is none', async () => {
+  class FailingWorker extends PagedWorker {
+    override executeModel(): StepOutput {
+      throw new Error('lost');
+    }
+  }
+  const failing = await TestEngine.create(FailingWorker);
+  const failed = jest.fn();
+  failing.engine.events.on('failed', failed);
+  await expect(failing.generate(promptOf(3))).rejects.toThrow('lost');
+  await expect(failing.generate(promptOf(3))).rejects.toThrow('lost');
+  await failing.engine.shutdown();
+  expect(failed).toHaveBeenCalledTimes(1);
+  expect(failed).toHaveBeenCalledWith(expect.objectContaining({ code: 'EXECUTOR_FAILED' }));
+
+  const sound = await TestEngine.create(PagedWorker);
+  sound.engine.events.on('failed', failed);
+  await sound.engine.shutdown();
+  expect(failed).toHaveBeenCalledTimes(1);
+});
