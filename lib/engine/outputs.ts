@@ -1,7 +1,10 @@
 /** What the engine gives: to its own parts in a step, and to the user in the end. */
 import type { LogprobsLists } from '../worker/outputs';
 
-/** Why a request ended: its limit of tokens, a stop token or string, or whoever asked gave it up. */
+/**
+ * Why a request ended: its limit of tokens, a stop token or string, or whoever asked gave it up. Of
+ * the last there is no output, but the event `finished`.
+ */
 export type FinishReason = 'length' | 'stop' | 'abort';
 
 /** What a step brought one request. */

@@ -269,6 +269,19 @@ describe('a timeout', () => {
     expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: tokenIds.length }));
   });
 
+  test('ends a stream after what a slow reader has not read', async () => {
+    const engine = await TestEngine.create(SlowPagedWorker);
+    const stream = engine.stream(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
+    const first = await stream.next();
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    const rest = await stream.next();
+    const error = await stream.next().catch((error: unknown) => error as RequestTimeoutError);
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    const tokenIds = [first, rest].flatMap(({ value }) => value?.tokenIds ?? []);
+    expect(tokenIds).toHaveLength((error as RequestTimeoutError).numOutputTokens);
+    expect(tokenIds.length).toBeGreaterThan(1);
+  });
+
   test('counts the time in the queue', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
     void engine.generate(promptOf(3), LONG).catch(() => undefined);
