@@ -589,21 +589,38 @@ describe('a process', () => {
     expect(run(program)).toEqual({ status: 0, stdout: '4\n', stderr: '' });
   });
 
-  test('shows how far a batch is where it is asked to, and nothing where stderr is no terminal', () => {
-    const program = (options: string) => `
-      const llm = await LLM.create(args);
-      const params = new SamplingParams({ maxTokens: 100, ignoreEos: true });
-      await llm.generate(['One day', 'Tom', 'Lily'], params, ${options});
-    `;
-    expect(run(program('{}'))).toEqual({ status: 0, stdout: '', stderr: '' });
-    const { status, stderr } = run(program('{ progress: true }'));
-    expect(status).toBe(0);
-    const lines = stderr.split('\r\x1b[K').slice(1);
-    expect(lines.length).toBeGreaterThan(1);
-    expect(lines.pop()).toBe('');
-    for (const line of lines) {
-      expect(line).toMatch(/^\[=* *\] [0-3]\/3 prompts, \d+ tokens\/s in, \d+ out$/);
+  describe('shows how far a batch is', () => {
+    const LINE = /^\[=* *\] [0-3]\/3 prompts, \d+ tokens\/s in, \d+ out$/;
+
+    /** What a call draws on stderr, which says of itself whether it is a terminal. */
+    function draws(isTerminal: boolean, prompts: string[], options: string): string[] {
+      const { status, stderr } = run(`
+        const llm = await LLM.create(args);
+        process.stderr.isTTY = ${isTerminal};
+        const params = new SamplingParams({ maxTokens: 100, ignoreEos: true });
+        await llm.generate(${JSON.stringify(prompts)}, params, ${options});
+      `);
+      expect(status).toBe(0);
+      return stderr.split('\r\x1b[K');
     }
+
+    test.each([
+      ['on a terminal', true, '{}'],
+      ['elsewhere where it is asked to', false, '{ progress: true }'],
+    ])('%s, and wipes that in the end', (_, isTerminal, options) => {
+      const lines = draws(isTerminal, ['One day', 'Tom', 'Lily'], options);
+      expect(lines.length).toBeGreaterThan(3);
+      expect([lines.shift(), lines.pop()]).toEqual(['', '']);
+      for (const line of lines) expect(line).toMatch(LINE);
+    });
+
+    test.each([
+      ['elsewhere', false, ['One day', 'Tom'], '{}'],
+      ['of one prompt', true, ['One day'], '{}'],
+      ['where it is told not to', true, ['One day', 'Tom'], '{ progress: false }'],
+    ])('but not %s', (_, isTerminal, prompts, options) => {
+      expect(draws(isTerminal, prompts, options)).toEqual(['']);
+    });
   });
 
   test('meets the error of a listener as an uncaught exception, and its engine goes on', () => {

@@ -141,6 +141,20 @@ describe('stats', () => {
     expect(finished.map(({ numCachedTokens }) => numCachedTokens)).toEqual([0, 0, 8]);
   });
 
+  test('tell who ran first by priority', async () => {
+    const engine = await TestEngine.create(PagedWorker, {
+      maxNumSeqs: 1,
+      schedulingPolicy: 'priority',
+    });
+    const finished = records(engine);
+    const priorities = [5, undefined, -5];
+    const calls = priorities.map((priority) =>
+      engine.generate(promptOf(4), { maxTokens: 2 }, { priority }),
+    );
+    await Promise.all(calls);
+    expect(finished.map(({ requestId }) => requestId)).toEqual(['2', '1', '0']);
+  });
+
   test('are a copy', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const before = engine.engine.stats();
