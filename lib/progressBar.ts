@@ -12,9 +12,9 @@ class StatusLine {
 
   constructor(private readonly terminal: NodeJS.WriteStream) {}
 
-  /** Cut to the terminal's width: a line that wraps could not be wiped. */
+  /** Cut to the terminal's width, where it has one: a line that wraps could not be wiped. */
   draw(text: string): void {
-    const line = text.slice(0, this.terminal.columns);
+    const line = text.slice(0, this.terminal.columns || undefined);
     if (line === this.drawn) return;
     this.drawn = line;
     this.terminal.write(`\r\x1b[K${line}`);

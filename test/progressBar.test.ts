@@ -51,10 +51,15 @@ describe('a load', () => {
     expect(terminal.drawn).toHaveLength(1);
   });
 
-  test('never needs a second line', () => {
-    const terminal = new FakeTerminal(40);
+  test.each([
+    [40, 40],
+    // A terminal of unknown width, as Node has it.
+    [0, 74],
+    [undefined, 74],
+  ])('never needs a second line: of %p columns it takes %d', (columns, length) => {
+    const terminal = new FakeTerminal(columns);
     loadProgressBar(terminal.stream)(load(50e6, 3));
-    expect(terminal.line).toHaveLength(40);
+    expect(terminal.line).toHaveLength(length);
   });
 });
 
