@@ -1,5 +1,5 @@
-// npm run bench -- [generation] [control-plane] [shapes] [--device cpu|cuda|cuda:N] [--model DIR]
-//                  [--shape NAME|CONFIG.json]... [--dtype TYPE] [--json FILE]
+// npm run bench -- [generation] [control-plane] [shapes] [engine] [--device cpu|cuda|cuda:N]
+//                  [--model DIR] [--shape NAME|CONFIG.json]... [--dtype TYPE] [--json FILE]
 //
 // Measures what uniproc does on this machine and prints a table; with --json also writes the rows.
 // Unless benches are named it measures a CUDA device, where there is one, with models of known
@@ -12,6 +12,7 @@ const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { benchControlPlane } = require('./controlPlane');
+const { benchEngine } = require('./engine');
 const { benchGeneration } = require('./generation');
 const { benchShapes } = require('./shapes');
 const { printTable } = require('./table');
@@ -20,6 +21,7 @@ const BENCHES = {
   generation: benchGeneration,
   'control-plane': benchControlPlane,
   shapes: benchShapes,
+  engine: benchEngine,
 };
 
 /** { device, name } of the one named or of the default one. */

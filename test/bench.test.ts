@@ -14,6 +14,7 @@ interface Row {
   unit: string;
   ceiling?: number;
   bound?: number;
+  least?: number;
   cacheBytes?: number;
 }
 
@@ -52,15 +53,27 @@ describe('npm run bench', () => {
     for (const { value } of of) expect(value).toBeGreaterThan(0);
   });
 
-  it('measures the control plane at 1, 64 and 256 rows', () => {
+  it('measures the control plane at 1, 64 and 256 rows, text and streams apart', () => {
     const of = rows.filter((row) => row.bench === 'control plane');
-    expect(of.map(({ what }) => /\d+/.exec(what)?.[0])).toEqual(['1', '64', '256']);
+    expect(of.map(({ what }) => what.trim())).toEqual(
+      [1, 64, 256].flatMap((numRows) => [
+        `JavaScript time per step, ${numRows} rows`,
+        `with detokenisation, ${numRows} rows`,
+        `with delivery to streams, ${numRows} rows`,
+      ]),
+    );
+    for (const { value } of of) expect(value).toBeGreaterThan(0);
+  });
+
+  it('allows bookkeeping 60 µs a step, and 1 µs more for each running request', () => {
+    const of = rows.filter(({ bench, bound }) => bench === 'control plane' && bound !== undefined);
+    expect(of.map(({ bound }) => bound)).toEqual([61, 124, 316]);
   });
 
   it('finds every figure that has a bound within it', async () => {
     const above = (measured: Row[]) =>
       measured.filter(({ value, bound }) => value > (bound ?? value));
-    expect(rows.filter(({ bound }) => bound !== undefined)).toHaveLength(2);
+    expect(rows.filter(({ bound }) => bound !== undefined)).toHaveLength(4);
     // What somebody else's work slows once, it does not slow three times.
     for (let i = 0; i < 2 && above(rows).length > 0; i++) {
       ({ rows } = await bench('--device', 'cpu'));
@@ -149,6 +162,106 @@ describe('npm run bench -- shapes', () => {
     const sum = seconds.reduce((a, b) => a + b);
     expect(row('start to first token').value).toBeCloseTo(sum, 6);
     expect(row('weights in to first token').value).toBeCloseTo(seconds[3] + seconds[4], 6);
+  });
+});
+
+describe('npm run bench -- engine', () => {
+  /** As bench/engineWorkload.js has it for a CPU. */
+  const numRequests = 64;
+  const [leastTokens, mostTokens] = [25, 256];
+  const shares = [0.25, 0.5, 0.75, 0.9];
+  let rows: Row[];
+  const row = (what: string | RegExp): Row => {
+    const found = rows.find(({ what: text }) =>
+      typeof what === 'string' ? text.trim() === what : what.test(text.trim()),
+    );
+    if (!found) throw new Error(`no row ${what.toString()}`);
+    return found;
+  };
+
+  beforeAll(async () => {
+    // Dummy weights, as a GPU is measured with.
+    const shape = path.join(folder, 'tiny-qwen3.json');
+    const config = {
+      architectures: ['Qwen3ForCausalLM'],
+      torch_dtype: 'float32',
+      vocab_size: 512,
+      hidden_size: 64,
+      intermediate_size: 128,
+      num_hidden_layers: 2,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      head_dim: 16,
+      max_position_embeddings: 512,
+      rms_norm_eps: 1e-6,
+      rope_theta: 1000000,
+      hidden_act: 'silu',
+      tie_word_embeddings: true,
+    };
+    await writeFile(shape, JSON.stringify(config));
+    ({ rows } = await bench('engine', '--device', 'cpu', '--shape', shape));
+  }, 300_000);
+
+  it('generates a batch of random lengths, every token that was asked for', () => {
+    const promptTokens = row(`${numRequests} prompts of ${leastTokens} to ${mostTokens}`);
+    const outputTokens = row(`their outputs, of ${leastTokens} to ${mostTokens}`);
+    for (const { bench, value } of [promptTokens, outputTokens]) {
+      expect(bench).toBe('tiny-qwen3');
+      // The mean of 64 uniform lengths: five of its standard deviations on either side.
+      expect(Math.abs(value / numRequests - (leastTokens + mostTokens) / 2)).toBeLessThan(42);
+    }
+    const throughput = outputTokens.value / row('time').value;
+    expect(row('throughput').value).toBeCloseTo(throughput, 6);
+  });
+
+  it('counts the steps and what is in them', () => {
+    const [steps, rowsPerStep] = [row('steps').value, row('requests in a step').value];
+    // The first of its steps is not counted; it had requests in it. All but it have at most all.
+    expect(steps).toBeGreaterThanOrEqual(leastTokens);
+    expect(rowsPerStep).toBeGreaterThan(1);
+    expect(rowsPerStep).toBeLessThanOrEqual(numRequests);
+    // Each output token comes of one row of one step, and a prompt in chunks takes more rows.
+    const outputTokens = row(/^their outputs/).value;
+    expect(steps * rowsPerStep).toBeGreaterThanOrEqual(outputTokens - numRequests);
+    expect(steps * rowsPerStep).toBeLessThan(outputTokens + numRequests);
+    // Prompts of 64 * 140 tokens take five steps of 2048 or so.
+    const decodeSteps = row('decode-heavy part: steps').value;
+    expect(decodeSteps).toBeGreaterThan(steps / 2);
+    expect(decodeSteps).toBeLessThan(steps - 2);
+    expect(row('requests in a step of it').value).toBeGreaterThan(numRequests / 8);
+  });
+
+  it('has shares of time, which on a CPU nothing is expected of', () => {
+    for (const what of ['device busy', 'device busy in it']) {
+      const { value, least } = row(what);
+      expect(value).toBeGreaterThan(0);
+      expect(value).toBeLessThan(1);
+      expect(least).toBeUndefined();
+    }
+    expect(row('JavaScript in it').value).toBeGreaterThan(0);
+  });
+
+  it.each(shares)('sends requests at %d of the throughput', (share) => {
+    const rate = (share * numRequests) / row('time').value;
+    const { what, value } = row(new RegExp(`^\\d+ arrivals at ${share} `));
+    expect(value).toBeCloseTo(rate, 6);
+    expect(Number.parseInt(what)).toBe(Math.max(1, Math.round(4 * rate)));
+    expect(row(`throughput at ${share}`).value).toBeGreaterThan(0);
+  });
+
+  it.each(shares)('orders the percentiles of the waiting times at %d', (share) => {
+    for (const what of ['time to first token', 'inter-token latency']) {
+      const [p50, p95, p99] = [50, 95, 99].map(
+        (percent) => row(`${what} at ${share}, ${percent}th percentile`).value,
+      );
+      expect(p50).toBeGreaterThan(0);
+      expect(p95).toBeGreaterThanOrEqual(p50);
+      expect(p99).toBeGreaterThanOrEqual(p95);
+    }
+  });
+
+  it('measures the JavaScript time of a step as well', () => {
+    expect(rows.filter(({ bench }) => bench === 'control plane')).toHaveLength(9);
   });
 });
 

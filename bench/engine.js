@@ -1,0 +1,147 @@
+// The engine under load: a batch of requests, requests that arrive at random at rising rates, and the
+// JavaScript time of a step.
+'use strict';
+
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { LLM } = require('..');
+const { SHAPES } = require('../scripts/synthetic-checkpoint');
+const { benchControlPlane } = require('./controlPlane');
+const { measureArrivals, PERCENTILES } = require('./engineArrivals');
+const { measureBatch } = require('./engineBatch');
+const { makeRequests, QWEN3_0_6B, WORKLOADS } = require('./engineWorkload');
+const { greedy, makePrompts } = require('./prompts');
+const { seededRandom } = require('./random');
+const { RecordingExecutor } = require('./recordingExecutor');
+const { figure } = require('./table');
+
+const KNOWN_SHAPES = { ...SHAPES, 'qwen3-0.6b': QWEN3_0_6B };
+/** Rates of arrival, as shares of the requests a second that the batch came to. */
+const RATES = [0.25, 0.5, 0.75, 0.9];
+/** Least share of the time that a GPU is busy while the batch decodes. */
+const LEAST_BUSY = 0.95;
+
+class EngineBench {
+  constructor(name, llm, workload) {
+    this.name = name;
+    this.llm = llm;
+    this.workload = workload;
+    this.vocabSize = llm.engine.config.model.transformer.spec.vocabSize;
+    this.onGpu = llm.engine.config.device.kind === 'cuda';
+    this.rows = [];
+  }
+
+  add(what, value, unit, against = {}) {
+    // At once, so that a run which is cut short has not been for nothing.
+    console.error(`${this.name}: ${what}: ${figure(value)} ${unit}`);
+    this.rows.push({ bench: this.name, what, value, unit, ...against });
+  }
+
+  async measure() {
+    const { numRequests } = this.workload;
+    const random = seededRandom(0);
+    await this.llm.generate(makePrompts(1, 16, this.vocabSize), greedy(16));
+    const seconds = await this.measureBatch(this.requests(numRequests, random));
+    for (const share of RATES) await this.measureArrivals(share, numRequests / seconds, random);
+    return this.rows;
+  }
+
+  requests(count, random) {
+    return makeRequests(count, this.workload, this.vocabSize, random);
+  }
+
+  async measureBatch(requests) {
+    const { promptTokens, outputTokens } = this.workload;
+    const { seconds, whole, decode, ...tokens } = await measureBatch(this.llm, requests);
+    this.add(
+      `${requests.length} prompts of ${range(promptTokens)}`,
+      tokens.numPromptTokens,
+      'tokens',
+    );
+    this.add(`  their outputs, of ${range(outputTokens)}`, tokens.numOutputTokens, 'tokens');
+    this.add('  time', seconds, 's');
+    this.add('  throughput', tokens.numOutputTokens / seconds, 'tok/s');
+    this.add('  steps', whole.numSteps, 'steps');
+    this.add('  requests in a step', whole.meanRows, 'rows/step');
+    this.add('  device busy', whole.busyShare, 'of the time');
+    this.add('decode-heavy part: steps', decode.numSteps, 'steps');
+    this.add('  requests in a step of it', decode.meanRows, 'rows/step');
+    this.add('  device busy in it', decode.busyShare, 'of the time', {
+      ...(this.onGpu && { least: LEAST_BUSY }),
+    });
+    this.add('  JavaScript in it', 1e6 * decode.javaScriptSeconds, 'µs/step');
+    return seconds;
+  }
+
+  async measureArrivals(share, throughput, random) {
+    const rate = share * throughput;
+    const count = Math.max(1, Math.round(rate * this.workload.arrivalSeconds));
+    const figures = await measureArrivals(this.llm, this.requests(count, random), rate, random);
+    const at = `at ${share}`;
+    this.add(`${count} arrivals ${at} of that throughput`, rate, 'req/s');
+    this.add(`  throughput ${at}`, figures.numTokens / figures.seconds, 'tok/s');
+    for (const [what, times] of [
+      ['time to first token', figures.timeToFirstToken],
+      ['inter-token latency', figures.interTokenLatency],
+    ]) {
+      for (const percent of PERCENTILES) {
+        this.add(`  ${what} ${at}, ${percent}th percentile`, times[percent], 'ms');
+      }
+    }
+  }
+}
+
+const range = ([least, most]) => `${least} to ${most}`;
+
+/** A folder that the dummy weights of a shape can be loaded from. */
+function writeConfig(folder, shape) {
+  const config = KNOWN_SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
+  fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
+}
+
+/** A model that is there, or random weights in the shape of one. */
+async function benchModel(name, engineArgs, workload) {
+  const llm = await LLM.create({
+    ...engineArgs,
+    maxModelLen: workload.promptTokens[1] + workload.outputTokens[1],
+    skipTokenizerInit: true,
+    distributedExecutorBackend: RecordingExecutor,
+  });
+  try {
+    return await new EngineBench(name, llm, workload).measure();
+  } finally {
+    await llm.shutdown();
+  }
+}
+
+async function benchShape(shape, engineArgs, workload) {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'uniproc-bench-'));
+  try {
+    writeConfig(folder, shape);
+    const args = { ...engineArgs, model: folder, loadFormat: 'dummy' };
+    return await benchModel(path.basename(shape, '.json'), args, workload);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+/**
+ * Of the model in the folder named, or of random weights in the shapes named; by default of
+ * Qwen3-0.6B's shape on a GPU, and of the small model that comes with the package on a CPU.
+ */
+async function benchEngine({ model, shape, device, dtype }) {
+  const kind = device.split(':')[0];
+  const shapes = shape ?? (kind === 'cuda' ? ['qwen3-0.6b'] : []);
+  const engineArgs = { device, dtype };
+  const rows = [];
+  if (model !== undefined || shapes.length === 0) {
+    const name = model === undefined ? 'stories' : path.basename(model);
+    rows.push(...(await benchModel(name, { ...engineArgs, model }, WORKLOADS[kind])));
+  } else {
+    for (const each of shapes) rows.push(...(await benchShape(each, engineArgs, WORKLOADS[kind])));
+  }
+  return [...rows, ...(await benchControlPlane({}))];
+}
+
+module.exports = { benchEngine };

@@ -1,0 +1,67 @@
+// What the engine is measured with: the requests of nano-vllm's bench, 256 with prompts of 100 to
+// 1,024 random tokens and outputs of 100 to 1,024, on a GPU; a quarter of all of that on a CPU.
+'use strict';
+
+const { SamplingParams } = require('..');
+const { randomInteger } = require('./random');
+
+const WORKLOADS = {
+  cuda: {
+    numRequests: 256,
+    promptTokens: [100, 1024],
+    outputTokens: [100, 1024],
+    /** For which requests arrive at each rate. */
+    arrivalSeconds: 6,
+  },
+  cpu: {
+    numRequests: 64,
+    promptTokens: [25, 256],
+    outputTokens: [25, 256],
+    arrivalSeconds: 4,
+  },
+};
+
+/** config.json of the model that nano-vllm is measured with. */
+const QWEN3_0_6B = {
+  architectures: ['Qwen3ForCausalLM'],
+  model_type: 'qwen3',
+  torch_dtype: 'bfloat16',
+  vocab_size: 151936,
+  hidden_size: 1024,
+  intermediate_size: 3072,
+  num_hidden_layers: 28,
+  num_attention_heads: 16,
+  num_key_value_heads: 8,
+  head_dim: 128,
+  hidden_act: 'silu',
+  max_position_embeddings: 40960,
+  rms_norm_eps: 1e-6,
+  rope_theta: 1000000,
+  attention_bias: false,
+  tie_word_embeddings: true,
+};
+
+/** `count` requests of a workload's lengths: { prompt, params }. */
+function makeRequests(count, { promptTokens, outputTokens }, vocabSize, random) {
+  return Array.from({ length: count }, () => ({
+    prompt: {
+      promptTokenIds: Array.from({ length: randomInteger(random, ...promptTokens) }, () =>
+        randomInteger(random, 0, vocabSize - 1),
+      ),
+    },
+    params: new SamplingParams({
+      temperature: 0.6,
+      ignoreEos: true,
+      maxTokens: randomInteger(random, ...outputTokens),
+      detokenize: false,
+    }),
+  }));
+}
+
+/** Throws unless the request got as many tokens as it asked for. */
+function checkLength({ params }, numTokens) {
+  if (numTokens === params.maxTokens) return;
+  throw new Error(`a request for ${params.maxTokens} tokens got ${numTokens}`);
+}
+
+module.exports = { QWEN3_0_6B, WORKLOADS, checkLength, makeRequests };
