@@ -333,6 +333,22 @@ describe('a call that is given up', () => {
     await expectNothingHeld();
   });
 
+  test('after any number of tokens leaves nothing behind', async () => {
+    for (let count = 0; count < 20; count++) {
+      const controller = new AbortController();
+      const { signal } = controller;
+      const other = llm.generate(prompts[1], new SamplingParams({ maxTokens: 30 }), { signal });
+      const aborted = expect(other).rejects.toBe(reason);
+      let left = count;
+      for await (const { tokenIds } of llm.stream(prompts[0], endless)) {
+        if ((left -= tokenIds.length) <= 0) break;
+      }
+      controller.abort(reason);
+      await aborted;
+      await expectNothingHeld();
+    }
+  });
+
   test('by leaving its stream has no blocks from the next step on', async () => {
     for await (const delta of llm.stream(prompts[0], endless)) {
       expect(delta.index).toBe(0);
@@ -590,14 +606,17 @@ describe('a process', () => {
   });
 
   describe('shows how far a batch is', () => {
-    const LINE = /^\[=* *\] [0-3]\/3 prompts, \d+ tokens\/s in, \d+ out$/;
+    const LINE = /^\[=* *\] (0|8|16|24)\/24 prompts, \d+ tokens\/s in, \d+ out$/;
+
+    /** Three times as many as run together. */
+    const batch = Array.from({ length: 24 }, () => 'One day');
 
     /** What a call draws on stderr, which says of itself whether it is a terminal. */
     function draws(isTerminal: boolean, prompts: string[], options: string): string[] {
       const { status, stderr } = run(`
         const llm = await LLM.create(args);
         process.stderr.isTTY = ${isTerminal};
-        const params = new SamplingParams({ maxTokens: 100, ignoreEos: true });
+        const params = new SamplingParams({ maxTokens: 300, ignoreEos: true });
         await llm.generate(${JSON.stringify(prompts)}, params, ${options});
       `);
       expect(status).toBe(0);
@@ -608,10 +627,12 @@ describe('a process', () => {
       ['on a terminal', true, '{}'],
       ['elsewhere where it is asked to', false, '{ progress: true }'],
     ])('%s, and wipes that in the end', (_, isTerminal, options) => {
-      const lines = draws(isTerminal, ['One day', 'Tom', 'Lily'], options);
+      const lines = draws(isTerminal, batch, options);
       expect(lines.length).toBeGreaterThan(3);
+      expect(lines.join()).toContain(' 16/24 ');
       expect([lines.shift(), lines.pop()]).toEqual(['', '']);
       for (const line of lines) expect(line).toMatch(LINE);
+      expect(lines.at(-1)).toMatch(/ [1-9]\d* tokens\/s in, [1-9]\d* out$/);
     });
 
     test.each([

@@ -52,7 +52,8 @@ function onAbort(signal: AbortSignal, callback: () => void): () => void {
   const waiting = waiters.get(signal) ?? new Set();
   waiters.set(signal, waiting);
   waiting.add(callback);
-  if (waiting.size === 1) signal.addEventListener('abort', callAll);
+  // Once: a listener that is there already is not added again.
+  signal.addEventListener('abort', callAll);
   return () => {
     waiting.delete(callback);
     if (waiting.size === 0) signal.removeEventListener('abort', callAll);

@@ -211,6 +211,51 @@ test('leaving a stream frees its blocks in the next step', async () => {
   await expectFreedInNextStep(engine, usageOfTwo);
 });
 
+describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
+  /** Too few blocks for all, and prompts that take several steps. */
+  class SmallPool extends ManualPagedWorker {
+    static override numBlocks = 16;
+  }
+
+  test('a request that is given up at any step leaves no block, and changes no token', async () => {
+    const lengths = [5, 9, 21, 3];
+    const prompts = lengths.map((length, i) => promptOf(length, i));
+    const params = { maxTokens: 15 };
+    let wasPreempted = false;
+    for (let numSteps = 0; numSteps < 40; numSteps++) {
+      const engine = await TestEngine.create(SmallPool, {
+        asyncScheduling,
+        maxNumBatchedTokens: 8,
+        enablePrefixCaching: numSteps % 2 === 0,
+      });
+      const controllers = prompts.map(() => new AbortController());
+      const outputs = prompts.map((prompt, i) =>
+        engine.generate(prompt, params, { signal: controllers[i].signal }),
+      );
+      const settled = Promise.allSettled(outputs);
+      for (let step = 0; step < numSteps; step++) await nextStep(engine);
+      const which = numSteps % prompts.length;
+      controllers[which].abort(reason);
+      while (engine.engine.numUnfinishedRequests > 0) await nextStep(engine);
+
+      (await settled).forEach((result, i) => {
+        const alone = generateAlone(prompts[i], params);
+        if (result.status === 'rejected') expect([i, result.reason]).toEqual([which, reason]);
+        else expect(result.value.outputs[0].tokenIds).toEqual(alone);
+      });
+      for (let i = 0; i < 3; i++) await nextStep(engine);
+      expect(engine.engine.stats()).toMatchObject({
+        kvCacheUsage: 0,
+        numRunningReqs: 0,
+        numWaitingReqs: 0,
+      });
+      expect(engine.worker.model.requests.size).toBe(0);
+      wasPreempted ||= engine.engine.stats().numPreemptions > 0;
+    }
+    expect(wasPreempted).toBe(true);
+  });
+});
+
 describe('a timeout', () => {
   test('ends the request, and says how long it had and how far it got', async () => {
     const engine = await TestEngine.create(SlowPagedWorker);
