@@ -94,7 +94,7 @@ const schema = z.strictObject({
   blockSize: optionalInteger(1, 256),
   memoryUtilization: z.number().gt(0).max(1).optional().describe('a number above 0 and up to 1'),
   kvCacheMemoryBytes: optionalInteger(1),
-  maxNumSeqs: optionalInteger(1, 2 ** 16),
+  maxNumSeqs: optionalInteger(1, 2 ** 16 - 1), // a dimension of CUDA grids
   maxNumBatchedTokens: optionalInteger(1, 2 ** 24),
   longPrefillTokenThreshold: optionalInteger(0),
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
