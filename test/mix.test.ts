@@ -1,0 +1,302 @@
+/**
+ * In float32 on the CPU each request of a mix gives, to the last bit, what it gives alone: whatever
+ * arrives beside it and when, however its prompt is cut, whatever is found in the cache, preempted,
+ * launched ahead, or given up by others.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as fc from 'fast-check';
+import {
+  type EngineArgs,
+  type LLM,
+  type Prompt,
+  type RequestOutput,
+  SamplingParams,
+  type SamplingParamsOptions,
+} from '../lib';
+import {
+  BYTES_PER_TOKEN,
+  expectEmpty,
+  withEngine,
+  type WatchedEngine,
+} from './support/watchedEngine';
+
+const NUM_REQUESTS = 40;
+
+/** Each longer than two blocks of the cache. */
+const BEGINNINGS = [
+  'One day, a little girl named Lily went to the park with her mom. She saw a big red ball under ' +
+    'a tree, and she wanted to play with it. But the ball was not hers. ',
+  'Once upon a time there was a small dog who lived in a big house near the sea. He liked to run ' +
+    'on the sand and look at the birds. ',
+];
+const ENDINGS = [
+  'Then',
+  'She was very happy and',
+  'The dog said',
+  'Mom, can we',
+  'It was cold. He',
+];
+
+interface Ask {
+  prompt: Prompt;
+  options: SamplingParamsOptions;
+  priority: number;
+  /** Milliseconds after the beginning. */
+  arrival: number;
+  /** How it is read; 'leave' gives it up after some deltas. */
+  use: 'generate' | 'stream' | 'leave';
+  numDeltas: number;
+}
+
+/** Tokens that begin alike when they are of one row, 1 to 180 of them. */
+const tokenPrompt = fc
+  .record({ row: fc.nat(2), length: fc.integer({ min: 1, max: 180 }) })
+  .map(({ row, length }) => ({
+    promptTokenIds: Array.from({ length }, (_, i) => 6 + ((row * 389 + i * 37) % 2000)),
+  }));
+const textPrompt = fc
+  .record({ beginning: fc.constantFrom(...BEGINNINGS), ending: fc.constantFrom(...ENDINGS) })
+  .map(({ beginning, ending }) => beginning + ending);
+
+const number = (min: number, max: number) => fc.double({ min, max, noNaN: true });
+const nothing = fc.constant({});
+
+const options: fc.Arbitrary<SamplingParamsOptions> = fc
+  .record({
+    choice: fc.oneof(
+      fc.constant({ temperature: 0 }),
+      fc.record({
+        n: fc.integer({ min: 1, max: 3 }),
+        seed: fc.nat(),
+        temperature: number(0.5, 1.5),
+        topP: fc.constantFrom(1, 0.95, 0.6),
+        topK: fc.constantFrom(0, 5, 50),
+        minP: fc.constantFrom(0, 0.05),
+      }),
+    ),
+    penalties: fc.oneof(
+      nothing,
+      fc.record({
+        presencePenalty: number(-1, 1),
+        frequencyPenalty: number(-1, 1),
+        repetitionPenalty: number(0.8, 1.5),
+      }),
+    ),
+    limits: fc.oneof(
+      nothing,
+      fc.constant({ badWords: [' the', ' little'] }),
+      fc.constant({ logitBias: { 302: 5, 312: -100 } }),
+      fc.constant({ allowedTokenIds: Array.from({ length: 300 }, (_, i) => 250 + i) }),
+    ),
+    report: fc.oneof(
+      nothing,
+      fc.record({ logprobs: fc.nat(5) }),
+      fc.record({ logprobs: fc.nat(5), promptLogprobs: fc.nat(2) }),
+    ),
+    end: fc.oneof(
+      nothing,
+      fc.record({
+        stop: fc.constantFrom([' and'], ['.', '!'], ['e w', 'ing t']),
+        includeStopStrInOutput: fc.boolean(),
+      }),
+      fc.constant({ stopTokenIds: [311, 313], minTokens: 4 }),
+      fc.constant({ ignoreEos: true }),
+    ),
+    maxTokens: fc.integer({ min: 4, max: 60 }),
+  })
+  .map(({ choice, penalties, limits, report, end, maxTokens }) => ({
+    ...choice,
+    ...penalties,
+    ...limits,
+    ...report,
+    ...end,
+    maxTokens,
+  }));
+
+const asks: Ask[] = fc.sample(
+  fc.record({
+    prompt: fc.oneof(tokenPrompt, textPrompt),
+    options,
+    priority: fc.integer({ min: -1, max: 1 }),
+    arrival: fc.nat(300),
+    use: fc.constantFrom<Ask['use']>('generate', 'generate', 'stream', 'leave'),
+    numDeltas: fc.nat(12),
+  }),
+  { numRuns: NUM_REQUESTS, seed: 4, unbiased: true },
+);
+
+/** What a stream's reader has of an output; `finishReason` is null when it left. */
+interface Part {
+  text: string;
+  tokenIds: number[];
+  finishReason: string | null;
+}
+
+async function read(llm: LLM, { prompt, options, priority, use, numDeltas }: Ask): Promise<Part[]> {
+  const parts: Part[] = [];
+  const params = new SamplingParams(options);
+  let numRead = 0;
+  for await (const delta of llm.stream(prompt, params, { priority })) {
+    const part = (parts[delta.index] ??= { text: '', tokenIds: [], finishReason: null });
+    part.text += delta.text;
+    part.tokenIds.push(...delta.tokenIds);
+    part.finishReason = delta.finishReason;
+    if (use === 'leave' && ++numRead > numDeltas) break;
+  }
+  return parts;
+}
+
+/** All arrive at their times in one engine: its outputs, or the parts of them that were read. */
+async function mix({ llm }: WatchedEngine): Promise<(RequestOutput | Part[])[]> {
+  return Promise.all(
+    asks.map(async (ask) => {
+      await sleep(ask.arrival);
+      if (ask.use !== 'generate') return read(llm, ask);
+      const { prompt, options, priority } = ask;
+      return (await llm.generate(prompt, new SamplingParams(options), { priority }))[0];
+    }),
+  );
+}
+
+/** What of a result does not depend on which request of the engine it was. */
+function everything({ promptTokenIds, promptLogprobs, outputs }: RequestOutput) {
+  return { promptTokenIds, promptLogprobs, outputs };
+}
+
+/** Of each, one after the other, in an engine that is made for one. */
+let alone: RequestOutput[];
+
+beforeAll(async () => {
+  alone = await withEngine(
+    { asyncScheduling: false, enablePrefixCaching: false, maxNumSeqs: 3 },
+    async ({ llm }) => {
+      const outputs: RequestOutput[] = [];
+      for (const { prompt, options } of asks) {
+        outputs.push(...(await llm.generate(prompt, new SamplingParams(options))));
+      }
+      return outputs;
+    },
+  );
+}, 120_000);
+
+function expectAsAlone(results: readonly (RequestOutput | Part[])[]): void {
+  results.forEach((result, i) => {
+    if (!Array.isArray(result)) {
+      expect(everything(result)).toEqual(everything(alone[i]));
+      return;
+    }
+    // An output that was not read yet when its reader left is not there.
+    result.forEach(({ text, tokenIds, finishReason }, index) => {
+      const expected = alone[i].outputs[index];
+      const isWhole = asks[i].use === 'stream' || finishReason !== null;
+      expect({ tokenIds, finishReason }).toEqual({
+        tokenIds: isWhole ? expected.tokenIds : expected.tokenIds.slice(0, tokenIds.length),
+        finishReason: isWhole ? expected.finishReason : null,
+      });
+      expect(isWhole ? text : expected.text.slice(0, text.length)).toBe(
+        isWhole ? expected.text : text,
+      );
+    });
+    if (asks[i].use === 'stream') expect(result).toHaveLength(alone[i].outputs.length);
+  });
+}
+
+/** Room for one request of maxModelLen and a block, a few tokens a step. */
+const TIGHT: EngineArgs = {
+  kvCacheMemoryBytes: 272 * BYTES_PER_TOKEN,
+  maxNumSeqs: 8,
+  maxNumBatchedTokens: 48,
+  schedulingPolicy: 'priority',
+};
+
+/** The most tokens of a request that a step computed. */
+function longestChunk({ worker }: WatchedEngine): number {
+  return Math.max(...worker.steps.flatMap((step) => [...step.numScheduledTokens.values()]));
+}
+
+/** Prompts of which the first step computed a part. */
+function numPromptsInChunks({ worker }: WatchedEngine): number {
+  return worker.steps.flatMap(({ scheduledNewReqs, numScheduledTokens }) =>
+    scheduledNewReqs.filter(
+      ({ reqId, promptTokenIds, numComputedTokens }) =>
+        numComputedTokens + (numScheduledTokens.get(reqId) ?? NaN) < promptTokenIds.length,
+    ),
+  ).length;
+}
+
+test('the mix has every kind of request in it, and outputs end in every way', () => {
+  const uses = new Set(asks.map(({ use }) => use));
+  expect(uses).toEqual(new Set(['generate', 'stream', 'leave']));
+  const has = (name: keyof SamplingParamsOptions) =>
+    asks.filter(({ options }) => options[name] !== undefined).length;
+  for (const name of [
+    'seed',
+    'presencePenalty',
+    'badWords',
+    'logitBias',
+    'allowedTokenIds',
+    'logprobs',
+    'promptLogprobs',
+    'stop',
+    'stopTokenIds',
+  ] as const) {
+    expect([name, has(name) >= 3]).toEqual([name, true]);
+  }
+  expect(asks.filter(({ options: { n = 1 } }) => n > 1).length).toBeGreaterThan(5);
+  expect(asks.filter(({ options }) => options.temperature === 0).length).toBeGreaterThan(5);
+
+  const outputs = alone.flatMap(({ outputs }) => outputs);
+  const ended = (reason: string) => outputs.filter(({ finishReason }) => finishReason === reason);
+  expect(ended('length').length).toBeGreaterThan(5);
+  expect(ended('stop').length).toBeGreaterThan(5);
+  const stopStrings = alone.filter(
+    ({ outputs: [{ finishReason }] }, i) =>
+      asks[i].options.stop !== undefined && finishReason === 'stop',
+  );
+  expect(stopStrings.length).toBeGreaterThan(2);
+});
+
+describe.each([
+  { enablePrefixCaching: true, asyncScheduling: true },
+  { enablePrefixCaching: true, asyncScheduling: false },
+  { enablePrefixCaching: false, asyncScheduling: true },
+  { enablePrefixCaching: false, asyncScheduling: false },
+])('a mix under tight limits, %j', (args) => {
+  it.each(['fcfs', 'priority'] as const)('gives what each gives alone, %s', (schedulingPolicy) =>
+    withEngine({ ...TIGHT, ...args, schedulingPolicy }, async (engine) => {
+      expectAsAlone(await mix(engine));
+      await expectEmpty(engine);
+
+      // All of it did happen.
+      const { llm } = engine;
+      const { numPreemptions, prefixCacheStats, numFinishedReqs } = llm.stats();
+      expect(numPreemptions).toBeGreaterThan(5);
+      expect(numFinishedReqs.abort).toBeGreaterThan(2);
+      expect(numPromptsInChunks(engine)).toBeGreaterThan(5);
+      if (args.enablePrefixCaching) expect(prefixCacheStats.hits).toBeGreaterThan(100);
+      else expect(prefixCacheStats.hits).toBe(0);
+      expect(llm.engine.executor.maxConcurrentBatches).toBe(args.asyncScheduling ? 2 : 1);
+    }),
+  );
+});
+
+describe('prompts in chunks', () => {
+  const longest = () => Math.max(...alone.map(({ promptTokenIds }) => promptTokenIds.length));
+
+  async function expectNoChange(chunk: number): Promise<void> {
+    const args = {
+      ...TIGHT,
+      enablePrefixCaching: false,
+      maxNumBatchedTokens: longest() + 8,
+      longPrefillTokenThreshold: chunk,
+    };
+    await withEngine(args, async (engine) => {
+      expectAsAlone(await mix(engine));
+      await expectEmpty(engine);
+      expect(longestChunk(engine)).toBe(chunk);
+    });
+  }
+
+  it.each([1, 2, 3, 7, 15, 16, 17, 64])('of %d tokens change nothing', expectNoChange);
+  it('as long as the longest of them change nothing', () => expectNoChange(longest()));
+});
