@@ -4,12 +4,12 @@
 
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
-#include "ops/cuda/memory.h"
 #include "ops/cuda/staging.h"
 
 namespace uniproc::cuda {
 namespace {
 
+constexpr const char* kWhat = "copies to the device";
 constexpr size_t kLeastBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
 constexpr size_t kFirstPieces = 32;
 constexpr size_t kMostPieces = 256;
@@ -40,53 +40,20 @@ __global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__
 }  // namespace
 
 Staging::Staging(cudaStream_t stream) : stream_(stream) {
-  for (size_t i = 0; i < kFirstPieces; ++i) lent_.push_back(std::make_unique<Piece>(kLeastBytes));
-}
-
-Staging::Piece::Piece(size_t bytes) : bytes_(bytes) {
-  check(cudaEventCreateWithFlags(&read_, cudaEventDisableTiming | cudaEventBlockingSync),
-        "cudaEventCreateWithFlags");
-  try {
-    memory_ = static_cast<std::byte*>(MemoryAccount::allocateHost(bytes, "copies to the device"));
-  } catch (...) {
-    static_cast<void>(cudaEventDestroy(read_));
-    throw;
+  for (size_t i = 0; i < kFirstPieces; ++i) {
+    lent_.push_back(std::make_unique<PinnedBuffer>(kLeastBytes, kWhat));
   }
 }
 
-Staging::Piece::~Piece() {
-  static_cast<void>(cudaEventSynchronize(read_));
-  static_cast<void>(cudaEventDestroy(read_));
-  MemoryAccount::releaseHost(memory_);
-}
-
-void Staging::Piece::lend(cudaStream_t stream) {
-  check(cudaEventRecord(read_, stream), "cudaEventRecord");
-}
-
-bool Staging::Piece::isRead() const {
-  const cudaError_t status = cudaEventQuery(read_);
-  if (status == cudaErrorNotReady) {
-    static_cast<void>(cudaGetLastError());  // no failure
-    return false;
-  }
-  check(status, "cudaEventQuery");
-  return true;
-}
-
-void Staging::Piece::waitUntilRead() const {
-  check(cudaEventSynchronize(read_), "cudaEventSynchronize");
-}
-
-std::unique_ptr<Staging::Piece> Staging::unusedPiece(size_t bytes) {
-  std::unique_ptr<Piece> piece;
-  if (lent_.size() == kMostPieces) lent_.front()->waitUntilRead();
-  if (!lent_.empty() && lent_.front()->isRead()) {
+std::unique_ptr<PinnedBuffer> Staging::unusedPiece(size_t bytes) {
+  std::unique_ptr<PinnedBuffer> piece;
+  if (lent_.size() == kMostPieces) lent_.front()->take();
+  if (!lent_.empty() && lent_.front()->isBack()) {
     piece = std::move(lent_.front());
     lent_.pop_front();
   }
   if (!piece || piece->bytes() < bytes) {
-    piece = std::make_unique<Piece>(std::bit_ceil(std::max(bytes, kLeastBytes)));
+    piece = std::make_unique<PinnedBuffer>(std::bit_ceil(std::max(bytes, kLeastBytes)), kWhat);
   }
   return piece;
 }
@@ -106,9 +73,9 @@ void Staging::copyParts(std::span<const HostToDevice> copies) {
   }
   if (bytes == 0) return;
 
-  std::unique_ptr<Piece> piece = unusedPiece(bytes);
+  std::unique_ptr<PinnedBuffer> piece = unusedPiece(bytes);
   Parts parts{};
-  std::byte* next = piece->data();
+  std::byte* next = piece->take();
   for (size_t i = 0; i < copies.size(); ++i) {
     const HostToDevice& copy = copies[i];
     if (copy.bytes > 0) std::memcpy(next, copy.host, copy.bytes);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 
+#include "ops/cuda/pinned_buffer.h"
 #include "ops/ops.h"
 
 namespace uniproc::cuda {
@@ -25,31 +26,11 @@ class Staging {
   void copy(std::span<const HostToDevice> copies);
 
  private:
-  class Piece {
-   public:
-    explicit Piece(size_t bytes);
-    ~Piece();
-    Piece(const Piece&) = delete;
-    Piece& operator=(const Piece&) = delete;
-
-    std::byte* data() const { return memory_; }
-    size_t bytes() const { return bytes_; }
-    // The device has it until all that is on the stream so far has run.
-    void lend(cudaStream_t stream);
-    bool isRead() const;
-    void waitUntilRead() const;
-
-   private:
-    const size_t bytes_;
-    std::byte* memory_ = nullptr;
-    cudaEvent_t read_ = nullptr;
-  };
-
-  std::unique_ptr<Piece> unusedPiece(size_t bytes);
+  std::unique_ptr<PinnedBuffer> unusedPiece(size_t bytes);
   void copyParts(std::span<const HostToDevice> copies);
 
   const cudaStream_t stream_;
-  std::deque<std::unique_ptr<Piece>> lent_;  // in the order of their lending
+  std::deque<std::unique_ptr<PinnedBuffer>> lent_;  // in the order of their lending
 };
 
 }  // namespace uniproc::cuda

@@ -19,10 +19,6 @@ double milliseconds(cudaEvent_t from, cudaEvent_t to) {
 
 }  // namespace
 
-CudaEvent::CudaEvent() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync), "cudaEventCreateWithFlags");
-}
-
 Steps::Steps(int device, cudaStream_t stream)
     : device_(device), stream_(stream), thread_([this] { run(); }) {}
 

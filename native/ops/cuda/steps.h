@@ -8,26 +8,14 @@
 #include <thread>
 #include <vector>
 
+#include "ops/cuda/event.h"
 #include "ops/ops.h"
 #include "runtime/queue.h"
 
 namespace uniproc::cuda {
 
-class CudaEvent {
- public:
-  CudaEvent();
-  ~CudaEvent() { static_cast<void>(cudaEventDestroy(event_)); }
-  CudaEvent(const CudaEvent&) = delete;
-  CudaEvent& operator=(const CudaEvent&) = delete;
-
-  operator cudaEvent_t() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-// The thread sleeps while it waits, so that it takes no core from others; with two steps in flight
-// the device has the next one already, and the time to wake up is not lost.
+// The thread sleeps while it waits; with two steps in flight the device has the next one already,
+// and the time to wake up is not lost.
 class Steps {
  public:
   Steps(int device, cudaStream_t stream);
@@ -44,8 +32,8 @@ class Steps {
 
  private:
   struct Marks {
-    CudaEvent begin;
-    CudaEvent end;
+    const CudaEvent begin{CudaEvent::Timing::kYes};
+    const CudaEvent end{CudaEvent::Timing::kYes};
   };
   struct Ended {
     std::unique_ptr<Marks> marks;

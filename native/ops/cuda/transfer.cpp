@@ -6,11 +6,11 @@
 
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
-#include "ops/cuda/memory.h"
 
 namespace uniproc::cuda {
 namespace {
 
+constexpr const char* kWhat = "moving the weights";
 constexpr int64_t kBufferBytes = int64_t{2} << 20;
 
 // A thread copies some 3 GB/s from mapped pages, so that eight keep up with the bus.
@@ -20,32 +20,7 @@ int numCopyingThreads() {
 
 }  // namespace
 
-Transfer::PinnedBuffer::PinnedBuffer() {
-  check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync),
-        "cudaEventCreateWithFlags");
-  try {
-    memory_ =
-        static_cast<std::byte*>(MemoryAccount::allocateHost(kBufferBytes, "moving the weights"));
-  } catch (...) {
-    static_cast<void>(cudaEventDestroy(done_));
-    throw;
-  }
-}
-
-Transfer::PinnedBuffer::~PinnedBuffer() {
-  static_cast<void>(cudaEventSynchronize(done_));
-  static_cast<void>(cudaEventDestroy(done_));
-  MemoryAccount::releaseHost(memory_);
-}
-
-std::byte* Transfer::PinnedBuffer::take() {
-  check(cudaEventSynchronize(done_), "cudaEventSynchronize");
-  return memory_;
-}
-
-void Transfer::PinnedBuffer::lend(cudaStream_t stream) {
-  check(cudaEventRecord(done_, stream), "cudaEventRecord");
-}
+Transfer::Lane::Lane() : buffers{{kBufferBytes, kWhat}, {kBufferBytes, kWhat}} {}
 
 Transfer::Transfer(int device, cudaStream_t stream)
     : device_(device), stream_(stream), pool_(numCopyingThreads()) {

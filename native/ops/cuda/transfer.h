@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ops/cpu/thread_pool.h"
+#include "ops/cuda/pinned_buffer.h"
 #include "ops/ops.h"
 
 namespace uniproc::cuda {
@@ -29,24 +30,9 @@ class Transfer {
   void download(void* host, const void* in, int64_t bytes);
 
  private:
-  // A pinned buffer and the event that tells that the device has done with it.
-  class PinnedBuffer {
-   public:
-    PinnedBuffer();
-    ~PinnedBuffer();
-    PinnedBuffer(const PinnedBuffer&) = delete;
-    PinnedBuffer& operator=(const PinnedBuffer&) = delete;
-
-    // Returns the memory once the device has done with it.
-    std::byte* take();
-    // The device has it until all that is on the stream so far has run.
-    void lend(cudaStream_t stream);
-
-   private:
-    std::byte* memory_ = nullptr;
-    cudaEvent_t done_ = nullptr;
-  };
   struct Lane {
+    Lane();
+
     PinnedBuffer buffers[2];
     int next = 0;
 
