@@ -23,13 +23,8 @@ import {
 import os from 'node:os';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
-import {
-  type ModelLimits,
-  native,
-  type NativeEvent,
-  type NativeModel,
-  type NativeSampling,
-} from '../../lib/native';
+import { type ModelLimits, native, type NativeEvent, type NativeModel } from '../../lib/native';
+import { GREEDY } from '../support/sampling';
 import { readTensorTable } from '../../lib/worker/checkpoint';
 import { weightParts } from '../../lib/worker/weights';
 import { Random } from '../native/ops/reference';
@@ -140,26 +135,6 @@ const LIMITS: ModelLimits = {
   enforceEager: false,
 };
 const BLOCKS_PER_SEQUENCE = LIMITS.maxModelLen / LIMITS.blockSize;
-
-const GREEDY: NativeSampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  repetitionPenalty: 1,
-  seed: 0n,
-  minTokens: 0,
-  numLogprobs: -1,
-  numPromptLogprobs: -1,
-  logitBiasTokenIds: new Int32Array(0),
-  logitBiases: new Float32Array(0),
-  allowedTokenIds: new Int32Array(0),
-  badWordsTokenIds: new Int32Array(0),
-  badWordsEnds: new Int32Array(0),
-  stopTokenIds: new Int32Array(0),
-};
 
 /** Random tokens, the same for a model every time. */
 function sequencesOf(model: ModelName): Int32Array[] {

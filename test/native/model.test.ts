@@ -17,6 +17,7 @@ import {
   type NativeSampling,
   type WeightPart,
 } from '../../lib/native';
+import { GREEDY } from '../support/sampling';
 import { decode, type ModelTensors, random, randomTensors, type Tensor } from './decoder';
 
 const LLAMA: ModelSpec = {
@@ -49,25 +50,7 @@ const LIMITS: ModelLimits = {
   enforceEager: false,
 };
 
-const GREEDY: NativeSampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  repetitionPenalty: 1,
-  seed: 0n,
-  minTokens: 0,
-  numLogprobs: 6,
-  numPromptLogprobs: -1,
-  logitBiasTokenIds: new Int32Array(0),
-  logitBiases: new Float32Array(0),
-  allowedTokenIds: new Int32Array(0),
-  badWordsTokenIds: new Int32Array(0),
-  badWordsEnds: new Int32Array(0),
-  stopTokenIds: new Int32Array(0),
-};
+const SAMPLING: NativeSampling = { ...GREEDY, numLogprobs: 6 };
 
 const WIDTH = 1 + LIMITS.maxLogprobs;
 
@@ -216,7 +199,7 @@ function add(
     tokenIds: Int32Array.from(tokenIds),
     numPromptTokens: tokenIds.length,
     blockIds: Int32Array.from({ length: numBlocks }, (_, i) => firstBlock + i),
-    sampling: { ...GREEDY, ...sampling },
+    sampling: { ...SAMPLING, ...sampling },
   });
 }
 
@@ -925,7 +908,7 @@ function constants(): string {
     const spec = ${JSON.stringify(spec)};
     const limits = ${JSON.stringify(LIMITS)};
     const none = new Int32Array(0);
-    const sampling = { ...${JSON.stringify({ ...GREEDY, seed: 0 })}, seed: 0n,
+    const sampling = { ...${JSON.stringify({ ...SAMPLING, seed: 0 })}, seed: 0n,
       logitBiasTokenIds: none, logitBiases: new Float32Array(0), allowedTokenIds: none,
       badWordsTokenIds: none, badWordsEnds: none, stopTokenIds: none };`;
 }

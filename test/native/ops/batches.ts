@@ -1,28 +1,8 @@
 /** Requests over a paged cache, and batches of some of their tokens. */
-import type { NativeRequest, NativeSampling } from '../../../lib/native';
+import type { NativeRequest } from '../../../lib/native';
+import { GREEDY } from '../../support/sampling';
 import type { Batch, Ops, Requests } from './binding';
 import type { Random } from './reference';
-
-/** Sampling that changes nothing: greedy, no penalties, no lists, no logprobs. */
-export const greedy: NativeSampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  repetitionPenalty: 1,
-  seed: 0n,
-  minTokens: 0,
-  numLogprobs: -1,
-  numPromptLogprobs: -1,
-  logitBiasTokenIds: new Int32Array(),
-  logitBiases: new Float32Array(),
-  allowedTokenIds: new Int32Array(),
-  badWordsTokenIds: new Int32Array(),
-  badWordsEnds: new Int32Array(),
-  stopTokenIds: new Int32Array(),
-};
 
 /** One row of a batch: tokens numComputed .. numComputed + numScheduled of the request in `slot`. */
 export interface Row {
@@ -75,7 +55,7 @@ export class Layout {
         tokenIds: ids,
         numPromptTokens: ids.length,
         blockIds: this.blockTables[slot],
-        sampling: greedy,
+        sampling: GREEDY,
       };
       ops.addRequest(requests, slot, request, this.numBlocks);
     });

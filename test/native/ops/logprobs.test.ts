@@ -1,4 +1,4 @@
-import { greedy } from './batches';
+import { GREEDY } from '../../support/sampling';
 import { openOps, backends, type Ops } from './binding';
 import { expectClose, Random } from './reference';
 import { descending } from './samplerReference';
@@ -119,7 +119,7 @@ describe.each(backends)('logprobs, %s', (backend) => {
     });
     logits.forEach((row, slot) => {
       const sampling = {
-        ...greedy,
+        ...GREEDY,
         temperature: 0.7,
         seed: 3n,
         topK: 10,

@@ -1,5 +1,5 @@
 import type { NativeRequest, NativeSampling } from '../../../lib/native';
-import { greedy } from './batches';
+import { GREEDY } from '../../support/sampling';
 import { backends, openOps } from './binding';
 import { Random } from './reference';
 
@@ -20,7 +20,7 @@ describe.each(backends)('the request table, %s', (backend) => {
         tokenIds: Int32Array.from({ length }, () => random.below(limits.vocabSize)),
         numPromptTokens: length,
         blockIds: Int32Array.from({ length: Math.ceil(length / 16) }, () => random.below(5000)),
-        sampling: greedy,
+        sampling: GREEDY,
       };
       const slot = random.below(numSlots);
       ops.addRequest(requests, slot, request, 5000);
@@ -42,7 +42,7 @@ describe.each(backends)('the request table, %s', (backend) => {
         tokenIds: Int32Array.of(0),
         numPromptTokens: 1,
         blockIds: new Int32Array(),
-        sampling: { ...greedy, ...sampling },
+        sampling: { ...GREEDY, ...sampling },
       };
       ops.addRequest(requests, 0, request, 0);
       const sampled = ops.zeros(1, 'int32');
@@ -75,7 +75,7 @@ describe.each(backends)('the request table, %s', (backend) => {
         tokenIds: Int32Array.of(0),
         numPromptTokens: 1,
         blockIds: new Int32Array(),
-        sampling: { ...greedy, stopTokenIds: new Int32Array(count) },
+        sampling: { ...GREEDY, stopTokenIds: new Int32Array(count) },
       };
       ops.addRequest(requests, 0, request, 0);
       return ops.memory().allocated - allocated;

@@ -1,10 +1,10 @@
 import type { NativeSampling } from '../../../lib/native';
-import { greedy } from './batches';
+import { GREEDY } from '../../support/sampling';
 import { openOps, backends, type Ops } from './binding';
 import { Random } from './reference';
 import { descending, sampleReference, type SampledRequest } from './samplerReference';
 
-const plainSampling: NativeSampling = { ...greedy, temperature: 1 };
+const plainSampling: NativeSampling = { ...GREEDY, temperature: 1 };
 
 const request = (
   sampling: Partial<NativeSampling>,
@@ -183,7 +183,7 @@ describe.each(backends)('sample, %s', (backend) => {
       for (const slot of [0, 1, 2]) {
         const tokenIds = new Int32Array(2 + slot).fill(slot);
         const blockIds = new Int32Array();
-        const made = { tokenIds, numPromptTokens: 1, blockIds, sampling: greedy };
+        const made = { tokenIds, numPromptTokens: 1, blockIds, sampling: GREEDY };
         ops.addRequest(table, slot, made, 0);
       }
       const logits = ops.floats([0, 0, 0, 9, 0, 9, 0, 0]);
