@@ -1,0 +1,411 @@
+/**
+ * A service's traffic, compressed, over one engine for a while; then whether anything was left behind:
+ *
+ *     node --expose-gc scripts/soak.js [--seconds 240] [--rate 40] [--seed 1] [--device cpu]
+ *                                      [--model DIR] [--json FILE]
+ *
+ * Requests come at random (a Poisson process, with bursts), of random lengths, many beginning alike;
+ * some ask for several samples, some are read slowly, left early, aborted, late or invalid. The KV
+ * cache is too small for them and the queue limited, so that there are preemptions and refusals. At
+ * `--rate 40` four minutes have the calls of two hours and a half of one a second.
+ *
+ * Flat means: from the second third of the time to the last, the medians of the resident set and of
+ * the heap, each after collecting garbage, grow by no more than the bounds below; at the end no block
+ * is held, and nobody who knew a request still does. Exits with 1 when something is not so.
+ */
+'use strict';
+
+const { getEventListeners } = require('node:events');
+const { writeFile } = require('node:fs/promises');
+const { monitorEventLoopDelay } = require('node:perf_hooks');
+const { setTimeout: sleep } = require('node:timers/promises');
+const { parseArgs } = require('node:util');
+const {
+  InvalidRequestError,
+  LLM,
+  QueueFullError,
+  RequestTimeoutError,
+  SamplingParams,
+} = require('..');
+const { randomInteger, seededRandom } = require('../bench/random');
+
+const MAX_RESIDENT_GROWTH_MIB = 8;
+const MAX_HEAP_GROWTH_MIB = 2;
+
+const ENGINE = {
+  maxModelLen: 512,
+  maxNumSeqs: 32,
+  maxNumBatchedTokens: 256,
+  maxQueuedRequests: 100,
+  schedulingPolicy: 'priority',
+  // 2,048 tokens of the small model: less than so many requests come to need.
+  kvCacheMemoryBytes: 2048 * 2560,
+};
+/** One arrival of so many is a burst of more requests than may wait. */
+const BURST_EVERY = 400;
+const BURST_SIZE = 150;
+/** Tokens that requests of one of so many kinds begin alike with. */
+const SHARED_TOKENS = 64;
+const NUM_BEGINNINGS = 8;
+
+/** Makes requests and sees to it that each ends as it should. */
+class Traffic {
+  /** By kind of request and how it ended. */
+  outcomes = {};
+  /** Ends that were not as they should be: at most a few are kept. */
+  unexpected = [];
+  numRequests = 0;
+  /** As a service has one, for when it shuts down: every request is given it. */
+  service = new AbortController();
+  #open = new Set();
+
+  constructor(llm, random) {
+    this.llm = llm;
+    this.random = random;
+    this.vocabSize = llm.engine.config.model.transformer.spec.vocabSize;
+  }
+
+  /** Requests under way. */
+  get numOpen() {
+    return this.#open.size;
+  }
+
+  /** At `rate` a second for so many milliseconds; resolves when all have ended. */
+  async run(rate, milliseconds) {
+    const end = performance.now() + milliseconds;
+    let due = performance.now();
+    while (due < end) {
+      await sleep(Math.max(0, due - performance.now()));
+      const isBurst = this.random() < 1 / BURST_EVERY;
+      for (let i = isBurst ? BURST_SIZE : 1; i > 0; i--) this.arrive();
+      due += (-Math.log(1 - this.random()) / rate) * 1000;
+    }
+    while (this.numOpen > 0) await Promise.all(this.#open);
+  }
+
+  arrive() {
+    const kinds = Object.keys(KINDS);
+    const kind = kinds[randomInteger(this.random, 0, kinds.length - 1)];
+    this.numRequests++;
+    const ended = KINDS[kind](this).then(
+      () => this.#count(kind, 'done'),
+      (error) => {
+        this.#count(kind, error?.code ?? error?.name ?? String(error));
+        if (!(error instanceof QueueFullError)) this.#keep(kind, error);
+      },
+    );
+    this.#open.add(ended);
+    void ended.then(() => this.#open.delete(ended));
+  }
+
+  #count(kind, outcome) {
+    const outcomes = (this.outcomes[kind] ??= {});
+    outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+  }
+
+  #keep(kind, error) {
+    if (this.unexpected.length < 10) this.unexpected.push(`${kind}: ${error?.stack ?? error}`);
+  }
+
+  integer(least, most) {
+    return randomInteger(this.random, least, most);
+  }
+
+  prompt() {
+    const beginning = this.integer(0, 2 * NUM_BEGINNINGS - 1);
+    const shared = beginning < NUM_BEGINNINGS ? SHARED_TOKENS : 0;
+    const own = this.integer(1, this.integer(1, 300));
+    return {
+      promptTokenIds: [
+        ...Array.from({ length: shared }, (_, i) => (beginning * 389 + i * 37 + 6) % 2000),
+        ...Array.from({ length: own }, () => this.integer(6, this.vocabSize - 1)),
+      ],
+    };
+  }
+
+  params(options = {}) {
+    return new SamplingParams({
+      temperature: 0.8,
+      maxTokens: this.integer(1, this.integer(1, 100)),
+      ...(this.random() < 0.2 && { logprobs: 2 }),
+      ...(this.random() < 0.2 && { stop: [' the', '.'] }),
+      ...(this.random() < 0.1 && { presencePenalty: 0.5 }),
+      ...options,
+    });
+  }
+
+  options(more = {}) {
+    const { signal } = this.service;
+    return { signal, priority: this.integer(-1, 1), ...more };
+  }
+}
+
+/** Ends as it should when `work` rejects with such an error, or is done before it can. */
+async function mayFail(work, isExpected) {
+  try {
+    await work;
+  } catch (error) {
+    if (!isExpected(error)) throw error;
+  }
+}
+
+function check(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+async function readAll(stream, millisecondsBetween = 0) {
+  let last;
+  for await (const delta of stream) {
+    last = delta;
+    if (millisecondsBetween > 0) await sleep(millisecondsBetween);
+  }
+  check(last?.finishReason !== null, 'a stream ended before its output');
+}
+
+const KINDS = {
+  async generate(traffic) {
+    const params = traffic.params();
+    const [{ outputs }] = await traffic.llm.generate(traffic.prompt(), params, traffic.options());
+    check(outputs[0].tokenIds.length <= params.maxTokens, 'an output is too long');
+  },
+
+  async samples(traffic) {
+    const params = traffic.params({ n: traffic.integer(2, 4) });
+    const [{ outputs }] = await traffic.llm.generate(traffic.prompt(), params, traffic.options());
+    check(outputs.length === params.n, 'not as many samples as were asked for');
+  },
+
+  async prompts(traffic) {
+    const prompts = Array.from({ length: traffic.integer(2, 5) }, () => traffic.prompt());
+    const options = traffic.options({ progress: false });
+    const outputs = await traffic.llm.generate(prompts, traffic.params(), options);
+    check(outputs.length === prompts.length, 'not as many outputs as prompts');
+  },
+
+  async chat(traffic) {
+    const messages = [{ role: 'user', content: 'Tell me a story about a dog.' }];
+    await readAll(traffic.llm.chatStream(messages, traffic.params(), traffic.options()));
+  },
+
+  async stream(traffic) {
+    await readAll(traffic.llm.stream(traffic.prompt(), traffic.params(), traffic.options()));
+  },
+
+  async 'slow reader'(traffic) {
+    const stream = traffic.llm.stream(traffic.prompt(), traffic.params(), traffic.options());
+    await readAll(stream, traffic.integer(1, 20));
+  },
+
+  async 'leaves early'(traffic) {
+    const params = traffic.params({ n: traffic.integer(1, 2) });
+    const stream = traffic.llm.stream(traffic.prompt(), params, traffic.options());
+    for (let left = traffic.integer(0, 20); left > 0; left--) await stream.next();
+    await stream.return();
+  },
+
+  async abort(traffic) {
+    const controller = new AbortController();
+    const reason = new Error('the client went away');
+    const options = traffic.options({ signal: controller.signal });
+    const params = traffic.params({ n: traffic.integer(1, 2) });
+    const work = traffic.llm.generate(traffic.prompt(), params, options);
+    const timer = setTimeout(() => controller.abort(reason), traffic.integer(0, 100));
+    await mayFail(work, (error) => error === reason).finally(() => clearTimeout(timer));
+  },
+
+  async timeout(traffic) {
+    const options = traffic.options({ timeoutMs: traffic.integer(1, 60) });
+    const work = readAll(traffic.llm.stream(traffic.prompt(), traffic.params(), options));
+    await mayFail(work, (error) => error instanceof RequestTimeoutError);
+  },
+
+  async invalid(traffic) {
+    const prompts = [[], [traffic.vocabSize], new Array(600).fill(7), [-1]];
+    const promptTokenIds = prompts[traffic.integer(0, prompts.length - 1)];
+    // Nothing of a call runs when one of its prompts is invalid.
+    const call = [traffic.prompt(), { promptTokenIds }];
+    const options = traffic.options({ progress: false });
+    let refused = false;
+    await mayFail(
+      traffic.llm.generate(call, traffic.params(), options),
+      (error) => (refused = error instanceof InvalidRequestError),
+    );
+    check(refused, 'an invalid prompt was taken');
+  },
+
+  async 'reset of the cache'(traffic) {
+    if (traffic.random() < 0.1) traffic.llm.resetPrefixCache();
+    await readAll(traffic.llm.stream(traffic.prompt(), traffic.params(), traffic.options()));
+  },
+};
+
+const MIB = 2 ** 20;
+
+/** Looks at the process again and again while it works. */
+class Observer {
+  samples = [];
+  #delay = monitorEventLoopDelay({ resolution: 1 });
+  #start = performance.now();
+
+  constructor(llm, traffic) {
+    this.llm = llm;
+    this.traffic = traffic;
+    this.#delay.enable();
+  }
+
+  sample() {
+    const delay = this.#delay;
+    // Collecting all garbage at once is ours, and no delay of the engine's.
+    delay.disable();
+    global.gc();
+    global.gc();
+    const { rss, heapUsed } = process.memoryUsage();
+    const { kvCacheUsage, numRunningReqs, numWaitingReqs, numPreemptions } = this.llm.stats();
+    // The monitor's own timer period is in what it records.
+    const delayMs = (nanoseconds) => Math.max(0, nanoseconds / 1e6 - 1);
+    const sample = {
+      seconds: (performance.now() - this.#start) / 1000,
+      residentMiB: rss / MIB,
+      heapMiB: heapUsed / MIB,
+      delayP99Ms: delayMs(delay.percentile(99)),
+      delayMaxMs: delayMs(delay.max),
+      numRequests: this.traffic.numRequests,
+      numOpen: this.traffic.numOpen,
+      numRunningReqs,
+      numWaitingReqs,
+      kvCacheUsage,
+      numPreemptions,
+    };
+    this.samples.push(sample);
+    console.error(
+      `${sample.seconds.toFixed(0).padStart(5)} s  ${sample.numRequests} requests, ` +
+        `${numRunningReqs} running, ${numWaitingReqs} waiting, ` +
+        `cache ${(100 * kvCacheUsage).toFixed(0)}%, ${numPreemptions} preempted; ` +
+        `resident ${sample.residentMiB.toFixed(1)} MiB, heap ${sample.heapMiB.toFixed(1)} MiB, ` +
+        `event loop late by ${sample.delayP99Ms.toFixed(1)} ms (99th percentile), ` +
+        `${sample.delayMaxMs.toFixed(1)} ms at most`,
+    );
+    delay.reset();
+    delay.enable();
+  }
+
+  /** What `property` grew by, from the second third of the time to the last. */
+  growth(property) {
+    const end = this.samples.at(-1).seconds;
+    const median = (first, last) => {
+      const values = this.samples
+        .filter(({ seconds }) => seconds > (first * end) / 3 && seconds <= (last * end) / 3)
+        .map((sample) => sample[property])
+        .sort((a, b) => a - b);
+      return values[values.length >> 1];
+    };
+    return median(2, 3) - median(1, 2);
+  }
+}
+
+/** What is still there of requests that have all ended; the engine may take a step to see that. */
+async function leftovers(llm, traffic) {
+  const count = () => {
+    const { numRunningReqs, numWaitingReqs, kvCacheUsage } = llm.stats();
+    return {
+      numRunningReqs,
+      numWaitingReqs,
+      kvCacheUsage,
+      numUnfinishedRequests: llm.engine.numUnfinishedRequests,
+      numInWorker: llm.engine.executor.driverWorker.worker.modelRunner.inputBatch.size,
+      numListeners: getEventListeners(traffic.service.signal, 'abort').length,
+    };
+  };
+  const isClean = () => Object.values(count()).every((value) => value === 0);
+  for (let i = 0; i < 100 && !isClean(); i++) await sleep(10);
+  return count();
+}
+
+function problemsOf({ unexpected, left, residentGrowthMiB, heapGrowthMiB }) {
+  const problems = [...unexpected];
+  for (const [what, count] of Object.entries(left)) {
+    if (count !== 0) problems.push(`${what} is ${count} at the end`);
+  }
+  for (const [what, growth, most] of [
+    ['resident set', residentGrowthMiB, MAX_RESIDENT_GROWTH_MIB],
+    ['heap', heapGrowthMiB, MAX_HEAP_GROWTH_MIB],
+  ]) {
+    if (!(growth <= most)) {
+      problems.push(`the ${what} grew by ${growth.toFixed(2)} MiB; ${most} are allowed`);
+    }
+  }
+  return problems;
+}
+
+async function main() {
+  const { values } = parseArgs({
+    options: {
+      seconds: { type: 'string', default: '240' },
+      rate: { type: 'string', default: '40' },
+      seed: { type: 'string', default: '1' },
+      device: { type: 'string', default: 'cpu' },
+      model: { type: 'string' },
+      json: { type: 'string' },
+    },
+  });
+  if (global.gc === undefined) throw new Error('run it with node --expose-gc');
+  const [seconds, rate, seed] = [values.seconds, values.rate, values.seed].map(Number);
+
+  const llm = await LLM.create({ ...ENGINE, model: values.model, device: values.device });
+  try {
+    let numFinished = 0;
+    let numCachedTokens = 0;
+    llm.events.on('finished', (request) => {
+      numFinished++;
+      numCachedTokens += request.numCachedTokens;
+    });
+    const traffic = new Traffic(llm, seededRandom(seed));
+    const observer = new Observer(llm, traffic);
+    const timer = setInterval(() => observer.sample(), 1000 * Math.max(0.5, seconds / 60));
+    await traffic.run(rate, 1000 * seconds);
+    clearInterval(timer);
+
+    const left = await leftovers(llm, traffic);
+    const { unexpected, outcomes, numRequests } = traffic;
+    const stats = llm.stats();
+    const ends = Object.values(stats.numFinishedReqs).reduce((sum, count) => sum + count, 0);
+    if (numFinished !== ends)
+      unexpected.push(`${ends} requests ended, ${numFinished} were told of`);
+    const result = {
+      seconds,
+      rate,
+      seed,
+      numRequests,
+      outcomes,
+      numCachedTokens,
+      residentGrowthMiB: observer.growth('residentMiB'),
+      heapGrowthMiB: observer.growth('heapMiB'),
+      left,
+      unexpected,
+      stats,
+      samples: observer.samples,
+    };
+    const problems = problemsOf(result);
+    console.table(outcomes);
+    const { abort, timeout } = stats.numFinishedReqs;
+    console.log(
+      `${numRequests} calls in ${seconds} s, ${ends} requests, ${abort} aborted, ${timeout} timed out; ` +
+        `${stats.numPromptTokens} tokens in, ${numCachedTokens} of them found in the cache, ` +
+        `${stats.numOutputTokens} tokens out, ${stats.numPreemptions} preemptions`,
+    );
+    console.log(
+      `resident set ${result.residentGrowthMiB.toFixed(2)} MiB more, heap ` +
+        `${result.heapGrowthMiB.toFixed(2)} MiB more in the last third than in the second`,
+    );
+    for (const problem of problems) console.log(`PROBLEM: ${problem}`);
+    if (problems.length > 0) process.exitCode = 1;
+    if (values.json) await writeFile(values.json, JSON.stringify({ ...result, problems }, null, 2));
+  } finally {
+    await llm.shutdown();
+  }
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
+});

@@ -1,0 +1,70 @@
+/** scripts/soak.js, shortened: traffic of every kind leaves nothing behind. */
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import type { EngineStats } from '../lib';
+import { folderWith } from './support/folder';
+
+const SECONDS = 25;
+
+interface Result {
+  numRequests: number;
+  /** By kind of request and how it ended. */
+  outcomes: Record<string, Record<string, number>>;
+  numCachedTokens: number;
+  residentGrowthMiB: number;
+  heapGrowthMiB: number;
+  left: Record<string, number>;
+  unexpected: string[];
+  stats: EngineStats;
+  samples: unknown[];
+}
+
+let result: Result;
+
+beforeAll(async () => {
+  const file = path.join(await folderWith({}), 'soak.json');
+  const script = path.join(__dirname, '..', 'scripts', 'soak.js');
+  const args = ['--expose-gc', script, '--seconds', String(SECONDS), '--json', file];
+  // It exits with 1 when it finds a problem; what that is stands in the file.
+  await promisify(execFile)(process.execPath, args).catch(() => undefined);
+  result = JSON.parse(await readFile(file, 'utf8')) as Result;
+}, 120_000);
+
+it('has traffic of every kind, more than the engine can take at once', () => {
+  const { numRequests, numCachedTokens, outcomes, samples, stats } = result;
+  expect(numRequests).toBeGreaterThan(20 * SECONDS);
+  expect(samples.length).toBeGreaterThan(SECONDS);
+  expect(Object.keys(outcomes)).toHaveLength(11);
+  for (const [kind, { done }] of Object.entries(outcomes)) {
+    expect([kind, done > 20]).toEqual([kind, true]);
+  }
+  const refused = Object.values(outcomes).reduce((sum, { QUEUE_FULL = 0 }) => sum + QUEUE_FULL, 0);
+  expect(refused).toBeGreaterThan(50);
+  expect(numCachedTokens).toBeGreaterThan(1000);
+  expect(stats.numPreemptions).toBeGreaterThan(5);
+  expect(stats.numFinishedReqs.abort).toBeGreaterThan(50);
+  expect(stats.numFinishedReqs.timeout).toBeGreaterThan(20);
+  expect(stats.numFinishedReqs.error).toBe(0);
+});
+
+it('ends each request as it should end', () => {
+  expect(result.unexpected).toEqual([]);
+});
+
+it('leaves no block held, and no request known to anyone', () => {
+  expect(result.left).toEqual({
+    numRunningReqs: 0,
+    numWaitingReqs: 0,
+    kvCacheUsage: 0,
+    numUnfinishedRequests: 0,
+    numInWorker: 0,
+    numListeners: 0,
+  });
+});
+
+it('keeps the resident set and the heap flat', () => {
+  expect(result.residentGrowthMiB).toBeLessThan(8);
+  expect(result.heapGrowthMiB).toBeLessThan(2);
+});
