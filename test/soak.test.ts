@@ -66,5 +66,5 @@ it('leaves no block held, and no request known to anyone', () => {
 
 it('keeps the resident set and the heap flat', () => {
   expect(result.residentGrowthMiB).toBeLessThan(8);
-  expect(result.heapGrowthMiB).toBeLessThan(2);
+  expect(result.heapGrowthMiB).toBeLessThan(1);
 });
