@@ -48,11 +48,14 @@ interface Ask {
   numDeltas: number;
 }
 
-/** Tokens that begin alike when they are of one row, 1 to 180 of them. */
+/** 1 to 180 tokens: a block of one of three, and what goes on after it, one of three too. */
 const tokenPrompt = fc
-  .record({ row: fc.nat(2), length: fc.integer({ min: 1, max: 180 }) })
-  .map(({ row, length }) => ({
-    promptTokenIds: Array.from({ length }, (_, i) => 6 + ((row * 389 + i * 37) % 2000)),
+  .record({ first: fc.nat(2), rest: fc.nat(2), length: fc.integer({ min: 1, max: 180 }) })
+  .map(({ first, rest, length }) => ({
+    promptTokenIds: Array.from(
+      { length },
+      (_, i) => 6 + (((i < 16 ? first : rest) * 389 + i * 37) % 2000),
+    ),
   }));
 const textPrompt = fc
   .record({ beginning: fc.constantFrom(...BEGINNINGS), ending: fc.constantFrom(...ENDINGS) })
@@ -279,6 +282,18 @@ describe.each([
     }),
   );
 });
+
+it.each([true, false])(
+  'a mix that finds much of its prompts in the cache gives what each gives alone, async %p',
+  (asyncScheduling) =>
+    // Room for most of it: 128 blocks.
+    withEngine({ ...TIGHT, asyncScheduling, kvCacheMemoryBytes: 2 ** 25 }, async (engine) => {
+      expectAsAlone(await mix(engine));
+      await expectEmpty(engine);
+      const { queries, hits } = engine.llm.stats().prefixCacheStats;
+      expect(hits / queries).toBeGreaterThan(0.25);
+    }),
+);
 
 describe('prompts in chunks', () => {
   const longest = () => Math.max(...alone.map(({ promptTokenIds }) => promptTokenIds.length));
