@@ -121,7 +121,7 @@ const asks: Ask[] = fc.sample(
     prompt: fc.oneof(tokenPrompt, textPrompt),
     options,
     priority: fc.integer({ min: -1, max: 1 }),
-    arrival: fc.nat(300),
+    arrival: fc.nat(100),
     use: fc.constantFrom<Ask['use']>('generate', 'generate', 'stream', 'leave'),
     numDeltas: fc.nat(12),
   }),

@@ -45,7 +45,7 @@ it('has traffic of every kind, more than the engine can take at once', () => {
   expect(numCachedTokens).toBeGreaterThan(1000);
   expect(stats.numPreemptions).toBeGreaterThan(5);
   expect(stats.numFinishedReqs.abort).toBeGreaterThan(50);
-  expect(stats.numFinishedReqs.timeout).toBeGreaterThan(20);
+  expect(stats.numFinishedReqs.timeout).toBeGreaterThan(5);
   expect(stats.numFinishedReqs.error).toBe(0);
 });
 
