@@ -166,6 +166,59 @@ export class CancelledError extends UniprocError {
   }
 }
 
+/** No store answers at an address, or the connection to it has ended. `code`: STORE_CONNECTION. */
+export class StoreConnectionError extends UniprocError {
+  constructor(
+    /** The store's host:port. */
+    readonly address: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super('STORE_CONNECTION', `the store at ${address}: ${message}`, options);
+  }
+}
+
+/** A store's server cannot listen where it was told to. `code`: STORE_LISTEN. */
+export class StoreListenError extends UniprocError {
+  constructor(
+    /** The host:port that was asked for. */
+    readonly address: string,
+    /** The system's name of what was wrong: EADDRINUSE when another process has the port. */
+    readonly reason: string,
+    options?: ErrorOptions,
+  ) {
+    super('STORE_LISTEN', `a store cannot listen on ${address}: ${reason}`, options);
+  }
+}
+
+/** A key, value or amount that a store does not take; nothing was sent. `code`: STORE_REQUEST_INVALID. */
+export class StoreRequestError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('STORE_REQUEST_INVALID', message, options);
+  }
+}
+
+/** A store did not answer in time: keys that nobody has set, often. `code`: STORE_TIMEOUT. */
+export class StoreTimeoutError extends UniprocError {
+  constructor(
+    /** The store's host:port. */
+    readonly address: string,
+    /** The method that was called. */
+    readonly operation: string,
+    /** The keys it was called with; none for `numKeys`. */
+    readonly keys: readonly string[],
+    /** Milliseconds waited. */
+    readonly timeout: number,
+  ) {
+    const named =
+      keys.slice(0, 4).join(', ') + (keys.length > 4 ? ` and ${keys.length - 4} more` : '');
+    super(
+      'STORE_TIMEOUT',
+      `the store at ${address}: ${operation}(${named}) was not done within ${timeout} ms`,
+    );
+  }
+}
+
 /** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
