@@ -1,0 +1,375 @@
+/** What anybody may send to a store's port: it costs the sender its connection, and no more. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import fc from 'fast-check';
+import { MAX_MEMORY_BYTES } from '../../lib/distributed/keyTable';
+import { Message, Query, VALIDATION } from '../../lib/distributed/tcpStoreProtocol';
+import type { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
+import { TCPStore } from '../../lib/distributed/tcpStore';
+import { clientOf, closing, eventually, HOST, RawClient, serve } from './support';
+
+const MIB = 2 ** 20;
+
+/** A length and no more. */
+const length = (value: number | bigint) => new Message().i64(BigInt.asIntN(64, BigInt(value)));
+const join = (...messages: Message[]) => Buffer.concat(messages.map((message) => message.bytes()));
+const request = (query: number) => new Message(query);
+const HELLO = request(Query.VALIDATE).u32(VALIDATION);
+
+/** Whoever uses the store as one should. */
+let bystander: TCPStore;
+let server: TCPStoreServer;
+let atFirst: ReturnType<TCPStoreServer['usage']>;
+beforeEach(async () => {
+  server = await serve();
+  bystander = await clientOf(server);
+  await bystander.set('kept', 'value');
+  await bystander.numKeys();
+  atFirst = server.usage();
+});
+
+/** The server has nothing left of anybody else, and does as it is asked. */
+async function expectUnharmed(): Promise<void> {
+  expect((await bystander.get('kept')).toString()).toBe('value');
+  await eventually(() => expect(server.usage()).toEqual(atFirst));
+}
+
+describe('a client is dropped, and nobody else, for', () => {
+  it.each<[string, Buffer]>([
+    ['another protocol', Buffer.from('GET / HTTP/1.1\r\nHost: store\r\n\r\n')],
+    ['a query before the handshake', join(request(Query.GETNUMKEYS))],
+    ['a wrong validation', join(request(Query.VALIDATE).u32(0x3c85f7cf))],
+    ['an unknown query', join(HELLO, request(99))],
+    ['the handshake in mid-session', join(HELLO, HELLO)],
+    ['a key of 2^64 - 1 bytes', join(HELLO, request(Query.GET), length(-1))],
+    ['a key of 2^63 bytes', join(HELLO, request(Query.GET), length(2n ** 63n))],
+    ['a key of 8193 bytes', join(HELLO, request(Query.SET), length(8193))],
+    ['a value above 8 MiB', join(HELLO, request(Query.SET).key('k'), length(8 * MIB + 1))],
+    ['an expected value above 8 MiB', join(HELLO, request(Query.COMPARE_SET).key('k'), length(-1))],
+    ['131,073 keys', join(HELLO, request(Query.WAIT), length(131073))],
+    ['2^64 - 1 keys', join(HELLO, request(Query.MULTI_GET), length(-1))],
+    ['2^40 keys to set', join(HELLO, request(Query.MULTI_SET), length(2n ** 40n))],
+    ['an add to what is not a number', join(HELLO, request(Query.ADD).key('/kept').i64(1))],
+    [
+      'a wait within a wait',
+      join(HELLO, request(Query.WAIT).keys(['a', 'b']), request(Query.WAIT).keys(['c'])),
+    ],
+  ])('%s', async (_, bytes) => {
+    const client = await RawClient.connect(server);
+    client.send(bytes);
+    await client.ended;
+    await expectUnharmed();
+  });
+
+  it('a value that append makes longer than 8 MiB', async () => {
+    const client = await RawClient.welcome(server);
+    client.send(
+      join(
+        request(Query.SET)
+          .key('/long')
+          .value(Buffer.alloc(8 * MIB)),
+      ),
+    );
+    client.send(join(request(Query.APPEND).key('/long').value('!')));
+    await client.ended;
+    expect(await bystander.get('long')).toHaveLength(8 * MIB);
+    await bystander.deleteKey('long');
+    await expectUnharmed();
+  });
+
+  it('silence in the middle of a handshake, a request or a reply, and not between', async () => {
+    const impatient = await serve({ stallTimeout: 200 });
+    const idle = await clientOf(impatient);
+    const waiting = idle.wait(['key'], 10_000);
+    const silent = await RawClient.connect(impatient);
+    const half = await RawClient.welcome(impatient);
+    half.send(join(request(Query.SET).key('key'), length(5)));
+    const deaf = await RawClient.welcome(impatient);
+    deaf.send(
+      join(
+        request(Query.SET)
+          .key('/long')
+          .value(Buffer.alloc(8 * MIB)),
+      ),
+    );
+    await deaf.ping();
+    deaf.socket.pause();
+    for (let i = 0; i < 4; i++) deaf.send(join(request(Query.GET).key('/long')));
+    await Promise.all([silent.ended, half.ended]);
+    await eventually(() => expect(impatient.usage().numClients).toBe(1));
+    await (await clientOf(impatient)).set('key', '');
+    await waiting;
+  });
+});
+
+/** Requests of every kind, which together leave no key behind. */
+const SESSION = [
+  HELLO,
+  request(Query.PING).u32(12345),
+  request(Query.SET).key('/a').value('one'),
+  request(Query.GET).key('/a'),
+  request(Query.COMPARE_SET).key('/a').value('one').value('two'),
+  request(Query.ADD).key('/n').i64(41),
+  request(Query.CHECK).keys(['/a', '/n', '/z']),
+  request(Query.WAIT).keys(['/a', '/n']),
+  request(Query.CANCEL_WAIT),
+  request(Query.GETNUMKEYS),
+  request(Query.APPEND).key('/a').value(Buffer.alloc(70_000, 'x')),
+  request(Query.MULTI_GET).keys(['/a', '/z', '/n']),
+  request(Query.MULTI_SET).count(2).key('/b').value('').key('/c').value('3'),
+  request(Query.DELETE_KEY).key('/a'),
+  request(Query.DELETE_KEY).key('/b'),
+  request(Query.DELETE_KEY).key('/c'),
+  request(Query.DELETE_KEY).key('/n'),
+  request(Query.DELETE_KEY).key('/z'),
+];
+
+/** Each request's answer. */
+async function answers(client: RawClient): Promise<string> {
+  const expected = [
+    new Message().u32(12345),
+    new Message().string(Buffer.from('one')),
+    new Message().string(Buffer.from('two')),
+    new Message().i64(41),
+    new Message().u8(1),
+    new Message().u8(0),
+    new Message().u8(1),
+    // The bystander's is the third.
+    new Message().i64(3),
+    new Message().string(Buffer.concat([Buffer.from('two'), Buffer.alloc(70_000, 'x')])),
+    new Message().string(Buffer.alloc(0)).string(Buffer.from('41')),
+    ...[1, 1, 1, 1, 0].map((count) => new Message().i64(count)),
+  ];
+  const bytes = join(...expected);
+  const answer = await client.reader.bytes(bytes.length);
+  return answer.equals(bytes) ? 'as expected' : answer.toString('hex');
+}
+
+describe('requests', () => {
+  it('may come in whatever pieces', async () => {
+    const bytes = join(...SESSION);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.uniqueArray(fc.nat(bytes.length), { maxLength: 30 }),
+        async (positions) => {
+          const client = await RawClient.connect(server);
+          let start = 0;
+          for (const end of [...positions.sort((a, b) => a - b), bytes.length]) {
+            client.send(bytes.subarray(start, end));
+            start = end;
+            await new Promise(setImmediate);
+          }
+          expect(await answers(client)).toBe('as expected');
+          client.socket.destroy();
+        },
+      ),
+      { seed: 5, numRuns: 40 },
+    );
+    await expectUnharmed();
+  });
+
+  it('may end anywhere: a half one does nothing', async () => {
+    const bytes = join(HELLO, request(Query.MULTI_SET).count(2).key('/a').value('1'));
+    const rest = join(new Message().key('/b').value('2'));
+    for (let cut = 0; cut < rest.length; cut++) {
+      const client = await RawClient.connect(server);
+      client.send(Buffer.concat([bytes, rest.subarray(0, cut)]));
+      client.socket.end();
+      await client.ended;
+    }
+    expect(await bystander.check(['a'])).toBe(false);
+    await expectUnharmed();
+  });
+});
+
+describe('whatever is sent', () => {
+  const SHORT = SESSION.slice(1).filter((message) => message.bytes().length < 100);
+  const field = fc.oneof(
+    fc.uint8Array({ maxLength: 40 }),
+    fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map((value) => length(value).bytes()),
+    fc.nat(20).map((value) => length(value).bytes()),
+    fc.constantFrom('/a', '/n', '/kept2', '').map((key) => new Message().key(key).bytes()),
+  );
+  const anyRequest = fc
+    .tuple(
+      fc.oneof(fc.integer({ min: 1, max: 13 }), fc.nat(255)),
+      fc.array(field, { maxLength: 4 }),
+    )
+    .map(([query, fields]) => Buffer.concat([Buffer.of(query), ...fields]));
+  const mangled = fc
+    .record({
+      chosen: fc.array(fc.constantFrom(...SHORT), { minLength: 1, maxLength: 6 }),
+      at: fc.nat(200),
+      byte: fc.nat(255),
+    })
+    .map(({ chosen, at, byte }) => {
+      const bytes = join(...chosen);
+      bytes[at % bytes.length] = byte;
+      return bytes;
+    });
+
+  it.each<[string, number, fc.Arbitrary<Uint8Array>]>([
+    ['random bytes', 1, fc.uint8Array({ maxLength: 300 })],
+    ['a handshake and random bytes', 2, fc.uint8Array({ maxLength: 300 })],
+    [
+      'requests of random fields',
+      3,
+      fc.array(anyRequest, { maxLength: 8 }).map((all) => Buffer.concat(all)),
+    ],
+    ['requests with a byte changed', 4, mangled],
+  ])('%s: the server goes on, and keeps no trace of who sent it', async (_, seed, sent) => {
+    // Others' keys they may well change: what is held is that it is still a store.
+    const scenario = fc.array(fc.record({ bytes: sent, leaves: fc.boolean() }), {
+      minLength: 1,
+      maxLength: 6,
+    });
+    await fc.assert(
+      fc.asyncProperty(scenario, async (senders) => {
+        const clients = await Promise.all(senders.map(() => RawClient.connect(server)));
+        clients.forEach((client, i) => {
+          if (seed !== 1) client.send(join(HELLO));
+          client.send(senders[i].bytes);
+          if (senders[i].leaves) client.socket.end();
+        });
+        await bystander.set('mine', String(seed));
+        expect((await bystander.get('mine')).toString()).toBe(String(seed));
+        for (const client of clients) client.socket.destroy();
+      }),
+      { seed, numRuns: 60 },
+    );
+    await eventually(() => {
+      expect(server.usage()).toMatchObject({ numClients: 1, numAwaited: 0 });
+    });
+    await bystander.close();
+    const { numKeys } = server.usage();
+    await eventually(() => {
+      const { numClients, numBytes } = server.usage();
+      expect(numClients).toBe(0);
+      // Entries of a few bytes, and 512 each; of requests, replies and waits there is nothing.
+      expect(numBytes).toBeGreaterThanOrEqual(numKeys * 512);
+      expect(numBytes).toBeLessThanOrEqual(numKeys * 600 + 10_000);
+    });
+  });
+});
+
+describe('memory', () => {
+  it('is taken for what has come, not for what is promised', async () => {
+    const clients = await Promise.all(Array.from({ length: 50 }, () => RawClient.welcome(server)));
+    for (const client of clients) {
+      client.send(join(request(Query.SET).key('/long'), length(8 * MIB)));
+      client.send(Buffer.alloc(1000));
+    }
+    await eventually(() => {
+      const { numBytes } = server.usage();
+      expect(numBytes - atFirst.numBytes).toBeGreaterThan(50 * 8192);
+    });
+    expect(server.usage().numBytes - atFirst.numBytes).toBeLessThan(2 * MIB);
+    for (const client of clients) client.socket.destroy();
+    await expectUnharmed();
+  });
+
+  it('is at most twice what has come, however small the pieces', async () => {
+    const client = await RawClient.welcome(server);
+    client.send(join(request(Query.SET).key('/long'), length(8 * MIB)));
+    for (let i = 0; i < 3000; i++) {
+      client.send(Buffer.alloc(100));
+      if (i % 10 === 0) await new Promise(setImmediate);
+    }
+    await eventually(() => {
+      expect(server.usage().numBytes - atFirst.numBytes).toBeGreaterThan(300_000);
+    });
+    expect(server.usage().numBytes - atFirst.numBytes).toBeLessThan(650_000);
+    client.socket.destroy();
+    await expectUnharmed();
+  });
+
+  it('of replies that nobody reads is that of one', async () => {
+    const client = await RawClient.welcome(server);
+    client.send(
+      join(
+        request(Query.SET)
+          .key('/long')
+          .value(Buffer.alloc(8 * MIB)),
+      ),
+    );
+    await client.ping();
+    client.socket.pause();
+    for (let i = 0; i < 1000; i++) client.send(join(request(Query.GET).key('/long')));
+    await eventually(() => {
+      expect(server.usage().numBytes - atFirst.numBytes).toBeGreaterThan(16 * MIB);
+    });
+    for (let i = 0; i < 10; i++) await bystander.numKeys();
+    expect(server.usage().numBytes - atFirst.numBytes).toBeLessThan(17 * MIB);
+    client.socket.destroy();
+    await bystander.deleteKey('long');
+    await expectUnharmed();
+  });
+
+  it('of a wait is given back when it ends, and when the client leaves', async () => {
+    const keys = Array.from({ length: 1000 }, (_, i) => `/${i}`);
+    const client = await RawClient.welcome(server);
+    const { numBytes } = server.usage();
+    client.send(join(request(Query.WAIT).keys(keys)));
+    await client.ping();
+    expect(server.usage()).toMatchObject({ numAwaited: 1000 });
+    expect(server.usage().numBytes - numBytes).toBeGreaterThan(1000 * 512);
+    client.send(join(request(Query.CANCEL_WAIT)));
+    expect(await client.reader.u8()).toBe(1);
+    expect(server.usage().numAwaited).toBe(0);
+    client.send(join(request(Query.WAIT).keys(keys)));
+    await client.ping();
+    client.socket.destroy();
+    await expectUnharmed();
+  });
+
+  it('ends at 256 MiB, whoever sends what', async () => {
+    const child = spawn(process.execPath, [path.join(__dirname, 'serve.js')], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    closing({ close: () => child.kill() });
+    const lines = createInterface(child.stdout);
+    const nextLine = async () => ((await once(lines, 'line')) as [string])[0];
+    const usage = async () => {
+      child.stdin.write('\n');
+      return JSON.parse(await nextLine()) as { numBytes: number; peakBytes: number };
+    };
+    const port = Number(await nextLine());
+    const store = closing(await TCPStore.connect({ host: HOST, port }));
+    await store.set('kept', 'value');
+    const before = await usage();
+
+    const value = Buffer.alloc(8 * MIB, 1);
+    const flood = async (name: string, query: number) => {
+      const client = await RawClient.welcome({ port });
+      for (let i = 0; i < 20 && !client.socket.destroyed; i++) {
+        client.send(join(request(query).key(`/${name} ${i}`).value(value)));
+        await new Promise(setImmediate);
+        if (client.socket.writableNeedDrain) {
+          const drained = new Promise((resolve) => client.socket.once('drain', resolve));
+          await Promise.race([drained, client.ended]);
+        }
+      }
+      return client;
+    };
+    // 640 MiB of values, and requests that are never complete.
+    const clients = await Promise.all(
+      ['a', 'b', 'c', 'd'].map((name) => flood(name, name < 'c' ? Query.SET : Query.APPEND)),
+    );
+    for (const client of clients) client.send(join(request(Query.MULTI_SET).count(100)));
+    await eventually(() => {
+      expect(clients.filter(({ socket }) => socket.destroyed).length).toBeGreaterThan(0);
+    });
+    const after = await usage();
+    expect(after.numBytes).toBeGreaterThan(200 * MIB);
+    expect(after.numBytes).toBeLessThanOrEqual(MAX_MEMORY_BYTES);
+    // What it has let go of waits for the collector.
+    expect(after.peakBytes - before.peakBytes).toBeLessThan(2 * MAX_MEMORY_BYTES);
+    expect((await store.get('kept')).toString()).toBe('value');
+
+    const closed = once(child, 'exit');
+    child.stdin.end();
+    expect(await closed).toEqual([0, null]);
+  });
+});

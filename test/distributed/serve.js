@@ -1,0 +1,15 @@
+// A store's server in a process of its own, for hostile.test.ts: says its port, and for each line
+// it is sent, what it uses and the most memory it has ever had.
+'use strict';
+
+require('../executor/requireTypescript');
+const { TCPStoreServer } = require('../../lib/distributed/tcpStoreServer');
+
+void TCPStoreServer.listen({ host: '127.0.0.1', port: 0 }).then((server) => {
+  console.log(server.port);
+  process.stdin.on('data', () => {
+    const peakBytes = process.resourceUsage().maxRSS * 1024;
+    console.log(JSON.stringify({ ...server.usage(), peakBytes }));
+  });
+  process.stdin.on('end', () => server.close());
+});
