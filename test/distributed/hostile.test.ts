@@ -7,8 +7,8 @@ import fc from 'fast-check';
 import { MAX_MEMORY_BYTES } from '../../lib/distributed/keyTable';
 import { Message, Query, VALIDATION } from '../../lib/distributed/tcpStoreProtocol';
 import type { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
-import { TCPStore } from '../../lib/distributed/tcpStore';
-import { clientOf, closing, eventually, HOST, RawClient, serve } from './support';
+import type { TCPStore } from '../../lib/distributed/tcpStore';
+import { clientOf, closing, eventually, RawClient, serve } from './support';
 
 const MIB = 2 ** 20;
 
@@ -254,6 +254,41 @@ describe('whatever is sent', () => {
   });
 });
 
+/** A server in a process of its own, which may have `numFiles` open. */
+async function serveApart(numFiles = 1024) {
+  const script = path.join(__dirname, 'serve.js');
+  const command = `ulimit -n ${numFiles} && exec "$0" "$1"`;
+  const child = spawn('sh', ['-c', command, process.execPath, script], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  closing({ close: () => child.kill() });
+  const lines = createInterface(child.stdout);
+  const nextLine = async () => ((await once(lines, 'line')) as [string])[0];
+  const port = Number(await nextLine());
+  const usage = async () => {
+    child.stdin.write('\n');
+    return JSON.parse(await nextLine()) as {
+      numClients: number;
+      numBytes: number;
+      peakBytes: number;
+    };
+  };
+  return { child, port, usage };
+}
+
+it('more connections than files may be open end for those who come late', async () => {
+  const { port, usage } = await serveApart(64);
+  const store = await clientOf({ port });
+  const late = await Promise.all(Array.from({ length: 100 }, () => RawClient.connect({ port })));
+  await eventually(() => {
+    expect(late.filter(({ socket }) => socket.destroyed).length).toBeGreaterThan(0);
+  });
+  expect(await store.add('count', 1)).toBe(1);
+  for (const client of late) client.socket.destroy();
+  await eventually(async () => expect((await usage()).numClients).toBe(1));
+  expect(await (await clientOf({ port })).add('count', 1)).toBe(2);
+});
+
 describe('memory', () => {
   it('is taken for what has come, not for what is promised', async () => {
     const clients = await Promise.all(Array.from({ length: 50 }, () => RawClient.welcome(server)));
@@ -325,18 +360,8 @@ describe('memory', () => {
   });
 
   it('ends at 256 MiB, whoever sends what', async () => {
-    const child = spawn(process.execPath, [path.join(__dirname, 'serve.js')], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    });
-    closing({ close: () => child.kill() });
-    const lines = createInterface(child.stdout);
-    const nextLine = async () => ((await once(lines, 'line')) as [string])[0];
-    const usage = async () => {
-      child.stdin.write('\n');
-      return JSON.parse(await nextLine()) as { numBytes: number; peakBytes: number };
-    };
-    const port = Number(await nextLine());
-    const store = closing(await TCPStore.connect({ host: HOST, port }));
+    const { child, port, usage } = await serveApart();
+    const store = await clientOf({ port });
     await store.set('kept', 'value');
     const before = await usage();
 

@@ -1,5 +1,6 @@
 /** Our client against our server. */
 import { TCPStore } from '../../lib/distributed/tcpStore';
+import { Message, Query } from '../../lib/distributed/tcpStoreProtocol';
 import { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
 import {
   ConfigError,
@@ -32,6 +33,15 @@ const errorOf = (promise: Promise<unknown>) =>
   );
 
 const text = (value: Buffer) => value.toString();
+
+/** The value of a key as it is on the wire, without our client's prefix; empty if there is none. */
+async function rawGet(key: string): Promise<string> {
+  const client = await RawClient.welcome(server);
+  client.send(new Message(Query.GET).key(key).bytes());
+  const value = await client.reader.bytes(await client.reader.length(100));
+  client.socket.destroy();
+  return value.toString();
+}
 
 let server: TCPStoreServer;
 let store: TCPStore;
@@ -183,9 +193,7 @@ describe('operations', () => {
       await each.waitForWorkers(3);
       done++;
     });
-    await eventually(async () => {
-      expect(text((await RawClientValue.of(server, 'init/')) ?? Buffer.alloc(0))).toBe('2');
-    });
+    await eventually(async () => expect(await rawGet('init/')).toBe('2'));
     expect(done).toBe(0);
     await (await clientOf(server)).waitForWorkers(3);
     await Promise.all(waiting);
@@ -217,19 +225,6 @@ describe('operations', () => {
     expect(await store.numKeys()).toBe(0);
   });
 });
-
-/** A key as it is on the wire. */
-const RawClientValue = {
-  async of(of: TCPStoreServer, key: string): Promise<Buffer | null> {
-    const client = await RawClient.welcome(of);
-    const length = Buffer.alloc(8);
-    length.writeUInt8(key.length);
-    client.send(Buffer.concat([Buffer.of(3), length, Buffer.from(key)]));
-    const value = await client.reader.bytes(await client.reader.length(100));
-    client.socket.destroy();
-    return value.length === 0 ? null : value;
-  },
-};
 
 describe('wait', () => {
   it.each<[string, () => Promise<unknown>]>([
