@@ -61,7 +61,7 @@ export class KeyTable {
   set(key: string, value: Buffer): void {
     const before = this.#values.get(key);
     this.take(value.length - (before?.length ?? -key.length - ENTRY_BYTES));
-    this.#values.set(key, value);
+    this.#values.set(key, inOwnMemory(value));
     for (const wait of this.#waits.get(key) ?? []) {
       wait.missing.delete(key);
       if (wait.missing.size === 0) wait.done();
@@ -96,4 +96,12 @@ export class KeyTable {
       if (waits?.size === 0) this.#waits.delete(key);
     }
   }
+}
+
+/** A piece of Buffer's pool would keep all of it in memory, which nobody counts. */
+function inOwnMemory(value: Buffer): Buffer {
+  if (value.length === value.buffer.byteLength) return value;
+  const copy = Buffer.allocUnsafeSlow(value.length);
+  value.copy(copy);
+  return copy;
 }

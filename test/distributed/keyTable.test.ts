@@ -1,0 +1,10 @@
+import { KeyTable } from '../../lib/distributed/keyTable';
+
+it('a value keeps no more memory than its own bytes', () => {
+  const table = new KeyTable();
+  const pooled = Buffer.from('42');
+  expect(pooled.buffer.byteLength).toBeGreaterThan(2);
+  table.set('key', pooled);
+  expect(table.get('key')?.toString()).toBe('42');
+  expect(table.get('key')?.buffer.byteLength).toBe(2);
+});
