@@ -1,6 +1,5 @@
 /** The public face, over the model in models/ and what transformers makes of it. */
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import {
   type CreateArgs,
@@ -16,16 +15,8 @@ import {
   ShutdownError,
 } from '../lib';
 import { loadProgressBar } from '../lib/progressBar';
+import { stories as reference } from './support/stories';
 
-interface Reference {
-  promptTokenIds: number[];
-  tokenIds: number[];
-  text: string;
-}
-
-const reference = JSON.parse(
-  readFileSync(path.join(__dirname, 'golden', 'stories.json'), 'utf8'),
-) as { prompts: (Reference & { prompt: string })[]; chat: Reference & { messages: never } };
 const prompts = reference.prompts.map(({ prompt }) => prompt);
 const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
 const sampled = new SamplingParams({ temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 40 });

@@ -1,6 +1,7 @@
 /** What a caller may ask of the engine beside how tokens are sampled. */
 import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
+import { MAX_TIMER } from '../timer';
 import { parseFields } from './schema';
 
 /** Options of one call; they hold for each of its prompts. */
@@ -20,20 +21,12 @@ export interface GenerateOptions extends RequestOptions {
   progress?: boolean;
 }
 
-/** Most milliseconds that a timer of Node's can be set to. */
-const MAX_TIMEOUT_MS = 2 ** 31 - 1;
-
 const requestSchema = z.strictObject({
   signal: z
     .custom<AbortSignal>((value) => value instanceof AbortSignal)
     .optional()
     .describe('an AbortSignal'),
-  timeoutMs: z
-    .int()
-    .min(1)
-    .max(MAX_TIMEOUT_MS)
-    .optional()
-    .describe(`an integer from 1 to ${MAX_TIMEOUT_MS}`),
+  timeoutMs: z.int().min(1).max(MAX_TIMER).optional().describe(`an integer from 1 to ${MAX_TIMER}`),
   priority: z.int().optional().describe('an integer of at most 53 bits'),
   cacheSalt: z.string().min(1).optional().describe('a string that is not empty'),
 } satisfies Record<keyof RequestOptions, z.ZodType>);

@@ -2,12 +2,12 @@
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
-  ConfigError,
   ShutdownError,
   StoreConnectionError,
   StoreRequestError,
   StoreTimeoutError,
 } from '../errors';
+import { checkTimeout, startTimer } from '../timer';
 import { MAX_MEMORY_BYTES } from './keyTable';
 import {
   checkPort,
@@ -27,9 +27,6 @@ const LAST_BACKOFF = 1000;
 
 /** Milliseconds between two looks at how many clients there are. */
 const POLL_INTERVAL = 10;
-
-/** Milliseconds that setTimeout can count; longer would fire at once. */
-const MAX_TIMER = 2 ** 31 - 1;
 
 export interface ConnectOptions {
   host: string;
@@ -270,7 +267,7 @@ export class TCPStore {
   }
 
   async #handshake(timeout: number): Promise<void> {
-    const stopTimer = startTimer(timeout, () => {
+    const stopTimer = startTimer(Math.max(timeout, 0), () => {
       this.#socket.destroy(new Error('connecting took too long'));
     });
     try {
@@ -357,18 +354,4 @@ function prefixed(key: string): string {
 
 function waitRequest(keys: readonly string[]): Buffer {
   return new Message(Query.WAIT).keys(keys.map(prefixed)).bytes();
-}
-
-/** Throws ConfigError for what is not a duration. */
-function checkTimeout(timeout: number): void {
-  if (typeof timeout !== 'number' || !(timeout >= 0)) {
-    throw new ConfigError(`timeout must be milliseconds, 0 or more, not ${String(timeout)}`);
-  }
-}
-
-/** Calls back after `timeout` milliseconds, never for Infinity; returns what stops it. */
-function startTimer(timeout: number, expired: () => void): () => void {
-  if (timeout === Infinity) return () => {};
-  const timer = setTimeout(expired, Math.min(Math.max(timeout, 0), MAX_TIMER));
-  return () => clearTimeout(timer);
 }

@@ -1,6 +1,7 @@
 /** What one caller asked for in one go: how far it is, and what ends it before it is done. */
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
+import { startTimer } from '../timer';
 
 /** Why a call was given up, and the error for whoever waits: of a signal, whatever its reason is. */
 export type GiveUp = (why: 'abort' | 'timeout', error: unknown) => void;
@@ -19,13 +20,12 @@ export class Call {
   /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
   watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
     const ignore = signal && onAbort(signal, () => giveUp('abort', signal.reason));
-    const timer =
-      timeoutMs === undefined
-        ? undefined
-        : setTimeout(() => giveUp('timeout', new RequestTimeoutError(timeoutMs, this)), timeoutMs);
+    const stopTimer = startTimer(timeoutMs, () =>
+      giveUp('timeout', new RequestTimeoutError(timeoutMs as number, this)),
+    );
     this.unwatch = () => {
       ignore?.();
-      clearTimeout(timer);
+      stopTimer();
     };
   }
 

@@ -1,21 +1,6 @@
 /** The result of a call that was started and may still be running (Python's concurrent.futures.Future). */
-import { CancelledError, ConfigError, FutureTimeoutError, InvalidStateError } from '../errors';
-
-/** Milliseconds that setTimeout can count; longer would fire at once. */
-const MAX_TIMER = 2 ** 31 - 1;
-
-/**
- * Calls back after `timeout` milliseconds; returns what stops it. Undefined or Infinity: never.
- * Throws ConfigError for what is not a duration.
- */
-export function startTimer(timeout: number | undefined, expired: () => void): () => void {
-  if (timeout === undefined || timeout === Infinity) return () => {};
-  if (typeof timeout !== 'number' || !(timeout >= 0)) {
-    throw new ConfigError(`timeout must be milliseconds, 0 or more, not ${String(timeout)}`);
-  }
-  const timer = setTimeout(expired, Math.min(timeout, MAX_TIMER));
-  return () => clearTimeout(timer);
-}
+import { CancelledError, FutureTimeoutError, InvalidStateError } from '../errors';
+import { startTimer } from '../timer';
 
 /**
  * A value that is there later, in the hands of whoever completes it. Unlike a promise it can be

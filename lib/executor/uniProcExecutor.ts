@@ -1,12 +1,13 @@
 /** One worker in this process (vLLM V1's UniProcExecutor). */
 import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
 import type { NativeOutputThread } from '../native';
+import { startTimer } from '../timer';
 import type { AsyncModelRunnerOutput } from '../worker/outputs';
 import type { Worker } from '../worker/worker';
 import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
 import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
 import { type CreateOptions, Executor, type RpcOptions } from './executor';
-import { Future, startTimer } from './future';
+import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 

@@ -46,6 +46,11 @@ export class Worker extends WorkerBase {
     return this.args.config;
   }
 
+  /** The device is a GPU, whose memory is not the host's. */
+  get #onCuda(): boolean {
+    return this.#config.device.kind === 'cuda';
+  }
+
   get #openDevice(): NativeDevice {
     if (!this.device) throw new InvalidStateError('the device is not open; call initDevice first');
     return this.device;
@@ -69,8 +74,8 @@ export class Worker extends WorkerBase {
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
   get #memoryUtilization(): number | null {
-    const { cache, device } = this.#config;
-    return cache.memoryUtilization ?? (device.kind === 'cuda' ? CUDA_MEMORY_UTILIZATION : null);
+    const { memoryUtilization } = this.#config.cache;
+    return memoryUtilization ?? (this.#onCuda ? CUDA_MEMORY_UTILIZATION : null);
   }
 
   /**
@@ -160,7 +165,6 @@ export class Worker extends WorkerBase {
    */
   async determineAvailableMemory(): Promise<number> {
     const { kvCacheMemoryBytes } = this.#config.cache;
-    const onCuda = this.#config.device.kind === 'cuda';
     await this.#openDevice.resetPeakMemory();
     const graphBytes = await this.model.profile();
     const { total, free, allocated, peakAllocated } = await this.#openDevice.memory();
@@ -169,14 +173,14 @@ export class Worker extends WorkerBase {
     if (share === null) return Math.floor(free * CPU_CACHE_SHARE);
 
     const freeBefore = this.#baseline?.free ?? 0;
-    if (onCuda && free > freeBefore) {
+    if (this.#onCuda && free > freeBefore) {
       throw new InvalidStateError(
         `${gib(freeBefore)} were free before the model was loaded and ${gib(free)} are now: ` +
           'somebody else gave memory back meanwhile, so what is left cannot be told; start again',
       );
     }
     // A GPU's driver, kernels and other users take memory that is nobody's allocation here.
-    const needed = peakAllocated + graphBytes + (onCuda ? total - free - allocated : 0);
+    const needed = peakAllocated + graphBytes + (this.#onCuda ? total - free - allocated : 0);
     const requested = Math.floor(total * share);
     if (requested <= needed) {
       throw new OutOfMemoryError(
@@ -249,17 +253,12 @@ export class Worker extends WorkerBase {
     try {
       // First what can fail.
       if (this.#sleepLevel === 2) await model.releaseWeights();
-      else if (this.#hasOwnMemory) await model.offloadWeights();
+      else if (this.#onCuda) await model.offloadWeights();
     } catch (error) {
       this.#asleep.clear();
       throw error;
     }
     await model.releaseKvCache();
-  }
-
-  /** The device's memory is not the host's. */
-  get #hasOwnMemory(): boolean {
-    return this.#config.device.kind === 'cuda';
   }
 
   /**
@@ -269,7 +268,7 @@ export class Worker extends WorkerBase {
   async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
     if (tags.includes('weights') && this.#asleep.has('weights')) {
       if (this.#sleepLevel === 2) await this.#fillWeights();
-      else if (this.#hasOwnMemory) await this.model.restoreWeights();
+      else if (this.#onCuda) await this.model.restoreWeights();
       this.#asleep.delete('weights');
     }
     if (tags.includes('kv_cache') && this.#asleep.has('kv_cache')) {
@@ -287,7 +286,7 @@ export class Worker extends WorkerBase {
 
   /** Rejects with NOT_SUPPORTED where there is no CUDA profiler. */
   async profile(isStart: boolean): Promise<void> {
-    if (this.#config.device.kind !== 'cuda') throw new NotSupportedError('profile');
+    if (!this.#onCuda) throw new NotSupportedError('profile');
     await this.#openDevice.profile(isStart);
   }
 

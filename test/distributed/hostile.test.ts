@@ -16,6 +16,13 @@ const MIB = 2 ** 20;
 const length = (value: number | bigint) => new Message().i64(BigInt.asIntN(64, BigInt(value)));
 const join = (...messages: Message[]) => Buffer.concat(messages.map((message) => message.bytes()));
 const request = (query: number) => new Message(query);
+/** As long a value as there may be. */
+const setLong = () =>
+  join(
+    request(Query.SET)
+      .key('/long')
+      .value(Buffer.alloc(8 * MIB)),
+  );
 const HELLO = request(Query.VALIDATE).u32(VALIDATION);
 
 /** Whoever uses the store as one should. */
@@ -65,13 +72,7 @@ describe('a client is dropped, and nobody else, for', () => {
 
   it('a value that append makes longer than 8 MiB', async () => {
     const client = await RawClient.welcome(server);
-    client.send(
-      join(
-        request(Query.SET)
-          .key('/long')
-          .value(Buffer.alloc(8 * MIB)),
-      ),
-    );
+    client.send(setLong());
     client.send(join(request(Query.APPEND).key('/long').value('!')));
     await client.ended;
     expect(await bystander.get('long')).toHaveLength(8 * MIB);
@@ -87,13 +88,7 @@ describe('a client is dropped, and nobody else, for', () => {
     const half = await RawClient.welcome(impatient);
     half.send(join(request(Query.SET).key('key'), length(5)));
     const deaf = await RawClient.welcome(impatient);
-    deaf.send(
-      join(
-        request(Query.SET)
-          .key('/long')
-          .value(Buffer.alloc(8 * MIB)),
-      ),
-    );
+    deaf.send(setLong());
     await deaf.ping();
     deaf.socket.pause();
     for (let i = 0; i < 4; i++) deaf.send(join(request(Query.GET).key('/long')));
@@ -322,13 +317,7 @@ describe('memory', () => {
 
   it('of replies that nobody reads is that of one', async () => {
     const client = await RawClient.welcome(server);
-    client.send(
-      join(
-        request(Query.SET)
-          .key('/long')
-          .value(Buffer.alloc(8 * MIB)),
-      ),
-    );
+    client.send(setLong());
     await client.ping();
     client.socket.pause();
     // 11 MiB of requests, of which it reads ahead a little.

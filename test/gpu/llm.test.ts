@@ -1,11 +1,7 @@
 /** The public face on a GPU: the tokens of transformers and of the CPU, the same ones every time. */
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import { type CreateArgs, LLM, type RequestOutput, SamplingParams } from '../../lib';
+import { stories as reference } from '../support/stories';
 
-const reference = JSON.parse(
-  readFileSync(path.join(__dirname, '..', 'golden', 'stories.json'), 'utf8'),
-) as { prompts: { prompt: string; tokenIds: number[] }[] };
 const prompts = reference.prompts.map(({ prompt }) => prompt);
 const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
 const sampled = new SamplingParams({ temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 64 });

@@ -1,7 +1,6 @@
 /** Memory of a GPU: what comes there, what is left for the cache, too little of it, none lost. */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import {
@@ -15,6 +14,7 @@ import {
 import { createUniprocConfig } from '../../lib/config/engineArgs';
 import { cudaOps, type Tensor } from '../native/ops/binding';
 import { folderWith } from '../support/folder';
+import { stories } from '../support/stories';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -160,11 +160,7 @@ describe('too little memory', () => {
     expect(await story()).toEqual(reference.tokenIds);
   });
 
-  const [reference] = (
-    JSON.parse(readFileSync(path.join(__dirname, '..', 'golden', 'stories.json'), 'utf8')) as {
-      prompts: { prompt: string; tokenIds: number[] }[];
-    }
-  ).prompts;
+  const [reference] = stories.prompts;
 
   /** An engine still works: transformers' tokens. */
   async function story(): Promise<number[]> {

@@ -1,10 +1,9 @@
 /** Sleep and wakeUp on a GPU: what they give back and take, and that nothing else changes. */
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import { InvalidStateError, LLM, OutOfMemoryError, SamplingParams, type SleepTag } from '../../lib';
 import { emptySchedulerOutput } from '../../lib/worker/schedulerOutput';
 import { cudaOps, type Tensor } from '../native/ops/binding';
 import { folderWith } from '../support/folder';
+import { stories } from '../support/stories';
 
 const MIB = 2 ** 20;
 /** What is small shares pages of 2 MiB with what stays. */
@@ -168,10 +167,6 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
 test.each([1, 2] as const)(
   'a checkpoint gives the tokens of transformers after level %d',
   async (level) => {
-    const file = path.join(__dirname, '..', 'golden', 'stories.json');
-    const reference = JSON.parse(readFileSync(file, 'utf8')) as {
-      prompts: { prompt: string; tokenIds: number[] }[];
-    };
     const llm = await LLM.create({
       device: 'cuda',
       dtype: 'float32',
@@ -182,11 +177,11 @@ test.each([1, 2] as const)(
     await llm.engine.executor.sleep(level);
     await llm.engine.executor.wakeUp();
     const outputs = await llm.generate(
-      reference.prompts.map(({ prompt }) => prompt),
+      stories.prompts.map(({ prompt }) => prompt),
       new SamplingParams({ temperature: 0, maxTokens: 64 }),
     );
     expect(outputs.map(({ outputs: [{ tokenIds }] }) => [...tokenIds])).toEqual(
-      reference.prompts.map(({ tokenIds }) => tokenIds),
+      stories.prompts.map(({ tokenIds }) => tokenIds),
     );
     await llm.shutdown();
   },

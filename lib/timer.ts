@@ -1,0 +1,23 @@
+/** Timeouts, in milliseconds, of which Infinity is one that never comes. */
+import { ConfigError } from './errors';
+
+/** Most milliseconds that setTimeout can count; longer would fire at once. */
+export const MAX_TIMER = 2 ** 31 - 1;
+
+/** Throws ConfigError for what is not a duration. */
+export function checkTimeout(timeout: number): void {
+  if (typeof timeout !== 'number' || !(timeout >= 0)) {
+    throw new ConfigError(`timeout must be milliseconds, 0 or more, not ${String(timeout)}`);
+  }
+}
+
+/**
+ * Calls back after `timeout` milliseconds; returns what stops it. Undefined or Infinity: never.
+ * Throws ConfigError for what is not a duration.
+ */
+export function startTimer(timeout: number | undefined, expired: () => void): () => void {
+  if (timeout === undefined || timeout === Infinity) return () => {};
+  checkTimeout(timeout);
+  const timer = setTimeout(expired, Math.min(timeout, MAX_TIMER));
+  return () => clearTimeout(timer);
+}
