@@ -14,6 +14,8 @@
 #include <span>
 #include <string>
 
+#include "comm/communicator.h"
+
 namespace uniproc {
 
 enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
@@ -187,6 +189,10 @@ class Ops {
   virtual DType activationType(DType weights) const = 0;
   // Null where operations are always made one by one. To be dropped before the memory they use.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }
+  // This device's part of a group of ranks, not connected yet. To be dropped before the backend.
+  virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig&) {
+    return nullptr;
+  }
 
   // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
   virtual void upload(void* out, DType outType, const void* host, DType hostType,
