@@ -219,6 +219,32 @@ export class StoreTimeoutError extends UniprocError {
   }
 }
 
+/**
+ * A rank of the group is gone, or did not come in time, and what the group did together is over.
+ * `code`: PEER_LOST.
+ */
+export class PeerLostError extends UniprocError {
+  constructor(
+    /** The rank that was lost; null where it is the group that was given up. */
+    readonly rank: number | null,
+    readonly reason: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      'PEER_LOST',
+      `${rank === null ? 'the group' : `rank ${rank}`} is lost: ${reason}`,
+      options,
+    );
+  }
+}
+
+/** This rank cannot take part in what its group does; the message says why. `code`: COMMUNICATOR_FAILED. */
+export class CommunicatorError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('COMMUNICATOR_FAILED', message, options);
+  }
+}
+
 /** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
@@ -227,7 +253,12 @@ export class AddonUnavailableError extends UniprocError {
 }
 
 /** The typed error of a code that the native layer names. */
-export function nativeError(code: string, message: string, file?: string): UniprocError {
+export function nativeError(
+  code: string,
+  message: string,
+  file?: string,
+  rank?: number,
+): UniprocError {
   switch (code) {
     case 'OUT_OF_MEMORY':
       return new OutOfMemoryError(message);
@@ -243,6 +274,10 @@ export function nativeError(code: string, message: string, file?: string): Unipr
       return new InvalidStateError(message);
     case 'CONFIG_INVALID':
       return new ConfigError(message);
+    case 'PEER_LOST':
+      return new PeerLostError(rank ?? null, message);
+    case 'COMMUNICATOR_FAILED':
+      return new CommunicatorError(message);
     default:
       return new UniprocError(code, message);
   }

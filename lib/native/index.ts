@@ -292,14 +292,63 @@ export interface NativeModel {
   shutdown(): Promise<void>;
 }
 
+export interface CommunicatorOptions {
+  rank: number;
+  worldSize: number;
+  /** Milliseconds: to connect in, and for the others to come to a collective. */
+  timeout: number;
+  /** Small sums on GPUs by reading the peers' memory directly, where that can be had. */
+  customAllReduce: boolean;
+}
+
+export type CommType = 'int64' | 'float32' | 'float16' | 'bfloat16';
+
+export type ReduceOp = 'sum' | 'min' | 'max';
+
+/**
+ * Collectives of a group of ranks, carried out by the device's thread in the order made, which must
+ * be the same on every rank. All ranks get the same bytes. Rejects with PEER_LOST (a rank is gone,
+ * or did not come in time) or COMMUNICATOR_FAILED (this rank cannot take part); from then on every
+ * call rejects with it.
+ */
+export interface NativeCommunicator {
+  /** What the other ranks need to know of this one; opaque. */
+  address(): Promise<Uint8Array>;
+  /** Joins the group: the addresses of all ranks, by rank. Resolves once all have joined. */
+  connect(addresses: Uint8Array[]): Promise<void>;
+  /**
+   * Each takes host bytes and resolves to host bytes, copied to the device and back: for figures,
+   * not for steps. Sums of float16 and bfloat16 are made in float32 and rounded once.
+   */
+  allReduce(data: Uint8Array, type: CommType, op: ReduceOp): Promise<Uint8Array>;
+  /** Resolves to the bytes of all ranks, by rank; every rank gives as many. */
+  allGather(data: Uint8Array, type: CommType): Promise<Uint8Array>;
+  /** Resolves to the root's bytes; every rank gives as many. */
+  broadcast(data: Uint8Array, type: CommType, root: number): Promise<Uint8Array>;
+  barrier(): Promise<void>;
+  /**
+   * At once, from outside the device's thread: whoever waits for a peer fails with PEER_LOST and
+   * this reason, and so does every later call. The first reason stands.
+   */
+  abort(reason: string): void;
+  /**
+   * Ends this rank's part, once what was enqueued before is done; not before the models that use it
+   * are shut down. Idempotent; later calls reject with SHUT_DOWN.
+   */
+  shutdown(): Promise<void>;
+}
+
 export interface Addon {
   /** `kind`: 'cpu' or 'cuda'. `numThreads` is the CPU's; 0 chooses. */
   Device: new (kind: string, index: number, numThreads: number) => NativeDevice;
   Event: new () => NativeEvent;
   OutputThread: new (name: string) => NativeOutputThread;
+  Communicator: new (device: NativeDevice, options: CommunicatorOptions) => NativeCommunicator;
   Model: new (device: NativeDevice, spec: ModelSpec, limits: ModelLimits) => NativeModel;
   /** How the addon makes its errors. */
-  setErrorFactory(make: (code: string, message: string, file?: string) => Error): void;
+  setErrorFactory(
+    make: (code: string, message: string, file?: string, rank?: number) => Error,
+  ): void;
 }
 
 function loadAddon(): Addon {
