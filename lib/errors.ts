@@ -245,6 +245,49 @@ export class CommunicatorError extends UniprocError {
   }
 }
 
+/**
+ * The ranks of a group did not find each other: one did not come, or they do not agree who they are.
+ * `code`: RENDEZVOUS.
+ */
+export class RendezvousError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('RENDEZVOUS', message, options);
+  }
+}
+
+/** Two ranks were about to do different things at the same step. `code`: SCHEDULE_MISMATCH. */
+export class ScheduleMismatchError extends UniprocError {
+  constructor(
+    /** The number of the step. */
+    readonly step: number,
+    /** The first two ranks that differ. */
+    readonly ranks: readonly [number, number],
+    /** Their digests, in hex; null of a rank that has fallen so far behind that it has none. */
+    readonly digests: readonly [string | null, string | null],
+  ) {
+    const [first, second] = ranks.map((rank, i) => `rank ${rank} has ${digests[i] ?? 'none'}`);
+    super(
+      'SCHEDULE_MISMATCH',
+      `the schedules of step ${step} differ: ${first}, ${second}; every rank must be given the ` +
+        'same prompts, parameters and seed in the same order',
+    );
+  }
+}
+
+/** A rank that the launcher had started failed; the others were stopped. `code`: RANK_FAILED. */
+export class RankFailedError extends UniprocError {
+  constructor(
+    /** The first that failed; null when it is known only that another node's launcher gave up. */
+    readonly rank: number | null,
+    /** What the launcher exits with: the rank's own exit code, 128 and the signal's number. */
+    readonly exitCode: number,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super('RANK_FAILED', message, options);
+  }
+}
+
 /** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {

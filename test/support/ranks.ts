@@ -1,0 +1,167 @@
+/** Real processes as the ranks of a group, with the variables that a launcher sets. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { freePort } from '../../lib/executor/network';
+
+const ROOT = path.resolve(__dirname, '..', '..');
+const HOOK = path.join(ROOT, 'test', 'executor', 'requireTypescript.js');
+
+/** Killed after each test, those that it left. */
+const running = new Set<Rank>();
+
+afterEach(async () => {
+  await Promise.all(
+    [...running].map((rank) => {
+      rank.kill('SIGKILL');
+      return rank.ended;
+    }),
+  );
+});
+
+/** How a process ended: one of the two is null. */
+export interface End {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/** One process, and what it has said so far. */
+export class Rank {
+  stdout = '';
+  stderr = '';
+  /** When it has ended and all that it said has been read. */
+  readonly ended: Promise<End>;
+  #end: End | null = null;
+  #onChange: (() => void)[] = [];
+
+  constructor(
+    readonly rank: number,
+    readonly child: ChildProcess,
+  ) {
+    running.add(this);
+    const hear = (stream: 'stdout' | 'stderr') => (text: string) => {
+      this[stream] += text;
+      this.#changed();
+    };
+    child.stdout?.setEncoding('utf8').on('data', hear('stdout'));
+    child.stderr?.setEncoding('utf8').on('data', hear('stderr'));
+    this.ended = new Promise((resolve, reject) => {
+      child.on('error', reject);
+      child.on('close', (code, signal) => {
+        this.#end = { code, signal };
+        running.delete(this);
+        this.#changed();
+        resolve(this.#end);
+      });
+    });
+  }
+
+  get pid(): number {
+    return this.child.pid ?? -1;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** Until it has printed `text`; rejects, with all it has said, when it has ended without. */
+  async said(text: string): Promise<void> {
+    while (!this.stdout.includes(text)) {
+      if (this.#end !== null) {
+        throw new Error(
+          `rank ${this.rank} ended (${JSON.stringify(this.#end)}) and did not say ${text}:\n` +
+            this.stdout +
+            this.stderr,
+        );
+      }
+      await new Promise<void>((resolve) => this.#onChange.push(resolve));
+    }
+  }
+
+  /** The lines it printed, each as JSON. */
+  lines<T = unknown>(): T[] {
+    return this.stdout
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as T);
+  }
+
+  #changed(): void {
+    for (const wake of this.#onChange.splice(0)) wake();
+  }
+}
+
+export interface RankOptions {
+  /** World size; by default as many as are started. */
+  worldSize?: number;
+  /** Which ranks are started; by default all of the world. */
+  ranks?: readonly number[];
+  /** By default a port that is free. */
+  masterPort?: number;
+  /** More variables, or a rank's own; undefined takes one away. */
+  env?: NodeJS.ProcessEnv | ((rank: number) => NodeJS.ProcessEnv);
+}
+
+/**
+ * Starts ranks of a small program: JavaScript that can require the library's sources, by path from
+ * the repository's root or as `uniproc`.
+ */
+export async function startRanks(
+  program: string,
+  numRanks: number,
+  { worldSize = numRanks, ranks, masterPort, env = {} }: RankOptions = {},
+): Promise<Rank[]> {
+  const port = masterPort ?? (await freePort());
+  const started = ranks ?? Array.from({ length: numRanks }, (_, rank) => rank);
+  return started.map((rank) =>
+    startNode(rank, ['--require', HOOK, '--eval', program], {
+      RANK: String(rank),
+      LOCAL_RANK: String(rank),
+      WORLD_SIZE: String(worldSize),
+      LOCAL_WORLD_SIZE: String(worldSize),
+      MASTER_ADDR: '127.0.0.1',
+      MASTER_PORT: String(port),
+      ...(typeof env === 'function' ? env(rank) : env),
+    }),
+  );
+}
+
+/** A Node process that the test's end kills; `rank` is what its errors call it. */
+export function startNode(rank: number, args: string[], env: NodeJS.ProcessEnv = {}): Rank {
+  return startProcess(rank, process.execPath, args, env);
+}
+
+/** As `startNode`, of any program. */
+export function startProcess(
+  rank: number,
+  program: string,
+  args: string[],
+  env: NodeJS.ProcessEnv = {},
+): Rank {
+  const child = spawn(program, args, {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  return new Rank(rank, child);
+}
+
+/** Until all have ended. */
+export function allEnded(ranks: readonly Rank[]): Promise<End[]> {
+  return Promise.all(ranks.map(({ ended }) => ended));
+}
+
+/** Processes whose environment has `name` set to `value`: also those that nobody waits for. */
+export function processesWith(name: string, value: string): number[] {
+  return readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry))
+    .filter((pid) => {
+      try {
+        const environment = readFileSync(`/proc/${pid}/environ`, 'latin1');
+        return environment.split('\0').includes(`${name}=${value}`);
+      } catch {
+        return false; // It ended meanwhile, or is somebody else's.
+      }
+    })
+    .map(Number);
+}
