@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include "addon/communicator_binding.h"
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
@@ -27,6 +28,7 @@ void loseDevice(const Napi::CallbackInfo& info) {
 Napi::Object open(Napi::Env env, Napi::Object exports) {
   Environment::open(env);
   DeviceBinding::define(env, exports);
+  CommunicatorBinding::define(env, exports);
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
   ModelBinding::define(env, exports);

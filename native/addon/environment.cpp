@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "comm/peer_lost.h"
 #include "runtime/error.h"
 
 namespace uniproc {
@@ -35,6 +36,7 @@ void Environment::close() {
   callbacks_.clear();
   errorFactory.Reset();
   deviceClass.Reset();
+  communicatorClass.Reset();
   eventClass.Reset();
 }
 
@@ -43,6 +45,8 @@ Napi::Error Environment::error(std::exception_ptr thrown) {
     std::rethrow_exception(thrown);
   } catch (const Napi::Error& error) {
     return error;
+  } catch (const PeerLost& error) {
+    return typedError(error.code(), error.what(), {}, error.rank());
   } catch (const Error& error) {
     return typedError(error.code(), error.what(), error.file());
   } catch (const std::bad_alloc&) {
@@ -53,7 +57,7 @@ Napi::Error Environment::error(std::exception_ptr thrown) {
 }
 
 Napi::Error Environment::typedError(const std::string& code, const std::string& message,
-                                    const std::string& file) {
+                                    const std::string& file, std::optional<int32_t> rank) {
   if (errorFactory.IsEmpty()) {
     Napi::Error error = Napi::Error::New(env_, message);
     error.Set("code", code);
@@ -61,7 +65,8 @@ Napi::Error Environment::typedError(const std::string& code, const std::string& 
   }
   const Napi::Value error =
       errorFactory.Call({Napi::String::New(env_, code), Napi::String::New(env_, message),
-                         file.empty() ? env_.Undefined() : Napi::String::New(env_, file)});
+                         file.empty() ? env_.Undefined() : Napi::String::New(env_, file),
+                         rank ? Napi::Number::New(env_, *rank) : env_.Undefined()});
   return Napi::Error(env_, error);
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -40,6 +41,7 @@ class Environment {
 
   Napi::FunctionReference errorFactory;
   Napi::FunctionReference deviceClass;
+  Napi::FunctionReference communicatorClass;
   Napi::FunctionReference eventClass;
   std::set<ModelBinding*> models;
 
@@ -75,7 +77,7 @@ class Environment {
 
  private:
   Napi::Error typedError(const std::string& code, const std::string& message,
-                         const std::string& file);
+                         const std::string& file, std::optional<int32_t> rank = std::nullopt);
   void close();
 
   const Napi::Env env_;

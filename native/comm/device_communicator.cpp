@@ -1,0 +1,67 @@
+#include "comm/device_communicator.h"
+
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+const CommunicatorConfig& checked(const CommunicatorConfig& config) {
+  if (config.rank < 0 || config.rank >= config.worldSize) {
+    throw Error("CONFIG_INVALID", "rank " + std::to_string(config.rank) +
+                                      " is none of a world of " + std::to_string(config.worldSize));
+  }
+  if (config.timeout < 1) {
+    throw Error("CONFIG_INVALID", "a communicator's timeout must be positive, not " +
+                                      std::to_string(config.timeout) + " ms");
+  }
+  return config;
+}
+
+}  // namespace
+
+DeviceCommunicator::DeviceCommunicator(const CommunicatorConfig& config, std::stop_token abandoned)
+    : config_(checked(config)),
+      whyNone_(std::make_exception_ptr(Error("INVALID_STATE", "the communicator is not open"))),
+      whenAbandoned_(std::move(abandoned), Abandon{*this}) {}
+
+void DeviceCommunicator::open(Ops& ops) {
+  std::unique_ptr<Communicator> communicator;
+  std::exception_ptr failure;
+  try {
+    communicator = ops.makeCommunicator(config_);
+    if (!communicator) throw Error("NOT_SUPPORTED", ops.name() + " has no communicator");
+  } catch (...) {
+    failure = std::current_exception();
+  }
+
+  {
+    std::lock_guard lock(mutex_);
+    communicator_ = std::move(communicator);
+    whyNone_ = failure;
+    if (communicator_ && aborted_) communicator_->abort(*aborted_);
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+Communicator& DeviceCommunicator::get() {
+  if (!communicator_) std::rethrow_exception(whyNone_);
+  return *communicator_;
+}
+
+void DeviceCommunicator::release() noexcept {
+  std::unique_ptr<Communicator> communicator;
+  std::lock_guard lock(mutex_);
+  communicator_.swap(communicator);
+  whyNone_ = std::make_exception_ptr(Error("SHUT_DOWN", "the communicator was shut down"));
+}
+
+void DeviceCommunicator::abort(const std::string& reason) noexcept {
+  std::lock_guard lock(mutex_);
+  if (aborted_) return;
+  aborted_ = reason;
+  if (communicator_) communicator_->abort(reason);
+}
+
+}  // namespace uniproc
