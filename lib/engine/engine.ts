@@ -7,7 +7,13 @@ import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import { ExecutorFailedError, InvalidStateError, QueueFullError, ShutdownError } from '../errors';
+import {
+  ExecutorFailedError,
+  InvalidStateError,
+  NotSupportedError,
+  QueueFullError,
+  ShutdownError,
+} from '../errors';
 import { Executor } from '../executor/executor';
 import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
@@ -38,6 +44,16 @@ export interface EngineOptions {
 /** What happened between two steps, in order. */
 type Arrival = { add: Request } | { abort: string } | { resetPrefixCache: true };
 
+/** A call that waits for those before it to end, or what is to happen between two calls. */
+type Turn =
+  | {
+      inputs: readonly EngineInput[];
+      receivers: readonly OutputReceiver[];
+      options: RequestOptions;
+      call: Call;
+    }
+  | 'resetPrefixCache';
+
 interface StepInFlight {
   step: SchedulerOutput;
   output: Future<ModelRunnerOutput | null>;
@@ -54,6 +70,8 @@ export class LLMEngine {
   private readonly arrivals: Arrival[] = [];
   /** Requests among the arrivals. */
   private numArriving = 0;
+  /** In the order made. Empty where calls may overlap. */
+  private readonly turns: Turn[] = [];
   private numRequests = 0;
   /** Why nothing runs any more. */
   private error: Error | null = null;
@@ -113,8 +131,9 @@ export class LLMEngine {
 
   /**
    * Each prompt's outputs, complete, in order. Rejects with ExecutorFailedError, ShutdownError,
-   * QueueFullError, RequestTimeoutError or a signal's reason, and with InvalidStateError while the
-   * executor sleeps. `call` says how far they are.
+   * QueueFullError, RequestTimeoutError or a signal's reason, with InvalidStateError while the
+   * executor sleeps, and with NotSupportedError for a signal or a timeout that other ranks do not
+   * know of. `call` says how far they are.
    */
   async generate(
     inputs: readonly EngineInput[],
@@ -128,7 +147,8 @@ export class LLMEngine {
           receivers.push({ finished, failed });
         }),
     );
-    this.admit(inputs, receivers, options, call);
+    if (this.executor.inLockstep) this.queue({ inputs, receivers, options, call });
+    else this.admit(inputs, receivers, options, call);
     return Promise.all(outputs);
   }
 
@@ -137,9 +157,10 @@ export class LLMEngine {
    * `makeInput` is called at the first read, which rejects with what it throws, or as `generate`.
    */
   stream(makeInput: () => EngineInput, options: RequestOptions = {}): OutputStream {
-    return new RequestOutputCollector((receiver) =>
-      this.admit([makeInput()], [receiver], options, new Call(1)),
-    );
+    return new RequestOutputCollector((receiver) => {
+      if (this.executor.inLockstep) throw rankLocal('a stream', "its reader's");
+      return this.admit([makeInput()], [receiver], options, new Call(1));
+    });
   }
 
   /** Samples that were asked for and are not complete. */
@@ -149,7 +170,8 @@ export class LLMEngine {
 
   /** Requests that come after this find nothing in the KV cache that was computed before it. */
   resetPrefixCache(): void {
-    this.arrive({ resetPrefixCache: true });
+    if (this.executor.inLockstep) this.queue('resetPrefixCache');
+    else this.arrive({ resetPrefixCache: true });
   }
 
   /** How the engine stands, and what it has done since it was made. */
@@ -171,6 +193,38 @@ export class LLMEngine {
 
   private get numWaiting(): number {
     return this.scheduler.numWaiting + this.numArriving;
+  }
+
+  /**
+   * Has a call wait for those before it. Ranks that step together make the same calls, but each at
+   * its own time: of two that overlap, the second would join the first at a step that is another on
+   * each rank.
+   */
+  private queue(turn: Turn): void {
+    if (this.error !== null) throw this.error;
+    if (turn !== 'resetPrefixCache') {
+      if (turn.options.signal) throw rankLocal('signal', "the caller's");
+      if (turn.options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'the clock');
+    }
+    this.turns.push(turn);
+    this.wake?.();
+  }
+
+  /** Begins the next call, once the one before it has ended. */
+  private takeTurns(): void {
+    while (this.turns.length > 0 && this.numUnfinishedRequests === 0) {
+      const turn = this.turns.shift() as Turn;
+      if (turn === 'resetPrefixCache') {
+        this.arrive({ resetPrefixCache: true });
+        continue;
+      }
+      const { inputs, receivers, options, call } = turn;
+      try {
+        this.admit(inputs, receivers, options, call);
+      } catch (error) {
+        for (const receiver of receivers) receiver.failed(error);
+      }
+    }
   }
 
   /**
@@ -269,6 +323,7 @@ export class LLMEngine {
       while (this.error === null) {
         if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
+        this.takeTurns();
         this.takeArrivals();
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
@@ -358,6 +413,11 @@ export class LLMEngine {
     this.error = error;
     this.arrivals.length = 0;
     this.numArriving = 0;
+    for (const turn of this.turns.splice(0)) {
+      if (turn !== 'resetPrefixCache') {
+        for (const receiver of turn.receivers) receiver.failed(error);
+      }
+    }
     const isShutdown = error instanceof ShutdownError;
     this.outputProcessor.failAll(error, isShutdown ? 'abort' : 'error');
     if (!isShutdown) emit(this.events, 'failed', error);
@@ -372,6 +432,14 @@ export class LLMEngine {
 
 function asleep(): InvalidStateError {
   return new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
+}
+
+function rankLocal(what: string, whose: string): NotSupportedError {
+  return new NotSupportedError(
+    what,
+    `${what} would end requests by ${whose} choice on this rank alone, and ranks that share a model ` +
+      'must schedule the same; use generate or chat without it, alike on every rank',
+  );
 }
 
 function asExecutorFailure(error: unknown): Error {

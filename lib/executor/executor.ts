@@ -142,6 +142,27 @@ export abstract class Executor {
     return 1;
   }
 
+  /**
+   * Other processes' engines must schedule what this one schedules: then it is given whole calls, the
+   * same in each, and nothing that is decided here alone.
+   */
+  get inLockstep(): boolean {
+    return false;
+  }
+
+  /**
+   * Every process's value, by rank. Each must ask under the same name, one that was not used before.
+   * Does not wait for steps.
+   */
+  gather(_name: string, value: Uint8Array): Promise<Uint8Array[]> {
+    return Promise.resolve([value]);
+  }
+
+  /** The value of the first rank that has one, on every rank; null when none has. Waits for steps. */
+  broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
+    return Promise.resolve(value);
+  }
+
   /** For each worker its layers' KV caches by name. */
   getKvCacheSpecs(): Promise<Map<string, KVCacheSpec>[]> {
     return this.collectiveRpc('getKvCacheSpec');

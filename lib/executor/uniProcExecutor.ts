@@ -11,6 +11,9 @@ import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
+/** Of errors after which a worker cannot go on. */
+const FATAL_CODES = new Set<unknown>(['DEVICE_FAILED', 'PEER_LOST', 'COMMUNICATOR_FAILED']);
+
 /** How a worker finds the others, and its place among them. */
 export interface DistributedArgs {
   /** `tcp://<ip>:<port>` or `env://`. */
@@ -56,8 +59,12 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     };
     if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
     await this.collectiveRpc('initWorker', { args: [[kwargs]] });
-    await this.collectiveRpc('initDevice');
+    await this.initDevice();
     await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
+  }
+
+  protected async initDevice(): Promise<void> {
+    await this.collectiveRpc('initDevice');
   }
 
   /** Rank 0 of a world of its own, on the device's index if its name has one. */
@@ -160,8 +167,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   #reject(future: Future<unknown>, error: unknown): void {
     this.#pending.delete(future);
     if (!future.done()) future.setException(error);
-    if ((error as { code?: unknown } | null | undefined)?.code === 'DEVICE_FAILED')
-      this.#fail(error);
+    if (FATAL_CODES.has((error as { code?: unknown } | null | undefined)?.code)) this.fail(error);
   }
 
   #expire(future: Future<unknown>, method: RpcMethod, timeout: number): void {
@@ -169,10 +175,11 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     const error = new RpcTimeoutError(name, timeout);
     this.#reject(future, error);
     // The device is somewhere inside this step: nothing that follows could rely on its state.
-    if (method === 'executeModel' || method === 'sampleTokens') this.#fail(error);
+    if (method === 'executeModel' || method === 'sampleTokens') this.fail(error);
   }
 
-  #fail(cause: unknown): void {
+  /** For good: whatever waits, and whatever comes, rejects with ExecutorFailedError and this cause. */
+  protected fail(cause: unknown): void {
     if (this.#failure !== null) return;
     const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
     this.#failure = failure;

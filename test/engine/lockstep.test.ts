@@ -1,0 +1,133 @@
+/** What an engine does whose ranks are in other processes: the same schedule, whenever it is asked. */
+import { NotSupportedError, QueueFullError, ShutdownError } from '../../lib/errors';
+import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
+import { PagedWorker, shutdownEngines, SlowPagedWorker, TestEngine, turns } from './pagedWorker';
+import { promptOf } from './schedulerDriver';
+
+afterEach(shutdownEngines);
+
+class LockstepExecutor extends UniProcExecutor {
+  override get inLockstep(): boolean {
+    return true;
+  }
+}
+
+const create = (asyncScheduling: boolean, args = {}) =>
+  TestEngine.create(SlowPagedWorker, {
+    distributedExecutorBackend: LockstepExecutor,
+    asyncScheduling,
+    ...args,
+  });
+
+/** What each step computes, which is what all ranks have to agree on. */
+function schedule({ steps }: PagedWorker): string[] {
+  return steps
+    .filter((step) => step.totalNumScheduledTokens > 0)
+    .map(({ numScheduledTokens, scheduledNewReqs, preemptedReqIds }) =>
+      JSON.stringify([
+        [...numScheduledTokens],
+        scheduledNewReqs.map(({ reqId, numComputedTokens }) => [reqId, numComputedTokens]),
+        preemptedReqIds,
+      ]),
+    );
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
+  test('calls that overlap are carried out one after another, in the order made', async () => {
+    const engine = await create(asyncScheduling);
+    const ended: string[] = [];
+    await Promise.all([
+      engine
+        .generateAll([promptOf(5), promptOf(3)], { maxTokens: 6 })
+        .then(() => ended.push('first')),
+      engine.generateAll([promptOf(2)], { maxTokens: 1 }).then(() => ended.push('second')),
+      engine.generateAll([promptOf(4)], { maxTokens: 2 }).then(() => ended.push('third')),
+    ]);
+    expect(ended).toEqual(['first', 'second', 'third']);
+    const together = engine.worker.steps.map(({ numScheduledTokens }) =>
+      [...numScheduledTokens.keys()].join(),
+    );
+    expect(new Set(together.filter((ids) => ids !== ''))).toEqual(new Set(['0,1', '2', '3']));
+    expect(engine.engine.numUnfinishedRequests).toBe(0);
+  });
+
+  test('the schedule is the same however early or late a call is made', async () => {
+    // Tokens that end some requests before their limit, so that a step too many is in flight.
+    const prompts = [[promptOf(5), promptOf(9)], [promptOf(5), promptOf(2)], [promptOf(13)]];
+    const params = { maxTokens: 12, stopTokenIds: Array.from({ length: 60 }, (_, i) => i) };
+    const run = async (wait: (previous: Promise<unknown>) => Promise<unknown>) => {
+      const engine = await create(asyncScheduling, { maxNumSeqs: 2 });
+      let previous: Promise<unknown> = Promise.resolve();
+      const calls: Promise<unknown>[] = [];
+      for (const batch of prompts) {
+        await wait(previous);
+        previous = engine.generateAll(batch, params);
+        calls.push(previous);
+      }
+      await Promise.all(calls);
+      return schedule(engine.worker);
+    };
+    const atOnce = await run(() => Promise.resolve());
+    expect(await run((previous) => previous)).toEqual(atOnce);
+    expect(await run((previous) => previous.then(() => turns(1)))).toEqual(atOnce);
+    expect(await run((previous) => previous.then(() => pause(7)))).toEqual(atOnce);
+    expect(await run(() => pause(3))).toEqual(atOnce);
+  });
+});
+
+test('a call that is refused lets the next one go on', async () => {
+  const engine = await create(true, { maxQueuedRequests: 1 });
+  const first = engine.generateAll([promptOf(3)], { maxTokens: 3 });
+  const refused = engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 3 });
+  const last = engine.generateAll([promptOf(5)], { maxTokens: 3 });
+  await expect(refused).rejects.toBeInstanceOf(QueueFullError);
+  expect((await first)[0].outputs[0].tokenIds).toHaveLength(3);
+  expect((await last)[0].outputs[0].tokenIds).toHaveLength(3);
+});
+
+test('a call of no prompts waits for nothing', async () => {
+  const engine = await create(true);
+  expect(await engine.generateAll([])).toEqual([]);
+});
+
+test('the prefix cache is reset between the calls before and those after', async () => {
+  const engine = await create(true);
+  const calls = [engine.generateAll([promptOf(12)]), engine.generateAll([promptOf(12)])];
+  engine.engine.resetPrefixCache();
+  calls.push(engine.generateAll([promptOf(12)]));
+  await Promise.all(calls);
+  const found = engine.worker.steps.flatMap((step) => step.scheduledNewReqs);
+  expect(found.map(({ numComputedTokens }) => numComputedTokens)).toEqual([0, 8, 0]);
+});
+
+test('calls that wait reject at the shutdown', async () => {
+  const engine = await create(true);
+  const calls = [engine.generateAll([promptOf(3)]), engine.generateAll([promptOf(4)])];
+  const settled = Promise.allSettled(calls);
+  await engine.engine.shutdown();
+  for (const call of await settled) {
+    expect(call).toMatchObject({ status: 'rejected', reason: expect.any(ShutdownError) as Error });
+  }
+  await expect(engine.generateAll([promptOf(3)])).rejects.toBeInstanceOf(ShutdownError);
+});
+
+describe('what one rank alone would decide is refused', () => {
+  test.each([
+    ['a signal', { signal: new AbortController().signal }],
+    ['a timeout', { timeoutMs: 1000 }],
+  ])('%s', async (_, options) => {
+    const engine = await create(true);
+    const call = engine.generate(promptOf(3), {}, options);
+    await expect(call).rejects.toBeInstanceOf(NotSupportedError);
+    expect((await engine.generate(promptOf(3))).outputs).toHaveLength(1);
+  });
+
+  test('a stream, at its first read', async () => {
+    const engine = await create(true);
+    const read = engine.stream(promptOf(3))[Symbol.asyncIterator]().next();
+    await expect(read).rejects.toBeInstanceOf(NotSupportedError);
+    expect(engine.worker.steps).toHaveLength(0);
+  });
+});
