@@ -12,12 +12,17 @@ export function checkTimeout(timeout: number): void {
 }
 
 /**
- * Calls back after `timeout` milliseconds; returns what stops it. Undefined or Infinity: never.
- * Throws ConfigError for what is not a duration.
+ * Calls back after `timeout` milliseconds; returns what stops it. Undefined or Infinity: never. The
+ * process does not end before, unless `ref` is false. Throws ConfigError for what is not a duration.
  */
-export function startTimer(timeout: number | undefined, expired: () => void): () => void {
+export function startTimer(
+  timeout: number | undefined,
+  expired: () => void,
+  { ref = true }: { ref?: boolean } = {},
+): () => void {
   if (timeout === undefined || timeout === Infinity) return () => {};
   checkTimeout(timeout);
   const timer = setTimeout(expired, Math.min(timeout, MAX_TIMER));
+  if (!ref) timer.unref();
   return () => clearTimeout(timer);
 }
