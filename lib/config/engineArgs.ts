@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
+import { divisionFault } from '../worker/tensorParallel';
 import { readGenerationConfig } from './generationConfig';
 import { parseFields } from './schema';
 import { readTransformerConfig } from './transformerConfig';
@@ -198,18 +199,8 @@ function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfi
 function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   const size = args.tensorParallelSize ?? 1;
   const backend = args.distributedExecutorBackend ?? 'uni';
-  const { numHeads, numKvHeads, intermediateSize } = model.transformer.spec;
-  for (const [name, count] of Object.entries({ numHeads, intermediateSize })) {
-    if (count % size !== 0) {
-      throw fail(`tensorParallelSize is ${size}; it must divide the model's ${name}, ${count}`);
-    }
-  }
-  if (numKvHeads % size !== 0 && size % numKvHeads !== 0) {
-    throw fail(
-      `tensorParallelSize is ${size}; it must divide the model's numKvHeads, ${numKvHeads}, ` +
-        'or be a multiple of it',
-    );
-  }
+  const fault = divisionFault(model.transformer.spec, size);
+  if (fault !== null) throw fail(fault);
   if (size > 1 && backend === 'uni') {
     throw fail(
       `tensorParallelSize is ${size}, but distributedExecutorBackend 'uni' runs one rank; ` +

@@ -1,12 +1,23 @@
 /** The validated, frozen configuration that executors and workers take. */
 import type { DType, ModelSpec } from '../native';
 
+/**
+ * The whole model's forward pass, as config.json has it: what the ranks divide among them
+ * (lib/worker/tensorParallel.ts). The type of its weights is the user's choice.
+ */
+export interface TransformerSpec extends Omit<
+  ModelSpec,
+  'dtype' | 'vocabShard' | 'gateUpBias' | 'downBias'
+> {
+  /** On gate, up and down. */
+  mlpBias: boolean;
+}
+
 /** A checkpoint's config.json, read and checked: the forward pass and what the engine needs to know. */
 export interface TransformerConfig {
   /** 'LlamaForCausalLM', ... as config.json names it. */
   architecture: string;
-  /** The forward pass; `dtype` is set by the user's choice. */
-  spec: Omit<ModelSpec, 'dtype'>;
+  spec: TransformerSpec;
   /** Type the checkpoint was saved in, null when config.json does not say. */
   dtype: DType | null;
   /** Positions the model can tell apart: config.json's, and those that linear or yarn scaling adds. */

@@ -101,12 +101,23 @@ export type RopeScaling =
       truncate: boolean;
     };
 
-/** What the forward pass is made of; one decoder family with its switches. */
+/**
+ * What the forward pass is made of; one decoder family with its switches. Where several ranks hold
+ * the model, it is one rank's share (lib/worker/tensorParallel.ts).
+ */
 export interface ModelSpec {
   /** Of the weights and the KV cache. */
   dtype: DType;
+  /** The whole model's. */
   vocabSize: number;
+  /**
+   * The rows of embedTokens and lmHead that this rank has: `size` from token `start` on. Rows from
+   * vocabSize on are zeros, which no file has.
+   */
+  vocabShard: { start: number; size: number };
+  /** The whole model's. */
   hiddenSize: number;
+  /** This rank's, as are the heads. */
   intermediateSize: number;
   numLayers: number;
   numHeads: number;
@@ -117,10 +128,14 @@ export interface ModelSpec {
   ropeScaling: RopeScaling;
   /** [numLayers]: tokens each layer attends to, 0 for all. */
   slidingWindows: number[];
-  /** Bias on q, k and v; on o; on gate, up and down. */
+  /**
+   * Bias on q, k and v; on o; on gate and up; on down. What o and down give is summed over the ranks,
+   * so one rank alone has their biases.
+   */
   qkvBias: boolean;
   outputBias: boolean;
-  mlpBias: boolean;
+  gateUpBias: boolean;
+  downBias: boolean;
   /** RMSNorm of each head of q and k before rope (Qwen3). */
   qkNorm: boolean;
   /** The output head is the embedding. */
@@ -141,7 +156,10 @@ export interface ModelLimits {
   enforceEager: boolean;
 }
 
-/** Part of one of the model's weights: `rows` rows of a tensor in a file, to be laid at `rowOffset`. */
+/**
+ * Part of one of the model's weights, to be laid at its row `rowOffset`: a matrix [rows, cols] that
+ * stands in a file, alone or as some columns of a wider tensor.
+ */
 export interface WeightPart {
   /**
    * embedTokens, norm, lmHead, inputNorm, qkv, qkvBias, qNorm, kNorm, o, oBias, postAttentionNorm,
@@ -151,12 +169,14 @@ export interface WeightPart {
   /** 0 for embedTokens, norm and lmHead. */
   layer: number;
   rowOffset: number;
-  /** Index into the list of files, and the byte where the tensor's data begins there. */
+  /** Index into the list of files, and the byte where the first element is there. */
   file: number;
   offset: number;
   /** A vector is [rows, 1]. */
   rows: number;
   cols: number;
+  /** Elements in the file from the beginning of a row to that of the next. */
+  rowStride: number;
   dtype: DType;
 }
 
@@ -247,7 +267,10 @@ export interface NativeModel {
     parts: WeightPart[],
     onProgress: (bytes: number, tensors: number) => void,
   ): Promise<void>;
-  /** Fills the weights with random values (std 0.02, norms 1) from a seed, for measuring. */
+  /**
+   * Fills the weights with random values (std 0.02, norms 1) from a seed, for measuring; each rank's
+   * are others.
+   */
   loadDummy(seed: number): Promise<void>;
   /** Gives the weights' memory back; `load` brings them again. */
   releaseWeights(): Promise<void>;
@@ -344,7 +367,13 @@ export interface Addon {
   Event: new () => NativeEvent;
   OutputThread: new (name: string) => NativeOutputThread;
   Communicator: new (device: NativeDevice, options: CommunicatorOptions) => NativeCommunicator;
-  Model: new (device: NativeDevice, spec: ModelSpec, limits: ModelLimits) => NativeModel;
+  /** `communicator` is that of the ranks that hold the model's shares; null: there is one. */
+  Model: new (
+    device: NativeDevice,
+    spec: ModelSpec,
+    limits: ModelLimits,
+    communicator: NativeCommunicator | null,
+  ) => NativeModel;
   /** How the addon makes its errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,

@@ -1,14 +1,16 @@
 /** Which of a checkpoint's tensors make up the model's weights, under the names Hugging Face gives them. */
 import { show } from '../config/schema';
+import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
-import type { DType, ModelSpec, WeightPart } from '../native';
+import type { DType, WeightPart } from '../native';
 import type { SafetensorsDType, TensorTable } from './checkpoint';
+import { type Share, sharesOf } from './tensorParallel';
 
 /** All that `NativeModel.load` needs to be told. */
 export interface WeightSources {
   files: string[];
   parts: WeightPart[];
-  /** Bytes of the parts, as the files hold them. */
+  /** Bytes of the parts, which are this rank's alone, as the files hold them. */
   totalBytes: number;
 }
 
@@ -19,10 +21,12 @@ const WEIGHT_DTYPES: Partial<Record<SafetensorsDType, DType>> = {
   BF16: 'bfloat16',
 };
 
-/** A dimension: its size, and what in config.json it comes from. */
+/** A dimension of a tensor: its size, what in config.json it comes from, and what of it this rank has. */
 interface Dimension {
   size: number;
   of: string;
+  first: number;
+  count: number;
 }
 
 /** One of the model's weights: tensors of a checkpoint, one below the other. */
@@ -33,20 +37,28 @@ interface Weight {
   tensors: [string, Dimension[]][];
 }
 
-/** The weights of a model in the order of its forward pass. */
-function* weightsOf(spec: ModelSpec): Generator<Weight> {
-  const vocab = { size: spec.vocabSize, of: 'vocab_size' };
-  const hidden = { size: spec.hiddenSize, of: 'hidden_size' };
-  const intermediate = { size: spec.intermediateSize, of: 'intermediate_size' };
-  const head = { size: spec.headDim, of: 'head_dim' };
-  const heads = {
-    size: spec.numHeads * spec.headDim,
-    of: 'num_attention_heads * head_dim',
-  };
-  const kvHeads = {
-    size: spec.numKvHeads * spec.headDim,
-    of: 'num_key_value_heads * head_dim',
-  };
+function whole(size: number, of: string): Dimension {
+  return { size, of, first: 0, count: size };
+}
+
+/** A share of things that are each so many elements. */
+function divided({ of: total, first, count }: Share, of: string, elements = 1): Dimension {
+  return { size: total * elements, of, first: first * elements, count: count * elements };
+}
+
+/**
+ * A rank's weights of a model, in the order of its forward pass. A rank that has nothing of a tensor,
+ * as of the biases that are added once, has a dimension of count 0.
+ */
+function* weightsOf(spec: TransformerSpec, rank: number, worldSize: number): Generator<Weight> {
+  const shares = sharesOf(spec, rank, worldSize);
+  const vocab = divided(shares.vocab, 'vocab_size');
+  const hidden = whole(spec.hiddenSize, 'hidden_size');
+  const hiddenOnce = rank === 0 ? hidden : { ...hidden, count: 0 };
+  const intermediate = divided(shares.intermediate, 'intermediate_size');
+  const head = whole(spec.headDim, 'head_dim');
+  const heads = divided(shares.heads, 'num_attention_heads * head_dim', spec.headDim);
+  const kvHeads = divided(shares.kvHeads, 'num_key_value_heads * head_dim', spec.headDim);
 
   yield {
     name: 'embedTokens',
@@ -80,7 +92,7 @@ function* weightsOf(spec: ModelSpec): Generator<Weight> {
       yield weight('kNorm', ['self_attn.k_norm.weight', [head]]);
     }
     yield weight('o', ['self_attn.o_proj.weight', [hidden, heads]]);
-    if (spec.outputBias) yield weight('oBias', ['self_attn.o_proj.bias', [hidden]]);
+    if (spec.outputBias) yield weight('oBias', ['self_attn.o_proj.bias', [hiddenOnce]]);
 
     yield weight('postAttentionNorm', ['post_attention_layernorm.weight', [hidden]]);
     yield weight(
@@ -96,7 +108,7 @@ function* weightsOf(spec: ModelSpec): Generator<Weight> {
       );
     }
     yield weight('down', ['mlp.down_proj.weight', [hidden, intermediate]]);
-    if (spec.mlpBias) yield weight('downBias', ['mlp.down_proj.bias', [hidden]]);
+    if (spec.mlpBias) yield weight('downBias', ['mlp.down_proj.bias', [hiddenOnce]]);
   }
   yield { name: 'norm', layer: 0, tensors: [['model.norm.weight', [hidden]]] };
   if (!spec.tieWordEmbeddings) {
@@ -104,21 +116,29 @@ function* weightsOf(spec: ModelSpec): Generator<Weight> {
   }
 }
 
+/** Of a vector. */
+const ONE_COLUMN = whole(1, '');
+
 /** Tensors that change what a layer computes; where the model has no place for one, config.json is wrong. */
 const LAYER_TENSOR =
   /^model\.layers\.\d+\.(self_attn\.([qkvo]_proj\.(weight|bias)|[qk]_norm\.weight)|mlp\.(gate|up|down)_proj\.(weight|bias)|(input|post_attention)_layernorm\.weight)$/;
 
 /**
- * The model's weights as parts of the checkpoint's files. With tied embeddings an lm_head in the
- * files is left alone, and so are tensors that no layer knows (rotary_emb.inv_freq). Throws
- * CheckpointError: a tensor missing, of another shape or type than config.json says, or one config.json
- * has no place for.
+ * One rank's weights as parts of the checkpoint's files: of the world's only rank all of them. With
+ * tied embeddings an lm_head in the files is left alone, and so are tensors that no layer knows
+ * (rotary_emb.inv_freq). Throws CheckpointError: a tensor missing, of another shape or type than
+ * config.json says, or one config.json has no place for; ConfigError as sharesOf does.
  */
-export function weightParts(spec: ModelSpec, table: TensorTable): WeightSources {
+export function weightParts(
+  spec: TransformerSpec,
+  table: TensorTable,
+  rank = 0,
+  worldSize = 1,
+): WeightSources {
   const parts: WeightPart[] = [];
   const used = new Set<string>();
   let totalBytes = 0;
-  for (const { name: weight, layer, tensors } of weightsOf(spec)) {
+  for (const { name: weight, layer, tensors } of weightsOf(spec, rank, worldSize)) {
     let rowOffset = 0;
     for (const [name, shape] of tensors) {
       const entry = table.tensors.get(name);
@@ -142,20 +162,23 @@ export function weightParts(spec: ModelSpec, table: TensorTable): WeightSources 
           `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16`,
         );
       }
-      const [rows, cols = 1] = entry.shape;
+      used.add(name);
+      const [rows, cols = ONE_COLUMN] = shape;
+      if (rows.count === 0) continue;
+      const bytesEach = entry.numBytes / (rows.size * cols.size);
       parts.push({
         weight,
         layer,
         rowOffset,
         file: entry.file,
-        offset: entry.offset,
-        rows,
-        cols,
+        offset: entry.offset + (rows.first * cols.size + cols.first) * bytesEach,
+        rows: rows.count,
+        cols: cols.count,
+        rowStride: cols.size,
         dtype,
       });
-      rowOffset += rows;
-      totalBytes += entry.numBytes;
-      used.add(name);
+      rowOffset += rows.count;
+      totalBytes += rows.count * cols.count * bytesEach;
     }
   }
 

@@ -5,6 +5,7 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import {
   type DeviceProperties,
   type MemoryInfo,
+  type ModelLimits,
   type ModelSpec,
   native,
   type NativeDevice,
@@ -14,6 +15,7 @@ import { readTensorTable } from './checkpoint';
 import { type KVCacheConfig, KVCacheSpec } from './kvCache';
 import { ModelRunner } from './modelRunner';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import { shardSpec } from './tensorParallel';
 import { weightParts } from './weights';
 import {
   type ReconfigureDistributedRequest,
@@ -69,7 +71,7 @@ export class Worker extends WorkerBase {
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
     const { transformer, dtype } = this.#config.model;
-    return { ...transformer.spec, dtype };
+    return { ...shardSpec(transformer.spec, 0, 1), dtype };
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
@@ -104,7 +106,7 @@ export class Worker extends WorkerBase {
     const device = this.#openDevice;
     // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
-    const nativeModel = new (native().Model)(device, this.modelSpec, {
+    const limits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
       maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
       maxModelLen: model.maxModelLen,
@@ -112,7 +114,8 @@ export class Worker extends WorkerBase {
       numSteps,
       maxLogprobs: model.maxLogprobs,
       enforceEager: model.enforceEager,
-    });
+    };
+    const nativeModel = new (native().Model)(device, this.modelSpec, limits, null);
     this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,
@@ -125,7 +128,7 @@ export class Worker extends WorkerBase {
     const { model, load } = this.#config;
     if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
     const table = await readTensorTable(model.path);
-    const { files, parts, totalBytes } = weightParts(this.modelSpec, table);
+    const { files, parts, totalBytes } = weightParts(model.transformer.spec, table);
     const start = performance.now();
     let failure: unknown = null;
     await this.model.load(files, parts, (bytes, tensors) => {
@@ -142,7 +145,7 @@ export class Worker extends WorkerBase {
   }
 
   getKvCacheSpec(): Map<string, KVCacheSpec> {
-    const { spec } = this.#config.model.transformer;
+    const spec = this.modelSpec;
     return new Map(
       spec.slidingWindows.map((window, layer) => [
         `model.layers.${layer}.self_attn`,
@@ -150,7 +153,7 @@ export class Worker extends WorkerBase {
           this.#config.cache.blockSize,
           spec.numKvHeads,
           spec.headDim,
-          this.#config.model.dtype,
+          spec.dtype,
           window === 0 ? null : window,
         ),
       ]),

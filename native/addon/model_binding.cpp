@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "addon/communicator_binding.h"
 #include "addon/device_binding.h"
 #include "addon/event_binding.h"
 #include "addon/model_values.h"
@@ -36,8 +37,18 @@ void ModelBinding::define(Napi::Env env, Napi::Object exports) {
 ModelBinding::ModelBinding(const Napi::CallbackInfo& info) : Binding(info) {
   withTypedErrors(info.Env(), [&] {
     DeviceBinding& device = DeviceBinding::of(*environment_, info[0]);
+    std::shared_ptr<DeviceCommunicator> communicator;
+    if (!info[3].IsNull() && !info[3].IsUndefined()) {
+      const CommunicatorBinding& binding = CommunicatorBinding::of(*environment_, info[3]);
+      if (binding.device() != device.device()) {
+        throw Error("CONFIG_INVALID", "a model and its communicator must be of one device");
+      }
+      communicator = binding.communicator();
+      communicatorObject_ = Napi::Persistent(info[3].As<Napi::Object>());
+    }
     auto model = std::make_shared<Model>(toModelSpec(toObject(info[1], "spec")),
-                                         toModelLimits(toObject(info[2], "limits")));
+                                         toModelLimits(toObject(info[2], "limits")),
+                                         std::move(communicator));
     device.device()->attach(model);
     deviceObject_ = Napi::Persistent(info[0].As<Napi::Object>());
     device_ = device.device();

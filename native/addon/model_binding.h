@@ -44,7 +44,8 @@ class ModelBinding : public Binding<ModelBinding> {
   void enqueue(Device::Work work, Device::Done done = nullptr);
   Napi::Promise promise(Device::Work work);
 
-  Napi::ObjectReference deviceObject_;  // the device must not be collected before its models
+  Napi::ObjectReference deviceObject_;        // the device must not be collected before its models
+  Napi::ObjectReference communicatorObject_;  // nor the communicator; empty where there is none
   std::shared_ptr<Device> device_;
   std::shared_ptr<Model> model_;
   std::vector<Napi::Reference<Napi::ArrayBuffer>> stepMemory_;

@@ -90,6 +90,8 @@ ModelSpec toModelSpec(Napi::Object object) {
   ModelSpec spec;
   spec.dtype = dtype(object);
   spec.vocabSize = int32(object, "vocabSize");
+  const Napi::Object vocabShard = toObject(object.Get("vocabShard"), "vocabShard");
+  spec.vocabShard = {int32(vocabShard, "start"), int32(vocabShard, "size")};
   spec.hiddenSize = int32(object, "hiddenSize");
   spec.intermediateSize = int32(object, "intermediateSize");
   spec.numLayers = int32(object, "numLayers");
@@ -105,7 +107,8 @@ ModelSpec toModelSpec(Napi::Object object) {
   }
   spec.qkvBias = boolean(object, "qkvBias");
   spec.outputBias = boolean(object, "outputBias");
-  spec.mlpBias = boolean(object, "mlpBias");
+  spec.gateUpBias = boolean(object, "gateUpBias");
+  spec.downBias = boolean(object, "downBias");
   spec.qkNorm = boolean(object, "qkNorm");
   spec.tieWordEmbeddings = boolean(object, "tieWordEmbeddings");
   return spec;
@@ -136,6 +139,7 @@ std::vector<WeightPart> toWeightParts(Napi::Array array) {
     part.offset = toInt64(object.Get("offset"), "offset");
     part.rows = toInt64(object.Get("rows"), "rows");
     part.cols = toInt64(object.Get("cols"), "cols");
+    part.rowStride = toInt64(object.Get("rowStride"), "rowStride");
     part.dtype = dtype(object);
   }
   return parts;

@@ -176,6 +176,7 @@ class OpsBinding : public Binding<OpsBinding> {
                            method<&This::attention>("attention"),
                            method<&This::siluAndMul>("siluAndMul"),
                            method<&This::gatherRows>("gatherRows"),
+                           method<&This::joinColumns>("joinColumns"),
                            method<&This::sample>("sample"),
                            method<&This::gatherLogprobs>("gatherLogprobs"),
                        });
@@ -303,15 +304,22 @@ class OpsBinding : public Binding<OpsBinding> {
     return object;
   }
 
-  // upload(out, host, hostType): host is a typed array of any alignment.
+  // upload(out, host, hostType): host is a typed array of any alignment. With `cols` and
+  // `rowStride` behind it, out's rows are of that many columns and lie that far apart in host.
   Napi::Value upload(const Info& info) {
     const Tensor& out = toTensor(info[0], "out");
     const auto [bytes, size] = toBytes(info[1], "host");
     const DType hostType = toDType(info[2]);
-    if (size != static_cast<size_t>(out.count) * sizeOf(hostType)) {
-      throw Napi::TypeError::New(info.Env(), "host must have as many elements as out");
+    const bool inRows = !isNothing(info[3]);
+    const int64_t cols = inRows ? toInt64(info[3], "cols") : out.count;
+    const int64_t rowStride = inRows ? toInt64(info[4], "rowStride") : cols;
+    const int64_t rows = cols > 0 ? out.count / cols : 0;
+    const int64_t span = rows > 0 ? (rows - 1) * rowStride + cols : 0;
+    if (rows * cols != out.count || size != static_cast<size_t>(span) * sizeOf(hostType)) {
+      throw Napi::TypeError::New(info.Env(), "host must have the rows of out, and no more");
     }
-    ops_->upload(out.buffer.data(), out.dtype, bytes, hostType, out.count);
+    const auto* data = reinterpret_cast<const std::byte*>(bytes);
+    ops_->upload(out.buffer.data(), out.dtype, {data, hostType, rows, cols, rowStride});
     return info.Env().Undefined();
   }
 
@@ -343,10 +351,10 @@ class OpsBinding : public Binding<OpsBinding> {
     return info.Env().Undefined();
   }
 
-  // embed(tokenIds, numTokens, table, out)
+  // embed(tokenIds, numTokens, table, firstToken, out)
   Napi::Value embed(const Info& info) {
     ops_->embed(toData<int32_t>(info[0], "tokenIds"), toInt32(info[1], "numTokens"),
-                toWeight(info[2]), toData(info[3], "out"));
+                toWeight(info[2]), toInt32(info[3], "firstToken"), toData(info[4], "out"));
     return info.Env().Undefined();
   }
 
@@ -396,6 +404,14 @@ class OpsBinding : public Binding<OpsBinding> {
     ops_->gatherRows(toData(info[0], "x"), toData<int32_t>(info[1], "index"),
                      toInt32(info[2], "count"), toInt32(info[3], "width"), out.buffer.data(),
                      out.dtype);
+    return info.Env().Undefined();
+  }
+
+  // joinColumns(parts, count, partWidth, width, out)
+  Napi::Value joinColumns(const Info& info) {
+    ops_->joinColumns(toData<float>(info[0], "parts"), toInt32(info[1], "count"),
+                      toInt32(info[2], "partWidth"), toInt32(info[3], "width"),
+                      toData<float>(info[4], "out"));
     return info.Env().Undefined();
   }
 

@@ -20,6 +20,11 @@ namespace {
               path);
 }
 
+int64_t pageBytes() {
+  static const int64_t bytes = ::sysconf(_SC_PAGESIZE);
+  return bytes;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
@@ -51,22 +56,35 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 
-const std::byte* MappedFile::at(int64_t offset, int64_t bytes) const {
-  if (offset < 0 || bytes < 0 || offset > bytes_ || bytes > bytes_ - offset) {
+const std::byte* MappedFile::at(const FileRows& rows) const {
+  const int64_t bytes = rows.span();
+  if (rows.offset < 0 || bytes < 0 || rows.offset > bytes_ || bytes > bytes_ - rows.offset) {
     throw Error("CHECKPOINT_INVALID",
                 "a tensor takes " + std::to_string(bytes) + " bytes from byte " +
-                    std::to_string(offset) + " on, but the file has " + std::to_string(bytes_) +
-                    "; it is truncated or its header is wrong",
+                    std::to_string(rows.offset) + " on, but the file has " +
+                    std::to_string(bytes_) + "; it is truncated or its header is wrong",
                 path_);
   }
-  return data_ + offset;
+  return data_ + rows.offset;
 }
 
-void MappedFile::doneWith(int64_t offset, int64_t bytes) const noexcept {
-  const int64_t page = ::sysconf(_SC_PAGESIZE);
-  const int64_t first = (offset + page - 1) / page * page;
-  const int64_t end = (offset + bytes) / page * page;
-  if (end > first) ::madvise(data_ + first, end - first, MADV_DONTNEED);
+// The system reads ahead of what is read in turn, and so all of the file. Rows that have whole
+// pages between them are asked for one by one instead, and nothing ahead of them.
+void MappedFile::willRead(const FileRows& rows) const noexcept {
+  if (rows.stride - rows.rowBytes < 2 * pageBytes()) return;
+  advise(rows.offset, rows.span(), MADV_RANDOM);
+  for (int64_t row = 0; row < rows.rows; ++row) {
+    advise(rows.offset + row * rows.stride, rows.rowBytes, MADV_WILLNEED);
+  }
+}
+
+void MappedFile::doneWith(const FileRows& rows) const noexcept {
+  advise(rows.offset, rows.span(), MADV_DONTNEED);
+}
+
+void MappedFile::advise(int64_t offset, int64_t bytes, int advice) const noexcept {
+  const int64_t first = offset / pageBytes() * pageBytes();
+  ::madvise(data_ + first, offset + bytes - first, advice);
 }
 
 }  // namespace uniproc

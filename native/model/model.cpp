@@ -13,13 +13,17 @@ namespace {
 // A short prompt.
 constexpr int32_t kWarmUpTokens = 64;
 
+// Between the ranks' seeds of random weights: an odd number whose bits are in no order.
+constexpr uint64_t kSeedsApart = 0xD1B54A32D192ED03;
+
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw Error("CONFIG_INVALID", "the model's " + what);
 }
 
-void check(const ModelSpec& spec, const ModelLimits& limits) {
+void check(const ModelSpec& spec, const ModelLimits& limits,
+           const DeviceCommunicator* communicator) {
   for (const int32_t size :
        {spec.vocabSize, spec.hiddenSize, spec.intermediateSize, spec.numLayers, spec.numHeads,
         spec.numKvHeads, spec.headDim, limits.maxNumSeqs, limits.maxNumBatchedTokens,
@@ -33,13 +37,22 @@ void check(const ModelSpec& spec, const ModelLimits& limits) {
   require(spec.headDim % 2 == 0, "headDim, " + std::to_string(spec.headDim) + ", must be even");
   require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
           "slidingWindows must name each of its " + std::to_string(spec.numLayers) + " layers");
+  const int32_t rank = communicator ? communicator->rank() : 0;
+  const int32_t worldSize = communicator ? communicator->worldSize() : 1;
+  const int32_t size = ModelLimits::ceilDiv(spec.vocabSize, worldSize);
+  require(spec.vocabShard.start == int64_t{rank} * size && spec.vocabShard.size == size,
+          "vocabShard, " + std::to_string(spec.vocabShard.size) + " from " +
+              std::to_string(spec.vocabShard.start) + " on, must be " + std::to_string(size) +
+              " from " + std::to_string(int64_t{rank} * size) + " on for rank " +
+              std::to_string(rank) + " of " + std::to_string(worldSize));
 }
 
 }  // namespace
 
 Model::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
+                            Communicator* communicator,
                             const std::vector<std::shared_ptr<StepBuffers>>& stepBuffers)
-    : slots(ops, spec, limits), inputs(ops, limits), transformer(ops, spec, limits) {
+    : slots(ops, spec, limits), inputs(ops, limits), transformer(ops, spec, limits, communicator) {
   for (const auto& step : stepBuffers) steps.push_back(pin(ops, step->data(), step->bytes()));
   const size_t rows = limits.maxNumSeqs;
   const auto allocate = [&ops](size_t count) {
@@ -68,8 +81,13 @@ void Model::Workspace::copyLogprobs(Ops& ops, int32_t first, int32_t count,
   ops.copyToHost(outRanks.data() + first, logprobRanks.data(), count * sizeof(int32_t));
 }
 
-Model::Model(const ModelSpec& spec, const ModelLimits& limits) : spec_(spec), limits_(limits) {
-  check(spec, limits);
+Model::Model(const ModelSpec& spec, const ModelLimits& limits,
+             std::shared_ptr<DeviceCommunicator> communicator)
+    : spec_(spec),
+      limits_(limits),
+      communicator_(communicator && communicator->worldSize() > 1 ? std::move(communicator)
+                                                                  : nullptr) {
+  check(spec, limits, communicator_.get());
   for (int32_t i = 0; i < limits.numSteps; ++i) {
     steps_.push_back(std::make_shared<StepBuffers>(limits));
   }
@@ -79,16 +97,23 @@ void Model::load(Ops& ops, const std::vector<std::string>& files,
                  const std::vector<WeightPart>& parts, const Weights::Progress& progress,
                  std::stop_token stop) {
   requireNoWeights();
-  Weights weights = Weights::fromCheckpoint(ops, spec_, files, parts, progress, std::move(stop));
-  if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
-  weights_ = std::move(weights);
+  keepWeights(ops, Weights::fromCheckpoint(ops, spec_, files, parts, progress, std::move(stop)));
 }
 
 void Model::loadDummy(Ops& ops, uint64_t seed) {
   requireNoWeights();
-  Weights weights = Weights::random(ops, spec_, seed);
-  if (!workspace_) workspace_.emplace(ops, spec_, limits_, steps_);
+  const uint64_t rank = communicator_ ? static_cast<uint64_t>(communicator_->rank()) : 0;
+  keepWeights(ops, Weights::random(ops, spec_, seed + rank * kSeedsApart));
+}
+
+void Model::keepWeights(Ops& ops, Weights weights) {
+  if (!workspace_) workspace_.emplace(ops, spec_, limits_, communicator(), steps_);
   weights_ = std::move(weights);
+}
+
+// Of the other ranks, null when there are none. Throws Error SHUT_DOWN when it is gone.
+Communicator* Model::communicator() const {
+  return communicator_ ? &communicator_->get() : nullptr;
 }
 
 void Model::requireNoWeights() const {
@@ -218,6 +243,7 @@ std::vector<float> Model::logits(Ops& ops, int32_t numRows) {
 }
 
 void Model::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows, const Stage& stage) {
+  static_cast<void>(communicator());  // the transformer's: throws when it is gone
   BatchInputs& inputs = workspace_->inputs;
   Transformer& transformer = workspace_->transformer;
   const RequestTable& requests = stage.slots.table();

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/device_communicator.h"
 #include "model/batch_inputs.h"
 #include "model/kv_cache.h"
 #include "model/request_slots.h"
@@ -25,8 +26,10 @@ namespace uniproc {
 class Model : public Resident {
  public:
   // Allocates the staging sets alone, which need no device. Throws Error CONFIG_INVALID when the
-  // spec or the limits contradict themselves.
-  Model(const ModelSpec& spec, const ModelLimits& limits);
+  // spec or the limits contradict themselves. The communicator is that of the ranks that hold the
+  // model's shares, each making the same calls; null, or one of a single rank: this is all of it.
+  Model(const ModelSpec& spec, const ModelLimits& limits,
+        std::shared_ptr<DeviceCommunicator> communicator);
 
   // One for each batch in flight. Whoever hands the memory out keeps it alive.
   const std::vector<std::shared_ptr<StepBuffers>>& steps() const { return steps_; }
@@ -35,6 +38,7 @@ class Model : public Resident {
   // call allocated is free again. INVALID_STATE when there are weights.
   void load(Ops& ops, const std::vector<std::string>& files, const std::vector<WeightPart>& parts,
             const Weights::Progress& progress, std::stop_token stop);
+  // Each rank's are others.
   void loadDummy(Ops& ops, uint64_t seed);
   void releaseWeights();
 
@@ -68,7 +72,7 @@ class Model : public Resident {
   // What steps need for the limits, whatever the weights and the cache.
   struct Workspace {
     Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
-              const std::vector<std::shared_ptr<StepBuffers>>& steps);
+              Communicator* communicator, const std::vector<std::shared_ptr<StepBuffers>>& steps);
 
     std::vector<Pinned> steps;
     RequestSlots slots;
@@ -109,6 +113,8 @@ class Model : public Resident {
   template <typename Body>
   void keepError(Body body);
   void requireNoWeights() const;
+  void keepWeights(Ops& ops, Weights weights);
+  Communicator* communicator() const;
   Workspace& requireWorkspace();
   Stage requireStage(Ops& ops, int32_t step);
   int32_t graphRows(const StepLaunch& launch, const Stage& stage) const;
@@ -116,6 +122,7 @@ class Model : public Resident {
 
   const ModelSpec spec_;
   const ModelLimits limits_;
+  const std::shared_ptr<DeviceCommunicator> communicator_;  // null of a single rank
   std::vector<std::shared_ptr<StepBuffers>> steps_;
 
   std::optional<Weights> weights_;

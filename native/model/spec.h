@@ -2,6 +2,7 @@
 // lib/native/index.ts.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -22,9 +23,18 @@ struct RopeScaling {
   bool truncate = true;                        // yarn
 };
 
+// Rows of the embedding and of the head: `size` of them, from token `start` on.
+struct VocabShard {
+  int32_t start = 0;
+  int32_t size = 0;
+};
+
+// One rank's share of a model: the sizes of vocabulary and hidden states are the whole model's,
+// those of heads and MLP are this rank's.
 struct ModelSpec {
   DType dtype = DType::kFloat32;
   int32_t vocabSize = 0;
+  VocabShard vocabShard;
   int32_t hiddenSize = 0;
   int32_t intermediateSize = 0;
   int32_t numLayers = 0;
@@ -37,10 +47,13 @@ struct ModelSpec {
   std::vector<int32_t> slidingWindows;  // [numLayers], 0: attends to all
   bool qkvBias = false;
   bool outputBias = false;
-  bool mlpBias = false;
+  bool gateUpBias = false;
+  bool downBias = false;
   bool qkNorm = false;
   bool tieWordEmbeddings = false;
 
+  // Rows of the shard that are tokens; the others, its last, are zeros.
+  int32_t vocabRows() const { return std::clamp(vocabSize - vocabShard.start, 0, vocabShard.size); }
   // Columns of q, k and v side by side.
   int32_t qkvSize() const { return (numHeads + 2 * numKvHeads) * headDim; }
   AttentionShape attention(int32_t layer) const {

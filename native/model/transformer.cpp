@@ -5,9 +5,24 @@
 #include "model/rope.h"
 
 namespace uniproc {
+namespace {
 
-Transformer::Transformer(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
-    : spec_(spec), activationType_(ops.activationType(spec.dtype)) {
+CommType commType(DType type) {
+  switch (type) {
+    case DType::kFloat16:
+      return CommType::kFloat16;
+    case DType::kBFloat16:
+      return CommType::kBFloat16;
+    default:
+      return CommType::kFloat32;
+  }
+}
+
+}  // namespace
+
+Transformer::Transformer(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
+                         Communicator* communicator)
+    : spec_(spec), activationType_(ops.activationType(spec.dtype)), communicator_(communicator) {
   const auto activations = [&](size_t rows, size_t cols) {
     return Buffer(ops, rows * cols * sizeOf(activationType_), "the activations");
   };
@@ -21,7 +36,14 @@ Transformer::Transformer(Ops& ops, const ModelSpec& spec, const ModelLimits& lim
   mlp_ = activations(tokens, spec.intermediateSize);
   lastResidual_ = activations(rows, spec.hiddenSize);
   lastHidden_ = activations(rows, spec.hiddenSize);
-  logits_ = Buffer(ops, rows * spec.vocabSize * sizeof(float), "the logits");
+  const auto logits = [&](size_t count) {
+    return Buffer(ops, count * sizeof(float), "the logits");
+  };
+  logits_ = logits(rows * spec.vocabSize);
+  if (communicator) {
+    shardLogits_ = logits(rows * spec.vocabShard.size);
+    gatheredLogits_ = logits(communicator->worldSize() * rows * spec.vocabShard.size);
+  }
 
   const std::vector<float> rope = ropeTable(spec, limits.maxModelLen);
   rope_ = Buffer(ops, rope.size() * sizeof(float), "the rope table");
@@ -31,7 +53,9 @@ Transformer::Transformer(Ops& ops, const ModelSpec& spec, const ModelLimits& lim
 
 void Transformer::forward(Ops& ops, const Weights& weights, const PagedKvCache& cache,
                           const RequestTable& requests, const Batch& batch) {
-  ops.embed(batch.tokenIds, batch.numTokens, weights.embedTokens, residual_.data());
+  ops.embed(batch.tokenIds, batch.numTokens, weights.embedTokens, spec_.vocabShard.start,
+            residual_.data());
+  sumOverRanks(residual_, batch.numTokens);
   for (int32_t i = 0; i < spec_.numLayers; ++i) {
     decoderLayer(ops, i, weights.layers[i], cache.layer(i), requests, batch);
   }
@@ -50,6 +74,7 @@ void Transformer::decoderLayer(Ops& ops, int32_t index, const LayerWeights& laye
                    rope_.as<float>(), cache);
   ops.attention(qkv_.data(), batch, shape, cache, requests, attention_.data());
   ops.matmul(attention_.data(), numTokens, layer.o, layer.oBias, hidden_.data(), activationType_);
+  sumOverRanks(hidden_, numTokens);
 
   ops.rmsNorm(hidden_.data(), residual_.data(), numTokens, layer.postAttentionNorm,
               spec_.rmsNormEps, hidden_.data());
@@ -57,6 +82,13 @@ void Transformer::decoderLayer(Ops& ops, int32_t index, const LayerWeights& laye
              activationType_);
   ops.siluAndMul(gateUp_.data(), numTokens, spec_.intermediateSize, mlp_.data(), activationType_);
   ops.matmul(mlp_.data(), numTokens, layer.down, layer.downBias, hidden_.data(), activationType_);
+  sumOverRanks(hidden_, numTokens);
+}
+
+void Transformer::sumOverRanks(const Buffer& x, int32_t numTokens) {
+  if (!communicator_) return;
+  communicator_->allReduce(x.data(), int64_t{numTokens} * spec_.hiddenSize,
+                           commType(activationType_), ReduceOp::kSum);
 }
 
 float* Transformer::computeLogits(Ops& ops, const Weights& weights, const int32_t* index,
@@ -67,7 +99,14 @@ float* Transformer::computeLogits(Ops& ops, const Weights& weights, const int32_
                  activationType_);
   ops.rmsNorm(lastHidden_.data(), lastResidual_.data(), count, weights.norm, spec_.rmsNormEps,
               lastHidden_.data());
-  ops.matmul(lastHidden_.data(), count, weights.outputHead(), Weight(), logits(), DType::kFloat32);
+  float* own = communicator_ ? shardLogits_.as<float>() : logits();
+  ops.matmul(lastHidden_.data(), count, weights.outputHead(), Weight(), own, DType::kFloat32);
+  if (communicator_) {
+    const int32_t size = spec_.vocabShard.size;
+    auto* gathered = gatheredLogits_.as<float>();
+    communicator_->allGather(own, gathered, int64_t{count} * size, CommType::kFloat32);
+    ops.joinColumns(gathered, count, size, spec_.vocabSize, logits());
+  }
   return logits();
 }
 

@@ -13,6 +13,8 @@ namespace {
 
 // Rows are read a piece at a time, so that no more of a file is resident and stopping is prompt.
 constexpr int64_t kBytesPerPiece = int64_t{64} << 20;
+// More than a row of any tensor has elements.
+constexpr int64_t kMaxRowStride = int64_t{1} << 28;
 
 struct LayerWeightName {
   const char* name;
@@ -47,6 +49,11 @@ int64_t rowBytes(const WeightPart& part) {
   return part.cols * static_cast<int64_t>(sizeOf(part.dtype));
 }
 
+FileRows rowsInFile(const WeightPart& part, int64_t first, int64_t count) {
+  const int64_t stride = part.rowStride * static_cast<int64_t>(sizeOf(part.dtype));
+  return {part.offset + first * stride, count, rowBytes(part), stride};
+}
+
 }  // namespace
 
 HostCopy::HostCopy(size_t bytes)
@@ -54,7 +61,7 @@ HostCopy::HostCopy(size_t bytes)
 
 HostCopy::~HostCopy() { memory_.release(data_, bytes_); }
 
-Weights::Weights(const ModelSpec& spec) : layers(spec.numLayers) {
+Weights::Weights(const ModelSpec& spec) : layers(spec.numLayers), vocabRows_(spec.vocabRows()) {
   const auto shape = [&spec](Weight& weight, int64_t rows, int64_t cols) {
     weight.dtype = spec.dtype;
     weight.rows = rows;
@@ -63,9 +70,9 @@ Weights::Weights(const ModelSpec& spec) : layers(spec.numLayers) {
   const int64_t hidden = spec.hiddenSize;
   const int64_t heads = int64_t{spec.numHeads} * spec.headDim;
   const int64_t intermediate = spec.intermediateSize;
-  shape(embedTokens, spec.vocabSize, hidden);
+  shape(embedTokens, spec.vocabShard.size, hidden);
   shape(norm, hidden, 1);
-  if (!spec.tieWordEmbeddings) shape(lmHead, spec.vocabSize, hidden);
+  if (!spec.tieWordEmbeddings) shape(lmHead, spec.vocabShard.size, hidden);
   for (LayerWeights& layer : layers) {
     shape(layer.inputNorm, hidden, 1);
     shape(layer.qkv, spec.qkvSize(), hidden);
@@ -76,20 +83,20 @@ Weights::Weights(const ModelSpec& spec) : layers(spec.numLayers) {
     if (spec.outputBias) shape(layer.oBias, hidden, 1);
     shape(layer.postAttentionNorm, hidden, 1);
     shape(layer.gateUp, 2 * intermediate, hidden);
-    if (spec.mlpBias) shape(layer.gateUpBias, 2 * intermediate, 1);
+    if (spec.gateUpBias) shape(layer.gateUpBias, 2 * intermediate, 1);
     shape(layer.down, hidden, intermediate);
-    if (spec.mlpBias) shape(layer.downBias, hidden, 1);
+    if (spec.downBias) shape(layer.downBias, hidden, 1);
   }
 }
 
 std::vector<Weights::Named> Weights::named() {
-  std::vector<Named> all = {{"embedTokens", 0, &embedTokens, false},
-                            {"norm", 0, &norm, true},
-                            {"lmHead", 0, &lmHead, false}};
+  std::vector<Named> all = {{"embedTokens", 0, &embedTokens, false, vocabRows_},
+                            {"norm", 0, &norm, true, norm.rows},
+                            {"lmHead", 0, &lmHead, false, vocabRows_}};
   for (size_t i = 0; i < layers.size(); ++i) {
     for (const LayerWeightName& entry : kLayerWeightNames) {
-      all.push_back(
-          {entry.name, static_cast<int32_t>(i), &(layers[i].*entry.weight), entry.isNorm});
+      Weight& weight = layers[i].*entry.weight;
+      all.push_back({entry.name, static_cast<int32_t>(i), &weight, entry.isNorm, weight.rows});
     }
   }
   std::erase_if(all, [](const Named& entry) { return entry.weight->rows == 0; });
@@ -121,15 +128,15 @@ Weights Weights::fromCheckpoint(Ops& ops, const ModelSpec& spec,
     const size_t start = part->rowOffset * part->cols * sizeOf(dtype);
     std::byte* out = weights.buffers_[index].as<std::byte>() + start;
     const int64_t rowsPerPiece = std::max<int64_t>(1, kBytesPerPiece / rowBytes(*part));
+    const MappedFile& file = files[part->file];
     for (int64_t row = 0; row < part->rows; row += rowsPerPiece) {
       if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was given up");
-      const int64_t rows = std::min(rowsPerPiece, part->rows - row);
-      const int64_t offset = part->offset + row * rowBytes(*part);
-      const MappedFile& file = files[part->file];
-      ops.upload(out, dtype, file.at(offset, rows * rowBytes(*part)), part->dtype,
-                 rows * part->cols);
-      file.doneWith(offset, rows * rowBytes(*part));
-      out += rows * part->cols * sizeOf(dtype);
+      const int64_t count = std::min(rowsPerPiece, part->rows - row);
+      const FileRows rows = rowsInFile(*part, row, count);
+      file.willRead(rows);
+      ops.upload(out, dtype, {file.at(rows), part->dtype, count, part->cols, part->rowStride});
+      file.doneWith(rows);
+      out += count * part->cols * sizeOf(dtype);
     }
     bytesRead += part->rows * rowBytes(*part);
     progress(bytesRead, ++partsDone);
@@ -155,16 +162,23 @@ std::vector<Weights::Placed> Weights::place(const std::vector<WeightPart>& parts
     if (found == indexOf.end()) {
       throwInvalid("the model has no weight " + describe(part.weight, part.layer), file.path());
     }
-    const Weight& weight = *all[found->second].weight;
-    if (part.cols != weight.cols || part.rows < 1 || part.rowOffset < 0 ||
-        part.rowOffset > weight.rows || part.rows > weight.rows - part.rowOffset) {
-      throwInvalid(describe(part.weight, part.layer) + " is [" + std::to_string(weight.rows) +
-                       ", " + std::to_string(weight.cols) + "], but the part for its rows from " +
+    const int64_t rows = all[found->second].rowsInFiles;
+    const int64_t cols = all[found->second].weight->cols;
+    if (part.cols != cols || part.rows < 1 || part.rowOffset < 0 || part.rowOffset > rows ||
+        part.rows > rows - part.rowOffset) {
+      throwInvalid(describe(part.weight, part.layer) + " is [" + std::to_string(rows) + ", " +
+                       std::to_string(cols) + "], but the part for its rows from " +
                        std::to_string(part.rowOffset) + " on is [" + std::to_string(part.rows) +
                        ", " + std::to_string(part.cols) + "]",
                    file.path());
     }
-    file.at(part.offset, part.rows * rowBytes(part));
+    if (part.rowStride < cols || part.rowStride > kMaxRowStride) {
+      throwInvalid("the rows of a part of " + describe(part.weight, part.layer) + " have " +
+                       std::to_string(cols) + " elements and lie " +
+                       std::to_string(part.rowStride) + " apart",
+                   file.path());
+    }
+    file.at(rowsInFile(part, 0, part.rows));
     placed.push_back({&part, found->second});
   }
   checkCoverage(all, placed, files);
@@ -190,9 +204,9 @@ void Weights::checkCoverage(const std::vector<Named>& all, std::vector<Placed>& 
     rows[weight] += part->rows;
   }
   for (size_t i = 0; i < all.size(); ++i) {
-    if (rows[i] == all[i].weight->rows) continue;
+    if (rows[i] == all[i].rowsInFiles) continue;
     throwInvalid(describe(all[i].name, all[i].layer) + " has only " + std::to_string(rows[i]) +
-                     " of its " + std::to_string(all[i].weight->rows) + " rows",
+                     " of its " + std::to_string(all[i].rowsInFiles) + " rows",
                  files.empty() ? std::string() : files.front().path());
   }
 }
@@ -228,8 +242,8 @@ Weights Weights::fromHost(Ops& ops, const ModelSpec& spec, const HostCopy& copy)
   weights.allocate(ops);
   const std::byte* from = copy.data();
   for (const Buffer& buffer : weights.buffers_) {
-    ops.upload(buffer.data(), spec.dtype, from, spec.dtype,
-               static_cast<int64_t>(buffer.bytes() / sizeOf(spec.dtype)));
+    const auto count = static_cast<int64_t>(buffer.bytes() / sizeOf(spec.dtype));
+    ops.upload(buffer.data(), spec.dtype, {from, spec.dtype, 1, count, count});
     from += buffer.bytes();
   }
   ops.synchronize();

@@ -15,8 +15,8 @@
 
 namespace uniproc {
 
-// Part of one weight: `rows` rows of a tensor in a file, to be laid at `rowOffset`. WeightPart of
-// lib/native/index.ts.
+// Part of one weight, to be laid at `rowOffset`: some rows and columns of a tensor in a file.
+// WeightPart of lib/native/index.ts.
 struct WeightPart {
   std::string weight;
   int32_t layer = 0;
@@ -25,6 +25,7 @@ struct WeightPart {
   int64_t offset = 0;
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t rowStride = 0;  // elements of the file from a row to the next
   DType dtype = DType::kFloat32;
 };
 
@@ -62,15 +63,15 @@ class HostCopy {
 
 class Weights {
  public:
-  Weight embedTokens;  // [vocabSize, hiddenSize]
+  Weight embedTokens;  // [vocabShard.size, hiddenSize]
   Weight norm;         // [hiddenSize]
-  Weight lmHead;       // [vocabSize, hiddenSize]; null when it is the embedding
+  Weight lmHead;       // [vocabShard.size, hiddenSize]; null when it is the embedding
   std::vector<LayerWeights> layers;
 
-  // Reads the parts from the files, converting to the model's type. Every row of every weight must
-  // be named once, and lie in its file: Error CHECKPOINT_INVALID, before anything is allocated.
-  // `progress` is told the bytes read and the parts done. Gives up with SHUT_DOWN when asked to
-  // stop.
+  // Reads the parts from the files, converting to the model's type. Every row of every weight but
+  // those that pad the vocabulary must be named once, and lie in its file: Error
+  // CHECKPOINT_INVALID, before anything is allocated. `progress` is told the bytes read and the
+  // parts done. Gives up with SHUT_DOWN when asked to stop.
   using Progress = std::function<void(int64_t bytes, int64_t parts)>;
   static Weights fromCheckpoint(Ops& ops, const ModelSpec& spec,
                                 const std::vector<std::string>& files,
@@ -93,6 +94,7 @@ class Weights {
     int32_t layer;
     Weight* weight;
     bool isNorm;
+    int64_t rowsInFiles;  // its first
   };
   // A part and the index of its weight among the named.
   struct Placed {
@@ -110,6 +112,7 @@ class Weights {
                             const std::vector<MappedFile>& files);
   void allocate(Ops& ops);
 
+  int64_t vocabRows_;            // of the embedding and the head, that files have
   std::vector<Buffer> buffers_;  // one for each of the named
 };
 

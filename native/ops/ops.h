@@ -6,6 +6,7 @@
 // Matrices are row-major. Activations have the type activationType() says; sums are float32.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -32,6 +33,33 @@ struct Weight {
   int64_t cols = 0;
 
   explicit operator bool() const { return data != nullptr; }
+};
+
+// A matrix [rows, cols] in host memory (a mapped file, any alignment), some columns of a wider one:
+// `rowStride` elements lie from the beginning of a row to that of the next.
+struct HostMatrix {
+  const std::byte* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t rowStride = 0;
+
+  int64_t count() const { return rows * cols; }
+
+  // Elements [begin, end), counted row after row, run by run: calls visit(first, bytes, count) with
+  // the first element's number, its address and how many stand there side by side.
+  template <class Visit>
+  void forEachRun(int64_t begin, int64_t end, Visit visit) const {
+    const bool isOneRun = rowStride == cols;
+    const auto elementSize = static_cast<int64_t>(sizeOf(dtype));
+    while (begin < end) {
+      const int64_t row = begin / cols;
+      const int64_t col = begin % cols;
+      const int64_t runEnd = isOneRun ? end : std::min(end, (row + 1) * cols);
+      visit(begin, data + (row * rowStride + col) * elementSize, runEnd - begin);
+      begin = runEnd;
+    }
+  }
 };
 
 // Plain numbers of one request's sampling. The lists are device arrays owned by the backend's
@@ -194,9 +222,8 @@ class Ops {
     return nullptr;
   }
 
-  // Converts [count] elements of host memory (a mapped file, any alignment) into device memory.
-  virtual void upload(void* out, DType outType, const void* host, DType hostType,
-                      int64_t count) = 0;
+  // Converts host memory into device memory: out [rows, cols] from `host` of that size.
+  virtual void upload(void* out, DType outType, const HostMatrix& host) = 0;
   // Copies device memory to host memory of any kind, quicker than copyToHost where it is much.
   // Returns when it is there.
   virtual void download(void* host, const void* in, int64_t bytes) = 0;
@@ -212,9 +239,10 @@ class Ops {
   virtual void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
                              int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) = 0;
 
-  // out [numTokens, hiddenSize] = rows of table [vocabSize, hiddenSize].
+  // out [numTokens, hiddenSize] = rows of table [rows, hiddenSize], whose first is that of token
+  // `firstToken`; zeros for tokens that the table does not have.
   virtual void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table,
-                     void* out) = 0;
+                     int32_t firstToken, void* out) = 0;
 
   // residual += x when x is given; out = residual / rms(residual) * weight. [numTokens, hiddenSize]
   // Zhang and Sennrich 2019. `out` may be `x`.
@@ -246,6 +274,11 @@ class Ops {
   // out [count, width] = x[index[i], :], both of the activations' `type`. index is device memory.
   virtual void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width,
                           void* out, DType type) = 0;
+
+  // out [count, width] = the parts [ceil(width / partWidth), count, partWidth] side by side,
+  // float32; what of the last is beyond width is left out.
+  virtual void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width,
+                           float* out) = 0;
 
   // Sampling -------------------------------------------------------------------------------
 

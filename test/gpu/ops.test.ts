@@ -131,7 +131,7 @@ describe.each(dtypes)('in %s', (dtype) => {
     const run = (device: Device) => {
       const out = device.unwritten(numTokens * width);
       const weight = { data: device.ops.floats(table, dtype), rows: vocabSize, cols: width };
-      device.ops.embed(device.ops.ints(ids), numTokens, weight, out);
+      device.ops.embed(device.ops.ints(ids), numTokens, weight, 0, out);
       return device.read(out, numTokens * width);
     };
     expect(run(new Device(gpu, dtype))).toEqual(run(new Device(cpu, 'float32')));

@@ -26,6 +26,7 @@ import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import { type ModelLimits, native, type NativeEvent, type NativeModel } from '../../lib/native';
 import { GREEDY } from '../support/sampling';
 import { readTensorTable } from '../../lib/worker/checkpoint';
+import { shardSpec } from '../../lib/worker/tensorParallel';
 import { weightParts } from '../../lib/worker/weights';
 import { Random } from '../native/ops/reference';
 
@@ -195,13 +196,13 @@ function readLogits(model: ModelName, dtype: 'float32' | 'bfloat16'): Float32Arr
 /** Our logits in bfloat16 of the same checkpoint, likewise. */
 async function computeLogits(model: ModelName): Promise<Float32Array> {
   const { spec } = await readTransformerConfig(path.join(folder, model));
-  const modelSpec = { ...spec, dtype: 'bfloat16' as const };
+  const modelSpec = { ...shardSpec(spec, 0, 1), dtype: 'bfloat16' as const };
   const table = await readTensorTable(path.join(folder, model));
-  const { files, parts } = weightParts(modelSpec, table);
+  const { files, parts } = weightParts(spec, table);
   const device = new (native().Device)(DEVICE, 0, 0);
   try {
     await device.open();
-    const nativeModel = new (native().Model)(device, modelSpec, LIMITS);
+    const nativeModel = new (native().Model)(device, modelSpec, LIMITS, null);
     await nativeModel.load(files, parts, () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);

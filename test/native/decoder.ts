@@ -81,10 +81,10 @@ export function randomTensors(spec: ModelSpec, seed: number): ModelTensors {
       postAttentionNorm: norm(hiddenSize),
       gate: tensor(intermediateSize, hiddenSize),
       up: tensor(intermediateSize, hiddenSize),
-      gateBias: bias(spec.mlpBias, intermediateSize),
-      upBias: bias(spec.mlpBias, intermediateSize),
+      gateBias: bias(spec.gateUpBias, intermediateSize),
+      upBias: bias(spec.gateUpBias, intermediateSize),
       down: tensor(hiddenSize, intermediateSize),
-      downBias: bias(spec.mlpBias, hiddenSize),
+      downBias: bias(spec.downBias, hiddenSize),
     })),
   };
 }

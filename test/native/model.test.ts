@@ -23,6 +23,7 @@ import { decode, type ModelTensors, random, randomTensors, type Tensor } from '.
 const LLAMA: ModelSpec = {
   dtype: 'float32',
   vocabSize: 61,
+  vocabShard: { start: 0, size: 61 },
   hiddenSize: 24,
   intermediateSize: 40,
   numLayers: 1,
@@ -35,7 +36,8 @@ const LLAMA: ModelSpec = {
   slidingWindows: [0],
   qkvBias: false,
   outputBias: false,
-  mlpBias: false,
+  gateUpBias: false,
+  downBias: false,
   qkNorm: false,
   tieWordEmbeddings: false,
 };
@@ -92,7 +94,7 @@ function write(name: string, tensors: ModelTensors): Checkpoint {
       if (!tensor) continue;
       const { rows, cols } = tensor;
       const dtype = 'float32' as const;
-      parts.push({ weight, layer, rowOffset, file: 0, offset, rows, cols, dtype });
+      parts.push({ weight, layer, rowOffset, file: 0, offset, rows, cols, rowStride: cols, dtype });
       const { buffer, byteOffset, byteLength } = tensor.data;
       data.push(Buffer.from(buffer, byteOffset, byteLength));
       offset += byteLength;
@@ -122,7 +124,7 @@ function write(name: string, tensors: ModelTensors): Checkpoint {
 }
 
 function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
-  const model = new (native().Model)(device, spec, limits);
+  const model = new (native().Model)(device, spec, limits, null);
   models.push(model);
   return model;
 }
@@ -260,7 +262,7 @@ describe('the forward pass, against float64', () => {
     ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['Qwen2: bias on q, k and v', { qkvBias: true }],
-    ['bias everywhere', { qkvBias: true, outputBias: true, mlpBias: true }],
+    ['bias everywhere', { qkvBias: true, outputBias: true, gateUpBias: true, downBias: true }],
     ['Qwen3: normed q and k, heads apart from the hidden size', { qkNorm: true, headDim: 12 }],
     ['Mistral: a sliding window', { slidingWindows: [7] }],
     ['a window in one layer alone', { numLayers: 2, slidingWindows: [5, 0] }],
@@ -742,7 +744,7 @@ describe('a step that cannot be carried out', () => {
 
   it('refuses sizes that contradict each other', () => {
     const make = (change: Partial<ModelSpec>) => () =>
-      new (native().Model)(device, { ...LLAMA, ...change }, LIMITS);
+      new (native().Model)(device, { ...LLAMA, ...change }, LIMITS, null);
     const config = expect.objectContaining({
       code: 'CONFIG_INVALID',
       name: 'ConfigError',
@@ -751,6 +753,8 @@ describe('a step that cannot be carried out', () => {
     expect(make({ headDim: 7 })).toThrow(config);
     expect(make({ slidingWindows: [] })).toThrow(config);
     expect(make({ vocabSize: 0 })).toThrow(config);
+    expect(make({ vocabShard: { start: 0, size: 60 } })).toThrow(config);
+    expect(make({ vocabShard: { start: 1, size: 61 } })).toThrow(config);
     expect(make({ hiddenSize: 1.5 })).toThrow('hiddenSize must be an integer');
   });
 });
@@ -874,7 +878,7 @@ describe('a device that is lost', () => {
   it('fails the steps launched and every later call with its error, and can be shut down', async () => {
     const own = new (native().Device)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS);
+    const model = new (native().Model)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(8), 0);
@@ -902,7 +906,13 @@ describe('a device that is lost', () => {
 /** What a program in a process of its own begins with. */
 function constants(): string {
   const addonPath = path.resolve(__dirname, '../../build/Release/uniproc.node');
-  const spec = { ...LLAMA, hiddenSize: 128, intermediateSize: 512, vocabSize: 2000 };
+  const spec = {
+    ...LLAMA,
+    hiddenSize: 128,
+    intermediateSize: 512,
+    vocabSize: 2000,
+    vocabShard: { start: 0, size: 2000 },
+  };
   return `
     const addonPath = ${JSON.stringify(addonPath)};
     const spec = ${JSON.stringify(spec)};
@@ -941,7 +951,7 @@ describe('shutdown', () => {
   it('of the device shuts its models down first', async () => {
     const own = new (native().Device)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS);
+    const model = new (native().Model)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(40), 0);
@@ -973,7 +983,7 @@ describe('shutdown', () => {
       const addon = require(addonPath);
       const device = new addon.Device('cpu', 0, 1);
       const use = async () => {
-        const model = new addon.Model(device, spec, limits);
+        const model = new addon.Model(device, spec, limits, null);
         await model.loadDummy(1);
         return model.steps[0].slots;
       };
@@ -1001,7 +1011,7 @@ describe('shutdown', () => {
       const addon = require(addonPath);
       const device = new addon.Device('cpu', 0, 2);
       device.open();
-      const model = new addon.Model(device, spec, limits);
+      const model = new addon.Model(device, spec, limits, null);
       model.loadDummy(1);
       model.profile();
       model.allocateKvCache(24);

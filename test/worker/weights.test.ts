@@ -1,8 +1,8 @@
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
+import type { TransformerSpec } from '../../lib/config/uniprocConfig';
 import { CheckpointError } from '../../lib/errors';
-import type { ModelSpec } from '../../lib/native';
 import { readTensorTable, type TensorTable } from '../../lib/worker/checkpoint';
 import { weightParts } from '../../lib/worker/weights';
 import { folderWith } from '../support/folder';
@@ -11,8 +11,7 @@ import { fileOf } from './safetensors';
 const GOLDEN = path.join(__dirname, '..', 'golden', 'checkpoints');
 
 /** Two query heads, one key head; every dimension its own size. */
-const SPEC: ModelSpec = {
-  dtype: 'float32',
+const SPEC: TransformerSpec = {
   vocabSize: 11,
   hiddenSize: 6,
   intermediateSize: 10,
@@ -75,7 +74,7 @@ async function table(shapes: Shapes, dtypes: Record<string, string> = {}): Promi
   return readTensorTable(await folderWith({ 'model.safetensors': file }));
 }
 
-function complaint(spec: ModelSpec, tensors: TensorTable): string {
+function complaint(spec: TransformerSpec, tensors: TensorTable): string {
   try {
     weightParts(spec, tensors);
   } catch (error) {
@@ -88,7 +87,7 @@ function complaint(spec: ModelSpec, tensors: TensorTable): string {
 }
 
 /** 'weight@layer: rows x cols at rowOffset' of each part. */
-function layout(spec: ModelSpec, tensors: TensorTable): string[] {
+function layout(spec: TransformerSpec, tensors: TensorTable): string[] {
   return weightParts(spec, tensors).parts.map(
     ({ weight, layer, rows, cols, rowOffset }) =>
       `${weight}@${layer}: ${rows} x ${cols} at ${rowOffset}`,
@@ -145,6 +144,7 @@ describe('weightParts', () => {
       offset: entry?.offset,
       rows: 6,
       cols: 1,
+      rowStride: 1,
       dtype: 'bfloat16',
     });
     expect(parts.find(({ weight }) => weight === 'lmHead')?.dtype).toBe('float16');
@@ -233,7 +233,7 @@ describe('weightParts', () => {
     const folder = path.join(GOLDEN, name);
     const { spec } = await readTransformerConfig(folder);
     const tensors = await readTensorTable(folder);
-    const { parts } = weightParts({ ...spec, dtype: 'float32' }, tensors);
+    const { parts } = weightParts(spec, tensors);
     const used = parts.map(({ file, offset }) => `${file}:${offset}`);
     const all = [...tensors.tensors.values()].map(({ file, offset }) => `${file}:${offset}`);
     expect(used.sort()).toEqual(all.sort());

@@ -84,16 +84,17 @@ class CpuOps final : public Ops {
   void stopProfiler() override { startProfiler(); }
   DType activationType(DType) const override { return DType::kFloat32; }
 
-  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
-    pool_.parallelFor(count, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
-      char* to = static_cast<char*>(out) + begin * static_cast<int64_t>(sizeOf(outType));
-      const char* from =
-          static_cast<const char*>(host) + begin * static_cast<int64_t>(sizeOf(hostType));
-      if (outType == hostType) {
-        std::memcpy(to, from, static_cast<size_t>(end - begin) * sizeOf(outType));
-      } else {
-        convert(to, outType, from, hostType, end - begin);
-      }
+  void upload(void* out, DType outType, const HostMatrix& host) override {
+    pool_.parallelFor(host.count(), kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      host.forEachRun(begin, end, [&](int64_t first, const std::byte* from, int64_t count) {
+        std::byte* to =
+            static_cast<std::byte*>(out) + first * static_cast<int64_t>(sizeOf(outType));
+        if (outType == host.dtype) {
+          std::memcpy(to, from, static_cast<size_t>(count) * sizeOf(outType));
+        } else {
+          convert(to, outType, from, host.dtype, count);
+        }
+      });
     });
   }
 
@@ -142,11 +143,19 @@ class CpuOps final : public Ops {
     }
   }
 
-  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out) override {
+  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
+             void* out) override {
     const auto widen = kernels_.widen[indexOf(table.dtype)];
-    pool_.parallelFor(numTokens, minRowsPerPart(table.cols), [&](int64_t begin, int64_t end, int) {
+    const int64_t width = table.cols;
+    pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
-        widen(rowOf(table, tokenIds[i]), table.cols, static_cast<float*>(out) + i * table.cols);
+        float* row = static_cast<float*>(out) + i * width;
+        const int64_t from = int64_t{tokenIds[i]} - firstToken;
+        if (from >= 0 && from < table.rows) {
+          widen(rowOf(table, from), width, row);
+        } else {
+          std::fill_n(row, width, 0.0f);
+        }
       }
     });
   }
@@ -223,6 +232,19 @@ class CpuOps final : public Ops {
     }
   }
 
+  void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width,
+                   float* out) override {
+    pool_.parallelFor(count, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t col = 0; col < width; col += partWidth) {
+          const int64_t part = col / partWidth;
+          std::copy_n(parts + (part * count + row) * partWidth,
+                      std::min<int64_t>(partWidth, width - col), out + row * width + col);
+        }
+      }
+    });
+  }
+
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
@@ -238,7 +260,8 @@ class CpuOps final : public Ops {
 
  private:
   // Through float32, a cache's worth at a time.
-  void convert(char* to, DType outType, const char* from, DType hostType, int64_t count) const {
+  void convert(std::byte* to, DType outType, const std::byte* from, DType hostType,
+               int64_t count) const {
     constexpr int64_t kBlock = 1024;
     float block[kBlock];
     for (int64_t i = 0; i < count; i += kBlock) {

@@ -114,8 +114,8 @@ class CudaOps final : public Ops {
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
 
-  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count) override {
-    transfer().upload(out, outType, host, hostType, count);
+  void upload(void* out, DType outType, const HostMatrix& host) override {
+    transfer().upload(out, outType, host);
   }
   void download(void* host, const void* in, int64_t bytes) override {
     transfer().download(host, in, bytes);
@@ -135,8 +135,9 @@ class CudaOps final : public Ops {
     launched("prepareInputs");
   }
 
-  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out) override {
-    cuda::embed(tokenIds, numTokens, table, out, table.dtype, stream_);
+  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
+             void* out) override {
+    cuda::embed(tokenIds, numTokens, table, firstToken, out, table.dtype, stream_);
     launched("embed");
   }
 
@@ -178,6 +179,12 @@ class CudaOps final : public Ops {
                   DType type) override {
     cuda::gatherRows(x, index, count, width, out, type, stream_);
     launched("gatherRows");
+  }
+
+  void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width,
+                   float* out) override {
+    cuda::joinColumns(parts, count, partWidth, width, out, stream_);
+    launched("joinColumns");
   }
 
   // Sampling -------------------------------------------------------------------------------

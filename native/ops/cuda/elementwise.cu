@@ -4,6 +4,7 @@
 // Threads move 16 bytes at a time where the width and the addresses allow it, else one element.
 #include <algorithm>
 #include <initializer_list>
+#include <numeric>
 #include <string>
 #include <type_traits>
 
@@ -38,8 +39,19 @@ dim3 gridOf(int32_t rows, int64_t accessesPerRow) {
           static_cast<unsigned>(ceilDiv<int64_t>(accessesPerRow, kThreads))};
 }
 
+// Calls run(Word{}, rowWords) with the widest word that rows of so many bytes can be moved in.
+template <class Run>
+void withWord(int64_t rowBytes, const void* from, const void* to, Run run) {
+  const auto call = [&](auto word) { run(word, rowBytes / static_cast<int64_t>(sizeof word)); };
+  if (rowBytes % kAccessBytes == 0 && isAligned(from) && isAligned(to)) {
+    call(uint4{});
+  } else {
+    call(uint16_t{});
+  }
+}
+
 // out [count, width] = x[index[i], :], in words of any type; a row of index below 0 is skipped.
-// Grid: (count, width / 256).
+// Grid: (count, width / 256). Reads and writes each row once.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     gatherWords(const Word* x, const int32_t* index, int64_t width, Word* out) {
@@ -50,20 +62,33 @@ __global__ void __launch_bounds__(kThreads)
   out[blockIdx.x * width + i] = x[from * width + i];
 }
 
-void copyRows(const void* x, const int32_t* index, int32_t count, int64_t rowBytes, void* out,
-              cudaStream_t stream) {
-  if (count == 0) return;
-  const auto copy = [&](auto word) {
-    using Word = decltype(word);
-    const int64_t width = rowBytes / static_cast<int64_t>(sizeof(Word));
-    launch(gatherWords<Word>, gridOf(count, width), kThreads, 0, stream,
-           static_cast<const Word*>(x), index, width, static_cast<Word*>(out));
-  };
-  if (rowBytes % kAccessBytes == 0 && isAligned(x) && isAligned(out)) {
-    copy(uint4{});
-  } else {
-    copy(uint16_t{});
-  }
+// out [numTokens, width] = table[tokenIds[i] - firstToken, :] of a table [rows, width], in words of
+// any type; zeros for a token outside it. Grid: (numTokens, width / 256). Reads and writes each row
+// once.
+template <class Word>
+__global__ void __launch_bounds__(kThreads)
+    embedWords(const Word* table, int64_t rows, const int32_t* tokenIds, int32_t firstToken,
+               int64_t width, Word* out) {
+  waitForPrevious();
+  const int64_t from = int64_t{tokenIds[blockIdx.x]} - firstToken;
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (i >= width) return;
+  out[blockIdx.x * width + i] = from >= 0 && from < rows ? table[from * width + i] : Word{};
+}
+
+// out [count, width] = the parts [numParts, count, partWidth] side by side; a thread moves N
+// elements, of which partWidth and width are multiples. Grid: (count, width / (256 N)). Reads what
+// it writes, 4 bytes an element, once.
+template <int N>
+__global__ void __launch_bounds__(kThreads)
+    joinPartColumns(const float* parts, int64_t partWidth, int64_t width, float* out) {
+  waitForPrevious();
+  const int64_t col = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
+  if (col >= width) return;
+  const int64_t part = col / partWidth;
+  const int64_t row = part * gridDim.x + blockIdx.x;
+  storeVector<N>(out + blockIdx.x * width + col,
+                 loadVector<N>(parts + row * partWidth + col % partWidth));
 }
 
 // residual [numTokens, size] += x (unless null), rounded to T; out = residual * rsqrt(mean(residual
@@ -195,15 +220,38 @@ void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t siz
 
 }  // namespace
 
-void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out, DType type,
-           cudaStream_t stream) {
-  copyRows(table.data, tokenIds, numTokens, table.cols * static_cast<int64_t>(sizeOf(type)), out,
-           stream);
+void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
+           void* out, DType type, cudaStream_t stream) {
+  if (numTokens == 0) return;
+  const int64_t rowBytes = table.cols * static_cast<int64_t>(sizeOf(type));
+  withWord(rowBytes, table.data, out, [&](auto word, int64_t width) {
+    using Word = decltype(word);
+    launch(embedWords<Word>, gridOf(numTokens, width), kThreads, 0, stream,
+           static_cast<const Word*>(table.data), table.rows, tokenIds, firstToken, width,
+           static_cast<Word*>(out));
+  });
 }
 
 void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
                 DType type, cudaStream_t stream) {
-  copyRows(x, index, count, width * static_cast<int64_t>(sizeOf(type)), out, stream);
+  if (count == 0) return;
+  const int64_t rowBytes = width * static_cast<int64_t>(sizeOf(type));
+  withWord(rowBytes, x, out, [&](auto word, int64_t rowWords) {
+    using Word = decltype(word);
+    launch(gatherWords<Word>, gridOf(count, rowWords), kThreads, 0, stream,
+           static_cast<const Word*>(x), index, rowWords, static_cast<Word*>(out));
+  });
+}
+
+void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width, float* out,
+                 cudaStream_t stream) {
+  if (count == 0) return;
+  const int64_t common = std::gcd(partWidth, width);
+  withAccess<float>(common, {parts, out}, [&](auto access) {
+    constexpr int N = access();
+    launch(joinPartColumns<N>, gridOf(count, ceilDiv(width, N)), kThreads, 0, stream, parts,
+           int64_t{partWidth}, int64_t{width}, out);
+  });
 }
 
 void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,

@@ -23,14 +23,16 @@ void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
 
 // elementwise.cu -------------------------------------------------------------------------------
 
-void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, void* out, DType type,
-           cudaStream_t stream);
+void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
+           void* out, DType type, cudaStream_t stream);
 void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
              void* out, DType type, cudaStream_t stream);
 void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType type,
                 cudaStream_t stream);
 void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
                 DType type, cudaStream_t stream);
+void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width, float* out,
+                 cudaStream_t stream);
 // out [rows, width] += bias [width]
 void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType type,
              cudaStream_t stream);

@@ -27,28 +27,30 @@ Transfer::Transfer(int device, cudaStream_t stream)
   for (int i = 0; i < pool_.numThreads(); ++i) lanes_.push_back(std::make_unique<Lane>());
 }
 
-void Transfer::upload(void* out, DType outType, const void* host, DType hostType, int64_t count) {
+void Transfer::upload(void* out, DType outType, const HostMatrix& host) {
   const auto outSize = static_cast<int64_t>(sizeOf(outType));
-  const auto hostSize = static_cast<int64_t>(sizeOf(hostType));
+  const auto hostSize = static_cast<int64_t>(sizeOf(host.dtype));
   const int64_t perBuffer = kBufferBytes / hostSize;
   // By whole buffers, so that each begins where the kernel can convert several elements at once.
-  const int64_t numBuffers = (count + perBuffer - 1) / perBuffer;
+  const int64_t numBuffers = (host.count() + perBuffer - 1) / perBuffer;
   pool_.parallelFor(numBuffers, 1, [&](int64_t begin, int64_t end, int thread) {
     check(cudaSetDevice(device_), "cudaSetDevice");
     Lane& lane = *lanes_[static_cast<size_t>(thread)];
-    for (int64_t at = begin * perBuffer; at < std::min(count, end * perBuffer); at += perBuffer) {
+    for (int64_t i = begin; i < end; ++i) {
       PinnedBuffer& buffer = lane.turn();
-      const int64_t size = std::min(perBuffer, count - at);
+      const int64_t at = i * perBuffer;
+      const int64_t size = std::min(perBuffer, host.count() - at);
       std::byte* pinned = buffer.take();
-      std::memcpy(pinned, static_cast<const std::byte*>(host) + at * hostSize,
-                  static_cast<size_t>(size * hostSize));
+      host.forEachRun(at, at + size, [&](int64_t first, const std::byte* from, int64_t count) {
+        std::memcpy(pinned + (first - at) * hostSize, from, static_cast<size_t>(count * hostSize));
+      });
       std::byte* to = static_cast<std::byte*>(out) + at * outSize;
-      if (outType == hostType) {
+      if (outType == host.dtype) {
         check(cudaMemcpyAsync(to, pinned, static_cast<size_t>(size * outSize),
                               cudaMemcpyHostToDevice, stream_),
               "cudaMemcpyAsync");
       } else {
-        convert(to, outType, pinned, hostType, size, stream_);  // reads over the bus
+        convert(to, outType, pinned, host.dtype, size, stream_);  // reads over the bus
         check(cudaGetLastError(), "convert");
       }
       buffer.lend(stream_);

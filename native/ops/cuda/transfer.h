@@ -22,9 +22,9 @@ class Transfer {
  public:
   Transfer(int device, cudaStream_t stream);
 
-  // Converts [count] elements of host memory into device memory, on the device. Returns when the
-  // host memory has been read; what is enqueued on the stream from then on finds the elements.
-  void upload(void* out, DType outType, const void* host, DType hostType, int64_t count);
+  // Converts host memory into device memory, on the device. Returns when the host memory has been
+  // read; what is enqueued on the stream from then on finds the elements.
+  void upload(void* out, DType outType, const HostMatrix& host);
 
   // Copies device memory, as what was enqueued before leaves it. Returns when the host has it.
   void download(void* host, const void* in, int64_t bytes);

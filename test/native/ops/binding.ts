@@ -97,7 +97,11 @@ interface NativeOps {
   makeRequests(limits: RequestLimits): Requests;
   addRequest(requests: Requests, slot: number, request: NativeRequest, numBlocks: number): void;
   readRequest(requests: Requests, slot: number): { tokenIds: Int32Array; blockTable: Int32Array };
-  upload(out: Tensor, host: HostArray, hostType: DType): void;
+  /**
+   * Of the whole array, or of rows of `cols` elements, `rowStride` apart in it: from its first element
+   * to its last.
+   */
+  upload(out: Tensor, host: HostArray, hostType: DType, cols?: number, rowStride?: number): void;
   /** Array and tensor have the same number of bytes. */
   download(array: HostArray, tensor: Tensor): void;
   fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
@@ -108,7 +112,7 @@ interface NativeOps {
     blockSize: number,
     batch: Batch,
   ): void;
-  embed(tokenIds: Tensor, numTokens: number, table: Weight, out: Tensor): void;
+  embed(tokenIds: Tensor, numTokens: number, table: Weight, firstToken: number, out: Tensor): void;
   rmsNorm(
     x: Tensor | null,
     residual: Tensor,
@@ -138,6 +142,7 @@ interface NativeOps {
   ): void;
   siluAndMul(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
   gatherRows(x: Tensor, index: Tensor, count: number, width: number, out: Tensor): void;
+  joinColumns(parts: Tensor, count: number, partWidth: number, width: number, out: Tensor): void;
   sample(
     logits: Tensor,
     count: number,

@@ -115,7 +115,7 @@ describe.each(isas)('%s', (isa) => {
       const ids = Int32Array.from({ length: 100 }, () => random.below(vocabSize));
       const out = ops.zeros(ids.length * size);
       const weight = { data: ops.floats(table, dtype), rows: vocabSize, cols: size };
-      ops.embed(ops.ints(ids), ids.length, weight, out);
+      ops.embed(ops.ints(ids), ids.length, weight, 0, out);
       const expected = Float32Array.from({ length: ids.length * size }, (_, i) => {
         return table[ids[Math.floor(i / size)] * size + (i % size)];
       });
