@@ -37,7 +37,8 @@ for shape in ${SHAPES:-}; do shapes+=(--shape "$shape"); done
 check bench timeout "$limit" node bench/index.js "${shapes[@]}" --json "$out/bench.json"
 
 grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out/tests.log" 2>/dev/null | sort | uniq -c | sort -rn | head -60
-grep -hE '^== |ERROR SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
+grep -h 'relative error' "$out/tests.log" 2>/dev/null
+grep -hE '^== |(ERROR|RACECHECK) SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
 cat "$out/rates.log" 2>/dev/null
 grep -vE '^ *[0-9]+\.[0-9] s  |^  (bandwidth|products of) ' "$out/bench.log" 2>/dev/null
 grep -hE '^(Tests|Test Suites):' "$out/tests.log" 2>/dev/null
