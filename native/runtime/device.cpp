@@ -55,7 +55,8 @@ void Device::run() {
     residents.swap(residents_);
     stopped = std::move(stopped_);
   }
-  for (const auto& resident : residents) resident->release();
+  // A resident may use those attached before it: a model its communicator.
+  for (auto it = residents.rbegin(); it != residents.rend(); ++it) (*it)->release();
   ops_.reset();
   if (stopped) stopped();
 }

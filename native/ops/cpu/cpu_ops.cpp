@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "comm/tcp_communicator.h"
 #include "ops/cpu/attention.h"
 #include "ops/cpu/float_types.h"
 #include "ops/cpu/host.h"
@@ -83,6 +84,9 @@ class CpuOps final : public Ops {
   void startProfiler() override { throw Error("NOT_SUPPORTED", "the CPU has no profiler"); }
   void stopProfiler() override { startProfiler(); }
   DType activationType(DType) const override { return DType::kFloat32; }
+  std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) override {
+    return std::make_unique<TcpCommunicator>(config);
+  }
 
   void upload(void* out, DType outType, const HostMatrix& host) override {
     pool_.parallelFor(host.count(), kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {

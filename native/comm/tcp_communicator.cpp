@@ -1,0 +1,180 @@
+#include "comm/tcp_communicator.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "comm/peer_lost.h"
+#include "comm/reduce.h"
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// Up to here it is quicker that each rank sums all than that they share it out.
+constexpr int64_t kAtOnceBytes = int64_t{64} << 10;
+// What is shared out at a time, so that a sum takes no more memory than this.
+constexpr int64_t kSliceBytes = int64_t{4} << 20;
+
+using Kind = CollectiveCall::Kind;
+
+}  // namespace
+
+TcpCommunicator::TcpCommunicator(const CommunicatorConfig& config) : config_(config) {
+  for (int32_t other = 0; other < worldSize(); ++other) {
+    if (other != rank()) others_.push_back(other);
+  }
+}
+
+template <typename Body>
+void TcpCommunicator::orFail(const Body& body) {
+  if (failure_) std::rethrow_exception(failure_);
+  try {
+    abort_.check();
+    body(Deadline(config_.timeout));
+  } catch (const PeerLost& error) {
+    fail(error.rank().value_or(rank()));
+    throw;
+  } catch (...) {
+    fail(rank());
+    throw;
+  }
+}
+
+void TcpCommunicator::fail(int32_t lost) noexcept {
+  failure_ = std::current_exception();
+  handshake_.reset();
+  if (mesh_) mesh_->sayFarewell(lost);
+}
+
+std::vector<std::byte> TcpCommunicator::address() {
+  if (mesh_) throw Error("INVALID_STATE", "the communicator is connected already");
+  orFail([&](const Deadline&) {
+    if (!handshake_) handshake_.emplace(rank(), worldSize());
+  });
+  return handshake_->address();
+}
+
+void TcpCommunicator::connect(const std::vector<std::vector<std::byte>>& addresses) {
+  if (mesh_) throw Error("INVALID_STATE", "the communicator is connected already");
+  if (!handshake_ && !failure_) {
+    throw Error("INVALID_STATE", "the communicator has no address yet; call address first");
+  }
+  orFail([&](const Deadline& deadline) {
+    mesh_.emplace(handshake_->connect(addresses, abort_, deadline), abort_);
+    handshake_.reset();
+    meet(deadline);
+  });
+}
+
+template <typename Body>
+void TcpCommunicator::collective(const Body& body) {
+  if (!mesh_ && !failure_) {
+    throw Error("INVALID_STATE", "the communicator is not connected; call connect first");
+  }
+  orFail(body);
+}
+
+void TcpCommunicator::allReduce(void* data, int64_t count, CommType type, ReduceOp op) {
+  collective([&](const Deadline& deadline) {
+    const CollectiveCall call{.kind = Kind::kAllReduce, .type = type, .op = op, .count = count};
+    const auto size = static_cast<int64_t>(sizeOf(type));
+    const int64_t slice = kSliceBytes / size;
+    for (int64_t first = 0; first < count; first += slice) {
+      auto* from = static_cast<std::byte*>(data) + first * size;
+      const int64_t sliceCount = std::min(slice, count - first);
+      if (sliceCount * size <= kAtOnceBytes) {
+        reduceAtOnce(from, sliceCount, call, deadline);
+      } else {
+        reduceInParts(from, sliceCount, call, deadline);
+      }
+    }
+  });
+}
+
+// Every rank has what the others have, and combines it.
+void TcpCommunicator::reduceAtOnce(std::byte* data, int64_t count, const CollectiveCall& call,
+                                   const Deadline& deadline) {
+  const size_t bytes = static_cast<size_t>(count) * sizeOf(call.type);
+  received_.resize(std::max(received_.size(), bytes * worldSize()));
+  for (const int32_t other : others_) {
+    mesh_->send(other, data, bytes);
+    mesh_->receive(other, received_.data() + other * bytes, bytes);
+  }
+  mesh_->exchange(call, deadline);
+  reduceReceived(data, count, call);
+}
+
+// Every rank has the others' parts of the same place, combines them, and gives the others what it
+// made.
+void TcpCommunicator::reduceInParts(std::byte* data, int64_t count, const CollectiveCall& call,
+                                    const Deadline& deadline) {
+  const auto size = static_cast<int64_t>(sizeOf(call.type));
+  const auto part = [&](int64_t of) {
+    const int64_t begin = count * of / worldSize();
+    const int64_t end = count * (of + 1) / worldSize();
+    return std::span(data + begin * size, static_cast<size_t>((end - begin) * size));
+  };
+  const std::span<std::byte> own = part(rank());
+  received_.resize(std::max(received_.size(), own.size() * worldSize()));
+  for (const int32_t other : others_) {
+    mesh_->send(other, part(other).data(), part(other).size());
+    mesh_->receive(other, received_.data() + other * own.size(), own.size());
+  }
+  mesh_->exchange(call, deadline);
+  reduceReceived(own.data(), static_cast<int64_t>(own.size()) / size, call);
+
+  for (const int32_t other : others_) {
+    mesh_->send(other, own.data(), own.size());
+    mesh_->receive(other, part(other).data(), part(other).size());
+  }
+  mesh_->exchange(call, deadline);
+}
+
+void TcpCommunicator::reduceReceived(std::byte* own, int64_t count, const CollectiveCall& call) {
+  const size_t bytes = static_cast<size_t>(count) * sizeOf(call.type);
+  sources_.resize(worldSize());
+  for (const int32_t other : others_) sources_[other] = received_.data() + other * bytes;
+  sources_[rank()] = own;
+  reduce(sources_, count, call.type, call.op, own);
+}
+
+void TcpCommunicator::allGather(const void* in, void* out, int64_t count, CommType type) {
+  collective([&](const Deadline& deadline) {
+    const size_t bytes = static_cast<size_t>(count) * sizeOf(type);
+    auto* to = static_cast<std::byte*>(out);
+    for (const int32_t other : others_) {
+      mesh_->send(other, in, bytes);
+      mesh_->receive(other, to + other * bytes, bytes);
+    }
+    if (bytes > 0) std::memcpy(to + rank() * bytes, in, bytes);
+    mesh_->exchange({.kind = Kind::kAllGather, .type = type, .count = count}, deadline);
+  });
+}
+
+void TcpCommunicator::broadcast(void* data, int64_t count, CommType type, int32_t root) {
+  collective([&](const Deadline& deadline) {
+    const size_t bytes = static_cast<size_t>(count) * sizeOf(type);
+    if (rank() == root) {
+      for (const int32_t other : others_) mesh_->send(other, data, bytes);
+    } else {
+      mesh_->receive(root, data, bytes);
+    }
+    mesh_->exchange({.kind = Kind::kBroadcast, .type = type, .root = root, .count = count},
+                    deadline);
+  });
+}
+
+void TcpCommunicator::barrier() {
+  collective([&](const Deadline& deadline) { meet(deadline); });
+}
+
+void TcpCommunicator::meet(const Deadline& deadline) {
+  for (const int32_t other : others_) {
+    mesh_->send(other, nullptr, 0);
+    mesh_->receive(other, nullptr, 0);
+  }
+  mesh_->exchange({.kind = Kind::kBarrier}, deadline);
+}
+
+}  // namespace uniproc
