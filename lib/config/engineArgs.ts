@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
+import { MAX_TIMER } from '../timer';
 import { divisionFault } from '../worker/tensorParallel';
 import { readGenerationConfig } from './generationConfig';
 import { parseFields } from './schema';
@@ -48,10 +49,14 @@ export interface EngineArgs {
   enforceEager?: boolean;
   /** 'auto' reads the checkpoint's weights, 'dummy' makes random ones; default 'auto'. */
   loadFormat?: 'auto' | 'dummy';
-  /** Seed of the sampling of requests that bring none; an integer, default 0. */
+  /** Seed of the sampling of requests that bring none; an integer, default 0; ranks must be given one. */
   seed?: number;
   /** Ranks that share the model; default 1. */
   tensorParallelSize?: number;
+  /** Most milliseconds to wait for other ranks: to meet, in a step; default 300,000. */
+  distributedTimeout?: number;
+  /** Sum by NCCL alone, never by reading the other GPUs' memory; default false. */
+  disableCustomAllReduce?: boolean;
   /** 'uni', 'external_launcher', a subclass of Executor, or where to find one; default 'uni'. */
   distributedExecutorBackend?: unknown;
   /** The worker's class, or where to find it ({ module, export }); default: Worker. */
@@ -106,6 +111,8 @@ const schema = z.strictObject({
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
   seed: z.int().optional().describe('an integer of at most 53 bits'),
   tensorParallelSize: optionalInteger(1, 2 ** 16),
+  distributedTimeout: optionalInteger(1, MAX_TIMER),
+  disableCustomAllReduce: optionalFlag(),
   // Executor.getClass says what it may be.
   distributedExecutorBackend: z.unknown().optional(),
   workerCls: optionalClass(),
@@ -124,6 +131,9 @@ const SCHEDULER_DEFAULTS = {
   cpu: { maxNumSeqs: 64, maxNumBatchedTokens: 2048 },
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
+
+/** As long as PyTorch's process groups wait. */
+const DISTRIBUTED_TIMEOUT = 300_000;
 
 /** Most alternatives a request may ask logprobs of, as in vLLM. */
 const MAX_LOGPROBS = 20;
@@ -207,9 +217,17 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
         "use 'external_launcher'",
     );
   }
+  if (size > 1 && args.seed === undefined) {
+    throw fail(
+      `tensorParallelSize is ${size}, but there is no seed; all ranks must be given the same, so ` +
+        'that they sample the same tokens',
+    );
+  }
   return Object.freeze({
     tensorParallelSize: size,
     distributedExecutorBackend: backend,
+    distributedTimeout: args.distributedTimeout ?? DISTRIBUTED_TIMEOUT,
+    disableCustomAllReduce: args.disableCustomAllReduce ?? false,
     workerCls: args.workerCls ?? null,
     workerExtensionCls: args.workerExtensionCls ?? null,
   });

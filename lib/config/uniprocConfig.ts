@@ -91,6 +91,10 @@ export interface ParallelConfig {
   tensorParallelSize: number;
   /** 'uni', 'external_launcher', a subclass of Executor, or where to find one. */
   distributedExecutorBackend: unknown;
+  /** Most milliseconds to wait for other ranks. */
+  distributedTimeout: number;
+  /** Sum by NCCL alone. */
+  disableCustomAllReduce: boolean;
   /** The worker's class; null: Worker. */
   workerCls: unknown;
   /** A class whose methods are added to the worker's; null: none. */

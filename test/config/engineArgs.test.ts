@@ -53,6 +53,8 @@ describe('createUniprocConfig', () => {
       parallel: {
         tensorParallelSize: 1,
         distributedExecutorBackend: 'uni',
+        distributedTimeout: 300_000,
+        disableCustomAllReduce: false,
         workerCls: null,
         workerExtensionCls: null,
       },
@@ -80,6 +82,8 @@ describe('createUniprocConfig', () => {
       seed: -5,
       tensorParallelSize: 2,
       distributedExecutorBackend: 'external_launcher',
+      distributedTimeout: 5000,
+      disableCustomAllReduce: true,
       workerCls: TestWorker,
       workerExtensionCls,
       skipTokenizerInit: true,
@@ -103,6 +107,8 @@ describe('createUniprocConfig', () => {
       parallel: {
         tensorParallelSize: 2,
         distributedExecutorBackend: 'external_launcher',
+        distributedTimeout: 5000,
+        disableCustomAllReduce: true,
         workerExtensionCls,
       },
       device: { kind: 'cuda', name: 'cuda:3', index: 3 },
@@ -229,6 +235,9 @@ describe('createUniprocConfig', () => {
     [{ loadFormat: 'gguf' }, "loadFormat is 'gguf'; it must be 'auto' or 'dummy'"],
     [{ seed: 1.5 }, 'seed is 1.5'],
     [{ tensorParallelSize: 0 }, 'tensorParallelSize is 0'],
+    [{ distributedTimeout: 0 }, 'distributedTimeout is 0; it must be an integer from 1 to'],
+    [{ distributedTimeout: 2 ** 31 }, 'distributedTimeout is 2147483648'],
+    [{ disableCustomAllReduce: 1 }, 'disableCustomAllReduce is 1'],
     [{ workerCls: 'Worker' }, "workerCls is 'Worker'; it must be a class or { module, export }"],
     [{ workerExtensionCls: { module: 'x' } }, "workerExtensionCls is { module: 'x' }"],
     [{ skipTokenizerInit: 0 }, 'skipTokenizerInit is 0'],
@@ -275,7 +284,13 @@ describe('createUniprocConfig', () => {
         'several ranks in one process',
         {},
         { tensorParallelSize: 2 },
-        /tensorParallelSize is 2, but distributedExecutorBackend 'uni' runs one rank/,
+        /tensorParallelSize is 2, but distributedExecutorBackend 'uni' .*; use 'external_launcher'/,
+      ],
+      [
+        'ranks without a seed',
+        {},
+        { tensorParallelSize: 2, distributedExecutorBackend: 'external_launcher' },
+        /tensorParallelSize is 2, but there is no seed/,
       ],
     ])('%s', async (_, keys, args, message) => {
       expect(await complaint({ model: await llama(keys), ...args })).toMatch(message);
@@ -287,6 +302,7 @@ describe('createUniprocConfig', () => {
       model: await llama(),
       tensorParallelSize: 4,
       distributedExecutorBackend: 'external_launcher',
+      seed: 1,
     });
     expect(config.parallel.tensorParallelSize).toBe(4);
   });

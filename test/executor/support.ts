@@ -82,6 +82,8 @@ export function testConfig({
     parallel: {
       tensorParallelSize: 1,
       distributedExecutorBackend: 'uni',
+      distributedTimeout: 300_000,
+      disableCustomAllReduce: false,
       workerCls: PlainWorker,
       workerExtensionCls: null,
       ...parallel,
