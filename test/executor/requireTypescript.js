@@ -1,27 +1,44 @@
 // Lets a plain Node process require the library's sources, by path or as the package `uniproc`:
-// node --require this.
+// node --require this. What was compiled is kept for the next process.
 'use strict';
 
-const { readFileSync } = require('node:fs');
+const { createHash } = require('node:crypto');
+const { mkdirSync, readFileSync, renameSync, writeFileSync } = require('node:fs');
 const Module = require('node:module');
 const path = require('node:path');
-const typescript = require('typescript');
 
 const root = path.resolve(__dirname, '..', '..');
-const { config } = typescript.readConfigFile(path.join(root, 'tsconfig.json'), (file) =>
-  readFileSync(file, 'utf8'),
-);
-const { options: compilerOptions } = typescript.convertCompilerOptionsFromJson(
-  config.compilerOptions,
-  root,
-);
+const cache = path.join(root, 'node_modules', '.cache', 'uniproc-test');
+const tsconfig = path.join(root, 'tsconfig.json');
+const settings = readFileSync(tsconfig, 'utf8');
+mkdirSync(cache, { recursive: true });
+
+function compile(source, fileName) {
+  // Loading it takes longer than all that a small program does.
+  const typescript = require('typescript');
+  const { config } = typescript.parseConfigFileTextToJson(tsconfig, settings);
+  const { options: compilerOptions } = typescript.convertCompilerOptionsFromJson(
+    config.compilerOptions,
+    root,
+  );
+  return typescript.transpileModule(source, { fileName, compilerOptions }).outputText;
+}
 
 require.extensions['.ts'] = (module, fileName) => {
   const source = readFileSync(fileName, 'utf8');
-  module._compile(
-    typescript.transpileModule(source, { fileName, compilerOptions }).outputText,
-    fileName,
-  );
+  const hash = createHash('sha256').update(settings).update(fileName).update(source).digest('hex');
+  const compiled = path.join(cache, `${hash}.js`);
+  let output;
+  try {
+    output = readFileSync(compiled, 'utf8');
+  } catch {
+    output = compile(source, fileName);
+    // Whole or not at all: several processes may do this at once.
+    const own = `${compiled}.${process.pid}`;
+    writeFileSync(own, output);
+    renameSync(own, compiled);
+  }
+  module._compile(output, fileName);
 };
 
 const resolveFilename = Module._resolveFilename;

@@ -1,0 +1,210 @@
+/** Groups of real processes: what each notices when another dies, and what is left behind. */
+import { readdirSync, readlinkSync } from 'node:fs';
+import { allEnded, processesWith, type Rank, type RankOptions, startRanks } from '../support/ranks';
+import { freePort } from '../../lib/executor/network';
+
+/** Milliseconds in which a death is to be noticed; a group's timeout here is much longer. */
+const AT_ONCE = 3000;
+
+/** For programs: each line that one says is JSON. */
+const PRELUDE = `
+  const { readdirSync } = require('node:fs');
+  const { ProcessGroup } = require('./lib/distributed/processGroup');
+  const rank = Number(process.env.RANK);
+  const worldSize = Number(process.env.WORLD_SIZE);
+  const say = (value) => console.log(JSON.stringify(value));
+  const join = (options) =>
+    ProcessGroup.join({ initMethod: 'env://', rank, worldSize, timeout: 60_000, ...options });
+  const sayFailure = (group) =>
+    group.onFailure(({ code, rank, reason }) => say({ code, rank, reason, at: Date.now() }));
+  const gather = async (group, name) =>
+    (await group.gather(name, Buffer.from(String(rank)))).map(String);
+`;
+
+const start = (body: string, numRanks: number, options: RankOptions = {}) =>
+  startRanks(`${PRELUDE} (async () => { ${body} })();`, numRanks, options);
+
+interface Failure {
+  code: string;
+  rank: number | null;
+  reason: string;
+  /** As Date.now() has it. */
+  at: number;
+}
+
+const failuresOf = (ranks: readonly Rank[]) =>
+  ranks.map((rank) => rank.lines<Failure>().find((line) => line.code) as Failure);
+
+/** What a process has open that is no file, besides what it prints to. */
+function socketsOf({ pid }: Rank): string[] {
+  return readdirSync(`/proc/${pid}/fd`)
+    .filter((fd) => Number(fd) > 2)
+    .map((fd) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`);
+      } catch {
+        return '';
+      }
+    })
+    .filter((target) => target.startsWith('socket:'));
+}
+
+it.each([1, 2, 4])('%i processes join, gather, leave, and end by themselves', async (numRanks) => {
+  const ranks = await start(
+    `const group = await join();
+     say(await gather(group, 'ranks'));
+     await group.leave();`,
+    numRanks,
+  );
+  const all = Array.from({ length: numRanks }, (_, rank) => `${rank}`);
+  for (const { code } of await allEnded(ranks)) expect(code).toBe(0);
+  expect(ranks.map((rank) => rank.lines())).toEqual(ranks.map(() => [all]));
+  expect(ranks.map(({ stderr }) => stderr)).toEqual(ranks.map(() => ''));
+});
+
+it('a rank that comes late is waited for', async () => {
+  const masterPort = await freePort();
+  const body = `const group = await join(); say(await gather(group, 'ranks')); await group.leave();`;
+  const early = await start(body, 3, { ranks: [2, 1], masterPort });
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  expect(early.map(({ stdout }) => stdout)).toEqual(['', '']);
+  const late = await start(body, 3, { ranks: [0], masterPort });
+  expect(await allEnded([...early, ...late])).toEqual(Array(3).fill({ code: 0, signal: null }));
+  expect(late[0].lines()).toEqual([['0', '1', '2']]);
+});
+
+it('a group does not keep a process, and one that ends without a goodbye is lost', async () => {
+  const ranks = await start(
+    `const group = await join();
+     sayFailure(group);
+     await gather(group, 'ranks');
+     say('up');
+     if (rank === 0) setTimeout(() => {}, 60_000);
+     group.onFailure(() => process.exit());`,
+    2,
+  );
+  await allEnded(ranks);
+  expect(failuresOf(ranks.slice(0, 1))).toMatchObject([{ code: 'PEER_LOST', rank: 1 }]);
+  expect(ranks[1].lines()).toEqual(['up']);
+});
+
+describe('kill -9', () => {
+  it.each([0, 1, 3])('of rank %i is known to all the others at once', async (victim) => {
+    const ranks = await start(
+      `const group = await join();
+       await gather(group, 'ranks');
+       sayFailure(group);
+       const isVictim = rank === ${victim};
+       const waiting = isVictim ? new Promise(() => setInterval(() => {}, 1000)) : gather(group, 'never');
+       say('up');
+       await waiting.catch(({ code }) => say({ waiting: code }));
+       await group.leave();`,
+      4,
+    );
+    await Promise.all(ranks.map((rank) => rank.said('up')));
+    // Rank 0 must have what each of them waits for.
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const killed = Date.now();
+    ranks[victim].kill('SIGKILL');
+    const rest = ranks.filter(({ rank }) => rank !== victim);
+    expect(await allEnded(rest)).toEqual(Array(3).fill({ code: 0, signal: null }));
+    for (const [i, { at, ...failure }] of failuresOf(rest).entries()) {
+      expect(failure).toMatchObject({ code: 'PEER_LOST', rank: victim });
+      expect(at - killed).toBeLessThan(AT_ONCE);
+      expect(rest[i].lines()).toContainEqual({ waiting: 'PEER_LOST' });
+    }
+  });
+
+  it('of a rank while others are still coming ends their waiting', async () => {
+    const body = `await join().catch(({ code, rank }) => say({ code, rank, at: Date.now() }));`;
+    const [zero, one, two] = await start(`say('up'); ${body}`, 4, { ranks: [0, 1, 2] });
+    await Promise.all([zero, one, two].map((rank) => rank.said('up')));
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const killed = Date.now();
+    one.kill('SIGKILL');
+    await allEnded([zero, two]);
+    for (const { at, ...failure } of failuresOf([zero, two])) {
+      expect(failure).toEqual({ code: 'PEER_LOST', rank: 1 });
+      expect(at - killed).toBeLessThan(AT_ONCE);
+    }
+  });
+});
+
+describe('silence', () => {
+  const TIMEOUT = 3000;
+
+  it.each([0, 2])('of rank %i is noticed by all the others within the timeout', async (victim) => {
+    const ranks = await start(
+      `const group = await join({ timeout: ${TIMEOUT} });
+       await gather(group, 'ranks');
+       sayFailure(group);
+       say('up');
+       const kept = setInterval(() => {}, 1000);
+       group.onFailure(async () => { await group.leave(); clearInterval(kept); });`,
+      3,
+    );
+    await Promise.all(ranks.map((rank) => rank.said('up')));
+    const stopped = Date.now();
+    ranks[victim].kill('SIGSTOP');
+    const rest = ranks.filter(({ rank }) => rank !== victim);
+    expect(await allEnded(rest)).toEqual(Array(2).fill({ code: 0, signal: null }));
+    for (const { at, ...failure } of failuresOf(rest)) {
+      expect(failure).toMatchObject({ code: 'PEER_LOST', rank: victim });
+      expect(failure.reason).toMatch(/^nothing was heard of it for \d+ ms$/);
+      expect(at - stopped).toBeGreaterThan(TIMEOUT / 2);
+      expect(at - stopped).toBeLessThan(TIMEOUT + 500);
+    }
+    // Once it goes on, it hears that the group has gone on without it.
+    ranks[victim].kill('SIGCONT');
+    expect(await ranks[victim].ended).toEqual({ code: 0, signal: null });
+    expect(failuresOf([ranks[victim]])[0].code).toBe('PEER_LOST');
+  });
+
+  it('is not what a group hears that has nothing to say', async () => {
+    const ranks = await start(
+      `const group = await join({ timeout: 1600 });
+       sayFailure(group);
+       await new Promise((resolve) => setTimeout(resolve, 5000));
+       say(await gather(group, 'ranks'));
+       await group.leave();`,
+      2,
+    );
+    await allEnded(ranks);
+    expect(ranks.map((rank) => rank.lines())).toEqual([[['0', '1']], [['0', '1']]]);
+  });
+});
+
+it('50 groups one after another leave no socket, no timer and no process', async () => {
+  const ranks = await start(
+    `const cycle = async (round) => {
+       const group = await join();
+       await gather(group, 'ranks');
+       group.verify(round, Buffer.of(1));
+       await group.leave();
+     };
+     const footprint = () => ({
+       files: readdirSync('/proc/self/fd').length,
+       resources: process.getActiveResourcesInfo().sort(),
+     });
+     say('up');
+     await cycle(0);
+     const before = footprint();
+     for (let round = 1; round <= 50; round++) await cycle(round);
+     say(before);
+     say(footprint());
+     say('done');
+     await new Promise((resolve) => process.once('SIGTERM', resolve) && setTimeout(resolve, 30_000));
+     process.exit();`,
+    2,
+    { env: { GROUP_TEST: String(process.pid) } },
+  );
+  await Promise.all(ranks.map((rank) => rank.said('done')));
+  for (const rank of ranks) {
+    const [, before, after] = rank.lines();
+    expect(after).toEqual(before);
+    expect(socketsOf(rank)).toEqual([]);
+    rank.kill('SIGTERM');
+  }
+  await allEnded(ranks);
+  expect(processesWith('GROUP_TEST', String(process.pid))).toEqual([]);
+});
