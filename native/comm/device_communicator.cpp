@@ -31,7 +31,6 @@ void DeviceCommunicator::open(Ops& ops) {
   std::exception_ptr failure;
   try {
     communicator = ops.makeCommunicator(config_);
-    if (!communicator) throw Error("NOT_SUPPORTED", ops.name() + " has no communicator");
   } catch (...) {
     failure = std::current_exception();
   }

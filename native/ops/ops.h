@@ -218,9 +218,7 @@ class Ops {
   // Null where operations are always made one by one. To be dropped before the memory they use.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }
   // This device's part of a group of ranks, not connected yet. To be dropped before the backend.
-  virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig&) {
-    return nullptr;
-  }
+  virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) = 0;
 
   // Converts host memory into device memory: out [rows, cols] from `host` of that size.
   virtual void upload(void* out, DType outType, const HostMatrix& host) = 0;

@@ -14,6 +14,7 @@
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/matmul.h"
 #include "ops/cuda/memory.h"
+#include "ops/cuda/nccl_communicator.h"
 #include "ops/cuda/open_device.h"
 #include "ops/cuda/staging.h"
 #include "ops/cuda/steps.h"
@@ -98,9 +99,20 @@ class CudaOps final : public Ops {
     staging_.copy(copies);
     launched("copyAllToDevice");
   }
-  void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void synchronize() override {
+    if (const auto group = group_.lock()) group->wait(stream_);
+    check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
   void beginStep() override { steps_.begin(); }
-  void endStep(Done done) override { steps_.end(lastLaunched_, std::move(done)); }
+  // The kernels of a group that has failed end all the same, with nothing to show for it.
+  void endStep(Done done) override {
+    if (auto group = group_.lock()) {
+      done = [group = std::move(group), done = std::move(done)](std::exception_ptr error) {
+        done(error ? error : group->failure());
+      };
+    }
+    steps_.end(lastLaunched_, std::move(done));
+  }
   StepTimes stepTimes() const override { return steps_.times(); }
   // Neither what was enqueued before it is to be in the range, nor what was in it to be cut off.
   void startProfiler() override {
@@ -113,6 +125,11 @@ class CudaOps final : public Ops {
   }
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
+  std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) override {
+    auto communicator = std::make_unique<NcclCommunicator>(config, device_, stream_, memory_);
+    group_ = communicator->group();
+    return communicator;
+  }
 
   void upload(void* out, DType outType, const HostMatrix& host) override {
     transfer().upload(out, outType, host);
@@ -247,6 +264,7 @@ class CudaOps final : public Ops {
   Scratch attentionScratch_;  // apart: holds counters that stay zero between launches
   Matmul matmul_;
   std::optional<Transfer> transfer_;
+  std::weak_ptr<NcclGroup> group_;  // of the communicator made last, while there is one
   const char* lastLaunched_ = "opening the device";
 };
 

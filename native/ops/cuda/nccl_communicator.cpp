@@ -1,0 +1,240 @@
+#include "ops/cuda/nccl_communicator.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <span>
+
+#include "ops/cuda/cuda_check.h"
+#include "ops/cuda/nccl_library.h"
+#include "runtime/error.h"
+
+namespace uniproc::cuda {
+namespace {
+
+constexpr size_t kWordBytes = 256;
+constexpr int64_t kFarewell = 2000;  // milliseconds
+
+// What the ranks tell each other of themselves.
+struct Address {
+  static constexpr std::array<char, 8> kMark = {'u', 'n', 'i', 'n', 'c', 'c', 'l', '1'};
+
+  std::array<char, 8> mark = kMark;
+  int32_t ncclVersion = 0;
+  int32_t hasPeerMemory = 0;
+  std::array<char, 40> host = {};  // the boot of the system it runs on
+  cudaIpcMemHandle_t peerMemory = {};
+  nccl::UniqueId id;  // rank 0's is the group's
+};
+static_assert(std::is_trivially_copyable_v<Address>);
+
+std::array<char, 40> thisHost() {
+  std::array<char, 40> host = {};
+  std::ifstream("/proc/sys/kernel/random/boot_id").read(host.data(), host.size());
+  return host;
+}
+
+[[noreturn]] void throwFailed(const std::string& message) {
+  throw Error("COMMUNICATOR_FAILED", message);
+}
+
+Address toAddress(const std::vector<std::byte>& bytes, size_t rank) {
+  Address address;
+  if (bytes.size() != sizeof address) {
+    throwFailed("the address of rank " + std::to_string(rank) + " has " +
+                std::to_string(bytes.size()) + " bytes, not the " + std::to_string(sizeof address) +
+                " of a GPU's; do all ranks run on GPUs, with the "
+                "same build of uniproc?");
+  }
+  std::memcpy(static_cast<void*>(&address), bytes.data(), sizeof address);
+  if (address.mark != Address::kMark) {
+    throwFailed("the address of rank " + std::to_string(rank) +
+                " is none of a GPU; do all ranks "
+                "run with the same build of uniproc?");
+  }
+  return address;
+}
+
+nccl::DataType toNccl(CommType type) {
+  switch (type) {
+    case CommType::kInt64:
+      return nccl::kInt64;
+    case CommType::kFloat32:
+      return nccl::kFloat32;
+    case CommType::kFloat16:
+      return nccl::kFloat16;
+    default:
+      return nccl::kBFloat16;
+  }
+}
+
+nccl::RedOp toNccl(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return nccl::kSum;
+    case ReduceOp::kMin:
+      return nccl::kMin;
+    default:
+      return nccl::kMax;
+  }
+}
+
+}  // namespace
+
+NcclCommunicator::NcclCommunicator(const CommunicatorConfig& config, int device,
+                                   cudaStream_t stream, MemoryAccount& memory)
+    : config_(config),
+      stream_(stream),
+      memory_(memory),
+      group_(std::make_shared<NcclGroup>(config, device)),
+      word_(memory.allocate(kWordBytes, "a barrier's word")) {}
+
+NcclCommunicator::~NcclCommunicator() {
+  try {
+    if (connected_) barrier(std::min(config_.timeout, kFarewell));
+  } catch (...) {  // they are gone
+  }
+  static_cast<void>(cudaStreamSynchronize(stream_));
+  peers_.reset();
+  group_->close();
+  memory_.release(word_, kWordBytes);
+}
+
+std::vector<std::byte> NcclCommunicator::address() {
+  group_->throwIfFailed();
+  Address address;
+  address.ncclVersion = nccl::library().version;
+  address.host = thisHost();
+  if (config_.rank == 0) {
+    const nccl::Result result = nccl::library().getUniqueId(&address.id);
+    if (result != nccl::kSuccess) {
+      throwFailed("ncclGetUniqueId failed: " + nccl::describe(result, nullptr));
+    }
+  }
+  if (config_.customAllReduce && config_.worldSize <= PeerAllReduce::kMaxRanks) {
+    try {
+      peers_.emplace(config_.rank, config_.worldSize, memory_, stream_);
+      address.peerMemory = peers_->handle();
+      address.hasPeerMemory = 1;
+    } catch (const Error& error) {
+      if (error.code() != "DEVICE_FAILED") throw;  // else a driver that cannot share memory
+    }
+  }
+  std::vector<std::byte> bytes(sizeof address);
+  std::memcpy(bytes.data(), &address, sizeof address);
+  return bytes;
+}
+
+void NcclCommunicator::connect(const std::vector<std::vector<std::byte>>& addresses) {
+  if (addresses.size() != static_cast<size_t>(config_.worldSize)) {
+    throwFailed("a world of " + std::to_string(config_.worldSize) + " has " +
+                std::to_string(addresses.size()) + " addresses");
+  }
+  std::vector<Address> ranks;
+  for (const auto& address : addresses) ranks.push_back(toAddress(address, ranks.size()));
+  for (size_t rank = 1; rank < ranks.size(); ++rank) {
+    if (ranks[rank].ncclVersion == ranks[0].ncclVersion) continue;
+    throwFailed("rank 0 has NCCL " + nccl::versionText(ranks[0].ncclVersion) + " and rank " +
+                std::to_string(rank) + " has " + nccl::versionText(ranks[rank].ncclVersion) +
+                "; all need the same");
+  }
+  group_->join(ranks[0].id);
+
+  const bool together = std::all_of(ranks.begin(), ranks.end(), [&](const Address& address) {
+    return address.hasPeerMemory && address.host == ranks[0].host;
+  });
+  std::vector<cudaIpcMemHandle_t> handles;
+  for (const Address& address : ranks) handles.push_back(address.peerMemory);
+  if (!onAllRanks(together && peers_ && peers_->map(handles))) peers_.reset();
+  warmUp();
+  connected_ = true;
+}
+
+// Whether `here` is true on every rank.
+bool NcclCommunicator::onAllRanks(bool here) {
+  int64_t all = here;
+  check(cudaMemcpyAsync(word_, &all, sizeof all, cudaMemcpyHostToDevice, stream_),
+        "cudaMemcpyAsync");
+  group_->call("ncclAllReduce", [&](nccl::Comm comm) {
+    return nccl::library().allReduce(word_, word_, 1, nccl::kInt64, nccl::kMin, comm, stream_);
+  });
+  group_->wait(stream_);
+  check(cudaMemcpyAsync(&all, word_, sizeof all, cudaMemcpyDeviceToHost, stream_),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  return all != 0;
+}
+
+// NCCL connects, and takes memory, when a collective first takes a certain way through the machine,
+// and its way depends on the size. Done here it is counted with what is in use before the model
+// comes, and no step waits for it.
+void NcclCommunicator::warmUp() {
+  constexpr size_t kBytes = 32 << 20;
+  struct Memory {
+    MemoryAccount& account;
+    void* data;
+    ~Memory() { account.release(data, kBytes); }
+  } memory{memory_, memory_.allocate(kBytes, "trying the group's collectives")};
+  auto* data = static_cast<std::byte*>(memory.data);
+  const nccl::Library& nccl = nccl::library();
+  for (size_t bytes = 4096; bytes <= kBytes / 2; bytes *= 16) {
+    const size_t each = bytes / 4 / config_.worldSize;
+    group_->call("ncclAllReduce", [&](nccl::Comm comm) {
+      return nccl.allReduce(data, data, bytes / 4, nccl::kFloat32, nccl::kSum, comm, stream_);
+    });
+    group_->call("ncclAllGather", [&](nccl::Comm comm) {
+      return nccl.allGather(data, data + kBytes / 2, each, nccl::kFloat32, comm, stream_);
+    });
+    group_->call("ncclBroadcast", [&](nccl::Comm comm) {
+      return nccl.broadcast(data, data, bytes / 4, nccl::kFloat32, 0, comm, stream_);
+    });
+  }
+  group_->wait(stream_);
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void NcclCommunicator::requireConnected() const {
+  group_->throwIfFailed();
+  if (!connected_) throw Error("INVALID_STATE", "the communicator is not connected");
+}
+
+void NcclCommunicator::allReduce(void* data, int64_t count, CommType type, ReduceOp op) {
+  requireConnected();
+  if (count == 0) return;
+  if (peers_ && PeerAllReduce::takes(data, count, type, op)) {
+    peers_->sum(data, count, type, group_->failedWord(), stream_);
+    check(cudaGetLastError(), "the all-reduce between GPUs");
+    return;
+  }
+  group_->call("ncclAllReduce", [&](nccl::Comm comm) {
+    return nccl::library().allReduce(data, data, static_cast<size_t>(count), toNccl(type),
+                                     toNccl(op), comm, stream_);
+  });
+}
+
+void NcclCommunicator::allGather(const void* in, void* out, int64_t count, CommType type) {
+  requireConnected();
+  if (count == 0) return;
+  group_->call("ncclAllGather", [&](nccl::Comm comm) {
+    return nccl::library().allGather(in, out, static_cast<size_t>(count), toNccl(type), comm,
+                                     stream_);
+  });
+}
+
+void NcclCommunicator::broadcast(void* data, int64_t count, CommType type, int32_t root) {
+  requireConnected();
+  if (count == 0) return;
+  group_->call("ncclBroadcast", [&](nccl::Comm comm) {
+    return nccl::library().broadcast(data, data, static_cast<size_t>(count), toNccl(type), root,
+                                     comm, stream_);
+  });
+}
+
+void NcclCommunicator::barrier(int64_t timeout) {
+  allReduce(word_, 4, CommType::kFloat32, ReduceOp::kSum);
+  group_->wait(stream_, timeout);
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+}  // namespace uniproc::cuda
