@@ -4,10 +4,12 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "addon/binding.h"
 #include "addon/model_values.h"
 #include "addon/values.h"
+#include "comm/communicator.h"
 #include "model/request_slots.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/host.h"
@@ -34,8 +36,22 @@ struct Requests {
   RequestSlots slots;
 };
 
+// A group's communicator; to JavaScript an opaque handle.
+struct Group {
+  std::shared_ptr<Ops> ops;
+  std::unique_ptr<Communicator> communicator;
+};
+
+// Recorded operations; to JavaScript an opaque handle. There are none where a backend records none.
+struct Recordings {
+  std::shared_ptr<Ops> ops;
+  std::unique_ptr<Graphs> graphs;
+};
+
 constexpr napi_type_tag kTensorTag = {0x756e6970726f6301, 1};
 constexpr napi_type_tag kRequestsTag = {0x756e6970726f6301, 2};
+constexpr napi_type_tag kGroupTag = {0x756e6970726f6301, 3};
+constexpr napi_type_tag kRecordingsTag = {0x756e6970726f6301, 4};
 
 template <typename T>
 Napi::Value toHandle(Napi::Env env, std::unique_ptr<T> object, const napi_type_tag& tag) {
@@ -130,6 +146,17 @@ const RequestTable& toTable(Napi::Value value) {
   return fromHandle<Requests>(value, "requests", kRequestsTag).slots.table();
 }
 
+CommType toCommType(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return CommType::kFloat16;
+    case DType::kBFloat16:
+      return CommType::kBFloat16;
+    default:
+      return CommType::kFloat32;
+  }
+}
+
 // A typed array's bytes.
 std::pair<uint8_t*, size_t> toBytes(Napi::Value value, const char* name) {
   if (!value.IsTypedArray()) {
@@ -179,6 +206,16 @@ class OpsBinding : public Binding<OpsBinding> {
                            method<&This::joinColumns>("joinColumns"),
                            method<&This::sample>("sample"),
                            method<&This::gatherLogprobs>("gatherLogprobs"),
+                           method<&This::makeCommunicator>("makeCommunicator"),
+                           method<&This::address>("address"),
+                           method<&This::connect>("connect"),
+                           method<&This::allReduce>("allReduce"),
+                           method<&This::allGather>("allGather"),
+                           method<&This::barrier>("barrier"),
+                           method<&This::dropCommunicator>("dropCommunicator"),
+                           method<&This::makeGraphs>("makeGraphs"),
+                           method<&This::launchGraph>("launchGraph"),
+                           method<&This::dropGraphs>("dropGraphs"),
                        });
   }
 
@@ -430,6 +467,93 @@ class OpsBinding : public Binding<OpsBinding> {
                          toInt32(info[2], "vocabSize"), toData<int32_t>(info[3], "tokenIds"),
                          toInt32(info[4], "numTop"), toLogprobs(info[5]));
     return info.Env().Undefined();
+  }
+
+  // makeCommunicator({ rank, worldSize, timeout, customAllReduce }). The calls of a communicator
+  // and of graphs wait on the JavaScript thread, for the other ranks too.
+  Napi::Value makeCommunicator(const Info& info) {
+    const Napi::Object object = toObject(info[0], "options");
+    const CommunicatorConfig config{int32Of(object, "rank"), int32Of(object, "worldSize"),
+                                    toInt64(object.Get("timeout"), "timeout"),
+                                    toBool(object.Get("customAllReduce"), "customAllReduce")};
+    auto group = std::make_unique<Group>(Group{ops_, ops_->makeCommunicator(config)});
+    return toHandle(info.Env(), std::move(group), kGroupTag);
+  }
+
+  // address(communicator): a Uint8Array.
+  Napi::Value address(const Info& info) {
+    const std::vector<std::byte> address = toCommunicator(info[0]).address();
+    auto array = Napi::Uint8Array::New(info.Env(), address.size());
+    std::memcpy(array.Data(), address.data(), address.size());
+    return array;
+  }
+
+  // connect(communicator, addresses): by rank.
+  Napi::Value connect(const Info& info) {
+    const Napi::Array array = toArray(info[1], "addresses");
+    std::vector<std::vector<std::byte>> addresses;
+    for (uint32_t i = 0; i < array.Length(); ++i) {
+      const auto [bytes, size] = toBytes(array.Get(i), "addresses");
+      const auto* data = reinterpret_cast<const std::byte*>(bytes);
+      addresses.emplace_back(data, data + size);
+    }
+    toCommunicator(info[0]).connect(addresses);
+    return info.Env().Undefined();
+  }
+
+  // allReduce(communicator, data): the sum, in place.
+  Napi::Value allReduce(const Info& info) {
+    const Tensor& data = toTensor(info[1], "data");
+    toCommunicator(info[0]).allReduce(data.buffer.data(), data.count, toCommType(data.dtype),
+                                      ReduceOp::kSum);
+    return info.Env().Undefined();
+  }
+
+  // allGather(communicator, in, out)
+  Napi::Value allGather(const Info& info) {
+    const Tensor& in = toTensor(info[1], "in");
+    toCommunicator(info[0]).allGather(in.buffer.data(), toData(info[2], "out"), in.count,
+                                      toCommType(in.dtype));
+    return info.Env().Undefined();
+  }
+
+  Napi::Value barrier(const Info& info) {
+    toCommunicator(info[0]).barrier();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value dropCommunicator(const Info& info) {
+    fromHandle<Group>(info[0], "communicator", kGroupTag).communicator.reset();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value makeGraphs(const Info& info) {
+    auto recordings = std::make_unique<Recordings>(Recordings{ops_, ops_->makeGraphs()});
+    return toHandle(info.Env(), std::move(recordings), kRecordingsTag);
+  }
+
+  // launchGraph(graphs, key, record): Graphs::launch of the operations that the function makes.
+  Napi::Value launchGraph(const Info& info) {
+    const auto& recordings = fromHandle<Recordings>(info[0], "graphs", kRecordingsTag);
+    const Napi::Function record = toFunction(info[2], "record");
+    const auto operations = [&record] { record.Call({}); };
+    if (recordings.graphs) {
+      recordings.graphs->launch(toInt32(info[1], "key"), operations);
+    } else {
+      operations();
+    }
+    return info.Env().Undefined();
+  }
+
+  Napi::Value dropGraphs(const Info& info) {
+    fromHandle<Recordings>(info[0], "graphs", kRecordingsTag).graphs.reset();
+    return info.Env().Undefined();
+  }
+
+  static Communicator& toCommunicator(Napi::Value value) {
+    Group& group = fromHandle<Group>(value, "communicator", kGroupTag);
+    if (!group.communicator) throw Error("SHUT_DOWN", "the communicator was dropped");
+    return *group.communicator;
   }
 
   static void requireSize(const Info& info, const Tensor& tensor, size_t bytes) {

@@ -2,10 +2,18 @@
  * The addon's operations one by one: the calls of native/ops/ops.h, with handles in place of device
  * memory. For tests and benchmarks; see native/addon/ops_binding.h.
  */
-import { native, type DType, type MemoryInfo, type NativeRequest } from '../../../lib/native';
+import {
+  native,
+  type CommunicatorOptions,
+  type DType,
+  type MemoryInfo,
+  type NativeRequest,
+} from '../../../lib/native';
 
 declare const tensorBrand: unique symbol;
 declare const requestsBrand: unique symbol;
+declare const communicatorBrand: unique symbol;
+declare const graphsBrand: unique symbol;
 
 /** Elements of one type in device memory. */
 export interface Tensor {
@@ -15,6 +23,16 @@ export interface Tensor {
 /** A request table with its requests. */
 export interface Requests {
   readonly [requestsBrand]: true;
+}
+
+/** What the ranks of a group compute together. */
+export interface Communicator {
+  readonly [communicatorBrand]: true;
+}
+
+/** Operations recorded under keys. */
+export interface Graphs {
+  readonly [graphsBrand]: true;
 }
 
 /** A matrix [rows, cols]; a vector is [rows, 1]. */
@@ -161,6 +179,20 @@ interface NativeOps {
     numTop: number,
     out: Logprobs,
   ): void;
+  /** These wait for the other ranks here, on the JavaScript thread: for ranks in processes of their own. */
+  makeCommunicator(options: CommunicatorOptions): Communicator;
+  address(communicator: Communicator): Uint8Array;
+  connect(communicator: Communicator, addresses: Uint8Array[]): void;
+  /** The sum, in place. */
+  allReduce(communicator: Communicator, data: Tensor): void;
+  /** out [worldSize, count] of in [count]. */
+  allGather(communicator: Communicator, input: Tensor, out: Tensor): void;
+  barrier(communicator: Communicator): void;
+  dropCommunicator(communicator: Communicator): void;
+  makeGraphs(): Graphs;
+  /** Makes the operations that `record` makes; from the third time on, those of the second. */
+  launchGraph(graphs: Graphs, key: number, record: () => void): void;
+  dropGraphs(graphs: Graphs): void;
 }
 
 interface OpsAddon {
