@@ -102,7 +102,7 @@ export class LLMEngine {
       return engine;
     } catch (error) {
       // The first error is the one to report, whatever the clearing up meets.
-      await executor.shutdown().catch(() => {});
+      await executor.shutdown(error).catch(() => {});
       throw error;
     }
   }
@@ -425,8 +425,10 @@ export class LLMEngine {
 
   /** Pending requests reject with ShutdownError; then the executor shuts down. Idempotent. */
   shutdown(): Promise<void> {
-    this.stop(new ShutdownError('the engine was shut down'));
-    return this.executor.shutdown();
+    const error = new ShutdownError('the engine was shut down');
+    const isBusy = this.numUnfinishedRequests > 0 || this.turns.length > 0;
+    this.stop(error);
+    return this.executor.shutdown(isBusy ? error : undefined);
   }
 }
 

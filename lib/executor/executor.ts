@@ -92,7 +92,7 @@ export abstract class Executor {
       await executor.initExecutor(options);
     } catch (error) {
       // The first error is the one to report, whatever the clearing up meets.
-      await executor.shutdown().catch(() => {});
+      await executor.shutdown(error).catch(() => {});
       throw error;
     }
     return executor;
@@ -129,9 +129,10 @@ export abstract class Executor {
 
   /**
    * Steps that are launched complete, other calls reject with ShutdownError; then the workers free
-   * what they have. Idempotent.
+   * what they have. Idempotent. `cause`, if any, is why others in other processes must not wait for
+   * this executor any more.
    */
-  abstract shutdown(): Promise<void>;
+  abstract shutdown(cause?: unknown): Promise<void>;
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.shutdown();

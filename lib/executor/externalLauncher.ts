@@ -1,16 +1,33 @@
 /** One rank of several processes that a launcher started (vLLM V1's ExecutorWithExternalLauncher). */
-import { ConfigError, NotSupportedError } from '../errors';
+import { inspect, isDeepStrictEqual } from 'node:util';
+import type { UniprocConfig } from '../config/uniprocConfig';
+import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
+import { ConfigError } from '../errors';
+import type { ModelRunnerOutput } from '../worker/outputs';
+import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { Worker } from '../worker/worker';
-import type { CreateOptions } from './executor';
+import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import type { CreateOptions, StepOptions } from './executor';
+import type { Future } from './future';
+import { ScheduleDigest } from './scheduleDigest';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
 
 /**
  * For programs started by torchrun or a launcher that sets the same variables: each process makes
  * one executor with one worker, and all work on the same prompts. The schedule is deterministic, so
  * they make the same outputs without telling each other.
+ *
+ * A step that fails, or that the other ranks do not come to within `distributedTimeout`, fails the
+ * executor, and so does the loss of a rank; the others are told at once.
  */
 export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends UniProcExecutor<W> {
-  /** Rejects with ConfigError where the environment does not fit. */
+  #worldSize = this.config.parallel.tensorParallelSize;
+  /** Once there is one. */
+  #worker: W | null = null;
+  /** With UNIPROC_CHECK_SCHEDULE=1. */
+  #scheduleDigest: ScheduleDigest | null = null;
+
+  /** Rejects with ConfigError where the environment, or another rank's configuration, does not fit. */
   protected override async initExecutor(options: CreateOptions): Promise<void> {
     if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
       throw new ConfigError(
@@ -23,47 +40,156 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
 
   /** From RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. */
   protected override distributedArgs(): Promise<DistributedArgs> {
-    const worldSize = integer('WORLD_SIZE', 1);
-    const rank = integer('RANK', 0, worldSize - 1);
-    const localRank = integer('LOCAL_RANK', 0);
-    integer('MASTER_PORT', 1, 65535);
-    text('MASTER_ADDR');
+    const distributedInitMethod = 'env://';
+    const { rank, localRank, worldSize } = rankFromEnvironment();
+    meetingPlace(distributedInitMethod);
     const { tensorParallelSize } = this.config.parallel;
     if (worldSize !== tensorParallelSize) {
       throw new ConfigError(
         `WORLD_SIZE is ${worldSize}, but tensorParallelSize is ${tensorParallelSize}; they must be equal`,
       );
     }
-    if (worldSize > 1) {
-      throw new NotSupportedError(
-        'ExecutorWithExternalLauncher',
-        `WORLD_SIZE is ${worldSize}, but more than one rank is not supported yet`,
-      );
-    }
-    return Promise.resolve({ distributedInitMethod: 'env://', rank, localRank });
+    return Promise.resolve({ distributedInitMethod, rank, localRank });
+  }
+
+  protected override async initDevice(): Promise<void> {
+    this.#worker = this.driverWorker.worker;
+    await super.initDevice();
+    await this.#joined();
+  }
+
+  /** The worker is among its ranks: hears of their failure, and whether they were given the same. */
+  async #joined(): Promise<void> {
+    const group = this.#worker?.processGroup;
+    if (!group) return;
+    group.onFailure((error) => this.fail(error));
+    const checks = process.env.UNIPROC_CHECK_SCHEDULE === '1';
+    this.#scheduleDigest = checks ? new ScheduleDigest(this.maxConcurrentBatches) : null;
+    const options = Buffer.from(JSON.stringify(sharedOptions(this.config)));
+    requireSame((await group.gather('options', options)).map((bytes) => bytes.toString()));
+  }
+
+  /** Whether there is another rank. */
+  override get inLockstep(): boolean {
+    return this.#worldSize > 1;
+  }
+
+  override gather(name: string, value: Uint8Array): Promise<Uint8Array[]> {
+    return this.#worker?.processGroup?.gather(name, value) ?? super.gather(name, value);
+  }
+
+  override async broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
+    const communicator = this.#worker?.communicator;
+    if (!communicator) return value;
+    const sizes = toIntegers(await communicator.allGather(integer(value?.length ?? -1), 'int64'));
+    const root = sizes.findIndex((size) => size >= 0);
+    if (root < 0) return null;
+    const data = new Uint8Array(8 * Math.ceil(sizes[root] / 8));
+    if (root === this.#worker?.rank && value !== null) data.set(value);
+    return (await communicator.broadcast(data, 'int64', root)).subarray(0, sizes[root]);
   }
 
   /** The least that any rank has, so that all make the same KV cache. */
   override async determineAvailableMemory(): Promise<number[]> {
-    return [Math.min(...(await super.determineAvailableMemory()))];
+    const [bytes] = await super.determineAvailableMemory();
+    const communicator = this.#worker?.communicator;
+    if (!communicator) return [bytes];
+    return toIntegers(await communicator.allReduce(integer(bytes), 'int64', 'min'));
+  }
+
+  override executeModel(
+    schedulerOutput: SchedulerOutput,
+    options: StepOptions & { nonBlock: true },
+  ): Future<ModelRunnerOutput | null>;
+  override executeModel(
+    schedulerOutput: SchedulerOutput,
+    options?: StepOptions & { nonBlock?: false },
+  ): Promise<ModelRunnerOutput | null>;
+  override executeModel(
+    schedulerOutput: SchedulerOutput,
+    options: StepOptions & { nonBlock?: boolean } = {},
+  ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
+    const output = this.inLockstep
+      ? this.#launch(schedulerOutput, options.timeout)
+      : super.executeModel(schedulerOutput, { ...options, nonBlock: true });
+    return options.nonBlock ? output : output.result();
+  }
+
+  #launch(
+    schedulerOutput: SchedulerOutput,
+    timeout = this.config.parallel.distributedTimeout,
+  ): Future<ModelRunnerOutput | null> {
+    const output = super.executeModel(schedulerOutput, { timeout, nonBlock: true });
+    // This rank alone has not done the step, or no rank has: either way they cannot go on.
+    output.addDoneCallback(() => {
+      const outcome = output.peek();
+      if (outcome?.status === 'rejected') this.fail(outcome.reason);
+    });
+    if (schedulerOutput.totalNumScheduledTokens > 0) {
+      const checked = this.#scheduleDigest?.next(schedulerOutput, output);
+      if (checked) this.#worker?.processGroup?.verify(checked.step, checked.digest);
+    }
+    return output;
+  }
+
+  protected override fail(cause: unknown): void {
+    super.fail(cause);
+    this.#worker?.abort(messageOf(cause));
+  }
+
+  /** To the worker, which then is among the request's ranks; or, if it leaves, is shut down. */
+  override async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    await super.reinitializeDistributed(request);
+    if (request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK) return;
+    this.#worldSize = request.newDataParallelSize;
+    await this.#joined();
+  }
+
+  /** With a cause, steps that are launched fail on every rank; else all complete those they share. */
+  override shutdown(cause?: unknown): Promise<void> {
+    if (cause !== undefined) this.#worker?.abort(messageOf(cause));
+    return super.shutdown();
   }
 }
 
-/** A variable that the launcher sets. */
-function text(name: string): string {
-  const value = process.env[name];
-  if (value === undefined || value === '') {
-    throw new ConfigError(`${name} is not set; start this program with torchrun or set it`);
-  }
-  return value;
+/** What ranks must have alike, lest they schedule or sample differently. */
+function sharedOptions({ model, load, cache, scheduler, parallel, device }: UniprocConfig) {
+  const { blockSize, enablePrefixCaching } = cache;
+  return {
+    ...model,
+    path: undefined,
+    ...load,
+    ...scheduler,
+    blockSize,
+    enablePrefixCaching,
+    disableCustomAllReduce: parallel.disableCustomAllReduce,
+    device: device.kind,
+  };
 }
 
-function integer(name: string, least: number, most = Number.MAX_SAFE_INTEGER): number {
-  const value = text(name);
-  const number = Number(value);
-  if (!/^\d+$/.test(value) || number < least || number > most) {
-    const range = most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`;
-    throw new ConfigError(`${name} is ${value}; it must be a whole number, ${range}`);
+/** Throws ConfigError that names the first option in which a rank's differ from rank 0's. */
+function requireSame(json: readonly string[]): void {
+  const [first, ...others] = json.map((text) => JSON.parse(text) as Record<string, unknown>);
+  for (const [i, options] of others.entries()) {
+    for (const name of Object.keys(first)) {
+      if (isDeepStrictEqual(options[name], first[name])) continue;
+      throw new ConfigError(
+        `rank ${i + 1} has the ${name} ${inspect(options[name])}, but rank 0 has ` +
+          `${inspect(first[name])}; every rank must be given the same`,
+      );
+    }
   }
-  return number;
+}
+
+function integer(value: number): Uint8Array {
+  return new Uint8Array(BigInt64Array.of(BigInt(value)).buffer);
+}
+
+function toIntegers(bytes: Uint8Array): number[] {
+  const { buffer, byteOffset, byteLength } = bytes;
+  return Array.from(new BigInt64Array(buffer, byteOffset, byteLength / 8), Number);
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
 }

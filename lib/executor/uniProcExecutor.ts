@@ -216,7 +216,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (leaves) await this.shutdown();
   }
 
-  override shutdown(): Promise<void> {
+  override shutdown(_cause?: unknown): Promise<void> {
     return (this.#shutdown ??= this.#shutDown());
   }
 

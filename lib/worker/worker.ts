@@ -2,12 +2,15 @@
 import os from 'node:os';
 import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import { ProcessGroup } from '../distributed/processGroup';
+import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
 import {
   type DeviceProperties,
   type MemoryInfo,
   type ModelLimits,
   type ModelSpec,
   native,
+  type NativeCommunicator,
   type NativeDevice,
   type NativeModel,
 } from '../native';
@@ -19,12 +22,14 @@ import { shardSpec } from './tensorParallel';
 import { weightParts } from './weights';
 import {
   type ReconfigureDistributedRequest,
+  ReconfigureRankType,
   type SleepTag,
   type StepOutput,
+  type WorkerArgs,
   WorkerBase,
 } from './workerBase';
 
-/** Share of the free memory that the KV cache may take on the CPU when the user names none. */
+/** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
 const CPU_CACHE_SHARE = 0.25;
 /** Share of a GPU's memory that an engine may use when the user names none, as in vLLM. */
 const CUDA_MEMORY_UTILIZATION = 0.9;
@@ -36,6 +41,15 @@ export class Worker extends WorkerBase {
   /** The open device; null before `initDevice` and after `shutdown`. */
   device: NativeDevice | null = null;
   deviceProperties: DeviceProperties | null = null;
+  /**
+   * The ranks that hold the model's shares, and how each notices when another is gone. Null where
+   * there is one rank, before `initDevice` and after `shutdown`.
+   */
+  processGroup: ProcessGroup | null = null;
+  /** What those ranks compute together; each must call the same in the same order. Null likewise. */
+  communicator: NativeCommunicator | null = null;
+  /** This worker's place among the ranks, and where they meet. */
+  #place: RankPlace & { localRank: number; initMethod: string };
   /** Before anything was loaded. */
   #baseline: MemoryInfo | null = null;
   #runner: ModelRunner | null = null;
@@ -43,6 +57,23 @@ export class Worker extends WorkerBase {
   readonly #asleep = new Set<SleepTag>();
   /** Of the last sleep. */
   #sleepLevel: 1 | 2 = 1;
+
+  constructor(args: WorkerArgs) {
+    super(args);
+    const { rank, localRank, distributedInitMethod: initMethod } = args;
+    const worldSize = args.config.parallel.tensorParallelSize;
+    this.#place = { rank, worldSize, localRank, initMethod };
+  }
+
+  /** Among the ranks that hold the model's shares; after reinitializeDistributed its new place. */
+  get rank(): number {
+    return this.#place.rank;
+  }
+
+  /** Ranks that hold the model's shares. */
+  get worldSize(): number {
+    return this.#place.worldSize;
+  }
 
   get #config(): UniprocConfig {
     return this.args.config;
@@ -71,23 +102,34 @@ export class Worker extends WorkerBase {
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
     const { transformer, dtype } = this.#config.model;
-    return { ...shardSpec(transformer.spec, 0, 1), dtype };
+    return { ...shardSpec(transformer.spec, this.rank, this.worldSize), dtype };
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
   get #memoryUtilization(): number | null {
     const { memoryUtilization } = this.#config.cache;
-    return memoryUtilization ?? (this.#onCuda ? CUDA_MEMORY_UTILIZATION : null);
+    if (this.#onCuda) return memoryUtilization ?? CUDA_MEMORY_UTILIZATION;
+    return memoryUtilization && memoryUtilization / this.#localWorldSize;
+  }
+
+  /** Ranks on this machine, which divide its CPU among them. */
+  get #localWorldSize(): number {
+    if (this.worldSize === 1) return 1;
+    return Math.min(this.worldSize, rankFromEnvironment().localWorldSize);
   }
 
   /**
-   * Opens the device. Rejects with DEVICE_FAILED when it is not there, and with OUT_OF_MEMORY when
-   * less of it is free than memoryUtilization asks for.
+   * Meets the other ranks and opens the device. Rejects with DEVICE_FAILED when it is not there, with
+   * OUT_OF_MEMORY when less of it is free than memoryUtilization asks for, and with RENDEZVOUS or
+   * PEER_LOST when another rank does not come or is lost.
    */
   async initDevice(): Promise<void> {
     const { kind } = this.#config.device;
-    this.device = new (native().Device)(kind, this.args.localRank, cpuThreads());
+    // First, so that the others hear of a device that cannot be had.
+    if (this.worldSize > 1) await this.#joinGroup();
+    this.device = new (native().Device)(kind, this.#place.localRank, this.#cpuThreads());
     this.deviceProperties = await this.device.open();
+    if (this.processGroup) await this.#connect(this.processGroup, this.device);
     this.#baseline = await this.device.memory();
     const { total, free } = this.#baseline;
     const share = this.#memoryUtilization;
@@ -98,6 +140,45 @@ export class Worker extends WorkerBase {
           `${gib(free)} are free; lower memoryUtilization or free memory`,
       );
     }
+  }
+
+  async #joinGroup(): Promise<void> {
+    const { distributedTimeout: timeout } = this.#config.parallel;
+    const group = await ProcessGroup.join({ ...this.#place, timeout });
+    this.processGroup = group;
+    // A device that waits for a rank that is gone would wait for good.
+    group.onFailure((error) => this.communicator?.abort(error.message));
+  }
+
+  async #connect(group: ProcessGroup, device: NativeDevice): Promise<void> {
+    const { distributedTimeout, disableCustomAllReduce } = this.#config.parallel;
+    this.communicator = new (native().Communicator)(device, {
+      rank: this.rank,
+      worldSize: this.worldSize,
+      timeout: distributedTimeout,
+      customAllReduce: !disableCustomAllReduce,
+    });
+    const address = await this.communicator.address();
+    await this.communicator.connect(await group.gather('communicator', address));
+  }
+
+  /** Threads that compute: UNIPROC_CPU_THREADS, or as many as there are cores for this rank. */
+  #cpuThreads(): number {
+    const value = process.env.UNIPROC_CPU_THREADS;
+    if (value === undefined || value === '') {
+      return Math.max(1, Math.floor(os.availableParallelism() / this.#localWorldSize));
+    }
+    const threads = Number(value);
+    if (!Number.isInteger(threads) || threads < 1) {
+      throw new ConfigError(`UNIPROC_CPU_THREADS is ${value}; it must be a positive integer`);
+    }
+    return threads;
+  }
+
+  /** Tells the other ranks that this one cannot go on, and why; ends its waiting for them. */
+  abort(reason: string): void {
+    this.processGroup?.abort(reason);
+    this.communicator?.abort(reason);
   }
 
   /** Maps the checkpoint's files and fills the weights, or makes random ones ('dummy'). */
@@ -115,7 +196,7 @@ export class Worker extends WorkerBase {
       maxLogprobs: model.maxLogprobs,
       enforceEager: model.enforceEager,
     };
-    const nativeModel = new (native().Model)(device, this.modelSpec, limits, null);
+    const nativeModel = new (native().Model)(device, this.modelSpec, limits, this.communicator);
     this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,
@@ -128,7 +209,12 @@ export class Worker extends WorkerBase {
     const { model, load } = this.#config;
     if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
     const table = await readTensorTable(model.path);
-    const { files, parts, totalBytes } = weightParts(model.transformer.spec, table);
+    const { files, parts, totalBytes } = weightParts(
+      model.transformer.spec,
+      table,
+      this.rank,
+      this.worldSize,
+    );
     const start = performance.now();
     let failure: unknown = null;
     await this.model.load(files, parts, (bytes, tensors) => {
@@ -173,7 +259,7 @@ export class Worker extends WorkerBase {
     const { total, free, allocated, peakAllocated } = await this.#openDevice.memory();
     if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
     const share = this.#memoryUtilization;
-    if (share === null) return Math.floor(free * CPU_CACHE_SHARE);
+    if (share === null) return Math.floor((free * CPU_CACHE_SHARE) / this.#localWorldSize);
 
     const freeBefore = this.#baseline?.free ?? 0;
     if (this.#onCuda && free > freeBefore) {
@@ -293,28 +379,49 @@ export class Worker extends WorkerBase {
     await this.#openDevice.profile(isStart);
   }
 
-  reinitializeDistributed(_request: ReconfigureDistributedRequest): never {
-    throw new NotSupportedError('reinitializeDistributed');
+  /**
+   * Leaves the ranks it is among; then, unless it is to shut down, meets those of the request and
+   * loads its new share of the weights. What the KV cache held is gone, and the sizing of the cache
+   * has to follow. Throws NOT_SUPPORTED, having done nothing, where no launcher started it; rejects
+   * as `initDevice` and `loadModel` do.
+   */
+  async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    if (this.args.distributedInitMethod !== 'env://') {
+      throw new NotSupportedError(
+        'reinitializeDistributed',
+        "reinitializeDistributed is for ranks that a launcher started ('external_launcher')",
+      );
+    }
+    // Nobody leaves while another's device still reads what it computed.
+    await this.communicator?.barrier();
+    await this.shutdown();
+    const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;
+    const { newDataParallelRank, newDataParallelRankLocal, newDataParallelSize } = request;
+    if (newDataParallelRank === SHUTDOWN_CURRENT_RANK) return;
+    const { rank, localRank } = this.#place;
+    const host = request.newDataParallelMasterIp;
+    this.#place = {
+      rank: newDataParallelRank === KEEP_CURRENT_RANK ? rank : newDataParallelRank,
+      localRank:
+        newDataParallelRankLocal === KEEP_CURRENT_RANK ? localRank : newDataParallelRankLocal,
+      worldSize: newDataParallelSize,
+      initMethod: `tcp://${host.includes(':') ? `[${host}]` : host}:${request.newDataParallelMasterPort}`,
+    };
+    await this.initDevice();
+    await this.loadModel();
   }
 
-  /** Lets what was launched finish, then frees everything. Idempotent. */
+  /** Lets what was launched finish, says goodbye to the other ranks, frees everything. Idempotent. */
   async shutdown(): Promise<void> {
-    const { device } = this;
+    const { device, communicator, processGroup } = this;
     const runner = this.#runner;
     this.device = null;
+    this.communicator = null;
+    this.processGroup = null;
     this.#runner = null;
     await runner?.model.shutdown();
+    await communicator?.shutdown();
+    await processGroup?.leave();
     await device?.shutdown();
   }
-}
-
-/** Threads that compute: UNIPROC_CPU_THREADS, or as many as there are cores to run on. */
-function cpuThreads(): number {
-  const value = process.env.UNIPROC_CPU_THREADS;
-  if (value === undefined || value === '') return os.availableParallelism();
-  const threads = Number(value);
-  if (!Number.isInteger(threads) || threads < 1) {
-    throw new ConfigError(`UNIPROC_CPU_THREADS is ${value}; it must be a positive integer`);
-  }
-  return threads;
 }

@@ -1,5 +1,5 @@
-/** The external launcher with a world of one rank, and what it refuses. */
-import { ConfigError, NotSupportedError } from '../../lib/errors';
+/** The external launcher with a world of one rank, and what it refuses (more: tensorParallel.test.ts). */
+import { ConfigError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { KVCacheConfig } from '../../lib/worker/kvCache';
@@ -104,13 +104,5 @@ describe('ExecutorWithExternalLauncher', () => {
         `WORLD_SIZE is ${worldSize}, but tensorParallelSize is ${tensorParallelSize}`,
       );
     }
-  });
-
-  it('does not run more than one rank yet', async () => {
-    setEnv('WORLD_SIZE', '2');
-    setEnv('RANK', '1');
-    const creating = create({ tensorParallelSize: 2 });
-    await expect(creating).rejects.toBeInstanceOf(NotSupportedError);
-    await expect(creating).rejects.toThrow('WORLD_SIZE is 2');
   });
 });
