@@ -16,7 +16,7 @@ import {
   type Tensor,
   type Weight,
 } from '../native/ops/binding';
-import { Random, roundTo, widen } from '../native/ops/reference';
+import { expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
 
 /** A backend, and the type that its activations have in this comparison. */
 class Device {
@@ -135,6 +135,27 @@ describe.each(dtypes)('in %s', (dtype) => {
       return device.read(out, numTokens * width);
     };
     expect(run(new Device(gpu, dtype))).toEqual(run(new Device(cpu, 'float32')));
+  });
+
+  it.each([
+    [1, 7],
+    [300, 7],
+    [300, 2048],
+  ])('embed: zeros for tokens outside a part of %i rows of %i', (rows, width) => {
+    const [firstToken, numTokens] = [100, 600];
+    const table = normals(new Random(width), rows * width, dtype);
+    const ids = new Random(rows).permutation(numTokens);
+    const device = new Device(gpu, dtype);
+    const out = device.unwritten(numTokens * width);
+    const weight = { data: gpu.floats(table, dtype), rows, cols: width };
+    gpu.embed(gpu.ints(ids), numTokens, weight, firstToken, out);
+    const expected = new Float32Array(numTokens * width);
+    ids.forEach((id, i) => {
+      if (id < firstToken || id >= firstToken + rows) return;
+      const start = (id - firstToken) * width;
+      expected.set(table.subarray(start, start + width), i * width);
+    });
+    expectSameBits(device.read(out, numTokens * width), expected);
   });
 
   it.each([
@@ -309,6 +330,32 @@ describe.each(dtypes)('in %s', (dtype) => {
     }
   });
 
+  it.each(dtypes)('upload: rows of a wider matrix in %s', (hostType) => {
+    const bytesEach = hostType === 'float32' ? 4 : 2;
+    for (const [rows, cols, rowStride] of [
+      [1, 5, 5],
+      [1000, 33, 71],
+      [3, 700_001, 800_000],
+      [300_001, 4, 9],
+    ]) {
+      const span = (rows - 1) * rowStride + cols;
+      const file = new Uint8Array(span * bytesEach + 3);
+      const bytes = file.subarray(3);
+      const staged = gpu.floats(normals(new Random(rows), span, hostType), hostType);
+      gpu.copyToHost(bytes, staged);
+      gpu.release(staged);
+      const upload = (ops: Ops) => {
+        const out = ops.zeros(rows * cols, dtype);
+        ops.upload(out, bytes, hostType, cols, rowStride);
+        const read = new Uint8Array(rows * cols * (dtype === 'float32' ? 4 : 2));
+        ops.copyToHost(read, out);
+        ops.release(out);
+        return Buffer.from(read.buffer);
+      };
+      expect(upload(gpu).equals(upload(cpu))).toBe(true);
+    }
+  });
+
   it('fillRandom: the same numbers from the same seed', () => {
     const count = 100_003;
     const run = (ops: Ops) => {
@@ -318,6 +365,24 @@ describe.each(dtypes)('in %s', (dtype) => {
     };
     expectAgreement(run(gpu), run(cpu), dtype);
   });
+});
+
+it.each([
+  [1, 1, 4, 4],
+  [1, 2, 64_128, 128_256],
+  [33, 4, 32_064, 128_256],
+  [5, 4, 9, 33],
+  [300, 4, 1001, 4001],
+  [7, 2, 512, 1023],
+  [2, 4, 2, 5], // the last part is left out
+])('joinColumns: %i rows of %i parts of %i, up to %i', (count, numParts, part, width) => {
+  const parts = normals(new Random(width), numParts * count * part, 'float32');
+  const run = (ops: Ops) => {
+    const out = ops.floats(new Float32Array(count * width).fill(NaN));
+    ops.joinColumns(ops.floats(parts), count, part, width, out);
+    return ops.readFloats(out, count * width);
+  };
+  expectSameBits(run(gpu), run(cpu));
 });
 
 /** Rows of one request each, among a cache that has NaN wherever none of their queries may look. */

@@ -75,6 +75,34 @@ describe.each(isas)('upload, %s', (isa) => {
       }
     }
   });
+
+  it.each([
+    [1, 5, 5],
+    [7, 3, 3],
+    [1000, 33, 71],
+    [2, 40_001, 50_000],
+    [500, 1, 3],
+  ])('takes %i rows of %i that lie %i apart, and nothing between', (rows, cols, rowStride) => {
+    const span = (rows - 1) * rowStride + cols;
+    for (const [from, to] of [
+      ['float32', 'float32'],
+      ['bfloat16', 'bfloat16'],
+      ['float16', 'bfloat16'],
+    ] as const) {
+      const values = new Random(rows).normals(span, from);
+      const kept = values.map((x, i) => (i % rowStride < cols ? x : NaN));
+      const out = ops.zeros(rows * cols, to);
+      ops.upload(out, bytesOf(kept, from), from, cols, rowStride);
+      const actual =
+        to === 'float32'
+          ? ops.readFloats(out, rows * cols)
+          : Float32Array.from(ops.readBits(out, rows * cols), widen[to]);
+      const expected = Float32Array.from({ length: rows * cols }, (_, i) =>
+        roundTo(values[Math.floor(i / cols) * rowStride + (i % cols)], to),
+      );
+      expectSameBits(actual, expected);
+    }
+  });
 });
 
 /** Values that the type can hold, as its bytes. */

@@ -121,6 +121,36 @@ describe.each(isas)('%s', (isa) => {
       });
       expectSameBits(ops.readFloats(out, expected.length), expected);
     });
+
+    it.each([0, 13, 40])('gives zeros for tokens outside a table that begins at %i', (first) => {
+      const [rows, size] = [17, 37];
+      const table = new Random(first).normals(rows * size);
+      const ids = Int32Array.from({ length: 60 }, (_, id) => id);
+      const out = ops.floats(new Float32Array(ids.length * size).fill(NaN));
+      ops.embed(ops.ints(ids), 60, { data: ops.floats(table), rows, cols: size }, first, out);
+      const expected = new Float32Array(ids.length * size);
+      expected.set(table.subarray(0, Math.min(rows, 60 - first) * size), first * size);
+      expectSameBits(ops.readFloats(out, expected.length), expected);
+    });
+  });
+
+  describe('joinColumns', () => {
+    it.each([
+      [1, 1, 4, 4],
+      [3, 2, 16, 32],
+      [5, 4, 9, 33],
+      [300, 4, 101, 401],
+      [2, 4, 2, 5], // the last part is left out
+    ])('of %i rows lays %i parts of %i side by side, up to %i', (count, numParts, part, width) => {
+      const parts = new Random(width).normals(numParts * count * part);
+      const out = ops.floats(new Float32Array(count * width).fill(NaN));
+      ops.joinColumns(ops.floats(parts), count, part, width, out);
+      const expected = Float32Array.from({ length: count * width }, (_, i) => {
+        const [row, col] = [Math.floor(i / width), i % width];
+        return parts[Math.floor(col / part) * count * part + row * part + (col % part)];
+      });
+      expectSameBits(ops.readFloats(out, expected.length), expected);
+    });
   });
 
   describe('gatherRows', () => {
