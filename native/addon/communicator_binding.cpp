@@ -67,7 +67,9 @@ struct Elements {
   static constexpr const char* kWhat = "a collective's data";
 };
 
+// Waits for the collective by itself: the wait of a copy has no end of its own.
 std::vector<std::byte> toHost(Ops& ops, const Buffer& buffer) {
+  ops.synchronize();
   std::vector<std::byte> bytes(buffer.bytes());
   ops.copyToHost(bytes.data(), buffer.data(), bytes.size());
   ops.synchronize();

@@ -105,18 +105,20 @@ __device__ inline void waitUntil(const uint32_t* failed, IsThere isThere) {
   }
 }
 
-// Numbers are odd and even in turn, also where they begin again; 0 is what memory never written
-// has.
+// Odd and even in turn, also where numbers begin again; 0 is what memory never written has.
 __device__ inline uint32_t numberAfter(uint32_t number) { return number == ~0u ? 2 : number + 1; }
 
-// Adds 4 or 16 bytes of elements.
+// Adds elements to what the ranks before `sender` brought. Nothing is before the first: -0 stays.
 template <class T, class Words, int N>
-__device__ inline void add(const Words& words, float (&sums)[N]) {
+__device__ inline void add(const Words& words, int sender, float (&sums)[N]) {
   static_assert(sizeof(Words) == N * sizeof(T));
   T elements[N];
   std::memcpy(static_cast<void*>(elements), &words, sizeof words);
 #pragma unroll
-  for (int i = 0; i < N; ++i) sums[i] += widen(elements[i]);
+  for (int i = 0; i < N; ++i) {
+    const float element = widen(elements[i]);
+    sums[i] = sender == 0 ? element : sums[i] + element;
+  }
 }
 
 template <class T, class Words, int N>
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(kPacketThreads)
       });
       theirs = (got.low & 0xffffffffu) | got.high << 32;
     }
-    add<T>(theirs, sums);
+    add<T>(theirs, sender, sums);
   }
   data[index] = narrowed<T, uint64_t>(sums);
 }
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(kVectorThreads)
     float sums[kElements] = {};
 #pragma unroll
     for (int sender = 0; sender < kMaxRanks; ++sender) {
-      if (sender < worldSize) add<T>(parts[sender], sums);
+      if (sender < worldSize) add<T>(parts[sender], sender, sums);
     }
     data[begin + i] = narrowed<T, uint4>(sums);
   }
