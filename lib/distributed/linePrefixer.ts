@@ -1,0 +1,52 @@
+/** Says of each line whose it is. */
+import { Transform, type TransformCallback } from 'node:stream';
+
+/** Bytes that are kept of a line that has not ended; one that is longer is broken there. */
+const MAX_LINE_BYTES = 16 * 1024 * 1024;
+
+const NEWLINE = 0x0a;
+
+/**
+ * Puts a prefix before each line, and gives on whole lines alone, so that those of several processes
+ * do not mix. A last line that has no end is given one.
+ */
+export class LinePrefixer extends Transform {
+  readonly #prefix: Buffer;
+  /** Of the line that has not ended. */
+  #pieces: Buffer[] = [];
+  #numBytes = 0;
+
+  constructor(prefix: string) {
+    super();
+    this.#prefix = Buffer.from(prefix);
+  }
+
+  override _transform(chunk: Buffer, _: BufferEncoding, done: TransformCallback): void {
+    const lines: Buffer[] = [];
+    let start = 0;
+    for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, start)) {
+      lines.push(this.#prefix, ...this.#pieces, chunk.subarray(start, end + 1));
+      this.#pieces = [];
+      this.#numBytes = 0;
+      start = end + 1;
+    }
+    if (start < chunk.length) {
+      this.#pieces.push(chunk.subarray(start));
+      this.#numBytes += chunk.length - start;
+    }
+    if (lines.length > 0) this.push(Buffer.concat(lines));
+    if (this.#numBytes > MAX_LINE_BYTES) this.#endLine();
+    done();
+  }
+
+  override _flush(done: TransformCallback): void {
+    if (this.#numBytes > 0) this.#endLine();
+    done();
+  }
+
+  #endLine(): void {
+    this.push(Buffer.concat([this.#prefix, ...this.#pieces, Buffer.of(NEWLINE)]));
+    this.#pieces = [];
+    this.#numBytes = 0;
+  }
+}
