@@ -1,0 +1,517 @@
+/**
+ * A model divided among ranks, each with a device of its own in this process, against what Hugging
+ * Face transformers says of the golden checkpoints (test/golden) and, of what those have not, against
+ * the same decoder in float64 (decoder.ts).
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { readTransformerConfig } from '../../lib/config/transformerConfig';
+import type { TransformerSpec } from '../../lib/config/uniprocConfig';
+import {
+  type ModelLimits,
+  native,
+  type NativeCommunicator,
+  type NativeDevice,
+  type NativeEvent,
+  type NativeModel,
+  type NativeSampling,
+  type StepBuffers,
+} from '../../lib/native';
+import { readTensorTable } from '../../lib/worker/checkpoint';
+import { divisionFault, shardSpec } from '../../lib/worker/tensorParallel';
+import { weightParts } from '../../lib/worker/weights';
+import { folderWith } from '../support/folder';
+import { GREEDY } from '../support/sampling';
+import { fileOf } from '../worker/safetensors';
+import { decode, type ModelTensors, randomTensors, type Tensor } from './decoder';
+
+const GOLDEN = path.join(__dirname, '..', 'golden');
+const TOLERANCE = 1e-4;
+
+const LIMITS: ModelLimits = {
+  maxNumSeqs: 6,
+  maxNumBatchedTokens: 768,
+  maxModelLen: 512,
+  blockSize: 16,
+  numSteps: 1,
+  maxLogprobs: 5,
+  enforceEager: false,
+};
+const WIDTH = 1 + LIMITS.maxLogprobs;
+
+const ready = (event: NativeEvent) =>
+  new Promise<void>((resolve, reject) =>
+    event.onReady((error) => (error ? reject(error) : resolve())),
+  );
+
+interface Row {
+  slot: number;
+  computed: number;
+  scheduled: number;
+  promptLogprobs?: boolean;
+}
+
+function launch(model: NativeModel, rows: Row[]): Promise<void> {
+  const [buffers] = model.steps;
+  const prompts = [...rows.keys()].filter((i) => rows[i].promptLogprobs);
+  buffers.slots.set(rows.map((row) => row.slot));
+  buffers.numComputedTokens.set(rows.map((row) => row.computed));
+  buffers.numScheduledTokens.set(rows.map((row) => row.scheduled));
+  buffers.sampledRows.set([...rows.keys()]);
+  buffers.promptLogprobRows.set(prompts);
+  model.forward(0, rows.length, 0, rows.length, prompts.length);
+  return ready(model.sample(0, null));
+}
+
+/** What a step's buffers say of a position: the token's logprob, its rank, and the likeliest. */
+interface Position {
+  tokenId: number;
+  logprob: number;
+  rank: number;
+  top: [number, number][];
+}
+
+function positionAt(
+  tokenIds: Int32Array,
+  logprobs: Float32Array,
+  ranks: Int32Array,
+  i: number,
+): Position {
+  const entries = Array.from({ length: WIDTH }, (_, k): [number, number] => [
+    tokenIds[i * WIDTH + k],
+    logprobs[i * WIDTH + k],
+  ]);
+  const [[tokenId, logprob], ...top] = entries;
+  return { tokenId, logprob, rank: ranks[i], top };
+}
+
+const sampledAt = (out: StepBuffers, i: number) =>
+  positionAt(out.logprobTokenIds, out.logprobs, out.logprobRanks, i);
+const promptAt = (out: StepBuffers, i: number) =>
+  positionAt(out.promptLogprobTokenIds, out.promptLogprobs, out.promptLogprobRanks, i);
+
+/** The ranks of a world in this process, each with its share of one model. */
+class World {
+  readonly devices: NativeDevice[] = [];
+  readonly communicators: NativeCommunicator[] = [];
+  readonly models: NativeModel[] = [];
+
+  constructor(readonly size: number) {}
+
+  get ranks(): number[] {
+    return [...Array(this.size).keys()];
+  }
+
+  async open(timeout = 20_000): Promise<void> {
+    for (const rank of this.ranks) {
+      const device = new (native().Device)('cpu', 0, 1);
+      this.devices.push(device);
+      await device.open();
+      if (this.size === 1) continue;
+      const options = { rank, worldSize: this.size, timeout, customAllReduce: true };
+      this.communicators.push(new (native().Communicator)(device, options));
+    }
+    const addresses = await Promise.all(this.communicators.map((each) => each.address()));
+    await Promise.all(this.communicators.map((each) => each.connect(addresses)));
+  }
+
+  newModel(spec: TransformerSpec, rank: number): NativeModel {
+    const model = new (native().Model)(
+      this.devices[rank],
+      { ...shardSpec(spec, rank, this.size), dtype: 'float32' },
+      LIMITS,
+      this.communicators[rank] ?? null,
+    );
+    this.models.push(model);
+    return model;
+  }
+
+  /** The model in `folder` with a cache, on every rank its share. */
+  async load(folder: string, spec: TransformerSpec): Promise<void> {
+    const table = await readTensorTable(folder);
+    const loads = this.ranks.map(async (rank) => {
+      const { files, parts, totalBytes } = weightParts(spec, table, rank, this.size);
+      const model = this.newModel(spec, rank);
+      let bytesRead = 0;
+      await model.load(files, parts, (bytes) => (bytesRead = bytes));
+      expect(bytesRead).toBe(totalBytes);
+      await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
+    });
+    await Promise.all(loads);
+  }
+
+  add(slot: number, tokenIds: number[], sampling: Partial<NativeSampling> = {}): void {
+    for (const model of this.models) {
+      model.addRequest(slot, {
+        tokenIds: Int32Array.from(tokenIds),
+        numPromptTokens: tokenIds.length,
+        blockIds: Int32Array.from(
+          { length: BLOCKS_PER_SLOT },
+          (_, i) => slot * BLOCKS_PER_SLOT + i,
+        ),
+        sampling: { ...GREEDY, numLogprobs: 5, ...sampling },
+      });
+    }
+  }
+
+  /** One step on every rank, with the same outputs on each: resolves to the first one's. */
+  async step(rows: Row[]): Promise<StepBuffers> {
+    await Promise.all(this.models.map((model) => launch(model, rows)));
+    const [first, ...others] = this.models.map((model) => model.steps[0]);
+    for (const other of others) {
+      for (const name of OUTPUTS) {
+        const bytes = (array: Int32Array | Float32Array) =>
+          Buffer.from(array.buffer, array.byteOffset, array.byteLength);
+        expect([name, bytes(other[name]).equals(bytes(first[name]))]).toEqual([name, true]);
+      }
+    }
+    return first;
+  }
+
+  /** What follows the prompts, and what is said of their positions and of each further one. */
+  async generate(
+    prompts: number[][],
+    numTokens: number,
+    sampling: Partial<NativeSampling> = {},
+  ): Promise<{ tokenIds: number[]; positions: Position[] }[]> {
+    const results = prompts.map((_, slot) => {
+      this.add(slot, prompts[slot], { numPromptLogprobs: 5, ...sampling });
+      return { tokenIds: [] as number[], positions: [] as Position[] };
+    });
+    for (let i = 0; i < numTokens; i++) {
+      const rows = prompts.map(({ length }, slot) =>
+        i === 0
+          ? { slot, computed: 0, scheduled: length, promptLogprobs: true }
+          : { slot, computed: length + i - 1, scheduled: 1 },
+      );
+      const out = await this.step(rows);
+      let next = 0;
+      prompts.forEach(({ length }, row) => {
+        for (let p = 1; i === 0 && p < length; p++) {
+          results[row].positions.push(promptAt(out, next++));
+        }
+        results[row].positions.push(sampledAt(out, row));
+        results[row].tokenIds.push(out.sampledTokenIds[row]);
+      });
+    }
+    prompts.forEach((_, slot) => this.models.forEach((model) => model.removeRequest(slot)));
+    return results;
+  }
+
+  async shutdown(): Promise<void> {
+    this.communicators.forEach((each) => each.abort('the test is over'));
+    await Promise.all(this.models.map((model) => model.shutdown()));
+    await Promise.all(this.communicators.map((each) => each.shutdown()));
+    for (const device of this.devices) {
+      expect((await device.memory()).allocated).toBe(0);
+      await device.shutdown();
+    }
+  }
+}
+
+const BLOCKS_PER_SLOT = LIMITS.maxModelLen / LIMITS.blockSize;
+const OUTPUTS = [
+  'sampledTokenIds',
+  'logprobTokenIds',
+  'logprobs',
+  'logprobRanks',
+  'promptLogprobTokenIds',
+  'promptLogprobs',
+  'promptLogprobRanks',
+] as const;
+
+const worlds: World[] = [];
+
+afterEach(async () => {
+  await Promise.all(worlds.splice(0).map((world) => world.shutdown()));
+});
+
+async function openWorld(size: number): Promise<World> {
+  const world = new World(size);
+  worlds.push(world);
+  await world.open();
+  return world;
+}
+
+/** Of each position but the first; see test/golden/families.ts. */
+interface Prediction {
+  logprob: number;
+  rank: number;
+  margin: number;
+  top: [number, number][];
+}
+
+interface ExpectedPrompt {
+  promptTokenIds: number[];
+  tokenIds: number[];
+  float32: Prediction[];
+}
+
+/** A line for each figure that is not the reference's; of ranks and the arg max where they are clear. */
+function differences(ours: Position[], reference: Prediction[]): string[] {
+  expect(ours).toHaveLength(reference.length);
+  return ours.flatMap((position, i) => {
+    const { logprob, rank, margin, top } = reference[i];
+    const pairs = [
+      ['logprob', position.logprob, logprob],
+      ...top.map(([, each], k) => [`top ${k}`, position.top[k][1], each] as const),
+    ] as const;
+    const wrong = pairs
+      .filter(([, mine, theirs]) => !(Math.abs(mine - theirs) <= TOLERANCE))
+      .map(([what, mine, theirs]) => `${what} at ${i} is ${mine}, not ${theirs}`);
+    if (margin > 2 * TOLERANCE && position.rank !== rank) {
+      wrong.push(`rank at ${i} is ${position.rank}, not ${rank}`);
+    }
+    if (top[0][1] - top[1][1] > 2 * TOLERANCE && position.top[0][0] !== top[0][0]) {
+      wrong.push(`arg max at ${i} is ${position.top[0][0]}, not ${top[0][0]}`);
+    }
+    return wrong;
+  });
+}
+
+const goldenFolder = (name: string) => path.join(GOLDEN, 'checkpoints', name);
+const golden = readdirSync(path.join(GOLDEN, 'checkpoints'));
+const inFour = ['llama2', 'mistral', 'qwen2'];
+const inTwo = [...inFour, 'llama-linear', 'llama-yarn', 'qwen2-yarn'];
+
+async function openGolden(name: string, size: number): Promise<World> {
+  const { spec } = await readTransformerConfig(goldenFolder(name));
+  const world = await openWorld(size);
+  await world.load(goldenFolder(name), spec);
+  return world;
+}
+
+describe.each([
+  [1, golden],
+  [2, inTwo],
+  [4, inFour],
+])('the golden checkpoints on %i ranks', (size, names) => {
+  it.each(names)('%s: the tokens and logprobs of the reference', async (name) => {
+    const file = path.join(GOLDEN, 'expected', `${name}.json`);
+    const { prompts } = JSON.parse(readFileSync(file, 'utf8')) as { prompts: ExpectedPrompt[] };
+    const world = await openGolden(name, size);
+    const results = await world.generate(
+      prompts.map(({ promptTokenIds }) => promptTokenIds),
+      prompts[0].tokenIds.length,
+    );
+    results.forEach(({ tokenIds, positions }, i) => {
+      expect(tokenIds).toEqual(prompts[i].tokenIds);
+      expect(differences(positions, prompts[i].float32)).toEqual([]);
+    });
+  });
+
+  it('leave out only those that do not divide', async () => {
+    for (const name of golden.filter((each) => !names.includes(each))) {
+      const { spec } = await readTransformerConfig(goldenFolder(name));
+      expect(divisionFault(spec, size)).not.toBeNull();
+    }
+  });
+});
+
+it('samples the same tokens on 1, 2 and 4 ranks', async () => {
+  const prompts = [
+    [5, 17, 3, 250],
+    [9, 9, 31],
+  ];
+  const sampling = { temperature: 1, topP: 0.9, topK: 40, repetitionPenalty: 1.1, seed: 77n };
+  const tokens: number[][][] = [];
+  for (const size of [1, 2, 4]) {
+    const world = await openGolden('mistral', size);
+    const results = await world.generate(prompts, 24, sampling);
+    tokens.push(results.map(({ tokenIds }) => tokenIds));
+  }
+  expect(tokens[1]).toEqual(tokens[0]);
+  expect(tokens[2]).toEqual(tokens[0]);
+});
+
+/** Eight heads, and something of each kind of weight. */
+const SPEC: TransformerSpec = {
+  vocabSize: 61,
+  hiddenSize: 20,
+  intermediateSize: 36,
+  numLayers: 2,
+  numHeads: 8,
+  numKvHeads: 2,
+  headDim: 6,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10000,
+  ropeScaling: { type: 'default' },
+  slidingWindows: [0, 5],
+  qkvBias: true,
+  outputBias: true,
+  mlpBias: true,
+  qkNorm: true,
+  tieWordEmbeddings: false,
+};
+
+/** The tensors as a checkpoint in a new folder. */
+async function writeCheckpoint({ layers, ...tensors }: ModelTensors): Promise<string> {
+  const named: [string, Tensor | undefined][] = [
+    ['model.embed_tokens.weight', tensors.embedTokens],
+    ['model.norm.weight', tensors.norm],
+    ['lm_head.weight', tensors.lmHead],
+    ...layers.flatMap((layer, i) =>
+      Object.entries({
+        'input_layernorm.weight': layer.inputNorm,
+        'self_attn.q_proj.weight': layer.q,
+        'self_attn.k_proj.weight': layer.k,
+        'self_attn.v_proj.weight': layer.v,
+        'self_attn.q_proj.bias': layer.qBias,
+        'self_attn.k_proj.bias': layer.kBias,
+        'self_attn.v_proj.bias': layer.vBias,
+        'self_attn.q_norm.weight': layer.qNorm,
+        'self_attn.k_norm.weight': layer.kNorm,
+        'self_attn.o_proj.weight': layer.o,
+        'self_attn.o_proj.bias': layer.oBias,
+        'post_attention_layernorm.weight': layer.postAttentionNorm,
+        'mlp.gate_proj.weight': layer.gate,
+        'mlp.up_proj.weight': layer.up,
+        'mlp.gate_proj.bias': layer.gateBias,
+        'mlp.up_proj.bias': layer.upBias,
+        'mlp.down_proj.weight': layer.down,
+        'mlp.down_proj.bias': layer.downBias,
+      }).map(([name, tensor]): [string, Tensor | undefined] => [
+        `model.layers.${i}.${name}`,
+        tensor,
+      ]),
+    ),
+  ];
+  const given = named.filter((entry): entry is [string, Tensor] => entry[1] !== undefined);
+  const file = fileOf(
+    Object.fromEntries(
+      given.map(([name, { rows, cols }]) => {
+        const isVector = !/(proj|embed_tokens|lm_head)\.weight$/.test(name);
+        return [name, { dtype: 'F32', shape: isVector ? [rows] : [rows, cols] }];
+      }),
+    ),
+  );
+  let offset = 8 + Number(file.readBigUInt64LE());
+  for (const [, { data }] of given) {
+    offset += Buffer.from(data.buffer, data.byteOffset, data.byteLength).copy(file, offset);
+  }
+  return folderWith({ 'model.safetensors': file });
+}
+
+describe.each<[string, Partial<TransformerSpec>]>([
+  ['biases, head norms, two key-value heads, a vocabulary that does not divide', {}],
+  ['one key-value head, a vocabulary that divides', { numKvHeads: 1, vocabSize: 64 }],
+  ['as many key-value heads as heads', { numKvHeads: 8 }],
+  ['tied embeddings', { tieWordEmbeddings: true }],
+  ['a vocabulary that the last rank has nothing of', { vocabSize: 5 }],
+  [
+    'no biases, no head norms',
+    { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false, numLayers: 1 },
+  ],
+])('%s', (_, change) => {
+  const spec = { ...SPEC, ...change };
+  spec.slidingWindows = spec.slidingWindows.slice(0, spec.numLayers);
+  const whole = { ...shardSpec(spec, 0, 1), dtype: 'float32' as const };
+  const tensors = randomTensors(whole, 7);
+
+  it.each([1, 2, 4])('computes on %i ranks what float64 does', async (size) => {
+    const world = await openWorld(size);
+    await world.load(await writeCheckpoint(tensors), spec);
+    const prompts = [17, 6].map((length, seed) =>
+      Array.from({ length }, (_, i) => (7 * i * (i + seed) + 3) % spec.vocabSize),
+    );
+    const results = await world.generate(prompts, 4);
+    results.forEach(({ tokenIds, positions }, i) => {
+      const sequence = [...prompts[i], ...tokenIds];
+      const expected = decode(whole, tensors, sequence.slice(0, -1));
+      expect(positions).toHaveLength(expected.length);
+      positions.forEach((position, p) => {
+        const ranked = [...expected[p].keys()].sort((a, b) => expected[p][b] - expected[p][a]);
+        expect(position.tokenId).toBe(sequence[p + 1]);
+        expect(position.rank).toBe(ranked.indexOf(position.tokenId) + 1);
+        expect(position.top.map(([id]) => id)).toEqual(ranked.slice(0, 5));
+        for (const [id, logprob] of [[position.tokenId, position.logprob], ...position.top]) {
+          expect(Math.abs(logprob - expected[p][id])).toBeLessThan(TOLERANCE);
+        }
+        if (p >= prompts[i].length - 1) expect(position.tokenId).toBe(ranked[0]);
+      });
+    });
+  });
+});
+
+describe('between steps', () => {
+  it('profile and warmUp are made by all ranks, and leave requests and cache as they were', async () => {
+    const world = await openGolden('qwen2', 2);
+    const prompts = [[3, 1, 4, 1, 5, 9, 2, 6]];
+    const [expected] = await world.generate(prompts, 6);
+    await Promise.all(world.models.map((model) => model.profile()));
+    await Promise.all(world.models.map((model) => model.warmUp()));
+    expect(await world.generate(prompts, 6)).toEqual([expected]);
+  });
+
+  it('random weights are others on each rank, and give all the same logits', async () => {
+    const world = await openWorld(2);
+    const spec = { ...SPEC, vocabSize: 64 };
+    await Promise.all(
+      world.ranks.map(async (rank) => {
+        const model = world.newModel(spec, rank);
+        await model.loadDummy(3);
+        await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
+      }),
+    );
+    world.add(0, [1, 2, 3]);
+    const logits = await Promise.all(
+      world.models.map(async (model) => {
+        const [buffers] = model.steps;
+        buffers.slots[0] = 0;
+        buffers.numComputedTokens[0] = 0;
+        buffers.numScheduledTokens[0] = 3;
+        buffers.sampledRows[0] = 0;
+        model.forward(0, 1, 0, 1, 0);
+        const all = await model.logits(1);
+        await ready(model.sample(0, null));
+        return all;
+      }),
+    );
+    expect(logits[1]).toEqual(logits[0]);
+    expect(logits[0].subarray(32)).not.toEqual(logits[0].subarray(0, 32));
+  });
+});
+
+describe('a world that cannot go on', () => {
+  const rows = [{ slot: 0, computed: 0, scheduled: 3 }];
+
+  it('fails the step that waits for a peer when its communicator is aborted', async () => {
+    const world = await openGolden('qwen2', 2);
+    world.add(0, [1, 2, 3]);
+    const step = launch(world.models[0], rows);
+    world.communicators[0].abort('rank 1 is gone');
+    await expect(step).rejects.toMatchObject({
+      code: 'PEER_LOST',
+      message: expect.stringContaining('rank 1 is gone') as string,
+    });
+    await expect(launch(world.models[0], rows)).rejects.toMatchObject({ code: 'PEER_LOST' });
+  });
+
+  it('fails the steps after its communicator was shut down', async () => {
+    const world = await openGolden('qwen2', 2);
+    world.add(0, [1, 2, 3]);
+    await world.communicators[0].shutdown();
+    await expect(launch(world.models[0], rows)).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+    await expect(world.models[0].warmUp()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
+  });
+
+  it('refuses the share of another rank, and a communicator of another device', async () => {
+    const world = await openWorld(2);
+    const make = (device: number, rank: number, communicator: NativeCommunicator | null) => () =>
+      new (native().Model)(
+        world.devices[device],
+        { ...shardSpec(SPEC, rank, 2), dtype: 'float32' },
+        LIMITS,
+        communicator,
+      );
+    const [first, second] = world.communicators;
+    expect(make(0, 1, first)).toThrow(
+      /vocabShard, 31 from 31 on, must be 31 from 0 on for rank 0 of 2/,
+    );
+    expect(make(0, 0, null)).toThrow(
+      /vocabShard, 31 from 0 on, must be 61 from 0 on for rank 0 of 1/,
+    );
+    expect(make(0, 1, second)).toThrow(/of one device/);
+    expect(make(0, 0, {} as NativeCommunicator)).toThrow('must be a Communicator');
+  });
+});
