@@ -1,0 +1,94 @@
+/** Programs that several ranks run: an LLM of all ranks, and what it says as lines of JSON. */
+import { type Rank, type RankOptions, startRanks } from './ranks';
+
+const PRELUDE = `
+const uniproc = require('uniproc');
+const { LLM, SamplingParams, Worker } = uniproc;
+const rank = Number(process.env.RANK);
+const worldSize = Number(process.env.WORLD_SIZE);
+const say = (line) => console.log(JSON.stringify(line));
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const createLLM = (args = {}) => LLM.create({
+  device: 'cpu',
+  dtype: 'float32',
+  maxModelLen: 128,
+  kvCacheMemoryBytes: 2 ** 23,
+  seed: 7,
+  tensorParallelSize: worldSize,
+  distributedExecutorBackend: 'external_launcher',
+  distributedTimeout: 20_000,
+  ...args,
+});
+
+/** An error, and how long it took to come. */
+const describeError = (error, start) => ({
+  name: error.name,
+  code: error.code,
+  message: error.message,
+  cause: error.cause?.code ?? null,
+  elapsed: performance.now() - start,
+});
+
+/** The error that a promise rejects with; null when it does not. */
+const errorOf = (promise, start = performance.now()) =>
+  promise.then(() => null, (error) => describeError(error, start));
+
+/** Until as many tokens were generated. */
+const tokensGenerated = async (llm, count) => {
+  while (llm.stats().numOutputTokens < count) await pause(1);
+};
+`;
+
+/** As describeError has it. */
+export interface DescribedError {
+  name: string;
+  code: string;
+  message: string;
+  cause: string | null;
+  elapsed: number;
+}
+
+/**
+ * Starts ranks that run `body`, the body of an async function that finds the names above. Each has
+ * one CPU thread, and checks its schedule with the others.
+ */
+export function startLLMs(
+  body: string,
+  numRanks: number,
+  { env = {}, ...options }: RankOptions = {},
+): Promise<Rank[]> {
+  const program = `${PRELUDE}\n(async () => {\n${body}\n})();`;
+  return startRanks(program, numRanks, {
+    ...options,
+    env: (rank) => ({
+      UNIPROC_CPU_THREADS: '1',
+      UNIPROC_CHECK_SCHEDULE: '1',
+      ...(typeof env === 'function' ? env(rank) : env),
+    }),
+  });
+}
+
+/** What each rank said, once all have ended as they should. */
+export async function runLLMs<T>(
+  body: string,
+  numRanks: number,
+  options: RankOptions = {},
+): Promise<T[][]> {
+  const ranks = await startLLMs(body, numRanks, options);
+  await expectGoodEnds(ranks);
+  return ranks.map((rank) => rank.lines<T>());
+}
+
+/** They end by themselves, with no error said. */
+export async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
+  for (const rank of ranks) {
+    const end = await rank.ended;
+    expect({ rank: rank.rank, ...end, stderr: rank.stderr }).toEqual({
+      rank: rank.rank,
+      code: 0,
+      signal: null,
+      stderr: '',
+    });
+  }
+}
