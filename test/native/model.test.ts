@@ -3,7 +3,7 @@
  * and shutdowns that are wrong. Models are small and random; real checkpoints are tested elsewhere.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -429,6 +429,40 @@ describe('load', () => {
     );
   });
 
+  it('takes columns of wider tensors, and nothing of what is beside them', async () => {
+    const { files, parts } = write('columns.bin', tensors);
+    const narrow = readFileSync(files[0]);
+    const [before, after] = [3, 5].map((count) =>
+      Buffer.from(new Float32Array(count).fill(NaN).buffer),
+    );
+    const wide: Buffer[] = [];
+    let offset = 0;
+    for (const part of parts) {
+      for (let row = 0; row < part.rows; row++) {
+        const start = part.offset + 4 * row * part.cols;
+        wide.push(before, narrow.subarray(start, start + 4 * part.cols), after);
+      }
+      part.offset = offset + before.length;
+      part.rowStride = part.cols + 8;
+      offset += 4 * part.rows * part.rowStride;
+    }
+    // The last row's last element is the file's last.
+    writeFileSync(files[0], Buffer.concat(wide.slice(0, -1)));
+
+    const model = newModel();
+    let bytesRead = 0;
+    await model.load(files, parts, (bytes) => (bytesRead = bytes));
+    expect(bytesRead).toBe(narrow.length);
+    await model.allocateKvCache(16);
+    const tokenIds = prompt(9);
+    add(model, 0, tokenIds, 0, {}, 16);
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 9 }]);
+    const { logprobTokenIds, logprobs, logprobRanks } = model.steps[0];
+    const expected = decodeLast(LLAMA, tensors, tokenIds);
+    const [best] = ranking(expected);
+    expectLogprobs(logprobTokenIds, logprobs, logprobRanks, 0, best, expected);
+  });
+
   it('converts to the type of the model', async () => {
     const { files, parts } = write('convert.bin', tensors);
     const model = newModel({ ...LLAMA, dtype: 'bfloat16' });
@@ -482,6 +516,21 @@ describe('load', () => {
       'enormous rows',
       /norm \(layer 0\) is \[24, 1\]/,
       (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'norm')].rows = 2 ** 52),
+    ],
+    [
+      'rows closer to each other than they are long',
+      /rows of a part of o \(layer 0\) have 32 elements and lie 31 apart/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 31),
+    ],
+    [
+      'rows that lie on beyond the file',
+      /but the file has/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 2 ** 20),
+    ],
+    [
+      'rows enormously far apart',
+      /lie 9007199254740991 apart/,
+      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 2 ** 53 - 1),
     ],
     [
       'rows named twice',
