@@ -1,5 +1,6 @@
-// npm run bench -- [generation] [control-plane] [shapes] [engine] [--device cpu|cuda|cuda:N]
-//                  [--model DIR] [--shape NAME|CONFIG.json]... [--dtype TYPE] [--json FILE]
+// npm run bench -- [generation] [control-plane] [shapes] [engine] [allreduce] [tensor-parallel]
+//                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
+//                  [--dtype TYPE] [--json FILE]
 //
 // Measures what uniproc does on this machine and prints a table; with --json also writes the rows.
 // Unless benches are named it measures a CUDA device, where there is one, with models of known
@@ -11,10 +12,12 @@ const { writeFile } = require('node:fs/promises');
 const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
+const { benchAllReduce } = require('./allReduce');
 const { benchControlPlane } = require('./controlPlane');
 const { benchEngine } = require('./engine');
 const { benchGeneration } = require('./generation');
 const { benchShapes } = require('./shapes');
+const { benchTensorParallel } = require('./tensorParallel');
 const { printTable } = require('./table');
 
 const BENCHES = {
@@ -22,6 +25,8 @@ const BENCHES = {
   'control-plane': benchControlPlane,
   shapes: benchShapes,
   engine: benchEngine,
+  allreduce: benchAllReduce,
+  'tensor-parallel': benchTensorParallel,
 };
 
 /** { device, name } of the one named or of the default one. */

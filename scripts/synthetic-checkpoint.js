@@ -17,7 +17,7 @@ const { isMainThread, Worker, workerData } = require('node:worker_threads');
 
 const FILE_BYTES = 1e9;
 
-const llama3 = {
+const LLAMA3 = {
   architectures: ['LlamaForCausalLM'],
   model_type: 'llama',
   hidden_act: 'silu',
@@ -29,7 +29,7 @@ const llama3 = {
 };
 const SHAPES = {
   'llama-3.2-1b': {
-    ...llama3,
+    ...LLAMA3,
     hidden_size: 2048,
     intermediate_size: 8192,
     num_hidden_layers: 16,
@@ -39,7 +39,7 @@ const SHAPES = {
     tie_word_embeddings: true,
   },
   'llama-3.1-8b': {
-    ...llama3,
+    ...LLAMA3,
     hidden_size: 4096,
     intermediate_size: 14336,
     num_hidden_layers: 32,
@@ -173,7 +173,7 @@ async function writeSyntheticCheckpoint(folder, shape) {
   return tensors.reduce((bytes, tensor) => bytes + bytesOf(tensor), 0);
 }
 
-module.exports = { SHAPES, writeSyntheticCheckpoint };
+module.exports = { LLAMA3, SHAPES, writeSyntheticCheckpoint };
 
 async function main([folder, shape]) {
   if (!folder || !shape) {

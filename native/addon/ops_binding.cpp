@@ -209,6 +209,7 @@ class OpsBinding : public Binding<OpsBinding> {
                            method<&This::makeCommunicator>("makeCommunicator"),
                            method<&This::address>("address"),
                            method<&This::connect>("connect"),
+                           method<&This::hasPeerMemory>("hasPeerMemory"),
                            method<&This::allReduce>("allReduce"),
                            method<&This::allGather>("allGather"),
                            method<&This::barrier>("barrier"),
@@ -499,6 +500,10 @@ class OpsBinding : public Binding<OpsBinding> {
     }
     toCommunicator(info[0]).connect(addresses);
     return info.Env().Undefined();
+  }
+
+  Napi::Value hasPeerMemory(const Info& info) {
+    return Napi::Boolean::New(info.Env(), toCommunicator(info[0]).hasPeerMemory());
   }
 
   // allReduce(communicator, data): the sum, in place.

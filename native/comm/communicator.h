@@ -49,6 +49,9 @@ class Communicator {
   virtual std::vector<std::byte> address() = 0;
   virtual void connect(const std::vector<std::vector<std::byte>>& addresses) = 0;
 
+  // Whether small sums, once connected, go through memory that the ranks share: GPUs' alone do.
+  virtual bool hasPeerMemory() const { return false; }
+
   // In place: data [count].
   virtual void allReduce(void* data, int64_t count, CommType type, ReduceOp op) = 0;
   // out [worldSize, count] from in [count] of each rank, by rank. They do not overlap.

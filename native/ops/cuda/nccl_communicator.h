@@ -32,6 +32,7 @@ class NcclCommunicator final : public Communicator {
   // Takes all device memory that it will ever need.
   void connect(const std::vector<std::vector<std::byte>>& addresses) override;
 
+  bool hasPeerMemory() const override { return connected_ && peers_.has_value(); }
   void allReduce(void* data, int64_t count, CommType type, ReduceOp op) override;
   void allGather(const void* in, void* out, int64_t count, CommType type) override;
   void broadcast(void* data, int64_t count, CommType type, int32_t root) override;

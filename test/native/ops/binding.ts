@@ -183,6 +183,8 @@ interface NativeOps {
   makeCommunicator(options: CommunicatorOptions): Communicator;
   address(communicator: Communicator): Uint8Array;
   connect(communicator: Communicator, addresses: Uint8Array[]): void;
+  /** Whether small sums go through memory that the ranks share. */
+  hasPeerMemory(communicator: Communicator): boolean;
   /** The sum, in place. */
   allReduce(communicator: Communicator, data: Tensor): void;
   /** out [worldSize, count] of in [count]. */

@@ -1,0 +1,95 @@
+// One rank of bench/allReduce.js: node bench/allReduceRank.js { device, sizes } as JSON, with a
+// launcher's variables. Sends { hasPeerMemory, times: [{ bytes, own, nccl }] }, in seconds of one
+// all-reduce.
+'use strict';
+
+const { ops } = require('../build/Release/uniproc.node');
+const { ProcessGroup } = require('../dist/distributed/processGroup');
+const { rankFromEnvironment } = require('../dist/distributed/rendezvous');
+
+const TIMEOUT = 120_000;
+const BYTES_PER_ELEMENT = 2;
+/** Measurements of each way and size, in turn; the median counts. */
+const SAMPLES = 7;
+
+/** All-reduces in a graph, and launches of it in a measurement: ten milliseconds and more. */
+function amounts(bytes, onGpu) {
+  if (!onGpu) return { perGraph: 10, launches: 5 };
+  return bytes <= 1 << 20 ? { perGraph: 100, launches: 40 } : { perGraph: 20, launches: 10 };
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+
+async function main({ device: kind, sizes }) {
+  const { rank, localRank, worldSize } = rankFromEnvironment();
+  const group = await ProcessGroup.join({
+    initMethod: 'env://',
+    rank,
+    worldSize,
+    timeout: TIMEOUT,
+  });
+  const onGpu = kind !== 'cpu';
+  const device = new ops.Ops(
+    onGpu ? { kind: 'cuda', index: localRank } : { kind: 'cpu', numThreads: 1 },
+  );
+  const communicators = {};
+  for (const way of onGpu ? ['own', 'nccl'] : ['own']) {
+    const communicator = device.makeCommunicator({
+      rank,
+      worldSize,
+      timeout: TIMEOUT,
+      customAllReduce: way === 'own',
+    });
+    device.connect(communicator, await group.gather(way, device.address(communicator)));
+    communicators[way] = communicator;
+  }
+
+  const graphs = device.makeGraphs();
+  let numGraphs = 0;
+
+  /** One measurement after another: seconds of one all-reduce. */
+  function prepare(communicator, data, { perGraph, launches }) {
+    const key = numGraphs++;
+    const launch = () =>
+      device.launchGraph(graphs, key, () => {
+        for (let i = 0; i < perGraph; i++) device.allReduce(communicator, data);
+      });
+    for (let i = 0; i < 3; i++) launch(); // as it is, recorded, and once again
+    return () => {
+      device.barrier(communicator);
+      const start = performance.now();
+      for (let i = 0; i < launches; i++) launch();
+      device.synchronize();
+      return (performance.now() - start) / 1000 / launches / perGraph;
+    };
+  }
+
+  const times = [];
+  for (const bytes of sizes) {
+    // Zeros, which stay what they are however often they are summed.
+    const data = device.allocate(bytes / BYTES_PER_ELEMENT, 'bfloat16', 'a measurement');
+    const ways = Object.entries(communicators).map(([way, communicator]) => ({
+      way,
+      measure: prepare(communicator, data, amounts(bytes, onGpu)),
+      samples: [],
+    }));
+    for (let i = 0; i < SAMPLES; i++) {
+      for (const { measure, samples } of ways) samples.push(measure());
+    }
+    device.synchronize();
+    times.push({ bytes, ...Object.fromEntries(ways.map((w) => [w.way, median(w.samples)])) });
+    if (rank === 0) console.error(`${worldSize} ranks, ${JSON.stringify(times.at(-1))}`);
+  }
+
+  const hasPeerMemory = device.hasPeerMemory(communicators.own);
+  device.dropGraphs(graphs);
+  for (const communicator of Object.values(communicators)) device.dropCommunicator(communicator);
+  if (rank === 0) process.send({ hasPeerMemory, times });
+  await group.leave();
+  process.disconnect();
+}
+
+main(JSON.parse(process.argv[2])).catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

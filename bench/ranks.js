@@ -1,0 +1,61 @@
+// Processes of this machine as the ranks of a group.
+'use strict';
+
+const { execFileSync, fork } = require('node:child_process');
+const path = require('node:path');
+const { freePort } = require('../dist/executor/network');
+
+/**
+ * Runs a program of this folder in a process for each rank, with a launcher's variables and the
+ * argument as JSON; resolves to what rank 0 sent. When a rank fails all are ended, and it rejects.
+ */
+async function runRanks(program, worldSize, argument) {
+  const port = await freePort();
+  let result;
+  const ranks = Array.from({ length: worldSize }, (_, rank) =>
+    fork(path.join(__dirname, program), [JSON.stringify(argument)], {
+      env: {
+        ...process.env,
+        RANK: String(rank),
+        LOCAL_RANK: String(rank),
+        WORLD_SIZE: String(worldSize),
+        LOCAL_WORLD_SIZE: String(worldSize),
+        MASTER_ADDR: '127.0.0.1',
+        MASTER_PORT: String(port),
+      },
+    }),
+  );
+  ranks[0].on('message', (message) => (result = message));
+  const endings = ranks.map(
+    (child, rank) =>
+      new Promise((resolve, reject) => {
+        child.on('error', reject);
+        child.on('close', (code, signal) => {
+          if (code === 0) resolve();
+          else reject(new Error(`rank ${rank} of ${worldSize} ended with ${signal ?? code}`));
+        });
+      }),
+  );
+  try {
+    await Promise.all(endings);
+  } finally {
+    for (const child of ranks) child.kill('SIGKILL');
+    await Promise.allSettled(endings);
+  }
+  return result;
+}
+
+/** GPUs that can be opened; counted in a process of its own. */
+function countGpus() {
+  const script = path.join(__dirname, '..', 'scripts', 'count-gpus.js');
+  return Number(execFileSync(process.execPath, [script], { encoding: 'utf8' }));
+}
+
+/** 2 and 4, as far as there are GPUs; warns where there are fewer than two. */
+function worldSizes() {
+  const count = countGpus();
+  if (count < 2) console.error(`several GPUs are needed; there ${count === 1 ? 'is 1' : 'are 0'}`);
+  return [2, 4].filter((size) => size <= count);
+}
+
+module.exports = { runRanks, worldSizes };
