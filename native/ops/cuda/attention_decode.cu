@@ -146,11 +146,12 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   };
   const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
                   static_cast<int64_t>(run.head) * kHeadDim;
-  copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
-                                          [&](int32_t i) { return from + i * kHeadDim; });
   int32_t cacheSlots[kStages];
 #pragma unroll
   for (int i = 0; i < kStages; ++i) cacheSlots[i] = cacheSlotOf(i);
+  waitForPrevious();  // for the queries, and this step's keys and values
+  copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
+                                          [&](int32_t i) { return from + i * kHeadDim; });
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) {
     if (i < run.count) copy(i, cacheSlots[i]);
@@ -243,7 +244,6 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
     decodeKernel(const AttentionArgs args, const Workspace workspace) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ bool isLast;
-  waitForPrevious();
   const int32_t groupParts = ceilDiv(args.group, kHeads);
   const int32_t groups = args.numKvHeads * groupParts;
   const auto unitsOf = [&](int32_t row) { return numTiles(args, row) * groups; };
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
   const auto block = static_cast<int32_t>(blockIdx.x);
   const int32_t begin = block * share;
   const int32_t end = min(begin + share, units.total());
-  if (begin >= end) return;
+  if (begin >= end) return waitForPrevious();
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   auto [row, unitOfRow] = units.find(begin);

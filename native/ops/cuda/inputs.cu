@@ -57,7 +57,7 @@ __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, co
 __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
     prepareSmallBatch(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates,
                       int32_t blockSize, Batch batch) {
-  waitForPrevious();
+  waitForPreviousAlone();
   for (int i = static_cast<int>(threadIdx.x); i < numBlockUpdates;
        i += static_cast<int>(blockDim.x)) {
     applyBlockUpdate(requests, blockUpdates, i);
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
 // Grid: a thread for an update.
 __global__ void __launch_bounds__(kThreads)
     updateBlocks(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates) {
-  waitForPrevious();
+  waitForPreviousAlone();
   const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   if (i < numBlockUpdates) applyBlockUpdate(requests, blockUpdates, i);
 }
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
 // Grid: a thread for a token.
 __global__ void __launch_bounds__(kThreads)
     prepareTokens(RequestTable requests, int32_t blockSize, Batch batch) {
-  waitForPrevious();
+  waitForPreviousAlone();
   const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   if (i < batch.numTokens) prepareToken(requests, blockSize, batch, i);
 }

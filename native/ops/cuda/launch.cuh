@@ -5,11 +5,15 @@
 // dependent launch; graphs keep it). In a decode step whose kernels run for microseconds that is a
 // part worth having.
 //
-// Such a kernel calls waitForPrevious() before anything else, in every thread: it returns once the
-// kernel before it has ended and its writes can be seen. If that one was launched this way too, it
-// ended after its own wait, and if not, after all that was before it; so when the wait returns, all
-// that is before it in the stream is done, and whatever the kernel reads or overwrites is safe. A
-// kernel whose blocks all returned without waiting would break that for the kernels behind it.
+// Such a kernel calls waitForPrevious() in every thread, before it reads or writes what others do:
+// it returns once the kernel before it has ended and its writes can be seen. If that one was
+// launched this way too, it ended after its own wait, and if not, after all that was before it; so
+// when the wait returns, all that is before it in the stream is done, and whatever the kernel reads
+// or overwrites is safe. A kernel whose blocks all returned without waiting would break that for
+// the kernels behind it.
+//
+// The batch and the block tables may be read before the wait: of a step's kernels only those of
+// prepareInputs write them, and these do not let the next one come before they have ended.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,10 +23,17 @@
 
 namespace uniproc::cuda {
 
-// Lets the next kernel's blocks come, too: they find places as this one's become free.
-__device__ inline void waitForPrevious() {
+// The next kernel's blocks come when this one has ended.
+__device__ inline void waitForPreviousAlone() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
+#endif
+}
+
+// Lets the next kernel's blocks come, too: they find places as this one's become free.
+__device__ inline void waitForPrevious() {
+  waitForPreviousAlone();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
