@@ -200,9 +200,8 @@ class LocalRanks {
   }
 
   start(rank: number, program: string[], env: NodeJS.ProcessEnv): void {
-    // As a fork has them, the launcher's own Node options are the rank's.
-    const options = [...process.execArgv, '--require', require.resolve('./launchedRank')];
-    const child = spawn(process.execPath, [...options, ...program], {
+    const watch = require.resolve('./launchedRank');
+    const child = spawn(process.execPath, ['--require', watch, ...program], {
       env: { ...process.env, ...env, RANK: String(rank), UNIPROC_LAUNCHER_FD: '3' },
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
       // A process group of its own: what a rank starts is stopped with it, and a terminal's

@@ -1,0 +1,462 @@
+/** `uniproc launch`, as a process that starts processes. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseLaunchArguments } from '../../lib/distributed/launcher';
+import { ConfigError } from '../../lib/errors';
+import { freePort } from '../../lib/executor/network';
+import { processesWith, type Rank, startNode, startProcess } from '../support/ranks';
+import { eventually } from './support';
+
+const ROOT = path.resolve(__dirname, '..', '..');
+const HOOK = path.join(ROOT, 'test', 'executor', 'requireTypescript.js');
+const CLI = path.join(ROOT, 'lib', 'cli.ts');
+
+const folder = mkdtempSync(path.join(tmpdir(), 'uniproc-launcher-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** In the environment of all that a test starts. */
+const TAG = 'UNIPROC_LAUNCHER_TEST';
+let tag = '';
+let numPrograms = 0;
+beforeEach(() => (tag = `${process.pid}-${numPrograms++}`));
+afterEach(() => {
+  const left = processesWith(TAG, tag);
+  for (const pid of left) kill(pid);
+  expect(left).toEqual([]);
+});
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended meanwhile.
+  }
+}
+
+/** A file with a program for ranks. */
+function programOf(body: string): string {
+  const file = path.join(folder, `${numPrograms++}.js`);
+  const prelude = `
+    const rank = Number(process.env.RANK);
+    const stay = () => setInterval(() => {}, 1000);
+  `;
+  writeFileSync(file, `${prelude}${body}`);
+  return file;
+}
+
+/** With TypeScript for the launcher, and for its ranks. */
+const environment = () => ({ [TAG]: tag, NODE_OPTIONS: `--require ${HOOK}` });
+
+const uniproc = (args: string[], env: NodeJS.ProcessEnv = {}): Rank =>
+  startNode(0, [CLI, ...args], { ...environment(), ...env });
+
+const launch = (body: string, numRanks: number, ...args: string[]): Rank =>
+  uniproc(['launch', '--nproc-per-node', String(numRanks), programOf(body), ...args]);
+
+/** What one rank printed, line by line, without what says whose it is. */
+function linesOf(output: string, rank: number): string[] {
+  const prefix = `[rank ${rank}] `;
+  return output
+    .split('\n')
+    .filter((line) => line.startsWith(prefix))
+    .map((line) => line.slice(prefix.length));
+}
+
+describe('a rank', () => {
+  it("has torchrun's variables, the program's arguments and the launcher's environment", async () => {
+    const launcher = uniproc(
+      [
+        'launch',
+        '--nproc-per-node=2',
+        programOf(`
+          const names = ['LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_RANK',
+            'MASTER_ADDR', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_RESTART_COUNT',
+            'TORCHELASTIC_MAX_RESTARTS', 'TORCHELASTIC_USE_AGENT_STORE', 'OF_THE_USER'];
+          console.log(JSON.stringify([rank, ...names.map((name) => process.env[name])]));
+          console.log(JSON.stringify(process.argv.slice(2)));
+          console.log(JSON.stringify(process.env.MASTER_PORT));`),
+        '--nproc-per-node',
+        '9',
+        '-x',
+      ],
+      { OF_THE_USER: 'kept', RANK: '7', WORLD_SIZE: '8' },
+    );
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    const ports = new Set<unknown>();
+    for (const rank of [0, 1]) {
+      const [variables, args, port] = linesOf(launcher.stdout, rank).map(
+        (line) => JSON.parse(line) as unknown,
+      );
+      expect(variables).toEqual([
+        rank,
+        `${rank}`,
+        '2',
+        '2',
+        '0',
+        '127.0.0.1',
+        'none',
+        '0',
+        '0',
+        'True',
+        'kept',
+      ]);
+      expect(args).toEqual(['--nproc-per-node', '9', '-x']);
+      ports.add(port);
+    }
+    expect(ports.size).toBe(1);
+  });
+
+  it('joins its group through the store of the launcher', async () => {
+    const launcher = launch(
+      `
+      const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
+      (async () => {
+        const worldSize = Number(process.env.WORLD_SIZE);
+        const options = { initMethod: 'env://', rank, worldSize, timeout: 20_000 };
+        const group = await ProcessGroup.join(options);
+        console.log(String(await group.gather('x', Buffer.from('of ' + rank))));
+        await group.leave();
+      })();`,
+      3,
+    );
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    for (const rank of [0, 1, 2]) {
+      expect(linesOf(launcher.stdout, rank)).toEqual(['of 0,of 1,of 2']);
+    }
+  });
+});
+
+describe('output', () => {
+  it('comes in whole lines with the rank before each, each stream to its own', async () => {
+    const numLines = 5000;
+    const launcher = launch(
+      `
+      // Pieces that end anywhere, in the middle of a character too.
+      const line = (i) => i + ' ' + 'äöü€😀'.repeat((i * 7 + rank) % 40) + '.';
+      const all = Array.from({ length: ${numLines} }, (_, i) => line(i) + '\\n').join('') + 'the last';
+      const bytes = Buffer.from(all);
+      for (let at = 0; at < bytes.length; at += 997) process.stdout.write(bytes.subarray(at, at + 997));
+      console.error('an error of ' + rank + '\\n\\nand more');`,
+      3,
+    );
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    for (const rank of [0, 1, 2]) {
+      const expected = Array.from(
+        { length: numLines },
+        (_, i) => `${i} ${'äöü€😀'.repeat((i * 7 + rank) % 40)}.`,
+      );
+      expect(linesOf(launcher.stdout, rank)).toEqual([...expected, 'the last']);
+      expect(linesOf(launcher.stderr, rank)).toEqual([`an error of ${rank}`, '', 'and more']);
+    }
+    const all = (launcher.stdout + launcher.stderr).split('\n');
+    expect(all).toHaveLength(3 * (numLines + 1 + 3) + 1);
+    expect(launcher.stdout.endsWith('\n')).toBe(true);
+  });
+
+  it('that nobody reads any more ends the ranks', async () => {
+    const file = programOf(`stay(); setInterval(() => console.log('on and on'), 10);`);
+    const command = `${process.execPath} ${CLI} launch --nproc-per-node 2 ${file}`;
+    const shell = startProcess(
+      0,
+      'bash',
+      ['-c', `${command} | head -n 1; echo "\${PIPESTATUS[0]}"`],
+      environment(),
+    );
+    await shell.ended;
+    expect(shell.stdout).toMatch(/^\[rank \d\] on and on\n141\n$/);
+    expect(shell.stderr).toContain('nobody reads the output');
+  });
+
+  it('of a process that a rank has left behind does not keep the launcher', async () => {
+    const launcher = launch(
+      `require('node:child_process').spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref();
+       require('node:fs').writeSync(1, 'done');`,
+      1,
+    );
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    expect(launcher.stdout).toBe('[rank 0] done\n');
+    // Whoever leaves the process group is on his own.
+    const left = processesWith(TAG, tag);
+    expect(left).toHaveLength(1);
+    process.kill(left[0], 'SIGKILL');
+    await eventually(() => expect(processesWith(TAG, tag)).toEqual([]));
+  });
+});
+
+describe('the first failure', () => {
+  it('stops the others, and its exit code is the launcher’s', async () => {
+    const launcher = launch(
+      `stay();
+       process.on('SIGTERM', () => { console.log('asked to end'); process.exit(9); });
+       console.log('up');
+       if (rank === 1) setTimeout(() => process.exit(3), 300);`,
+      3,
+    );
+    expect(await launcher.ended).toEqual({ code: 3, signal: null });
+    expect(launcher.stderr).toMatch(
+      /^uniproc: rank 1 \(pid \d+\) ended with exit code 3; all ranks were stopped\n$/,
+    );
+    expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'asked to end']);
+    expect(linesOf(launcher.stdout, 1)).toEqual(['up']);
+  });
+
+  it('by a signal is 128 and its number', async () => {
+    const launcher = launch(`stay(); if (rank === 0) process.kill(process.pid, 'SIGKILL');`, 2);
+    expect(await launcher.ended).toEqual({ code: 137, signal: null });
+    expect(launcher.stderr).toContain('rank 0');
+    expect(launcher.stderr).toContain('was ended by SIGKILL');
+  });
+
+  it('is told by the group of the ranks that it leaves, and then by the launcher', async () => {
+    const launcher = launch(
+      `
+      const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
+      (async () => {
+        stay();
+        const options = { initMethod: 'env://', rank, worldSize: 3, timeout: 20_000 };
+        const group = await ProcessGroup.join(options);
+        group.onFailure(({ message }) => console.log(message));
+        process.on('SIGTERM', () => setTimeout(() => process.exit(), 300));
+        await group.gather('x', Buffer.alloc(0));
+        if (rank === 0) process.kill(process.pid, 'SIGKILL');
+      })();`,
+      3,
+    );
+    expect(await launcher.ended).toEqual({ code: 137, signal: null });
+    expect(linesOf(launcher.stdout, 1)).toEqual([expect.stringContaining('rank 0 is lost')]);
+    expect(linesOf(launcher.stdout, 2)).toEqual([expect.stringContaining('rank 0 is lost')]);
+  });
+
+  it('is not that a rank ends with success before the others', async () => {
+    const launcher = launch(`setTimeout(() => console.log('done'), 500 * rank);`, 2);
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    expect(launcher.stdout).toBe('[rank 0] done\n[rank 1] done\n');
+  });
+
+  it('kills those that do not end when they are asked to, and what they have started', async () => {
+    const file = programOf(
+      `stay();
+       process.on('SIGTERM', () => console.log('not yet'));
+       require('node:child_process').spawn('sleep', ['60'], { stdio: 'inherit' });
+       if (rank === 1) setTimeout(() => process.exit(5), 500);`,
+    );
+    const launcher = startNode(
+      0,
+      [
+        '--eval',
+        `const { launch } = require('${ROOT}/lib/distributed/launcher');
+         launch({
+           nprocPerNode: 2, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1', masterPort: 0,
+           program: '${file}', args: [], gracePeriod: 700,
+         }).catch(({ code, rank, exitCode }) => console.log(code, rank, exitCode));`,
+      ],
+      environment(),
+    );
+    const start = Date.now();
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    expect(launcher.stdout).toBe('[rank 0] not yet\nRANK_FAILED 1 5\n');
+    expect(Date.now() - start).toBeLessThan(10_000);
+  });
+});
+
+describe('signals', () => {
+  it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)('%s comes to each rank', async (signal) => {
+    const launcher = launch(
+      `stay();
+       process.on('${signal}', () => { console.log('heard'); process.exit(); });
+       console.log('up');`,
+      2,
+    );
+    await launcher.said('[rank 0] up');
+    await launcher.said('[rank 1] up');
+    launcher.kill(signal);
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'heard']);
+    expect(linesOf(launcher.stdout, 1)).toEqual(['up', 'heard']);
+  });
+
+  it('end ranks that do not handle them, and the launcher says so', async () => {
+    const launcher = launch(`stay(); console.log('up');`, 2);
+    await launcher.said('[rank 0] up');
+    await launcher.said('[rank 1] up');
+    launcher.kill('SIGTERM');
+    expect(await launcher.ended).toEqual({ code: 143, signal: null });
+    expect(launcher.stderr).toContain('was ended by SIGTERM');
+  });
+
+  it('kill -9 of the launcher ends its ranks too', async () => {
+    const launcher = launch(`stay(); console.log('up');`, 2);
+    await launcher.said('[rank 0] up');
+    await launcher.said('[rank 1] up');
+    expect(processesWith(TAG, tag)).toHaveLength(3);
+    launcher.kill('SIGKILL');
+    await eventually(() => expect(processesWith(TAG, tag)).toEqual([]));
+  });
+});
+
+describe('several nodes', () => {
+  let port: string;
+  beforeEach(async () => (port = String(await freePort())));
+
+  const node = (nodeRank: number, numRanks: number, file: string) =>
+    uniproc([
+      'launch',
+      '--nnodes=2',
+      `--node-rank=${nodeRank}`,
+      '--master-addr=127.0.0.1',
+      `--master-port=${port}`,
+      `--nproc-per-node=${numRanks}`,
+      file,
+    ]);
+
+  it('are one world, of ranks counted over all of them', async () => {
+    const file = programOf(
+      `const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
+       (async () => {
+         const { LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK, WORLD_SIZE } = process.env;
+         const worldSize = Number(WORLD_SIZE);
+         const options = { initMethod: 'env://', rank, worldSize, timeout: 20_000 };
+         const group = await ProcessGroup.join(options);
+         const own = [rank, LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK].join('/');
+         console.log((await group.gather('x', Buffer.from(own))).map(String).join(' '));
+         await group.leave();
+       })();`,
+    );
+    const nodes = [node(1, 1, file), node(0, 2, file)];
+    for (const { ended } of nodes) expect(await ended).toEqual({ code: 0, signal: null });
+    const world = '0/0/2/0 1/1/2/0 2/0/1/1';
+    expect(nodes[0].stdout).toBe(`[rank 2] ${world}\n`);
+    expect(nodes[1].stdout.split('\n').sort()).toEqual([
+      '',
+      `[rank 0] ${world}`,
+      `[rank 1] ${world}`,
+    ]);
+  });
+
+  it.each([0, 1])('stop when a rank of node %i fails', async (failing) => {
+    const file = programOf(
+      `stay(); if (rank === ${failing}) setTimeout(() => process.exit(4), 500);`,
+    );
+    const nodes = [node(0, 1, file), node(1, 1, file)];
+    expect(await nodes[failing].ended).toEqual({ code: 4, signal: null });
+    expect(await nodes[1 - failing].ended).toEqual({ code: 1, signal: null });
+    expect(nodes[1 - failing].stderr).toContain('the launcher of another node');
+    expect(nodes[1 - failing].stderr).toMatch(
+      new RegExp(`rank ${failing} \\(pid \\d+\\) ended with exit code 4`),
+    );
+  });
+
+  it('stop when the launcher of one is killed', async () => {
+    const file = programOf(`stay(); console.log('up');`);
+    const nodes = [node(0, 1, file), node(1, 1, file)];
+    await nodes[0].said('up');
+    await nodes[1].said('up');
+    nodes[1].kill('SIGKILL');
+    expect(await nodes[0].ended).toEqual({ code: 1, signal: null });
+    expect(nodes[0].stderr).toContain('rank 1 is lost');
+    await eventually(() => expect(processesWith(TAG, tag)).toEqual([]));
+  });
+
+  it('wait for each other’s ranks', async () => {
+    const file = programOf(`setTimeout(() => console.log('done'), rank === 0 ? 0 : 1500);`);
+    const nodes = [node(0, 1, file), node(1, 1, file)];
+    await nodes[0].said('done');
+    for (const { ended } of nodes) expect(await ended).toEqual({ code: 0, signal: null });
+    expect(nodes[1].stdout).toBe('[rank 1] done\n');
+  });
+});
+
+describe('the command line', () => {
+  it.each<[string[], string]>([
+    [
+      ['--nproc-per-node', 'two', 'x.js'],
+      '--nproc-per-node is two; it must be a whole number, 1 to',
+    ],
+    [['--nproc-per-node', '0', 'x.js'], '--nproc-per-node is 0'],
+    [['--nproc-per-node', '1.5', 'x.js'], '--nproc-per-node is 1.5'],
+    [['--nnodes', '2', 'x.js'], '--nnodes is more than 1, but there is no --master-addr'],
+    [['--nnodes', '2', '--master-addr', 'a', '--node-rank', '2', 'x.js'], '--node-rank is 2'],
+    [['--master-port', '0', 'x.js'], '--master-port is 0'],
+    [['--master-port', '65536', 'x.js'], '--master-port is 65536'],
+    [['--nproc', '2', 'x.js'], "Unknown option '--nproc'"],
+    [['--nproc-per-node'], '--nproc-per-node'],
+    [['--nproc-per-node', '2'], 'no program is named'],
+    [[], 'no program is named'],
+  ])('refuses %j', (args, message) => {
+    const parse = () => parseLaunchArguments(args);
+    expect(parse).toThrow(ConfigError);
+    expect(parse).toThrow(message);
+  });
+
+  it('has the defaults that its help names', () => {
+    expect(parseLaunchArguments(['x.js'])).toEqual({
+      nprocPerNode: 1,
+      nnodes: 1,
+      nodeRank: 0,
+      masterAddr: '127.0.0.1',
+      masterPort: 0,
+      program: 'x.js',
+      args: [],
+    });
+    const several = ['--nnodes=2', '--master-addr=a', '--node-rank=1', 'x.js', '--help', '--', 'y'];
+    expect(parseLaunchArguments(several)).toMatchObject({
+      nnodes: 2,
+      nodeRank: 1,
+      masterAddr: 'a',
+      masterPort: 29500,
+      program: 'x.js',
+      args: ['--help', '--', 'y'],
+    });
+  });
+
+  it('takes what follows -- for the program', () => {
+    expect(parseLaunchArguments(['--nproc-per-node', '2', '--', 'x.js', '-v'])).toMatchObject({
+      nprocPerNode: 2,
+      program: 'x.js',
+      args: ['-v'],
+    });
+  });
+
+  it.each(['launch --help', '--help'])('%s prints how it is used', async (args) => {
+    const command = uniproc(args.split(' '));
+    expect(await command.ended).toEqual({ code: 0, signal: null });
+    expect(command.stdout).toMatch(/^Usage: uniproc launch/);
+  });
+
+  it.each<[string, string[], string]>([
+    ['another command', ['lunch'], 'there is no command lunch'],
+    ['a program that is not there', ['launch', '/nowhere.js'], 'there is no program /nowhere.js'],
+    ['a wrong option', ['launch', '--nproc-per-node=x', 'y'], '--nproc-per-node is x'],
+  ])('ends with 2 for %s', async (_, args, message) => {
+    const command = uniproc(args);
+    expect(await command.ended).toEqual({ code: 2, signal: null });
+    expect(command.stdout).toBe('');
+    expect(command.stderr).toContain(`uniproc: ${message}`);
+    expect(command.stderr.trim().split('\n')).toHaveLength(1);
+  });
+
+  it('says when the port is in use', async () => {
+    const other = createServer();
+    const port = await new Promise<number>((resolve) => {
+      other.listen(0, '127.0.0.1', () => resolve((other.address() as { port: number }).port));
+    });
+    const command = uniproc(['launch', '--master-port', String(port), programOf('')]);
+    expect(await command.ended).toEqual({ code: 1, signal: null });
+    expect(command.stderr).toContain(`cannot listen on 127.0.0.1:${port}: EADDRINUSE`);
+    other.close();
+  });
+
+  it('loads nothing but what it needs: not the addon', async () => {
+    const program = [
+      '--eval',
+      `process.argv = ['node', 'uniproc', '--help'];
+       require('${CLI}');
+       console.log(Object.keys(require.cache).filter((file) => /native|\\.node$|llm/.test(file)));`,
+    ];
+    const command = startNode(0, program, environment());
+    await command.ended;
+    expect(command.stdout.trim().split('\n').at(-1)).toBe('[]');
+  });
+});
