@@ -68,8 +68,9 @@ const std::byte* MappedFile::at(const FileRows& rows) const {
   return data_ + rows.offset;
 }
 
-// The system reads ahead of what is read in turn, and so all of the file. Rows that have whole
-// pages between them are asked for one by one instead, and nothing ahead of them.
+// The system reads ahead of what is read in turn: a little beyond a run of rows, but all of a
+// tensor that some columns are wanted of. Rows that have whole pages between them are therefore
+// asked for one by one, and nothing ahead of them.
 void MappedFile::willRead(const FileRows& rows) const noexcept {
   if (rows.stride - rows.rowBytes < 2 * pageBytes()) return;
   advise(rows.offset, rows.span(), MADV_RANDOM);
