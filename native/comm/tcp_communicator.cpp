@@ -14,7 +14,7 @@ namespace {
 // Up to here it is quicker that each rank sums all than that they share it out.
 constexpr int64_t kAtOnceBytes = int64_t{64} << 10;
 // What is shared out at a time, so that a sum takes no more memory than this.
-constexpr int64_t kSliceBytes = int64_t{4} << 20;
+constexpr int64_t kSliceBytes = int64_t{1} << 20;
 
 using Kind = CollectiveCall::Kind;
 

@@ -101,7 +101,7 @@ void TcpMesh::advanceIn(Peer& peer) {
   Transfer<std::byte>& in = *peer.in;
   const Parts parts(&in.header, sizeof in.header, in.data, in.bytes, in.moved);
   const Socket::Moved moved = peer.socket.receive(parts.parts, parts.count);
-  if (moved.ended) lose(peer, "it closed its connection");
+  if (moved.ended) lose(peer, "its connection has ended");
   if (moved.error != 0) lose(peer, describeError("its connection is broken", moved.error));
   const bool hadHeader = in.moved >= sizeof in.header;
   in.moved += moved.bytes;
