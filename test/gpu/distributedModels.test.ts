@@ -1,0 +1,274 @@
+/** Models on several GPUs, a process each, beside one GPU and beside transformers. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { folderWith } from '../support/folder';
+import { startNode, startProcess } from '../support/ranks';
+import { stories } from '../support/stories';
+import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from '../support/tensorParallel';
+import { describeOnGpus } from './gpus';
+
+const ROOT = path.resolve(__dirname, '..', '..');
+const TOLERANCE = 1e-4;
+
+/** Starting an engine on a GPU takes seconds, and NCCL some more. */
+jest.setTimeout(180_000);
+
+/** A position's likeliest tokens, and the one that stands there, by id. */
+type Logprobs = [tokenId: number, logprob: number][];
+
+interface Generated {
+  tokenIds: number[];
+  /** For each position of the prompt but the first, and of the output. */
+  logprobs: Logprobs[];
+}
+
+const PRELUDE = `
+const createOnGpu = (args = {}) => createLLM({
+  device: 'cuda',
+  maxModelLen: 512,
+  maxNumSeqs: 8,
+  kvCacheMemoryBytes: 2 ** 26,
+  distributedTimeout: 60_000,
+  distributedExecutorBackend: worldSize > 1 ? 'external_launcher' : 'uni',
+  ...args,
+});
+const pairs = (position) => [...position].map(([tokenId, { logprob }]) => [tokenId, logprob]);
+const show = ({ promptLogprobs, outputs }) => outputs.map(({ tokenIds, logprobs }) => ({
+  tokenIds: [...tokenIds],
+  logprobs: [...(promptLogprobs ?? []).slice(1), ...(logprobs ?? [])].map(pairs),
+}));
+`;
+
+const run = <T>(body: string, worldSize: number) => runLLMs<T>(PRELUDE + body, worldSize);
+
+/** What the small model says, greedily and sampled. */
+const storiesProgram = (args: object) => `
+  const llm = await createOnGpu(${JSON.stringify(args)});
+  const prompts = ${JSON.stringify(stories.prompts.map(({ prompt }) => prompt))};
+  const of = (options) => new SamplingParams({ maxTokens: 48, logprobs: 5, promptLogprobs: 5, ...options });
+  const outputs = [
+    ...(await llm.generate(prompts, of({ temperature: 0 }))),
+    ...(await llm.generate(prompts, of({ temperature: 0.9, topP: 0.95, seed: 11 }))),
+    ...(await llm.generate(prompts[0], of({ n: 3, topK: 40, seed: 12 }))),
+  ];
+  for (const output of outputs.flatMap(show)) say(output);
+  await llm.shutdown();`;
+
+/** Of the tokens that two positions both name, the furthest that their logprobs are apart. */
+function furthest(ours: Logprobs, theirs: Logprobs): number {
+  const known = new Map(theirs);
+  const differences = ours
+    .filter(([tokenId]) => known.has(tokenId))
+    .map(([tokenId, logprob]) => Math.abs(logprob - (known.get(tokenId) as number)));
+  // The token that stands there is named by both.
+  return differences.length === 0 ? Infinity : Math.max(...differences);
+}
+
+const tokensOf = (generated: Generated[]) => generated.map(({ tokenIds }) => tokenIds);
+
+describeOnGpus('a model', (worldSize) => {
+  let alone: Generated[];
+
+  beforeAll(async () => {
+    [alone] = await run<Generated>(storiesProgram({ dtype: 'float32' }), 1);
+  });
+
+  test.each([
+    { disableCustomAllReduce: false, enforceEager: false },
+    { disableCustomAllReduce: true, enforceEager: false },
+    { disableCustomAllReduce: false, enforceEager: true },
+    { disableCustomAllReduce: true, enforceEager: true },
+  ])('in float32 gives the tokens and logprobs of one GPU, with %j', async (args) => {
+    const said = await run<Generated>(storiesProgram({ dtype: 'float32', ...args }), worldSize);
+    for (const ofRank of said) expect(ofRank).toEqual(said[0]);
+    expect(tokensOf(said[0])).toEqual(tokensOf(alone));
+    const distances = said[0].flatMap(({ logprobs }, i) => {
+      expect(logprobs).toHaveLength(alone[i].logprobs.length);
+      return logprobs.map((position, at) => furthest(position, alone[i].logprobs[at]));
+    });
+    expect(Math.max(...distances)).toBeLessThanOrEqual(TOLERANCE);
+  });
+
+  test.each(['bfloat16', 'float16'])(
+    'in %s gives all ranks the same, every time, with graphs and without',
+    async (dtype) => {
+      const said = await run<Generated>(storiesProgram({ dtype }), worldSize);
+      for (const ofRank of said) expect(ofRank).toEqual(said[0]);
+      expect(await run(storiesProgram({ dtype }), worldSize)).toEqual(said);
+      const eager = await run<Generated>(storiesProgram({ dtype, enforceEager: true }), worldSize);
+      expect(tokensOf(eager[0])).toEqual(tokensOf(said[0]));
+    },
+  );
+
+  test('of other families gives what transformers gives', async () => {
+    interface Expected {
+      tokenIds: number[];
+      float32: { top: Logprobs }[];
+    }
+    // Biases, odd sizes, fewer key heads than ranks, normalised heads.
+    const families =
+      worldSize === 2 ? ['qwen2', 'llama-yarn', 'mistral', 'qwen3'] : ['qwen2', 'llama2'];
+    const said = await run<[string, Generated[]]>(
+      `const params = new SamplingParams({ temperature: 0, maxTokens: 32, logprobs: 5, promptLogprobs: 5, ignoreEos: true });
+      for (const family of ${JSON.stringify(families)}) {
+        const prompts = require('./test/golden/expected/' + family + '.json').prompts;
+        const longest = Math.max(...prompts.map(({ promptTokenIds }) => promptTokenIds.length));
+        const llm = await createOnGpu({
+          model: 'test/golden/checkpoints/' + family,
+          dtype: 'float32',
+          maxModelLen: longest + 33,
+          skipTokenizerInit: true,
+        });
+        const inputs = prompts.map(({ promptTokenIds }) => ({ promptTokenIds }));
+        say([family, (await llm.generate(inputs, params)).flatMap(show)]);
+        await llm.shutdown();
+      }`,
+      worldSize,
+    );
+    for (const ofRank of said) expect(ofRank).toEqual(said[0]);
+    expect(said[0].map(([family]) => family)).toEqual(families);
+    for (const [family, generated] of said[0]) {
+      const file = path.join(ROOT, 'test', 'golden', 'expected', `${family}.json`);
+      const { prompts } = JSON.parse(readFileSync(file, 'utf8')) as { prompts: Expected[] };
+      for (const [i, { tokenIds, float32 }] of prompts.entries()) {
+        expect([family, generated[i].tokenIds]).toEqual([family, tokenIds]);
+        const distances = generated[i].logprobs.map((ours, at) => furthest(ours, float32[at].top));
+        expect(Math.max(...distances)).toBeLessThanOrEqual(TOLERANCE);
+      }
+    }
+  });
+
+  describe('under a launcher', () => {
+    const APP = `
+      require(${JSON.stringify(path.join(ROOT, 'test', 'executor', 'requireTypescript.js'))});
+      const { LLM, SamplingParams } = require('uniproc');
+      (async () => {
+        const llm = await LLM.create({
+          device: 'cuda', dtype: 'float32', maxModelLen: 512, maxNumSeqs: 8, seed: 7,
+          kvCacheMemoryBytes: 2 ** 26,
+          tensorParallelSize: Number(process.env.WORLD_SIZE),
+          distributedExecutorBackend: 'external_launcher',
+        });
+        const prompts = ${JSON.stringify(stories.prompts.map(({ prompt }) => prompt))};
+        const outputs = await llm.generate(prompts, new SamplingParams({ temperature: 0, maxTokens: 48 }));
+        const tokenIds = outputs.map(({ outputs: [{ tokenIds }] }) => [...tokenIds]);
+        console.log('tokens ' + JSON.stringify(tokenIds));
+        await llm.shutdown();
+      })();`;
+    const greedy = () => tokensOf(alone).slice(0, stories.prompts.length);
+    const linesOf = (stdout: string) =>
+      [...stdout.matchAll(/tokens (\[\[.*\]\])/g)].map(
+        ([, json]) => JSON.parse(json) as number[][],
+      );
+
+    async function appFile(): Promise<string> {
+      return path.join(await folderWith({ 'app.js': APP }), 'app.js');
+    }
+
+    test('of our own', async () => {
+      const launcher = startNode(0, [
+        path.join(ROOT, 'dist', 'cli.js'),
+        'launch',
+        '--nproc-per-node',
+        String(worldSize),
+        await appFile(),
+      ]);
+      expect(await launcher.ended).toEqual({ code: 0, signal: null });
+      expect(linesOf(launcher.stdout)).toEqual(Array(worldSize).fill(greedy()));
+    });
+
+    const hasTorchrun = spawnSync('torchrun', ['--help']).status === 0;
+    (hasTorchrun ? test : test.skip)('torchrun (skipped where there is none)', async () => {
+      const launcher = startProcess(0, 'torchrun', [
+        '--standalone',
+        '--local-addr',
+        '127.0.0.1',
+        '--no-python',
+        '--nproc-per-node',
+        String(worldSize),
+        process.execPath,
+        await appFile(),
+      ]);
+      expect({ ...(await launcher.ended), stderr: launcher.stderr }).toMatchObject({ code: 0 });
+      expect(linesOf(launcher.stdout)).toEqual(Array(worldSize).fill(greedy()));
+    });
+  });
+
+  describe.each([
+    { disableCustomAllReduce: false, enforceEager: false },
+    { disableCustomAllReduce: true, enforceEager: false },
+    { disableCustomAllReduce: false, enforceEager: true },
+  ])('a rank killed in the middle, with %j', (args) => {
+    test.each([0, worldSize - 1])(
+      'rank %i: the others fail at once, and end well',
+      async (victim) => {
+        const ranks = await startLLMs(
+          `${PRELUDE}
+        const llm = await createOnGpu({ maxModelLen: 1024, dtype: 'bfloat16', ...${JSON.stringify(args)} });
+        const params = new SamplingParams({ maxTokens: 1000, ignoreEos: true });
+        const generateForEver = async () => {
+          for (;;) await llm.generate(['Once', 'The dog'], params);
+        };
+        const failure = errorOf(generateForEver());
+        await tokensGenerated(llm, 60);
+        console.log('"generating"');
+        const error = await failure;
+        const again = await errorOf(llm.generate('Once', params));
+        await llm.shutdown();
+        say({ error, again });`,
+          worldSize,
+        );
+        await Promise.all(ranks.map((rank) => rank.said('generating')));
+        ranks[victim].kill('SIGKILL');
+        const killed = performance.now();
+        const others = ranks.filter(({ rank }) => rank !== victim);
+        await Promise.all(others.map(({ ended }) => ended));
+        expect(performance.now() - killed).toBeLessThan(20_000);
+        await expectGoodEnds(others);
+        for (const rank of others) {
+          const [, said] = rank.lines<{ error: DescribedError; again: DescribedError }>();
+          for (const { code, cause } of [said.error, said.again]) {
+            expect([code, cause]).toEqual(['EXECUTOR_FAILED', 'PEER_LOST']);
+          }
+        }
+      },
+    );
+  });
+
+  test('engines that come and go leave the memory, threads and files of a process where they were', async () => {
+    const said = await run<{ before: number[]; after: number[] }>(
+      `const { readdirSync } = require('node:fs');
+      const { ops } = require('./build/Release/uniproc.node');
+      const gpu = new ops.Ops({ kind: 'cuda', index: rank });
+      const params = new SamplingParams({ maxTokens: 6, ignoreEos: true });
+      async function cycle() {
+        const llm = await createOnGpu({ dtype: 'bfloat16' });
+        await llm.generate(['Once', 'The dog'], params);
+        await llm.shutdown();
+      }
+      const held = () => [gpu.memory().free, ...['task', 'fd'].map((kind) => readdirSync('/proc/self/' + kind).length)];
+      for (let i = 0; i < 4; i++) await cycle();
+      const before = held();
+      for (let i = 0; i < 8; i++) await cycle();
+      say({ before, after: held() });`,
+      worldSize,
+    );
+    for (const [{ before, after }] of said) {
+      const [freeBefore, ...countsBefore] = before;
+      const [freeAfter, ...countsAfter] = after;
+      expect(freeAfter).toBeGreaterThanOrEqual(freeBefore);
+      expect(countsAfter).toEqual(countsBefore);
+    }
+  });
+
+  test('on GPUs given to each rank alone works as well', async () => {
+    const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',');
+    const body = `${PRELUDE}${storiesProgram({ dtype: 'float32' })}`;
+    const ranks = await startLLMs(body, worldSize, {
+      env: (rank) => ({ CUDA_VISIBLE_DEVICES: visible?.[rank] ?? String(rank), LOCAL_RANK: '0' }),
+    });
+    await expectGoodEnds(ranks);
+    for (const rank of ranks) expect(tokensOf(rank.lines<Generated>())).toEqual(tokensOf(alone));
+  });
+});
