@@ -3,6 +3,7 @@ import { inspect, isDeepStrictEqual } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
 import { ConfigError } from '../errors';
+import { startTimer } from '../timer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { Worker } from '../worker/worker';
@@ -11,6 +12,9 @@ import type { CreateOptions, StepOptions } from './executor';
 import type { Future } from './future';
 import { ScheduleDigest } from './scheduleDigest';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
+
+/** Milliseconds by which what a group knows may come later than the end of a connection. */
+const NEWS_DELAY = 500;
 
 /**
  * For programs started by torchrun or a launcher that sets the same variables: each process makes
@@ -26,6 +30,8 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   #worker: W | null = null;
   /** With UNIPROC_CHECK_SCHEDULE=1. */
   #scheduleDigest: ScheduleDigest | null = null;
+  /** A peer is lost, and the executor is about to fail. */
+  #awaitsNews = false;
 
   /** Rejects with ConfigError where the environment, or another rank's configuration, does not fit. */
   protected override async initExecutor(options: CreateOptions): Promise<void> {
@@ -81,7 +87,8 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   override async broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
     const communicator = this.#worker?.communicator;
     if (!communicator) return value;
-    const sizes = toIntegers(await communicator.allGather(integer(value?.length ?? -1), 'int64'));
+    const length = integer(value?.length ?? -1);
+    const sizes = toIntegers(await communicator.allGather(length, 'int64'));
     const root = sizes.findIndex((size) => size >= 0);
     if (root < 0) return null;
     const data = new Uint8Array(8 * Math.ceil(sizes[root] / 8));
@@ -94,7 +101,10 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     const [bytes] = await super.determineAvailableMemory();
     const communicator = this.#worker?.communicator;
     if (!communicator) return [bytes];
-    return toIntegers(await communicator.allReduce(integer(bytes), 'int64', 'min'));
+    const [least] = await this.collectiveRpc<Uint8Array>(() =>
+      communicator.allReduce(integer(bytes), 'int64', 'min'),
+    );
+    return toIntegers(least);
   }
 
   override executeModel(
@@ -132,7 +142,24 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     return output;
   }
 
+  /**
+   * Of a peer that is lost the group may know more than a connection that broke: which rank it is,
+   * and why. It is given a moment to fail the executor, and with it this call and those that fail
+   * because this one did.
+   */
+  protected override reject(future: Future<unknown>, error: unknown): void {
+    if (this.#awaitsNews) return;
+    const isLoss = (error as { code?: unknown } | null | undefined)?.code === 'PEER_LOST';
+    if (!isLoss || future.done()) {
+      super.reject(future, error);
+      return;
+    }
+    this.#awaitsNews = true;
+    future.addDoneCallback(startTimer(NEWS_DELAY, () => super.reject(future, error)));
+  }
+
   protected override fail(cause: unknown): void {
+    this.#awaitsNews = false;
     super.fail(cause);
     this.#worker?.abort(messageOf(cause));
   }

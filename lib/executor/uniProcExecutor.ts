@@ -98,7 +98,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       }
       this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
     } catch (error) {
-      this.#reject(future, error);
+      this.reject(future, error);
     }
     return future;
   }
@@ -136,7 +136,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
           this.#resolve(future, answer);
         }
       })
-      .catch((error: unknown) => this.#reject(future, error));
+      .catch((error: unknown) => this.reject(future, error));
     // A call given up (late, cancelled) holds nobody back.
     const turn = Promise.race([followed, future.exception().catch(() => {})])
       .then(() => before)
@@ -154,7 +154,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
         // Also when nobody wants it any more: reading it gives its staging buffers back.
         this.#resolve(future, output.getOutput());
       } catch (failed) {
-        this.#reject(future, failed);
+        this.reject(future, failed);
       }
     });
   }
@@ -164,7 +164,8 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (!future.done()) future.setResult(value);
   }
 
-  #reject(future: Future<unknown>, error: unknown): void {
+  /** A call's end with an error, which may be the executor's end too. */
+  protected reject(future: Future<unknown>, error: unknown): void {
     this.#pending.delete(future);
     if (!future.done()) future.setException(error);
     if (FATAL_CODES.has((error as { code?: unknown } | null | undefined)?.code)) this.fail(error);
@@ -173,7 +174,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   #expire(future: Future<unknown>, method: RpcMethod, timeout: number): void {
     const name = typeof method === 'string' ? method : method.name || 'a function';
     const error = new RpcTimeoutError(name, timeout);
-    this.#reject(future, error);
+    this.reject(future, error);
     // The device is somewhere inside this step: nothing that follows could rely on its state.
     if (method === 'executeModel' || method === 'sampleTokens') this.fail(error);
   }
@@ -188,7 +189,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   }
 
   #rejectPending(error: Error): void {
-    for (const future of [...this.#pending]) this.#reject(future, error);
+    for (const future of [...this.#pending]) this.reject(future, error);
   }
 
   override registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {

@@ -34,6 +34,13 @@ const describeError = (error, start) => ({
 const errorOf = (promise, start = performance.now()) =>
   promise.then(() => null, (error) => describeError(error, start));
 
+/** Until the executor has failed; an engine with nothing to do keeps no process alive. */
+const failed = async (llm) => {
+  const alive = setInterval(() => {}, 1000);
+  await new Promise((resolve) => llm.events.once('failed', resolve));
+  clearInterval(alive);
+};
+
 /** Until as many tokens were generated. */
 const tokensGenerated = async (llm, count) => {
   while (llm.stats().numOutputTokens < count) await pause(1);

@@ -1,0 +1,308 @@
+/** What becomes of the other ranks when one dies, hangs, cannot start, or does something else. */
+import { randomUUID } from 'node:crypto';
+import { cp, truncate } from 'node:fs/promises';
+import path from 'node:path';
+import { folderWith } from './support/folder';
+import { processesWith, type RankOptions } from './support/ranks';
+import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './support/tensorParallel';
+
+/** The configured timeout of these tests, in milliseconds, and what a busy machine may add. */
+const TIMEOUT = 3000;
+const SLACK = 2500;
+
+/** Starts ranks of one group that, whatever happens, must leave no process behind. */
+async function startGroup(body: string, numRanks: number, options: RankOptions = {}) {
+  const group = randomUUID();
+  const ranks = await startLLMs(body, numRanks, { ...options, env: { UNIPROC_TEST_GROUP: group } });
+  return { ranks, left: () => processesWith('UNIPROC_TEST_GROUP', group) };
+}
+
+/** An error that says that the group is over: the executor's, because of a peer. */
+function expectPeerLost({ code, cause, message }: DescribedError, rank: number): void {
+  expect({ code, cause, message }).toEqual({
+    code: 'EXECUTOR_FAILED',
+    cause: 'PEER_LOST',
+    message: expect.stringContaining(`rank ${rank} is lost`) as string,
+  });
+}
+
+describe('a rank that is killed', () => {
+  /** Generates until it fails; then everything must fail, and the program ends by itself. */
+  const PROGRAM = `
+    const llm = await createLLM({ distributedTimeout: ${TIMEOUT}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
+    const { executor } = llm.engine;
+    let failures = 0;
+    executor.registerFailureCallback(() => failures++);
+    const params = new SamplingParams({ maxTokens: 1000, ignoreEos: true });
+    const calls = [llm.generate(['Once', 'The dog'], params), llm.generate('One day', params)];
+    await tokensGenerated(llm, 20);
+    console.log('"generating"');
+    const start = performance.now();
+    const errors = await Promise.all(calls.map((call) => errorOf(call, start)));
+    errors.push(await errorOf(llm.generate('Once', params), start));
+    errors.push(await errorOf(executor.checkHealth(), start));
+    await llm.shutdown();
+    say({ errors, failures });`;
+
+  test.each([
+    [2, 1],
+    [2, 0],
+    [4, 2],
+  ])(
+    'of %i, rank %i: every other has a typed error in time, and ends',
+    async (numRanks, victim) => {
+      const { ranks, left } = await startGroup(PROGRAM, numRanks);
+      await Promise.all(ranks.map((rank) => rank.said('generating')));
+      ranks[victim].kill('SIGKILL');
+      const killed = performance.now();
+      const others = ranks.filter((rank) => rank !== ranks[victim]);
+      await expectGoodEnds(others);
+      expect(performance.now() - killed).toBeLessThan(TIMEOUT + SLACK);
+      for (const rank of others) {
+        const [, { errors, failures }] = rank.lines<{
+          errors: DescribedError[];
+          failures: number;
+        }>();
+        expect(errors).toHaveLength(4);
+        for (const error of errors) expectPeerLost(error, victim);
+        expect(failures).toBe(1);
+      }
+      await ranks[victim].ended;
+      expect(left()).toEqual([]);
+    },
+  );
+
+  test('while it is stopped like a machine that is gone: within the timeout', async () => {
+    const { ranks, left } = await startGroup(PROGRAM, 2);
+    await Promise.all(ranks.map((rank) => rank.said('generating')));
+    ranks[1].kill('SIGSTOP');
+    const stopped = performance.now();
+    await expectGoodEnds([ranks[0]]);
+    expect(performance.now() - stopped).toBeLessThan(TIMEOUT + SLACK);
+    const [, { errors }] = ranks[0].lines<{ errors: DescribedError[] }>();
+    for (const { code, cause } of errors) {
+      expect(code).toBe('EXECUTOR_FAILED');
+      expect(['PEER_LOST', 'RPC_TIMEOUT']).toContain(cause);
+    }
+    ranks[1].kill('SIGKILL');
+    await ranks[1].ended;
+    expect(left()).toEqual([]);
+  });
+
+  test('while the others have nothing to do: they hear of it', async () => {
+    const body = `
+      const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
+      await llm.generate('Once');
+      console.log('"idle"');
+      await failed(llm);
+      say(await errorOf(llm.generate('Once')));
+      await llm.shutdown();`;
+    const { ranks } = await startGroup(body, 2);
+    await Promise.all(ranks.map((rank) => rank.said('idle')));
+    ranks[0].kill('SIGKILL');
+    await expectGoodEnds([ranks[1]]);
+    expectPeerLost(ranks[1].lines<DescribedError>()[1], 0);
+  });
+});
+
+describe('a rank that cannot start makes the others fail, at once', () => {
+  /** The others' errors, and how long after the first rank's. */
+  async function startErrors(args: string, env = {}): Promise<DescribedError[]> {
+    const said = await runLLMs<DescribedError>(
+      `say(await errorOf(createLLM({ ...(rank === 1 ? ${args} : {}) })));`,
+      2,
+      { env },
+    );
+    return said.map(([error]) => error);
+  }
+
+  function expectTold(error: DescribedError, reason: RegExp | string): void {
+    expect([error.code, error.cause]).toContain('PEER_LOST');
+    expect(error.message).toMatch(reason);
+    expect(error.elapsed).toBeLessThan(10_000); // Of a timeout of 20 s.
+  }
+
+  test('for a checkpoint that is damaged', async () => {
+    const folder = path.join(await folderWith({}), 'stories');
+    await cp(path.join(__dirname, '..', 'models', 'stories'), folder, { recursive: true });
+    await truncate(path.join(folder, 'model.safetensors'), 100_000);
+    const [other, own] = await startErrors(`{ model: ${JSON.stringify(folder)} }`);
+    expect(own.code).toBe('CHECKPOINT_INVALID');
+    expectTold(other, 'model.safetensors');
+  });
+
+  test('for want of memory before the load', async () => {
+    const [other, own] = await startErrors(
+      '{ kvCacheMemoryBytes: undefined, memoryUtilization: 1 }',
+      { LOCAL_WORLD_SIZE: '1' }, // All of the machine's, and not half.
+    );
+    expect(own.code).toBe('OUT_OF_MEMORY');
+    expectTold(other, 'memoryUtilization');
+  });
+
+  test('for want of memory after it', async () => {
+    const [other, own] = await startErrors(
+      '{ kvCacheMemoryBytes: undefined, memoryUtilization: 1e-9 }',
+    );
+    expect(own.code).toBe('OUT_OF_MEMORY');
+    expectTold(other, 'memoryUtilization');
+  });
+
+  test('for a worker that throws when it warms up', async () => {
+    const [other, own] = await startErrors(`{
+      workerCls: class extends Worker {
+        compileOrWarmUpModel() {
+          throw new Error('no warmth');
+        }
+      },
+    }`);
+    expect(own.message).toBe('no warmth');
+    expectTold(other, 'no warmth');
+  });
+
+  test('and one that never comes, within the timeout', async () => {
+    const body = `say(await errorOf(createLLM({ distributedTimeout: 1500 })));`;
+    const ranks = await startLLMs(body, 2, { ranks: [0] });
+    await expectGoodEnds(ranks);
+    const [error] = ranks[0].lines<DescribedError>();
+    expect(error.code).toBe('RENDEZVOUS');
+    expect(error.message).toContain('rank 1 did not come within 1500 ms');
+    expect(error.elapsed).toBeLessThan(1500 + SLACK);
+  });
+});
+
+describe('ranks that do not do the same', () => {
+  test('a call that the others do not make fails within the timeout', async () => {
+    const said = await runLLMs<DescribedError>(
+      `
+      const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
+      if (rank === 0) say(await errorOf(llm.generate('Once upon a time')));
+      else await failed(llm);
+      if (rank === 1) say(await errorOf(llm.generate('Once upon a time')));
+      await llm.shutdown();`,
+      2,
+    );
+    const [[caller], [other]] = said;
+    expect(caller.code).toBe('EXECUTOR_FAILED');
+    expect(['PEER_LOST', 'RPC_TIMEOUT']).toContain(caller.cause);
+    expect(caller.elapsed).toBeLessThan(TIMEOUT + SLACK);
+    expectPeerLost(other, 0);
+  });
+
+  test.each([
+    ['another prompt', 'llm.generate({ promptTokenIds: [0, 5 + rank] })'],
+    ['another seed', "llm.generate('The dog', new SamplingParams({ seed: rank }))"],
+    ['another order', "Promise.all((rank ? ['A', 'B'] : ['B', 'A']).map((p) => llm.generate(p)))"],
+  ])('%s is noticed where schedules are compared', async (_, call) => {
+    const said = await runLLMs<DescribedError>(
+      `
+      const llm = await createLLM();
+      say(await errorOf(${call}));
+      await llm.shutdown();`,
+      2,
+    );
+    for (const [error] of said) {
+      expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'SCHEDULE_MISMATCH' });
+      expect(error.message).toContain('the schedules of step 0 differ: rank ');
+    }
+  });
+
+  test('tokens that were sampled otherwise are noticed too', async () => {
+    const said = await runLLMs<DescribedError>(
+      `
+      class Forger extends Worker {
+        executeModel(step) {
+          const output = super.executeModel(step);
+          const { getOutput } = output;
+          if (rank === 1 && getOutput) {
+            output.getOutput = () => {
+              const { sampledTokenIds, ...rest } = getOutput.call(output);
+              sampledTokenIds.tokenIds.fill(5);
+              return { ...rest, sampledTokenIds };
+            };
+          }
+          return output;
+        }
+      }
+      const llm = await createLLM({ workerCls: Forger });
+      say(await errorOf(llm.generate('The dog', new SamplingParams({ maxTokens: 50, ignoreEos: true }))));
+      await llm.shutdown();`,
+      2,
+    );
+    for (const [error] of said) expect(error.cause).toBe('SCHEDULE_MISMATCH');
+  });
+});
+
+describe('the end', () => {
+  test('a rank that ends in the middle of a call: the others hear of it at once', async () => {
+    const said = await runLLMs<DescribedError>(
+      `
+      const llm = await createLLM({ maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
+      const start = performance.now();
+      const call = errorOf(llm.generate('Once', new SamplingParams({ maxTokens: 1000, ignoreEos: true })));
+      if (rank === 0) {
+        await tokensGenerated(llm, 10);
+        await llm.shutdown();
+      }
+      say(await call);
+      await llm.shutdown();`,
+      2,
+    );
+    const [[own], [other]] = said;
+    expect(own.code).toBe('SHUT_DOWN');
+    expectPeerLost(other, 0);
+    expect(other.elapsed).toBeLessThan(10_000);
+  });
+
+  test('ranks that end at different times after the same calls have all their outputs', async () => {
+    const said = await runLLMs<string[]>(
+      `
+      const llm = await createLLM();
+      // Ends before its limit, with a step too many in flight.
+      const params = new SamplingParams({ temperature: 0, maxTokens: 64, stop: 'girl' });
+      const [{ outputs }] = await llm.generate('Once upon a time', params);
+      say(outputs.map(({ text, finishReason }) => text + finishReason));
+      if (rank === 0) await pause(300);
+      await llm.shutdown();`,
+      4,
+    );
+    expect(new Set(said.map(([[text]]) => text)).size).toBe(1);
+    expect(said[0][0][0]).toMatch(/stop$/);
+  });
+
+  test('fifty starts leave no socket, thread, process or shared memory', async () => {
+    interface Held {
+      sockets: number;
+      threads: number;
+      handles: string[];
+      sharedMemory: string[];
+    }
+    const group = randomUUID();
+    const said = await runLLMs<Held>(
+      `
+      const { readdirSync, readlinkSync } = require('node:fs');
+      const linkOf = (fd) => { try { return readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } };
+      const held = () => ({
+        sockets: readdirSync('/proc/self/fd').filter((fd) => linkOf(fd).startsWith('socket:')).length,
+        threads: readdirSync('/proc/self/task').length,
+        handles: process.getActiveResourcesInfo().filter((name) => name.startsWith('TCP')),
+        sharedMemory: readdirSync('/dev/shm'),
+      });
+      let before;
+      for (let i = 0; i < 51; i++) {
+        // Node's own threads are there after the first.
+        if (i === 1) before = held();
+        const llm = await createLLM({ maxNumSeqs: 4, maxNumBatchedTokens: 32, maxModelLen: 32 });
+        await llm.generate('Once', new SamplingParams({ maxTokens: 2 }));
+        await llm.shutdown();
+      }
+      await pause(50);
+      say(before);
+      say(held());`,
+      2,
+      { env: { UNIPROC_TEST_GROUP: group } },
+    );
+    for (const [before, after] of said) expect(after).toEqual(before);
+    expect(processesWith('UNIPROC_TEST_GROUP', group)).toEqual([]);
+  });
+});
