@@ -288,6 +288,15 @@ describe('a peer that is lost', () => {
     }
   });
 
+  it('is noticed though a process that it started lives on', async () => {
+    const ranks = await connect(startProcesses(2, { timeout: WAIT_MS }));
+    const child = await ranks[1].startChild();
+    const waiting = errorOf(ranks[0].barrier());
+    await ranks[1].end('SIGKILL');
+    expect(await waiting).toEqual(lost(1));
+    process.kill(child, 'SIGKILL');
+  });
+
   it('by the end of its device is noticed too', async () => {
     const [rank, other] = await connect(await startRanks(2, { timeout: WAIT_MS }));
     const waiting = errorOf(rank.barrier());
@@ -402,8 +411,11 @@ describe('the listening port', () => {
   it('takes nobody for a rank that is none, or should not call, though they know the token', async () => {
     const ranks = await startRanks(2);
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
-    for (const rank of [-1, 0, 2, 2 ** 31 - 1]) {
-      await call(portOf(addresses[0]), greeting(addresses[0], rank));
+    for (const address of addresses) {
+      // Rank 0 calls nobody, and no rank itself.
+      for (const rank of [-1, 0, 2, 2 ** 31 - 1]) {
+        await call(portOf(address), greeting(address, rank));
+      }
     }
     await Promise.all(ranks.map((rank) => rank.connect(addresses)));
     await checkAllGather(ranks, 1023);

@@ -1,6 +1,7 @@
 // One rank in a process of its own: makes the calls of a communicator that its parent sends.
 'use strict';
 
+const { spawn } = require('node:child_process');
 const path = require('node:path');
 
 const addon = require(path.resolve(__dirname, '../../build/Release/uniproc.node'));
@@ -12,14 +13,17 @@ const device = new addon.Device('cpu', 0, 1);
 const opened = device.open();
 const communicator = opened.then(() => new addon.Communicator(device, JSON.parse(process.argv[2])));
 
-async function reduceForEver(bytes) {
-  for (;;) await (await communicator).allReduce(new Uint8Array(bytes), 'float32', 'sum');
-}
+const more = {
+  async reduceForEver(bytes) {
+    for (;;) await (await communicator).allReduce(new Uint8Array(bytes), 'float32', 'sum');
+  },
+  // A process that outlives this one.
+  startChild: () => spawn('sleep', ['60'], { stdio: 'ignore' }).pid,
+};
 
 process.on('message', async ({ id, method, args }) => {
   try {
-    const call = method === 'reduceForEver' ? reduceForEver : null;
-    const value = await (call ? call(...args) : (await communicator)[method](...args));
+    const value = await (method in more ? more : await communicator)[method](...args);
     process.send({ id, value });
   } catch ({ code, message, rank }) {
     process.send({ id, error: { code, message, rank } });

@@ -86,6 +86,8 @@ export class RankProcess implements NativeCommunicator {
   barrier = () => this.#call<undefined>('barrier');
   /** Sums so many bytes again and again, until that fails. */
   reduceForEver = (bytes: number) => this.#call<never>('reduceForEver', bytes);
+  /** Has it start a process that outlives it; the process's id. */
+  startChild = () => this.#call<number>('startChild');
   abort = (reason: string) => void this.#call('abort', reason);
   shutdown = () => this.#call<undefined>('shutdown');
 }
