@@ -19,6 +19,8 @@ const NODES_TIMEOUT = 300_000;
 const GRACE_PERIOD = 10_000;
 /** Milliseconds in which what a rank has started may still print after it. */
 const LAST_OUTPUT = 1000;
+/** Milliseconds in which a signal that comes again is the same: a terminal's, and npx's copy of it. */
+const SAME_SIGNAL = 500;
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -187,6 +189,7 @@ class LocalRanks {
   #failure: RankFailedError | null = null;
   /** What the launcher was sent last. */
   #signal: NodeJS.Signals | null = null;
+  #signalledAt = -Infinity;
   #stopTimer: (() => void) | null = null;
 
   constructor(nodes: ProcessGroup, gracePeriod: number) {
@@ -276,7 +279,10 @@ class LocalRanks {
 
   /** A signal to the launcher is one to each rank. */
   #forward(signal: NodeJS.Signals): void {
+    const now = performance.now();
+    if (signal === this.#signal && now - this.#signalledAt < SAME_SIGNAL) return;
     this.#signal = signal;
+    this.#signalledAt = now;
     if (this.#running.size === 0) this.#tellOtherNodes(signal);
     this.#stop(signal);
   }

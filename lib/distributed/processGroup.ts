@@ -22,7 +22,7 @@ const MAX_STEPS_AHEAD = 1024;
 export interface JoinOptions extends RankPlace {
   /** `env://` (MASTER_ADDR and MASTER_PORT) or `tcp://host:port`. */
   initMethod: string;
-  /** Milliseconds: for all ranks to come, to a gather too, and how long a rank may be silent. */
+  /** Milliseconds: for all ranks to come, to a gather too, and for a rank's silence to be noticed. */
   timeout: number;
 }
 
@@ -44,9 +44,9 @@ interface Step {
  * The ranks of a world and the connections by which each notices when another is gone.
  *
  * Each rank has a connection to rank 0, which passes on what all need to know. A connection that
- * ends without a goodbye is a death, and so is silence for `timeout`; the group then fails on every
- * rank, as it does when a rank calls `abort`, does not come to a gather in time, or has another
- * schedule. Once rank 0 has left, the deaths of others are noticed by whoever needs them.
+ * ends without a goodbye is a death, and so is silence for most of `timeout`; the group then fails
+ * on every rank, as it does when a rank calls `abort`, does not come to a gather in time, or has
+ * another schedule. Once rank 0 has left, the deaths of others are noticed by whoever needs them.
  *
  * The group does not keep a process from ending, unless it waits in a `gather` or `leave`.
  */

@@ -109,7 +109,7 @@ async function receiveRanks(
   const listenOn = isLoopback(host) ? host : undefined;
   await using server = hostsStore ? await serveStore(listenOn, port) : null;
   const storeHost = server !== null && listenOn === undefined ? '127.0.0.1' : host;
-  await using store = await connectStore(storeHost, port, timeout, timeout);
+  await using store = await connectStore(storeHost, port, timeout, deadline - performance.now());
   await using gate = await Gate.open(listenOn, worldSize);
   const key = `${prefix}/rank0`;
   const there = await store.compareSet(key, '', gate.address);

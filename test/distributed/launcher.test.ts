@@ -277,6 +277,21 @@ describe('signals', () => {
     expect(linesOf(launcher.stdout, 1)).toEqual(['up', 'heard']);
   });
 
+  it('that come twice at once, from a terminal and from npx, count once', async () => {
+    const launcher = launch(
+      `stay();
+       process.on('SIGINT', () => { console.log('heard'); setTimeout(() => process.exit(), 300); });
+       console.log('up');`,
+      1,
+    );
+    await launcher.said('up');
+    launcher.kill('SIGINT');
+    await launcher.said('heard');
+    launcher.kill('SIGINT');
+    expect(await launcher.ended).toEqual({ code: 0, signal: null });
+    expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'heard']);
+  });
+
   it('end ranks that do not handle them, and the launcher says so', async () => {
     const launcher = launch(`stay(); console.log('up');`, 2);
     await launcher.said('[rank 0] up');

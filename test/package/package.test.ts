@@ -114,6 +114,17 @@ test('gives its types to TypeScript, in CommonJS and in a module', () => {
   node(path.join(root, 'node_modules/typescript/bin/tsc'), ...options, ...programs);
 });
 
+test("has a command that starts a group's ranks", () => {
+  const { bin } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as {
+    bin: string;
+  };
+  const command = path.join(installed, bin);
+  expect(readFileSync(command, 'utf8').startsWith('#!/usr/bin/env node\n')).toBe(true);
+  writeFileSync(path.join(app, 'rank.js'), 'console.log(process.env.RANK)');
+  const lines = node(command, 'launch', '--nproc-per-node', '2', 'rank.js').trim().split('\n');
+  expect(lines.sort()).toEqual(['[rank 0] 0', '[rank 1] 1']);
+});
+
 test('loads the addon that was built from it', () => {
   const script = "console.log(typeof require('uniproc/dist/native').native())";
   expect(node('-e', script)).toBe('object\n');
