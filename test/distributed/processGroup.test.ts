@@ -385,6 +385,14 @@ describe('join', () => {
     ]);
   });
 
+  it('goes on to the next store when the one that it waits at ends', async () => {
+    const last = await TCPStoreServer.listen({ host: HOST, port });
+    const joining = join(1, 2);
+    await eventually(() => expect(last.usage().numAwaited).toBe(1));
+    await last.close();
+    await Promise.all([join(0, 2), joining]);
+  });
+
   it.each<[string, { rank?: number; worldSize?: number; initMethod?: string; timeout?: number }]>([
     ['rank 2 of 2', { rank: 2 }],
     ['rank -1 of 2', { rank: -1 }],
@@ -547,7 +555,10 @@ describe('the port where rank 0 waits for the others', () => {
     await eventually(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(144));
     expect(openFiles() - before).toBe(512);
     const ranks = [await join(1, 2), await first];
+    const joined = performance.now();
     await eventually(() => expect(strangers.every(({ closed }) => closed)).toBe(true));
+    // Long before they would have to say it.
+    expect(performance.now() - joined).toBeLessThan(5000);
     expect(ranks.map(({ failure }) => failure)).toEqual([null, null]);
     const late = stranger(gate);
     await eventually(() => expect(late.closed).toBe(true));
