@@ -72,6 +72,10 @@ function rowsOf(name, onGpu, worldSize, steps, alone) {
 /** The shapes named, each a known one or a config.json. */
 async function benchTensorParallel({ device, dtype, shape: shapes }) {
   const onGpu = device !== 'cpu';
+  if (!onGpu && !shapes) {
+    console.error('the known shapes need several GPUs; --shape CONFIG.json names one for a CPU');
+    return [];
+  }
   const sizes = onGpu ? [1, ...worldSizes()] : [1, 2];
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'uniproc-bench-'));
   try {

@@ -2,7 +2,9 @@
 # Everything that needs a GPU, in one run; the last lines are a table.
 #   OUT=DIR     where the full logs go, by default build/gpu
 #   SHAPES=...  models that the bench measures, by default all it knows
-#   ONLY=...    of tests, sanitizer, rates, bench
+#   ONLY=...    of tests, sanitizer, rates, bench, and with several GPUs distributed, allreduce,
+#               tensor-parallel
+#   RANKS=...   of distributed alone those tests with so many ranks, 2 or 4
 #   LIMIT=...   seconds for each of these, by default 900
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -29,18 +31,25 @@ sanitize() {
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.used,memory.total --format=csv,noheader || true
-check tests timeout "$limit" node scripts/test-gpu.js
+check tests timeout "$limit" node scripts/test-gpu.js --testPathIgnorePatterns distributed
 check sanitizer sanitize
 check rates timeout "$limit" node scripts/gpu-rates.js
 shapes=()
 for shape in ${SHAPES:-}; do shapes+=(--shape "$shape"); done
 check bench timeout "$limit" node bench/index.js "${shapes[@]}" --json "$out/bench.json"
+if [[ -n "${ONLY:-}" ]] || (($(node scripts/count-gpus.js) > 1)); then
+  check distributed timeout "$limit" node scripts/test-gpu.js distributed ${RANKS:+-t "$RANKS ranks"}
+  check allreduce timeout "$limit" node bench/index.js allreduce --json "$out/allreduce.json"
+  check tensor-parallel timeout "$limit" node bench/index.js tensor-parallel "${shapes[@]}" \
+    --json "$out/tensor-parallel.json"
+fi
 
-grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out/tests.log" 2>/dev/null | sort | uniq -c | sort -rn | head -60
+grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out"/{tests,distributed}.log 2>/dev/null | sort | uniq -c | sort -rn | head -60
 grep -h 'relative error' "$out/tests.log" 2>/dev/null
 grep -hE '^== |(ERROR|RACECHECK) SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
 cat "$out/rates.log" 2>/dev/null
 grep -vE '^ *[0-9]+\.[0-9] s  |^  (bandwidth|products of) ' "$out/bench.log" 2>/dev/null
-grep -hE '^(Tests|Test Suites):' "$out/tests.log" 2>/dev/null
+grep -hE '^(all-reduce|llama).*   |Error|needed|common' "$out"/{allreduce,tensor-parallel}.log 2>/dev/null
+grep -hE '^(Tests|Test Suites):' "$out"/{tests,distributed}.log 2>/dev/null
 printf '%s\n' "${summary[@]}"
 [[ "${summary[*]}" != *FAILED* ]]

@@ -3,6 +3,9 @@ import type { CommType, ReduceOp } from '../../lib/native';
 import { allEnded, type Rank, startRanks } from '../support/ranks';
 import { describeOnGpus } from './gpus';
 
+/** A process takes seconds to open its GPU, and NCCL some more. */
+jest.setTimeout(180_000);
+
 /** What each rank's program finds: a group of processes, and the values that each rank brings. */
 const PRELUDE = `
 const { createHash } = require('node:crypto');
