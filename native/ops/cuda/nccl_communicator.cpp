@@ -103,6 +103,7 @@ NcclCommunicator::~NcclCommunicator() {
 
 std::vector<std::byte> NcclCommunicator::address() {
   group_->throwIfFailed();
+  if (hasAddress_) throw Error("INVALID_STATE", "the communicator has an address already");
   Address address;
   address.ncclVersion = nccl::library().version;
   address.host = thisHost();
@@ -121,12 +122,16 @@ std::vector<std::byte> NcclCommunicator::address() {
       if (error.code() != "DEVICE_FAILED") throw;  // else a driver that cannot share memory
     }
   }
+  hasAddress_ = true;
   std::vector<std::byte> bytes(sizeof address);
   std::memcpy(bytes.data(), &address, sizeof address);
   return bytes;
 }
 
 void NcclCommunicator::connect(const std::vector<std::vector<std::byte>>& addresses) {
+  group_->throwIfFailed();
+  if (!hasAddress_) throw Error("INVALID_STATE", "a communicator has an address, then connects");
+  if (connected_) throw Error("INVALID_STATE", "the communicator is connected already");
   if (addresses.size() != static_cast<size_t>(config_.worldSize)) {
     throwFailed("a world of " + std::to_string(config_.worldSize) + " has " +
                 std::to_string(addresses.size()) + " addresses");

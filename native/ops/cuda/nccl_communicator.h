@@ -54,6 +54,7 @@ class NcclCommunicator final : public Communicator {
   const std::shared_ptr<NcclGroup> group_;
   void* const word_;                    // 256 bytes, for what is too small to have a place
   std::optional<PeerAllReduce> peers_;  // once connected, where all ranks have it
+  bool hasAddress_ = false;
   bool connected_ = false;
 };
 
