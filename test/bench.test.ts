@@ -165,6 +165,53 @@ describe('npm run bench -- shapes', () => {
   });
 });
 
+describe('npm run bench -- allreduce tensor-parallel', () => {
+  let rows: Row[];
+
+  beforeAll(async () => {
+    const shape = path.join(folder, 'divisible.json');
+    const config = {
+      architectures: ['LlamaForCausalLM'],
+      torch_dtype: 'float32',
+      vocab_size: 500,
+      hidden_size: 64,
+      intermediate_size: 128,
+      num_hidden_layers: 2,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      head_dim: 16,
+      max_position_embeddings: 512,
+      rms_norm_eps: 1e-5,
+      rope_theta: 500000,
+      hidden_act: 'silu',
+      tie_word_embeddings: false,
+    };
+    await writeFile(shape, JSON.stringify(config));
+    const args = ['allreduce', 'tensor-parallel', '--device', 'cpu', '--shape', shape];
+    ({ rows } = await bench(...args));
+  }, 300_000);
+
+  it('measures sums of two ranks, which take the longer the larger they are', () => {
+    const sums = rows.filter(({ bench }) => bench === 'all-reduce');
+    expect(sums.map(({ what }) => what)).toEqual(
+      ['8', '16', '32', '64', '128', '256', '512']
+        .map((kib) => `2 CPU ranks, ${kib} KiB, TCP`)
+        .concat('2 CPU ranks, 1 MiB, TCP'),
+    );
+    expect(sums[0].value).toBeGreaterThan(0);
+    expect(sums[7].value).toBeGreaterThan(4 * sums[0].value);
+  });
+
+  it('measures decode steps of two ranks beside one', () => {
+    const valueOf = (what: string) => rows.find((row) => row.what === what)?.value ?? NaN;
+    for (const step of ['1 row', '8 rows', '32 rows', '64 rows'].map((n) => `${n} after 128`)) {
+      const [one, two] = ['1 CPU rank', '2 CPU ranks'].map((n) => valueOf(`decode ${n}, ${step}`));
+      expect(one).toBeGreaterThan(0);
+      expect(valueOf(`  speed of 2 CPU ranks, ${step}`)).toBeCloseTo(one / two, 6);
+    }
+  });
+});
+
 describe('npm run bench -- engine', () => {
   /** As bench/engineWorkload.js has it for a CPU. */
   const numRequests = 64;

@@ -341,7 +341,8 @@ export interface NativeCommunicator {
   connect(addresses: Uint8Array[]): Promise<void>;
   /**
    * Each takes host bytes and resolves to host bytes, copied to the device and back: for figures,
-   * not for steps. Sums of float16 and bfloat16 are made in float32 and rounded once.
+   * not for steps. Sums of float16 and bfloat16 are made in float32 and rounded once, but for those
+   * of NCCL between more than two ranks, which rounds each partial sum.
    */
   allReduce(data: Uint8Array, type: CommType, op: ReduceOp): Promise<Uint8Array>;
   /** Resolves to the bytes of all ranks, by rank; every rank gives as many. */
