@@ -171,13 +171,15 @@ describe('output', () => {
 
   it('of a process that a rank has left behind does not keep the launcher', async () => {
     const launcher = launch(
-      `require('node:child_process').spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref();
+      `const { spawn } = require('node:child_process');
+       spawn('sleep', ['60'], { stdio: 'inherit' }).unref();
+       spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref();
        require('node:fs').writeSync(1, 'done');`,
       1,
     );
     expect(await launcher.ended).toEqual({ code: 0, signal: null });
     expect(launcher.stdout).toBe('[rank 0] done\n');
-    // Whoever leaves the process group is on his own.
+    // One ended with the rank; whoever leaves the process group is on his own.
     const left = processesWith(TAG, tag);
     expect(left).toHaveLength(1);
     process.kill(left[0], 'SIGKILL');
