@@ -95,14 +95,15 @@ __device__ inline uint32_t loadRelaxed(const uint32_t* from) {
   return value;
 }
 
-// Asks until `isThere` says so, or until the group has failed. The word that tells is in the host's
-// memory, far away: it is looked at only by those that wait long.
+// Asks until `isThere` says so; false where the group has failed first. The word that tells is in
+// the host's memory, far away: it is looked at only by those that wait long.
 template <class IsThere>
-__device__ inline void waitUntil(const uint32_t* failed, IsThere isThere) {
+__device__ inline bool waitUntil(const uint32_t* failed, IsThere isThere) {
   constexpr int kAsksPerLook = 1024;
   for (int asks = 1; !isThere(); ++asks) {
-    if (asks % kAsksPerLook == 0 && loadRelaxed(failed) != 0) return;
+    if (asks % kAsksPerLook == 0 && loadRelaxed(failed) != 0) return false;
   }
+  return true;
 }
 
 // Odd and even in turn, also where numbers begin again; 0 is what memory never written has.
@@ -168,11 +169,12 @@ __global__ void __launch_bounds__(kPacketThreads)
     uint64_t theirs = mine;
     if (sender != rank) {
       Packet got;
-      waitUntil(failed, [&] {
+      const bool isThere = waitUntil(failed, [&] {
         got = loadPacket(&own.packets[number % 2][sender][channel][thread]);
         return static_cast<uint32_t>(got.low >> 32) == number &&
                static_cast<uint32_t>(got.high >> 32) == number;
       });
+      if (!isThere) return;
       theirs = (got.low & 0xffffffffu) | got.high << 32;
     }
     add<T>(theirs, sender, sums);
@@ -205,15 +207,17 @@ __global__ void __launch_bounds__(kVectorThreads)
 
   __syncthreads();  // the message is there, and all have read its number
   if (thread == 0) own.numVectors[channel] = number;
+  bool isThere = true;
   if (thread < worldSize && thread != rank) {
     storeRelease(&exchanges.of[thread]->sent[rank][channel], number);
     // A peer may have sent the next one already.
-    waitUntil(failed, [&] {
+    isThere = waitUntil(failed, [&] {
       const uint32_t sent = loadAcquire(&own.sent[thread][channel]);
       return sent == number || sent == numberAfter(number);
     });
   }
-  __syncthreads();
+  // Of a peer that is gone nothing is read.
+  if (!__syncthreads_and(isThere)) return;
 
   constexpr int kElements = kAccessBytes / sizeof(T);
   for (int i = thread; i < numOwn; i += kVectorThreads) {
