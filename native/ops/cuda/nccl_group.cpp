@@ -94,9 +94,9 @@ void NcclGroup::wait(cudaStream_t stream, int64_t timeout) {
 }
 
 void NcclGroup::failTimeout(const char* doing, int64_t timeout) {
-  fail(std::make_exception_ptr(
-      PeerLost(std::nullopt, "rank " + std::to_string(config_.rank) + " waited " +
-                                 std::to_string(timeout) + " ms for the others in " + doing)));
+  fail(std::make_exception_ptr(PeerLost(std::nullopt, "rank " + std::to_string(config_.rank) +
+                                                          " waited " + std::to_string(timeout) +
+                                                          " ms for the others in " + doing)));
   std::rethrow_exception(failure());
 }
 
