@@ -309,7 +309,10 @@ describe('signals', () => {
     await launcher.said('[rank 1] up');
     expect(processesWith(TAG, tag)).toHaveLength(3);
     launcher.kill('SIGKILL');
+    const killed = Date.now();
     await eventually(() => expect(processesWith(TAG, tag)).toEqual([]));
+    // They were asked to end, before they would have been made to.
+    expect(Date.now() - killed).toBeLessThan(4000);
   });
 });
 
@@ -377,10 +380,14 @@ describe('several nodes', () => {
   });
 
   it('wait for each other’s ranks', async () => {
-    const file = programOf(`setTimeout(() => console.log('done'), rank === 0 ? 0 : 1500);`);
+    const file = programOf(
+      `setTimeout(() => { console.log('done'); setTimeout(() => {}, 300); }, 1500 * rank);`,
+    );
     const nodes = [node(0, 1, file), node(1, 1, file)];
-    await nodes[0].said('done');
+    await nodes[1].said('done');
+    expect(nodes[0].child.exitCode).toBeNull();
     for (const { ended } of nodes) expect(await ended).toEqual({ code: 0, signal: null });
+    expect(nodes[0].stdout).toBe('[rank 0] done\n');
     expect(nodes[1].stdout).toBe('[rank 1] done\n');
   });
 });
