@@ -36,7 +36,9 @@ function printTable(rows) {
     `${figure(row.value)} ${row.unit}`,
     remark(row),
   ]);
-  const widths = (cells[0] ?? []).map((_, column) => Math.max(...cells.map((row) => row[column].length)));
+  const widths = (cells[0] ?? []).map((_, column) =>
+    Math.max(...cells.map((row) => row[column].length)),
+  );
   for (const row of cells) {
     const aligned = row.map((cell, i) =>
       i === 2 ? cell.padStart(widths[i]) : cell.padEnd(widths[i]),

@@ -44,7 +44,9 @@ async function measure(name, engineArgs, worldSize) {
 }
 
 function rowsOf(name, onGpu, worldSize, steps, alone) {
-  const ranks = onGpu ? `${worldSize} GPU${worldSize > 1 ? 's' : ''}` : `${worldSize} CPU rank${worldSize > 1 ? 's' : ''}`;
+  const ranks = onGpu
+    ? `${worldSize} GPU${worldSize > 1 ? 's' : ''}`
+    : `${worldSize} CPU rank${worldSize > 1 ? 's' : ''}`;
   return steps.flatMap(({ numRows, seconds, idleSeconds }, i) => {
     const of = `${ranks}, ${numRows} ${numRows === 1 ? 'row' : 'rows'} after ${CONTEXT}`;
     const rows = [{ bench: name, what: `decode ${of}`, value: 1000 * seconds, unit: 'ms/step' }];
