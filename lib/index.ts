@@ -20,6 +20,10 @@ export type { EngineStats } from './engine/stats';
 export type { ChatMessage } from './tokenizer/chatTemplate';
 export * from './errors';
 
+// What is reachable on each of several ranks.
+export type { ProcessGroup } from './distributed/processGroup';
+export type { CommType, NativeCommunicator, NativeDevice, NativeModel, ReduceOp } from './native';
+
 // For those who bring an executor or a worker of their own.
 export {
   Executor,

@@ -1,6 +1,7 @@
 /** What users call: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
+import { checkReconfigureRequest } from './config/reconfigureRequest';
 import {
   checkGenerateOptions,
   checkRequestOptions,
@@ -21,6 +22,7 @@ import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
+import type { ReconfigureDistributedRequest } from './worker/workerBase';
 
 export interface CreateArgs extends EngineArgs {
   /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */
@@ -140,6 +142,16 @@ export class LLM {
   /** Requests from now on share no KV cache with those before: for when the weights were changed. */
   resetPrefixCache(): void {
     this.engine.resetPrefixCache();
+  }
+
+  /**
+   * Goes over to another group of ranks, with the calls that are under way (docs/tensor-parallel.md).
+   * Every rank that stays or leaves asks for it at the same place among its calls; those that join
+   * are new processes. Rejects with ConfigError or InvalidStateError, and goes on as before, when the
+   * ranks do not agree, and with NotSupportedError where no launcher started this process.
+   */
+  async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    return this.engine.reinitializeDistributed(checkReconfigureRequest(request));
   }
 
   /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */

@@ -13,12 +13,15 @@ export class Call {
   numPromptTokens = 0;
   /** Tokens generated so far. */
   numOutputTokens = 0;
+  /** Whether a signal or its time may end it. */
+  isWatched = false;
   private unwatch: (() => void) | null = null;
 
   constructor(readonly numPrompts: number) {}
 
   /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
   watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
+    this.isWatched = signal !== undefined || timeoutMs !== undefined;
     const ignore = signal && onAbort(signal, () => giveUp('abort', signal.reason));
     const stopTimer = startTimer(timeoutMs, () =>
       giveUp('timeout', new RequestTimeoutError(timeoutMs as number, this)),

@@ -19,6 +19,8 @@ import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import { divisionFault } from '../worker/tensorParallel';
+import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
 import { Call } from './call';
 import type { EngineInput } from './inputProcessor';
 import { getKvCacheConfig } from './kvCacheConfig';
@@ -27,6 +29,13 @@ import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { type OutputReceiver, RequestOutputCollector } from './outputCollector';
 import { OutputProcessor, ParentRequest } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
+import {
+  decodeState,
+  encodeState,
+  lastStepOf,
+  type QueuedCall,
+  type Standing,
+} from './reinitialization';
 import { Request } from './request';
 import { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
@@ -44,15 +53,29 @@ export interface EngineOptions {
 /** What happened between two steps, in order. */
 type Arrival = { add: Request } | { abort: string } | { resetPrefixCache: true };
 
-/** A call that waits for those before it to end, or what is to happen between two calls. */
-type Turn =
-  | {
-      inputs: readonly EngineInput[];
-      receivers: readonly OutputReceiver[];
-      options: RequestOptions;
-      call: Call;
-    }
-  | 'resetPrefixCache';
+/** A call that waits for those before it to end. */
+interface WaitingCall extends QueuedCall {
+  receivers: readonly OutputReceiver[];
+  options: RequestOptions;
+  call: Call;
+}
+
+/** A call, or what is to happen between two calls. */
+type Turn = WaitingCall | 'resetPrefixCache' | 'reinitialize';
+
+/** A change of the ranks that was asked for, until it is done. */
+interface Reinitialization {
+  request: ReconfigureDistributedRequest;
+  /** Calls made before it. */
+  numCalls: number;
+  /** After which the ranks stop; null until they have agreed. */
+  lastStep: number | null;
+  done: () => void;
+  failed: (error: unknown) => void;
+}
+
+/** Whose outputs other ranks hand out. */
+const NOBODY: OutputReceiver = { finished: () => {}, failed: () => {} };
 
 interface StepInFlight {
   step: SchedulerOutput;
@@ -72,6 +95,12 @@ export class LLMEngine {
   private numArriving = 0;
   /** In the order made. Empty where calls may overlap. */
   private readonly turns: Turn[] = [];
+  /** Of the group of ranks as it is now: all of them count the same. */
+  private numSteps = 0;
+  private numCalls = 0;
+  /** Changes of it that were asked for. */
+  private numReinitializations = 0;
+  private reinitialization: Reinitialization | null = null;
   private numRequests = 0;
   /** Why nothing runs any more. */
   private error: Error | null = null;
@@ -108,8 +137,18 @@ export class LLMEngine {
   }
 
   private async start(signal: AbortSignal | undefined): Promise<void> {
+    this.executor.registerFailureCallback((error) => this.stop(error));
+    this.kvCacheManager = await this.makeKVCache(signal);
+    this.scheduler = new Scheduler(this.config.scheduler, this.kvCacheManager);
+    // Of ranks that were there before, and go on with what they have.
+    const state = await this.executor.broadcast(null);
+    if (state !== null) this.takeOver(state);
+    void this.run();
+  }
+
+  /** Sizes the workers' KV cache, allocates it and warms the model up. */
+  private async makeKVCache(signal?: AbortSignal): Promise<KVCacheManager> {
     const { config, executor } = this;
-    executor.registerFailureCallback((error) => this.stop(error));
     signal?.throwIfAborted();
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
@@ -121,12 +160,8 @@ export class LLMEngine {
     signal?.throwIfAborted();
     await executor.compileOrWarmUpModel();
     signal?.throwIfAborted();
-
-    const { numBlocks } = kvCacheConfigs[0];
     const { blockSize, enablePrefixCaching } = config.cache;
-    this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
-    this.scheduler = new Scheduler(config.scheduler, this.kvCacheManager);
-    void this.run();
+    return new KVCacheManager(kvCacheConfigs[0].numBlocks, blockSize, enablePrefixCaching);
   }
 
   /**
@@ -147,7 +182,7 @@ export class LLMEngine {
           receivers.push({ finished, failed });
         }),
     );
-    if (this.executor.inLockstep) this.queue({ inputs, receivers, options, call });
+    if (this.takesTurns) this.queue({ inputs, receivers, options, call });
     else this.admit(inputs, receivers, options, call);
     return Promise.all(outputs);
   }
@@ -158,7 +193,7 @@ export class LLMEngine {
    */
   stream(makeInput: () => EngineInput, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
-      if (this.executor.inLockstep) throw rankLocal('a stream', "its reader's");
+      if (this.takesTurns) throw rankLocal('a stream', "its reader's");
       return this.admit([makeInput()], [receiver], options, new Call(1));
     });
   }
@@ -170,7 +205,7 @@ export class LLMEngine {
 
   /** Requests that come after this find nothing in the KV cache that was computed before it. */
   resetPrefixCache(): void {
-    if (this.executor.inLockstep) this.queue('resetPrefixCache');
+    if (this.takesTurns) this.queue('resetPrefixCache');
     else this.arrive({ resetPrefixCache: true });
   }
 
@@ -196,15 +231,41 @@ export class LLMEngine {
   }
 
   /**
+   * Goes over to another group of ranks, with the requests there are: every rank that stays or leaves
+   * asks for it at the same place among its calls, and those that join are new processes. Rejects with
+   * InvalidStateError or ConfigError, and goes on as before, when the ranks cannot or do not agree; a
+   * rank that leaves resolves once it is shut down.
+   */
+  reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
+    if (this.error !== null) return Promise.reject(this.error);
+    if (this.reinitialization !== null) {
+      const error = new InvalidStateError('reinitializeDistributed while another is under way');
+      return Promise.reject(error);
+    }
+    const { numCalls } = this;
+    return new Promise((done, failed) => {
+      this.reinitialization = { request, numCalls, lastStep: null, done, failed };
+      this.turns.push('reinitialize');
+      this.wake?.();
+    });
+  }
+
+  /** Calls must not overlap: other ranks take part in them, or are about to. */
+  private get takesTurns(): boolean {
+    return this.executor.inLockstep || this.reinitialization !== null || this.turns.length > 0;
+  }
+
+  /**
    * Has a call wait for those before it. Ranks that step together make the same calls, but each at
    * its own time: of two that overlap, the second would join the first at a step that is another on
    * each rank.
    */
-  private queue(turn: Turn): void {
+  private queue(turn: WaitingCall | 'resetPrefixCache'): void {
     if (this.error !== null) throw this.error;
     if (turn !== 'resetPrefixCache') {
       if (turn.options.signal) throw rankLocal('signal', "the caller's");
       if (turn.options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'the clock');
+      this.numCalls++;
     }
     this.turns.push(turn);
     this.wake?.();
@@ -212,10 +273,12 @@ export class LLMEngine {
 
   /** Begins the next call, once the one before it has ended. */
   private takeTurns(): void {
-    while (this.turns.length > 0 && this.numUnfinishedRequests === 0) {
-      const turn = this.turns.shift() as Turn;
+    while (this.numUnfinishedRequests === 0) {
+      const turn = this.turns.at(0);
+      if (turn === undefined || turn === 'reinitialize') return;
+      this.turns.shift();
       if (turn === 'resetPrefixCache') {
-        this.arrive({ resetPrefixCache: true });
+        this.arrivals.push({ resetPrefixCache: true });
         continue;
       }
       const { inputs, receivers, options, call } = turn;
@@ -321,6 +384,13 @@ export class LLMEngine {
     const inFlight: StepInFlight[] = [];
     try {
       while (this.error === null) {
+        const { reinitialization } = this;
+        if (reinitialization !== null && (await this.isAtLastStep(reinitialization))) {
+          for (const { step, output } of inFlight.splice(0))
+            this.update(step, await outputOf(output));
+          await this.reinitialize(reinitialization);
+          continue;
+        }
         if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
         this.takeTurns();
@@ -328,6 +398,7 @@ export class LLMEngine {
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
+            this.numSteps++;
             inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
             continue;
           }
@@ -335,7 +406,7 @@ export class LLMEngine {
         }
         const oldest = inFlight.shift();
         if (oldest !== undefined) {
-          const output = await this.outputOf(oldest);
+          const output = await outputOf(oldest.output);
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
           this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
@@ -392,19 +463,122 @@ export class LLMEngine {
     this.numArriving = 0;
   }
 
-  private async outputOf({ output }: StepInFlight): Promise<ModelRunnerOutput> {
-    // A worker that is always done already would keep timers and sockets from ever being served.
-    if (output.done()) await nextTurnOfEventLoop();
-    const modelRunnerOutput = await output;
-    if (modelRunnerOutput !== null) return modelRunnerOutput;
-    throw new InvalidStateError('executeModel gave null for a step without grammars');
-  }
-
   private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
     const outputs = this.scheduler.updateFromOutput(step, output);
     const stopped = this.outputProcessor.processOutputs(outputs, performance.now());
     this.scheduler.finishRequests(stopped, 'stop');
+  }
+
+  /** Launches nothing until the ranks agree where to stop; then whether this one is there. */
+  private async isAtLastStep(reinitialization: Reinitialization): Promise<boolean> {
+    if (reinitialization.lastStep === null) {
+      const { request, numCalls } = reinitialization;
+      const { numSteps } = this;
+      const standing: Standing = { numSteps, numCalls, request, fault: this.faultOf(request) };
+      const standings = await this.executor.gather(
+        `reinitialize ${this.numReinitializations++}`,
+        Buffer.from(JSON.stringify(standing)),
+      );
+      try {
+        reinitialization.lastStep = lastStepOf(
+          standings.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as Standing),
+        );
+      } catch (error) {
+        this.endReinitialization();
+        reinitialization.failed(error);
+        return false;
+      }
+    }
+    return this.numSteps === reinitialization.lastStep;
+  }
+
+  /** Why this rank cannot do what is asked; null when it can. */
+  private faultOf({ newDataParallelSize: size }: ReconfigureDistributedRequest): string | null {
+    if (this.executor.isSleeping) return 'it is asleep; call executor.wakeUp() first';
+    const { numRankLocalRequests } = this.outputProcessor;
+    if (size > 1 && numRankLocalRequests > 0) {
+      return `it has ${numRankLocalRequests} requests that it may end alone (stream, signal, timeoutMs)`;
+    }
+    return divisionFault(this.config.model.transformer.spec, size);
+  }
+
+  /** No step is in flight, on any rank. */
+  private async reinitialize({ request, numCalls, done, failed }: Reinitialization): Promise<void> {
+    const { executor, outputProcessor, scheduler } = this;
+    if (this.error !== null) return;
+    this.takeArrivals();
+    try {
+      await executor.reinitializeDistributed(request);
+      if (request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK) {
+        this.endReinitialization();
+        this.stop(new ShutdownError('this rank has left the others'));
+        done();
+        return;
+      }
+      this.kvCacheManager = await this.makeKVCache();
+      for (const requestId of scheduler.restart(this.kvCacheManager)) {
+        emit(this.events, 'preempted', requestId);
+      }
+      outputProcessor.restart();
+      const { numRequests } = this;
+      const requests = scheduler.unfinishedRequests;
+      const turns = this.turnsBefore('reinitialize');
+      await executor.broadcast(encodeState({ numRequests, requests, turns }));
+    } catch (error) {
+      if (error instanceof NotSupportedError) {
+        this.endReinitialization();
+        failed(error);
+        return;
+      }
+      // What is left of the executor is of no use, and others may wait for it.
+      void executor.shutdown(error).catch(() => {});
+      throw error;
+    }
+    this.endReinitialization();
+    this.numSteps = 0;
+    this.numCalls -= numCalls;
+    this.numReinitializations = 0;
+    done();
+  }
+
+  private turnsBefore(marker: 'reinitialize'): (WaitingCall | 'resetPrefixCache')[] {
+    return this.turns
+      .slice(0, this.turns.indexOf(marker))
+      .filter((turn) => turn !== 'reinitialize');
+  }
+
+  private endReinitialization(): void {
+    this.turns.splice(this.turns.indexOf('reinitialize'), 1);
+    this.reinitialization = null;
+  }
+
+  /** Computes along what the ranks have that were there before this one; they hand it out. */
+  private takeOver(bytes: Uint8Array): void {
+    const { numRequests, requests, turns } = decodeState(bytes, this.config.model.maxModelLen);
+    this.numRequests = numRequests;
+    const now = performance.now();
+    for (const request of requests) {
+      const { requestId, promptTokenIds, samplingParams } = request;
+      const call = new Call(1);
+      const parent = new ParentRequest(
+        requestId,
+        null,
+        promptTokenIds,
+        samplingParams,
+        NOBODY,
+        call,
+      );
+      this.outputProcessor.addRequest(request, parent, 0, now);
+      this.scheduler.addRequest(request);
+    }
+    for (const turn of turns) {
+      if (turn === 'resetPrefixCache') this.turns.push(turn);
+      else {
+        const receivers = turn.inputs.map(() => NOBODY);
+        this.turns.push({ ...turn, receivers, call: new Call(turn.inputs.length) });
+      }
+    }
   }
 
   /** From now on nothing runs: whoever waits, and whoever comes, gets the error. */
@@ -414,10 +588,11 @@ export class LLMEngine {
     this.arrivals.length = 0;
     this.numArriving = 0;
     for (const turn of this.turns.splice(0)) {
-      if (turn !== 'resetPrefixCache') {
+      if (typeof turn === 'object') {
         for (const receiver of turn.receivers) receiver.failed(error);
       }
     }
+    this.reinitialization?.failed(error);
     const isShutdown = error instanceof ShutdownError;
     this.outputProcessor.failAll(error, isShutdown ? 'abort' : 'error');
     if (!isShutdown) emit(this.events, 'failed', error);
@@ -430,6 +605,14 @@ export class LLMEngine {
     this.stop(error);
     return this.executor.shutdown(isBusy ? error : undefined);
   }
+}
+
+async function outputOf(output: Future<ModelRunnerOutput | null>): Promise<ModelRunnerOutput> {
+  // A worker that is always done already would keep timers and sockets from ever being served.
+  if (output.done()) await nextTurnOfEventLoop();
+  const modelRunnerOutput = await output;
+  if (modelRunnerOutput !== null) return modelRunnerOutput;
+  throw new InvalidStateError('executeModel gave null for a step without grammars');
 }
 
 function asleep(): InvalidStateError {

@@ -40,6 +40,16 @@ export class ParentRequest {
     this.promptLogprobs?.push(logprobs);
   }
 
+  /** They are about to be computed again. */
+  forgetPromptLogprobs(): void {
+    if (this.promptLogprobs !== null) this.promptLogprobs.length = 1;
+  }
+
+  /** Whether this process alone may end it before it is done. */
+  get isRankLocal(): boolean {
+    return this.call.isWatched || this.receiver.delta !== undefined;
+  }
+
   /** Tells the receiver once all samples are there. */
   addOutput(output: CompletionOutput): void {
     this.outputs[output.index] = output;
@@ -124,17 +134,41 @@ export class OutputProcessor {
     return this.states.size;
   }
 
-  /** `request` is the parent's sample `index`; it was called for at `now`, by `performance.now()`. */
+  /**
+   * `request` is the parent's sample `index`; it was called for at `now`, by `performance.now()`. What
+   * it has generated, on other ranks, counts as given out.
+   */
   addRequest(request: Request, parent: ParentRequest, index: number, now: number): void {
     const times = new RequestTimes(now);
     const state = new RequestState(request, parent, index, times, this.tokenizer);
     this.states.set(request.requestId, state);
+    if (request.numOutputTokens === 0) return;
+    times.firstToken = times.lastToken = now;
+    const { numPromptTokens, numTokens } = request;
+    for (const tokenId of request.tokensBetween(numPromptTokens, numTokens)) {
+      state.tokenIds.push(tokenId);
+      state.text += state.decode(tokenId);
+    }
+  }
+
+  /** Every request is computed again, from its prompt on. */
+  restart(): void {
+    for (const { parent, index } of this.states.values()) {
+      if (index === 0) parent.forgetPromptLogprobs();
+    }
+  }
+
+  /** Requests that this process alone may end before they are done. */
+  get numRankLocalRequests(): number {
+    let count = 0;
+    for (const { parent } of this.states.values()) if (parent.isRankLocal) count++;
+    return count;
   }
 
   /** The request is in a step for the first time. */
   scheduled(requestId: string, now: number): void {
-    const state = this.states.get(requestId);
-    if (state !== undefined) state.times.scheduled = now;
+    const times = this.states.get(requestId)?.times;
+    if (times !== undefined && Number.isNaN(times.scheduled)) times.scheduled = now;
   }
 
   /**

@@ -52,7 +52,7 @@ export class Scheduler {
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
     private readonly config: Omit<SchedulerConfig, 'asyncScheduling' | 'maxQueuedRequests'>,
-    private readonly kvCacheManager: KVCacheManager,
+    private kvCacheManager: KVCacheManager,
   ) {}
 
   get numWaiting(): number {
@@ -66,6 +66,11 @@ export class Scheduler {
   /** Since the start. */
   get numPreemptions(): number {
     return this.preemptions;
+  }
+
+  /** By arrival. */
+  get unfinishedRequests(): readonly Request[] {
+    return [...this.requests.values()];
   }
 
   hasUnfinishedRequests(): boolean {
@@ -156,6 +161,27 @@ export class Scheduler {
     request.numComputedTokens = 0;
     this.preemptions++;
     this.insert(this.waiting, request);
+  }
+
+  /**
+   * The worker has lost all that it knew, and the cache is another: every request is new to it, and
+   * computed again from the tokens it has. No step is in flight. Returns the ids of those that ran.
+   */
+  restart(kvCacheManager: KVCacheManager): string[] {
+    const ran = this.running.map(({ requestId }) => requestId);
+    this.preemptions += ran.length;
+    this.kvCacheManager = kvCacheManager;
+    this.running = [];
+    this.waiting = [];
+    this.finishedReqIds = [];
+    for (const request of this.requests.values()) {
+      request.status = 'waiting';
+      request.numComputedTokens = 0;
+      request.numCachedBlocks = 0;
+      request.blockIds.length = 0;
+      this.insert(this.waiting, request);
+    }
+    return ran;
   }
 
   /** Returns what is left of the budget. */
@@ -296,6 +322,7 @@ function newRequestData(request: Request): NewRequestData {
   return {
     reqId: request.requestId,
     promptTokenIds: request.promptTokenIds,
+    ...(request.numOutputTokens > 0 && { prefillTokenIds: request.allTokenIds() }),
     samplingParams: request.samplingParams,
     stopTokenIds: request.stopTokenIds,
     badWordsTokenIds: request.badWordsTokenIds,

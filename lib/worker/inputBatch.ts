@@ -105,7 +105,7 @@ export class InputBatch {
       data.promptTokenIds.length,
       toNativeSampling(data),
     );
-    this.enterSlot(request, data.promptTokenIds, data.blockIds);
+    this.enterSlot(request, data.prefillTokenIds ?? data.promptTokenIds, data.blockIds);
     request.numComputedTokens = data.numComputedTokens;
     this.requests.set(data.reqId, request);
   }

@@ -6,6 +6,8 @@ export interface NewRequestData {
   reqId: string;
   /** [numPromptTokens] */
   promptTokenIds: Int32Array;
+  /** Prompt and generated tokens, where some were generated before this worker was there. */
+  prefillTokenIds?: Int32Array;
   samplingParams: SamplingParams;
   /** Tokens not to be sampled before minTokens: stopTokenIds and, unless ignoreEos, the model's eos. */
   stopTokenIds: readonly number[];

@@ -107,7 +107,7 @@ export class PagedModel {
       check(!this.requests.has(data.reqId), `request ${data.reqId} is new twice`);
       check(step.numScheduledTokens.has(data.reqId), `new request ${data.reqId} has no tokens`);
       this.requests.set(data.reqId, {
-        tokenIds: Array.from(data.promptTokenIds),
+        tokenIds: Array.from(data.prefillTokenIds ?? data.promptTokenIds),
         blockIds: [...data.blockIds],
         numComputedTokens: data.numComputedTokens,
         active: true,

@@ -1,0 +1,147 @@
+/** Requests whose worker loses all it knows between two steps, and goes on as another rank. */
+import { DeviceError, ExecutorFailedError, ShutdownError } from '../../lib/errors';
+import { lastStepOf, type Standing } from '../../lib/engine/reinitialization';
+import {
+  ReconfigureRankType,
+  type ReconfigureDistributedRequest,
+} from '../../lib/worker/workerBase';
+import { generateAlone } from './pagedModel';
+import { shutdownEngines, SlowPagedWorker, TestEngine, turns } from './pagedWorker';
+import { promptOf } from './schedulerDriver';
+
+afterEach(shutdownEngines);
+
+const request = (
+  newDataParallelRank: number = ReconfigureRankType.KEEP_CURRENT_RANK,
+  newDataParallelSize = 1,
+): ReconfigureDistributedRequest => ({
+  newDataParallelSize,
+  newDataParallelRank,
+  newDataParallelRankLocal: -1,
+  newDataParallelMasterIp: '127.0.0.1',
+  newDataParallelMasterPort: 1,
+});
+
+class ReinitializedWorker extends SlowPagedWorker {
+  reinitializeDistributed(): Promise<void> {
+    this.calls.push('reinitializeDistributed');
+    // What follows makes a cache that is smaller.
+    ReinitializedWorker.numBlocks = 40;
+    return Promise.resolve();
+  }
+}
+
+beforeEach(() => (ReinitializedWorker.numBlocks = 1024));
+
+const create = (asyncScheduling: boolean) =>
+  TestEngine.create(ReinitializedWorker, { asyncScheduling, maxNumSeqs: 3 });
+
+describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
+  test('every request gives what it gives alone, whenever it happens', async () => {
+    const prompts = [promptOf(5), promptOf(17), promptOf(2), promptOf(30)];
+    const params = { maxTokens: 20, stopTokenIds: [3, 33, 63, 93] };
+    for (let step = 0; step < 24; step += 3) {
+      const engine = await create(asyncScheduling);
+      const outputs = engine.generateAll(prompts, params);
+      for (let i = 0; i < step; i++) await new Promise((resolve) => setTimeout(resolve, 1));
+      await engine.engine.reinitializeDistributed(request());
+      expect((await outputs).map(({ outputs: [{ tokenIds }] }) => tokenIds)).toEqual(
+        prompts.map((prompt) => generateAlone(prompt, params)),
+      );
+      expect(engine.engine.stats().kvCacheUsage).toBe(0);
+      expect(engine.worker.calls.slice(-5)).toEqual([
+        'reinitializeDistributed',
+        'getKvCacheSpec',
+        'determineAvailableMemory',
+        'initializeFromConfig 40',
+        'compileOrWarmUpModel',
+      ]);
+    }
+  });
+
+  test('a call that comes meanwhile waits, and overlaps others again afterwards', async () => {
+    const engine = await create(asyncScheduling);
+    const first = engine.generate(promptOf(5), { maxTokens: 12 });
+    const changing = engine.engine.reinitializeDistributed(request());
+    const second = engine.generate(promptOf(7), { maxTokens: 12 });
+    await changing;
+    expect((await first).outputs[0].tokenIds).toEqual(
+      generateAlone(promptOf(5), { maxTokens: 12 }),
+    );
+    expect((await second).outputs[0].tokenIds).toEqual(
+      generateAlone(promptOf(7), { maxTokens: 12 }),
+    );
+    const calls = [promptOf(3), promptOf(4)].map((prompt) => engine.generate(prompt));
+    await Promise.all(calls);
+    const together = engine.worker.steps.some(
+      ({ numScheduledTokens }) => numScheduledTokens.size > 1,
+    );
+    expect(together).toBe(true);
+  });
+});
+
+test('a rank that leaves shuts down: what is pending, and what comes, rejects', async () => {
+  const engine = await create(true);
+  const pending = engine.generate(promptOf(5), { maxTokens: 40 });
+  const rejected = expect(pending).rejects.toBeInstanceOf(ShutdownError);
+  const leaving = request(ReconfigureRankType.SHUTDOWN_CURRENT_RANK);
+  await engine.engine.reinitializeDistributed(leaving);
+  await rejected;
+  expect(engine.worker.calls.at(-1)).toBe('shutdown');
+  await expect(engine.generate(promptOf(3))).rejects.toBeInstanceOf(ShutdownError);
+});
+
+test('one that fails on the way fails all, and shuts the executor down', async () => {
+  class FailingWorker extends ReinitializedWorker {
+    override reinitializeDistributed(): Promise<void> {
+      return Promise.reject(new DeviceError('gone'));
+    }
+  }
+  const engine = await TestEngine.create(FailingWorker);
+  const settled = Promise.allSettled([
+    engine.generate(promptOf(5), { maxTokens: 40 }),
+    engine.engine.reinitializeDistributed(request()),
+  ]);
+  for (const outcome of await settled) {
+    expect(outcome).toMatchObject({ reason: expect.any(ExecutorFailedError) as Error });
+  }
+  await turns();
+  expect(engine.worker.calls.at(-1)).toBe('shutdown');
+});
+
+test('a second one while the first is under way is refused', async () => {
+  const engine = await create(true);
+  const first = engine.engine.reinitializeDistributed(request());
+  await expect(engine.engine.reinitializeDistributed(request())).rejects.toThrow('under way');
+  await first;
+});
+
+describe('the ranks agree', () => {
+  const standing = (fields: Partial<Standing> = {}): Standing => ({
+    numSteps: 5,
+    numCalls: 1,
+    request: request(-1, 2),
+    fault: null,
+    ...fields,
+  });
+
+  test('on the last step that any of them has launched', () => {
+    expect(
+      lastStepOf([standing(), standing({ numSteps: 7 }), standing({ request: request(-2, 2) })]),
+    ).toBe(7);
+  });
+
+  test.each([
+    ['a fault', { fault: 'it is asleep' }, 'cannot be done on rank 1: it is asleep'],
+    ['other calls', { numCalls: 2 }, 'after 2 calls on rank 1, but after 1 on rank 0'],
+    ['another size', { request: request(-1, 3) }, 'newDataParallelSize is 3 on rank 1, but 2'],
+    [
+      'a rank twice',
+      { request: request(0, 2) },
+      'rank 1 would be rank 0 of 2, and so would rank 0',
+    ],
+    ['a rank too high', { request: request(2, 2) }, 'rank 1 would be rank 2 of 2; ranks are below'],
+  ])('or all refuse: %s', (_, fields, message) => {
+    expect(() => lastStepOf([standing(), standing(fields)])).toThrow(message);
+  });
+});

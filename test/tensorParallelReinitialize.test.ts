@@ -1,0 +1,248 @@
+/** Requests that are running while ranks join and leave, beside requests that nothing disturbs. */
+import { freePort } from '../lib/executor/network';
+import type { Rank } from './support/ranks';
+import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './support/tensorParallel';
+
+interface Output {
+  text: string;
+  tokenIds: number[];
+  finishReason: string;
+  logprobs: number[];
+  promptLogprobs: number[] | null;
+}
+
+/** The calls whose outputs must be as if nothing had happened, and how they are shown. */
+const CALLS = `
+  const of = (options) => new SamplingParams({ maxTokens: 60, logprobs: 0, ...options });
+  const show = (outputs) => outputs.flatMap(({ outputs, promptLogprobs }) => outputs.map((output) => ({
+    ...output,
+    logprobs: output.logprobs.map((position) => [...position.values()][0].logprob),
+    promptLogprobs: promptLogprobs && promptLogprobs.slice(1).map((position) => [...position.values()][0].logprob),
+  })));
+  const makeLLM = (args) => createLLM({ maxModelLen: 256, maxNumSeqs: 6, maxNumBatchedTokens: 96, ...args });
+  const under = (llm) => [
+    llm.generate(
+      ['Once upon a time', 'The dog', 'One day a girl named Lily went to the park'],
+      [
+        of({ temperature: 0 }),
+        of({ n: 3, topP: 0.95, presencePenalty: 0.5, frequencyPenalty: 0.2 }),
+        of({ promptLogprobs: 0, stop: ['friend', ' and '], minTokens: 30, ignoreEos: true }),
+      ],
+    ),
+    llm.generate('In the garden', of({ seed: 5, minP: 0.05 })),
+  ];
+  const after = (llm) => llm.generate(['The cat', 'A boy'], of({}));
+  const sayAll = async (calls) => say((await Promise.all(calls)).map(show));
+  const request = (size, newRank, port) => ({
+    newDataParallelSize: size,
+    newDataParallelRank: newRank,
+    newDataParallelRankLocal: -1,
+    newDataParallelMasterIp: '127.0.0.1',
+    newDataParallelMasterPort: port,
+  });
+`;
+
+let undisturbed: Output[][];
+
+beforeAll(async () => {
+  const [[said]] = await runLLMs<Output[][]>(
+    `${CALLS}
+    const llm = await makeLLM();
+    const calls = under(llm);
+    calls.push(Promise.all(calls).then(() => after(llm)));
+    await sayAll(calls);
+    await llm.shutdown();`,
+    1,
+  );
+  undisturbed = said;
+  // One ends at a stop string, long after the ranks change.
+  expect(said[0].map(({ finishReason }) => finishReason)).toContain('stop');
+});
+
+/** The same tokens and text; logprobs as near as another layout gives them. */
+function expectUndisturbed(said: Output[][]): void {
+  const withoutLogprobs = (outputs: Output[][]) =>
+    outputs.map((call) => call.map((output) => ({ ...output, logprobs: 0, promptLogprobs: 0 })));
+  expect(withoutLogprobs(said)).toEqual(withoutLogprobs(undisturbed));
+  for (const [i, output] of said.flat().entries()) {
+    const expected = undisturbed.flat()[i];
+    for (const name of ['logprobs', 'promptLogprobs'] as const) {
+      expect(output[name]?.length).toBe(expected[name]?.length);
+      for (const [at, logprob] of (output[name] ?? []).entries()) {
+        expect(Math.abs(logprob - (expected[name] as number[])[at])).toBeLessThanOrEqual(1e-4);
+      }
+    }
+  }
+}
+
+/** A rank whose calls go on while the ranks become others. */
+const STAYS = (size: number, port: number, newRank = -1) => `${CALLS}
+  const llm = await makeLLM();
+  const calls = under(llm);
+  await tokensGenerated(llm, 25);
+  const { worker } = llm.engine.executor.driverWorker;
+  const before = llm.stats().numOutputTokens;
+  const changing = llm.reinitializeDistributed(request(${size}, ${newRank}, ${port}));
+  // A call that comes while the ranks change is made by all that there are then.
+  calls.push(after(llm));
+  await changing;
+  say({ before, rank: worker.rank, numHeads: worker.modelSpec.numHeads });
+  await sayAll(calls);
+  say({ numPreemptions: llm.stats().numPreemptions > 0, usage: llm.stats().kvCacheUsage });
+  await llm.shutdown();`;
+
+const JOINS = `${CALLS}
+  const llm = await makeLLM();
+  await sayAll([after(llm)]);
+  say(llm.stats().kvCacheUsage);
+  await llm.shutdown();`;
+
+test('2 → 1: the rank that stays goes on alone, the one that leaves shuts down', async () => {
+  const port = await freePort();
+  const ranks = await startLLMs(
+    `if (rank === 0) {
+      ${STAYS(1, port)}
+    } else {
+      ${CALLS}
+      const llm = await makeLLM();
+      const calls = under(llm).map((call) => errorOf(call));
+      await tokensGenerated(llm, 25);
+      const { device } = llm.engine.executor.driverWorker.worker;
+      await llm.reinitializeDistributed(request(1, uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK, ${port}));
+      calls.push(errorOf(llm.generate('Once')), errorOf(device.memory()));
+      for (const error of await Promise.all(calls)) say(error);
+    }`,
+    2,
+  );
+  await expectGoodEnds(ranks);
+  const [standing, outputs, end] = ranks[0].lines<object>();
+  expect(standing).toMatchObject({ rank: 0, numHeads: 8 });
+  expectUndisturbed(outputs as Output[][]);
+  expect(end).toEqual({ numPreemptions: true, usage: 0 });
+  const errors = ranks[1].lines<DescribedError>();
+  expect(errors.map(({ code }) => code)).toEqual(Array(4).fill('SHUT_DOWN'));
+});
+
+test('1 → 2: a new process joins, computes along, and is given the calls that follow', async () => {
+  const port = await freePort();
+  const resident = await startLLMs(STAYS(2, port), 1);
+  const joiner = await startLLMs(JOINS, 2, { ranks: [1], masterPort: port });
+  await expectGoodEnds([...resident, ...joiner]);
+  const [standing, outputs, end] = resident[0].lines<object>();
+  expect(standing).toMatchObject({ rank: 0, numHeads: 4 });
+  expectUndisturbed(outputs as Output[][]);
+  expect(end).toEqual({ numPreemptions: true, usage: 0 });
+  const [joined, usage] = joiner[0].lines<Output[][]>();
+  expect(joined).toEqual([(outputs as Output[][])[2]]);
+  expect(usage).toBe(0);
+});
+
+test('2 → 4 → 2, the last two staying, with new ranks', async () => {
+  const [port, lastPort] = [await freePort(), await freePort()];
+  const grows = (rank: number) => `${CALLS}
+    const llm = await makeLLM();
+    const calls = ${rank < 2 ? `under(llm)` : '[]'};
+    ${
+      rank < 2
+        ? `await tokensGenerated(llm, 15);
+           await llm.reinitializeDistributed(request(4, -1, ${port}));`
+        : ''
+    }
+    const stays = rank >= 2;
+    const newRank = stays ? rank - 2 : uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK;
+    const settled = Promise.allSettled(calls);
+    const changing = llm.reinitializeDistributed(request(2, newRank, ${lastPort}));
+    const last = stays ? after(llm) : null;
+    await changing;
+    if (stays) await sayAll([last]);
+    else say((await settled).map(({ reason }) => reason.code));
+    await llm.shutdown();`;
+  const start = async (rank: number, worldSize: number, masterPort?: number): Promise<Rank[]> =>
+    startLLMs(grows(rank), worldSize, { ranks: [rank], masterPort });
+  const firstPort = await freePort();
+  const ranks = (
+    await Promise.all([
+      start(0, 2, firstPort),
+      start(1, 2, firstPort),
+      start(2, 4, port),
+      start(3, 4, port),
+    ])
+  ).flat();
+  await expectGoodEnds(ranks);
+  const [[first], [second], [third], [fourth]] = ranks.map((rank) => rank.lines());
+  expect(first).toEqual(['SHUT_DOWN', 'SHUT_DOWN']);
+  expect(second).toEqual(['SHUT_DOWN', 'SHUT_DOWN']);
+  expect(fourth).toEqual(third);
+  const tokens = (outputs: Output[]) => outputs.map(({ tokenIds }) => tokenIds);
+  expect(tokens((third as Output[][])[0])).toEqual(tokens(undisturbed[2]));
+});
+
+test('what the ranks do not agree on, or cannot do, changes nothing', async () => {
+  const said = await runLLMs<(DescribedError | string)[]>(
+    `${CALLS}
+    const llm = await makeLLM();
+    const calls = under(llm);
+    const errors = [];
+    const attempt = async (...fields) => errors.push(await errorOf(llm.reinitializeDistributed(request(...fields))));
+    await attempt(1 + rank, -1, 29500);
+    await attempt(1, -1, 29500);
+    await attempt(3, -1, 29500);
+    await attempt(2, 0, 29500);
+    await attempt(0, -1, 29500);
+    if (rank === 0) calls.push(after(llm));
+    await attempt(2, -1, 29500);
+    if (rank === 1) calls.push(after(llm));
+    say(errors.map(({ code, message }) => code + ': ' + message));
+    await sayAll(calls);
+    await llm.shutdown();`,
+    2,
+  );
+  const [errors, outputs] = said[0] as unknown as [string[], Output[][]];
+  expect(errors).toEqual([
+    'CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 2 on rank 1, but 1 on rank 0',
+    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 1 of 1; ranks are below the size',
+    expect.stringMatching(/^INVALID_STATE: .* rank 0: tensorParallelSize is 3; it must divide/),
+    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 0 of 2, and so would rank 0',
+    expect.stringMatching(/^CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 0/),
+    'INVALID_STATE: reinitializeDistributed came after 2 calls on rank 1, but after 3 on rank 0; ' +
+      'it must stand at the same place among the calls of each',
+  ]);
+  expectUndisturbed(outputs);
+  expect(said[1]).toEqual(said[0]);
+});
+
+test('ranks that do not come fail what is under way, within the timeout', async () => {
+  const body = `${CALLS}
+    const llm = await makeLLM({ distributedTimeout: 1500 });
+    const calls = under(llm).map((call) => errorOf(call));
+    await tokensGenerated(llm, 10);
+    say(await errorOf(llm.reinitializeDistributed(request(2, -1, ${await freePort()}))));
+    for (const error of await Promise.all(calls)) say(error);
+    say(await errorOf(llm.generate('Once')));
+    await llm.shutdown();`;
+  const [errors] = await runLLMs<DescribedError>(body, 1);
+  expect(errors).toHaveLength(4);
+  for (const error of errors) {
+    expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
+    expect(error.message).toContain('rank 1 did not come within 1500 ms');
+  }
+  expect(errors[0].elapsed).toBeLessThan(4000);
+});
+
+test('a process that no launcher started cannot, nor can requests that one rank may end', async () => {
+  const body = (backend: string) => `${CALLS}
+    const llm = await makeLLM({ distributedExecutorBackend: '${backend}' });
+    const call = llm.generate('Once', of({}), { timeoutMs: 60_000 });
+    await tokensGenerated(llm, 5);
+    say(await errorOf(llm.reinitializeDistributed(request(2, -1, 29500))));
+    say((await call)[0].outputs[0].tokenIds.length);
+    await llm.shutdown();`;
+  const [[refused, numTokens]] = await runLLMs<DescribedError>(body('external_launcher'), 1);
+  expect(refused.code).toBe('INVALID_STATE');
+  expect(refused.message).toContain('1 requests that it may end alone');
+  expect(numTokens).toBe(60);
+  const alone = body('uni').replace('request(2', 'request(1');
+  const [[unsupported, numTokensAlone]] = await runLLMs<DescribedError>(alone, 1);
+  expect(unsupported.code).toBe('NOT_SUPPORTED');
+  expect(numTokensAlone).toBe(60);
+});
