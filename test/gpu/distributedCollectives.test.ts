@@ -407,7 +407,8 @@ describeOnGpus('the collectives', (worldSize) => {
       const [freeBefore, ...countsBefore] = before;
       const [freeAfter, ...countsAfter] = after;
       expect(freeAfter).toBeGreaterThanOrEqual(freeBefore);
-      expect(countsAfter).toEqual(countsBefore);
+      // A file that was closing when it was first counted is gone later.
+      countsAfter.forEach((count, i) => expect(count).toBeLessThanOrEqual(countsBefore[i]));
     }
   });
 });

@@ -257,7 +257,8 @@ describeOnGpus('a model', (worldSize) => {
       const [freeBefore, ...countsBefore] = before;
       const [freeAfter, ...countsAfter] = after;
       expect(freeAfter).toBeGreaterThanOrEqual(freeBefore);
-      expect(countsAfter).toEqual(countsBefore);
+      // A file that was closing when it was first counted is gone later.
+      countsAfter.forEach((count, i) => expect(count).toBeLessThanOrEqual(countsBefore[i]));
     }
   });
 
