@@ -6,7 +6,7 @@ import {
   type ReconfigureDistributedRequest,
 } from '../../lib/worker/workerBase';
 import { generateAlone } from './pagedModel';
-import { shutdownEngines, SlowPagedWorker, TestEngine, turns } from './pagedWorker';
+import { shutdownEngines, SlowPagedWorker, TestEngine } from './pagedWorker';
 import { promptOf } from './schedulerDriver';
 
 afterEach(shutdownEngines);
@@ -21,6 +21,8 @@ const request = (
   newDataParallelMasterIp: '127.0.0.1',
   newDataParallelMasterPort: 1,
 });
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 class ReinitializedWorker extends SlowPagedWorker {
   reinitializeDistributed(): Promise<void> {
@@ -43,7 +45,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     for (let step = 0; step < 24; step += 3) {
       const engine = await create(asyncScheduling);
       const outputs = engine.generateAll(prompts, params);
-      for (let i = 0; i < step; i++) await new Promise((resolve) => setTimeout(resolve, 1));
+      for (let i = 0; i < step; i++) await pause(1);
       await engine.engine.reinitializeDistributed(request());
       expect((await outputs).map(({ outputs: [{ tokenIds }] }) => tokenIds)).toEqual(
         prompts.map((prompt) => generateAlone(prompt, params)),
@@ -105,7 +107,7 @@ test('one that fails on the way fails all, and shuts the executor down', async (
   for (const outcome of await settled) {
     expect(outcome).toMatchObject({ reason: expect.any(ExecutorFailedError) as Error });
   }
-  await turns();
+  for (let i = 0; i < 100 && engine.worker.calls.at(-1) !== 'shutdown'; i++) await pause(10);
   expect(engine.worker.calls.at(-1)).toBe('shutdown');
 });
 
