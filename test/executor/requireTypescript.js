@@ -41,6 +41,13 @@ require.extensions['.ts'] = (module, fileName) => {
   module._compile(output, fileName);
 };
 
+// The examples ask for the package they lie in.
+const examples = path.join(root, 'examples');
+const isPackage = (request, parent) =>
+  request === 'uniproc' || (request === '..' && path.dirname(parent?.filename ?? '') === examples);
+
 const resolveFilename = Module._resolveFilename;
-Module._resolveFilename = (request, ...rest) =>
-  resolveFilename(request === 'uniproc' ? path.join(root, 'lib', 'index.ts') : request, ...rest);
+Module._resolveFilename = (request, parent, ...rest) => {
+  const found = isPackage(request, parent) ? path.join(root, 'lib', 'index.ts') : request;
+  return resolveFilename(found, parent, ...rest);
+};

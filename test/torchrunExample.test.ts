@@ -1,0 +1,49 @@
+/**
+ * examples/torchrun.js, as vLLM's users start theirs. torchrun is the real one, and skipped where
+ * PyTorch is not installed (UNIPROC_REFERENCE_PYTHON names a Python that has it).
+ */
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { startProcess } from './support/ranks';
+
+const ROOT = path.resolve(__dirname, '..');
+const HOOK = path.join(ROOT, 'test', 'executor', 'requireTypescript.js');
+const EXAMPLE = path.join('examples', 'torchrun.js');
+
+const python = process.env.UNIPROC_REFERENCE_PYTHON ?? 'python3';
+const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
+
+/** What each rank printed, by rank; the launcher must end well. */
+async function launch(program: string, args: string[]): Promise<string[]> {
+  const launcher = startProcess(0, program, args, {
+    NODE_OPTIONS: `--require ${HOOK}`,
+    UNIPROC_CPU_THREADS: '1',
+    UNIPROC_CHECK_SCHEDULE: '1',
+    CUDA_VISIBLE_DEVICES: '',
+  });
+  const end = await launcher.ended;
+  expect({ ...end, stderr: launcher.stderr }).toMatchObject({ code: 0, signal: null });
+  return launcher.stdout.split('\n').filter((line) => line.includes('"'));
+}
+
+function expectSameOnBoth(lines: string[]): void {
+  const said = (rank: number) =>
+    lines
+      .filter((line) => line.includes(`${rank}]`))
+      .map((line) => JSON.parse(line.slice(line.indexOf('"'))) as string);
+  expect(said(0)).toHaveLength(4);
+  expect(said(1)).toEqual(said(0));
+  expect(said(0)[0]).toMatch(/^Once upon a time.* \w+/);
+}
+
+test('under uniproc launch every rank prints the same text', async () => {
+  const cli = path.join(ROOT, 'lib', 'cli.ts');
+  const args = ['--require', HOOK, cli, 'launch', '--nproc-per-node', '2', EXAMPLE];
+  expectSameOnBoth(await launch(process.execPath, args));
+});
+
+(hasTorch ? test : test.skip)('under torchrun too', async () => {
+  const args = ['-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1'];
+  args.push('--no-python', '--nproc-per-node', '2', '--tee', '3', 'node', EXAMPLE);
+  expectSameOnBoth(await launch(python, args));
+});
