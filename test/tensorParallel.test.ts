@@ -228,15 +228,15 @@ describe('calls', () => {
   test('that overlap, and come at another time on each rank, give the same on all', async () => {
     const said = await runLLMs<Generated[][]>(
       `${SHOW}
-      const llm = await createLLM({ maxNumSeqs: 2 });
+      const llm = await createLLM();
       const results = [];
       const prompts = ['Once upon a time', 'The dog', 'One day a girl', 'In the garden'];
       for (let i = 0; i < 6; i++) {
-        const params = new SamplingParams({ maxTokens: 3 + 5 * (i % 3), n: 1 + (i % 2) });
+        const params = new SamplingParams({ maxTokens: 40 + 20 * (i % 3), n: 1 + (i % 2) });
         results.push(llm.generate(prompts.slice(i % 3), params));
         if (i === 3) llm.resetPrefixCache();
         // One rank's program is slower here, the other's there, and some calls wait for no other.
-        if (i % 2 === rank) await pause(25);
+        if (i % 2 === rank) await pause(12);
         if (i === 2) await results[1];
       }
       say((await Promise.all(results)).map((outputs) => outputs.flatMap(show)));

@@ -107,6 +107,8 @@ test('2 → 1: the rank that stays goes on alone, the one that leaves shuts down
       const llm = await makeLLM();
       const calls = under(llm).map((call) => errorOf(call));
       await tokensGenerated(llm, 25);
+      // Meanwhile it launches a step or two that the other has yet to launch.
+      await pause(50);
       const { device } = llm.engine.executor.driverWorker.worker;
       await llm.reinitializeDistributed(request(1, uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK, ${port}));
       calls.push(errorOf(llm.generate('Once')), errorOf(device.memory()));

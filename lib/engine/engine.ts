@@ -68,8 +68,8 @@ interface Reinitialization {
   request: ReconfigureDistributedRequest;
   /** Calls made before it. */
   numCalls: number;
-  /** After which the ranks stop; null until they have agreed. */
-  lastStep: number | null;
+  /** How all ranks stand. Until it is known this one launches nothing. */
+  standings: Promise<Standing[]>;
   done: () => void;
   failed: (error: unknown) => void;
 }
@@ -243,11 +243,23 @@ export class LLMEngine {
       return Promise.reject(error);
     }
     const { numCalls } = this;
+    // At once: the loop may be waiting for a step that the others launch when they know of this one.
+    const standings = this.gatherStandings(request);
+    // Whoever waits for it hears of it.
+    standings.catch(() => {});
     return new Promise((done, failed) => {
-      this.reinitialization = { request, numCalls, lastStep: null, done, failed };
+      this.reinitialization = { request, numCalls, standings, done, failed };
       this.turns.push('reinitialize');
       this.wake?.();
     });
+  }
+
+  private async gatherStandings(request: ReconfigureDistributedRequest): Promise<Standing[]> {
+    const { numSteps, numCalls } = this;
+    const standing: Standing = { numSteps, numCalls, request, fault: this.faultOf(request) };
+    const name = `reinitialize ${this.numReinitializations++}`;
+    const all = await this.executor.gather(name, Buffer.from(JSON.stringify(standing)));
+    return all.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as Standing);
   }
 
   /** Calls must not overlap: other ranks take part in them, or are about to. */
@@ -470,27 +482,16 @@ export class LLMEngine {
     this.scheduler.finishRequests(stopped, 'stop');
   }
 
-  /** Launches nothing until the ranks agree where to stop; then whether this one is there. */
-  private async isAtLastStep(reinitialization: Reinitialization): Promise<boolean> {
-    if (reinitialization.lastStep === null) {
-      const { request, numCalls } = reinitialization;
-      const { numSteps } = this;
-      const standing: Standing = { numSteps, numCalls, request, fault: this.faultOf(request) };
-      const standings = await this.executor.gather(
-        `reinitialize ${this.numReinitializations++}`,
-        Buffer.from(JSON.stringify(standing)),
-      );
-      try {
-        reinitialization.lastStep = lastStepOf(
-          standings.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as Standing),
-        );
-      } catch (error) {
-        this.endReinitialization();
-        reinitialization.failed(error);
-        return false;
-      }
+  /** Whether this rank is where all agree to stop. */
+  private async isAtLastStep({ standings, failed }: Reinitialization): Promise<boolean> {
+    const all = await standings;
+    try {
+      return this.numSteps === lastStepOf(all);
+    } catch (error) {
+      this.endReinitialization();
+      failed(error);
+      return false;
     }
-    return this.numSteps === reinitialization.lastStep;
   }
 
   /** Why this rank cannot do what is asked; null when it can. */
