@@ -299,3 +299,36 @@ test('whoever trains a model between generations reaches it, and the group, on e
   const expected = { sum: [3, 20], ranks: ['rank 0', 'rank 1'], numHeads: 4, same: true };
   expect(said.flat()).toEqual([expected, expected]);
 });
+
+test('ranks that slept, their weights dropped, go on as before', async () => {
+  const said = await runLLMs<string[]>(
+    `
+    const llm = await createLLM();
+    const params = new SamplingParams({ temperature: 0, maxTokens: 12 });
+    const texts = [];
+    for (const level of [null, 1, 2]) {
+      if (level !== null) {
+        await llm.engine.executor.sleep(level);
+        await llm.engine.executor.wakeUp();
+      }
+      texts.push((await llm.generate('Once upon a time', params))[0].outputs[0].text);
+    }
+    say(texts);
+    await llm.shutdown();`,
+    2,
+  );
+  const [[[text]]] = said;
+  expect(text).toMatch(/\w+ \w+/);
+  expect(said.flat()).toEqual([Array(3).fill(text), Array(3).fill(text)]);
+});
+
+test('a program that only ends, without a shutdown, ends by itself', async () => {
+  const said = await runLLMs<number>(
+    `
+    const llm = await createLLM();
+    say((await llm.generate('Once upon a time'))[0].outputs[0].tokenIds.length);
+    await pause(100);`,
+    2,
+  );
+  expect(said).toEqual([[16], [16]]);
+});

@@ -39,7 +39,12 @@ class Harness {
   readonly processor: OutputProcessor;
   readonly listener = new Listener();
 
-  constructor(options: SamplingParamsOptions = {}, withTokenizer: Tokenizer | null = tokenizer) {
+  /** `generated` was generated before, on other ranks. */
+  constructor(
+    options: SamplingParamsOptions = {},
+    withTokenizer: Tokenizer | null = tokenizer,
+    generated = '',
+  ) {
     this.processor = new OutputProcessor(withTokenizer, new EngineMetrics(new EventEmitter()));
     const samplingParams = new SamplingParams({ maxTokens: null, ...options });
     const promptTokenIds = Int32Array.from(bytes('Hi'));
@@ -61,6 +66,7 @@ class Harness {
         seed: 0n,
         maxModelLen: 1024,
       });
+      for (const tokenId of bytes(generated)) request.appendOutputToken(tokenId);
       this.processor.addRequest(request, parent, index, 0);
     }
   }
@@ -326,4 +332,19 @@ test('a failure reaches each caller once', () => {
   harness.processor.failAll(new Error('lost'), 'error');
   expect(harness.listener.error).toEqual(new Error('lost'));
   expect(harness.listener.output).toBeNull();
+});
+
+describe('a request that other ranks have begun', () => {
+  test('ends at a stop string that began there', () => {
+    const harness = new Harness({ stop: 'stop' }, tokenizer, 'A bus st');
+    expect(harness.steps(bytes('op it'))).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: 'A bus ', finishReason: 'stop' });
+  });
+
+  test('gives what is new, and in the end the whole', () => {
+    const harness = new Harness({}, tokenizer, 'one ');
+    harness.steps(bytes('two'), 'length');
+    expect(harness.texts.join('')).toBe('two');
+    expect(harness.output).toMatchObject({ text: 'one two', tokenIds: bytes('one two') });
+  });
 });
