@@ -149,7 +149,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   int32_t cacheSlots[kStages];
 #pragma unroll
   for (int i = 0; i < kStages; ++i) cacheSlots[i] = cacheSlotOf(i);
-  waitForPrevious();  // for the queries, and this step's keys and values
+  waitForPreviousAlone();  // for the queries, and this step's keys and values
   copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
                                           [&](int32_t i) { return from + i * kHeadDim; });
 #pragma unroll
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
   const auto block = static_cast<int32_t>(blockIdx.x);
   const int32_t begin = block * share;
   const int32_t end = min(begin + share, units.total());
-  if (begin >= end) return waitForPrevious();
+  if (begin >= end) return waitForPreviousAlone();
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   auto [row, unitOfRow] = units.find(begin);

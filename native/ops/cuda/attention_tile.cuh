@@ -2,10 +2,7 @@
 // step. After Dao 2023 (FlashAttention-2): weights never leave the registers, since the layout in
 // which mma leaves scores is the one in which it takes the left operand of the next product.
 //
-// mma.m16n8k16, thread 4 i + j of the warp (i < 8, j < 4), elements in pairs of neighbours:
-//   A [16, 16]  rows i, i + 8, i, i + 8 at columns 2 j, 2 j, 2 j + 8, 2 j + 8
-//   B [16, 8]   column i, rows 2 j, 2 j + 8
-//   C [16, 8]   rows i, i + 8 at columns 2 j
+// mma.cuh has the layouts.
 // Tiles in shared memory have rows of headDim + 8 elements: an odd number of 16-byte parts, so that
 // the eight rows that ldmatrix reads at once lie in different banks.
 #pragma once
@@ -15,6 +12,7 @@
 
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/device_math.cuh"
+#include "ops/cuda/mma.cuh"
 
 namespace uniproc::cuda {
 
@@ -107,23 +105,6 @@ __device__ inline void loadMatricesTransposed(uint32_t (&to)[4], uint32_t addres
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(address)
                : "memory");
-}
-
-// c += a b.
-template <class T>
-__device__ inline void multiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                   uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
 }
 
 // Two neighbours of a row, the first in the lower half.

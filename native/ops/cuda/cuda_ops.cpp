@@ -166,6 +166,10 @@ class CudaOps final : public Ops {
 
   void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
               DType outType) override {
+    if (matmulFewTokens(x, numTokens, weight, bias, out, outType, properties_.multiProcessorCount,
+                        stream_)) {
+      return launched("matmulFewTokens");
+    }
     matmul_.run(x, numTokens, weight, bias, out, outType);
     launched("matmul");
   }

@@ -12,8 +12,9 @@
 // or overwrites is safe. A kernel whose blocks all returned without waiting would break that for
 // the kernels behind it.
 //
-// The batch and the block tables may be read before the wait: of a step's kernels only those of
-// prepareInputs write them, and these do not let the next one come before they have ended.
+// Weights may be read before the wait, since no kernel launched this way writes them, and so may
+// the batch and the block tables: of a step's kernels only those of prepareInputs write them, and
+// these do not let the next one come before they have ended.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,7 +24,8 @@
 
 namespace uniproc::cuda {
 
-// The next kernel's blocks come when this one has ended.
+// The next kernel's blocks come when this one has ended: they would take from the bandwidth of one
+// that needs all of it.
 __device__ inline void waitForPreviousAlone() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
