@@ -3,7 +3,9 @@
  * PyTorch is not installed (UNIPROC_REFERENCE_PYTHON names a Python that has it).
  */
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { folderWith } from './support/folder';
 import { startProcess } from './support/ranks';
 
 const ROOT = path.resolve(__dirname, '..');
@@ -23,7 +25,7 @@ async function launch(program: string, args: string[]): Promise<string[]> {
   });
   const end = await launcher.ended;
   expect({ ...end, stderr: launcher.stderr }).toMatchObject({ code: 0, signal: null });
-  return launcher.stdout.split('\n').filter((line) => line.includes('"'));
+  return launcher.stdout.split('\n').filter((line) => line.includes(']'));
 }
 
 function expectSameOnBoth(lines: string[]): void {
@@ -36,14 +38,28 @@ function expectSameOnBoth(lines: string[]): void {
   expect(said(0)[0]).toMatch(/^Once upon a time.* \w+/);
 }
 
+const uniprocLaunch = (program: string) =>
+  launch(process.execPath, [
+    ...['--require', HOOK, path.join(ROOT, 'lib', 'cli.ts')],
+    ...['launch', '--nproc-per-node', '2', program],
+  ]);
+
 test('under uniproc launch every rank prints the same text', async () => {
-  const cli = path.join(ROOT, 'lib', 'cli.ts');
-  const args = ['--require', HOOK, cli, 'launch', '--nproc-per-node', '2', EXAMPLE];
-  expectSameOnBoth(await launch(process.execPath, args));
+  expectSameOnBoth(await uniprocLaunch(EXAMPLE));
 });
 
 (hasTorch ? test : test.skip)('under torchrun too', async () => {
   const args = ['-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1'];
   args.push('--no-python', '--nproc-per-node', '2', '--tee', '3', 'node', EXAMPLE);
   expectSameOnBoth(await launch(python, args));
+});
+
+test('the example of docs/tensor-parallel.md runs as it stands', async () => {
+  const page = readFileSync(path.join(ROOT, 'docs', 'tensor-parallel.md'), 'utf8');
+  const [example, ...others] = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
+  expect(others).toEqual([]);
+  const folder = await folderWith({ 'app.js': example });
+  const lines = await uniprocLaunch(path.join(folder, 'app.js'));
+  expect(lines).toHaveLength(2);
+  expect(lines[0]).toMatch(/^\[rank 0\] Once upon a time.* \w+/);
 });
