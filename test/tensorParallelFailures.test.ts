@@ -191,6 +191,7 @@ describe('ranks that do not do the same', () => {
 
   test.each([
     ['another prompt', 'llm.generate({ promptTokenIds: [0, 5 + rank] })'],
+    ['a longer prompt', 'llm.generate({ promptTokenIds: Array(4 + rank).fill(9) })'],
     ['another seed', "llm.generate('The dog', new SamplingParams({ seed: rank }))"],
     ['another order', "Promise.all((rank ? ['A', 'B'] : ['B', 'A']).map((p) => llm.generate(p)))"],
   ])('%s is noticed where schedules are compared', async (_, call) => {
@@ -231,6 +232,23 @@ describe('ranks that do not do the same', () => {
     );
     for (const [error] of said) expect(error.cause).toBe('SCHEDULE_MISMATCH');
   });
+});
+
+test('a step that every rank refuses is no failure', async () => {
+  const said = await runLLMs<string | string[]>(
+    `
+    const { emptySchedulerOutput } = require('./lib/worker/schedulerOutput');
+    const llm = await createLLM();
+    const { executor } = llm.engine;
+    await executor.sleep();
+    const error = await errorOf(executor.executeModel(emptySchedulerOutput()));
+    await executor.wakeUp();
+    say([error.code, (await llm.generate('Once upon a time'))[0].outputs[0].text]);
+    await llm.shutdown();`,
+    2,
+  );
+  expect(said[0][0]).toEqual(['INVALID_STATE', expect.stringMatching(/\w+/)]);
+  expect(said[1]).toEqual(said[0]);
 });
 
 describe('the end', () => {

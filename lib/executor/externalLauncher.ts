@@ -2,7 +2,7 @@
 import { inspect, isDeepStrictEqual } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
-import { ConfigError } from '../errors';
+import { ConfigError, InvalidStateError } from '../errors';
 import { startTimer } from '../timer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
@@ -30,7 +30,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   #worker: W | null = null;
   /** With UNIPROC_CHECK_SCHEDULE=1. */
   #scheduleDigest: ScheduleDigest | null = null;
-  /** A peer is lost, and the executor is about to fail. */
+  /** A collective has failed, and the executor is about to. */
   #awaitsNews = false;
 
   /** Rejects with ConfigError where the environment, or another rank's configuration, does not fit. */
@@ -130,6 +130,10 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     timeout = this.config.parallel.distributedTimeout,
   ): Future<ModelRunnerOutput | null> {
     const output = super.executeModel(schedulerOutput, { timeout, nonBlock: true });
+    // Refused before the worker had it, as on every rank.
+    const refusal = output.peek();
+    if (refusal?.status === 'rejected' && refusal.reason instanceof InvalidStateError)
+      return output;
     // This rank alone has not done the step, or no rank has: either way they cannot go on.
     output.addDoneCallback(() => {
       const outcome = output.peek();
@@ -143,14 +147,15 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   }
 
   /**
-   * Of a peer that is lost the group may know more than a connection that broke: which rank it is,
-   * and why. It is given a moment to fail the executor, and with it this call and those that fail
+   * Of a collective that failed the group may know more than the connection that broke: which rank is
+   * lost, and why, or that they do different things. It is given a moment to fail the executor, and with it this call and those that fail
    * because this one did.
    */
   protected override reject(future: Future<unknown>, error: unknown): void {
     if (this.#awaitsNews) return;
-    const isLoss = (error as { code?: unknown } | null | undefined)?.code === 'PEER_LOST';
-    if (!isLoss || future.done()) {
+    const { code } = (error ?? {}) as { code?: unknown };
+    const isOfGroup = code === 'PEER_LOST' || code === 'COMMUNICATOR_FAILED';
+    if (!isOfGroup || future.done()) {
       super.reject(future, error);
       return;
     }
