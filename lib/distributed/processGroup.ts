@@ -232,6 +232,8 @@ export class ProcessGroup {
 
   /** On rank 0: a rank's value has come. */
   #contribute(rank: number, fields: Fields): void {
+    // Sent before its rank had heard of it: nobody will complete this one.
+    if (this.#leaver !== null) return;
     const name = fields.string().toString();
     const { values } = this.#gather(name, fields.i64());
     values[rank] = fields.string();
