@@ -25,7 +25,8 @@ export class LinePrefixer extends Transform {
     const lines: Buffer[] = [];
     let start = 0;
     for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, start)) {
-      lines.push(this.#prefix, ...this.#pieces, chunk.subarray(start, end + 1));
+      const rest = chunk.subarray(start, end + 1);
+      lines.push(Buffer.concat([this.#prefix, ...this.#pieces, rest]));
       this.#pieces = [];
       this.#numBytes = 0;
       start = end + 1;
