@@ -118,7 +118,7 @@ describe('kill -9', () => {
     const body = `await join().catch(({ code, rank }) => say({ code, rank, at: Date.now() }));`;
     const [zero, one, two] = await start(`say('up'); ${body}`, 4, { ranks: [0, 1, 2] });
     await Promise.all([zero, one, two].map((rank) => rank.said('up')));
-    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await new Promise((resolve) => setTimeout(resolve, 3000));
     const killed = Date.now();
     one.kill('SIGKILL');
     await allEnded([zero, two]);
@@ -130,7 +130,7 @@ describe('kill -9', () => {
 });
 
 describe('silence', () => {
-  const TIMEOUT = 3000;
+  const TIMEOUT = 6000;
 
   it.each([0, 2])('of rank %i is noticed by all the others within the timeout', async (victim) => {
     const ranks = await start(
@@ -151,7 +151,7 @@ describe('silence', () => {
       expect(failure).toMatchObject({ code: 'PEER_LOST', rank: victim });
       expect(failure.reason).toMatch(/^nothing was heard of it for \d+ ms$/);
       expect(at - stopped).toBeGreaterThan(TIMEOUT / 2);
-      expect(at - stopped).toBeLessThan(TIMEOUT + 500);
+      expect(at - stopped).toBeLessThan(TIMEOUT + 1000);
     }
     // Once it goes on, it hears that the group has gone on without it.
     ranks[victim].kill('SIGCONT');
@@ -161,9 +161,9 @@ describe('silence', () => {
 
   it('is not what a group hears that has nothing to say', async () => {
     const ranks = await start(
-      `const group = await join({ timeout: 1600 });
+      `const group = await join({ timeout: 3000 });
        sayFailure(group);
-       await new Promise((resolve) => setTimeout(resolve, 5000));
+       await new Promise((resolve) => setTimeout(resolve, 7000));
        say(await gather(group, 'ranks'));
        await group.leave();`,
       2,

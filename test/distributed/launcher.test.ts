@@ -39,8 +39,17 @@ function kill(pid: number): void {
 function programOf(body: string): string {
   const file = path.join(folder, `${numPrograms++}.js`);
   const prelude = `
+    const { existsSync, writeFileSync } = require('node:fs');
     const rank = Number(process.env.RANK);
     const stay = () => setInterval(() => {}, 1000);
+    const until = async (file) => {
+      while (!existsSync(file)) await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    /** Until as many ranks have come here. */
+    const together = async (numRanks) => {
+      writeFileSync(__filename + '.' + rank, '');
+      for (let each = 0; each < numRanks; each++) await until(__filename + '.' + each);
+    };
   `;
   writeFileSync(file, `${prelude}${body}`);
   return file;
@@ -193,7 +202,7 @@ describe('the first failure', () => {
       `stay();
        process.on('SIGTERM', () => { console.log('asked to end'); process.exit(9); });
        console.log('up');
-       if (rank === 1) setTimeout(() => process.exit(3), 300);`,
+       together(3).then(() => rank === 1 && process.exit(3));`,
       3,
     );
     expect(await launcher.ended).toEqual({ code: 3, signal: null });
@@ -219,8 +228,8 @@ describe('the first failure', () => {
         stay();
         const options = { initMethod: 'env://', rank, worldSize: 3, timeout: 20_000 };
         const group = await ProcessGroup.join(options);
-        group.onFailure(({ message }) => console.log(message));
-        process.on('SIGTERM', () => setTimeout(() => process.exit(), 300));
+        process.on('SIGTERM', () => {});
+        group.onFailure(({ message }) => { console.log(message); process.exit(); });
         await group.gather('x', Buffer.alloc(0));
         if (rank === 0) process.kill(process.pid, 'SIGKILL');
       })();`,
@@ -234,7 +243,7 @@ describe('the first failure', () => {
   it('is not that a rank ends with success before the others', async () => {
     const launcher = launch(`setTimeout(() => console.log('done'), 500 * rank);`, 2);
     expect(await launcher.ended).toEqual({ code: 0, signal: null });
-    expect(launcher.stdout).toBe('[rank 0] done\n[rank 1] done\n');
+    expect(launcher.stdout.split('\n').sort()).toEqual(['', '[rank 0] done', '[rank 1] done']);
   });
 
   it('kills those that do not end when they are asked to, and what they have started', async () => {
@@ -242,7 +251,7 @@ describe('the first failure', () => {
       `stay();
        process.on('SIGTERM', () => console.log('not yet'));
        require('node:child_process').spawn('sleep', ['60'], { stdio: 'inherit' });
-       if (rank === 1) setTimeout(() => process.exit(5), 500);`,
+       together(2).then(() => rank === 1 && process.exit(5));`,
     );
     const launcher = startNode(
       0,
@@ -381,11 +390,14 @@ describe('several nodes', () => {
 
   it('wait for each other’s ranks', async () => {
     const file = programOf(
-      `setTimeout(() => { console.log('done'); setTimeout(() => {}, 300); }, 1500 * rank);`,
+      `console.log('done');
+       if (rank === 1) until(__filename + '.go');`,
     );
     const nodes = [node(0, 1, file), node(1, 1, file)];
-    await nodes[1].said('done');
+    for (const each of nodes) await each.said('done');
+    await new Promise((resolve) => setTimeout(resolve, 1500));
     expect(nodes[0].child.exitCode).toBeNull();
+    writeFileSync(`${file}.go`, '');
     for (const { ended } of nodes) expect(await ended).toEqual({ code: 0, signal: null });
     expect(nodes[0].stdout).toBe('[rank 0] done\n');
     expect(nodes[1].stdout).toBe('[rank 1] done\n');
