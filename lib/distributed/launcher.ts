@@ -44,7 +44,8 @@ export interface LaunchOptions {
 export const USAGE = `Usage: uniproc launch [options] program.js [arguments]
 
 Starts the program as several ranks, each a Node.js process, with torchrun's variables: RANK,
-LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, GROUP_RANK, MASTER_ADDR, MASTER_PORT and TORCHELASTIC_*.
+LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, GROUP_*, ROLE_* and
+TORCHELASTIC_*.
 When a rank fails, all others are stopped, and its exit code is the launcher's.
 
 Options:
@@ -135,12 +136,19 @@ export async function launch(options: LaunchOptions): Promise<void> {
 
   const ranks = new LocalRanks(nodes, gracePeriod ?? GRACE_PERIOD);
   const firstRank = sum(numRanks.slice(0, nodeRank));
+  const worldSize = sum(numRanks);
   for (let localRank = 0; localRank < nprocPerNode; localRank++) {
-    ranks.start(firstRank + localRank, [program, ...options.args], {
+    const rank = firstRank + localRank;
+    ranks.start(rank, [program, ...options.args], {
       LOCAL_RANK: String(localRank),
-      WORLD_SIZE: String(sum(numRanks)),
+      WORLD_SIZE: String(worldSize),
       LOCAL_WORLD_SIZE: String(nprocPerNode),
       GROUP_RANK: String(nodeRank),
+      GROUP_WORLD_SIZE: String(nnodes),
+      // All ranks have one role, as torchrun's do.
+      ROLE_NAME: 'default',
+      ROLE_RANK: String(rank),
+      ROLE_WORLD_SIZE: String(worldSize),
       MASTER_ADDR: host,
       MASTER_PORT: String(port),
       TORCHELASTIC_RUN_ID: 'none',

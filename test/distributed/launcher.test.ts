@@ -81,7 +81,8 @@ describe('a rank', () => {
         '--nproc-per-node=2',
         programOf(`
           const names = ['LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_RANK',
-            'MASTER_ADDR', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_RESTART_COUNT',
+            'GROUP_WORLD_SIZE', 'ROLE_NAME', 'ROLE_RANK', 'ROLE_WORLD_SIZE', 'MASTER_ADDR',
+            'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_RESTART_COUNT',
             'TORCHELASTIC_MAX_RESTARTS', 'TORCHELASTIC_USE_AGENT_STORE', 'OF_THE_USER'];
           console.log(JSON.stringify([rank, ...names.map((name) => process.env[name])]));
           console.log(JSON.stringify(process.argv.slice(2)));
@@ -104,6 +105,10 @@ describe('a rank', () => {
         '2',
         '2',
         '0',
+        '1',
+        'default',
+        `${rank}`,
+        '2',
         '127.0.0.1',
         'none',
         '0',
