@@ -76,7 +76,7 @@ function expectUndisturbed(said: Output[][]): void {
 }
 
 /** A rank whose calls go on while the ranks become others. */
-const STAYS = (size: number, port: number, newRank = -1) => `${CALLS}
+const STAYS = (size: number, port: number, newRank = '-1') => `${CALLS}
   const llm = await makeLLM();
   const calls = under(llm);
   await tokensGenerated(llm, 25);
@@ -177,6 +177,17 @@ test('2 → 4 → 2, the last two staying, with new ranks', async () => {
   expect(fourth).toEqual(third);
   const tokens = (outputs: Output[]) => outputs.map(({ tokenIds }) => tokenIds);
   expect(tokens((third as Output[][])[0])).toEqual(tokens(undisturbed[2]));
+});
+
+test('2 → 2: ranks may change places', async () => {
+  const program = STAYS(2, await freePort(), '1 - rank');
+  const ranks = await startLLMs(program, 2);
+  await expectGoodEnds(ranks);
+  for (const [oldRank, rank] of ranks.entries()) {
+    const [standing, outputs] = rank.lines<object>();
+    expect(standing).toMatchObject({ rank: 1 - oldRank, numHeads: 4 });
+    expectUndisturbed(outputs as Output[][]);
+  }
 });
 
 test('what the ranks do not agree on, or cannot do, changes nothing', async () => {
