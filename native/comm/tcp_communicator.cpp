@@ -47,16 +47,24 @@ void TcpCommunicator::fail(int32_t lost) noexcept {
   if (mesh_) mesh_->sayFarewell(lost);
 }
 
+void TcpCommunicator::requireNotConnected() const {
+  if (mesh_ && !failure_) {
+    throw Error("INVALID_STATE", "the communicator is connected already");
+  }
+}
+
 std::vector<std::byte> TcpCommunicator::address() {
-  if (mesh_) throw Error("INVALID_STATE", "the communicator is connected already");
+  requireNotConnected();
+  std::vector<std::byte> address;
   orFail([&](const Deadline&) {
     if (!handshake_) handshake_.emplace(rank(), worldSize());
+    address = handshake_->address();
   });
-  return handshake_->address();
+  return address;
 }
 
 void TcpCommunicator::connect(const std::vector<std::vector<std::byte>>& addresses) {
-  if (mesh_) throw Error("INVALID_STATE", "the communicator is connected already");
+  requireNotConnected();
   if (!handshake_ && !failure_) {
     throw Error("INVALID_STATE", "the communicator has no address yet; call address first");
   }

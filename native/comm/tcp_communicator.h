@@ -47,6 +47,7 @@ class TcpCommunicator final : public Communicator {
   template <typename Body>
   void collective(const Body& body);
   void fail(int32_t lost) noexcept;
+  void requireNotConnected() const;
 
   void reduceAtOnce(std::byte* data, int64_t count, const CollectiveCall& call,
                     const Deadline& deadline);

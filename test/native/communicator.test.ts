@@ -274,7 +274,11 @@ describe('a peer that is lost', () => {
     await sleep(50);
     await ranks[2].end('SIGKILL');
     for (const error of await Promise.all(waiting)) expect(error).toEqual(lost(2));
-    for (const rank of ranks.slice(0, 2)) expect(await errorOf(rank.barrier())).toEqual(lost(2));
+    for (const rank of ranks.slice(0, 2)) {
+      for (const call of [rank.barrier(), rank.address(), rank.connect([])]) {
+        expect(await errorOf(call)).toEqual(lost(2));
+      }
+    }
   });
 
   it('in the middle of a message is named, not those who gave up over it', async () => {
