@@ -69,7 +69,7 @@ void TcpCommunicator::connect(const std::vector<std::vector<std::byte>>& address
     throw Error("INVALID_STATE", "the communicator has no address yet; call address first");
   }
   orFail([&](const Deadline& deadline) {
-    mesh_.emplace(handshake_->connect(addresses, abort_, deadline), abort_);
+    mesh_.emplace(rank(), handshake_->connect(addresses, abort_, deadline), abort_);
     handshake_.reset();
     meet(deadline);
   });

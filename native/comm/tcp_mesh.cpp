@@ -52,7 +52,8 @@ short TcpMesh::Peer::events() const {
   return static_cast<short>((in ? POLLIN : 0) | (out ? POLLOUT : 0));
 }
 
-TcpMesh::TcpMesh(std::vector<Socket> sockets, const AbortSignal& abort) : abort_(abort) {
+TcpMesh::TcpMesh(int32_t rank, std::vector<Socket> sockets, const AbortSignal& abort)
+    : rank_(rank), abort_(abort) {
   for (Socket& socket : sockets) {
     peers_.push_back({static_cast<int32_t>(peers_.size()), std::move(socket), {}, {}});
   }
@@ -148,9 +149,13 @@ void TcpMesh::sayFarewell(int32_t lost) noexcept {
   header.call.kind = CollectiveCall::Kind::kFarewell;
   header.call.root = lost;
   const iovec part = {&header, sizeof header};
-  for (const Peer& peer : peers_) {
-    // In the middle of a message there is no place for it.
-    if (peer.socket && (!peer.out || peer.out->moved == 0)) peer.socket.send(&part, 1);
+  for (Peer& peer : peers_) {
+    if (!peer.socket) continue;
+    const bool hasPlace = !peer.out || peer.out->moved == 0;  // not in the middle of a message
+    const bool isSaid = hasPlace && peer.socket.send(&part, 1).bytes == sizeof header;
+    // The connection's end says of this rank what it could not. Of another it would be wrong, and
+    // that one's own end is there to be seen.
+    if (!isSaid && lost == rank_) peer.socket = Socket();
   }
 }
 

@@ -35,8 +35,8 @@ struct CollectiveCall {
 
 class TcpMesh {
  public:
-  // `sockets` are to each rank, by rank; this rank's own is empty.
-  TcpMesh(std::vector<Socket> sockets, const AbortSignal& abort);
+  // `sockets` are to each rank, by rank; that of `rank`, this one, is empty.
+  TcpMesh(int32_t rank, std::vector<Socket> sockets, const AbortSignal& abort);
 
   // What the next exchange moves: at most one message to, and one from, a rank. The memory must
   // stay until then.
@@ -49,7 +49,8 @@ class TcpMesh {
   void exchange(const CollectiveCall& call, const Deadline& deadline);
 
   // Tells the others, as far as that can be done at once, that this rank gives up over `lost`:
-  // whoever waits for this rank is to know which rank was at fault.
+  // whoever waits for this rank is to know which rank was at fault. Where this one is, and cannot
+  // say so, it ends the connection.
   void sayFarewell(int32_t lost) noexcept;
 
  private:
@@ -85,6 +86,7 @@ class TcpMesh {
   void check(const Peer& peer, const Header& received) const;
   [[noreturn]] void lose(const Peer& peer, const std::string& reason) const;
 
+  const int32_t rank_;
   const AbortSignal& abort_;
   std::vector<Peer> peers_;  // by rank
   uint64_t sequence_ = 0;

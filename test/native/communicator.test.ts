@@ -370,6 +370,16 @@ describe('abort', () => {
     expect(await waiting).toEqual(lost(1, 'it gave up'));
   });
 
+  it('in the middle of a message ends the connection, so that nobody waits for the rest', async () => {
+    const [first, second] = await connect(await startRanks(2, { timeout: WAIT_MS }));
+    const data = new Uint8Array(64 << 20); // more than the connection holds
+    const sending = errorOf(first.allGather(data, 'float32'));
+    await sleep(200);
+    first.abort('enough');
+    expect(await sending).toEqual(lost(null, 'enough'));
+    expect(await errorOf(second.allGather(data, 'float32'))).toEqual(lost(0, 'its connection'));
+  });
+
   it('before anything else is not forgotten', async () => {
     const [rank] = await startRanks(2);
     rank.abort('enough');
