@@ -101,9 +101,26 @@ NcclCommunicator::~NcclCommunicator() {
   memory_.release(word_, kWordBytes);
 }
 
+template <class Body>
+void NcclCommunicator::orFail(const Body& body) {
+  try {
+    body();
+  } catch (...) {
+    group_->fail(std::current_exception());
+    throw;
+  }
+}
+
 std::vector<std::byte> NcclCommunicator::address() {
   group_->throwIfFailed();
   if (hasAddress_) throw Error("INVALID_STATE", "the communicator has an address already");
+  std::vector<std::byte> bytes;
+  orFail([&] { bytes = makeAddress(); });
+  hasAddress_ = true;
+  return bytes;
+}
+
+std::vector<std::byte> NcclCommunicator::makeAddress() {
   Address address;
   address.ncclVersion = nccl::library().version;
   address.host = thisHost();
@@ -122,7 +139,6 @@ std::vector<std::byte> NcclCommunicator::address() {
       if (error.code() != "DEVICE_FAILED") throw;  // else a driver that cannot share memory
     }
   }
-  hasAddress_ = true;
   std::vector<std::byte> bytes(sizeof address);
   std::memcpy(bytes.data(), &address, sizeof address);
   return bytes;
@@ -132,6 +148,11 @@ void NcclCommunicator::connect(const std::vector<std::vector<std::byte>>& addres
   group_->throwIfFailed();
   if (!hasAddress_) throw Error("INVALID_STATE", "a communicator has an address, then connects");
   if (connected_) throw Error("INVALID_STATE", "the communicator is connected already");
+  orFail([&] { join(addresses); });
+  connected_ = true;
+}
+
+void NcclCommunicator::join(const std::vector<std::vector<std::byte>>& addresses) {
   if (addresses.size() != static_cast<size_t>(config_.worldSize)) {
     throwFailed("a world of " + std::to_string(config_.worldSize) + " has " +
                 std::to_string(addresses.size()) + " addresses");
@@ -153,7 +174,6 @@ void NcclCommunicator::connect(const std::vector<std::vector<std::byte>>& addres
   for (const Address& address : ranks) handles.push_back(address.peerMemory);
   if (!onAllRanks(together && peers_ && peers_->map(handles))) peers_.reset();
   warmUp();
-  connected_ = true;
 }
 
 // Whether `here` is true on every rank.

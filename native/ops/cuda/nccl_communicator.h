@@ -43,6 +43,11 @@ class NcclCommunicator final : public Communicator {
   const std::shared_ptr<NcclGroup>& group() const { return group_; }
 
  private:
+  // Whatever `body` throws is what the group fails with.
+  template <class Body>
+  void orFail(const Body& body);
+  std::vector<std::byte> makeAddress();
+  void join(const std::vector<std::vector<std::byte>>& addresses);
   void requireConnected() const;
   void barrier(int64_t timeout);
   void warmUp();

@@ -1,9 +1,10 @@
 #include "ops/cuda/nccl_group.h"
 
-#include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
+#include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "ops/cuda/cuda_check.h"
 #include "runtime/error.h"
@@ -62,11 +63,11 @@ void NcclGroup::join(const nccl::UniqueId& id) {
 }
 
 void NcclGroup::call(const char* name, const std::function<nccl::Result(nccl::Comm)>& enqueue) {
-  const auto deadline = Clock::now() + std::chrono::milliseconds(config_.timeout);
+  const Deadline deadline(config_.timeout);
   nccl::Result result = start(enqueue);
   for (Pause pause; result == nccl::kInProgress; pause.next()) {
     result = progress();
-    if (result == nccl::kInProgress && Clock::now() > deadline) failTimeout(name, config_.timeout);
+    if (result == nccl::kInProgress && deadline.isPast()) failTimeout(name, config_.timeout);
   }
   if (result != nccl::kSuccess) failCall(name, result);
 }
@@ -86,9 +87,9 @@ nccl::Result NcclGroup::progress() {
 }
 
 void NcclGroup::wait(cudaStream_t stream, int64_t timeout) {
-  const auto deadline = Clock::now() + std::chrono::milliseconds(timeout);
+  const Deadline deadline(timeout);
   for (Pause pause; !isDone(stream); pause.next()) {
-    if (!failure() && Clock::now() > deadline) failTimeout("a collective", timeout);
+    if (!failure() && deadline.isPast()) failTimeout("a collective", timeout);
   }
   throwIfFailed();
 }

@@ -5,7 +5,6 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -55,8 +54,6 @@ class NcclGroup {
   const uint32_t* failedWord() const { return deviceWord_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   nccl::Result start(const std::function<nccl::Result(nccl::Comm)>& enqueue);
   nccl::Result progress();
   [[noreturn]] void failTimeout(const char* doing, int64_t timeout);
