@@ -146,17 +146,6 @@ const RequestTable& toTable(Napi::Value value) {
   return fromHandle<Requests>(value, "requests", kRequestsTag).slots.table();
 }
 
-CommType toCommType(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return CommType::kFloat16;
-    case DType::kBFloat16:
-      return CommType::kBFloat16;
-    default:
-      return CommType::kFloat32;
-  }
-}
-
 // A typed array's bytes.
 std::pair<uint8_t*, size_t> toBytes(Napi::Value value, const char* name) {
   if (!value.IsTypedArray()) {

@@ -5,20 +5,6 @@
 #include "model/rope.h"
 
 namespace uniproc {
-namespace {
-
-CommType commType(DType type) {
-  switch (type) {
-    case DType::kFloat16:
-      return CommType::kFloat16;
-    case DType::kBFloat16:
-      return CommType::kBFloat16;
-    default:
-      return CommType::kFloat32;
-  }
-}
-
-}  // namespace
 
 Transformer::Transformer(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
                          Communicator* communicator)
@@ -88,7 +74,7 @@ void Transformer::decoderLayer(Ops& ops, int32_t index, const LayerWeights& laye
 void Transformer::sumOverRanks(const Buffer& x, int32_t numTokens) {
   if (!communicator_) return;
   communicator_->allReduce(x.data(), int64_t{numTokens} * spec_.hiddenSize,
-                           commType(activationType_), ReduceOp::kSum);
+                           toCommType(activationType_), ReduceOp::kSum);
 }
 
 float* Transformer::computeLogits(Ops& ops, const Weights& weights, const int32_t* index,

@@ -23,6 +23,17 @@ enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
 
 constexpr size_t sizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
+constexpr CommType toCommType(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return CommType::kFloat16;
+    case DType::kBFloat16:
+      return CommType::kBFloat16;
+    default:
+      return CommType::kFloat32;
+  }
+}
+
 // A matrix [rows, cols] (a vector is [rows, 1]) as the checkpoint's layer has it: y = x W^T + b.
 // `scales` is for quantised types; none has them yet.
 struct Weight {
