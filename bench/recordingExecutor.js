@@ -2,7 +2,10 @@
 
 const { ExecutorWithExternalLauncher, UniProcExecutor } = require('..');
 
-/** An executor that tells `onStep`, when it is set, what each step computed, as soon as its tokens are there. */
+/**
+ * An executor that tells `onStep`, when it is set, what each step computed, as soon as its tokens
+ * are there.
+ */
 const recording = (Executor) =>
   class extends Executor {
     onStep = null;

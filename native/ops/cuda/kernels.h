@@ -33,10 +33,6 @@ void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t widt
                 DType type, cudaStream_t stream);
 void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width, float* out,
                  cudaStream_t stream);
-// matmul_few.cu: the product of Ops::matmul for up to 8 tokens of a half type and weights that are
-// not large, or false where it is none of those.
-bool matmulFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
-                     void* out, DType outType, int32_t numMultiprocessors, cudaStream_t stream);
 // out [rows, width] += bias [width]
 void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType type,
              cudaStream_t stream);
@@ -44,6 +40,13 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
              cudaStream_t stream);
 void fillRandom(void* out, DType dtype, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream);
+
+// matmul_few.cu --------------------------------------------------------------------------------
+
+// The product of Ops::matmul for up to 8 tokens of a half type and weights that are not large, or
+// false, having done nothing, where it is none of those.
+bool matmulFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
+                     void* out, DType outType, int32_t numMultiprocessors, cudaStream_t stream);
 
 // rope.cu --------------------------------------------------------------------------------------
 

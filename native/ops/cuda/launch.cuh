@@ -5,12 +5,12 @@
 // dependent launch; graphs keep it). In a decode step whose kernels run for microseconds that is a
 // part worth having.
 //
-// Such a kernel calls waitForPrevious() in every thread, before it reads or writes what others do:
-// it returns once the kernel before it has ended and its writes can be seen. If that one was
-// launched this way too, it ended after its own wait, and if not, after all that was before it; so
-// when the wait returns, all that is before it in the stream is done, and whatever the kernel reads
-// or overwrites is safe. A kernel whose blocks all returned without waiting would break that for
-// the kernels behind it.
+// Such a kernel waits in every thread, by one of the two functions below, before it reads or writes
+// what others do: the wait returns once the kernel before it has ended and its writes can be seen.
+// If that one was launched this way too, it ended after its own wait, and if not, after all that
+// was before it; so when the wait returns, all that is before it in the stream is done, and
+// whatever the kernel reads or overwrites is safe. A kernel whose blocks all returned without
+// waiting would break that for the kernels behind it.
 //
 // Weights may be read before the wait, since no kernel launched this way writes them, and so may
 // the batch and the block tables: of a step's kernels only those of prepareInputs write them, and
@@ -44,8 +44,8 @@ __device__ inline void waitForPrevious() {
 // compiled for earlier GPUs have not, wherever they run.
 bool kernelsWait();
 
-// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...) of a kernel that begins with
-// waitForPrevious. As there, cudaGetLastError tells whether it was launched.
+// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...) of a kernel that waits for the one
+// before it. As there, cudaGetLastError tells whether it was launched.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
             cudaStream_t stream, Arguments&&... arguments) {
