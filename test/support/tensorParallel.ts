@@ -10,7 +10,7 @@ const say = (line) => console.log(JSON.stringify(line));
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const createLLM = (args = {}) => LLM.create({
-  device: 'cpu',
+  device: process.env.UNIPROC_TEST_DEVICE ?? 'cpu',
   dtype: 'float32',
   maxModelLen: 128,
   kvCacheMemoryBytes: 2 ** 23,

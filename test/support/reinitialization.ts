@@ -1,0 +1,144 @@
+/** Programs of ranks that change while requests run, and what must come of the requests. */
+import { freePort } from '../../lib/executor/network';
+import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './tensorParallel';
+
+export interface Output {
+  text: string;
+  tokenIds: number[];
+  finishReason: string;
+  logprobs: number[];
+  promptLogprobs: number[] | null;
+}
+
+/** The calls whose outputs must be as if nothing had happened, and how they are shown. */
+export const CALLS = `
+  const of = (options) => new SamplingParams({ maxTokens: 60, logprobs: 0, ...options });
+  const show = (outputs) => outputs.flatMap(({ outputs, promptLogprobs }) => outputs.map((output) => ({
+    ...output,
+    logprobs: output.logprobs.map((position) => [...position.values()][0].logprob),
+    promptLogprobs: promptLogprobs && promptLogprobs.slice(1).map((position) => [...position.values()][0].logprob),
+  })));
+  const makeLLM = (args) => createLLM({ maxModelLen: 256, maxNumSeqs: 6, maxNumBatchedTokens: 96, ...args });
+  const under = (llm) => [
+    llm.generate(
+      ['Once upon a time', 'The dog', 'One day a girl named Lily went to the park'],
+      [
+        of({ temperature: 0 }),
+        of({ n: 3, topP: 0.95, presencePenalty: 0.5, frequencyPenalty: 0.2 }),
+        of({ promptLogprobs: 0, stop: ['friend', ' and '], minTokens: 30, ignoreEos: true }),
+      ],
+    ),
+    llm.generate('In the garden', of({ seed: 5, minP: 0.05 })),
+  ];
+  const after = (llm) => llm.generate(['The cat', 'A boy'], of({}));
+  const sayAll = async (calls) => say((await Promise.all(calls)).map(show));
+  const request = (size, newRank, port) => ({
+    newDataParallelSize: size,
+    newDataParallelRank: newRank,
+    newDataParallelRankLocal: -1,
+    newDataParallelMasterIp: '127.0.0.1',
+    newDataParallelMasterPort: port,
+  });
+`;
+
+/** By call. */
+export let undisturbed: Output[][];
+
+/** Before all tests of a file. */
+export async function generateUndisturbed(): Promise<void> {
+  const [[said]] = await runLLMs<Output[][]>(
+    `${CALLS}
+    const llm = await makeLLM();
+    const calls = under(llm);
+    calls.push(Promise.all(calls).then(() => after(llm)));
+    await sayAll(calls);
+    await llm.shutdown();`,
+    1,
+  );
+  undisturbed = said;
+  // One ends at a stop string, long after the ranks change.
+  expect(said[0].map(({ finishReason }) => finishReason)).toContain('stop');
+}
+
+/** The same tokens and text; logprobs as near as another layout gives them. */
+export function expectUndisturbed(said: Output[][]): void {
+  const withoutLogprobs = (outputs: Output[][]) =>
+    outputs.map((call) => call.map((output) => ({ ...output, logprobs: 0, promptLogprobs: 0 })));
+  expect(withoutLogprobs(said)).toEqual(withoutLogprobs(undisturbed));
+  for (const [i, output] of said.flat().entries()) {
+    const expected = undisturbed.flat()[i];
+    for (const name of ['logprobs', 'promptLogprobs'] as const) {
+      expect(output[name]?.length).toBe(expected[name]?.length);
+      for (const [at, logprob] of (output[name] ?? []).entries()) {
+        expect(Math.abs(logprob - (expected[name] as number[])[at])).toBeLessThanOrEqual(1e-4);
+      }
+    }
+  }
+}
+
+/** A rank whose calls go on while the ranks become others. */
+export const STAYS = (size: number, port: number, newRank = '-1') => `${CALLS}
+  const llm = await makeLLM();
+  const calls = under(llm);
+  await tokensGenerated(llm, 25);
+  const { worker } = llm.engine.executor.driverWorker;
+  const before = llm.stats().numOutputTokens;
+  const changing = llm.reinitializeDistributed(request(${size}, ${newRank}, ${port}));
+  // A call that comes while the ranks change is made by all that there are then.
+  calls.push(after(llm));
+  await changing;
+  say({ before, rank: worker.rank, numHeads: worker.modelSpec.numHeads });
+  await sayAll(calls);
+  say({ numPreemptions: llm.stats().numPreemptions > 0, usage: llm.stats().kvCacheUsage });
+  await llm.shutdown();`;
+
+const JOINS = `${CALLS}
+  const llm = await makeLLM();
+  await sayAll([after(llm)]);
+  say(llm.stats().kvCacheUsage);
+  await llm.shutdown();`;
+
+/** 2 → 1 and 1 → 2, on whatever device the ranks have. */
+export function specifyLeavingAndJoining(): void {
+  test('2 → 1: the rank that stays goes on alone, the one that leaves shuts down', async () => {
+    const port = await freePort();
+    const ranks = await startLLMs(
+      `if (rank === 0) {
+        ${STAYS(1, port)}
+      } else {
+        ${CALLS}
+        const llm = await makeLLM();
+        const calls = under(llm).map((call) => errorOf(call));
+        await tokensGenerated(llm, 25);
+        // Meanwhile it launches a step or two that the other has yet to launch.
+        await pause(50);
+        const { device } = llm.engine.executor.driverWorker.worker;
+        await llm.reinitializeDistributed(request(1, uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK, ${port}));
+        calls.push(errorOf(llm.generate('Once')), errorOf(device.memory()));
+        for (const error of await Promise.all(calls)) say(error);
+      }`,
+      2,
+    );
+    await expectGoodEnds(ranks);
+    const [standing, outputs, end] = ranks[0].lines<object>();
+    expect(standing).toMatchObject({ rank: 0, numHeads: 8 });
+    expectUndisturbed(outputs as Output[][]);
+    expect(end).toEqual({ numPreemptions: true, usage: 0 });
+    const errors = ranks[1].lines<DescribedError>();
+    expect(errors.map(({ code }) => code)).toEqual(Array(4).fill('SHUT_DOWN'));
+  });
+
+  test('1 → 2: a new process joins, computes along, and is given the calls that follow', async () => {
+    const port = await freePort();
+    const resident = await startLLMs(STAYS(2, port), 1);
+    const joiner = await startLLMs(JOINS, 2, { ranks: [1], masterPort: port });
+    await expectGoodEnds([...resident, ...joiner]);
+    const [standing, outputs, end] = resident[0].lines<object>();
+    expect(standing).toMatchObject({ rank: 0, numHeads: 4 });
+    expectUndisturbed(outputs as Output[][]);
+    expect(end).toEqual({ numPreemptions: true, usage: 0 });
+    const [joined, usage] = joiner[0].lines<Output[][]>();
+    expect(joined).toEqual([(outputs as Output[][])[2]]);
+    expect(usage).toBe(0);
+  });
+}
