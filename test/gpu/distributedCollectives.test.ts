@@ -1,6 +1,7 @@
 /** Collectives of several GPUs, a process each: NCCL's, and sums through each other's memory. */
 import type { CommType, ReduceOp } from '../../lib/native';
-import { allEnded, type Rank, startRanks } from '../support/ranks';
+import { allEnded, startRanks } from '../support/ranks';
+import { expectGoodEnds } from '../support/tensorParallel';
 import { describeOnGpus } from './gpus';
 
 /** A process takes seconds to open its GPU, and NCCL some more. */
@@ -85,18 +86,6 @@ async function run<T>(body: string, worldSize: number): Promise<T[][]> {
   await allEnded(ranks);
   await expectGoodEnds(ranks);
   return ranks.map((rank) => rank.lines<T>());
-}
-
-async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
-  for (const rank of ranks) {
-    const end = await rank.ended;
-    expect({ rank: rank.rank, ...end, stderr: rank.stderr }).toEqual({
-      rank: rank.rank,
-      code: 0,
-      signal: null,
-      stderr: '',
-    });
-  }
 }
 
 /** Those that the peer-to-peer kernels take, on either side of their limits, and those they do not. */
