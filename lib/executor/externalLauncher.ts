@@ -166,7 +166,13 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   protected override fail(cause: unknown): void {
     this.#awaitsNews = false;
     super.fail(cause);
-    this.#worker?.abort(messageOf(cause));
+    this.#tellOthers(cause);
+  }
+
+  #tellOthers(cause: unknown): void {
+    // A worker of the user's own may have no others, and no such method.
+    const worker: Partial<Pick<Worker, 'abort'>> | null = this.#worker;
+    worker?.abort?.(messageOf(cause));
   }
 
   /** To the worker, which then is among the request's ranks; or, if it leaves, is shut down. */
@@ -179,7 +185,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
 
   /** With a cause, steps that are launched fail on every rank; else all complete those they share. */
   override shutdown(cause?: unknown): Promise<void> {
-    if (cause !== undefined) this.#worker?.abort(messageOf(cause));
+    if (cause !== undefined) this.#tellOthers(cause);
     return super.shutdown();
   }
 }
@@ -195,6 +201,7 @@ function sharedOptions({ model, load, cache, scheduler, parallel, device }: Unip
     blockSize,
     enablePrefixCaching,
     disableCustomAllReduce: parallel.disableCustomAllReduce,
+    UNIPROC_CHECK_SCHEDULE: process.env.UNIPROC_CHECK_SCHEDULE === '1',
     device: device.kind,
   };
 }

@@ -91,6 +91,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
 
   #call(method: RpcMethod, { args = [], kwargs, timeout }: RpcOptions): Future<unknown> {
     const future = new Future<unknown>();
+    this.#pending.add(future);
     try {
       this.#requireRunning();
       if (timeout !== undefined) {
@@ -112,16 +113,10 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
     // The two halves of a step give their outputs in one order.
     const order = method === 'sampleTokens' ? 'executeModel' : method;
-    if (isPromise(answer)) {
-      this.#pending.add(future);
-      this.#followPromise(future, order, answer);
-    } else if (!isAsyncOutput(answer)) {
-      future.setResult(answer);
-    } else {
-      this.#pending.add(future);
-      if (this.#promised.has(order)) this.#followPromise(future, order, Promise.resolve(answer));
-      else this.#awaitOutput(future, answer);
-    }
+    if (isPromise(answer)) this.#followPromise(future, order, answer);
+    else if (!isAsyncOutput(answer)) this.#resolve(future, answer);
+    else if (this.#promised.has(order)) this.#followPromise(future, order, Promise.resolve(answer));
+    else this.#awaitOutput(future, answer);
   }
 
   /** An output that a promise brings is not awaited before those of the calls made before it. */

@@ -1,5 +1,5 @@
 /** The external launcher with a world of one rank, and what it refuses (more: tensorParallel.test.ts). */
-import { ConfigError } from '../../lib/errors';
+import { ConfigError, PeerLostError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { KVCacheConfig } from '../../lib/worker/kvCache';
@@ -105,4 +105,22 @@ describe('ExecutorWithExternalLauncher', () => {
       );
     }
   });
+});
+
+it('leaves no call without an end that fails while it hears which peer was lost', async () => {
+  class Bereaved extends PlainWorker {
+    loseRank(): Promise<never> {
+      return Promise.reject(new PeerLostError(1, 'of a test'));
+    }
+    refuse(): never {
+      throw new Error('refused at once');
+    }
+  }
+  const executor = await create({ workerCls: Bereaved });
+  const [lost] = executor.collectiveRpc('loseRank', { nonBlock: true });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const calls = ['refuse', 'noSuchMethod'].map((method) => executor.collectiveRpc(method));
+  for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'EXECUTOR_FAILED' });
+  expect(await lost.exception()).toMatchObject({ code: 'PEER_LOST' });
+  await executor.shutdown();
 });
