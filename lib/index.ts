@@ -4,6 +4,10 @@ export type { EngineArgs } from './config/engineArgs';
 export type { GenerateOptions, RequestOptions } from './config/requestOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
 export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
+export {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from './config/reconfigureRequest';
 export type { LLMEngine } from './engine/engine';
 export type { Prompt } from './engine/inputProcessor';
 export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
@@ -50,12 +54,5 @@ export type {
   SchedulerOutput,
 } from './worker/schedulerOutput';
 export { Worker } from './worker/worker';
-export {
-  ReconfigureRankType,
-  type ReconfigureDistributedRequest,
-  type SleepTag,
-  type StepOutput,
-  WorkerBase,
-  type WorkerArgs,
-} from './worker/workerBase';
+export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';
 export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';

@@ -22,7 +22,7 @@ import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
-import type { ReconfigureDistributedRequest } from './worker/workerBase';
+import type { ReconfigureDistributedRequest } from './config/reconfigureRequest';
 
 export interface CreateArgs extends EngineArgs {
   /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
-import { divisionFault } from '../worker/tensorParallel';
+import { divisionFault } from './division';
 import { readGenerationConfig } from './generationConfig';
 import { parseFields } from './schema';
 import { readTransformerConfig } from './transformerConfig';

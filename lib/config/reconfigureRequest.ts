@@ -1,8 +1,21 @@
 /** What LLM.reinitializeDistributed is asked for, checked. */
 import { z } from 'zod';
 import { ConfigError } from '../errors';
-import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
 import { parseFields } from './schema';
+
+/** Of a rank in a reconfiguration, where it is not a rank's number. */
+export const ReconfigureRankType = {
+  KEEP_CURRENT_RANK: -1,
+  SHUTDOWN_CURRENT_RANK: -2,
+} as const;
+
+export interface ReconfigureDistributedRequest {
+  newDataParallelSize: number;
+  newDataParallelRank: number;
+  newDataParallelRankLocal: number;
+  newDataParallelMasterIp: string;
+  newDataParallelMasterPort: number;
+}
 
 const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;
 

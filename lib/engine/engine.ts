@@ -19,8 +19,11 @@ import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
-import { divisionFault } from '../worker/tensorParallel';
-import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import { divisionFault } from '../config/division';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import { Call } from './call';
 import type { EngineInput } from './inputProcessor';
 import { getKvCacheConfig } from './kvCacheConfig';

@@ -6,7 +6,10 @@ import { deserialize, serialize } from 'node:v8';
 import type { RequestOptions } from '../config/requestOptions';
 import { SamplingParams } from '../config/samplingParams';
 import { ConfigError, InvalidStateError } from '../errors';
-import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import type { EngineInput } from './inputProcessor';
 import { Request } from './request';
 

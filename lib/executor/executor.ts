@@ -7,7 +7,8 @@ import type { KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
 import { loadClass } from '../worker/loadClass';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { GrammarOutput, SchedulerOutput } from '../worker/schedulerOutput';
-import type { ReconfigureDistributedRequest, SleepTag } from '../worker/workerBase';
+import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
+import type { SleepTag } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
 import { Future } from './future';
 

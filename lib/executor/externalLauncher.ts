@@ -7,7 +7,10 @@ import { startTimer } from '../timer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { Worker } from '../worker/worker';
-import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import type { CreateOptions, StepOptions } from './executor';
 import type { Future } from './future';
 import { ScheduleDigest } from './scheduleDigest';

@@ -4,7 +4,10 @@ import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
 import type { AsyncModelRunnerOutput } from '../worker/outputs';
 import type { Worker } from '../worker/worker';
-import { ReconfigureRankType, type ReconfigureDistributedRequest } from '../worker/workerBase';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
 import { type CreateOptions, Executor, type RpcOptions } from './executor';
 import { Future } from './future';

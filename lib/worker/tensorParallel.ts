@@ -4,26 +4,10 @@
  * rank for, and what o and down make of them is a sum over the ranks. The vocabulary is divided too,
  * in the embedding and in the head.
  */
+import { divisionFault } from '../config/division';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { ConfigError } from '../errors';
 import type { ModelSpec } from '../native';
-
-/** Why a model cannot be divided among that many ranks; null when it can. */
-export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
-  const { numHeads, numKvHeads, intermediateSize } = spec;
-  for (const [name, count] of Object.entries({ numHeads, intermediateSize })) {
-    if (count % worldSize !== 0) {
-      return `tensorParallelSize is ${worldSize}; it must divide the model's ${name}, ${count}`;
-    }
-  }
-  if (numKvHeads % worldSize !== 0 && worldSize % numKvHeads !== 0) {
-    return (
-      `tensorParallelSize is ${worldSize}; it must divide the model's numKvHeads, ${numKvHeads}, ` +
-      'or be a multiple of it'
-    );
-  }
-  return null;
-}
 
 /** Some of `of` things in a row: `count` of them from `first` on. */
 export interface Share {

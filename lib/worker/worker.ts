@@ -1,6 +1,10 @@
 /** One device's half of a step: opens the device, loads the model, sizes its cache, runs it. */
 import os from 'node:os';
 import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { ProcessGroup } from '../distributed/processGroup';
 import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
@@ -20,14 +24,7 @@ import { ModelRunner } from './modelRunner';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
 import { shardSpec } from './tensorParallel';
 import { weightParts } from './weights';
-import {
-  type ReconfigureDistributedRequest,
-  ReconfigureRankType,
-  type SleepTag,
-  type StepOutput,
-  type WorkerArgs,
-  WorkerBase,
-} from './workerBase';
+import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
 /** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
 const CPU_CACHE_SHARE = 0.25;

@@ -14,20 +14,6 @@ export interface WorkerArgs {
   isDriverWorker: boolean;
 }
 
-/** Of a rank in a reconfiguration, where it is not a rank's number. */
-export const ReconfigureRankType = {
-  KEEP_CURRENT_RANK: -1,
-  SHUTDOWN_CURRENT_RANK: -2,
-} as const;
-
-export interface ReconfigureDistributedRequest {
-  newDataParallelSize: number;
-  newDataParallelRank: number;
-  newDataParallelRankLocal: number;
-  newDataParallelMasterIp: string;
-  newDataParallelMasterPort: number;
-}
-
 export type SleepTag = 'weights' | 'kv_cache';
 
 /** The output, or one that is still computed, or null: `sampleTokens` must follow. */

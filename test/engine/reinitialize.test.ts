@@ -2,9 +2,9 @@
 import { DeviceError, ExecutorFailedError, ShutdownError } from '../../lib/errors';
 import { lastStepOf, type Standing } from '../../lib/engine/reinitialization';
 import {
-  ReconfigureRankType,
   type ReconfigureDistributedRequest,
-} from '../../lib/worker/workerBase';
+  ReconfigureRankType,
+} from '../../lib/config/reconfigureRequest';
 import { generateAlone } from './pagedModel';
 import { shutdownEngines, SlowPagedWorker, TestEngine } from './pagedWorker';
 import { promptOf } from './schedulerDriver';

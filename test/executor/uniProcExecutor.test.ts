@@ -15,7 +15,8 @@ import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { native } from '../../lib/native';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
-import { ReconfigureRankType, type StepOutput, type WorkerArgs } from '../../lib/worker/workerBase';
+import { ReconfigureRankType } from '../../lib/config/reconfigureRequest';
+import type { StepOutput, WorkerArgs } from '../../lib/worker/workerBase';
 import { WorkerWrapper } from '../../lib/worker/workerWrapper';
 import { watchThreads } from '../support/threads';
 import {

@@ -18,7 +18,8 @@ import {
   type StepBuffers,
 } from '../../lib/native';
 import { readTensorTable } from '../../lib/worker/checkpoint';
-import { divisionFault, shardSpec } from '../../lib/worker/tensorParallel';
+import { divisionFault } from '../../lib/config/division';
+import { shardSpec } from '../../lib/worker/tensorParallel';
 import { weightParts } from '../../lib/worker/weights';
 import { folderWith } from '../support/folder';
 import { GREEDY } from '../support/sampling';
