@@ -3,12 +3,15 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { stories } from './support/stories';
-import { type DescribedError, runLLMs, startLLMs } from './support/tensorParallel';
+import {
+  type DescribedError,
+  furthest,
+  type Logprobs,
+  runLLMs,
+  startLLMs,
+} from './support/tensorParallel';
 
 const TOLERANCE = 1e-4;
-
-/** A position's likeliest tokens, and the one that stands there, by id. */
-type Logprobs = [tokenId: number, logprob: number][];
 
 interface Generated {
   text: string;
@@ -26,16 +29,6 @@ const show = ({ promptLogprobs, outputs }) => outputs.map(({ text, tokenIds, log
   logprobs: [...(promptLogprobs ?? []).slice(1), ...(logprobs ?? [])].map(pairs),
 }));
 `;
-
-/** Of the tokens that two positions both name, the furthest that their logprobs are apart. */
-function furthest(ours: Logprobs, theirs: Logprobs): number {
-  const known = new Map(theirs);
-  const differences = ours
-    .filter(([tokenId]) => known.has(tokenId))
-    .map(([tokenId, logprob]) => Math.abs(logprob - (known.get(tokenId) as number)));
-  // The token that stands there is named by both.
-  return differences.length === 0 ? Infinity : Math.max(...differences);
-}
 
 function likeliest(logprobs: Logprobs): Logprobs {
   return [...logprobs].sort(([, a], [, b]) => b - a);

@@ -5,7 +5,14 @@ import path from 'node:path';
 import { folderWith } from '../support/folder';
 import { startNode, startProcess } from '../support/ranks';
 import { stories } from '../support/stories';
-import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from '../support/tensorParallel';
+import {
+  type DescribedError,
+  expectGoodEnds,
+  furthest,
+  type Logprobs,
+  runLLMs,
+  startLLMs,
+} from '../support/tensorParallel';
 import { describeOnGpus } from './gpus';
 
 const ROOT = path.resolve(__dirname, '..', '..');
@@ -13,9 +20,6 @@ const TOLERANCE = 1e-4;
 
 /** Starting an engine on a GPU takes seconds, and NCCL some more. */
 jest.setTimeout(180_000);
-
-/** A position's likeliest tokens, and the one that stands there, by id. */
-type Logprobs = [tokenId: number, logprob: number][];
 
 interface Generated {
   tokenIds: number[];
@@ -54,16 +58,6 @@ const storiesProgram = (args: object) => `
   ];
   for (const output of outputs.flatMap(show)) say(output);
   await llm.shutdown();`;
-
-/** Of the tokens that two positions both name, the furthest that their logprobs are apart. */
-function furthest(ours: Logprobs, theirs: Logprobs): number {
-  const known = new Map(theirs);
-  const differences = ours
-    .filter(([tokenId]) => known.has(tokenId))
-    .map(([tokenId, logprob]) => Math.abs(logprob - (known.get(tokenId) as number)));
-  // The token that stands there is named by both.
-  return differences.length === 0 ? Infinity : Math.max(...differences);
-}
 
 const tokensOf = (generated: Generated[]) => generated.map(({ tokenIds }) => tokenIds);
 

@@ -99,3 +99,16 @@ export async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
     });
   }
 }
+
+/** A position's likeliest tokens, and the one that stands there, by id. */
+export type Logprobs = [tokenId: number, logprob: number][];
+
+/** Of the tokens that two positions both name, the furthest that their logprobs are apart. */
+export function furthest(ours: Logprobs, theirs: Logprobs): number {
+  const known = new Map(theirs);
+  const differences = ours
+    .filter(([tokenId]) => known.has(tokenId))
+    .map(([tokenId, logprob]) => Math.abs(logprob - (known.get(tokenId) as number)));
+  // The token that stands there is named by both.
+  return differences.length === 0 ? Infinity : Math.max(...differences);
+}
