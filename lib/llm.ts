@@ -1,7 +1,10 @@
 /** What users call: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
-import { checkReconfigureRequest } from './config/reconfigureRequest';
+import {
+  checkReconfigureRequest,
+  type ReconfigureDistributedRequest,
+} from './config/reconfigureRequest';
 import {
   checkGenerateOptions,
   checkRequestOptions,
@@ -22,7 +25,6 @@ import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
-import type { ReconfigureDistributedRequest } from './config/reconfigureRequest';
 
 export interface CreateArgs extends EngineArgs {
   /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */

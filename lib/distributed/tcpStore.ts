@@ -8,6 +8,7 @@ import {
   StoreTimeoutError,
 } from '../errors';
 import { checkTimeout, startTimer } from '../timer';
+import { addressOf } from './address';
 import { MAX_MEMORY_BYTES } from './keyTable';
 import {
   checkPort,
@@ -94,7 +95,7 @@ export class TCPStore {
    * it has not within `timeout`; its `cause` is what went wrong.
    */
   static async connect({ host, port, timeout = 300_000 }: ConnectOptions): Promise<TCPStore> {
-    const address = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+    const address = addressOf(host, port);
     checkTimeout(timeout);
     checkPort(port, 1);
     const deadline = performance.now() + timeout;

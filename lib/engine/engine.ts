@@ -5,6 +5,11 @@
  */
 import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
+import { divisionFault } from '../config/division';
+import {
+  type ReconfigureDistributedRequest,
+  ReconfigureRankType,
+} from '../config/reconfigureRequest';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import {
@@ -19,11 +24,6 @@ import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
-import { divisionFault } from '../config/division';
-import {
-  type ReconfigureDistributedRequest,
-  ReconfigureRankType,
-} from '../config/reconfigureRequest';
 import { Call } from './call';
 import type { EngineInput } from './inputProcessor';
 import { getKvCacheConfig } from './kvCacheConfig';
@@ -527,7 +527,7 @@ export class LLMEngine {
       outputProcessor.restart();
       const { numRequests } = this;
       const requests = scheduler.unfinishedRequests;
-      const turns = this.turnsBefore('reinitialize');
+      const turns = this.turnsBeforeReinitialization();
       await executor.broadcast(encodeState({ numRequests, requests, turns }));
     } catch (error) {
       if (error instanceof NotSupportedError) {
@@ -546,9 +546,9 @@ export class LLMEngine {
     done();
   }
 
-  private turnsBefore(marker: 'reinitialize'): (WaitingCall | 'resetPrefixCache')[] {
+  private turnsBeforeReinitialization(): (WaitingCall | 'resetPrefixCache')[] {
     return this.turns
-      .slice(0, this.turns.indexOf(marker))
+      .slice(0, this.turns.indexOf('reinitialize'))
       .filter((turn) => turn !== 'reinitialize');
   }
 

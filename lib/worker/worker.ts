@@ -1,13 +1,14 @@
 /** One device's half of a step: opens the device, loads the model, sizes its cache, runs it. */
 import os from 'node:os';
-import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import { addressOf } from '../distributed/address';
 import { ProcessGroup } from '../distributed/processGroup';
 import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
+import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
 import {
   type DeviceProperties,
   type MemoryInfo,
@@ -394,15 +395,15 @@ export class Worker extends WorkerBase {
     await this.shutdown();
     const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;
     const { newDataParallelRank, newDataParallelRankLocal, newDataParallelSize } = request;
+    const { newDataParallelMasterIp, newDataParallelMasterPort } = request;
     if (newDataParallelRank === SHUTDOWN_CURRENT_RANK) return;
     const { rank, localRank } = this.#place;
-    const host = request.newDataParallelMasterIp;
     this.#place = {
       rank: newDataParallelRank === KEEP_CURRENT_RANK ? rank : newDataParallelRank,
       localRank:
         newDataParallelRankLocal === KEEP_CURRENT_RANK ? localRank : newDataParallelRankLocal,
       worldSize: newDataParallelSize,
-      initMethod: `tcp://${host.includes(':') ? `[${host}]` : host}:${request.newDataParallelMasterPort}`,
+      initMethod: `tcp://${addressOf(newDataParallelMasterIp, newDataParallelMasterPort)}`,
     };
     await this.initDevice();
     await this.loadModel();

@@ -11,7 +11,7 @@ const FLOAT32_TOLERANCE = 1e-4;
 const HALF_TOLERANCE = 3e-2;
 
 /** What the reference predicted at one position of a sequence. */
-interface Prediction {
+export interface Prediction {
   /** Of the token that stands there. */
   logprob: number;
   /** Its place from 1, and how far the nearest other logprob is; of float32 alone. */
@@ -39,7 +39,7 @@ interface Position {
 
 const families = readdirSync(path.join(__dirname, 'checkpoints'));
 
-function readExpected(family: string): ExpectedPrompt[] {
+export function readExpected(family: string): ExpectedPrompt[] {
   const file = path.join(__dirname, 'expected', `${family}.json`);
   return (JSON.parse(readFileSync(file, 'utf8')) as { prompts: ExpectedPrompt[] }).prompts;
 }

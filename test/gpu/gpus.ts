@@ -27,3 +27,13 @@ export function describeOnGpus(name: string, specify: (worldSize: number) => voi
   if (!WORLD_SIZES.includes(4)) test.skip(`${missing}: 4 ranks are not tested`, () => {});
   describe.each(WORLD_SIZES)(`${name}, %i ranks`, specify);
 }
+
+/** Of a process: its GPU's free memory, then how many it has of threads and files. */
+export function expectNoMoreHeld(
+  [freeBefore, ...countsBefore]: readonly number[],
+  [freeAfter, ...countsAfter]: readonly number[],
+): void {
+  expect(freeAfter).toBeGreaterThanOrEqual(freeBefore);
+  // A file that was closing when it was first counted is gone later.
+  countsAfter.forEach((count, i) => expect(count).toBeLessThanOrEqual(countsBefore[i]));
+}

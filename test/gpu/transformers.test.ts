@@ -23,7 +23,8 @@ import {
 import os from 'node:os';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
-import { type ModelLimits, native, type NativeEvent, type NativeModel } from '../../lib/native';
+import { type ModelLimits, native, type NativeModel } from '../../lib/native';
+import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { readTensorTable } from '../../lib/worker/checkpoint';
 import { shardSpec } from '../../lib/worker/tensorParallel';
@@ -255,11 +256,6 @@ function blocksOf(sequence: number): Int32Array {
     (_, block) => block * ENDS.length + sequence,
   );
 }
-
-const ready = (event: NativeEvent) =>
-  new Promise<void>((resolve, reject) =>
-    event.onReady((error) => (error ? reject(error) : resolve())),
-  );
 
 /** Frobenius norm of the difference over that of the reference. */
 function relativeError(logits: Float32Array, reference: Float32Array): number {

@@ -12,11 +12,11 @@ import {
   type ModelSpec,
   native,
   type NativeDevice,
-  type NativeEvent,
   type NativeModel,
   type NativeSampling,
   type WeightPart,
 } from '../../lib/native';
+import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { decode, type ModelTensors, random, randomTensors, type Tensor } from './decoder';
 
@@ -138,11 +138,6 @@ async function loadedModel(spec = LLAMA, limits = LIMITS, numBlocks = 64) {
   await model.allocateKvCache(numBlocks);
   return { model, tensors };
 }
-
-const ready = (event: NativeEvent) =>
-  new Promise<void>((resolve, reject) =>
-    event.onReady((error) => (error ? reject(error) : resolve())),
-  );
 
 interface Row {
   slot: number;

@@ -3,7 +3,7 @@
  * Face transformers says of the golden checkpoints (test/golden) and, of what those have not, against
  * the same decoder in float64 (decoder.ts).
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import type { TransformerSpec } from '../../lib/config/uniprocConfig';
@@ -12,7 +12,6 @@ import {
   native,
   type NativeCommunicator,
   type NativeDevice,
-  type NativeEvent,
   type NativeModel,
   type NativeSampling,
   type StepBuffers,
@@ -21,7 +20,9 @@ import { readTensorTable } from '../../lib/worker/checkpoint';
 import { divisionFault } from '../../lib/config/division';
 import { shardSpec } from '../../lib/worker/tensorParallel';
 import { weightParts } from '../../lib/worker/weights';
+import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
+import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { fileOf } from '../worker/safetensors';
 import { decode, type ModelTensors, randomTensors, type Tensor } from './decoder';
@@ -39,11 +40,6 @@ const LIMITS: ModelLimits = {
   enforceEager: false,
 };
 const WIDTH = 1 + LIMITS.maxLogprobs;
-
-const ready = (event: NativeEvent) =>
-  new Promise<void>((resolve, reject) =>
-    event.onReady((error) => (error ? reject(error) : resolve())),
-  );
 
 interface Row {
   slot: number;
@@ -234,20 +230,6 @@ async function openWorld(size: number): Promise<World> {
   return world;
 }
 
-/** Of each position but the first; see test/golden/families.ts. */
-interface Prediction {
-  logprob: number;
-  rank: number;
-  margin: number;
-  top: [number, number][];
-}
-
-interface ExpectedPrompt {
-  promptTokenIds: number[];
-  tokenIds: number[];
-  float32: Prediction[];
-}
-
 /** A line for each figure that is not the reference's; of ranks and the arg max where they are clear. */
 function differences(ours: Position[], reference: Prediction[]): string[] {
   expect(ours).toHaveLength(reference.length);
@@ -288,8 +270,7 @@ describe.each([
   [4, inFour],
 ])('the golden checkpoints on %i ranks', (size, names) => {
   it.each(names)('%s: the tokens and logprobs of the reference', async (name) => {
-    const file = path.join(GOLDEN, 'expected', `${name}.json`);
-    const { prompts } = JSON.parse(readFileSync(file, 'utf8')) as { prompts: ExpectedPrompt[] };
+    const prompts = readExpected(name);
     const world = await openGolden(name, size);
     const results = await world.generate(
       prompts.map(({ promptTokenIds }) => promptTokenIds),
