@@ -275,13 +275,18 @@ export function checkTokenIds(
   );
 }
 
+export interface FileTransformerConfig extends TransformerConfig {
+  /** config.json says which ends of sequence there are; else they are the family's default. */
+  namesEos: boolean;
+}
+
 /**
  * Reads `folder`/config.json. A key that is missing has the value transformers 5 gives it for that
  * family. Throws CheckpointError (missing, not JSON, a key with a value that cannot be) and
  * UnsupportedModelError (an architecture, a quantization, a rope type or another key of config.json
  * that this library does not run).
  */
-export async function readTransformerConfig(folder: string): Promise<TransformerConfig> {
+export async function readTransformerConfig(folder: string): Promise<FileTransformerConfig> {
   const file = path.join(folder, 'config.json');
   const given = await readJsonObject(file);
   refuseQuantization(file, given.quantization_config);
@@ -332,5 +337,6 @@ export async function readTransformerConfig(folder: string): Promise<Transformer
     maxPositionEmbeddings: rope.maxPositions,
     bosTokenId: json.bos_token_id ?? null,
     eosTokenIds,
+    namesEos: Object.hasOwn(given, 'eos_token_id'),
   };
 }
