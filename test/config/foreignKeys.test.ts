@@ -1,4 +1,5 @@
 /** Keys of config.json that change what a model computes: refused by name, or known to change nothing. */
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import { folderWith } from '../support/folder';
@@ -12,49 +13,58 @@ const [FULL, SLIDING] = ['full_attention', 'sliding_attention'];
 
 const folderOf = (config: object | string) => folderWith({ 'config.json': config });
 
+const REFUSED: [key: string, value: unknown][] = [
+  ['is_causal', false],
+  ['is_causal', null], // false in Python
+  ['is_causal', 0],
+  ['use_bidirectional_attention', true],
+  ['use_bidirectional_attention', 'all'],
+  ['is_encoder_decoder', true],
+  ['add_cross_attention', true],
+  ['attention_chunk_size', 128],
+  ['num_kv_shared_layers', 1],
+  ['alibi', true],
+  ['no_rope_layers', [1, 0]],
+  ['rope_interleave', true],
+  ['attn_temperature_tuning', 4],
+  ['llama_4_scaling', { beta: 0.1 }],
+  ['attn_logit_softcapping', 50],
+  ['final_logit_softcapping', 30.0],
+  ['query_pre_attn_scalar', 144],
+  ['attention_multiplier', 0.0078125],
+  ['embedding_multiplier', 12],
+  ['scale_emb', 12],
+  ['residual_multiplier', 0.22],
+  ['scale_depth', 1.4],
+  ['logits_scaling', 8],
+  ['logit_scale', 0.0625],
+  ['lm_head_multiplier', 0.04],
+  ['clip_qkv', 8],
+  ['use_qk_norm', true],
+  ['qk_layernorm', true],
+  ['parallel_attn', true],
+  ['use_parallel_residual', true],
+  ['num_experts', 8],
+  ['num_local_experts', 8],
+  ['n_routed_experts', 64],
+  ['compression_config', { format: 'pack-quantized' }],
+  ['quantization_config', { quant_method: 'gptq' }],
+  ['hidden_act', 'gelu'],
+  ['partial_rotary_factor', 0.5],
+  ['model_type', 'gemma2'],
+  ['layer_types', [FULL, SLIDING]],
+  ['layer_types', ['chunked_attention', FULL]],
+];
+
+describe('docs/checkpoints.md', () => {
+  it('names every key that is refused', () => {
+    const docs = readFileSync(path.join(__dirname, '..', '..', 'docs', 'checkpoints.md'), 'utf8');
+    expect(REFUSED.map(([key]) => key).filter((key) => !docs.includes(`\`${key}\``))).toEqual([]);
+  });
+});
+
 describe('config.json', () => {
-  it.each<[string, unknown]>([
-    ['is_causal', false],
-    ['is_causal', null], // false in Python
-    ['is_causal', 0],
-    ['use_bidirectional_attention', true],
-    ['use_bidirectional_attention', 'all'],
-    ['is_encoder_decoder', true],
-    ['add_cross_attention', true],
-    ['attention_chunk_size', 128],
-    ['num_kv_shared_layers', 1],
-    ['alibi', true],
-    ['no_rope_layers', [1, 0]],
-    ['rope_interleave', true],
-    ['attn_temperature_tuning', 4],
-    ['llama_4_scaling', { beta: 0.1 }],
-    ['attn_logit_softcapping', 50],
-    ['final_logit_softcapping', 30.0],
-    ['query_pre_attn_scalar', 144],
-    ['attention_multiplier', 0.0078125],
-    ['embedding_multiplier', 12],
-    ['scale_emb', 12],
-    ['residual_multiplier', 0.22],
-    ['scale_depth', 1.4],
-    ['logits_scaling', 8],
-    ['logit_scale', 0.0625],
-    ['lm_head_multiplier', 0.04],
-    ['clip_qkv', 8],
-    ['use_qk_norm', true],
-    ['qk_layernorm', true],
-    ['parallel_attn', true],
-    ['use_parallel_residual', true],
-    ['num_experts', 8],
-    ['num_local_experts', 8],
-    ['n_routed_experts', 64],
-    ['compression_config', { format: 'pack-quantized' }],
-    ['quantization_config', { quant_method: 'gptq' }],
-    ['hidden_act', 'gelu'],
-    ['partial_rotary_factor', 0.5],
-    ['model_type', 'gemma2'],
-    ['layer_types', [FULL, SLIDING]],
-    ['layer_types', ['chunked_attention', FULL]],
-  ])('with %s %j is refused by that name', async (key, value) => {
+  it.each(REFUSED)('with %s %j is refused by that name', async (key, value) => {
     const folder = await folderOf({ ...LLAMA, [key]: value });
     const error = await rejection(readTransformerConfig(folder));
     expect(error).toMatchObject({
