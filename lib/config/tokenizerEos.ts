@@ -90,7 +90,8 @@ async function parseElsewhere(
   file: string,
   content: string,
 ): Promise<Record<string, unknown> | null> {
-  const worker = new Worker(PARSER, { eval: true, workerData: { file, content } });
+  // Without the process's own flags: --input-type=module would be one that PARSER cannot do with.
+  const worker = new Worker(PARSER, { eval: true, execArgv: [], workerData: { file, content } });
   return new Promise((resolve) => {
     let answer: Record<string, unknown> | null = null;
     worker.on('message', (message: Record<string, unknown>) => (answer = message));

@@ -1,5 +1,5 @@
 /** Files as Python's json module writes and reads them, and what stands where a file should. */
-import { mkdir, rm, symlink } from 'node:fs/promises';
+import { chmod, mkdir, rm, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import {
   fileExists,
@@ -150,6 +150,37 @@ describe('fileExists', () => {
   ])('passes on the reason %s', async (code, pathIn) => {
     const file = await pathIn(await folderWith({ [NAME]: '{}' }));
     expect(await verdict(file)).toContain(`it cannot be looked up: ${code}: `);
+  });
+});
+
+describe('without permission', () => {
+  /** What `call` rejects with where the process may not do all, as root may. */
+  async function refused(call: () => Promise<unknown>) {
+    const isRoot = process.geteuid?.() === 0;
+    if (isRoot) process.seteuid?.(65534); // nobody
+    try {
+      return await rejection(call());
+    } finally {
+      if (isRoot) process.seteuid?.(0);
+    }
+  }
+
+  it('to search its folder a file is not taken for absent', async () => {
+    const file = await fileWith('{}');
+    await chmod(path.dirname(file), 0);
+    const error = await refused(() => fileExists(file));
+    await chmod(path.dirname(file), 0o700);
+    expect(error).toMatchObject({ code: 'CHECKPOINT_INVALID', file });
+    expect(error.message).toContain('it cannot be looked up: EACCES: permission denied');
+  });
+
+  it('to read it a file is an error with that reason', async () => {
+    const file = await fileWith('{}');
+    await chmod(path.dirname(file), 0o755);
+    await chmod(file, 0);
+    const error = await refused(() => readText(file));
+    expect(error).toMatchObject({ code: 'CHECKPOINT_INVALID', file });
+    expect(error.message).toContain('it cannot be read: EACCES: permission denied');
   });
 });
 
