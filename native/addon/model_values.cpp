@@ -4,6 +4,7 @@
 #include <string>
 
 #include "addon/values.h"
+#include "runtime/error.h"
 
 namespace uniproc {
 namespace {
@@ -180,12 +181,14 @@ Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory
   view("sampledRows", memory.sampledRows);
   view("promptLogprobRows", memory.promptLogprobRows);
   view("sampledTokenIds", memory.sampledTokenIds);
+  view("numNans", memory.numNans);
   view("logprobTokenIds", memory.logprobTokenIds);
   view("logprobs", memory.logprobs);
   view("logprobRanks", memory.logprobRanks);
   view("promptLogprobTokenIds", memory.promptLogprobTokenIds);
   view("promptLogprobs", memory.promptLogprobs);
   view("promptLogprobRanks", memory.promptLogprobRanks);
+  view("promptNumNans", memory.promptNumNans);
   return object;
 }
 

@@ -79,11 +79,14 @@ class Model : public Resident {
     BatchInputs inputs;
     Transformer transformer;
     Buffer bitmask;          // [maxNumSeqs, ceil(vocabSize / 32)]
-    Buffer sampled;          // [maxNumSeqs]
+    Buffer sampled;          // [2, maxNumSeqs]: token ids, then numbers of NaN among the logits
     Buffer logprobTokenIds;  // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobs;         // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobRanks;     // [maxNumSeqs]
 
+    int32_t* numNans(const ModelLimits& limits) const {
+      return sampled.as<int32_t>() + limits.maxNumSeqs;
+    }
     Logprobs logprobsOut(const ModelLimits& limits) const;
     // `count` positions' logprobs to the host, as rows from `first` on.
     void copyLogprobs(Ops& ops, int32_t first, int32_t count, const ModelLimits& limits,
