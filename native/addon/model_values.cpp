@@ -79,6 +79,7 @@ SamplingParams toSamplingParams(Napi::Object object) {
   if (!seed.IsBigInt()) throw Napi::TypeError::New(object.Env(), "seed must be a bigint");
   bool lossless = false;
   params.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) throw Napi::TypeError::New(object.Env(), "seed must be a bigint of 64 bits");
   params.minTokens = int32(object, "minTokens");
   params.numLogprobs = int32(object, "numLogprobs");
   params.numPromptLogprobs = int32(object, "numPromptLogprobs");
@@ -150,7 +151,9 @@ std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name) {
   return toVector<int32_t, napi_int32_array>(value, name);
 }
 
-Request toRequest(Napi::Object object) {
+namespace {
+
+Request readRequest(Napi::Object object) {
   Request request;
   request.tokenIds = int32s(object, "tokenIds");
   request.numPromptTokens = int32(object, "numPromptTokens");
@@ -165,6 +168,16 @@ Request toRequest(Napi::Object object) {
   request.badWordsEnds = int32s(sampling, "badWordsEnds");
   request.stopTokenIds = int32s(sampling, "stopTokenIds");
   return request;
+}
+
+}  // namespace
+
+Request toRequest(Napi::Value value) {
+  try {
+    return readRequest(toObject(value, "request"));
+  } catch (const Napi::TypeError& error) {
+    throw Error("REQUEST_INVALID", "a request's " + error.Message());
+  }
 }
 
 Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory) {

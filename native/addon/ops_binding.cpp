@@ -308,7 +308,7 @@ class OpsBinding : public Binding<OpsBinding> {
   // addRequest(requests, slot, request, numCacheBlocks)
   Napi::Value addRequest(const Info& info) {
     auto& requests = fromHandle<Requests>(info[0], "requests", kRequestsTag);
-    requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(toObject(info[2], "request")),
+    requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(info[2]),
                        toInt32(info[3], "numCacheBlocks"));
     return info.Env().Undefined();
   }

@@ -189,6 +189,10 @@ void Model::keepError(Body body) {
   }
 }
 
+void Model::checkRequest(const Request& request) const {
+  RequestLimits(spec_, limits_).check(request);
+}
+
 void Model::addRequest(Ops& ops, int32_t slot, const Request& request) {
   keepError(
       [&] { requireWorkspace().slots.add(ops, slot, request, cache_ ? cache_->numBlocks() : 0); });
