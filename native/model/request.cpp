@@ -37,11 +37,16 @@ void requireTokens(const char* name, const std::vector<int32_t>& values, int32_t
                std::to_string(*first) + "; the vocabulary has " + std::to_string(vocabSize));
 }
 
-void requireOnce(const char* name, std::vector<int32_t> values) {
-  std::sort(values.begin(), values.end());
-  const auto twice = std::adjacent_find(values.begin(), values.end());
-  if (twice == values.end()) return;
-  throwInvalid(std::string(name) + " names token " + std::to_string(*twice) + " twice");
+// Of token ids within the vocabulary.
+void requireOnce(const char* name, const std::vector<int32_t>& values, int32_t vocabSize) {
+  if (values.size() < 2) return;
+  std::vector<bool> isNamed(static_cast<size_t>(vocabSize));
+  for (const int32_t value : values) {
+    if (isNamed[value]) {
+      throwInvalid(std::string(name) + " names token " + std::to_string(value) + " twice");
+    }
+    isNamed[value] = true;
+  }
 }
 
 }  // namespace
@@ -68,7 +73,7 @@ void RequestLimits::check(const Request& request) const {
   requireList("allowedTokenIds", request.allowedTokenIds);
   requireList("badWordsTokenIds", request.badWordsTokenIds);
   requireList("stopTokenIds", request.stopTokenIds);
-  requireOnce("logitBiasTokenIds", request.logitBiasTokenIds);
+  requireOnce("logitBiasTokenIds", request.logitBiasTokenIds, vocabSize);
   if (request.logitBiases.size() != request.logitBiasTokenIds.size()) {
     throwInvalid("a request has " + std::to_string(request.logitBiases.size()) +
                  " logit biases for " + std::to_string(request.logitBiasTokenIds.size()) +

@@ -805,6 +805,21 @@ describe('a step that cannot be carried out', () => {
     await launch(model, 0, []);
   });
 
+  it('refuses lists of any number of entries', () => {
+    const model = newModel();
+    const many = new Int32Array(2 ** 24 + 1);
+    for (const name of [
+      'logitBiasTokenIds',
+      'allowedTokenIds',
+      'badWordsTokenIds',
+      'stopTokenIds',
+    ]) {
+      expect(() => model.checkRequest(requestOf([1], 0, { [name]: many }))).toThrow(
+        `${name} has 16777217 entries; it may have 16777216`,
+      );
+    }
+  });
+
   it('takes the slot of a request that was refused for the next one', async () => {
     const { model, tensors } = await loadedModel();
     const tokenIds = prompt(10);

@@ -6,8 +6,10 @@ import { request, sample, sampleAndCount } from './samples';
 import { permittedTokens, sampleReference } from './samplerReference';
 import { samplerCase, type SamplerCase } from './samplerCases';
 
-const RUNS = Number(process.env.UNIPROC_PROPERTY_RUNS ?? 600);
+const RUNS = Number(process.env.UNIPROC_PROPERTY_RUNS ?? 300);
 const options = { numRuns: RUNS, seed: Number(process.env.UNIPROC_PROPERTY_SEED ?? 10) };
+
+jest.setTimeout(600_000); // for many more runs, or a busy machine
 
 describe.each(backends)('any row, %s', (backend) => {
   const ops = openOps(backend);
