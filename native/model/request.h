@@ -35,7 +35,7 @@ struct Request {
 // - Every list of `sampling`: up to kMaxListLength entries, so that the bytes of all, and each
 //   index, are far from int32's limits. Every token id: 0 to vocabSize - 1.
 //
-// The lists' block ids are the engine's, not the request's: RequestSlots checks them.
+// Block ids are the engine's choice, not the request's: RequestSlots checks them.
 struct RequestLimits {
   static constexpr int32_t kMaxListLength = 1 << 24;
 
