@@ -331,12 +331,12 @@ describe('join', () => {
   it('names the ranks that did not come, on each rank that did', async () => {
     const before = openFiles();
     const start = performance.now();
-    const joining = [0, 1, 3].map((rank) => errorOf(join(rank, 5, { timeout: 700 })));
+    const joining = [0, 1, 3].map((rank) => errorOf(join(rank, 5, { timeout: 5000 })));
     for (const error of await Promise.all(joining)) {
       expect(error).toBeInstanceOf(RendezvousError);
-      expect(error.message).toContain('ranks 2, 4 did not come within 700 ms');
+      expect(error.message).toContain('ranks 2, 4 did not come within 5000 ms');
     }
-    expect(performance.now() - start).toBeLessThan(10_000);
+    expect(performance.now() - start).toBeLessThan(40_000);
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 
@@ -567,8 +567,8 @@ describe('the port where rank 0 waits for the others', () => {
     const ranks = [await join(1, 2), await first];
     const joined = performance.now();
     await eventually(() => expect(strangers.every(({ closed }) => closed)).toBe(true));
-    // Long before they would have to say it.
-    expect(performance.now() - joined).toBeLessThan(5000);
+    // Before they would have to say it, at 10 s.
+    expect(performance.now() - joined).toBeLessThan(9500);
     expect(ranks.map(({ failure }) => failure)).toEqual([null, null]);
     const late = stranger(gate);
     await eventually(() => expect(late.closed).toBe(true));
