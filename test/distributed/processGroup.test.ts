@@ -320,6 +320,20 @@ describe('verify', () => {
   });
 });
 
+it('a rank that leaves tells the others how far it got', async () => {
+  const [zero, one, two] = await world(3);
+  const heard = [zero, two].map(
+    (group) => new Promise((resolve) => group.onLeave((...left) => resolve(left))),
+  );
+  await one.leave(7);
+  expect(await Promise.all(heard)).toEqual([
+    [1, 7],
+    [1, 7],
+  ]);
+  const late = await new Promise((resolve) => zero.onLeave((...left) => resolve(left)));
+  expect(late).toEqual([1, 7]);
+});
+
 describe('join', () => {
   it('opens no connection for a world of one', async () => {
     const before = openFiles();
