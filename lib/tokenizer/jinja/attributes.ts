@@ -145,9 +145,8 @@ function numberAttribute(value: boolean | bigint | number, name: string): Value 
 /** What Python's getattr finds; undefined when the value has no such attribute. */
 function ownAttribute(value: Value, name: string): Value | undefined {
   if (value instanceof Undefined && !name.startsWith('__')) value.fail();
-  if (DUNDERS.has(name) || (value !== null && !isNumber(value) && MORE_DUNDERS.has(name))) {
-    return unsafe(value, name);
-  }
+  const hasMore = value !== null && !isNumber(value) && !(value instanceof Undefined);
+  if (DUNDERS.has(name) || (hasMore && MORE_DUNDERS.has(name))) return unsafe(value, name);
   if (MUTATING[typeName(value)]?.includes(name)) return unsafe(value, name);
   if (typeof value === 'string' || value instanceof Markup) return stringMethod(value, name);
   if (value instanceof Dict) return dictMethod(value, name);

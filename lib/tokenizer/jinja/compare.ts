@@ -1,10 +1,12 @@
 /** Python's `==`, `<` and `in`. */
+import { spend } from './budget';
 import { raise } from './errors';
 import {
   Dict,
   DictView,
   isList,
   isNumber,
+  iterate,
   iteratorOf,
   Range,
   textOf,
@@ -23,7 +25,11 @@ function sameNumber(a: bigint | number, b: bigint | number): boolean {
 }
 
 const sameItems = (a: readonly Value[], b: readonly Value[]): boolean =>
-  a.length === b.length && a.every((item, i) => item === b[i] || isEqual(item, b[i]));
+  a.length === b.length &&
+  a.every((item, i) => {
+    spend(1);
+    return item === b[i] || isEqual(item, b[i]);
+  });
 
 /** `a == b`: values of different types are not equal, but for numbers. */
 export function isEqual(a: Value, b: Value): boolean {
@@ -36,6 +42,7 @@ export function isEqual(a: Value, b: Value): boolean {
   if (a instanceof Dict) {
     if (!(b instanceof Dict) || a.size !== b.size) return false;
     for (const [key, value] of a.items()) {
+      spend(1);
       const other = b.get(key);
       if (other === undefined || !(value === other || isEqual(value, other))) return false;
     }
@@ -69,6 +76,7 @@ const holds = (order: Order, sign: number): boolean => {
 
 /** `a < b` and its like. Raises TypeError for values without an order. */
 export function isOrdered(order: Order, a: Value, b: Value): boolean {
+  spend(1);
   if (isNumber(a) && isNumber(b)) {
     const [x, y] = [numeric(a), numeric(b)];
     if (order === '<') return x < y;
@@ -111,9 +119,10 @@ export function contains(container: Value, item: Value): boolean {
   }
   if (container instanceof Dict) return container.has(item);
   if (container instanceof DictView && container.of === 'keys') return container.dict.has(item);
-  const items = iteratorOf(container);
-  if (!items) raise('TypeError', `argument of type '${typeName(container)}' is not iterable`);
-  for (const candidate of items) {
+  if (iteratorOf(container) === undefined) {
+    raise('TypeError', `argument of type '${typeName(container)}' is not iterable`);
+  }
+  for (const candidate of iterate(container)) {
     if (candidate === item || isEqual(candidate, item)) return true;
   }
   return false;

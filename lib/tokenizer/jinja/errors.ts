@@ -3,6 +3,7 @@
 /** The Python exceptions that a running template raises; `TemplateError` is its own raise_exception. */
 export type PythonErrorKind =
   | 'AssertionError'
+  | 'AttributeError'
   | 'FilterArgumentError'
   | 'IndexError'
   | 'KeyError'

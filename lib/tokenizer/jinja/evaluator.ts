@@ -1,21 +1,39 @@
 /** Expressions of a running template, as Python evaluates what jinja2 compiles them to. */
 import { getAttribute, getItem, slice } from './attributes';
+import { spend } from './budget';
 import { contains, isEqual, isOrdered } from './compare';
 import { raise } from './errors';
 import { applyFilter, FILTERS } from './filters';
 import type { Arguments, CompareOperator, Expression } from './nodes';
 import { calculate, negate } from './operators';
 import { repr, str } from './repr';
-import { type Budget, call, type Scope } from './runtime';
+import { call, type Scope } from './runtime';
 import { applyTest, TESTS } from './tests';
 import { checkLength } from './text';
-import { Dict, isTrue, iterate, textOf, Tuple, typeName, Undefined, type Value } from './values';
+import {
+  Dict,
+  isList,
+  isTrue,
+  iterate,
+  textOf,
+  Tuple,
+  typeName,
+  Undefined,
+  type Value,
+} from './values';
 
 export class Evaluator {
-  constructor(private readonly budget: Budget) {}
-
+  /** The value of `node`. What is then done to it takes time by its size. */
   evaluate(node: Expression, scope: Scope): Value {
-    this.budget.step();
+    const value = this.valueOf(node, scope);
+    if (typeof value === 'string') spend(value.length >> 8);
+    // A list that was read is cheap, one that was made is not.
+    else if (isList(value)) spend(value.length >> (node.type === 'name' ? 8 : 3));
+    spend(1);
+    return value;
+  }
+
+  private valueOf(node: Expression, scope: Scope): Value {
     switch (node.type) {
       case 'const':
         return node.value;

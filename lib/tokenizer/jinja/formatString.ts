@@ -156,10 +156,7 @@ export function formatString(
     if (key === '' || /^\d+$/.test(key)) {
       const own = key === '' ? 'automatic' : 'manual';
       if (mode !== null && mode !== own) {
-        raise(
-          'ValueError',
-          `cannot switch from ${mode} field specification to ${own} field numbering`,
-        );
+        raise('ValueError', `cannot switch between automatic and manual field numbering`);
       }
       mode = own;
       if (key === '') key = String(automatic++);

@@ -53,7 +53,7 @@ function dict(args: readonly Value[], kwargs: Kwargs): Dict {
     let at = 0;
     for (const item of iterate(source)) {
       const pair = iteratorOf(item);
-      if (!pair) {
+      if (pair === undefined) {
         raise(
           'TypeError',
           `cannot convert dictionary update sequence element #${at} to a sequence`,
@@ -151,4 +151,6 @@ export const GLOBALS: ReadonlyMap<string, Value> = new Map([
   define('joiner', joiner, 'type'),
   define('raise_exception', raiseException),
   define('strftime_now', strftimeNow),
+  // jinja2's reference to the template itself, for blocks; those are rendered in place here.
+  define('self', () => raise('TypeError', "'TemplateReference' object is not callable")),
 ]);

@@ -1,12 +1,13 @@
 /** Statements of a running template: what jinja2's compiled templates do. */
+import { nested, spend, withBudget } from './budget';
 import { raise, TemplateRuntimeError } from './errors';
 import { Evaluator } from './evaluator';
 import { GLOBALS } from './globals';
 import type { Frame, MacroBody, Statement, Target } from './nodes';
 import { str } from './repr';
-import { bindMacro, Budget, Loop, Scope, unpack } from './runtime';
+import { bindMacro, Loop, Scope, unpack } from './runtime';
 import { checkLength } from './text';
-import { Callable, isTrue, Namespace, toList, Undefined, type Value } from './values';
+import { Callable, isTrue, Namespace, toList, Tuple, Undefined, type Value } from './values';
 
 /** Why a body ended before its end. */
 type Jump = 'break' | 'continue' | null;
@@ -14,8 +15,7 @@ type Jump = 'break' | 'continue' | null;
 type ForNode = Extract<Statement, { type: 'for' }>;
 
 export class Interpreter {
-  private readonly budget = new Budget();
-  private readonly evaluator = new Evaluator(this.budget);
+  private readonly evaluator = new Evaluator();
   private readonly globals: Scope;
   private root: Scope;
   private output: string[] = [];
@@ -31,7 +31,7 @@ export class Interpreter {
   render(frame: Frame): string {
     this.root = new Scope(this.globals);
     try {
-      this.runFrame(frame, this.root);
+      withBudget(() => this.runFrame(frame, this.root));
       return this.output.join('');
     } catch (error) {
       throw this.asRuntimeError(error);
@@ -73,7 +73,7 @@ export class Interpreter {
   private run(body: readonly Statement[], scope: Scope): Jump {
     for (const node of body) {
       this.line = node.line;
-      this.budget.step();
+      spend(1);
       const jump = this.execute(node, scope);
       if (jump !== null) return jump;
     }
@@ -176,22 +176,26 @@ export class Interpreter {
           return isTrue(this.evaluator.evaluate(test, inner));
         });
     const recurse = (inner: Value, depth: number) =>
-      this.budget.nested(() => this.capture(() => this.runFor(node, inner, scope, depth)));
+      nested(() => this.capture(() => this.runFor(node, inner, scope, depth)));
     const loop = new Loop(items, depth0, node.recursive ? recurse : null);
+    // As jinja2 compiles it: the else is left out once a body has run to its end.
+    let hasFinished = false;
     for (const item of items) {
-      this.budget.step();
+      spend(1);
       loop.next();
       const inner = new Scope(scope, [['loop', loop.value]]);
       this.assign(node.target, item, inner);
-      if (this.runFrame(node.frame, inner) === 'break') break;
+      const jump = this.runFrame(node.frame, inner);
+      if (jump === 'break') break;
+      hasFinished ||= jump === null;
     }
-    if (items.length === 0) this.runFrame(node.otherwise, new Scope(scope));
+    if (!hasFinished) this.runFrame(node.otherwise, new Scope(scope));
   }
 
   private macro(name: string | null, body: MacroBody, scope: Scope): Callable {
     const { params, defaults, frame, specials } = body;
     const invoke = (args: readonly Value[], kwargs: ReadonlyMap<string, Value>) =>
-      this.budget.nested(() => {
+      nested(() => {
         const inner = new Scope(scope);
         const bound = bindMacro(name, body, args, kwargs);
         for (const special of specials) inner.set(special, bound.get(special) ?? null);
@@ -213,7 +217,7 @@ export class Interpreter {
       });
     const attributes = new Map<string, () => Value>([
       ['name', () => name],
-      ['arguments', () => [...params]],
+      ['arguments', () => new Tuple(params)],
       ['catch_kwargs', () => specials.includes('kwargs')],
       ['catch_varargs', () => specials.includes('varargs')],
       ['caller', () => specials.includes('caller')],

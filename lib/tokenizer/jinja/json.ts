@@ -1,5 +1,6 @@
 /** `tojson` as transformers has it: Python's json.dumps. */
 import { bind, signature, toBool, toText } from './arguments';
+import { spend } from './budget';
 import { isOrdered } from './compare';
 import { raise } from './errors';
 import { floatRepr, intStr, repr } from './repr';
@@ -73,6 +74,7 @@ function list(open: string, close: string, items: string[], style: Style, depth:
 }
 
 function dump(value: Value, style: Style, depth: number): string {
+  spend(1);
   const text = textOf(value);
   if (text !== undefined) return quote(text, style.ascii);
   const simple = scalar(value);

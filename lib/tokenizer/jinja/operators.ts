@@ -1,8 +1,9 @@
 /** Python's arithmetic. */
+import { spend } from './budget';
 import { raise } from './errors';
 import { percent } from './formatString';
 import { escapeHtml } from './html';
-import { checkLength, MAX_STRING, repeat } from './text';
+import { checkItems, checkLength, repeat } from './text';
 import {
   intOf,
   isList,
@@ -112,6 +113,12 @@ const concatenated = (a: string, b: string): string => {
   return a + b;
 };
 
+function concatenatedItems(a: readonly Value[], b: readonly Value[]): Value[] {
+  checkItems(a.length + b.length);
+  spend((a.length + b.length) >> 4);
+  return [...a, ...b];
+}
+
 function add(a: Value, b: Value): Value {
   const [left, right] = [textOf(a), textOf(b)];
   if (left !== undefined && right !== undefined) {
@@ -122,11 +129,11 @@ function add(a: Value, b: Value): Value {
     raise('TypeError', `can only concatenate str (not "${typeName(b)}") to str`);
   }
   if (isList(a)) {
-    if (isList(b)) return [...a, ...b];
+    if (isList(b)) return concatenatedItems(a, b);
     raise('TypeError', `can only concatenate list (not "${typeName(b)}") to list`);
   }
   if (a instanceof Tuple) {
-    if (b instanceof Tuple) return new Tuple([...a.items, ...b.items]);
+    if (b instanceof Tuple) return new Tuple(concatenatedItems(a.items, b.items));
     raise('TypeError', `can only concatenate tuple (not "${typeName(b)}") to tuple`);
   }
   return unsupported('+', a, b);
@@ -162,9 +169,7 @@ function multiply(a: Value, b: Value): Value {
   }
   const items = sequence instanceof Tuple ? sequence.items : (sequence as readonly Value[]);
   const count = times < 0n ? 0 : Number(times);
-  if (items.length * count > MAX_STRING / 16) {
-    raise('MemoryError', `a list of ${items.length * count} items`);
-  }
+  checkItems(items.length * count);
   const repeated = Array.from({ length: count }, () => items).flat();
   return sequence instanceof Tuple ? new Tuple(repeated) : repeated;
 }

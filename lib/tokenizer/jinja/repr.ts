@@ -1,4 +1,5 @@
 /** Values as Python prints them: `str` and `repr`. */
+import { spend } from './budget';
 import { raise } from './errors';
 import {
   Callable,
@@ -87,6 +88,7 @@ function dictRepr(dict: Dict): string {
 
 /** `repr(value)`. An address in memory, as of a function, is left out. */
 export function repr(value: Value): string {
+  spend(1);
   if (typeof value === 'string') return stringRepr(value);
   if (isList(value)) return `[${joined(value)}]`;
   if (value instanceof Tuple) {

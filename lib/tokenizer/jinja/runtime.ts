@@ -1,4 +1,4 @@
-/** What a running template holds: variables, loops, the budget, and the rules of Python's calls. */
+/** What a running template holds: variables, loops, and the rules of Python's calls. */
 import { raise } from './errors';
 import type { MacroBody } from './nodes';
 import { stringRepr } from './repr';
@@ -52,34 +52,6 @@ export class Scope {
 const MISSING = Symbol('missing');
 type Missing = typeof MISSING;
 
-/** How many expressions one rendering may evaluate; long conversations take some hundred thousand. */
-const MAX_STEPS = 20_000_000;
-/** Macros, callers and recursive loops inside one another; Python's recursion ends at about 200. */
-const MAX_DEPTH = 200;
-
-/** What one rendering may take. */
-export class Budget {
-  private steps = 0;
-  private depth = 0;
-
-  step(): void {
-    if (++this.steps > MAX_STEPS) {
-      raise('MemoryError', `the template runs for more than ${MAX_STEPS} steps`);
-    }
-  }
-
-  /** What `body` returns, one call deeper. Raises RecursionError. */
-  nested<T>(body: () => T): T {
-    if (this.depth >= MAX_DEPTH) raise('RecursionError', 'maximum recursion depth exceeded');
-    this.depth++;
-    try {
-      return body();
-    } finally {
-      this.depth--;
-    }
-  }
-}
-
 /** `callee(*args, **kwargs)`. */
 export function call(callee: Value, args: readonly Value[], kwargs: Kwargs): Value {
   if (callee instanceof Undefined) callee.fail();
@@ -89,7 +61,7 @@ export function call(callee: Value, args: readonly Value[], kwargs: Kwargs): Val
 
 /** The items of `value` for that many targets. */
 export function unpack(value: Value, count: number): Value[] {
-  if (!iteratorOf(value)) {
+  if (iteratorOf(value) === undefined) {
     raise('TypeError', `cannot unpack non-iterable ${typeName(value)} object`);
   }
   const items: Value[] = [];

@@ -5,13 +5,14 @@ import { isEqual, isOrdered, sorted } from './compare';
 import { raise } from './errors';
 import { calculate } from './operators';
 import { str } from './repr';
-import { checkLength } from './text';
+import { checkItems, checkLength } from './text';
 import {
   Dict,
   GroupTuple,
   hashKey,
   isTrue,
   iterate,
+  iteratorOf,
   type Kwargs,
   lengthOf,
   Markup,
@@ -80,6 +81,7 @@ export function reverse(value: Value): Value {
     const reversed = Array.from(text).reverse().join('');
     return value instanceof Markup ? new Markup(reversed) : reversed;
   }
+  if (iteratorOf(value) === undefined) raise('FilterArgumentError', 'argument must be iterable');
   const items = [...toList(value)].reverse();
   // What Python can reverse gives an iterator, and what it must read first a list.
   if (value instanceof PyIterator || value instanceof Undefined) return items;
@@ -129,7 +131,7 @@ export function dictSort(
   }
   if (value instanceof Undefined) value.fail();
   if (!(value instanceof Dict)) {
-    raise('UndefinedError', `'${typeName(value)}' object has no attribute 'items'`);
+    raise('AttributeError', `'${typeName(value)}' object has no attribute 'items'`);
   }
   const items = Array.from(value.items(), (item) => new Tuple(item));
   const key: Getter = (item) => {
@@ -207,7 +209,7 @@ export function batch(value: Value, size: Value, fill: Value = null): Value {
       items.push(item);
     }
     if (items.length === 0) return;
-    checkLength(length);
+    checkItems(length);
     while (fill !== null && items.length < length) items.push(fill);
     yield items;
   }
@@ -219,7 +221,7 @@ export function sliceInto(value: Value, slices: Value, fill: Value = null): Valu
     const items = toList(value);
     const count = toInt(slices, 0);
     if (count === 0) raise('ZeroDivisionError', 'integer division or modulo by zero');
-    checkLength(count);
+    checkItems(count);
     const size = Math.floor(items.length / count);
     const numLonger = items.length % count;
     for (let i = 0, at = 0; i < count; i++) {

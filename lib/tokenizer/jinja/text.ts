@@ -11,12 +11,19 @@ const ONE_SPACE = new RegExp(`[${SPACES}]`);
 // eslint-disable-next-line no-control-regex -- Python breaks lines at these
 const LINE_BREAK = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/g;
 
-/** Characters of the longest string that a template may make. */
-export const MAX_STRING = 2 ** 26;
+/** Characters of the longest string, and items of the longest list, that a template may make. */
+const MAX_STRING = 2 ** 26;
+const MAX_LIST = 2 ** 20;
 
 export function checkLength(length: number): void {
   if (length > MAX_STRING) {
     raise('MemoryError', `a string of ${length} characters; a template may make ${MAX_STRING}`);
+  }
+}
+
+export function checkItems(length: number): void {
+  if (length > MAX_LIST) {
+    raise('MemoryError', `a list of ${length} items; a template may make ${MAX_LIST}`);
   }
 }
 
@@ -73,7 +80,7 @@ function splitAtSpaces(text: string, maxSplits: number): string[] {
   while (rest !== '') {
     const end = parts.length === maxSplits ? -1 : rest.search(ONE_SPACE);
     if (end < 0) {
-      parts.push(parts.length === maxSplits ? strip(rest, undefined, 'right') : rest);
+      parts.push(rest);
       break;
     }
     parts.push(rest.slice(0, end));
@@ -99,8 +106,7 @@ export function splitFromRight(
       at = separator === undefined ? lastSpace(rest) : rest.lastIndexOf(separator);
     }
     if (at < 0) {
-      const first = separator === undefined ? strip(rest, undefined, 'left') : rest;
-      if (separator !== undefined || first !== '') parts.unshift(first);
+      parts.unshift(rest);
       return parts;
     }
     parts.unshift(rest.slice(at + (separator?.length ?? 1)));

@@ -121,7 +121,7 @@ const quoteUrl = (value: Value, plus: boolean): string => {
 };
 
 export function urlEncode(value: Value): Value {
-  if (textOf(value) !== undefined || !iteratorOf(value)) return quoteUrl(value, false);
+  if (textOf(value) !== undefined || iteratorOf(value) === undefined) return quoteUrl(value, false);
   const pairs =
     value instanceof Dict ? Array.from(value.items()) : Array.from(iterate(value), toList);
   return pairs.map(([key, item]) => `${quoteUrl(key, true)}=${quoteUrl(item, true)}`).join('&');
@@ -130,7 +130,7 @@ export function urlEncode(value: Value): Value {
 export function xmlAttributes(value: Value, autospace: Value = true): Value {
   if (value instanceof Undefined) value.fail();
   if (!(value instanceof Dict)) {
-    raise('UndefinedError', `'${typeName(value)}' object has no attribute 'items'`);
+    raise('AttributeError', `'${typeName(value)}' object has no attribute 'items'`);
   }
   const pairs: string[] = [];
   for (const [key, item] of value.items()) {
@@ -225,16 +225,13 @@ export function toFloat(value: Value, fallback: Value = 0): Value {
   return parseFloatValue(value) ?? fallback;
 }
 
-function numberOf(value: Value, what: string): bigint | number {
-  if (value instanceof Undefined) value.fail();
-  if (value === null || !isNumber(value)) {
-    raise('TypeError', `${what}: '${typeName(value)}'`);
-  }
+function numberOf(value: Value, refusal: string): bigint | number {
+  if (value === null || !isNumber(value)) raise('TypeError', refusal);
   return typeof value === 'boolean' ? BigInt(value) : value;
 }
 
 export function absolute(value: Value): Value {
-  const number = numberOf(value, 'bad operand type for abs()');
+  const number = numberOf(value, `bad operand type for abs(): '${typeName(value)}'`);
   return number < 0 ? -number : typeof number === 'number' ? Math.abs(number) : number;
 }
 
@@ -242,7 +239,7 @@ export function round(value: Value, precision: Value = 0n, method: Value = 'comm
   if (method !== 'common' && method !== 'ceil' && method !== 'floor') {
     raise('FilterArgumentError', 'method must be common, ceil or floor');
   }
-  const number = numberOf(value, "type doesn't define __round__ method");
+  const number = numberOf(value, `type ${typeName(value)} doesn't define __round__ method`);
   const digits = toInt(precision, 0);
   if (method === 'common') {
     return typeof number === 'bigint' ? roundInt(number, digits) : roundFloat(number, digits);

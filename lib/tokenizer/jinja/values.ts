@@ -3,6 +3,7 @@
  * null, an int is a bigint, a float is a number, a list is an array. No value is an object of the
  * caller's, so a template reaches neither a prototype nor a getter.
  */
+import { spend } from './budget';
 import { raise } from './errors';
 
 export type Value = null | boolean | bigint | number | string | readonly Value[] | PyObject;
@@ -79,6 +80,7 @@ export function hashKey(value: Value): Key {
   if (value instanceof Markup) return hashKey(value.text);
   if (value instanceof Undefined) return UNDEFINED_KEY;
   if (value instanceof Tuple) {
+    spend(value.items.length);
     const parts = value.items.map((item) => {
       const key = hashKey(item);
       const text = typeof key === 'object' || typeof key === 'symbol' ? identity(key) : String(key);
@@ -287,7 +289,10 @@ export function iteratorOf(value: Value): Iterable<Value> | undefined {
 
 /** The items of `value`, each as it comes. Raises TypeError for a value without. */
 export function iterate(value: Value): Iterable<Value> {
-  return iteratorOf(value) ?? raise('TypeError', `'${typeName(value)}' object is not iterable`);
+  const items = iteratorOf(value);
+  if (items === undefined) raise('TypeError', `'${typeName(value)}' object is not iterable`);
+  if (!(value instanceof PyIterator)) spend((lengthOf(value) ?? 0) >> 2);
+  return items;
 }
 
 /** `list(value)`. */
