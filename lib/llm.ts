@@ -45,6 +45,8 @@ export class LLM {
   private constructor(
     /** `engine.executor` reaches the executor, and through it the worker. */
     readonly engine: LLMEngine,
+    /** Null with `skipTokenizerInit`. `shutdown` closes it. */
+    readonly tokenizer: Tokenizer | null,
     private readonly inputProcessor: InputProcessor,
   ) {}
 
@@ -61,13 +63,18 @@ export class LLM {
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path);
-    const engine = await LLMEngine.create(config, {
-      tokenizer,
-      onProgress:
-        onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
-      signal,
-    });
-    return new LLM(engine, new InputProcessor(config, tokenizer));
+    try {
+      const engine = await LLMEngine.create(config, {
+        tokenizer,
+        onProgress:
+          onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
+        signal,
+      });
+      return new LLM(engine, tokenizer, new InputProcessor(config, tokenizer));
+    } catch (error) {
+      await tokenizer?.close();
+      throw error;
+    }
   }
 
   /**
@@ -170,8 +177,12 @@ export class LLM {
   }
 
   /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
-  shutdown(): Promise<void> {
-    return this.engine.shutdown();
+  async shutdown(): Promise<void> {
+    try {
+      await this.engine.shutdown();
+    } finally {
+      await this.tokenizer?.close();
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
