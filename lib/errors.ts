@@ -33,6 +33,18 @@ export class CheckpointError extends UniprocError {
   }
 }
 
+/** A text that is no chat template: jinja2 would not compile it. `code`: CHAT_TEMPLATE_INVALID. */
+export class ChatTemplateError extends UniprocError {
+  constructor(
+    /** The line of the template that is at fault, from 1. */
+    readonly line: number,
+    reason: string,
+    options?: ErrorOptions,
+  ) {
+    super('CHAT_TEMPLATE_INVALID', `line ${line}: ${reason}`, options);
+  }
+}
+
 /** A model this library cannot run: its architecture, its quantization. `code`: MODEL_UNSUPPORTED. */
 export class UnsupportedModelError extends UniprocError {
   constructor(

@@ -21,7 +21,13 @@ export type {
   RequestOutput,
 } from './engine/outputs';
 export type { EngineStats } from './engine/stats';
-export type { ChatMessage } from './tokenizer/chatTemplate';
+export {
+  type ChatMessage,
+  type ChatTemplateOptions,
+  renderChatTemplate,
+  type RenderChatOptions,
+  type TextPart,
+} from './tokenizer/chatTemplate';
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from './tokenizer/tokenizer';
 export * from './errors';
 

@@ -7,7 +7,8 @@
  * FOLDER/tokenizers/<name>/: a checkpoint's tokenizer.json (tokenizer_config.json, special_tokens_map.json) and
  * expected.json with `cases` of { text, ids, idsWithSpecial, decoded, decodedWithSpecialSkipped } and
  * `randomIds` of { ids, decoded, decodedSkippingSpecial }. Prints the cases and differences of each, and
- * the first differences; exits with 1 where there are any.
+ * the first differences; exits with 1 where there are any. FOLDER/templates/<name>.json and
+ * FOLDER/conversations.json: see template-parity.js.
  *
  *     npm run text-parity -- --times FOLDER/tokenizers/<name> [--python python3]
  *
@@ -28,6 +29,7 @@ const os = require('node:os');
 const path = require('node:path');
 const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { parseArgs } = require('node:util');
+const { compareTemplates } = require('./template-parity');
 
 /** Differences shown of each file. */
 const MAX_SHOWN = 3;
@@ -117,7 +119,10 @@ async function* compareTokenizers(library, folder) {
 }
 
 /** By the part of FOLDER that each compares: `(library, folder)` gives the Tally of each file in it. */
-const COMPARISONS = { tokenizers: compareTokenizers };
+const COMPARISONS = {
+  tokenizers: compareTokenizers,
+  templates: (library, folder) => compareTemplates((name) => new Tally(name), library, folder),
+};
 
 async function compareAll(library, folder) {
   console.log(`${'file'.padEnd(52)} ${'cases'.padStart(7)} ${'differ'.padStart(7)}`);

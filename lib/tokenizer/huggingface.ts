@@ -1,11 +1,10 @@
 /**
- * Hugging Face's libraries, as far as they are used here. `tokenizers` is their Rust library through N-API,
- * prebuilt for 13 targets; it is loaded where it is first used. `@huggingface/jinja` comes as CommonJS
- * too, but its types are for ES modules only.
+ * Hugging Face's `tokenizers`, as far as it is used here: their Rust library through N-API, prebuilt for 13
+ * targets; it is loaded where it is first used.
  */
 import { AddonUnavailableError } from '../errors';
 
-/* eslint-disable @typescript-eslint/no-require-imports -- loaded on demand, or without types for CommonJS */
+/* eslint-disable @typescript-eslint/no-require-imports -- loaded on demand */
 
 /** tokenizer.json at work. Ids that are no token's are ignored by `decode`. */
 export interface HuggingFaceTokenizer {
@@ -64,13 +63,3 @@ export function createDecoder(decoder: object): HuggingFaceDecoder {
   const tokenizer = loadTokenizersLibrary().Tokenizer.fromString(JSON.stringify(json));
   return tokenizer.getDecoder() as HuggingFaceDecoder;
 }
-
-/** A parsed template. */
-export interface Template {
-  render(variables: Record<string, unknown>): string;
-}
-
-/** The constructor throws when `source` is no template. */
-export const { Template } = require('@huggingface/jinja') as {
-  Template: new (source: string) => Template;
-};

@@ -6,7 +6,8 @@
 import path from 'node:path';
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
-import { type ChatMessage, ChatTemplate } from './chatTemplate';
+import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
+import { ChatTemplates } from './chatTemplates';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
 import { readSpecialTokens } from './specialTokens';
@@ -26,6 +27,13 @@ export interface EncodeOptions {
 export interface DecodeOptions {
   /** Leave special tokens out; default true. */
   skipSpecialTokens?: boolean;
+}
+
+export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
+  /** A template of one's own, or the name of one of the checkpoint's. */
+  chatTemplate?: string | null;
+  /** Put the special tokens that the model wants around the rendered text as well; default false. */
+  addSpecialTokens?: boolean;
 }
 
 /** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
@@ -51,7 +59,7 @@ export class Tokenizer {
   private constructor(
     private readonly thread: ThreadClient,
     { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
-    private readonly chatTemplate: ChatTemplate | null,
+    private readonly chatTemplates: ChatTemplates,
     /** The tokens that have a name, by that name: what chat templates know them by. */
     readonly specialTokens: Readonly<Record<string, string>>,
   ) {
@@ -72,14 +80,14 @@ export class Tokenizer {
    */
   static async load(folder: string): Promise<Tokenizer> {
     const { config, tokens } = await readSpecialTokens(folder);
-    const chatTemplate = await ChatTemplate.load(folder, config.chat_template);
+    const chatTemplates = await ChatTemplates.load(folder, config.chat_template);
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
     const thread = new ThreadClient();
     try {
       const file = path.join(folder, 'tokenizer.json');
       const loaded = await thread.request('load', { file, config: tokens });
       const specialTokens = Object.fromEntries(named) as Record<string, string>;
-      return new Tokenizer(thread, loaded, chatTemplate, specialTokens);
+      return new Tokenizer(thread, loaded, chatTemplates, specialTokens);
     } catch (error) {
       await thread.close();
       throw error;
@@ -161,23 +169,32 @@ export class Tokenizer {
   }
 
   /**
-   * A conversation as [numTokens] ids, by the checkpoint's own template; with the opening of the
-   * model's turn unless told not to. Throws InvalidRequestError: there is no template, or it refuses
-   * the messages.
+   * A conversation as text, by the checkpoint's own template or by the one that `options` names; with the
+   * opening of the model's turn, unless that is declined or the last message is gone on with. Throws
+   * InvalidRequestError: there is no template, or it refuses the messages; CheckpointError: the
+   * checkpoint's does not compile.
    */
+  renderChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions = {},
+  ): string {
+    const { chatTemplate, ...rest } = options;
+    const addGenerationPrompt = options.addGenerationPrompt ?? !options.continueFinalMessage;
+    const { specialTokens } = this;
+    return this.chatTemplates.render(
+      messages,
+      { ...rest, addGenerationPrompt, specialTokens },
+      chatTemplate,
+    );
+  }
+
+  /** The same as [numTokens] ids. The template has put the special tokens where they belong. */
   async applyChatTemplate(
     messages: readonly ChatMessage[],
-    { addGenerationPrompt = true } = {},
+    options: ApplyChatTemplateOptions = {},
   ): Promise<number[]> {
-    if (!this.chatTemplate) {
-      throw new InvalidRequestError(
-        'this model has no chat template (chat_template.jinja, or chat_template in ' +
-          'tokenizer_config.json); write the prompt as text and use generate',
-      );
-    }
-    const text = this.chatTemplate.render(messages, addGenerationPrompt, this.specialTokens);
-    // The template has put the special tokens where they belong.
-    return this.encode(text, { addSpecialTokens: false });
+    const { addSpecialTokens = false, ...rest } = options;
+    return this.encode(this.renderChatTemplate(messages, rest), { addSpecialTokens });
   }
 
   /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
