@@ -51,6 +51,25 @@ export class InvalidRequestError extends UniprocError {
   }
 }
 
+/**
+ * One request met an error while it was admitted, scheduled, computed or turned into text, and was
+ * ended with its call; others went on. `cause` is the error. `code`: REQUEST_FAILED.
+ */
+export class RequestFailedError extends UniprocError {
+  constructor(
+    readonly requestId: string,
+    /** What was done with it: 'admitted', 'scheduled', ... */
+    stage: string,
+    cause: unknown,
+  ) {
+    super(
+      'REQUEST_FAILED',
+      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others go on`,
+      { cause },
+    );
+  }
+}
+
 /** As many requests wait as may; nothing of the call was admitted. `code`: QUEUE_FULL. */
 export class QueueFullError extends UniprocError {
   constructor(
@@ -295,6 +314,22 @@ export class AddonUnavailableError extends UniprocError {
   }
 }
 
+/** A fault of this library itself, which is worth a report. `code`: INTERNAL. */
+export class InternalError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INTERNAL', message, options);
+  }
+}
+
+/** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
+function describe(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    return 'something that has no text was thrown';
+  }
+}
+
 /** The typed error of a code that the native layer names. */
 export function nativeError(
   code: string,
@@ -321,7 +356,9 @@ export function nativeError(
       return new PeerLostError(rank ?? null, message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
+    case 'INTERNAL':
+      return new InternalError(message);
     default:
-      return new UniprocError(code, message);
+      return new InternalError(`${message} (code ${code})`);
   }
 }
