@@ -5,6 +5,7 @@ import { fileExists, readJsonObject } from '../config/jsonFile';
 import { parseFields, show } from '../config/schema';
 import { CheckpointError, InvalidRequestError } from '../errors';
 import { type ChatMessage, ChatTemplate } from './chatTemplate';
+import { IncrementalDetokenizer } from './detokenizer';
 import { HuggingFaceTokenizer } from './huggingface';
 
 const token = z.union([z.string(), z.looseObject({ content: z.string() })]);
@@ -49,11 +50,25 @@ const EMPTY_TOKENIZER = {
   decoder: null,
 };
 
+export interface EncodeOptions {
+  /** Put the special tokens that the model wants around the text; default true. */
+  addSpecialTokens?: boolean;
+  /** Encode special tokens that are written in the text as the text they are; default false. */
+  splitSpecialTokens?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out; default true. */
+  skipSpecialTokens?: boolean;
+}
+
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
+  /** The ids of the tokens that have a name, by transformers' name: bos_token, eos_token, ... */
+  readonly specialTokenIds: Readonly<Record<string, number>>;
 
   private readonly specialIds: ReadonlySet<number>;
   /** Plain tokens, and their text: what `continuation` goes on from. */
@@ -74,6 +89,12 @@ export class Tokenizer {
     this.texts = new Array<undefined>(vocabSize);
     this.bosTokenId = tokenizer.token_to_id(namedTokens.bos_token) ?? null;
     this.eosTokenId = tokenizer.token_to_id(namedTokens.eos_token) ?? null;
+    const specialTokenIds: Record<string, number> = {};
+    for (const [name, content] of Object.entries(namedTokens)) {
+      const id = tokenizer.token_to_id(content);
+      if (id !== undefined) specialTokenIds[name] = id;
+    }
+    this.specialTokenIds = specialTokenIds;
 
     const specialIds = new Set<number>();
     for (const [id, { special }] of tokenizer.get_added_tokens_decoder()) {
@@ -85,7 +106,7 @@ export class Tokenizer {
     }
     this.specialIds = specialIds;
     this.contextIds = tokenizer.encode('a', { add_special_tokens: false }).ids;
-    this.contextText = this.decode(this.contextIds);
+    this.contextText = this.decodeNow(this.contextIds);
   }
 
   /** Reads `folder`. Throws CheckpointError: a file is missing, is damaged, or is none this library knows. */
@@ -120,12 +141,36 @@ export class Tokenizer {
   }
 
   /** `text` as [numTokens] ids, with the special tokens the model wants around it unless told not to. */
-  encode(text: string, { addSpecialTokens = true } = {}): number[] {
+  // eslint-disable-next-line @typescript-eslint/require-await -- the library is about to be asynchronous
+  async encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): Promise<number[]> {
     return this.tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids;
   }
 
+  /** `encode` of each text. */
+  encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    return Promise.all(texts.map((text) => this.encode(text, options)));
+  }
+
+  /**
+   * A lower bound of `encode`'s number of tokens, special tokens not counted, without encoding: a prompt that
+   * cannot fit is refused by it. 0 where the tokenizer allows no bound.
+   */
+  minNumTokens(_text: string): number {
+    return 0;
+  }
+
   /** The text of `tokenIds`; ids without a token add nothing. */
-  decode(tokenIds: Iterable<number>, { skipSpecialTokens = true } = {}): string {
+  // eslint-disable-next-line @typescript-eslint/require-await -- the library is about to be asynchronous
+  async decode(tokenIds: Iterable<number>, options: DecodeOptions = {}): Promise<string> {
+    return this.decodeNow(tokenIds, options);
+  }
+
+  /** Ends the tokenizer's thread; calls that wait or come later reject with ShutdownError. Idempotent. */
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  private decodeNow(tokenIds: Iterable<number>, { skipSpecialTokens = true }: DecodeOptions = {}) {
     const known: number[] = [];
     for (const id of tokenIds) {
       if (skipSpecialTokens && this.specialIds.has(id)) continue;
@@ -138,7 +183,7 @@ export class Tokenizer {
 
   /** What `tokenIds` add to a text that went before: unlike at its beginning, their first space is kept. */
   continuation(tokenIds: readonly number[]): string {
-    const text = this.decode([...this.contextIds, ...tokenIds], { skipSpecialTokens: false });
+    const text = this.decodeNow([...this.contextIds, ...tokenIds], { skipSpecialTokens: false });
     return text.slice(this.contextText.length);
   }
 
@@ -148,15 +193,27 @@ export class Tokenizer {
     return (this.texts[tokenId] ??= this.continuation([tokenId]));
   }
 
+  /** What `tokenId` adds to a text that ends with `previousTokenIds`: a character that it makes whole, too. */
+  textAfter(previousTokenIds: readonly number[], tokenId: number): string {
+    const detokenizer = new IncrementalDetokenizer(this, false);
+    detokenizer.append(previousTokenIds);
+    return detokenizer.append([tokenId]) + detokenizer.finish();
+  }
+
+  /** The bytes that a token stands for inside a text, which may be only part of a character's. */
+  tokenBytes(tokenId: number): Uint8Array {
+    return Buffer.from(this.idToToken(tokenId));
+  }
+
   /**
    * A conversation as [numTokens] ids, by the checkpoint's own template; with the opening of the
    * model's turn unless told not to. Throws InvalidRequestError: there is no template, or it refuses
    * the messages.
    */
-  applyChatTemplate(
+  async applyChatTemplate(
     messages: readonly ChatMessage[],
     { addGenerationPrompt = true } = {},
-  ): number[] {
+  ): Promise<number[]> {
     if (!this.chatTemplate) {
       throw new InvalidRequestError(
         'this model has no chat template (chat_template.jinja, or chat_template in ' +

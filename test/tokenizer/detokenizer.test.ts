@@ -46,7 +46,7 @@ describe('IncrementalDetokenizer', () => {
     folder = await mkdtemp(path.join(tmpdir(), 'uniproc-detokenizer-'));
     await writeFile(path.join(folder, 'tokenizer.json'), JSON.stringify(json));
     tokenizer = await Tokenizer.load(folder);
-    end = tokenizer.encode('<|end|>', { addSpecialTokens: false })[0];
+    [end] = await tokenizer.encode('<|end|>', { addSpecialTokens: false });
     part = (name) => first + Object.keys(PARTS).indexOf(name);
   });
 
