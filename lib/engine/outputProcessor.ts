@@ -165,6 +165,11 @@ export class OutputProcessor {
     return count;
   }
 
+  /** The call that the request is of; undefined once it is finished. */
+  callOf(requestId: string): Call | undefined {
+    return this.states.get(requestId)?.parent.call;
+  }
+
   /** The request is in a step for the first time. */
   scheduled(requestId: string, now: number): void {
     const times = this.states.get(requestId)?.times;
