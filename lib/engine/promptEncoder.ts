@@ -137,12 +137,11 @@ export class PromptEncoder {
     );
     const chats = batch.map(({ messages, promptTokenIds }, i) =>
       messages === undefined || promptTokenIds !== undefined
-        ? null
+        ? Promise.resolve(null)
         : naming(nameOf(batch[i], start + i), tokenizer.applyChatTemplate(messages)),
     );
-    const noTexts: Promise<number[][]> = Promise.resolve([]);
     const [encodedTexts, encodedChats] = await Promise.all([
-      texts.length > 0 ? tokenizer.encodeBatch(texts) : noTexts,
+      tokenizer.encodeBatch(texts),
       Promise.all(chats),
     ]);
     let next = 0;
