@@ -89,6 +89,49 @@ export class RequestTimeoutError extends UniprocError {
   }
 }
 
+/**
+ * A fault in one request's processing ended that request alone; `cause` is the fault. `code`:
+ * REQUEST_FAILED.
+ */
+export class RequestFailedError extends UniprocError {
+  constructor(
+    /** The engine's id of the request. */
+    readonly requestId: string,
+    reason: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      'REQUEST_FAILED',
+      `request ${requestId} failed, and it alone: ${reason}; this is a fault of the engine or of a ` +
+        'custom worker, please report it',
+      options,
+    );
+  }
+}
+
+/**
+ * The model computed NaN where a request's next token was to be sampled from, or a prompt's logprobs
+ * taken. It ends that request alone. `code`: LOGITS_INVALID.
+ */
+export class InvalidLogitsError extends UniprocError {
+  constructor(
+    /** The engine's id of the request. */
+    readonly requestId: string,
+    /** NaN logits of the position; null when only their logprobs, which are NaN too, are known. */
+    readonly numNans: number | null,
+    /** Logits of a position; null when not known. */
+    readonly vocabSize: number | null,
+  ) {
+    const logits = vocabSize === null ? 'logits' : `of ${vocabSize} logits`;
+    super(
+      'LOGITS_INVALID',
+      `request ${requestId}: ${numNans ?? 'some'} ${logits} are NaN, so no token can be sampled; check ` +
+        "the checkpoint's weights for NaN and Infinity, and try dtype 'bfloat16' or 'float32' if " +
+        'float16 overflows',
+    );
+  }
+}
+
 /** A call that does not fit the state: executing while asleep, `getOutput` twice. `code`: INVALID_STATE. */
 export class InvalidStateError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {

@@ -38,6 +38,16 @@ export class IncrementalDetokenizer {
     return text;
   }
 
+  /** The text that `append([id])` would give; it changes nothing. */
+  peek(id: number): string {
+    const { pending, given } = this;
+    this.pending = [...pending];
+    const text = this.append([id]);
+    this.pending = pending;
+    this.given = given;
+    return text;
+  }
+
   /** No more tokens come that go on with a character: what was held back, as it is. */
   finish(): string {
     if (this.pending.length === 0) return '';

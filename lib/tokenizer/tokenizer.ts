@@ -6,6 +6,7 @@ import { parseFields, show } from '../config/schema';
 import { CheckpointError, InvalidRequestError } from '../errors';
 import { type ChatMessage, ChatTemplate } from './chatTemplate';
 import { HuggingFaceTokenizer } from './huggingface';
+import { bytesOf } from './tokenBytes';
 
 const token = z.union([z.string(), z.looseObject({ content: z.string() })]);
 const tokenOrNull = () => token.nullish().describe('a string, an object with content, or null');
@@ -146,6 +147,15 @@ export class Tokenizer {
   idToToken(tokenId: number): string {
     if (tokenId >= this.vocabSize) return '';
     return (this.texts[tokenId] ??= this.continuation([tokenId]));
+  }
+
+  /** The bytes of a token that begins or ends inside a character; null for one of whole characters. */
+  partialBytes(tokenId: number): number[] | null {
+    const text = this.idToToken(tokenId);
+    if (!text.includes('\ufffd')) return null;
+    const bytes = bytesOf(this.tokenizer.id_to_token(tokenId) ?? '');
+    // A token may be the character U+FFFD itself.
+    return bytes !== null && Buffer.from(text).equals(Buffer.from(bytes)) ? null : bytes;
   }
 
   /**

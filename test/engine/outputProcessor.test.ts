@@ -6,6 +6,7 @@ import type { OutputReceiver } from '../../lib/engine/outputCollector';
 import { OutputProcessor, ParentRequest } from '../../lib/engine/outputProcessor';
 import type { EngineCoreOutputs, OutputDelta, RequestOutput } from '../../lib/engine/outputs';
 import { Request } from '../../lib/engine/request';
+import type { UniprocError } from '../../lib/errors';
 import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import type { LogprobsLists } from '../../lib/worker/outputs';
 import { byteTokenizer, EOS_TOKEN_ID } from './byteTokenizer';
@@ -79,16 +80,20 @@ class Harness {
       finishReason = null,
       logprobs = null,
       promptLogprobs = null,
+      error = null,
     }: {
       requestId?: string;
       finishReason?: 'stop' | 'length' | null;
       logprobs?: LogprobsLists | null;
       promptLogprobs?: LogprobsLists | null;
+      error?: UniprocError | null;
     } = {},
   ): readonly string[] {
     // Another request's token comes first in the step.
     const step: EngineCoreOutputs = {
-      outputs: [{ requestId, start: 1, end: 1 + tokenIds.length, promptLogprobs, finishReason }],
+      outputs: [
+        { requestId, start: 1, end: 1 + tokenIds.length, promptLogprobs, finishReason, error },
+      ],
       length: 1,
       sampledTokenIds: Int32Array.from([77, ...tokenIds]),
       logprobs,
@@ -204,10 +209,18 @@ describe('a stop string', () => {
     expect(harness.output).toMatchObject({ text: 'the ', finishReason: 'stop' });
   });
 
-  test('counts only after minTokens tokens', () => {
-    const harness = new Harness({ stop: ['a', 'bc'], minTokens: 3 });
+  test('counts only when it is complete after minTokens tokens', () => {
+    const harness = new Harness({ stop: ['a'], minTokens: 3 });
     harness.steps(bytes('aabca'));
     expect(harness.output).toMatchObject({ text: 'aabc', tokenIds: bytes('aabca') });
+  });
+
+  // As vLLM's detokenizer with min_tokens 3: its stop_check_offset is after the third token.
+  test('may begin among the first minTokens tokens, whose text is held back for it', () => {
+    const harness = new Harness({ stop: ['a', 'bc'], minTokens: 3 });
+    expect(harness.steps(bytes('aabc'))).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: 'aa', tokenIds: bytes('aabc') });
+    expect(harness.texts).toEqual(['a', 'a', '', '']);
   });
 
   test('drops the tokens that came with it in one step', () => {
