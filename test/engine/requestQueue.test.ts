@@ -2,13 +2,6 @@ import fc from 'fast-check';
 import type { Request } from '../../lib/engine/request';
 import { RequestQueue } from '../../lib/engine/requestQueue';
 
-/** What the queue uses of a request. */
-interface Item {
-  priority: number;
-  arrival: number;
-  queueIndex: number;
-}
-
 class Counting {
   numComparisons = 0;
   readonly queue = new RequestQueue((a, b) => {
@@ -18,7 +11,16 @@ class Counting {
 }
 
 let numItems = 0;
-const item = (priority: number): Item => ({ priority, arrival: numItems++, queueIndex: -1 });
+
+/** As far as the queue looks at it. */
+function request(priority: number): Request {
+  const made: Pick<Request, 'priority' | 'arrival' | 'queueIndex'> = {
+    priority,
+    arrival: numItems++,
+    queueIndex: -1,
+  };
+  return made as unknown as Request;
+}
 
 test('the first is always the first in order, whatever is added and removed', () => {
   const operation = fc.oneof(
@@ -28,16 +30,16 @@ test('the first is always the first in order, whatever is added and removed', ()
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
       const { queue } = new Counting();
-      let reference: Item[] = [];
+      let reference: Request[] = [];
       for (const happening of operations) {
         if ('add' in happening) {
-          const added = item(happening.add);
+          const added = request(happening.add);
           reference.push(added);
-          queue.add(added as Request);
+          queue.add(added);
         } else if (reference.length > 0) {
           const removed = reference[happening.remove % reference.length];
           reference = reference.filter((other) => other !== removed);
-          queue.remove(removed as Request);
+          queue.remove(removed);
           expect(removed.queueIndex).toBe(-1);
         }
         reference.sort((a, b) => a.priority - b.priority || a.arrival - b.arrival);
@@ -54,19 +56,19 @@ test.each([
   ['equal', () => 0],
 ])('20,000 requests of %s priority cost a logarithm of comparisons each', (_, priorityOf) => {
   const counting = new Counting();
-  const items = Array.from({ length: 20_000 }, (_, i) => item(priorityOf(i)) as Request);
-  for (const request of items) counting.queue.add(request);
+  const items = Array.from({ length: 20_000 }, (_, i) => request(priorityOf(i)));
+  for (const added of items) counting.queue.add(added);
   expect(counting.numComparisons).toBeLessThan(20_000 * 15);
   counting.numComparisons = 0;
   // As when they are aborted in the order they came.
-  for (const request of items) counting.queue.remove(request);
+  for (const removed of items) counting.queue.remove(removed);
   expect(counting.queue.size).toBe(0);
   expect(counting.numComparisons).toBeLessThan(20_000 * 2 * 15);
 });
 
 test('a queue that was cleared is empty and can be filled again', () => {
   const { queue } = new Counting();
-  const [a, b] = [item(2) as Request, item(1) as Request];
+  const [a, b] = [request(2), request(1)];
   queue.add(a);
   queue.add(b);
   queue.clear();

@@ -206,9 +206,11 @@ describe('by priority', () => {
         });
         run(driver, requests, (step, running, waiting) => {
           // It may wait for what equals hold that came before it, and for its own tokens in flight.
-          const [urgent] = [...waiting].sort(before);
-          const isOutranked = running.some((other) => other.priority <= urgent?.priority);
-          if (urgent !== undefined && !isOutranked) {
+          const urgent = [...waiting].sort(before).at(0);
+          const mayWait = running.some(
+            ({ priority }) => priority <= (urgent?.priority ?? Infinity),
+          );
+          if (urgent !== undefined && !mayWait) {
             const others = [...driver.scheduler.unfinishedRequests].sort(before);
             if (others[0] === urgent)
               expect([...step.numScheduledTokens.keys()][0]).toBe(urgent.requestId);
