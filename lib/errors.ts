@@ -288,7 +288,7 @@ export class RankFailedError extends UniprocError {
   }
 }
 
-/** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+/** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('ADDON_UNAVAILABLE', message, options);
@@ -319,6 +319,8 @@ export function nativeError(
       return new ConfigError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
+    case 'ADDON_UNAVAILABLE':
+      return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
     default:

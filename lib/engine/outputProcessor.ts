@@ -108,7 +108,11 @@ class RequestState {
     // Like stop tokens, stop strings count only after minTokens tokens.
     const { minTokens } = this.request.samplingParams;
     if (this.stopStrings === null || this.tokenIds.length <= minTokens) return piece;
-    return this.stopStrings.push(piece);
+    const text = this.stopStrings.push(piece);
+    // What is held back is final where the output ends.
+    if (this.stopStringFound || !this.stopStrings.wouldMatch(this.detokenizer.heldText))
+      return text;
+    return text + this.stopStrings.push(this.detokenizer.finish());
   }
 
   /** No more tokens will come: the text that waited for them. */

@@ -14,6 +14,13 @@ export class StopStringMatcher {
     return this.found;
   }
 
+  /** Whether a stop string would end in `text`, if that came next: where only its end is new. */
+  wouldMatch(text: string): boolean {
+    const longest = Math.max(0, ...this.stop.map((stop) => stop.length));
+    const end = (this.held + text.slice(-2 * longest)).slice(-2 * longest);
+    return this.stop.some((stop) => end.includes(stop));
+  }
+
   /**
    * Takes more text and returns what can be given out: all up to the first stop string to be
    * complete (the longest, if several end there), else all that cannot be part of one. The result
