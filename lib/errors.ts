@@ -51,6 +51,25 @@ export class InvalidRequestError extends UniprocError {
   }
 }
 
+/**
+ * One request met an error while it was admitted, scheduled, computed or turned into text, and was
+ * ended with its call; others went on. `cause` is the error. `code`: REQUEST_FAILED.
+ */
+export class RequestFailedError extends UniprocError {
+  constructor(
+    readonly requestId: string,
+    /** What was done with it: 'admitted', 'scheduled', ... */
+    stage: string,
+    cause: unknown,
+  ) {
+    super(
+      'REQUEST_FAILED',
+      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others go on`,
+      { cause },
+    );
+  }
+}
+
 /** As many requests wait as may; nothing of the call was admitted. `code`: QUEUE_FULL. */
 export class QueueFullError extends UniprocError {
   constructor(
@@ -86,26 +105,6 @@ export class RequestTimeoutError extends UniprocError {
         '; ask for fewer tokens (maxTokens) or give it a larger timeoutMs',
     );
     this.numOutputTokens = numOutputTokens;
-  }
-}
-
-/**
- * A fault in one request's processing ended that request alone; `cause` is the fault. `code`:
- * REQUEST_FAILED.
- */
-export class RequestFailedError extends UniprocError {
-  constructor(
-    /** The engine's id of the request. */
-    readonly requestId: string,
-    reason: string,
-    options?: ErrorOptions,
-  ) {
-    super(
-      'REQUEST_FAILED',
-      `request ${requestId} failed, and it alone: ${reason}; this is a fault of the engine or of a ` +
-        'custom worker, please report it',
-      options,
-    );
   }
 }
 
@@ -331,10 +330,19 @@ export class RankFailedError extends UniprocError {
   }
 }
 
-/** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+/** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('ADDON_UNAVAILABLE', message, options);
+  }
+}
+
+/** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
+function describe(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    return 'something that has no text was thrown';
   }
 }
 
@@ -362,6 +370,8 @@ export function nativeError(
       return new ConfigError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
+    case 'ADDON_UNAVAILABLE':
+      return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
     default:

@@ -39,6 +39,9 @@ export interface CreateArgs extends EngineArgs {
  * ShutdownError or ExecutorFailedError.
  */
 export class LLM {
+  /** Done when every prompt of the calls so far is encoded or refused. */
+  private encoded: Promise<unknown> = Promise.resolve();
+
   private constructor(
     /** `engine.executor` reaches the executor, and through it the worker. */
     readonly engine: LLMEngine,
@@ -79,7 +82,7 @@ export class LLM {
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
     const { progress, ...requestOptions } = checkGenerateOptions(options);
-    const inputs = this.inputProcessor.process(asList(prompts), params);
+    const inputs = await this.inOrder(this.inputProcessor.process(asList(prompts), params));
     const call = new Call(inputs.length);
     const done = this.engine.generate(inputs, requestOptions, call);
     if (!(progress ?? (process.stderr.isTTY && inputs.length > 1))) return done;
@@ -92,9 +95,9 @@ export class LLM {
    * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
   stream(prompt: Prompt, params?: SamplingParams, options: RequestOptions = {}): OutputStream {
-    return this.engine.stream(() => {
+    return this.engine.stream(async () => {
       checkRequestOptions(options);
-      return this.inputProcessor.process([prompt], params)[0];
+      return (await this.inOrder(this.inputProcessor.process([prompt], params)))[0];
     }, options);
   }
 
@@ -115,7 +118,7 @@ export class LLM {
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
-    return this.generate(this.inputProcessor.renderChats(conversations), params, options);
+    return this.generate(await this.inputProcessor.renderChats(conversations), params, options);
   }
 
   /** Answers one conversation as `stream` continues a prompt. */
@@ -124,11 +127,21 @@ export class LLM {
     params?: SamplingParams,
     options: RequestOptions = {},
   ): OutputStream {
-    return this.engine.stream(() => {
+    return this.engine.stream(async () => {
       checkRequestOptions(options);
-      const prompts = this.inputProcessor.renderChats([messages]);
-      return this.inputProcessor.process(prompts, params)[0];
+      const inputs = this.inputProcessor
+        .renderChats([messages])
+        .then((prompts) => this.inputProcessor.process(prompts, params));
+      return (await this.inOrder(inputs))[0];
     }, options);
+  }
+
+  /** `inputs`, once those of every call before are there: calls are admitted in the order they were made. */
+  private async inOrder<T>(inputs: Promise<T>): Promise<T> {
+    const before = this.encoded;
+    this.encoded = Promise.allSettled([before, inputs]);
+    await before;
+    return inputs;
   }
 
   /** How the engine stands: queue, cache, tokens, latencies. */

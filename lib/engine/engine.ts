@@ -192,12 +192,32 @@ export class LLMEngine {
 
   /**
    * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request.
-   * `makeInput` is called at the first read, which rejects with what it throws, or as `generate`.
+   * `makeInput` is called at the first read, which rejects with what it throws or rejects with, or
+   * as `generate`.
    */
-  stream(makeInput: () => EngineInput, options: RequestOptions = {}): OutputStream {
+  stream(
+    makeInput: () => EngineInput | Promise<EngineInput>,
+    options: RequestOptions = {},
+  ): OutputStream {
     return new RequestOutputCollector((receiver) => {
+      const admit = (input: EngineInput) => {
+        if (this.takesTurns) throw rankLocal('a stream', "its reader's");
+        return this.admit([input], [receiver], options, new Call(1));
+      };
       if (this.takesTurns) throw rankLocal('a stream', "its reader's");
-      return this.admit([makeInput()], [receiver], options, new Call(1));
+      const input = makeInput();
+      if (!(input instanceof Promise)) return admit(input);
+      let giveUp: (() => void) | null = null;
+      let left = false;
+      input
+        .then((made) => {
+          if (!left) giveUp = admit(made);
+        })
+        .catch((error: unknown) => receiver.failed(error));
+      return () => {
+        left = true;
+        giveUp?.();
+      };
     });
   }
 

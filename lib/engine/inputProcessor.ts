@@ -37,33 +37,35 @@ export class InputProcessor {
    * All of a call's prompts, each with its parameters: one for all, a list of as many, or none for
    * the model's own defaults. Throws InvalidRequestError that says which prompt is at fault.
    */
-  process(
+  async process(
     prompts: readonly Prompt[],
     params: SamplingParams | readonly SamplingParams[] | undefined,
-  ): EngineInput[] {
+  ): Promise<EngineInput[]> {
     const shared = params ?? SamplingParams.fromDefaults(this.config.model.generation);
     if (Array.isArray(shared) && shared.length !== prompts.length) {
       throw new InvalidRequestError(
         `there are ${prompts.length} prompts but ${shared.length} sampling parameters`,
       );
     }
-    return prompts.map((prompt, i) => {
+    const inputs = prompts.map((prompt, i) => {
       const samplingParams = (Array.isArray(shared) ? shared[i] : shared) as SamplingParams;
       return naming(`prompt ${i}`, () => this.processOne(prompt, samplingParams));
     });
+    return Promise.all(inputs);
   }
 
   /** Conversations as prompts, by the checkpoint's chat template. Throws InvalidRequestError. */
-  renderChats(conversations: readonly (readonly ChatMessage[])[]): Prompt[] {
+  async renderChats(conversations: readonly (readonly ChatMessage[])[]): Promise<Prompt[]> {
     const tokenizer = this.requireTokenizer('a conversation');
-    return conversations.map((conversation, i) =>
-      naming(`conversation ${i}`, () => ({
-        promptTokenIds: tokenizer.applyChatTemplate(conversation),
+    const prompts = conversations.map((conversation, i) =>
+      naming(`conversation ${i}`, async () => ({
+        promptTokenIds: await tokenizer.applyChatTemplate(conversation),
       })),
     );
+    return Promise.all(prompts);
   }
 
-  private processOne(prompt: Prompt, samplingParams: SamplingParams): EngineInput {
+  private async processOne(prompt: Prompt, samplingParams: SamplingParams): Promise<EngineInput> {
     if (!(samplingParams instanceof SamplingParams)) {
       throw new InvalidRequestError(
         `its sampling parameters are ${show(samplingParams)}; make them with new SamplingParams({ ... })`,
@@ -73,14 +75,14 @@ export class InputProcessor {
     const { ignoreEos, stopTokenIds } = samplingParams;
     const eosTokenIds = ignoreEos ? [] : this.config.model.transformer.eosTokenIds;
     return {
-      ...this.tokenize(prompt),
+      ...(await this.tokenize(prompt)),
       samplingParams,
       stopTokenIds: [...new Set([...stopTokenIds, ...eosTokenIds])],
-      badWordsTokenIds: this.badWordsTokenIds(samplingParams),
+      badWordsTokenIds: await this.badWordsTokenIds(samplingParams),
     };
   }
 
-  private tokenize(prompt: Prompt): Pick<EngineInput, 'prompt' | 'promptTokenIds'> {
+  private async tokenize(prompt: Prompt): Promise<Pick<EngineInput, 'prompt' | 'promptTokenIds'>> {
     const input = typeof prompt === 'string' ? { prompt } : prompt;
     const text = (input as { prompt?: unknown } | null)?.prompt ?? null;
     const given = (input as { promptTokenIds?: unknown } | null)?.promptTokenIds ?? null;
@@ -95,7 +97,7 @@ export class InputProcessor {
         `it is ${show(prompt)}; a prompt is a string, { prompt } or { promptTokenIds }`,
       );
     } else {
-      tokenIds = this.requireTokenizer('a text prompt').encode(text);
+      tokenIds = await this.requireTokenizer('a text prompt').encode(text);
     }
     this.checkPrompt(tokenIds);
     return { prompt: text, promptTokenIds: Int32Array.from(tokenIds) };
@@ -156,21 +158,27 @@ export class InputProcessor {
    * Bad words as token sequences. A word is spelled one way at the start of a text and often another
    * after a space: both count, of whatever lengths (vLLM drops the second when its length differs).
    */
-  private badWordsTokenIds({ badWords }: SamplingParams): (readonly number[])[] {
-    return badWords.flatMap((word) => {
-      if (typeof word !== 'string') return [word];
+  private async badWordsTokenIds({ badWords }: SamplingParams): Promise<(readonly number[])[]> {
+    const spellings: (readonly number[])[] = [];
+    for (const word of badWords) {
+      if (typeof word !== 'string') {
+        spellings.push(word);
+        continue;
+      }
       const tokenizer = this.requireTokenizer('a bad word as text');
       const bare = word.trimStart();
       if (bare === '')
         throw new InvalidRequestError(`badWords has ${show(word)}, which is no word`);
-      const atStart = Array.from(tokenizer.encode(bare, { addSpecialTokens: false }));
-      const afterSpace = Array.from(tokenizer.encode(` ${bare}`, { addSpecialTokens: false }));
+      const [atStart, afterSpace] = await tokenizer.encodeBatch([bare, ` ${bare}`], {
+        addSpecialTokens: false,
+      });
       // A space that is a token of its own, and then the word as it is at the start.
       const isCovered = atStart.every(
         (tokenId, i) => tokenId === afterSpace.at(i - atStart.length),
       );
-      return isCovered ? [atStart] : [atStart, afterSpace];
-    });
+      spellings.push(...(isCovered ? [atStart] : [atStart, afterSpace]));
+    }
+    return spellings;
   }
 
   private requireTokenizer(what: string): Tokenizer {
@@ -181,10 +189,10 @@ export class InputProcessor {
   }
 }
 
-/** What `check` returns; an InvalidRequestError that it throws says what it is about. */
-function naming<T>(subject: string, check: () => T): T {
+/** What `check` resolves to; an InvalidRequestError that it rejects with says what it is about. */
+async function naming<T>(subject: string, check: () => Promise<T>): Promise<T> {
   try {
-    return check();
+    return await check();
   } catch (error) {
     if (!(error instanceof InvalidRequestError)) throw error;
     throw new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });

@@ -5,24 +5,35 @@ import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { LogprobsLists } from '../worker/outputs';
 import { type Logprob, PositionLogprobs } from './outputs';
 
+/** What stands for bytes that are no UTF-8: not at all, or not yet. */
+const REPLACEMENT = '\ufffd';
+
+/** Tokens of an unfinished character to look back on at most; a character has 4 bytes. */
+const MAX_UNFINISHED = 8;
+
 /**
  * Makes the logprobs of one sequence's positions, in order. Special tokens have their text, whether or
  * not the output's text shows them. Made only where logprobs were asked for.
  */
 export class LogprobsDecoder {
-  private readonly detokenizer: IncrementalDetokenizer | null;
+  /** The latest tokens, from the first on that began a character which is still unfinished. */
+  private unfinished: readonly number[] = [];
 
   constructor(
     private readonly requestId: string,
     /** Null: no texts. */
     private readonly tokenizer: Tokenizer | null,
-  ) {
-    this.detokenizer = tokenizer && new IncrementalDetokenizer(tokenizer, false);
-  }
+  ) {}
 
   /** Goes on past a token without logprobs. */
   skip(tokenId: number): void {
-    this.detokenizer?.append([tokenId]);
+    const { tokenizer } = this;
+    if (tokenizer === null) return;
+    if (this.unfinished.length === 0 && !isPartial(tokenizer, tokenId)) return;
+    const tokenIds = [...this.unfinished, tokenId];
+    if (read(tokenizer, tokenIds).isFinished) this.unfinished = [];
+    else if (tokenIds.length <= MAX_UNFINISHED) this.unfinished = tokenIds;
+    else this.unfinished = tokenIds.slice(-3);
   }
 
   /**
@@ -44,10 +55,37 @@ export class LogprobsDecoder {
   }
 
   private describe(tokenId: number, logprob: number, rank: number): Logprob {
-    const { detokenizer, tokenizer } = this;
-    if (detokenizer === null || tokenizer === null) return { logprob, rank, decodedToken: null };
-    const decodedToken = detokenizer.peek(tokenId);
-    const bytes = tokenizer.partialBytes(tokenId);
-    return { logprob, rank, decodedToken, ...(bytes !== null && { bytes }) };
+    const { tokenizer } = this;
+    if (tokenizer === null) return { logprob, rank, decodedToken: null };
+    const decodedToken = this.textAddedBy(tokenizer, tokenId);
+    if (!isPartial(tokenizer, tokenId)) return { logprob, rank, decodedToken };
+    return { logprob, rank, decodedToken, bytes: Array.from(tokenizer.tokenBytes(tokenId)) };
   }
+
+  private textAddedBy(tokenizer: Tokenizer, tokenId: number): string {
+    const { unfinished } = this;
+    if (unfinished.length === 0 && !isPartial(tokenizer, tokenId)) {
+      return tokenizer.idToToken(tokenId);
+    }
+    const { text: before } = read(tokenizer, unfinished);
+    return read(tokenizer, [...unfinished, tokenId]).text.slice(before.length);
+  }
+}
+
+/** Whether the token begins or ends inside a character. */
+function isPartial(tokenizer: Tokenizer, tokenId: number): boolean {
+  const text = tokenizer.idToToken(tokenId);
+  // A token may be the character U+FFFD itself.
+  return text.includes(REPLACEMENT) && !Buffer.from(text).equals(tokenizer.tokenBytes(tokenId));
+}
+
+/** The text of tokens, as far as its characters are finished, and whether all of them are. */
+function read(
+  tokenizer: Tokenizer,
+  tokenIds: readonly number[],
+): { text: string; isFinished: boolean } {
+  const detokenizer = new IncrementalDetokenizer(tokenizer, false);
+  const given = detokenizer.append(tokenIds);
+  const { heldText } = detokenizer;
+  return { text: given + heldText, isFinished: detokenizer.finish() === heldText };
 }

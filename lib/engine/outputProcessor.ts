@@ -211,5 +211,5 @@ function deltaOf(
 
 function asRequestError(requestId: string, error: unknown): UniprocError {
   if (error instanceof UniprocError) return error;
-  return new RequestFailedError(requestId, String(error), { cause: error });
+  return new RequestFailedError(requestId, 'turned into text', error);
 }

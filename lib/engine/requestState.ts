@@ -145,7 +145,12 @@ export class RequestState {
     if (this.request.samplingParams.skipSpecialTokens && tokenizer.isSpecial(tokenId)) {
       return stopStrings.pushHidden(tokenizer.idToToken(tokenId), this.mayStop);
     }
-    return stopStrings.push(detokenizer.append([tokenId]), this.mayStop);
+    const text = stopStrings.push(detokenizer.append([tokenId]), this.mayStop);
+    // What is held back is final where the output ends.
+    if (!this.mayStop || stopStrings.matched || !stopStrings.wouldMatch(detokenizer.heldText)) {
+      return text;
+    }
+    return text + stopStrings.push(detokenizer.finish());
   }
 
   /** No more tokens will come: the text that waited for them. */

@@ -40,15 +40,19 @@ export function faultOf(
   vocabSize: number | null,
 ): UniprocError | null {
   if (!(row >= 0 && row < offsets.length - 1)) {
-    return new RequestFailedError(requestId, "the worker's output of a step has no row for it");
+    return misfit(requestId, "the worker's output of a step has no row for it");
   }
   const numNans = numNansInLogits?.get(requestId) ?? 0;
   if (numNans > 0) return new InvalidLogitsError(requestId, numNans, vocabSize);
   const numTokens = offsets[row + 1] - offsets[row];
   if (numTokens === numExpected) return null;
   const compared = numTokens < numExpected ? 'fewer' : 'more';
-  return new RequestFailedError(
+  return misfit(
     requestId,
     `the worker gave back ${compared} tokens than were scheduled, ${numTokens} for ${numExpected}`,
   );
+}
+
+function misfit(requestId: string, message: string): RequestFailedError {
+  return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
 }

@@ -89,11 +89,13 @@ class Reader {
 
   constructor(private readonly automaton: StopStringAutomaton) {}
 
-  /** At the same place of the text, all of it visible so far. */
-  static from(reader: Reader): Reader {
-    const copy = new Reader(reader.automaton);
-    copy.node = reader.node;
-    copy.length = reader.length;
+  /** Another at the same place of the text. */
+  copy(): Reader {
+    const copy = new Reader(this.automaton);
+    copy.node = this.node;
+    copy.length = this.length;
+    copy.hidden.push(...this.hidden);
+    copy.numHiddenBefore = this.numHiddenBefore;
     return copy;
   }
 
@@ -199,11 +201,24 @@ export class StopStringMatcher {
    */
   pushHidden(text: string, counts = true): string {
     if (text === '') return '';
-    this.all ??= Reader.from(this.visible);
+    this.all ??= this.visible.copy();
     this.all.readHidden(text);
     const start = counts ? this.all.stopStart : Infinity;
     if (start < Infinity) return this.stop(start, this.numGiven + this.held.length);
     return this.giveOut();
+  }
+
+  /** Whether a stop string would end in `text` if that came next. It changes nothing. */
+  wouldMatch(text: string): boolean {
+    if (text === '') return false;
+    const readers = [this.visible.copy(), ...(this.all === null ? [] : [this.all.copy()])];
+    for (let i = 0; i < text.length; i++) {
+      for (const reader of readers) {
+        reader.read(text.charCodeAt(i));
+        if (reader.stopStart < Infinity) return true;
+      }
+    }
+    return false;
   }
 
   /** The text is complete: what was held back. */
