@@ -108,6 +108,29 @@ export class RequestTimeoutError extends UniprocError {
   }
 }
 
+/**
+ * The model computed NaN where a request's next token was to be sampled from, or a prompt's logprobs
+ * taken. It ends that request alone. `code`: LOGITS_INVALID.
+ */
+export class InvalidLogitsError extends UniprocError {
+  constructor(
+    /** The engine's id of the request. */
+    readonly requestId: string,
+    /** NaN logits of the position; null when only their logprobs, which are NaN too, are known. */
+    readonly numNans: number | null,
+    /** Logits of a position; null when not known. */
+    readonly vocabSize: number | null,
+  ) {
+    const logits = vocabSize === null ? 'logits' : `of ${vocabSize} logits`;
+    super(
+      'LOGITS_INVALID',
+      `request ${requestId}: ${numNans ?? 'some'} ${logits} are NaN, so no token can be sampled; check ` +
+        "the checkpoint's weights for NaN and Infinity, and try dtype 'bfloat16' or 'float32' if " +
+        'float16 overflows',
+    );
+  }
+}
+
 /** A call that does not fit the state: executing while asleep, `getOutput` twice. `code`: INVALID_STATE. */
 export class InvalidStateError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
@@ -307,7 +330,7 @@ export class RankFailedError extends UniprocError {
   }
 }
 
-/** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+/** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('ADDON_UNAVAILABLE', message, options);
@@ -354,6 +377,8 @@ export function nativeError(
       return new ConfigError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
+    case 'ADDON_UNAVAILABLE':
+      return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
     case 'INTERNAL':

@@ -25,7 +25,7 @@ import type { SchedulerOutput } from '../worker/schedulerOutput';
 import { Admission, type CallReceiver } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
-import { getKvCacheConfig } from './kvCacheConfig';
+import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
@@ -110,7 +110,9 @@ export class LLMEngine {
   private async start(signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
     this.kvCacheManager = await this.makeKVCache(signal);
-    this.scheduler = new Scheduler(this.config.scheduler, this.kvCacheManager);
+    const { model, scheduler } = this.config;
+    const { vocabSize } = model.transformer.spec;
+    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize);
     this.admission.scheduler = this.scheduler;
     // Of ranks that were there before, and go on with what they have.
     const state = await this.executor.broadcast(null);
@@ -125,9 +127,7 @@ export class LLMEngine {
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
     signal?.throwIfAborted();
-    const kvCacheConfigs = specs.map((spec, i) =>
-      getKvCacheConfig(config, spec, availableBytes[i]),
-    );
+    const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
     await executor.initializeFromConfig(kvCacheConfigs);
     signal?.throwIfAborted();
     await executor.compileOrWarmUpModel();
@@ -211,6 +211,7 @@ export class LLMEngine {
       numFinishedReqs: { ...metrics.numFinishedReqs },
       numPromptTokens: metrics.numPromptTokens,
       numOutputTokens: metrics.numOutputTokens,
+      numNansInLogits: metrics.numNansInLogits,
       timeToFirstToken: metrics.timeToFirstToken.snapshot(),
       interTokenLatency: metrics.interTokenLatency.snapshot(),
     };
@@ -295,8 +296,9 @@ export class LLMEngine {
   private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
     const outputs = this.scheduler.updateFromOutput(step, output);
-    const stopped = this.outputProcessor.processOutputs(outputs, performance.now());
-    this.scheduler.finishRequests(stopped, 'stop');
+    const ended = this.outputProcessor.processOutputs(outputs, performance.now());
+    this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');
+    this.scheduler.finishRequests(ended, 'stop');
   }
 
   /** No step is in flight, on any rank. */

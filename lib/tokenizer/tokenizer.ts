@@ -1,54 +1,20 @@
-/** Text in, text out: a checkpoint's tokenizer.json, tokenizer_config.json and chat template. */
+/**
+ * Text in, text out: a checkpoint's tokenizer.json, the files beside it that tell of special tokens, and its
+ * chat template. Hugging Face's own library encodes and decodes, on a thread of the tokenizer's; the
+ * JavaScript thread has a table of the tokens, for the text of outputs as they grow.
+ */
 import path from 'node:path';
-import { z } from 'zod';
-import { fileExists, readJsonObject } from '../config/jsonFile';
-import { parseFields, show } from '../config/schema';
-import { CheckpointError, InvalidRequestError } from '../errors';
+import { show } from '../config/schema';
+import { InvalidRequestError } from '../errors';
 import { type ChatMessage, ChatTemplate } from './chatTemplate';
 import { IncrementalDetokenizer } from './detokenizer';
-import { HuggingFaceTokenizer } from './huggingface';
-
-const token = z.union([z.string(), z.looseObject({ content: z.string() })]);
-const tokenOrNull = () => token.nullish().describe('a string, an object with content, or null');
-
-/** Tokens with a part to play, as tokenizer_config.json and chat templates call them. */
-const TOKEN_NAMES = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as const;
-
-const configSchema = z.looseObject({
-  bos_token: tokenOrNull(),
-  eos_token: tokenOrNull(),
-  unk_token: tokenOrNull(),
-  pad_token: tokenOrNull(),
-  chat_template: z.unknown().optional(),
-});
-
-const contentOf = (value: z.output<typeof token>): string =>
-  typeof value === 'string' ? value : value.content;
-
-/** Decoders under which a token adds the same to a text wherever in it the token stands. */
-const DECODERS = ['Sequence', 'ByteLevel', 'ByteFallback', 'Metaspace', 'Replace', 'Fuse', 'Strip'];
-
-/** Throws for a decoder, or one inside it, that is not among DECODERS. */
-function checkDecoder(file: string, decoder: unknown): void {
-  if (decoder === undefined || decoder === null) return;
-  const { type, decoders } = decoder as { type?: unknown; decoders?: unknown };
-  if (typeof type !== 'string' || !DECODERS.includes(type)) {
-    throw new CheckpointError(
-      file,
-      `its decoder is ${show(type)}; supported are ${DECODERS.join(', ')}`,
-    );
-  }
-  if (Array.isArray(decoders)) for (const inner of decoders) checkDecoder(file, inner);
-}
-
-/** The keys that tokenizer.json may leave out. */
-const EMPTY_TOKENIZER = {
-  added_tokens: [],
-  normalizer: null,
-  pre_tokenizer: null,
-  post_processor: null,
-  decoder: null,
-};
+import { type LengthBound, minNumTokens } from './lengthBound';
+import { readSpecialTokens } from './specialTokens';
+import { StreamDecoder } from './streamDecoder';
+import { ThreadClient } from './threadClient';
+import type { LoadedTokenizer } from './threadMessages';
+import { TokenTable } from './tokenTable';
+import { Vocabulary } from './vocabulary';
 
 export interface EncodeOptions {
   /** Put the special tokens that the model wants around the text; default true. */
@@ -62,139 +28,122 @@ export interface DecodeOptions {
   skipSpecialTokens?: boolean;
 }
 
+/** An id that is no token's. */
+const NO_TOKEN = -1;
+const MAX_INT32 = 0x7fffffff;
+
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
   /** The ids of the tokens that have a name, by transformers' name: bos_token, eos_token, ... */
-  readonly specialTokenIds: Readonly<Record<string, number>>;
-
-  private readonly specialIds: ReadonlySet<number>;
-  /** Plain tokens, and their text: what `continuation` goes on from. */
-  private readonly contextIds: readonly number[];
-  private readonly contextText: string;
+  readonly specialTokenIds: Readonly<Record<string, number | undefined>>;
+  /** What each token stands for. */
+  readonly tokens: TokenTable;
+  private readonly bound: LengthBound | null;
   /** What `idToToken` found, by id. */
   private readonly texts: (string | undefined)[];
 
   private constructor(
-    private readonly tokenizer: HuggingFaceTokenizer,
+    private readonly thread: ThreadClient,
+    { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
     private readonly chatTemplate: ChatTemplate | null,
-    /** The tokens that have a name, by that name: bos_token, ... */
-    private readonly namedTokens: Readonly<Record<string, string>>,
+    /** The tokens that have a name, by that name: what chat templates know them by. */
+    readonly specialTokens: Readonly<Record<string, string>>,
   ) {
-    let vocabSize = 0;
-    for (const id of tokenizer.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
-    this.vocabSize = vocabSize;
-    this.texts = new Array<undefined>(vocabSize);
-    this.bosTokenId = tokenizer.token_to_id(namedTokens.bos_token) ?? null;
-    this.eosTokenId = tokenizer.token_to_id(namedTokens.eos_token) ?? null;
-    const specialTokenIds: Record<string, number> = {};
-    for (const [name, content] of Object.entries(namedTokens)) {
-      const id = tokenizer.token_to_id(content);
-      if (id !== undefined) specialTokenIds[name] = id;
-    }
+    this.tokens = new TokenTable(new Vocabulary(vocabulary), new StreamDecoder(decoder));
+    this.vocabSize = this.tokens.vocabulary.size;
+    this.texts = new Array<undefined>(this.vocabSize);
     this.specialTokenIds = specialTokenIds;
-
-    const specialIds = new Set<number>();
-    for (const [id, { special }] of tokenizer.get_added_tokens_decoder()) {
-      if (special) specialIds.add(id);
-    }
-    for (const content of Object.values(namedTokens)) {
-      const id = tokenizer.token_to_id(content);
-      if (id !== undefined) specialIds.add(id);
-    }
-    this.specialIds = specialIds;
-    this.contextIds = tokenizer.encode('a', { add_special_tokens: false }).ids;
-    this.contextText = this.decodeNow(this.contextIds);
+    this.bosTokenId = specialTokenIds.bos_token ?? null;
+    this.eosTokenId = specialTokenIds.eos_token ?? null;
+    this.bound = bound;
   }
 
-  /** Reads `folder`. Throws CheckpointError: a file is missing, is damaged, or is none this library knows. */
+  /**
+   * Reads `folder`, on a thread of its own, which `close` ends; it does not keep the process. Rejects with
+   * CheckpointError: a file is missing, is damaged, or is refused by Hugging Face's library; with
+   * AddonUnavailableError where that library cannot be loaded.
+   */
   static async load(folder: string): Promise<Tokenizer> {
-    const file = path.join(folder, 'tokenizer.json');
-    const json = await readJsonObject(file);
-    const configFile = path.join(folder, 'tokenizer_config.json');
-    const config = parseFields(
-      configSchema,
-      (await fileExists(configFile)) ? await readJsonObject(configFile) : {},
-      (message) => new CheckpointError(configFile, message),
-    );
+    const { config, tokens } = await readSpecialTokens(folder);
     const chatTemplate = await ChatTemplate.load(folder, config.chat_template);
-
-    const namedTokens: Record<string, string> = {};
-    for (const name of TOKEN_NAMES) {
-      const value = config[name];
-      if (value) namedTokens[name] = contentOf(value);
-    }
-    checkDecoder(file, json.decoder);
+    const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
+    const thread = new ThreadClient();
     try {
-      const tokenizer = new HuggingFaceTokenizer({ ...EMPTY_TOKENIZER, ...json }, namedTokens);
-      return new Tokenizer(tokenizer, chatTemplate, namedTokens);
-    } catch (cause) {
-      throw new CheckpointError(file, `no tokenizer: ${(cause as Error).message}`, { cause });
+      const file = path.join(folder, 'tokenizer.json');
+      const loaded = await thread.request('load', { file, config: tokens });
+      const specialTokens = Object.fromEntries(named) as Record<string, string>;
+      return new Tokenizer(thread, loaded, chatTemplate, specialTokens);
+    } catch (error) {
+      await thread.close();
+      throw error;
     }
   }
 
   /** Whether `tokenId` marks something (a turn, an end) rather than being text. */
   isSpecial(tokenId: number): boolean {
-    return this.specialIds.has(tokenId);
+    return this.tokens.isSpecial(tokenId);
   }
 
-  /** `text` as [numTokens] ids, with the special tokens the model wants around it unless told not to. */
-  // eslint-disable-next-line @typescript-eslint/require-await -- the library is about to be asynchronous
-  async encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): Promise<number[]> {
-    return this.tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+  /** `text` as [numTokens] ids. Rejects with InvalidRequestError: it is no text. */
+  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
+    checkText('text', text);
+    return plain(await this.thread.request('encode', { text, ...encodeSettings(options) }));
   }
 
   /** `encode` of each text. */
-  encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
-    return Promise.all(texts.map((text) => this.encode(text, options)));
+  async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    texts.forEach((text, i) => checkText(`texts[${i}]`, text));
+    const input = { texts, ...encodeSettings(options) };
+    return (await this.thread.request('encodeBatch', input)).map(plain);
   }
 
   /**
-   * A lower bound of `encode`'s number of tokens, special tokens not counted, without encoding: a prompt that
-   * cannot fit is refused by it. 0 where the tokenizer allows no bound.
+   * A lower bound of the number of tokens that `encode` makes of `text`, special tokens not counted, without
+   * encoding: a prompt that cannot fit is refused by it. 0 where the tokenizer allows no bound.
    */
-  minNumTokens(_text: string): number {
-    return 0;
+  minNumTokens(text: string): number {
+    return minNumTokens(text, this.bound);
   }
 
   /** The text of `tokenIds`; ids without a token add nothing. */
-  // eslint-disable-next-line @typescript-eslint/require-await -- the library is about to be asynchronous
-  async decode(tokenIds: Iterable<number>, options: DecodeOptions = {}): Promise<string> {
-    return this.decodeNow(tokenIds, options);
+  async decode(
+    tokenIds: Iterable<number>,
+    { skipSpecialTokens = true }: DecodeOptions = {},
+  ): Promise<string> {
+    const ids = checkTokenIds(tokenIds);
+    return this.thread.request('decode', { tokenIds: ids, skipSpecialTokens }, [
+      ids.buffer as ArrayBuffer,
+    ]);
   }
 
-  /** Ends the tokenizer's thread; calls that wait or come later reject with ShutdownError. Idempotent. */
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  private decodeNow(tokenIds: Iterable<number>, { skipSpecialTokens = true }: DecodeOptions = {}) {
-    const known: number[] = [];
-    for (const id of tokenIds) {
-      if (skipSpecialTokens && this.specialIds.has(id)) continue;
-      if (this.tokenizer.id_to_token(id) !== undefined) known.push(id);
-    }
-    if (known.length === 0) return '';
-    // Cleaning up would take spaces from the text that the model wrote, and could not be done in steps.
-    return this.tokenizer.decode(known, { clean_up_tokenization_spaces: false });
+  /**
+   * Decodes tokens that come one by one, synchronously: with the rest that `finish` gives, what it gives is what
+   * `decode` makes of them all.
+   */
+  incrementalDecoder({ skipSpecialTokens = true }: DecodeOptions = {}): IncrementalDetokenizer {
+    return new IncrementalDetokenizer(this, skipSpecialTokens, { continues: false });
   }
 
   /** What `tokenIds` add to a text that went before: unlike at its beginning, their first space is kept. */
-  continuation(tokenIds: readonly number[]): string {
-    const text = this.decodeNow([...this.contextIds, ...tokenIds], { skipSpecialTokens: false });
-    return text.slice(this.contextText.length);
+  continuation(tokenIds: Iterable<number>): string {
+    const detokenizer = new IncrementalDetokenizer(this, false);
+    return detokenizer.append(tokenIds) + detokenizer.finish();
   }
 
   /** The continuation by one token; bytes that are only part of a character are U+FFFD. Looked up. */
   idToToken(tokenId: number): string {
-    if (tokenId >= this.vocabSize) return '';
+    if (!this.tokens.has(tokenId)) return '';
     return (this.texts[tokenId] ??= this.continuation([tokenId]));
   }
 
-  /** What `tokenId` adds to a text that ends with `previousTokenIds`: a character that it makes whole, too. */
-  textAfter(previousTokenIds: readonly number[], tokenId: number): string {
+  /**
+   * What `tokenId` adds to a text that ends with `previousTokenIds`, of which a few will do: a character that
+   * it makes whole, too. A character that it leaves unfinished is U+FFFD.
+   */
+  textAfter(previousTokenIds: Iterable<number>, tokenId: number): string {
     const detokenizer = new IncrementalDetokenizer(this, false);
     detokenizer.append(previousTokenIds);
     return detokenizer.append([tokenId]) + detokenizer.finish();
@@ -202,7 +151,9 @@ export class Tokenizer {
 
   /** The bytes that a token stands for inside a text, which may be only part of a character's. */
   tokenBytes(tokenId: number): Uint8Array {
-    return Buffer.from(this.idToToken(tokenId));
+    if (!this.tokens.has(tokenId)) return new Uint8Array(0);
+    const bytes = this.tokens.decoder.bytes(this.tokens.piece(tokenId));
+    return bytes ?? Buffer.from(this.idToToken(tokenId));
   }
 
   /**
@@ -220,8 +171,45 @@ export class Tokenizer {
           'tokenizer_config.json); write the prompt as text and use generate',
       );
     }
-    const text = this.chatTemplate.render(messages, addGenerationPrompt, this.namedTokens);
+    const text = this.chatTemplate.render(messages, addGenerationPrompt, this.specialTokens);
     // The template has put the special tokens where they belong.
     return this.encode(text, { addSpecialTokens: false });
   }
+
+  /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
+  close(): Promise<void> {
+    return this.thread.close();
+  }
+}
+
+function encodeSettings({ addSpecialTokens = true, splitSpecialTokens = false }: EncodeOptions) {
+  return { addSpecialTokens, splitSpecialTokens };
+}
+
+/** Item by item: several times faster than Array.from. */
+function plain(ids: Int32Array): number[] {
+  const list = new Array<number>(ids.length);
+  for (let i = 0; i < ids.length; i++) list[i] = ids[i];
+  return list;
+}
+
+function checkText(name: string, text: unknown): void {
+  if (typeof text === 'string') return;
+  throw new InvalidRequestError(`${name} is ${show(text)}; it must be a string`);
+}
+
+function checkTokenIds(tokenIds: Iterable<number>): Int32Array {
+  const ids: ArrayLike<number> =
+    Array.isArray(tokenIds) || ArrayBuffer.isView(tokenIds)
+      ? (tokenIds as unknown as ArrayLike<number>)
+      : Array.from(tokenIds);
+  const checked = new Int32Array(ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i];
+    if (!Number.isInteger(id)) {
+      throw new InvalidRequestError(`token ${i} is ${show(id)}; it must be an integer`);
+    }
+    checked[i] = id >= 0 && id <= MAX_INT32 ? id : NO_TOKEN;
+  }
+  return checked;
 }

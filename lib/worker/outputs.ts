@@ -55,6 +55,11 @@ export interface ModelRunnerOutput {
    * p + 1). Only requests that asked, and only while their prompt is computed.
    */
   promptLogprobs: ReadonlyMap<string, LogprobsLists>;
+  /**
+   * By request: how many of the logits that its token was to be sampled from are NaN. Only requests
+   * that have any; their sampled tokens mean nothing. Absent: none, or the worker does not count.
+   */
+  numNansInLogits?: ReadonlyMap<string, number>;
 }
 
 /** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */

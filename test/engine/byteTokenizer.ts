@@ -20,7 +20,12 @@ function byteLetters(): string[] {
 export async function byteTokenizer(): Promise<Tokenizer> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-tokenizer-'));
   const vocab = Object.fromEntries(byteLetters().map((letter, byte) => [letter, byte]));
-  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+  const byteLevel = {
+    type: 'ByteLevel',
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: false,
+  };
   const eos = { id: EOS_TOKEN_ID, content: '<eos>', special: true };
   const tokenizer = {
     version: '1.0',
