@@ -172,6 +172,7 @@ export function outputOf(...reqIds: string[]): ModelRunnerOutput {
     reqIds,
     reqIdToIndex: new Map(reqIds.map((reqId, i) => [reqId, i])),
     sampledTokenIds: RaggedTokenIds.from(reqIds.map(() => [1])),
+    numNansInLogits: new Map(),
   };
 }
 
