@@ -56,10 +56,36 @@ export class UnsupportedModelError extends UniprocError {
   }
 }
 
-/** A prompt or a sampling parameter out of range; nothing was admitted. `code`: REQUEST_INVALID. */
+/**
+ * A prompt or a sampling parameter out of range; nothing of the request was admitted. `code`:
+ * REQUEST_INVALID.
+ */
 export class InvalidRequestError extends UniprocError {
-  constructor(message: string, options?: ErrorOptions) {
+  /** The request at fault, where the error comes from the worker, which knows it by its id. */
+  readonly requestId: string | undefined;
+
+  constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
     super('REQUEST_INVALID', message, options);
+    this.requestId = options?.requestId;
+  }
+}
+
+/**
+ * One request met an error while it was admitted, scheduled, computed or turned into text, and was
+ * ended with its call; others went on. `cause` is the error. `code`: REQUEST_FAILED.
+ */
+export class RequestFailedError extends UniprocError {
+  constructor(
+    readonly requestId: string,
+    /** What was done with it: 'admitted', 'scheduled', ... */
+    stage: string,
+    cause: unknown,
+  ) {
+    super(
+      'REQUEST_FAILED',
+      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others go on`,
+      { cause },
+    );
   }
 }
 
@@ -98,6 +124,29 @@ export class RequestTimeoutError extends UniprocError {
         '; ask for fewer tokens (maxTokens) or give it a larger timeoutMs',
     );
     this.numOutputTokens = numOutputTokens;
+  }
+}
+
+/**
+ * The model computed NaN where a request's next token was to be sampled from, or a prompt's logprobs
+ * taken. It ends that request alone. `code`: LOGITS_INVALID.
+ */
+export class InvalidLogitsError extends UniprocError {
+  constructor(
+    /** The engine's id of the request. */
+    readonly requestId: string,
+    /** NaN logits of the position; null when only their logprobs, which are NaN too, are known. */
+    readonly numNans: number | null,
+    /** Logits of a position; null when not known. */
+    readonly vocabSize: number | null,
+  ) {
+    const logits = vocabSize === null ? 'logits' : `of ${vocabSize} logits`;
+    super(
+      'LOGITS_INVALID',
+      `request ${requestId}: ${numNans ?? 'some'} ${logits} are NaN, so no token can be sampled; check ` +
+        "the checkpoint's weights for NaN and Infinity, and try dtype 'bfloat16' or 'float32' if " +
+        'float16 overflows',
+    );
   }
 }
 
@@ -307,6 +356,22 @@ export class AddonUnavailableError extends UniprocError {
   }
 }
 
+/** A fault of this library itself, which is worth a report. `code`: INTERNAL. */
+export class InternalError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INTERNAL', message, options);
+  }
+}
+
+/** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
+function describe(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    return 'something that has no text was thrown';
+  }
+}
+
 /** The typed error of a code that the native layer names. */
 export function nativeError(
   code: string,
@@ -319,6 +384,8 @@ export function nativeError(
       return new OutOfMemoryError(message);
     case 'DEVICE_FAILED':
       return new DeviceError(message);
+    case 'REQUEST_INVALID':
+      return new InvalidRequestError(message);
     case 'CHECKPOINT_INVALID':
       return new CheckpointError(file ?? 'checkpoint', message);
     case 'NOT_SUPPORTED':
@@ -335,7 +402,9 @@ export function nativeError(
       return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
+    case 'INTERNAL':
+      return new InternalError(message);
     default:
-      return new UniprocError(code, message);
+      return new InternalError(`${message} (code ${code})`);
   }
 }
