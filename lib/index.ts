@@ -1,7 +1,14 @@
 /** What users import. */
 export { LLM, type CreateArgs } from './llm';
 export type { EngineArgs } from './config/engineArgs';
-export type { GenerateOptions, RequestOptions } from './config/requestOptions';
+export type {
+  ChatOptions,
+  ChatStreamOptions,
+  GenerateOptions,
+  PromptOptions,
+  RequestOptions,
+  StreamOptions,
+} from './config/requestOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
 export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
 export {
@@ -28,7 +35,12 @@ export {
   type RenderChatOptions,
   type TextPart,
 } from './tokenizer/chatTemplate';
-export { type DecodeOptions, type EncodeOptions, Tokenizer } from './tokenizer/tokenizer';
+export {
+  type ApplyChatTemplateOptions,
+  type DecodeOptions,
+  type EncodeOptions,
+  Tokenizer,
+} from './tokenizer/tokenizer';
 export * from './errors';
 
 // What is reachable on each of several ranks.

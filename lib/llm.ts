@@ -6,10 +6,17 @@ import {
   type ReconfigureDistributedRequest,
 } from './config/reconfigureRequest';
 import {
+  type ChatOptions,
+  type ChatStreamOptions,
+  checkChatOptions,
+  checkChatStreamOptions,
   checkGenerateOptions,
   checkRequestOptions,
   type GenerateOptions,
+  promptOptionsOf,
   type RequestOptions,
+  requestOptionsOf,
+  type StreamOptions,
 } from './config/requestOptions';
 import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
@@ -32,6 +39,8 @@ export interface CreateArgs extends EngineArgs {
   onProgress?: (progress: LoadProgress) => void;
   /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** The chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  chatTemplate?: string;
 }
 
 /**
@@ -54,13 +63,13 @@ export class LLM {
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
     checkArgs(args);
-    const { onProgress, signal, ...engineArgs } = args;
+    const { onProgress, signal, chatTemplate, ...engineArgs } = args;
     const device = engineArgs.device ?? (await defaultDevice());
     const config = await createUniprocConfig({ ...engineArgs, device });
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null
-      : await Tokenizer.load(config.model.path);
+      : await Tokenizer.load(config.model.path, { chatTemplate });
     try {
       const engine = await LLMEngine.create(config, {
         tokenizer,
@@ -86,47 +95,51 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    const inputs = () => this.inputProcessor.takePrompts(asList(prompts), params);
-    return this.generateFor(inputs, options);
+    const checked = checkGenerateOptions(options, this.engine.config.limits);
+    const prompting = promptOptionsOf(checked);
+    const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
+    return this.generateFor(inputs, checked);
   }
 
-  private generateFor(takeInputs: () => CallInputs, options: unknown): Promise<RequestOutput[]> {
-    const limits = this.engine.config.limits;
-    const { progress, ...requestOptions } = checkGenerateOptions(options, limits);
-    const inputs = takeInputs();
+  private generateFor(inputs: CallInputs, options: GenerateOptions): Promise<RequestOutput[]> {
+    const { progress } = options;
     const call = new Call(inputs.numPrompts);
-    const done = this.engine.generate(inputs, requestOptions, call);
+    const done = this.engine.generate(inputs, requestOptionsOf(options), call);
     if (!(progress ?? (process.stderr.isTTY && inputs.numPrompts > 1))) return done;
     const stopDrawing = drawCall(process.stderr, call);
     return done.finally(stopDrawing);
   }
 
-  private streamFor(takeInputs: () => CallInputs, options: unknown): OutputStream {
+  private streamFor<Options extends RequestOptions>(
+    check: () => Options,
+    takeInputs: (options: Options) => CallInputs,
+  ): OutputStream {
     // Both now: the caller may change what it passed in before the first read.
-    const checked = outcomeOf(() => checkRequestOptions(options, this.engine.config.limits));
-    const inputs = outcomeOf(takeInputs);
-    return this.engine.stream(() => {
-      checked();
-      return inputs();
-    }, checked.value ?? {});
+    const checked = outcomeOf(check);
+    const inputs = outcomeOf(() => takeInputs(checked()));
+    return this.engine.stream(inputs, requestOptionsOf(checked.value ?? {}));
   }
 
   /**
    * Generates for one prompt, from the first read on. What came since the reader last asked comes as
    * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
-  stream(prompt: Prompt, params?: SamplingParams, options: RequestOptions = {}): OutputStream {
-    return this.streamFor(() => this.inputProcessor.takePrompts([prompt], params), options);
+  stream(prompt: Prompt, params?: SamplingParams, options: StreamOptions = {}): OutputStream {
+    return this.streamFor(
+      () => checkRequestOptions(options, this.engine.config.limits),
+      (checked) => this.inputProcessor.takePrompts([prompt], params, promptOptionsOf(checked)),
+    );
   }
 
   /**
-   * Answers one conversation or several, put into words by the checkpoint's chat template. Resolves
-   * and rejects as `generate`.
+   * Answers one conversation or several, put into words by the checkpoint's chat template or by
+   * `options.chatTemplate`, with the tools, documents and variables of the options. Resolves and
+   * rejects as `generate`; with CheckpointError when the checkpoint's template does not compile.
    */
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
-    options: GenerateOptions = {},
+    options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(messages) || messages.length === 0) {
       throw new InvalidRequestError(
@@ -136,17 +149,22 @@ export class LLM {
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
-    const inputs = () => this.inputProcessor.takeChats(conversations, params);
-    return this.generateFor(inputs, options);
+    const checked = checkChatOptions(options, this.engine.config.limits);
+    const prompting = promptOptionsOf(checked);
+    const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
+    return this.generateFor(inputs, checked);
   }
 
   /** Answers one conversation as `stream` continues a prompt. */
   chatStream(
     messages: readonly ChatMessage[],
     params?: SamplingParams,
-    options: RequestOptions = {},
+    options: ChatStreamOptions = {},
   ): OutputStream {
-    return this.streamFor(() => this.inputProcessor.takeChats([messages], params), options);
+    return this.streamFor(
+      () => checkChatStreamOptions(options, this.engine.config.limits),
+      (checked) => this.inputProcessor.takeChats([messages], params, promptOptionsOf(checked)),
+    );
   }
 
   /** How the engine stands: queue, cache, tokens, latencies. */
@@ -201,14 +219,17 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
   }
 }
 
-/** The two that are no options of the engine's. */
+/** The three that are no options of the engine's. */
 function checkArgs(args: unknown): void {
   if (typeof args !== 'object' || args === null || Array.isArray(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
   }
-  const { onProgress, signal } = args as Record<string, unknown>;
+  const { onProgress, signal, chatTemplate } = args as Record<string, unknown>;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
+  }
+  if (chatTemplate !== undefined && typeof chatTemplate !== 'string') {
+    throw new ConfigError(`chatTemplate is ${show(chatTemplate)}; it must be a string`);
   }
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);

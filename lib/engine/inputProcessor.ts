@@ -3,16 +3,18 @@
  * engine runs. All that the caller passed in is read, once, when the call is made; what is text is
  * encoded afterwards, off this thread.
  */
+import { types } from 'node:util';
 import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
+import type { ChatPromptOptions, PromptOptions } from '../config/requestOptions';
 import { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
 import { DataSnapshot, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
-import type { ChatMessage } from '../tokenizer/chatTemplate';
+import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs } from './callInputs';
-import { type PendingPrompt, PromptEncoder } from './promptEncoder';
+import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
 /** Text, or token ids (and, if one likes, the text they stand for). */
@@ -46,20 +48,28 @@ export class InputProcessor {
    * or none for the model's own defaults. Throws InvalidRequestError that says which prompt is at
    * fault; encoding them may reject with another.
    */
-  takePrompts(prompts: readonly Prompt[], params: Params): CallInputs {
+  takePrompts(prompts: readonly Prompt[], params: Params, options: PromptOptions = {}): CallInputs {
+    const settings = this.settings(options);
     const paramsOf = this.takeParams(this.count(prompts, 'prompts'), params);
     return this.encoder.inputs(
       paramsOf.map((samplingParams, i) =>
-        naming(`prompt ${i}`, () => this.takePrompt(prompts[i], samplingParams)),
+        naming(`prompt ${i}`, () => this.takePrompt(prompts[i], samplingParams, settings)),
       ),
       (pending) => this.checkTotals(pending),
+      settings,
     );
   }
 
   /** The same for conversations, which the checkpoint's chat template makes prompts of. */
-  takeChats(conversations: readonly (readonly ChatMessage[])[], params: Params): CallInputs {
+  takeChats(
+    conversations: readonly (readonly ChatMessage[])[],
+    params: Params,
+    options: ChatPromptOptions = {},
+  ): CallInputs {
     this.requireTokenizer('a conversation');
     const snapshot = new DataSnapshot(this.limits.maxMessageValues, HARD_LIMITS.messageDepth);
+    const settings = this.settings(naming('options', () => this.copy(options, snapshot)));
+    checkTemplateOptions(settings);
     const paramsOf = this.takeParams(this.count(conversations, 'conversations'), params);
     return this.encoder.inputs(
       paramsOf.map((samplingParams, i) =>
@@ -69,7 +79,18 @@ export class InputProcessor {
         })),
       ),
       (pending) => this.checkTotals(pending),
+      settings,
     );
+  }
+
+  private settings({ truncatePromptTokens = null, ...rest }: ChatPromptOptions): EncodeSettings {
+    const max = this.config.model.maxModelLen - 1;
+    if (truncatePromptTokens !== null && truncatePromptTokens > max) {
+      throw new InvalidRequestError(
+        `options: truncatePromptTokens is ${truncatePromptTokens}; a prompt may have ${max} tokens`,
+      );
+    }
+    return { ...rest, maxPromptTokens: truncatePromptTokens === -1 ? max : truncatePromptTokens };
   }
 
   private count(list: readonly unknown[], what: string): number {
@@ -94,7 +115,11 @@ export class InputProcessor {
     return Array.from({ length: numPrompts }, (_, i) => params[i] as unknown);
   }
 
-  private takePrompt(prompt: Prompt, samplingParams: unknown): PendingPrompt {
+  private takePrompt(
+    prompt: Prompt,
+    samplingParams: unknown,
+    { maxPromptTokens }: EncodeSettings,
+  ): PendingPrompt {
     const params = this.checkParams(samplingParams);
     const input = typeof prompt === 'string' ? { prompt } : prompt;
     const text = (input as { prompt?: unknown } | null | undefined)?.prompt ?? null;
@@ -110,12 +135,13 @@ export class InputProcessor {
     }
     if (given !== null) {
       const { maxModelLen } = this.config.model;
-      const promptTokenIds = copyTokenIds(given, maxModelLen, this.vocabSize);
+      const kept = lastTokens(given, maxPromptTokens);
+      const promptTokenIds = copyTokenIds(kept, maxModelLen, this.vocabSize);
       if (promptTokenIds === null) throw notAPrompt(prompt);
       return { samplingParams: params, prompt: text, promptTokenIds };
     }
     if (text === null) throw notAPrompt(prompt);
-    this.checkLength(text);
+    if (maxPromptTokens === null) this.checkLength(text);
     return { samplingParams: params, prompt: text };
   }
 
@@ -135,10 +161,14 @@ export class InputProcessor {
     snapshot: DataSnapshot,
   ): { prompt: null; messages: readonly ChatMessage[] } {
     if (!Array.isArray(conversation)) throw notAConversation(conversation);
+    const messages = this.copy(conversation, snapshot);
+    checkChat(messages);
+    return { prompt: null, messages };
+  }
+
+  private copy<T>(data: T, snapshot: DataSnapshot): T {
     try {
-      const messages = snapshot.copy(conversation) as readonly ChatMessage[];
-      if (messages.length === 0) throw notAConversation(messages);
-      return { prompt: null, messages };
+      return snapshot.copy(data) as T;
     } catch (error) {
       if (!(error instanceof SnapshotError)) throw error;
       const isTooMuch = snapshot.numValues > snapshot.maxValues;
@@ -251,6 +281,13 @@ export class InputProcessor {
       `${what} needs a tokenizer, and the engine was made with skipTokenizerInit`,
     );
   }
+}
+
+/** The last `count` of a list of token ids; null, or no list: as it is. */
+function lastTokens(given: unknown, count: number | null): unknown {
+  if (count === null) return given;
+  if (Array.isArray(given)) return given.slice(-count);
+  return types.isTypedArray(given) ? given.slice(-count) : given;
 }
 
 function notAConversation(messages: unknown): InvalidRequestError {

@@ -1,10 +1,11 @@
 /** Has a call's texts encoded, off this thread, in batches; conversations and bad words among them. */
 import { limitedBy } from '../config/limits';
+import type { ChatPromptOptions } from '../config/requestOptions';
 import type { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
-import type { ChatMessage } from '../tokenizer/chatTemplate';
+import type { ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs, EngineInput } from './callInputs';
 import { type Pieces, slicedWork } from './slicedWork';
@@ -19,6 +20,12 @@ export interface PendingPrompt {
   messages?: readonly ChatMessage[];
 }
 
+/** How the texts and conversations of a call are encoded. */
+export type EncodeSettings = Omit<ChatPromptOptions, 'truncatePromptTokens'> & {
+  /** Of each prompt the last so many tokens are kept; null: all. */
+  maxPromptTokens: number | null;
+};
+
 /** What goes to the tokenizer at once: so much comes back to this thread in one piece. */
 const MAX_BATCH_TEXTS = 128;
 const MAX_BATCH_LENGTH = 2 ** 17;
@@ -31,6 +38,7 @@ class NotWanted extends Error {}
 export class PromptEncoder {
   /** Of parameters whose bad words are text; they cannot change. */
   private readonly badWords = new WeakMap<SamplingParams, TokenLists>();
+  private hasWarnedOfTwoBos = false;
   private readonly stopTokenIds = new WeakMap<SamplingParams, readonly number[]>();
 
   constructor(
@@ -43,6 +51,7 @@ export class PromptEncoder {
   inputs(
     prompts: readonly PendingPrompt[],
     check: (prompts: readonly PendingPrompt[]) => void,
+    settings: EncodeSettings,
   ): CallInputs {
     check(prompts);
     return {
@@ -54,12 +63,13 @@ export class PromptEncoder {
             promptTokenIds !== undefined && this.badWordsTokenIds(samplingParams) !== null,
         );
         if (isEncoded) return prompts.map((prompt) => this.encoded(prompt));
-        return this.encode(prompts, isWanted);
+        return this.encode(prompts, settings, isWanted);
       },
     };
   }
 
   private encoded({ samplingParams, prompt, promptTokenIds }: PendingPrompt): EngineInput {
+    this.warnOfTwoBos(promptTokenIds as Int32Array);
     return {
       prompt,
       promptTokenIds: promptTokenIds as Int32Array,
@@ -67,6 +77,19 @@ export class PromptEncoder {
       stopTokenIds: this.stopTokenIdsOf(samplingParams),
       badWordsTokenIds: this.badWordsTokenIds(samplingParams) ?? [],
     };
+  }
+
+  /** Once: the text of a chat template begins with a BOS, and encoding it may put another before. */
+  private warnOfTwoBos(promptTokenIds: Int32Array): void {
+    const bosTokenId = this.tokenizer?.bosTokenId ?? null;
+    if (this.hasWarnedOfTwoBos || bosTokenId === null) return;
+    if (promptTokenIds[0] !== bosTokenId || promptTokenIds[1] !== bosTokenId) return;
+    this.hasWarnedOfTwoBos = true;
+    process.emitWarning(
+      `a prompt begins with two BOS tokens (${bosTokenId}): if it was rendered by a chat template, which ` +
+        'writes its own, give generate or stream addSpecialTokens: false',
+      'UniprocWarning',
+    );
   }
 
   private stopTokenIdsOf(params: SamplingParams): readonly number[] {
@@ -95,6 +118,7 @@ export class PromptEncoder {
 
   private async encode(
     prompts: readonly PendingPrompt[],
+    settings: EncodeSettings,
     isWanted: () => boolean,
   ): Promise<readonly EngineInput[]> {
     for (const { samplingParams } of prompts) {
@@ -104,9 +128,10 @@ export class PromptEncoder {
     }
     const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
     for (const [start, end] of batches(prompts.map(lengthToEncode))) {
-      const encoded = await this.encodeBatch(prompts, start, end);
+      const encoded = await this.encodeBatch(prompts, settings, start, end);
       if (!isWanted()) throw new NotWanted();
-      const take = (i: number) => this.take(prompts[start + i], start + i, encoded[i]);
+      const take = (i: number) =>
+        this.take(prompts[start + i], start + i, last(encoded[i], settings.maxPromptTokens));
       await slicedWork.finish(
         (function* (): Pieces {
           for (let i = 0; i < encoded.length; i++) yield void (promptTokenIds[start + i] = take(i));
@@ -127,6 +152,7 @@ export class PromptEncoder {
   /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
+    { maxPromptTokens: _, ...settings }: EncodeSettings,
     start: number,
     end: number,
   ): Promise<readonly ArrayLike<number>[]> {
@@ -138,10 +164,10 @@ export class PromptEncoder {
     const chats = batch.map(({ messages, promptTokenIds }, i) =>
       messages === undefined || promptTokenIds !== undefined
         ? Promise.resolve(null)
-        : naming(nameOf(batch[i], start + i), tokenizer.applyChatTemplate(messages)),
+        : naming(nameOf(batch[i], start + i), tokenizer.applyChatTemplate(messages, settings)),
     );
     const [encodedTexts, encodedChats] = await Promise.all([
-      tokenizer.encodeBatch(texts),
+      tokenizer.encodeBatch(texts, settings),
       Promise.all(chats),
     ]);
     let next = 0;
@@ -243,7 +269,8 @@ function lengthToEncode({ prompt, promptTokenIds, messages }: PendingPrompt): nu
   let length = 0;
   for (const message of messages as readonly (Partial<ChatMessage> | null)[]) {
     const content: unknown = message?.content;
-    if (typeof content === 'string') length += content.length;
+    const parts = Array.isArray(content) ? (content as { text?: unknown }[]) : [{ text: content }];
+    for (const { text } of parts) if (typeof text === 'string') length += text.length;
   }
   return length;
 }
@@ -262,6 +289,12 @@ function* batches(lengths: readonly number[]): Iterable<[start: number, end: num
     total += length;
   }
   if (start < lengths.length) yield [start, lengths.length];
+}
+
+/** The last `count` tokens; null: all. */
+function last(tokenIds: ArrayLike<number>, count: number | null): ArrayLike<number> {
+  if (count === null || tokenIds.length <= count) return tokenIds;
+  return Array.prototype.slice.call(tokenIds, -count) as number[];
 }
 
 function nameOf({ messages }: PendingPrompt, index: number): string {

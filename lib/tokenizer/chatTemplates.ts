@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { fileExists, readJsonObject, readText } from '../config/jsonFile';
 import { show } from '../config/schema';
-import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
+import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../errors';
 import { ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
 
 /** A template of a checkpoint's, or why it is none. */
@@ -25,6 +25,8 @@ export class ChatTemplates {
   private constructor(
     /** By name; a single template is 'default'. */
     private readonly sources: ReadonlyMap<string, Source>,
+    /** Instead of the checkpoint's choice, a template or the name of one. */
+    private readonly own: string | null,
   ) {
     for (const [name, { file, template }] of sources) {
       if (!(template instanceof ChatTemplateError)) continue;
@@ -34,26 +36,23 @@ export class ChatTemplates {
         'UniprocWarning',
       );
     }
+    if (own === null || sources.has(own)) return;
+    try {
+      compileChatTemplate(own);
+    } catch (cause) {
+      if (!(cause instanceof ChatTemplateError)) throw cause;
+      throw new ConfigError(`chatTemplate cannot be compiled: ${cause.message}`, { cause });
+    }
   }
 
   /**
    * The templates of `folder`, in transformers' order: chat_template.jinja and
    * additional_chat_templates/*.jinja, else chat_template.json, else `inConfig`, the chat_template of
-   * tokenizer_config.json. One that does not compile is a warning. Throws CheckpointError.
+   * tokenizer_config.json. One that does not compile is a warning. `own` is used instead of them, or names
+   * the one to use. Throws CheckpointError, and ConfigError when `own` does not compile.
    */
-  static async load(folder: string, inConfig: unknown): Promise<ChatTemplates> {
-    const own = await readTemplateFiles(folder);
-    if (own.size > 0) return new ChatTemplates(own);
-    const legacy = path.join(folder, 'chat_template.json');
-    if (await fileExists(legacy)) {
-      const { chat_template: value } = await readJsonObject(legacy);
-      if (value !== undefined && value !== null) {
-        return new ChatTemplates(readTemplates(legacy, value));
-      }
-    }
-    const config = path.join(folder, 'tokenizer_config.json');
-    const isThere = inConfig !== undefined && inConfig !== null;
-    return new ChatTemplates(isThere ? readTemplates(config, inConfig) : new Map());
+  static async load(folder: string, inConfig: unknown, own?: string): Promise<ChatTemplates> {
+    return new ChatTemplates(await readAll(folder, inConfig), own ?? null);
   }
 
   /**
@@ -63,7 +62,10 @@ export class ChatTemplates {
    * for anything the caller can mend.
    */
   render(messages: unknown, options: RenderChatOptions, chosen?: string | null): string {
-    return this.choose(chosen ?? null, (options.tools ?? null) !== null).render(messages, options);
+    return this.choose(chosen ?? this.own, (options.tools ?? null) !== null).render(
+      messages,
+      options,
+    );
   }
 
   private choose(chosen: string | null, hasTools: boolean): ChatTemplate {
@@ -102,6 +104,19 @@ function checked({ file, template }: Source): ChatTemplate {
   throw new CheckpointError(file, `the chat template cannot be compiled: ${template.message}`, {
     cause: template,
   });
+}
+
+async function readAll(folder: string, inConfig: unknown): Promise<Map<string, Source>> {
+  const files = await readTemplateFiles(folder);
+  if (files.size > 0) return files;
+  const legacy = path.join(folder, 'chat_template.json');
+  if (await fileExists(legacy)) {
+    const { chat_template: value } = await readJsonObject(legacy);
+    if (value !== undefined && value !== null) return readTemplates(legacy, value);
+  }
+  const config = path.join(folder, 'tokenizer_config.json');
+  const isThere = inConfig !== undefined && inConfig !== null;
+  return isThere ? readTemplates(config, inConfig) : new Map<string, Source>();
 }
 
 /** chat_template.jinja as 'default', and each file of additional_chat_templates by its name. */

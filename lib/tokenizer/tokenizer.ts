@@ -6,7 +6,7 @@
 import path from 'node:path';
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
-import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
+import { checkMessages, type ChatMessage, type ChatTemplateOptions } from './chatMessages';
 import { ChatTemplates } from './chatTemplates';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
@@ -15,6 +15,7 @@ import { StreamDecoder } from './streamDecoder';
 import { ThreadClient } from './threadClient';
 import type { LoadedTokenizer } from './threadMessages';
 import { TokenTable } from './tokenTable';
+import { protectTexts } from './userText';
 import { Vocabulary } from './vocabulary';
 
 export interface EncodeOptions {
@@ -29,11 +30,18 @@ export interface DecodeOptions {
   skipSpecialTokens?: boolean;
 }
 
+export interface LoadOptions {
+  /** A chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  chatTemplate?: string;
+}
+
 export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
   /** A template of one's own, or the name of one of the checkpoint's. */
   chatTemplate?: string | null;
   /** Put the special tokens that the model wants around the rendered text as well; default false. */
   addSpecialTokens?: boolean;
+  /** Encode special tokens that are written in what is not the assistant's as text; default false. */
+  splitSpecialTokens?: boolean;
 }
 
 /** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
@@ -55,6 +63,7 @@ export class Tokenizer {
   private readonly bound: LengthBound | null;
   /** What `idToToken` found, by id. */
   private readonly texts: (string | undefined)[];
+  private specialTextsFound: readonly string[] | undefined;
 
   private constructor(
     private readonly thread: ThreadClient,
@@ -76,11 +85,12 @@ export class Tokenizer {
   /**
    * Reads `folder`, on a thread of its own, which `close` ends; it does not keep the process. Rejects with
    * CheckpointError: a file is missing, is damaged, or is refused by Hugging Face's library; with
-   * AddonUnavailableError where that library cannot be loaded.
+   * AddonUnavailableError where that library cannot be loaded; with ConfigError for a chatTemplate that does
+   * not compile.
    */
-  static async load(folder: string): Promise<Tokenizer> {
+  static async load(folder: string, { chatTemplate }: LoadOptions = {}): Promise<Tokenizer> {
     const { config, tokens } = await readSpecialTokens(folder);
-    const chatTemplates = await ChatTemplates.load(folder, config.chat_template);
+    const chatTemplates = await ChatTemplates.load(folder, config.chat_template, chatTemplate);
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
     const thread = new ThreadClient();
     try {
@@ -178,23 +188,84 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
   ): string {
-    const { chatTemplate, ...rest } = options;
+    const { chatTemplate, tools, documents, continueFinalMessage, chatTemplateKwargs } = options;
     const addGenerationPrompt = options.addGenerationPrompt ?? !options.continueFinalMessage;
     const { specialTokens } = this;
     return this.chatTemplates.render(
       messages,
-      { ...rest, addGenerationPrompt, specialTokens },
+      {
+        tools,
+        documents,
+        continueFinalMessage,
+        chatTemplateKwargs,
+        addGenerationPrompt,
+        specialTokens,
+      },
       chatTemplate,
     );
   }
 
-  /** The same as [numTokens] ids. The template has put the special tokens where they belong. */
+  /**
+   * The same as [numTokens] ids. The template has put the special tokens where they belong; with
+   * splitSpecialTokens, those that stand in the messages (but the assistant's) and documents are text.
+   */
   async applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
   ): Promise<number[]> {
-    const { addSpecialTokens = false, ...rest } = options;
+    const { addSpecialTokens = false, splitSpecialTokens = false, ...rest } = options;
+    if (splitSpecialTokens) {
+      const ids = await this.applyToPlainTexts(messages, rest, addSpecialTokens);
+      if (ids !== null) return ids;
+    }
     return this.encode(this.renderChatTemplate(messages, rest), { addSpecialTokens });
+  }
+
+  /** Null when no text reads like a special token. */
+  private async applyToPlainTexts(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions,
+    addSpecialTokens: boolean,
+  ): Promise<number[] | null> {
+    checkMessages(messages);
+    const documents = options.documents ?? [];
+    const isAssistant = (item: unknown) => (item as { role?: unknown }).role === 'assistant';
+    const all = [...messages, ...documents] as Record<string, unknown>[];
+    const plainTexts = protectTexts(all, this.specialTexts(), isAssistant);
+    if (plainTexts === null) return null;
+    if (addSpecialTokens) {
+      throw new InvalidRequestError(
+        'a chat takes either splitSpecialTokens or addSpecialTokens: its template has the special tokens',
+      );
+    }
+    const [ownMessages, ownDocuments] = [
+      plainTexts.value.slice(0, messages.length) as ChatMessage[],
+      plainTexts.value.slice(messages.length),
+    ];
+    const rendered = this.renderChatTemplate(ownMessages, {
+      ...options,
+      documents: options.documents ? ownDocuments : options.documents,
+    });
+    const parts = plainTexts.split(rendered);
+    const encoded = await Promise.all(
+      parts.map(({ text, isPlain }) =>
+        this.encode(text, { addSpecialTokens: false, splitSpecialTokens: isPlain }),
+      ),
+    );
+    return encoded.flat();
+  }
+
+  /** The special tokens as they are written. */
+  private specialTexts(): readonly string[] {
+    if (this.specialTextsFound === undefined) {
+      const { vocabulary } = this.tokens;
+      const found: string[] = [];
+      for (let id = 0; id < this.vocabSize; id++) {
+        if (vocabulary.isSpecial(id)) found.push(vocabulary.token(id));
+      }
+      this.specialTextsFound = found;
+    }
+    return this.specialTextsFound;
   }
 
   /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
