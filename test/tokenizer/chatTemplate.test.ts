@@ -60,7 +60,9 @@ describe('renderChatTemplate', () => {
     const render = () => renderChatTemplate('{{ 1 }}\n{% nope %}', MESSAGES);
     expect(render).toThrow(ChatTemplateError);
     expect(render).toThrow(/^line 2: Encountered unknown tag 'nope'.*the line is '{% nope %}'/);
-    expect(render).toThrow(expect.objectContaining({ code: 'CHAT_TEMPLATE_INVALID', line: 2 }));
+    expect(render).toThrow(
+      expect.objectContaining({ code: 'CHAT_TEMPLATE_INVALID', line: 2 }) as Error,
+    );
   });
 
   it('passes on what a template raises', () => {

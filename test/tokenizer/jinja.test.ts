@@ -59,7 +59,7 @@ describe('an error', () => {
 
   it('knows the line where it was raised', () => {
     const template = '{{ 1 }}\n{% for x in [1] %}\n{{ x + "a" }}\n{% endfor %}';
-    expect(() => render(template)).toThrow(expect.objectContaining({ line: 3 }));
+    expect(() => render(template)).toThrow(expect.objectContaining({ line: 3 }) as Error);
   });
 });
 
