@@ -5,7 +5,7 @@
  */
 import path from 'node:path';
 import { show } from '../config/schema';
-import { InvalidRequestError } from '../errors';
+import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import { type ChatMessage, ChatTemplate } from './chatTemplate';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
@@ -74,14 +74,15 @@ export class Tokenizer {
     const { config, tokens } = await readSpecialTokens(folder);
     const chatTemplate = await ChatTemplate.load(folder, config.chat_template);
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
+    const file = path.join(folder, 'tokenizer.json');
     const thread = new ThreadClient();
     try {
-      const file = path.join(folder, 'tokenizer.json');
       const loaded = await thread.request('load', { file, config: tokens });
       const specialTokens = Object.fromEntries(named) as Record<string, string>;
       return new Tokenizer(thread, loaded, chatTemplate, specialTokens);
     } catch (error) {
       await thread.close();
+      if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
       throw error;
     }
   }
@@ -118,6 +119,10 @@ export class Tokenizer {
     { skipSpecialTokens = true }: DecodeOptions = {},
   ): Promise<string> {
     const ids = checkTokenIds(tokenIds);
+    if (!this.tokens.decoder.isSafe) {
+      const decoder = this.incrementalDecoder({ skipSpecialTokens });
+      return decoder.append(ids) + decoder.finish();
+    }
     return this.thread.request('decode', { tokenIds: ids, skipSpecialTokens }, [
       ids.buffer as ArrayBuffer,
     ]);
