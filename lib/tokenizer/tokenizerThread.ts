@@ -57,10 +57,11 @@ class LoadedFile {
     const vocab = tokenizer.getVocab(true);
     const tokens = new Map<number, string>();
     for (const token in vocab) tokens.set(vocab[token], token);
-    // Where an added token has the id of one of the model's, it is what the id stands for.
+    // An added token may have the id of one of the model's, and another form when it is decoded.
     for (const { content } of added) {
       const id = content === '' ? null : tokenizer.tokenToId(content);
-      if (id !== null) tokens.set(id, content);
+      const token = id === null ? null : tokenizer.idToToken(id);
+      if (id !== null && token !== null) tokens.set(id, token);
     }
     for (const [id, token] of tokens) {
       if (id < MAX_TOKEN_ID) continue;

@@ -173,9 +173,14 @@ def encoders():
         'normalized added tokens',
         bytes_json(
             normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFD'}, {'type': 'StripAccents'}, {'type': 'Lowercase'}]},
-            added_tokens=[added(256, 'Café', normalized=True), added(257, 'Thé', normalized=False)],
+            added_tokens=[
+                added(256, 'Café', normalized=True),
+                added(257, 'Thé', normalized=False),
+                added(258, '<S>', special=True, normalized=True),
+                added(259, '<t>', special=True, normalized=True),
+            ],
         ),
-        ['CAFÉ', 'cafe', 'Café', 'THÉ', 'Thé', 'Ünï\u0301çø\u0327de ½ ﬁ', 'a\u20ddb', 'İ'],
+        ['CAFÉ', 'cafe', 'Café', 'THÉ', 'Thé', 'Ünï\u0301çø\u0327de ½ ﬁ', 'a\u20ddb', 'İ', '<S>a<s><T>'],
     )
     yield (
         'a charsmap',

@@ -21,7 +21,10 @@ const recorded = JSON.parse(
 ) as Recorded;
 
 const vocabulary = new Vocabulary(
-  packVocabulary(new Map(recorded.vocab.map((token, id) => [id, token])), new Set(recorded.special)),
+  packVocabulary(
+    new Map(recorded.vocab.map((token, id) => [id, token])),
+    new Set(recorded.special),
+  ),
 );
 
 describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, kept, skipped }) => {
@@ -36,12 +39,15 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
   it.each([
     ['kept', false, kept],
     ['skipped', true, skipped],
-  ])("gives in steps what the library's whole decode gives, special tokens %s", (_, skip, texts) => {
-    const differences = recorded.lists
-      .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
-      .filter(({ actual, expected }) => expected !== null && actual !== expected);
-    expect(differences).toEqual([]);
-  });
+  ])(
+    "gives in steps what the library's whole decode gives, special tokens %s",
+    (_, skip, texts) => {
+      const differences = recorded.lists
+        .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
+        .filter(({ actual, expected }) => expected !== null && actual !== expected);
+      expect(differences).toEqual([]);
+    },
+  );
 
   it('gives the same text whether tokens come one by one or at once', () => {
     for (const ids of recorded.lists) {
