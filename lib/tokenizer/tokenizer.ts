@@ -4,6 +4,7 @@
  * JavaScript thread has a table of the tokens, for the text of outputs as they grow.
  */
 import path from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { show } from '../config/schema';
 import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import { type ChatMessage, ChatTemplate } from './chatTemplate';
@@ -34,6 +35,9 @@ const forgotten = new FinalizationRegistry((thread: ThreadClient) => void thread
 /** An id that is no token's. */
 const NO_TOKEN = -1;
 const MAX_INT32 = 0x7fffffff;
+
+/** Ids that are copied in one turn of the event loop. */
+const SLICE = 2 ** 15;
 
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
@@ -102,7 +106,9 @@ export class Tokenizer {
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     texts.forEach((text, i) => checkText(`texts[${i}]`, text));
     const input = { texts, ...encodeSettings(options) };
-    return (await this.thread.request('encodeBatch', input)).map(plain);
+    const lists: number[][] = [];
+    for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
+    return lists;
   }
 
   /**
@@ -195,10 +201,14 @@ function encodeSettings({ addSpecialTokens = true, splitSpecialTokens = false }:
   return { addSpecialTokens, splitSpecialTokens };
 }
 
-/** Item by item: several times faster than Array.from. */
-function plain(ids: Int32Array): number[] {
-  const list = new Array<number>(ids.length);
-  for (let i = 0; i < ids.length; i++) list[i] = ids[i];
+/** As a list, a slice in each turn of the event loop. */
+async function plain(ids: Int32Array): Promise<number[]> {
+  const list: number[] = [];
+  for (let start = 0; start < ids.length; start += SLICE) {
+    if (start > 0) await setImmediate();
+    const end = Math.min(start + SLICE, ids.length);
+    for (let i = start; i < end; i++) list.push(ids[i]);
+  }
   return list;
 }
 
