@@ -129,7 +129,7 @@ describe('what is no text or token', () => {
 
   afterAll(() => tokenizer.close());
 
-  it.each([[5], [null], [undefined], [['a']]])('is refused: %p', async (text) => {
+  it.each([[5], [null], [undefined], [['a']]])('is refused: %p', async (text: unknown) => {
     await expect(tokenizer.encode(text as string)).rejects.toThrow(InvalidRequestError);
     await expect(tokenizer.encodeBatch(['a', text as string])).rejects.toThrow(/^texts\[1\] is/);
   });
