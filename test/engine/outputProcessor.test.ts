@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import path from 'node:path';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { Call } from '../../lib/engine/call';
 import { EngineMetrics } from '../../lib/engine/metrics';
@@ -6,7 +7,7 @@ import type { OutputReceiver } from '../../lib/engine/outputCollector';
 import { OutputProcessor, ParentRequest } from '../../lib/engine/outputProcessor';
 import type { EngineCoreOutputs, OutputDelta, RequestOutput } from '../../lib/engine/outputs';
 import { Request } from '../../lib/engine/request';
-import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import type { LogprobsLists } from '../../lib/worker/outputs';
 import { byteTokenizer, EOS_TOKEN_ID } from './byteTokenizer';
 
@@ -325,6 +326,40 @@ test("a request that was given up is nobody's any more", () => {
   expect(harness.step([99])).toEqual([]);
   expect(harness.output).toBeUndefined();
   expect(harness.texts.join('')).toBe('a');
+});
+
+describe('a run of byte tokens, which is not final before it ends', () => {
+  let sentencepiece: Tokenizer;
+  /** The token of a byte; words are tokens of their own. */
+  const byteToken = (byte: number) => 3 + byte;
+
+  beforeAll(async () => {
+    sentencepiece = await Tokenizer.load(path.join(__dirname, '../tokenizer/sentencepiece'));
+  });
+
+  afterAll(() => sentencepiece.close());
+
+  test('ends an output at a stop string that it completes', () => {
+    const harness = new Harness({ stop: ['\n\n'] }, sentencepiece);
+    expect(harness.step([byteToken(0x0a)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: '', finishReason: 'stop' });
+  });
+
+  test('does so with the text before it, and the stop string if that is wanted', async () => {
+    const harness = new Harness({ stop: ['!\n'], includeStopStrInOutput: true }, sentencepiece);
+    const ids = await sentencepiece.encode('wind', { addSpecialTokens: false });
+    expect(harness.step([...ids, byteToken(0x21)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: ' wind!\n', finishReason: 'stop' });
+  });
+
+  test('does not where its end may still break it', () => {
+    const harness = new Harness({ stop: ['é'] }, sentencepiece);
+    expect(harness.step([byteToken(0xc3)])).toEqual([]);
+    expect(harness.step([byteToken(0xc3)], { finishReason: 'length' })).toEqual([]);
+    expect(harness.output).toMatchObject({ text: '\ufffd\ufffd', finishReason: 'length' });
+  });
 });
 
 test('a failure reaches each caller once', () => {
