@@ -22,6 +22,7 @@ export type {
 } from './engine/outputs';
 export type { EngineStats } from './engine/stats';
 export type { ChatMessage } from './tokenizer/chatTemplate';
+export type { IncrementalDetokenizer } from './tokenizer/detokenizer';
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from './tokenizer/tokenizer';
 export * from './errors';
 

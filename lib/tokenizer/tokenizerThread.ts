@@ -57,6 +57,9 @@ class LoadedFile {
     const vocab = tokenizer.getVocab(true);
     const tokens = new Map<number, string>();
     for (const token in vocab) tokens.set(vocab[token], token);
+    // The one token that no object of JavaScript's takes as a name.
+    const proto = tokenizer.tokenToId('__proto__');
+    if (proto !== null) tokens.set(proto, '__proto__');
     // An added token may have the id of one of the model's, and another form when it is decoded.
     for (const { content } of added) {
       const id = content === '' ? null : tokenizer.tokenToId(content);

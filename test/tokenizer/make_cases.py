@@ -183,6 +183,11 @@ def encoders():
         ['CAFÉ', 'cafe', 'Café', 'THÉ', 'Thé', 'Ünï\u0301çø\u0327de ½ ﬁ', 'a\u20ddb', 'İ', '<S>a<s><T>'],
     )
     yield (
+        'a token __proto__',
+        tokenizer_json(words('a', '__proto__', 'constructor'), pre_tokenizer={'type': 'WhitespaceSplit'}),
+        ['a __proto__ constructor toString'],
+    )
+    yield (
         'a charsmap',
         bytes_json(
             normalizer={
@@ -378,6 +383,15 @@ def special_folders():
     yield 'names', {'tokenizer_config.json': config(bos_token='<s>', eos_token='</s>', image_token='<tool>')}
     yield 'a token that is new', {'tokenizer_config.json': config(eos_token='<end>', pad_token='<pad>')}
     yield 'a token that was not special', {'tokenizer_config.json': config(eos_token='<tool>')}
+    yield (
+        'tokens that are objects',
+        {
+            'tokenizer_config.json': config(
+                eos_token={'__type': 'AddedToken', **entry('<end>', True, lstrip=True)},
+                image_token={'__type': 'AddedToken', **entry('<image>', True, rstrip=True)},
+            )
+        },
+    )
     yield 'no names', {'tokenizer_config.json': config(bos_token=None)}
     yield (
         'added_tokens_decoder',
@@ -398,10 +412,11 @@ def special_folders():
     yield (
         'special_tokens_map.json',
         {
-            'tokenizer_config.json': config(bos_token='<s>', eos_token='<not this>'),
+            'tokenizer_config.json': config(bos_token='<s>', eos_token='<not this>', sep_token='<nor this>'),
             'special_tokens_map.json': {
                 'eos_token': {'content': '</s>', 'lstrip': False, 'normalized': False, 'rstrip': False, 'single_word': False},
                 'pad_token': {'content': '<pad>', 'lstrip': True, 'normalized': False, 'rstrip': False, 'single_word': False},
+                'sep_token': None,
                 'additional_special_tokens': ['<more>'],
             },
         },
