@@ -30,7 +30,7 @@ export interface DecodeOptions {
 }
 
 /** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
-const forgotten = new FinalizationRegistry((thread: ThreadClient) => void thread.close());
+const forgotten = new FinalizationRegistry((thread: ThreadClient) => thread.closeWhenIdle());
 
 /** An id that is no token's. */
 const NO_TOKEN = -1;

@@ -70,6 +70,32 @@ describe("a tokenizer's thread", () => {
     expect(Number(await processOf(script))).toBeGreaterThan(0);
   });
 
+  it('ends when nothing refers to the tokenizer, once its calls are answered', async () => {
+    const script = `
+      const { readdirSync } = require('node:fs');
+      const { setFlagsFromString } = require('node:v8');
+      setFlagsFromString('--expose-gc');
+      const gc = require('node:vm').runInNewContext('gc');
+      const numThreads = () => readdirSync('/proc/self/task').length;
+      (async () => {
+        const decoded = await (async () => {
+          const tokenizer = await Tokenizer.load(${JSON.stringify(FOLDER)});
+          const ids = await tokenizer.encode('the tide '.repeat(1e4));
+          return { text: tokenizer.decode(ids) };
+        })();
+        const before = numThreads();
+        await new Promise((turn) => setImmediate(turn));
+        gc();
+        const text = await decoded.text;
+        while (numThreads() === before) {
+          gc();
+          await new Promise((turn) => setTimeout(turn, 10));
+        }
+        console.log(text.length);
+      })();`;
+    expect(await processOf(script)).toBe('90000');
+  });
+
   it('does not disturb a process that exits while it works', async () => {
     const script = `Tokenizer.load(${JSON.stringify(FOLDER)}).then((tokenizer) => {
       tokenizer.encode('a'.repeat(1e6));
