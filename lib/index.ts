@@ -35,6 +35,7 @@ export {
   type RenderChatOptions,
   type TextPart,
 } from './tokenizer/chatTemplate';
+export type { IncrementalDetokenizer } from './tokenizer/detokenizer';
 export {
   type ApplyChatTemplateOptions,
   type DecodeOptions,

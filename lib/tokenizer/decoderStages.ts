@@ -111,11 +111,13 @@ export const ctcPieces =
     };
   };
 
+const BYTE_TOKEN_LENGTH = 6;
 const BYTE_TOKEN = /^<0x([\da-fA-F]{2}|\+[\da-fA-F])>$/;
 
 /** The byte of a token such as <0x0A>; null of other tokens. */
 export function fallbackByte(token: string): number | null {
-  const byte = token.startsWith('<0x') ? BYTE_TOKEN.exec(token) : null;
+  if (token.length !== BYTE_TOKEN_LENGTH || !token.startsWith('<0x')) return null;
+  const byte = BYTE_TOKEN.exec(token);
   return byte === null ? null : parseInt(byte[1], 16);
 }
 
@@ -139,12 +141,16 @@ export class ByteFallbackStage implements Stage {
   push(piece: string): void {
     const byte = fallbackByte(piece);
     if (byte === null) {
-      this.release();
+      if (this.run.length > 0) this.release();
       this.next.push(piece);
       return;
     }
     this.run.push(byte);
     if (this.text === null) return;
+    if (byte < 0x80 && this.characters.isBetweenCharacters) {
+      this.text += String.fromCharCode(byte);
+      return;
+    }
     const characters = this.characters.push(Uint8Array.of(byte));
     // U+FFFD is whole characters', too: what bytes they are tells.
     this.text = characters.includes(REPLACEMENT) && !this.isWhole() ? null : this.text + characters;
@@ -232,6 +238,10 @@ export const stripText =
     let held = '';
     return {
       push(part) {
+        if (toStrip === 0 && stop === 0) {
+          next.push(part);
+          return;
+        }
         let text = held + part;
         held = '';
         // What was held back has passed the beginning.

@@ -19,6 +19,8 @@ export interface HuggingFaceTokenizer {
   disablePadding(): void;
   getVocab(withAddedTokens: boolean): Record<string, number>;
   tokenToId(token: string): number | null;
+  /** As `decode` takes it: an added token that is normalized in its normalized form. */
+  idToToken(id: number): string | null;
   getDecoder(): HuggingFaceDecoder | null;
 }
 

@@ -111,7 +111,7 @@ function namedTokens(file: TokensFile): Record<string, TokenJson> {
   const named: Record<string, TokenJson> = {};
   for (const [name, value] of Object.entries(file)) {
     const isName = (NAMES as readonly string[]).includes(name);
-    if (isName ? value : name.endsWith('_token') && typeof value === 'string') {
+    if (isName ? value : name.endsWith('_token') && token.safeParse(value).success) {
       named[name] = value as TokenJson;
     }
   }
@@ -142,7 +142,8 @@ export async function readSpecialTokens(
     // The two files come from before added_tokens_decoder, and count where that is missing.
     const map = await readTokensFile(path.join(folder, 'special_tokens_map.json'));
     if (map !== null) {
-      named = { ...named, ...namedTokens(map) };
+      const kept = Object.entries(named).filter(([name]) => map[name] !== null);
+      named = { ...Object.fromEntries(kept), ...namedTokens(map) };
       const listed = Array.isArray(map.extra_special_tokens) ? map.extra_special_tokens : null;
       if (listed !== null) extra = [...extra, ...listed];
       else if (extra.length === 0) extra = map.additional_special_tokens ?? [];

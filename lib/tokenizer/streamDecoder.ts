@@ -1,4 +1,5 @@
 /** A tokenizer.json's decoder as a stream of text, for tokens that come one by one. */
+import { NotSupportedError } from '../errors';
 import { byteLevelBytes } from './byteLevel';
 import {
   bpePieces,
@@ -39,6 +40,9 @@ const CONTEXT = '\u0001';
 
 const flatten = (decoder: DecoderJson): DecoderJson[] =>
   decoder.type === 'Sequence' ? (decoder.decoders ?? []).flatMap(flatten) : [decoder];
+
+/** A panic of the library's ends the process. */
+const isSafe = ({ type, stop }: DecoderJson) => type !== 'Strip' || stop === 0;
 
 /** The text that a Replace looks for; null when it is a regular expression that is more than text. */
 function literalPattern({ pattern, content }: DecoderJson): string | null {
@@ -178,10 +182,13 @@ export class StreamDecoder {
   /** Whether what follows the maps is ByteLevel. */
   readonly takesBytes: boolean;
   private readonly hasByteFallback: boolean;
+  /** Whether the library decodes without panic: its Strip does not survive a piece that its ends meet in. */
+  readonly isSafe: boolean;
 
   /** `decoder`: that of tokenizer.json; null for none. */
   constructor(decoder: unknown) {
     const decoders = decoder ? flatten(decoder as DecoderJson) : [];
+    this.isSafe = decoders.every(isSafe);
     let at = 0;
     for (let map; at < decoders.length && (map = pieceMap(decoders[at])) !== null; at++) {
       this.maps.push(map);
@@ -192,8 +199,12 @@ export class StreamDecoder {
     let isText = false;
     for (; at < decoders.length; at++) {
       const stage: PlannedStage | null = (isText ? textStage : listStage)(decoders[at]);
+      if (stage === null && isText) {
+        this.stages.push({ make: wholeOf([decoders[at]], true) });
+        continue;
+      }
       if (stage === null) {
-        this.stages.push({ make: wholeOf(decoders.slice(at), isText) });
+        this.stages.push({ make: wholeOf(decoders.slice(at), false) });
         return;
       }
       this.stages.push(stage);
@@ -234,8 +245,14 @@ export class StreamDecoder {
   }
 }
 
-/** The decoders from one on that does not go in parts, by the library, when all the pieces are there. */
+/** Decoders the first of which does not go in parts, by the library, when all the pieces are there. */
 function wholeOf(decoders: readonly DecoderJson[], isText: boolean): StageFactory {
+  if (!decoders.every(isSafe)) {
+    throw new NotSupportedError(
+      'a decoder',
+      `its decoder has a Strip at the end of pieces after ${decoders[0].type}, which is not supported`,
+    );
+  }
   const library = createDecoder({ type: 'Sequence', decoders });
   return whole(isText, (pieces) => library.decode(pieces));
 }

@@ -16,6 +16,7 @@ export class ThreadClient {
   private readonly worker: Worker;
   private readonly pending = new Map<number, Pending>();
   private numRequests = 0;
+  private closesWhenIdle = false;
   /** Why there are no more answers. */
   private ended: Error | null = null;
 
@@ -59,10 +60,19 @@ export class ThreadClient {
     await this.worker.terminate();
   }
 
+  /** `close`, once the calls that wait have their answers: they may outlive the tokenizer. */
+  closeWhenIdle(): void {
+    this.closesWhenIdle = true;
+    if (this.pending.size === 0) void this.close();
+  }
+
   private take(answer: Answer): void {
     const pending = this.pending.get(answer.number);
     this.pending.delete(answer.number);
-    if (this.pending.size === 0) this.worker.unref();
+    if (this.pending.size === 0) {
+      this.worker.unref();
+      if (this.closesWhenIdle) void this.close();
+    }
     if ('value' in answer) pending?.resolve(answer.value);
     else pending?.reject(errorOf(answer.failure));
   }

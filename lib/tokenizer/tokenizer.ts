@@ -4,8 +4,9 @@
  * JavaScript thread has a table of the tokens, for the text of outputs as they grow.
  */
 import path from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { show } from '../config/schema';
-import { InvalidRequestError } from '../errors';
+import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import { checkMessages, type ChatMessage, type ChatTemplateOptions } from './chatMessages';
 import { ChatTemplates } from './chatTemplates';
 import { IncrementalDetokenizer } from './detokenizer';
@@ -45,11 +46,14 @@ export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
 }
 
 /** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
-const forgotten = new FinalizationRegistry((thread: ThreadClient) => void thread.close());
+const forgotten = new FinalizationRegistry((thread: ThreadClient) => thread.closeWhenIdle());
 
 /** An id that is no token's. */
 const NO_TOKEN = -1;
 const MAX_INT32 = 0x7fffffff;
+
+/** Ids that are copied in one turn of the event loop. */
+const SLICE = 2 ** 15;
 
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
@@ -92,14 +96,15 @@ export class Tokenizer {
     const { config, tokens } = await readSpecialTokens(folder);
     const chatTemplates = await ChatTemplates.load(folder, config.chat_template, chatTemplate);
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
+    const file = path.join(folder, 'tokenizer.json');
     const thread = new ThreadClient();
     try {
-      const file = path.join(folder, 'tokenizer.json');
       const loaded = await thread.request('load', { file, config: tokens });
       const specialTokens = Object.fromEntries(named) as Record<string, string>;
       return new Tokenizer(thread, loaded, chatTemplates, specialTokens);
     } catch (error) {
       await thread.close();
+      if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
       throw error;
     }
   }
@@ -119,7 +124,9 @@ export class Tokenizer {
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     texts.forEach((text, i) => checkText(`texts[${i}]`, text));
     const input = { texts, ...encodeSettings(options) };
-    return (await this.thread.request('encodeBatch', input)).map(plain);
+    const lists: number[][] = [];
+    for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
+    return lists;
   }
 
   /**
@@ -136,6 +143,10 @@ export class Tokenizer {
     { skipSpecialTokens = true }: DecodeOptions = {},
   ): Promise<string> {
     const ids = checkTokenIds(tokenIds);
+    if (!this.tokens.decoder.isSafe) {
+      const decoder = this.incrementalDecoder({ skipSpecialTokens });
+      return decoder.append(ids) + decoder.finish();
+    }
     return this.thread.request('decode', { tokenIds: ids, skipSpecialTokens }, [
       ids.buffer as ArrayBuffer,
     ]);
@@ -278,10 +289,14 @@ function encodeSettings({ addSpecialTokens = true, splitSpecialTokens = false }:
   return { addSpecialTokens, splitSpecialTokens };
 }
 
-/** Item by item: several times faster than Array.from. */
-function plain(ids: Int32Array): number[] {
-  const list = new Array<number>(ids.length);
-  for (let i = 0; i < ids.length; i++) list[i] = ids[i];
+/** As a list, a slice in each turn of the event loop. */
+async function plain(ids: Int32Array): Promise<number[]> {
+  const list: number[] = [];
+  for (let start = 0; start < ids.length; start += SLICE) {
+    if (start > 0) await setImmediate();
+    const end = Math.min(start + SLICE, ids.length);
+    for (let i = start; i < end; i++) list.push(ids[i]);
+  }
   return list;
 }
 

@@ -57,10 +57,14 @@ class LoadedFile {
     const vocab = tokenizer.getVocab(true);
     const tokens = new Map<number, string>();
     for (const token in vocab) tokens.set(vocab[token], token);
-    // Where an added token has the id of one of the model's, it is what the id stands for.
+    // The one token that no object of JavaScript's takes as a name.
+    const proto = tokenizer.tokenToId('__proto__');
+    if (proto !== null) tokens.set(proto, '__proto__');
+    // An added token may have the id of one of the model's, and another form when it is decoded.
     for (const { content } of added) {
       const id = content === '' ? null : tokenizer.tokenToId(content);
-      if (id !== null) tokens.set(id, content);
+      const token = id === null ? null : tokenizer.idToToken(id);
+      if (id !== null && token !== null) tokens.set(id, token);
     }
     for (const [id, token] of tokens) {
       if (id < MAX_TOKEN_ID) continue;

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events';
 import fc from 'fast-check';
+import path from 'node:path';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { Call } from '../../lib/engine/call';
 import { LogprobsDecoder } from '../../lib/engine/logprobs';
@@ -10,7 +11,7 @@ import type { EngineCoreOutputs, OutputDelta, RequestOutput } from '../../lib/en
 import { Request } from '../../lib/engine/request';
 import { InvalidLogitsError, RequestFailedError, type UniprocError } from '../../lib/errors';
 import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
-import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import type { LogprobsLists } from '../../lib/worker/outputs';
 import { byteTokenizer, EOS_TOKEN_ID } from './byteTokenizer';
 
@@ -651,6 +652,40 @@ test("a request that was given up is nobody's any more", () => {
   expect(harness.step([99])).toEqual([]);
   expect(harness.output).toBeUndefined();
   expect(harness.texts.join('')).toBe('a');
+});
+
+describe('a run of byte tokens, which is not final before it ends', () => {
+  let sentencepiece: Tokenizer;
+  /** The token of a byte; words are tokens of their own. */
+  const byteToken = (byte: number) => 3 + byte;
+
+  beforeAll(async () => {
+    sentencepiece = await Tokenizer.load(path.join(__dirname, '../tokenizer/sentencepiece'));
+  });
+
+  afterAll(() => sentencepiece.close());
+
+  test('ends an output at a stop string that it completes', () => {
+    const harness = new Harness({ stop: ['\n\n'] }, sentencepiece);
+    expect(harness.step([byteToken(0x0a)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: '', finishReason: 'stop' });
+  });
+
+  test('does so with the text before it, and the stop string if that is wanted', async () => {
+    const harness = new Harness({ stop: ['!\n'], includeStopStrInOutput: true }, sentencepiece);
+    const ids = await sentencepiece.encode('wind', { addSpecialTokens: false });
+    expect(harness.step([...ids, byteToken(0x21)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: ' wind!\n', finishReason: 'stop' });
+  });
+
+  test('does not where its end may still break it', () => {
+    const harness = new Harness({ stop: ['é'] }, sentencepiece);
+    expect(harness.step([byteToken(0xc3)])).toEqual([]);
+    expect(harness.step([byteToken(0xc3)], { finishReason: 'length' })).toEqual([]);
+    expect(harness.output).toMatchObject({ text: '\ufffd\ufffd', finishReason: 'length' });
+  });
 });
 
 test('a failure reaches each caller once', () => {

@@ -123,6 +123,33 @@ describe('Tokenizer', () => {
     expect(sentencepiece.idToToken(the)).toBe(' the');
   });
 
+  it('gives the text that a token adds, with the character that it makes whole', async () => {
+    const ids = await tokenizer.encode('猫', { addSpecialTokens: false });
+    expect(tokenizer.textAfter(ids.slice(0, -1), ids[ids.length - 1])).toBe('猫');
+    expect(tokenizer.textAfter([], ids[0])).toBe('\ufffd');
+    expect(tokenizer.textAfter(await tokenizer.encode('a'), await idOf(' the'))).toBe(' the');
+  });
+
+  it('gives the bytes of a token, which may be part of a character', async () => {
+    const ids = await tokenizer.encode('a 猫', { addSpecialTokens: false });
+    const bytes = ids.map((id) => tokenizer.tokenBytes(id));
+    expect(Buffer.concat(bytes).toString()).toBe('a 猫');
+    expect(tokenizer.tokenBytes(tokenizer.vocabSize)).toHaveLength(0);
+    const sentencepiece = await Tokenizer.load(path.join(__dirname, 'sentencepiece'));
+    const [space, ...cat] = await sentencepiece.encode('猫', { addSpecialTokens: false });
+    const spelled = [space, ...cat].map((id) => sentencepiece.tokenBytes(id));
+    expect(Buffer.concat(spelled).toString()).toBe(' 猫');
+    expect(cat).toHaveLength(3);
+  });
+
+  it('keeps U+FEFF that is written in byte tokens', async () => {
+    const text = '\ufeffa\ufeff';
+    const ids = await tokenizer.encode(text, { addSpecialTokens: false });
+    expect(await tokenizer.decode(ids)).toBe(text);
+    const decoder = tokenizer.incrementalDecoder();
+    expect(ids.map((id) => decoder.append([id])).join('')).toBe(text);
+  });
+
   it('knows special tokens by tokenizer.json, and by their names in tokenizer_config.json', async () => {
     const json = JSON.parse(TOKENIZER) as { added_tokens: { content: string; special: boolean }[] };
     json.added_tokens.forEach((token) => (token.special = token.content === '<|start|>'));
