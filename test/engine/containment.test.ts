@@ -51,7 +51,10 @@ async function expectContained(
   const stream = engine.stream(promptOf(BAD_LENGTH), params);
   const failed = [bad, inOneCall, readAll(stream)];
   for (const outcome of await Promise.allSettled(failed)) {
-    expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(UniprocError) as Error });
+    expect(outcome).toMatchObject({
+      status: 'rejected',
+      reason: expect.any(UniprocError) as Error,
+    });
     expect(String((outcome as PromiseRejectedResult).reason)).toMatch(stage);
   }
   const outputs = await Promise.all([...before, engine.generate(promptOf(4), params)]);
