@@ -71,7 +71,8 @@ async function expectContained(
 }
 
 async function readAll(stream: AsyncIterable<unknown>): Promise<void> {
-  for await (const _ of stream);
+  const reader = stream[Symbol.asyncIterator]();
+  while ((await reader.next()).done !== true);
 }
 
 describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {

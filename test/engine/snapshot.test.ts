@@ -99,7 +99,7 @@ test('a getter is read once, and what it throws refuses that call', async () => 
 
 test.each<[string, () => unknown]>([
   ['a proxy of parameters', () => new Proxy(params, {})],
-  ['an object with their prototype', () => Object.create(SamplingParams.prototype)],
+  ['an object with their prototype', () => Object.create(SamplingParams.prototype) as unknown],
 ])('%s is refused', async (_, make) => {
   const call = llm.generate('Once', make() as SamplingParams);
   await expect(call).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
