@@ -33,7 +33,7 @@ function sabotage<T extends object>(
     .mockImplementation(function (this: unknown, ...args: never[]) {
       if (isBad(...args)) throw new Error('sabotage');
       return original.apply(this, args);
-    } as never);
+    });
 }
 
 const isBadRequest = (request: Request) => request.numPromptTokens === BAD_LENGTH;
