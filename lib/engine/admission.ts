@@ -41,6 +41,8 @@ export class PendingCall {
   requests: Request[] = [];
   /** Whether the scheduler has its requests. */
   isScheduled = false;
+  /** Why it ends, where not all prompts are done. */
+  endReason: EndReason = 'error';
 
   constructor(
     readonly callInputs: CallInputs,
@@ -181,10 +183,7 @@ export class Admission {
     }
     this.calls.set(call, pending);
     this.numArriving += callInputs.numRequests;
-    call.whenEnded(() => {
-      this.calls.delete(call);
-      if (!pending.isScheduled) this.numArriving -= callInputs.numRequests;
-    });
+    call.whenEnded(() => this.ended(pending));
     call.watch(options, (reason, error) => {
       this.giveUp(pending, reason);
       receiver.failed(error, reason === 'abort');
@@ -273,7 +272,7 @@ export class Admission {
     pending.requestIds.push(requestId);
     pending.isScheduled = true;
     this.calls.set(call, pending);
-    call.whenEnded(() => this.calls.delete(call));
+    call.whenEnded(() => this.ended(pending));
     this.scheduler.addRequest(request);
   }
 
@@ -325,11 +324,19 @@ export class Admission {
 
   /** Ends a call that its caller gave up, and knows of. */
   giveUp(pending: PendingCall, reason: EndReason): void {
-    if (pending.call.isEnded) return;
+    pending.endReason = reason;
     pending.call.end();
-    this.outputProcessor.dropRequests(pending.requestIds, reason);
+  }
+
+  /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
+  private ended(pending: PendingCall): void {
+    const { call, callInputs, endReason, requestIds } = pending;
+    this.calls.delete(call);
+    if (!pending.isScheduled) this.numArriving -= callInputs.numRequests;
     pending.requests = [];
-    if (pending.isScheduled) this.arrive({ abort: pending.requestIds });
+    if (call.numPromptsDone === call.numPrompts) return;
+    this.outputProcessor.dropRequests(requestIds, endReason);
+    if (pending.isScheduled) this.arrive({ abort: requestIds });
   }
 
   /** Ends a call with an error. */

@@ -278,6 +278,9 @@ export class LLMEngine {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
     }
+    for (const { requestId, error } of this.scheduler.takeFaults()) {
+      this.admission.failRequest(requestId, 'scheduled', error);
+    }
     for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
     return step;
   }
@@ -295,6 +298,14 @@ export class LLMEngine {
 
   private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
+    const { failedReqs } = output;
+    if (failedReqs !== undefined) {
+      for (const [requestId, error] of failedReqs) {
+        this.admission.failRequest(requestId, 'computed', error);
+      }
+      // With none of its requests left the step has nothing to hand out.
+      if (failedReqs.size === step.numScheduledTokens.size) return;
+    }
     const outputs = this.scheduler.updateFromOutput(step, output);
     const ended = this.outputProcessor.processOutputs(outputs, performance.now());
     this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');

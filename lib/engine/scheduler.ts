@@ -23,6 +23,7 @@ import { RequestQueue } from './requestQueue';
 import { checkOutput, faultOf } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
+const NO_FAULTS = Object.freeze([]);
 
 /** A SchedulerOutput while it is written. */
 interface StepInMaking extends SchedulerOutput {
@@ -44,6 +45,7 @@ export class Scheduler {
   private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
+  private readonly faults: { requestId: string; error: unknown }[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
   private numArrivals = 0;
   private preemptions = 0;
@@ -123,19 +125,40 @@ export class Scheduler {
         first !== undefined &&
         (request === undefined || this.precedes(first, request))
       ) {
-        const numNewTokens = this.admit(first, budget, step);
-        mayEnter = numNewTokens > 0;
-        if (mayEnter) next++;
+        const numNewTokens = this.contained(first, step, () => this.admit(first, budget, step));
+        mayEnter = numNewTokens > 0 || isFinished(first);
+        if (numNewTokens > 0) next++;
         budget -= numNewTokens;
         continue;
       }
       if (request === undefined) break;
-      budget -= this.scheduleRunning(request, budget, step);
+      budget -= this.contained(request, step, () => this.scheduleRunning(request, budget, step));
       // It was the last, and gave its blocks back, if it no longer runs.
       if (request.status === 'running') next++;
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
     return step;
+  }
+
+  /** What `work` returns for a request; 0 where it throws, and the request ends, alone, with that. */
+  private contained(request: Request, step: StepInMaking, work: () => number): number {
+    try {
+      return work();
+    } catch (error) {
+      const { requestId } = request;
+      step.scheduledNewReqs = step.scheduledNewReqs.filter(({ reqId }) => reqId !== requestId);
+      step.scheduledCachedReqs.resumedReqIds.delete(requestId);
+      step.scheduledCachedReqs.allTokenIds.delete(requestId);
+      this.faults.push({ requestId, error });
+      this.finish(request, 'error');
+      this.dropFinished();
+      return 0;
+    }
+  }
+
+  /** Requests that ended because scheduling them threw, since this was last called. */
+  takeFaults(): readonly { requestId: string; error: unknown }[] {
+    return this.faults.length === 0 ? NO_FAULTS : this.faults.splice(0);
   }
 
   /** Returns how many tokens of the request the step computes. */
@@ -376,8 +399,12 @@ export class Scheduler {
   }
 }
 
+function isFinished(request: Request): boolean {
+  return request.status === 'finished';
+}
+
 function isUnfinished(request: Request): boolean {
-  return request.status !== 'finished';
+  return !isFinished(request);
 }
 
 function newRequestData(request: Request): NewRequestData {
