@@ -1,4 +1,5 @@
-// npm run bench -- [generation] [control-plane] [shapes] [engine] [allreduce] [tensor-parallel]
+// npm run bench -- [generation] [control-plane] [shapes] [engine] [event-loop] [allreduce]
+//                  [tensor-parallel]
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
 //                  [--dtype TYPE] [--json FILE]
 //
@@ -15,6 +16,7 @@ const { parseArgs } = require('node:util');
 const { benchAllReduce } = require('./allReduce');
 const { benchControlPlane } = require('./controlPlane');
 const { benchEngine } = require('./engine');
+const { benchEventLoop } = require('./eventLoop');
 const { benchGeneration } = require('./generation');
 const { benchShapes } = require('./shapes');
 const { benchTensorParallel } = require('./tensorParallel');
@@ -25,6 +27,7 @@ const BENCHES = {
   'control-plane': benchControlPlane,
   shapes: benchShapes,
   engine: benchEngine,
+  'event-loop': benchEventLoop,
   allreduce: benchAllReduce,
   'tensor-parallel': benchTensorParallel,
 };

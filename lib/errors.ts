@@ -33,6 +33,18 @@ export class CheckpointError extends UniprocError {
   }
 }
 
+/** A text that is no chat template: jinja2 would not compile it. `code`: CHAT_TEMPLATE_INVALID. */
+export class ChatTemplateError extends UniprocError {
+  constructor(
+    /** The line of the template that is at fault, from 1. */
+    readonly line: number,
+    reason: string,
+    options?: ErrorOptions,
+  ) {
+    super('CHAT_TEMPLATE_INVALID', `line ${line}: ${reason}`, options);
+  }
+}
+
 /** A model this library cannot run: its architecture, its quantization. `code`: MODEL_UNSUPPORTED. */
 export class UnsupportedModelError extends UniprocError {
   constructor(
@@ -55,6 +67,25 @@ export class InvalidRequestError extends UniprocError {
   constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
     super('REQUEST_INVALID', message, options);
     this.requestId = options?.requestId;
+  }
+}
+
+/**
+ * One request met an error while it was admitted, scheduled, computed or turned into text, and was
+ * ended with its call; others went on. `cause` is the error. `code`: REQUEST_FAILED.
+ */
+export class RequestFailedError extends UniprocError {
+  constructor(
+    readonly requestId: string,
+    /** What was done with it: 'admitted', 'scheduled', ... */
+    stage: string,
+    cause: unknown,
+  ) {
+    super(
+      'REQUEST_FAILED',
+      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others go on`,
+      { cause },
+    );
   }
 }
 
@@ -93,6 +124,29 @@ export class RequestTimeoutError extends UniprocError {
         '; ask for fewer tokens (maxTokens) or give it a larger timeoutMs',
     );
     this.numOutputTokens = numOutputTokens;
+  }
+}
+
+/**
+ * The model computed NaN where a request's next token was to be sampled from, or a prompt's logprobs
+ * taken. It ends that request alone. `code`: LOGITS_INVALID.
+ */
+export class InvalidLogitsError extends UniprocError {
+  constructor(
+    /** The engine's id of the request. */
+    readonly requestId: string,
+    /** NaN logits of the position; null when only their logprobs, which are NaN too, are known. */
+    readonly numNans: number | null,
+    /** Logits of a position; null when not known. */
+    readonly vocabSize: number | null,
+  ) {
+    const logits = vocabSize === null ? 'logits' : `of ${vocabSize} logits`;
+    super(
+      'LOGITS_INVALID',
+      `request ${requestId}: ${numNans ?? 'some'} ${logits} are NaN, so no token can be sampled; check ` +
+        "the checkpoint's weights for NaN and Infinity, and try dtype 'bfloat16' or 'float32' if " +
+        'float16 overflows',
+    );
   }
 }
 
@@ -295,10 +349,26 @@ export class RankFailedError extends UniprocError {
   }
 }
 
-/** The native addon is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+/** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('ADDON_UNAVAILABLE', message, options);
+  }
+}
+
+/** A fault of this library itself, which is worth a report. `code`: INTERNAL. */
+export class InternalError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INTERNAL', message, options);
+  }
+}
+
+/** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
+function describe(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    return 'something that has no text was thrown';
   }
 }
 
@@ -330,9 +400,13 @@ export function nativeError(
       return new AddonUnavailableError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
+    case 'ADDON_UNAVAILABLE':
+      return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
+    case 'INTERNAL':
+      return new InternalError(message);
     default:
-      return new UniprocError(code, message);
+      return new InternalError(`${message} (code ${code})`);
   }
 }

@@ -1,7 +1,14 @@
 /** What users import. */
 export { LLM, type CreateArgs } from './llm';
 export type { EngineArgs } from './config/engineArgs';
-export type { GenerateOptions, RequestOptions } from './config/requestOptions';
+export type {
+  ChatOptions,
+  ChatStreamOptions,
+  GenerateOptions,
+  PromptOptions,
+  RequestOptions,
+  StreamOptions,
+} from './config/requestOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
 export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
 export {
@@ -21,7 +28,20 @@ export type {
   RequestOutput,
 } from './engine/outputs';
 export type { EngineStats } from './engine/stats';
-export type { ChatMessage } from './tokenizer/chatTemplate';
+export {
+  type ChatMessage,
+  type ChatTemplateOptions,
+  renderChatTemplate,
+  type RenderChatOptions,
+  type TextPart,
+} from './tokenizer/chatTemplate';
+export type { IncrementalDetokenizer } from './tokenizer/detokenizer';
+export {
+  type ApplyChatTemplateOptions,
+  type DecodeOptions,
+  type EncodeOptions,
+  Tokenizer,
+} from './tokenizer/tokenizer';
 export * from './errors';
 
 // What is reachable on each of several ranks.

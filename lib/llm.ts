@@ -6,15 +6,23 @@ import {
   type ReconfigureDistributedRequest,
 } from './config/reconfigureRequest';
 import {
+  type ChatOptions,
+  type ChatStreamOptions,
+  checkChatOptions,
+  checkChatStreamOptions,
   checkGenerateOptions,
   checkRequestOptions,
   type GenerateOptions,
+  promptOptionsOf,
   type RequestOptions,
+  requestOptionsOf,
+  type StreamOptions,
 } from './config/requestOptions';
 import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
+import type { CallInputs } from './engine/callInputs';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
@@ -32,6 +40,8 @@ export interface CreateArgs extends EngineArgs {
   onProgress?: (progress: LoadProgress) => void;
   /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** The chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  chatTemplate?: string;
 }
 
 /**
@@ -43,6 +53,8 @@ export class LLM {
   private constructor(
     /** `engine.executor` reaches the executor, and through it the worker. */
     readonly engine: LLMEngine,
+    /** Null with `skipTokenizerInit`. `shutdown` closes it. */
+    readonly tokenizer: Tokenizer | null,
     private readonly inputProcessor: InputProcessor,
   ) {}
 
@@ -60,20 +72,25 @@ export class LLM {
 
   private static async start(args: CreateArgs): Promise<LLM> {
     checkArgs(args);
-    const { onProgress, signal, ...engineArgs } = args;
+    const { onProgress, signal, chatTemplate, ...engineArgs } = args;
     const device = engineArgs.device ?? (await defaultDevice());
     const config = await createUniprocConfig({ ...engineArgs, device });
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null
-      : await Tokenizer.load(config.model.path);
-    const engine = await LLMEngine.create(config, {
-      tokenizer,
-      onProgress:
-        onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
-      signal,
-    });
-    return new LLM(engine, new InputProcessor(config, tokenizer));
+      : await Tokenizer.load(config.model.path, { chatTemplate });
+    try {
+      const engine = await LLMEngine.create(config, {
+        tokenizer,
+        onProgress:
+          onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
+        signal,
+      });
+      return new LLM(engine, tokenizer, new InputProcessor(config, tokenizer));
+    } catch (error) {
+      await tokenizer?.close();
+      throw error;
+    }
   }
 
   /**
@@ -87,34 +104,51 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    const { progress, ...requestOptions } = checkGenerateOptions(options);
-    const inputs = this.inputProcessor.process(asList(prompts), params);
-    const call = new Call(inputs.length);
-    const done = this.engine.generate(inputs, requestOptions, call);
-    if (!(progress ?? (process.stderr.isTTY && inputs.length > 1))) return done;
+    const checked = checkGenerateOptions(options, this.engine.config.limits);
+    const prompting = promptOptionsOf(checked);
+    const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
+    return this.generateFor(inputs, checked);
+  }
+
+  private generateFor(inputs: CallInputs, options: GenerateOptions): Promise<RequestOutput[]> {
+    const { progress } = options;
+    const call = new Call(inputs.numPrompts);
+    const done = this.engine.generate(inputs, requestOptionsOf(options), call);
+    if (!(progress ?? (process.stderr.isTTY && inputs.numPrompts > 1))) return done;
     const stopDrawing = drawCall(process.stderr, call);
     return done.finally(stopDrawing);
+  }
+
+  private streamFor<Options extends RequestOptions>(
+    check: () => Options,
+    takeInputs: (options: Options) => CallInputs,
+  ): OutputStream {
+    // Both now: the caller may change what it passed in before the first read.
+    const checked = outcomeOf(check);
+    const inputs = outcomeOf(() => takeInputs(checked()));
+    return this.engine.stream(inputs, requestOptionsOf(checked.value ?? {}));
   }
 
   /**
    * Generates for one prompt, from the first read on. What came since the reader last asked comes as
    * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
-  stream(prompt: Prompt, params?: SamplingParams, options: RequestOptions = {}): OutputStream {
-    return this.engine.stream(() => {
-      checkRequestOptions(options);
-      return this.inputProcessor.process([prompt], params)[0];
-    }, options);
+  stream(prompt: Prompt, params?: SamplingParams, options: StreamOptions = {}): OutputStream {
+    return this.streamFor(
+      () => checkRequestOptions(options, this.engine.config.limits),
+      (checked) => this.inputProcessor.takePrompts([prompt], params, promptOptionsOf(checked)),
+    );
   }
 
   /**
-   * Answers one conversation or several, put into words by the checkpoint's chat template. Resolves
-   * and rejects as `generate`.
+   * Answers one conversation or several, put into words by the checkpoint's chat template or by
+   * `options.chatTemplate`, with the tools, documents and variables of the options. Resolves and
+   * rejects as `generate`; with CheckpointError when the checkpoint's template does not compile.
    */
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
-    options: GenerateOptions = {},
+    options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(messages) || messages.length === 0) {
       throw new InvalidRequestError(
@@ -124,20 +158,22 @@ export class LLM {
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
-    return this.generate(this.inputProcessor.renderChats(conversations), params, options);
+    const checked = checkChatOptions(options, this.engine.config.limits);
+    const prompting = promptOptionsOf(checked);
+    const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
+    return this.generateFor(inputs, checked);
   }
 
   /** Answers one conversation as `stream` continues a prompt. */
   chatStream(
     messages: readonly ChatMessage[],
     params?: SamplingParams,
-    options: RequestOptions = {},
+    options: ChatStreamOptions = {},
   ): OutputStream {
-    return this.engine.stream(() => {
-      checkRequestOptions(options);
-      const prompts = this.inputProcessor.renderChats([messages]);
-      return this.inputProcessor.process(prompts, params)[0];
-    }, options);
+    return this.streamFor(
+      () => checkChatStreamOptions(options, this.engine.config.limits),
+      (checked) => this.inputProcessor.takeChats([messages], params, promptOptionsOf(checked)),
+    );
   }
 
   /** How the engine stands: queue, cache, tokens, latencies. */
@@ -166,8 +202,13 @@ export class LLM {
   }
 
   /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
-  shutdown(): Promise<void> {
-    return this.engine.shutdown();
+  async shutdown(): Promise<void> {
+    try {
+      // First, so that calls whose prompts are being encoded end with ShutdownError of the engine's.
+      await this.engine.shutdown();
+    } finally {
+      await this.tokenizer?.close();
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -175,14 +216,29 @@ export class LLM {
   }
 }
 
-/** The two that are no options of the engine's. */
+/** Calls `read` now, and throws what it threw or returns what it returned when it is asked. */
+function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
+  try {
+    const value = read();
+    return Object.assign(() => value, { value });
+  } catch (error) {
+    return () => {
+      throw error;
+    };
+  }
+}
+
+/** The three that are no options of the engine's. */
 function checkArgs(args: unknown): void {
   if (typeof args !== 'object' || args === null || Array.isArray(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
   }
-  const { onProgress, signal } = args as Record<string, unknown>;
+  const { onProgress, signal, chatTemplate } = args as Record<string, unknown>;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
+  }
+  if (chatTemplate !== undefined && typeof chatTemplate !== 'string') {
+    throw new ConfigError(`chatTemplate is ${show(chatTemplate)}; it must be a string`);
   }
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);

@@ -1,8 +1,11 @@
 /** What a caller may ask of the engine beside how tokens are sampled. */
 import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
+import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
-import { parseFields } from './schema';
+import { limitedBy, type RequestLimits } from './limits';
+import { closeName, parseFields } from './schema';
+import { snapshotFields } from './snapshot';
 
 /** Options of one call; they hold for each of its prompts. */
 export interface RequestOptions {
@@ -16,10 +19,38 @@ export interface RequestOptions {
   cacheSalt?: string;
 }
 
-export interface GenerateOptions extends RequestOptions {
+/** How a call's prompts become tokens. */
+export interface PromptOptions {
+  /**
+   * Put the special tokens that the model wants around a text; default true, for a chat false: its
+   * template has them.
+   */
+  addSpecialTokens?: boolean;
+  /**
+   * Encode special tokens that are written in a text (in a chat: in what is not the assistant's) as the
+   * text they are; default false.
+   */
+  splitSpecialTokens?: boolean;
+  /** Keep only the last so many tokens of a prompt; -1: as many as the model takes; default all. */
+  truncatePromptTokens?: number | null;
+}
+
+export interface StreamOptions extends RequestOptions, PromptOptions {}
+
+export interface GenerateOptions extends StreamOptions {
   /** Show on stderr how far it is; default: when that is a terminal, for more than one prompt. */
   progress?: boolean;
 }
+
+/** How conversations become prompts. */
+export interface ChatPromptOptions extends PromptOptions, ChatTemplateOptions {
+  /** A template of one's own, or the name of one of the checkpoint's. */
+  chatTemplate?: string | null;
+}
+
+export interface ChatStreamOptions extends RequestOptions, ChatPromptOptions {}
+
+export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
 
 const requestSchema = z.strictObject({
   signal: z
@@ -31,20 +62,106 @@ const requestSchema = z.strictObject({
   cacheSalt: z.string().min(1).optional().describe('a string that is not empty'),
 } satisfies Record<keyof RequestOptions, z.ZodType>);
 
-const generateSchema = requestSchema.extend({
-  progress: z.boolean().optional().describe('true or false'),
-} satisfies Record<Exclude<keyof GenerateOptions, keyof RequestOptions>, z.ZodType>);
+const flag = () => z.boolean().optional().describe('true or false');
+const objects = (what: string) =>
+  z.array(z.record(z.string(), z.unknown())).nullish().describe(`a list of ${what}, or null`);
+
+const promptFields = {
+  addSpecialTokens: flag(),
+  splitSpecialTokens: flag(),
+  truncatePromptTokens: z
+    .int()
+    .min(-1)
+    .refine((count) => count !== 0)
+    .nullish()
+    .describe('an integer from 1, -1 (as many tokens as the model takes) or null'),
+} satisfies Record<keyof PromptOptions, z.ZodType>;
+
+const chatFields = {
+  tools: objects('JSON schemas of functions'),
+  documents: objects('objects with title and text'),
+  chatTemplate: z.string().nullish().describe("a template's text or name, or null"),
+  chatTemplateKwargs: z
+    .record(z.string(), z.unknown())
+    .optional()
+    .describe('an object of variables of the chat template'),
+  addGenerationPrompt: flag(),
+  continueFinalMessage: z
+    .union([z.boolean(), z.string().min(1)])
+    .optional()
+    .describe('true, false or the name of a field of the last message'),
+} satisfies Record<Exclude<keyof ChatPromptOptions, keyof PromptOptions>, z.ZodType>;
+
+const streamSchema = requestSchema.extend(promptFields);
+const progressField = { progress: flag() };
+const generateSchema = streamSchema.extend(progressField);
+const chatStreamSchema = streamSchema.extend(chatFields);
+const chatSchema = generateSchema.extend(chatFields);
 
 function fail(message: string): InvalidRequestError {
   return new InvalidRequestError(`options: ${message}`);
 }
 
-/** Throws InvalidRequestError, naming the option, its value and what is allowed. */
-export function checkRequestOptions(options: unknown): RequestOptions {
-  return parseFields(requestSchema, options, fail);
+/**
+ * A check of options: it returns a copy, each option read once. It throws InvalidRequestError, naming the
+ * option, its value and what is allowed.
+ */
+type Check<Options> = (options: unknown, limits?: Readonly<RequestLimits>) => Options;
+
+function checkBy<Options extends RequestOptions>(schema: z.ZodObject): Check<Options> {
+  const names = Object.keys(schema.shape);
+  return (options, limits) => {
+    const given = snapshotFields(options, names);
+    checkNames(given, names);
+    return withinLimits(parseFields(schema, given, fail) as Options, limits);
+  };
 }
 
-/** The same for `generate` and `chat`. */
-export function checkGenerateOptions(options: unknown): GenerateOptions {
-  return parseFields(generateSchema, options, fail);
+/** Refuses an option that there is not, and says what may have been meant. */
+function checkNames(options: unknown, names: readonly string[]): void {
+  if (typeof options !== 'object' || options === null) return;
+  const unknown = Object.keys(options).find((name) => !names.includes(name));
+  if (unknown === undefined) return;
+  if (unknown in chatFields) throw fail(`${unknown} is an option of chat and chatStream`);
+  if (unknown in progressField) throw fail(`${unknown} is an option of generate and chat`);
+  const near = closeName(unknown, names);
+  if (near !== null) throw fail(`there is no ${unknown}; did you mean ${near}?`);
+  const advice = names.includes('chatTemplateKwargs')
+    ? 'variables of the chat template go into chatTemplateKwargs, sampling parameters into the SamplingParams'
+    : 'sampling parameters go into the SamplingParams';
+  throw fail(`there is no ${unknown}; there are ${names.join(', ')}; ${advice}`);
+}
+
+/** For `stream`. */
+export const checkRequestOptions = checkBy<StreamOptions>(streamSchema);
+/** For `generate`. */
+export const checkGenerateOptions = checkBy<GenerateOptions>(generateSchema);
+export const checkChatStreamOptions = checkBy<ChatStreamOptions>(chatStreamSchema);
+export const checkChatOptions = checkBy<ChatOptions>(chatSchema);
+
+/** What the engine, and no one before it, looks at. */
+export function requestOptionsOf(options: RequestOptions): RequestOptions {
+  const { signal, timeoutMs, priority, cacheSalt } = options;
+  return { signal, timeoutMs, priority, cacheSalt };
+}
+
+/** What makes prompts of texts and conversations. */
+export function promptOptionsOf<Options extends RequestOptions & { progress?: boolean }>(
+  options: Options,
+): Omit<Options, keyof RequestOptions | 'progress'> {
+  const isOther = ([name]: [string, unknown]) =>
+    name in requestSchema.shape || name in progressField;
+  const rest = Object.entries(options).filter((entry) => !isOther(entry));
+  return Object.fromEntries(rest) as Omit<Options, keyof RequestOptions | 'progress'>;
+}
+
+function withinLimits<T extends RequestOptions>(
+  options: T,
+  limits: Readonly<RequestLimits> | undefined,
+): T {
+  const length = options.cacheSalt?.length ?? 0;
+  if (limits !== undefined && length > limits.maxCacheSaltLength) {
+    throw fail(`cacheSalt has ${length} characters; ${limitedBy(limits, 'maxCacheSaltLength')}`);
+  }
+  return options;
 }

@@ -27,6 +27,14 @@ function editDistance(a: string, b: string): number {
   return row[b.length];
 }
 
+/** The known name that `name` is a slip of; null where none is near. Capitals and underscores do not count. */
+export function closeName(name: string, known: readonly string[]): string | null {
+  const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
+  const nearest = nearestName(name, known);
+  const distance = editDistance(plain(name), plain(nearest));
+  return distance <= Math.max(2, nearest.length / 3) ? nearest : null;
+}
+
 /** The known name that `name` is most likely a slip of. Capitals and underscores do not count. */
 export function nearestName(name: string, known: readonly string[]): string {
   const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();

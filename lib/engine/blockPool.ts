@@ -21,6 +21,7 @@ export class BlockPool {
   /** [numBlocks]: what a block can be found by. */
   private readonly hashes: (BlockHash | null)[];
   private readonly cached = new Map<BlockHash, number>();
+  private releases = 0;
 
   constructor(readonly numBlocks: number) {
     const end = numBlocks;
@@ -33,6 +34,11 @@ export class BlockPool {
 
   get numFreeBlocks(): number {
     return this.numFree;
+  }
+
+  /** How often a holder let a block go, since the start. */
+  get numReleases(): number {
+    return this.releases;
   }
 
   /** How many hold the block; 0 when it is free. */
@@ -50,6 +56,14 @@ export class BlockPool {
     if (this.cached.has(hash)) return;
     this.cached.set(hash, blockId);
     this.hashes[blockId] = hash;
+  }
+
+  /** Nothing is found by these hashes from now on. Who holds a block keeps it. */
+  uncache(hashes: readonly BlockHash[]): void {
+    for (const hash of hashes) {
+      const blockId = this.cached.get(hash);
+      if (blockId !== undefined) this.forget(blockId);
+    }
   }
 
   /** No block can be found from now on. Who holds one keeps it. */
@@ -83,9 +97,26 @@ export class BlockPool {
    * freed first, and so taken first: its beginning is what others may share.
    */
   releaseBlocks(blockIds: readonly number[]): void {
+    this.releases += blockIds.length;
     for (let i = blockIds.length - 1; i >= 0; i--) {
       if (--this.refCounts[blockIds[i]] === 0) this.joinFreeList(blockIds[i]);
     }
+  }
+
+  /**
+   * How many blocks would become free if `holders` let theirs go, those in `kept` apart. Changes
+   * nothing.
+   */
+  numFreedBy(holders: readonly (readonly number[])[], kept: readonly number[]): number {
+    const { refCounts } = this;
+    let count = 0;
+    for (const blockId of kept) refCounts[blockId]++;
+    for (const blockIds of holders) {
+      for (const blockId of blockIds) if (--refCounts[blockId] === 0) count++;
+    }
+    for (const blockIds of holders) for (const blockId of blockIds) refCounts[blockId]++;
+    for (const blockId of kept) refCounts[blockId]--;
+    return count;
   }
 
   private forget(blockId: number): void {

@@ -6,6 +6,48 @@ import { type KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
 const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /**
+ * The KV caches of all workers, each with its layers' specs and the bytes that it has for them. The
+ * workers share one block table, so each has as many blocks as the one with the fewest (as vLLM's
+ * get_kv_cache_configs). Throws ConfigError that names the worker.
+ */
+export function getKvCacheConfigs(
+  config: UniprocConfig,
+  specs: readonly ReadonlyMap<string, KVCacheSpec>[],
+  availableBytes: readonly number[],
+): KVCacheConfig[] {
+  if (specs.length === 0 || availableBytes.length !== specs.length) {
+    throw new ConfigError(
+      `the executor gave the KV cache specs of ${specs.length} workers and the memory of ` +
+        `${availableBytes.length}; it must give both of each worker, and have one at least`,
+    );
+  }
+  const configs = specs.map((spec, i) => {
+    try {
+      return getKvCacheConfig(config, spec, availableBytes[i]);
+    } catch (error) {
+      if (specs.length === 1 || !(error instanceof ConfigError)) throw error;
+      throw new ConfigError(`worker ${i} of ${specs.length}: ${error.message}`, { cause: error });
+    }
+  });
+  const numBlocks = Math.min(...configs.map((workerConfig) => workerConfig.numBlocks));
+  return configs.map((workerConfig, i) => ({
+    ...workerConfig,
+    numBlocks,
+    kvCacheTensors: tensorsOf(specs[i], numBlocks),
+  }));
+}
+
+function tensorsOf(
+  specs: ReadonlyMap<string, KVCacheSpec>,
+  numBlocks: number,
+): KVCacheConfig['kvCacheTensors'] {
+  return Array.from(specs, ([layer, spec]) => ({
+    size: numBlocks * spec.pageSizeBytes,
+    sharedBy: [layer],
+  }));
+}
+
+/**
  * The KV cache of a worker whose layers need `specs` and that has `availableBytes` for them. All
  * layers share one block table. There is always room for at least one request of `maxModelLen`
  * tokens, so that every request that is admitted can run. Throws ConfigError with the figures.
@@ -26,6 +68,11 @@ export function getKvCacheConfig(
     }
     bytesPerBlock += spec.pageSizeBytes;
   }
+  if (!Number.isFinite(availableBytes)) {
+    throw new ConfigError(
+      `the worker's determineAvailableMemory gave ${String(availableBytes)}; it must give a number of bytes`,
+    );
+  }
   if (bytesPerBlock === 0) throw new ConfigError('the worker names no layer with a KV cache');
 
   const blocksPerRequest = Math.ceil(maxModelLen / blockSize);
@@ -41,10 +88,7 @@ export function getKvCacheConfig(
   const numBlocks = Math.min(affordable, config.scheduler.maxNumSeqs * blocksPerRequest);
   return {
     numBlocks,
-    kvCacheTensors: Array.from(specs, ([layer, spec]) => ({
-      size: numBlocks * spec.pageSizeBytes,
-      sharedBy: [layer],
-    })),
+    kvCacheTensors: tensorsOf(specs, numBlocks),
     kvCacheGroups: [
       { layerNames: [...specs.keys()], kvCacheSpec: sharedSpec([...specs.values()]) },
     ],

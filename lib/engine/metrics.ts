@@ -1,10 +1,9 @@
 /** What the engine counts and times, and what it tells those who listen. */
 import type { EventEmitter } from 'node:events';
-import type { FinishReason } from './outputs';
+import type { EndReason } from './outputs';
 import type { Request } from './request';
 
-/** Why a request ended: as its output says, or because its time was up or the engine failed. */
-export type EndReason = FinishReason | 'timeout' | 'error';
+export type { EndReason } from './outputs';
 
 /** One request that has ended, for a log. Of a prompt with `n` samples each is one. */
 export interface FinishedRequest {
@@ -110,6 +109,8 @@ export class EngineMetrics {
   /** Tokens of prompts that are computed, those found in the prefix cache among them. */
   numPromptTokens = 0;
   numOutputTokens = 0;
+  /** Requests that were ended because logits of theirs were NaN. */
+  numNansInLogits = 0;
   readonly timeToFirstToken = new Histogram();
   readonly interTokenLatency = new Histogram();
   readonly numFinishedReqs: Record<EndReason, number> = {

@@ -39,9 +39,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     if (earlier === undefined) {
       this.waiting.set(delta.index, delta);
     } else {
-      earlier.text += delta.text;
-      earlier.tokenIds.push(...delta.tokenIds);
-      earlier.finishReason = delta.finishReason;
+      merge(earlier, delta);
     }
     this.serve();
   }
@@ -109,4 +107,12 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
       }
     }
   }
+}
+
+/** Has `earlier` end where `delta` does. */
+function merge(earlier: OutputDelta, delta: OutputDelta): void {
+  earlier.text += delta.text;
+  for (const tokenId of delta.tokenIds) earlier.tokenIds.push(tokenId);
+  for (const position of delta.logprobs ?? []) earlier.logprobs?.push(position);
+  earlier.finishReason = delta.finishReason;
 }

@@ -1,129 +1,20 @@
 /** Turns the tokens of a step into what users receive: text, logprobs, finished outputs. */
-import type { SamplingParams } from '../config/samplingParams';
-import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
+import { InvalidLogitsError, RequestFailedError, UniprocError } from '../errors';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { LogprobsLists } from '../worker/outputs';
 import type { Call } from './call';
 import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
-import type { OutputReceiver } from './outputCollector';
-import type {
-  CompletionOutput,
-  EngineCoreOutput,
-  EngineCoreOutputs,
-  FinishReason,
-  PositionLogprobs,
-} from './outputs';
+import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } from './outputs';
 import type { Request } from './request';
-import { StopStringMatcher } from './stopStrings';
+import { ParentRequest, RequestState } from './requestState';
 
-/** A prompt whose `n` samples run as requests of their own (vLLM's ParentRequest). */
-export class ParentRequest {
-  private readonly outputs: CompletionOutput[] = [];
-  private readonly promptLogprobs: (PositionLogprobs | null)[] | null;
-  private numUnfinished: number;
-
-  constructor(
-    readonly requestId: string,
-    /** As text, when it was given as text. */
-    readonly prompt: string | null,
-    readonly promptTokenIds: Int32Array,
-    { n, promptLogprobs }: SamplingParams,
-    readonly receiver: OutputReceiver,
-    /** The call that the prompt is of. */
-    readonly call: Call,
-  ) {
-    this.numUnfinished = n;
-    this.promptLogprobs = promptLogprobs === null ? null : [null];
-  }
-
-  addPromptLogprobs(logprobs: PositionLogprobs): void {
-    this.promptLogprobs?.push(logprobs);
-  }
-
-  /** They are about to be computed again. */
-  forgetPromptLogprobs(): void {
-    if (this.promptLogprobs !== null) this.promptLogprobs.length = 1;
-  }
-
-  /** Whether this process alone may end it before it is done. */
-  get isRankLocal(): boolean {
-    return this.call.isWatched || this.receiver.delta !== undefined;
-  }
-
-  /** Tells the receiver once all samples are there. */
-  addOutput(output: CompletionOutput): void {
-    this.outputs[output.index] = output;
-    if (--this.numUnfinished > 0) return;
-    this.call.promptDone();
-    this.receiver.finished({
-      requestId: this.requestId,
-      prompt: this.prompt,
-      promptTokenIds: Array.from(this.promptTokenIds),
-      promptLogprobs: this.promptLogprobs,
-      outputs: this.outputs,
-    });
-  }
-
-  fail(error: Error): void {
-    this.call.end();
-    this.receiver.failed(error);
-  }
-}
-
-/** What one sample has generated so far. */
-class RequestState {
-  readonly tokenIds: number[] = [];
-  text = '';
-  readonly logprobs: PositionLogprobs[] | null;
-  private readonly detokenizer: IncrementalDetokenizer | null;
-  private readonly stopStrings: StopStringMatcher | null;
-
-  constructor(
-    readonly request: Request,
-    readonly parent: ParentRequest,
-    readonly index: number,
-    readonly times: RequestTimes,
-    tokenizer: Tokenizer | null,
-  ) {
-    const params = request.samplingParams;
-    this.logprobs = params.logprobs === null ? null : [];
-    this.detokenizer =
-      params.detokenize && tokenizer !== null
-        ? new IncrementalDetokenizer(tokenizer, params.skipSpecialTokens)
-        : null;
-    this.stopStrings =
-      params.stop.length > 0
-        ? new StopStringMatcher(params.stop, params.includeStopStrInOutput)
-        : null;
-  }
-
-  get stopStringFound(): boolean {
-    return this.stopStrings?.matched === true;
-  }
-
-  /** The text that a token adds, as far as it can be given out. */
-  decode(tokenId: number): string {
-    if (this.detokenizer === null) return '';
-    const piece = this.detokenizer.append([tokenId]);
-    // Like stop tokens, stop strings count only after minTokens tokens.
-    const { minTokens } = this.request.samplingParams;
-    if (this.stopStrings === null || this.tokenIds.length <= minTokens) return piece;
-    return this.stopStrings.push(piece);
-  }
-
-  /** No more tokens will come: the text that waited for them. */
-  flush(): string {
-    if (this.detokenizer === null || this.stopStringFound) return '';
-    const rest = this.detokenizer.finish();
-    if (this.stopStrings === null) return rest;
-    return this.stopStrings.push(rest) + this.stopStrings.flush();
-  }
-}
+export { ParentRequest };
 
 export class OutputProcessor {
   /** By request id, those unfinished. */
   private readonly states = new Map<string, RequestState>();
-  private readonly stoppedReqIds: string[] = [];
+  /** Of the latest step: requests that ended here, and those of them that failed. */
+  private readonly endedReqIds: string[] = [];
+  private readonly failed: string[] = [];
 
   constructor(
     private readonly tokenizer: Tokenizer | null,
@@ -142,13 +33,11 @@ export class OutputProcessor {
     const times = new RequestTimes(now);
     const state = new RequestState(request, parent, index, times, this.tokenizer);
     this.states.set(request.requestId, state);
+    parent.samples.add(state);
     if (request.numOutputTokens === 0) return;
     times.firstToken = times.lastToken = now;
     const { numPromptTokens, numTokens } = request;
-    for (const tokenId of request.tokensBetween(numPromptTokens, numTokens)) {
-      state.tokenIds.push(tokenId);
-      state.text += state.decode(tokenId);
-    }
+    for (const tokenId of request.tokensBetween(numPromptTokens, numTokens)) state.recall(tokenId);
   }
 
   /** Every request is computed again, from its prompt on. */
@@ -165,6 +54,11 @@ export class OutputProcessor {
     return count;
   }
 
+  /** The call that the request is of; undefined once it is finished. */
+  callOf(requestId: string): Call | undefined {
+    return this.states.get(requestId)?.parent.call;
+  }
+
   /** The request is in a step for the first time. */
   scheduled(requestId: string, now: number): void {
     const times = this.states.get(requestId)?.times;
@@ -173,21 +67,41 @@ export class OutputProcessor {
 
   /**
    * Takes a step's outputs, which came at `now`, and hands users what is theirs. Returns the ids of
-   * the requests that end here, at a stop string, though the scheduler thinks they go on; valid until
-   * the next call.
+   * the requests that end here, at a stop string or because they failed, though the scheduler thinks
+   * they go on; valid until the next call. What is thrown for one request ends that one's prompt alone.
    */
   processOutputs(step: EngineCoreOutputs, now: number): readonly string[] {
-    this.stoppedReqIds.length = 0;
+    this.endedReqIds.length = 0;
+    this.failed.length = 0;
     for (let i = 0; i < step.length; i++) {
       const output = step.outputs[i];
       const state = this.states.get(output.requestId);
       if (state === undefined) continue;
-      if (output.promptLogprobs !== null && state.index === 0) {
-        this.addPromptLogprobs(state, output.promptLogprobs);
+      try {
+        this.processOutput(state, output, step, now);
+      } catch (error) {
+        this.fail(state.parent, asRequestError(output.requestId, error));
       }
-      if (output.end > output.start) this.addTokens(state, output, step, now);
     }
-    return this.stoppedReqIds;
+    return this.endedReqIds;
+  }
+
+  /** Among the requests that the latest step's outputs ended, those that ended with an error. */
+  get failedReqIds(): readonly string[] {
+    return this.failed;
+  }
+
+  private processOutput(
+    state: RequestState,
+    output: EngineCoreOutput,
+    step: EngineCoreOutputs,
+    now: number,
+  ): void {
+    if (output.error) throw output.error;
+    if (output.promptLogprobs !== null && state.index === 0) {
+      state.parent.addPromptLogprobs(output.promptLogprobs, this.tokenizer);
+    }
+    if (output.end > output.start) this.addTokens(state, output, step, now);
   }
 
   private addTokens(
@@ -202,27 +116,21 @@ export class OutputProcessor {
     let text = '';
     for (let i = start; i < end && !state.stopStringFound; i++) {
       state.tokenIds.push(sampledTokenIds[i]);
-      if (state.logprobs !== null && logprobs !== null) {
-        const count = request.samplingParams.logprobs ?? 0;
-        state.logprobs.push(this.positionLogprobs(logprobs, i, count));
-      }
-      // A stop token ends the text without being part of it.
+      if (logprobs !== null) state.addLogprobs(logprobs, i);
+      // A stop token ends the text, and is part of it only when asked for, as in vLLM.
       const isStopToken = engineReason === 'stop' && i === end - 1;
-      if (!isStopToken) text += state.decode(sampledTokenIds[i]);
+      if (!isStopToken || request.samplingParams.includeStopStrInOutput) {
+        text += state.decode(sampledTokenIds[i]);
+      }
     }
     if (finishReason !== null) text += state.flush();
     if (state.stopStringFound) {
-      if (finishReason === null) this.stoppedReqIds.push(requestId);
+      if (finishReason === null) this.endedReqIds.push(requestId);
       finishReason = 'stop';
     }
     this.measure(state, numTokensBefore, now);
     state.text += text;
-    parent.receiver.delta?.({
-      index: state.index,
-      text,
-      tokenIds: state.tokenIds.slice(numTokensBefore),
-      finishReason,
-    });
+    parent.receiver.delta?.(deltaOf(state, numTokensBefore, text, finishReason));
     if (finishReason !== null) this.finish(state, finishReason);
   }
 
@@ -259,8 +167,17 @@ export class OutputProcessor {
   /** Ends a request, and the other samples of its prompt, with an error. */
   failRequest({ requestId }: Request, error: Error): void {
     const parent = this.states.get(requestId)?.parent;
-    if (parent === undefined) return;
-    for (const state of this.states.values()) if (state.parent === parent) this.end(state, 'error');
+    if (parent !== undefined) this.fail(parent, error);
+  }
+
+  private fail(parent: ParentRequest, error: Error): void {
+    if (error instanceof InvalidLogitsError) this.metrics.numNansInLogits++;
+    for (const state of parent.samples) {
+      const { requestId } = state.request;
+      this.endedReqIds.push(requestId);
+      this.failed.push(requestId);
+      this.end(state, 'error');
+    }
     parent.fail(error);
   }
 
@@ -271,31 +188,34 @@ export class OutputProcessor {
     for (const parent of parents) parent.fail(error);
   }
 
-  private end({ request, times, tokenIds }: RequestState, reason: EndReason): void {
+  private end(state: RequestState, reason: EndReason): void {
+    const { request, parent, times, tokenIds } = state;
     this.states.delete(request.requestId);
+    parent.samples.delete(state);
     this.metrics.finished(request, times, tokenIds.length, reason);
   }
+}
 
-  private addPromptLogprobs({ parent, request }: RequestState, logprobs: LogprobsLists): void {
-    const count = request.samplingParams.promptLogprobs ?? 0;
-    for (let row = 0; row < logprobs.ranks.length; row++) {
-      parent.addPromptLogprobs(this.positionLogprobs(logprobs, row, count));
-    }
+function deltaOf(
+  { index, tokenIds, logprobs, parent }: RequestState,
+  numTokensBefore: number,
+  text: string,
+  finishReason: FinishReason | null,
+): OutputDelta {
+  const delta: OutputDelta = {
+    index,
+    text,
+    tokenIds: tokenIds.slice(numTokensBefore),
+    finishReason,
+  };
+  if (logprobs !== null) delta.logprobs = logprobs.slice(numTokensBefore);
+  if (index === 0 && numTokensBefore === 0 && parent.promptLogprobs !== null) {
+    delta.promptLogprobs = [...parent.promptLogprobs];
   }
+  return delta;
+}
 
-  /** A row as a Map: its own token and the `count` likeliest. */
-  private positionLogprobs(lists: LogprobsLists, row: number, count: number): PositionLogprobs {
-    const position: PositionLogprobs = new Map();
-    const first = row * lists.width;
-    const last = first + Math.min(count, lists.width - 1);
-    for (let i = first; i <= last; i++) {
-      const tokenId = lists.tokenIds[i];
-      position.set(tokenId, {
-        logprob: lists.logprobs[i],
-        rank: i === first ? lists.ranks[row] : i - first,
-        decodedToken: this.tokenizer === null ? null : this.tokenizer.idToToken(tokenId),
-      });
-    }
-    return position;
-  }
+function asRequestError(requestId: string, error: unknown): UniprocError {
+  if (error instanceof UniprocError) return error;
+  return new RequestFailedError(requestId, 'turned into text', error);
 }

@@ -1,7 +1,7 @@
 /** One sequence on its way through the engine: its tokens, where it stands, the blocks it holds. */
 import type { SamplingParams } from '../config/samplingParams';
 import type { BlockHash } from './blockHash';
-import type { FinishReason } from './outputs';
+import type { EndReason, FinishReason } from './outputs';
 
 export type RequestStatus = 'waiting' | 'running' | 'preempted' | 'finished';
 
@@ -41,7 +41,7 @@ export class Request {
 
   status: RequestStatus = 'waiting';
   /** Once finished. */
-  finishReason: FinishReason | null = null;
+  finishReason: EndReason | null = null;
   /** Tokens that are in the KV cache once every step launched so far has run. */
   numComputedTokens = 0;
   /** Tokens that steps in flight will sample for it. */
@@ -55,6 +55,10 @@ export class Request {
   numCachedBlocks = 0;
   /** How many requests came before it; the scheduler's. */
   arrival = 0;
+  /** Its place in the scheduler's queue; -1 while it is not there. */
+  queueIndex = -1;
+  /** Tokens that each launched step with a row of it will sample, the oldest first; the scheduler's. */
+  readonly tokensInFlight: number[] = [];
   /** Tokens found in the cache when it first ran; null before. */
   numCachedTokens: number | null = null;
 

@@ -9,8 +9,7 @@
  * of calls: the same calls give the same schedule.
  */
 import type { SchedulerConfig } from '../config/uniprocConfig';
-import { InvalidStateError } from '../errors';
-import type { LogprobsLists, ModelRunnerOutput } from '../worker/outputs';
+import type { ModelRunnerOutput } from '../worker/outputs';
 import {
   type CachedRequestData,
   emptySchedulerOutput,
@@ -18,8 +17,13 @@ import {
   type SchedulerOutput,
 } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
-import type { EngineCoreOutput, EngineCoreOutputs, FinishReason } from './outputs';
+import type { EndReason, EngineCoreOutput, EngineCoreOutputs, FinishReason } from './outputs';
 import type { Request } from './request';
+import { RequestQueue } from './requestQueue';
+import { checkOutput, faultOf } from './stepOutput';
+
+const NO_REQUESTS: readonly Request[] = Object.freeze([]);
+const NO_FAULTS = Object.freeze([]);
 
 /** A SchedulerOutput while it is written. */
 interface StepInMaking extends SchedulerOutput {
@@ -34,17 +38,14 @@ interface StepInMaking extends SchedulerOutput {
 export class Scheduler {
   /** By id: all that are not finished. */
   private readonly requests = new Map<string, Request>();
-  /**
-   * In the policy's order, both. Those that come first are the first to run and the last to be
-   * preempted.
-   */
-  private waiting: Request[] = [];
+  private readonly waiting = new RequestQueue((a, b) => this.precedes(a, b));
+  /** In the policy's order: the first to be scheduled in a step, and the last to be preempted, first. */
   private running: Request[] = [];
-  /** Whether some in the list have finished since it was last swept. */
-  private waitingIsStale = false;
+  /** Whether some of `running` have finished since it was last swept. */
   private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
+  private readonly faults: { requestId: string; error: unknown }[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
   private numArrivals = 0;
   private preemptions = 0;
@@ -53,10 +54,12 @@ export class Scheduler {
   constructor(
     private readonly config: Omit<SchedulerConfig, 'asyncScheduling' | 'maxQueuedRequests'>,
     private kvCacheManager: KVCacheManager,
+    /** Logits of a row, for messages. */
+    private readonly vocabSize: number | null = null,
   ) {}
 
   get numWaiting(): number {
-    return this.waiting.length;
+    return this.waiting.size;
   }
 
   get numRunning(): number {
@@ -80,7 +83,7 @@ export class Scheduler {
   addRequest(request: Request): void {
     request.arrival = this.numArrivals++;
     this.requests.set(request.requestId, request);
-    this.insert(this.waiting, request);
+    this.waiting.add(request);
   }
 
   /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
@@ -91,16 +94,19 @@ export class Scheduler {
     return a.arrival < b.arrival;
   }
 
-  private insert(list: Request[], request: Request): void {
-    let index = list.length;
-    while (index > 0 && this.precedes(request, list[index - 1])) index--;
-    list.splice(index, 0, request);
+  /** Among those that run, of which there are `maxNumSeqs` at most. */
+  private insertRunning(request: Request): void {
+    const { running } = this;
+    let index = running.length;
+    while (index > 0 && this.precedes(request, running[index - 1])) index--;
+    running.splice(index, 0, request);
   }
 
   /**
-   * The next step: first the running requests, then waiting ones while there is room, each in the
-   * policy's order. When blocks run out the last of the running requests gives its own back and is
-   * computed again later.
+   * The next step: running and waiting requests in the policy's order, as far as there is budget; so
+   * those that run come before those that wait, except, under 'priority', before a more urgent one.
+   * When blocks run out the last of the running requests gives its own back and is computed again
+   * later. Once the first of the waiting requests cannot enter, none behind it does.
    */
   schedule(): SchedulerOutput {
     const step = emptySchedulerOutput() as StepInMaking;
@@ -108,29 +114,66 @@ export class Scheduler {
     this.finishedReqIds = [];
 
     let budget = this.config.maxNumBatchedTokens;
-    budget = this.scheduleRunning(step, budget);
-    budget = this.scheduleWaiting(step, budget);
+    /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
+    let next = 0;
+    let mayEnter = true;
+    while (budget > 0) {
+      const request = this.running.at(next);
+      const { first } = this.waiting;
+      if (
+        mayEnter &&
+        first !== undefined &&
+        (request === undefined || this.precedes(first, request))
+      ) {
+        const numNewTokens = this.contained(first, step, () => this.admit(first, budget, step));
+        mayEnter = numNewTokens > 0 || isFinished(first);
+        if (numNewTokens > 0) next++;
+        budget -= numNewTokens;
+        continue;
+      }
+      if (request === undefined) break;
+      budget -= this.contained(request, step, () => this.scheduleRunning(request, budget, step));
+      // It was the last, and gave its blocks back, if it no longer runs.
+      if (request.status === 'running') next++;
+    }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
     return step;
   }
 
-  /** Returns what is left of the budget. */
-  private scheduleRunning(step: StepInMaking, budget: number): number {
-    for (let i = 0; i < this.running.length && budget > 0; i++) {
-      const request = this.running[i];
-      if (request.reachesLimitInFlight) continue;
-      const numNewTokens = this.numTokensToCompute(request, budget);
-      const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
-      if (newBlockIds === null) break;
-      const cached = step.scheduledCachedReqs;
-      cached.reqIds.push(request.requestId);
-      cached.newBlockIds.push(newBlockIds.length > 0 ? (newBlockIds as number[]) : null);
-      cached.numComputedTokens.push(request.numComputedTokens);
-      cached.numOutputTokens.push(request.numOutputTokens + request.numOutputPlaceholders);
-      this.advance(request, numNewTokens, step);
-      budget -= numNewTokens;
+  /** What `work` returns for a request; 0 where it throws, and the request ends, alone, with that. */
+  private contained(request: Request, step: StepInMaking, work: () => number): number {
+    try {
+      return work();
+    } catch (error) {
+      const { requestId } = request;
+      step.scheduledNewReqs = step.scheduledNewReqs.filter(({ reqId }) => reqId !== requestId);
+      step.scheduledCachedReqs.resumedReqIds.delete(requestId);
+      step.scheduledCachedReqs.allTokenIds.delete(requestId);
+      this.faults.push({ requestId, error });
+      this.finish(request, 'error');
+      this.dropFinished();
+      return 0;
     }
-    return budget;
+  }
+
+  /** Requests that ended because scheduling them threw, since this was last called. */
+  takeFaults(): readonly { requestId: string; error: unknown }[] {
+    return this.faults.length === 0 ? NO_FAULTS : this.faults.splice(0);
+  }
+
+  /** Returns how many tokens of the request the step computes. */
+  private scheduleRunning(request: Request, budget: number, step: StepInMaking): number {
+    if (request.reachesLimitInFlight) return 0;
+    const numNewTokens = this.numTokensToCompute(request, budget);
+    const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
+    if (newBlockIds === null) return 0;
+    const cached = step.scheduledCachedReqs;
+    cached.reqIds.push(request.requestId);
+    cached.newBlockIds.push(newBlockIds.length > 0 ? (newBlockIds as number[]) : null);
+    cached.numComputedTokens.push(request.numComputedTokens);
+    cached.numOutputTokens.push(request.numOutputTokens + request.numOutputPlaceholders);
+    this.advance(request, numNewTokens, step);
+    return numNewTokens;
   }
 
   /** All that are left, as far as the step has room and a long prompt may take of it. */
@@ -148,19 +191,19 @@ export class Scheduler {
     for (;;) {
       const newBlockIds = this.kvCacheManager.allocateSlots(request, numNewTokens);
       if (newBlockIds !== null) return newBlockIds;
-      const last = this.running.pop() as Request;
-      this.preempt(last);
-      step.preemptedReqIds.push(last.requestId);
-      if (last === request) return null;
+      if (this.preemptLast(step) === request) return null;
     }
   }
 
-  private preempt(request: Request): void {
+  private preemptLast(step: StepInMaking): Request {
+    const request = this.running.pop() as Request;
     this.kvCacheManager.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
     this.preemptions++;
-    this.insert(this.waiting, request);
+    this.waiting.add(request);
+    step.preemptedReqIds.push(request.requestId);
+    return request;
   }
 
   /**
@@ -172,39 +215,66 @@ export class Scheduler {
     this.preemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
     this.running = [];
-    this.waiting = [];
+    this.waiting.clear();
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
       request.status = 'waiting';
       request.numComputedTokens = 0;
       request.numCachedBlocks = 0;
+      request.tokensInFlight.length = 0;
       request.blockIds.length = 0;
-      this.insert(this.waiting, request);
+      this.waiting.add(request);
     }
     return ran;
   }
 
-  /** Returns what is left of the budget. */
-  private scheduleWaiting(step: StepInMaking, budget: number): number {
-    while (this.waiting.length > 0 && this.running.length < this.config.maxNumSeqs && budget > 0) {
-      const request = this.waiting[0];
-      // A preempted one comes back with all its tokens, so those in flight have to be known.
-      if (request.numOutputPlaceholders > 0) break;
-      const computedBlocks = this.kvCacheManager.getComputedBlocks(request);
-      // Half a prompt would hold blocks that it may have to give up before it is of use.
-      if (!this.kvCacheManager.hasRoomFor(request, computedBlocks)) break;
-      this.kvCacheManager.shareBlocks(request, computedBlocks);
-      const numNewTokens = this.numTokensToCompute(request, budget);
-      this.kvCacheManager.allocateSlots(request, numNewTokens);
-      if (request.status === 'waiting') step.scheduledNewReqs.push(newRequestData(request));
-      else this.resume(request, step);
-      this.waiting.shift();
-      this.insert(this.running, request);
-      request.status = 'running';
-      this.advance(request, numNewTokens, step);
-      budget -= numNewTokens;
+  /**
+   * Takes the first of the waiting requests up, if it can have a seat and blocks for all its known
+   * tokens. Returns how many of them the step computes; 0 when it has to wait.
+   */
+  private admit(request: Request, budget: number, step: StepInMaking): number {
+    // A preempted one comes back with all its tokens, so those in flight have to be known.
+    if (request.numOutputPlaceholders > 0) return 0;
+    const computedBlocks = this.makeRoom(request, step);
+    if (computedBlocks === null) return 0;
+    this.kvCacheManager.shareBlocks(request, computedBlocks);
+    const numNewTokens = this.numTokensToCompute(request, budget);
+    this.kvCacheManager.allocateSlots(request, numNewTokens);
+    if (request.status === 'waiting') step.scheduledNewReqs.push(newRequestData(request));
+    else this.resume(request, step);
+    this.waiting.remove(request);
+    this.insertRunning(request);
+    request.status = 'running';
+    this.advance(request, numNewTokens, step);
+    return numNewTokens;
+  }
+
+  /**
+   * The cached blocks that the request begins with, once it has a seat and room, for which running
+   * requests of strictly lower priority give up theirs, the last first. Null, and nobody is preempted,
+   * when even that would not be enough.
+   */
+  private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
+    const { kvCacheManager, running } = this;
+    const { maxNumSeqs } = this.config;
+    const victims = this.outrankedBy(request);
+    if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    // Half a prompt would hold blocks that it may have to give up before it is of use.
+    const computedBlocks = kvCacheManager.findRoom(request, victims);
+    if (computedBlocks === null) return null;
+    while (running.length >= maxNumSeqs || !kvCacheManager.hasRoomFor(request, computedBlocks)) {
+      this.preemptLast(step);
     }
-    return budget;
+    return computedBlocks;
+  }
+
+  /** Running requests of strictly lower priority, where that is the policy. */
+  private outrankedBy({ priority }: Request): readonly Request[] {
+    const { running } = this;
+    if (this.config.policy !== 'priority') return NO_REQUESTS;
+    let start = running.length;
+    while (start > 0 && running[start - 1].priority > priority) start--;
+    return start === running.length ? NO_REQUESTS : running.slice(start);
   }
 
   private resume(request: Request, step: StepInMaking): void {
@@ -221,33 +291,53 @@ export class Scheduler {
   private advance(request: Request, numNewTokens: number, step: StepInMaking): void {
     step.numScheduledTokens.set(request.requestId, numNewTokens);
     request.numComputedTokens += numNewTokens;
-    if (request.numComputedTokens === request.numTokensWithPlaceholders) {
-      request.numOutputPlaceholders++;
-    }
+    const samples = request.numComputedTokens === request.numTokensWithPlaceholders ? 1 : 0;
+    request.numOutputPlaceholders += samples;
+    request.tokensInFlight.push(samples);
   }
 
   /**
    * Takes what a step sampled: appends it, ends the requests it ends. Steps are given in the order
-   * they were scheduled. Tokens of a request that ended while the step was in flight are dropped.
-   * What is returned is valid until the next call.
+   * they were scheduled. Tokens of a request that ended while the step was in flight are dropped. A
+   * row that is missing or wrong ends its request with an error; throws InvalidStateError when the
+   * output is not one of this step at all. What is returned is valid until the next call.
    */
   updateFromOutput(step: SchedulerOutput, output: ModelRunnerOutput): EngineCoreOutputs {
-    const { tokenIds, offsets } = output.sampledTokenIds;
+    checkOutput(step, output);
     let length = 0;
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const row = output.reqIdToIndex.get(requestId);
-      if (row === undefined) {
-        throw new InvalidStateError(`request ${requestId} was scheduled but is not in the output`);
-      }
-      const start = offsets[row];
-      const end = this.appendTokens(request, tokenIds, start, offsets[row + 1]);
-      const promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
-      this.writeOutput(length++, request, start, end, promptLogprobs);
+      this.updateRequest(request, output, this.outputAt(length++));
     }
     this.dropFinished();
+    const { tokenIds } = output.sampledTokenIds;
     return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+  }
+
+  /** Writes what the step brought the request into `result`. */
+  private updateRequest(
+    request: Request,
+    output: ModelRunnerOutput,
+    result: EngineCoreOutput,
+  ): void {
+    const { requestId } = request;
+    const { tokenIds, offsets } = output.sampledTokenIds;
+    const row = output.reqIdToIndex.get(requestId) ?? -1;
+    const start = offsets.at(Math.max(row, 0)) ?? 0;
+    const numExpected = request.tokensInFlight.shift() ?? 0;
+    result.requestId = requestId;
+    result.start = result.end = start;
+    result.promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
+    result.finishReason = null;
+    result.error = faultOf(requestId, output, row, numExpected, this.vocabSize);
+    if (result.error !== null) {
+      this.finish(request, 'error');
+      return;
+    }
+    result.end = this.appendTokens(request, tokenIds, start, offsets[row + 1]);
+    // Only a stop and the limit end a request here.
+    result.finishReason = request.finishReason as FinishReason | null;
   }
 
   /** Returns where the tokens that count end: the request may stop at one of them. */
@@ -264,28 +354,23 @@ export class Scheduler {
     return end;
   }
 
-  /** Into a record of an earlier step, lest each token costs an object. */
-  private writeOutput(
-    index: number,
-    { requestId, finishReason }: Request,
-    start: number,
-    end: number,
-    promptLogprobs: LogprobsLists | null,
-  ): void {
+  /** The record of an earlier step, lest each token costs an object. */
+  private outputAt(index: number): EngineCoreOutput {
     if (index === this.outputs.length) {
-      this.outputs.push({ requestId, start, end, promptLogprobs, finishReason });
-      return;
+      this.outputs.push({
+        requestId: '',
+        start: 0,
+        end: 0,
+        promptLogprobs: null,
+        finishReason: null,
+        error: null,
+      });
     }
-    const output = this.outputs[index];
-    output.requestId = requestId;
-    output.start = start;
-    output.end = end;
-    output.promptLogprobs = promptLogprobs;
-    output.finishReason = finishReason;
+    return this.outputs[index];
   }
 
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
-  finishRequests(requestIds: readonly string[], finishReason: FinishReason): void {
+  finishRequests(requestIds: readonly string[], finishReason: EndReason): void {
     for (const requestId of requestIds) {
       const request = this.requests.get(requestId);
       if (request !== undefined) this.finish(request, finishReason);
@@ -297,25 +382,29 @@ export class Scheduler {
    * Its blocks can be had at once, even if a step that writes to them is in flight: the device
    * carries steps out in order, so the next owner writes later.
    */
-  private finish(request: Request, finishReason: FinishReason): void {
+  private finish(request: Request, finishReason: EndReason): void {
     if (request.status === 'running') this.runningIsStale = true;
-    else this.waitingIsStale = true;
+    else this.waiting.remove(request);
     request.status = 'finished';
     request.finishReason = finishReason;
-    this.kvCacheManager.free(request);
+    if (finishReason === 'error') this.kvCacheManager.discard(request);
+    else this.kvCacheManager.free(request);
     this.requests.delete(request.requestId);
     this.finishedReqIds.push(request.requestId);
   }
 
   private dropFinished(): void {
     if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
-    if (this.waitingIsStale) this.waiting = this.waiting.filter(isUnfinished);
-    this.runningIsStale = this.waitingIsStale = false;
+    this.runningIsStale = false;
   }
 }
 
+function isFinished(request: Request): boolean {
+  return request.status === 'finished';
+}
+
 function isUnfinished(request: Request): boolean {
-  return request.status !== 'finished';
+  return !isFinished(request);
 }
 
 function newRequestData(request: Request): NewRequestData {

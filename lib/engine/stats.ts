@@ -18,6 +18,8 @@ export interface EngineStats {
   numPromptTokens: number;
   /** Tokens out. */
   numOutputTokens: number;
+  /** Requests that ended with InvalidLogitsError: the model computed NaN for them. */
+  numNansInLogits: number;
   /** From the call to the first token. */
   timeToFirstToken: HistogramStats;
   /** From a request's token to its next. */

@@ -1,103 +1,107 @@
-/** A checkpoint's chat template: how its model was taught to read a conversation. */
-import path from 'node:path';
-import { fileExists, readText } from '../config/jsonFile';
+/** Conversations put into words as transformers' render_jinja_template puts them. */
 import { show } from '../config/schema';
-import { CheckpointError, InvalidRequestError } from '../errors';
-import { Template } from './huggingface';
+import { ChatTemplateError, InvalidRequestError } from '../errors';
+import { checkMessages, checkTemplateOptions, type ChatTemplateOptions } from './chatMessages';
+import { openFinalMessage } from './finalMessage';
+import { ConversionError } from './jinja/convert';
+import { TemplateRuntimeError, TemplateSyntaxError } from './jinja/errors';
+import { JinjaTemplate } from './jinja/template';
 
-/** One turn of a conversation. Further fields reach the template as they are. */
-export interface ChatMessage {
-  /** 'system', 'user' or 'assistant', or what else the template knows. */
-  role: string;
-  content: string;
-  [field: string]: unknown;
+export type { ChatMessage, ChatTemplateOptions, TextPart } from './chatMessages';
+
+export interface RenderChatOptions extends ChatTemplateOptions {
+  /** Variables such as bos_token, by transformers' names. */
+  specialTokens?: Readonly<Record<string, string | null>>;
 }
 
+/** A chat template that compiles. */
 export class ChatTemplate {
-  #template: Template | undefined;
+  private readonly template: JinjaTemplate;
 
-  private constructor(
-    private readonly file: string,
-    private readonly source: string,
-  ) {}
-
-  /**
-   * The template of `folder`: chat_template.jinja, else the one in tokenizer_config.json (the one named
-   * default where it has several); null when there is none. Throws CheckpointError.
-   */
-  static async load(folder: string, inConfig: unknown): Promise<ChatTemplate | null> {
-    const jinja = path.join(folder, 'chat_template.jinja');
-    if (await fileExists(jinja)) return new ChatTemplate(jinja, await readText(jinja));
-
-    const config = path.join(folder, 'tokenizer_config.json');
-    if (inConfig === undefined || inConfig === null) return null;
-    if (typeof inConfig === 'string') return new ChatTemplate(config, inConfig);
-    const named: unknown[] = Array.isArray(inConfig) ? inConfig : [];
-    for (const entry of named) {
-      const { name, template } = (entry ?? {}) as { name?: unknown; template?: unknown };
-      if (name === 'default' && typeof template === 'string') {
-        return new ChatTemplate(config, template);
-      }
+  /** Throws ChatTemplateError. */
+  constructor(private readonly source: string) {
+    try {
+      this.template = new JinjaTemplate(source);
+    } catch (error) {
+      if (!(error instanceof TemplateSyntaxError)) throw error;
+      const { line, reason } = error;
+      const written = source.split(/\r\n|\r|\n/)[line - 1] ?? '';
+      throw new ChatTemplateError(line, `${reason}; the line is ${show(written.trim())}`, {
+        cause: error,
+      });
     }
-    throw new CheckpointError(
-      config,
-      `chat_template is ${show(inConfig)}; it must be a string or a list of ` +
-        "{ name, template } with one named 'default'",
-    );
   }
 
   /**
    * The conversation as text, special tokens included. Throws InvalidRequestError with what the
-   * template itself objects to, CheckpointError when it is not a template.
+   * template raises, or with the argument that it cannot be given.
    */
-  render(
-    messages: readonly ChatMessage[],
-    addGenerationPrompt: boolean,
-    specialTokens: Readonly<Record<string, string>>,
-  ): string {
+  render(messages: unknown, options: RenderChatOptions = {}): string {
     checkMessages(messages);
-    const template = this.compile();
-    try {
-      return template.render({
-        ...specialTokens,
-        messages,
-        tools: null,
-        documents: null,
-        add_generation_prompt: addGenerationPrompt,
-      });
-    } catch (cause) {
-      throw new InvalidRequestError(
-        `the model's chat template refuses the messages: ${(cause as Error).message}`,
-        { cause },
-      );
-    }
+    checkTemplateOptions(options);
+    const { tools, documents, chatTemplateKwargs, specialTokens } = options;
+    const { addGenerationPrompt = false, continueFinalMessage = false } = options;
+    const open = continueFinalMessage
+      ? openFinalMessage(messages, this.source, continueFinalMessage)
+      : null;
+    const rendered = this.run({
+      ...specialTokens,
+      ...chatTemplateKwargs,
+      messages: open?.messages ?? messages,
+      tools: tools ?? null,
+      documents: documents ?? null,
+      add_generation_prompt: addGenerationPrompt,
+    });
+    return open ? open.cut(rendered) : rendered;
   }
 
-  private compile(): Template {
+  private run(variables: Readonly<Record<string, unknown>>): string {
     try {
-      return (this.#template ??= new Template(this.source));
-    } catch (cause) {
-      throw new CheckpointError(
-        this.file,
-        `the chat template cannot be read: ${(cause as Error).message}`,
-        { cause },
-      );
+      return this.template.render(variables);
+    } catch (error) {
+      if (error instanceof ConversionError) {
+        throw new InvalidRequestError(`${error.message}, which no chat template can read`, {
+          cause: error,
+        });
+      }
+      if (!(error instanceof TemplateRuntimeError)) throw error;
+      const { kind, reason, line } = error;
+      // What the template itself objects to needs no explanation.
+      const said =
+        kind === 'TemplateError' ? reason : `at its line ${line ?? '?'}, ${kind}: ${reason}`;
+      throw new InvalidRequestError(`the chat template refuses the messages: ${said}`, {
+        cause: error,
+      });
     }
   }
 }
 
-function checkMessages(messages: unknown): void {
-  if (!Array.isArray(messages) || messages.length === 0) {
-    throw new InvalidRequestError(
-      `messages is ${show(messages)}; it must be a list of at least one { role, content }`,
-    );
+/** Templates given as text that were compiled lately, by their text. */
+const compiled = new Map<string, ChatTemplate>();
+const MAX_COMPILED = 32;
+
+/** `source` compiled; the same template again, while it was not long ago. Throws ChatTemplateError. */
+export function compileChatTemplate(source: string): ChatTemplate {
+  const template = compiled.get(source) ?? new ChatTemplate(source);
+  compiled.delete(source);
+  compiled.set(source, template);
+  const [oldest] = compiled.keys();
+  if (compiled.size > MAX_COMPILED) compiled.delete(oldest);
+  return template;
+}
+
+/**
+ * `messages` put into words by `template`, a chat template's text, exactly as transformers'
+ * render_jinja_template does. Without addGenerationPrompt the model's turn is not opened. Throws
+ * ChatTemplateError for what is no template, InvalidRequestError for what the template refuses.
+ */
+export function renderChatTemplate(
+  template: string,
+  messages: readonly object[],
+  options: RenderChatOptions = {},
+): string {
+  if (typeof (template as unknown) !== 'string') {
+    throw new InvalidRequestError(`the template is ${show(template)}; it must be a string`);
   }
-  messages.forEach((message: unknown, i) => {
-    const { role, content } = (message ?? {}) as Partial<ChatMessage>;
-    if (typeof role !== 'string' || typeof content !== 'string') {
-      throw new InvalidRequestError(
-        `messages[${i}] is ${show(message)}; its role and content must be strings`,
-      );
-    }
-  });
+  return compileChatTemplate(template).render(messages, options);
 }

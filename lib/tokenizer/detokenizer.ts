@@ -1,64 +1,56 @@
 /** Text of tokens as they are generated. */
-import type { Tokenizer } from './tokenizer';
-
-/** What stands for bytes that are no UTF-8: not at all, or not yet. */
-const REPLACEMENT = '\ufffd';
-
-/** Bytes of an unfinished character: at most 3, in as many tokens. */
-const MAX_UNFINISHED = 3;
-
-/** Tokens to decode together at most, so that a run of broken characters costs no more than others. */
-const MAX_PENDING = 16;
+import { ByteFallbackStage, ByteLevelStage, type Stage } from './decoderStages';
+import type { TokenTable } from './tokenTable';
 
 /**
- * Turns one request's tokens into text that goes on after its prompt. What it gives is final: a character whose bytes
- * are spread over tokens is held back until it is whole. Each token costs the same, however long the
- * text: one that holds whole characters is looked up, and only runs of those that do not are decoded,
- * together, in a window that moves along.
+ * Turns one request's tokens into text. What it gives is final: a character whose bytes are spread over tokens
+ * is held back until it is whole, and so is a run of ByteFallback's byte tokens until it ends, since
+ * one broken byte makes U+FFFD of all of them. Each token costs the same, however long the text.
+ * What it gives and `finish`'s rest are together what the library decodes of all the tokens at once
+ * or, where the text `continues` another, what they add to that: unlike at a beginning, their
+ * first space is kept.
  */
 export class IncrementalDetokenizer {
-  /** The latest tokens that begin or end inside a character. */
-  private pending: number[] = [];
-  /** How much of `pending`'s text has been given. */
-  private given = 0;
+  private text = '';
+  private readonly table: TokenTable;
+  private readonly stage: Stage;
+  private readonly byteStage: ByteLevelStage | null;
 
   constructor(
-    private readonly tokenizer: Tokenizer,
+    tokenizer: { readonly tokens: TokenTable },
     private readonly skipSpecialTokens = true,
-  ) {}
+    { continues = true } = {},
+  ) {
+    this.table = tokenizer.tokens;
+    this.stage = this.table.decoder.open((text) => (this.text += text), continues);
+    this.byteStage = this.stage instanceof ByteLevelStage ? this.stage : null;
+  }
 
   /** The text that `tokenIds` make final: what they stand for as a rule, sometimes nothing yet. */
   append(tokenIds: Iterable<number>): string {
-    let text = '';
+    const { table, stage, byteStage } = this;
     for (const id of tokenIds) {
-      if (this.skipSpecialTokens && this.tokenizer.isSpecial(id)) continue;
-      const token = this.tokenizer.idToToken(id);
-      text += token.includes(REPLACEMENT) ? this.hold(id) : this.finish() + token;
+      if (!table.has(id) || (this.skipSpecialTokens && table.isSpecial(id))) continue;
+      if (byteStage === null) stage.push(table.piece(id));
+      else byteStage.pushBytes(table.bytes(id), table.text(id));
     }
-    return text;
+    return this.take();
   }
 
-  /** No more tokens come that go on with a character: what was held back, as it is. */
+  /** What is held back of a run of byte tokens, if the text ended here; '' when that is no whole characters. */
+  get heldText(): string {
+    return (this.stage instanceof ByteFallbackStage ? this.stage.heldText : null) ?? '';
+  }
+
+  /** No more tokens come: what was held back, as it is. */
   finish(): string {
-    if (this.pending.length === 0) return '';
-    const rest = this.tokenizer.continuation(this.pending).slice(this.given);
-    this.pending = [];
-    this.given = 0;
-    return rest;
+    this.stage.finish();
+    return this.take();
   }
 
-  /** Takes a token with part of a character; gives the text that it makes whole. */
-  private hold(id: number): string {
-    this.pending.push(id);
-    const text = this.tokenizer.continuation(this.pending);
-    // U+FFFD at the end may be a character still to be finished.
-    if (!text.endsWith(REPLACEMENT)) return this.finish();
-    const fresh = text.slice(this.given, -1);
-    this.given = text.length - 1;
-    if (this.pending.length > MAX_PENDING) {
-      this.pending = this.pending.slice(-MAX_UNFINISHED);
-      this.given = this.tokenizer.continuation(this.pending).length - 1;
-    }
-    return fresh;
+  private take(): string {
+    const { text } = this;
+    this.text = '';
+    return text;
   }
 }

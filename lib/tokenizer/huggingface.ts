@@ -1,32 +1,67 @@
 /**
- * Hugging Face's tokenizers and jinja, as far as they are used here. Both come as CommonJS too, but
- * their types are for ES modules only.
+ * Hugging Face's `tokenizers`, as far as it is used here: their Rust library through N-API, prebuilt for 13
+ * targets; it is loaded where it is first used.
  */
+import { AddonUnavailableError } from '../errors';
 
-/* eslint-disable @typescript-eslint/no-require-imports -- a static import would ask for ES modules */
+/* eslint-disable @typescript-eslint/no-require-imports -- loaded on demand */
 
-/** tokenizer.json at work. */
+/** tokenizer.json at work. Ids that are no token's are ignored by `decode`. */
 export interface HuggingFaceTokenizer {
-  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
-  /** `ids` must not be empty, nor have one without a token. */
-  decode(ids: number[], options: { clean_up_tokenization_spaces: boolean }): string;
-  token_to_id(token: string): number | undefined;
-  id_to_token(id: number): string | undefined;
-  get_vocab(): Map<string, number>;
-  get_added_tokens_decoder(): Map<number, { special: boolean }>;
+  encode(
+    text: string,
+    pair: null,
+    options: { addSpecialTokens: boolean },
+  ): Promise<{ getIds(): number[] }>;
+  decode(ids: number[], skipSpecialTokens: boolean): Promise<string>;
+  addAddedTokens(tokens: readonly object[]): number;
+  disableTruncation(): void;
+  disablePadding(): void;
+  getVocab(withAddedTokens: boolean): Record<string, number>;
+  tokenToId(token: string): number | null;
+  /** As `decode` takes it: an added token that is normalized in its normalized form. */
+  idToToken(id: number): string | null;
+  getDecoder(): HuggingFaceDecoder | null;
 }
 
-/** `json`: tokenizer.json. `config`: the names' tokens of tokenizer_config.json. */
-export const { Tokenizer: HuggingFaceTokenizer } = require('@huggingface/tokenizers') as {
-  Tokenizer: new (json: object, config: object) => HuggingFaceTokenizer;
-};
-
-/** A parsed template. */
-export interface Template {
-  render(variables: Record<string, unknown>): string;
+export interface HuggingFaceDecoder {
+  decode(tokens: readonly string[]): string;
 }
 
-/** The constructor throws when `source` is no template. */
-export const { Template } = require('@huggingface/jinja') as {
-  Template: new (source: string) => Template;
-};
+export interface TokenizersLibrary {
+  Tokenizer: { fromString(json: string): HuggingFaceTokenizer };
+  AddedToken: new (
+    content: string,
+    special: boolean,
+    options: { singleWord: boolean; leftStrip: boolean; rightStrip: boolean; normalized: boolean },
+  ) => object;
+}
+
+/** Throws AddonUnavailableError where the library has no build for the platform, or is not installed. */
+export function loadTokenizersLibrary(): TokenizersLibrary {
+  try {
+    return require('tokenizers') as TokenizersLibrary;
+  } catch (cause) {
+    throw new AddonUnavailableError(
+      `the package tokenizers (Hugging Face's Rust library) cannot be loaded on ${process.platform} ` +
+        `${process.arch}: ${(cause as Error).message}; install it again, or do without a tokenizer ` +
+        '(skipTokenizerInit) and use token ids',
+      { cause },
+    );
+  }
+}
+
+/** A decoder alone, as tokenizer.json writes it. */
+export function createDecoder(decoder: object): HuggingFaceDecoder {
+  const json = {
+    version: '1.0',
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder,
+    model: { type: 'WordLevel', vocab: {}, unk_token: '' },
+  };
+  const tokenizer = loadTokenizersLibrary().Tokenizer.fromString(JSON.stringify(json));
+  return tokenizer.getDecoder() as HuggingFaceDecoder;
+}

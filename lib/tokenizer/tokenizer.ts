@@ -1,170 +1,322 @@
-/** Text in, text out: a checkpoint's tokenizer.json, tokenizer_config.json and chat template. */
+/**
+ * Text in, text out: a checkpoint's tokenizer.json, the files beside it that tell of special tokens, and its
+ * chat template. Hugging Face's own library encodes and decodes, on a thread of the tokenizer's; the
+ * JavaScript thread has a table of the tokens, for the text of outputs as they grow.
+ */
 import path from 'node:path';
-import { z } from 'zod';
-import { fileExists, readJsonObject } from '../config/jsonFile';
-import { parseFields, show } from '../config/schema';
-import { CheckpointError, InvalidRequestError } from '../errors';
-import { type ChatMessage, ChatTemplate } from './chatTemplate';
-import { HuggingFaceTokenizer } from './huggingface';
+import { setImmediate } from 'node:timers/promises';
+import { show } from '../config/schema';
+import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
+import { checkMessages, type ChatMessage, type ChatTemplateOptions } from './chatMessages';
+import { ChatTemplates } from './chatTemplates';
+import { IncrementalDetokenizer } from './detokenizer';
+import { type LengthBound, minNumTokens } from './lengthBound';
+import { readSpecialTokens } from './specialTokens';
+import { StreamDecoder } from './streamDecoder';
+import { ThreadClient } from './threadClient';
+import type { LoadedTokenizer } from './threadMessages';
+import { TokenTable } from './tokenTable';
+import { protectTexts } from './userText';
+import { Vocabulary } from './vocabulary';
 
-const token = z.union([z.string(), z.looseObject({ content: z.string() })]);
-const tokenOrNull = () => token.nullish().describe('a string, an object with content, or null');
-
-/** Tokens with a part to play, as tokenizer_config.json and chat templates call them. */
-const TOKEN_NAMES = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as const;
-
-const configSchema = z.looseObject({
-  bos_token: tokenOrNull(),
-  eos_token: tokenOrNull(),
-  unk_token: tokenOrNull(),
-  pad_token: tokenOrNull(),
-  chat_template: z.unknown().optional(),
-});
-
-const contentOf = (value: z.output<typeof token>): string =>
-  typeof value === 'string' ? value : value.content;
-
-/** Decoders under which a token adds the same to a text wherever in it the token stands. */
-const DECODERS = ['Sequence', 'ByteLevel', 'ByteFallback', 'Metaspace', 'Replace', 'Fuse', 'Strip'];
-
-/** Throws for a decoder, or one inside it, that is not among DECODERS. */
-function checkDecoder(file: string, decoder: unknown): void {
-  if (decoder === undefined || decoder === null) return;
-  const { type, decoders } = decoder as { type?: unknown; decoders?: unknown };
-  if (typeof type !== 'string' || !DECODERS.includes(type)) {
-    throw new CheckpointError(
-      file,
-      `its decoder is ${show(type)}; supported are ${DECODERS.join(', ')}`,
-    );
-  }
-  if (Array.isArray(decoders)) for (const inner of decoders) checkDecoder(file, inner);
+export interface EncodeOptions {
+  /** Put the special tokens that the model wants around the text; default true. */
+  addSpecialTokens?: boolean;
+  /** Encode special tokens that are written in the text as the text they are; default false. */
+  splitSpecialTokens?: boolean;
 }
 
-/** The keys that tokenizer.json may leave out. */
-const EMPTY_TOKENIZER = {
-  added_tokens: [],
-  normalizer: null,
-  pre_tokenizer: null,
-  post_processor: null,
-  decoder: null,
-};
+export interface DecodeOptions {
+  /** Leave special tokens out; default true. */
+  skipSpecialTokens?: boolean;
+}
+
+export interface LoadOptions {
+  /** A chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  chatTemplate?: string;
+}
+
+export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
+  /** A template of one's own, or the name of one of the checkpoint's. */
+  chatTemplate?: string | null;
+  /** Put the special tokens that the model wants around the rendered text as well; default false. */
+  addSpecialTokens?: boolean;
+  /** Encode special tokens that are written in what is not the assistant's as text; default false. */
+  splitSpecialTokens?: boolean;
+}
+
+/** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
+const forgotten = new FinalizationRegistry((thread: ThreadClient) => thread.closeWhenIdle());
+
+/** An id that is no token's. */
+const NO_TOKEN = -1;
+const MAX_INT32 = 0x7fffffff;
+
+/** Ids that are copied in one turn of the event loop. */
+const SLICE = 2 ** 15;
 
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
-
-  private readonly specialIds: ReadonlySet<number>;
-  /** Plain tokens, and their text: what `continuation` goes on from. */
-  private readonly contextIds: readonly number[];
-  private readonly contextText: string;
+  /** The ids of the tokens that have a name, by transformers' name: bos_token, eos_token, ... */
+  readonly specialTokenIds: Readonly<Record<string, number | undefined>>;
+  /** What each token stands for. */
+  readonly tokens: TokenTable;
+  private readonly bound: LengthBound | null;
   /** What `idToToken` found, by id. */
   private readonly texts: (string | undefined)[];
+  private specialTextsFound: readonly string[] | undefined;
 
   private constructor(
-    private readonly tokenizer: HuggingFaceTokenizer,
-    private readonly chatTemplate: ChatTemplate | null,
-    /** The tokens that have a name, by that name: bos_token, ... */
-    private readonly namedTokens: Readonly<Record<string, string>>,
+    private readonly thread: ThreadClient,
+    { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
+    private readonly chatTemplates: ChatTemplates,
+    /** The tokens that have a name, by that name: what chat templates know them by. */
+    readonly specialTokens: Readonly<Record<string, string>>,
   ) {
-    let vocabSize = 0;
-    for (const id of tokenizer.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
-    this.vocabSize = vocabSize;
-    this.texts = new Array<undefined>(vocabSize);
-    this.bosTokenId = tokenizer.token_to_id(namedTokens.bos_token) ?? null;
-    this.eosTokenId = tokenizer.token_to_id(namedTokens.eos_token) ?? null;
-
-    const specialIds = new Set<number>();
-    for (const [id, { special }] of tokenizer.get_added_tokens_decoder()) {
-      if (special) specialIds.add(id);
-    }
-    for (const content of Object.values(namedTokens)) {
-      const id = tokenizer.token_to_id(content);
-      if (id !== undefined) specialIds.add(id);
-    }
-    this.specialIds = specialIds;
-    this.contextIds = tokenizer.encode('a', { add_special_tokens: false }).ids;
-    this.contextText = this.decode(this.contextIds);
+    this.tokens = new TokenTable(new Vocabulary(vocabulary), new StreamDecoder(decoder));
+    this.vocabSize = this.tokens.vocabulary.size;
+    this.texts = new Array<undefined>(this.vocabSize);
+    this.specialTokenIds = specialTokenIds;
+    this.bosTokenId = specialTokenIds.bos_token ?? null;
+    this.eosTokenId = specialTokenIds.eos_token ?? null;
+    this.bound = bound;
+    forgotten.register(this, thread);
   }
 
-  /** Reads `folder`. Throws CheckpointError: a file is missing, is damaged, or is none this library knows. */
-  static async load(folder: string): Promise<Tokenizer> {
+  /**
+   * Reads `folder`, on a thread of its own, which `close` ends; it does not keep the process. Rejects with
+   * CheckpointError: a file is missing, is damaged, or is refused by Hugging Face's library; with
+   * AddonUnavailableError where that library cannot be loaded; with ConfigError for a chatTemplate that does
+   * not compile.
+   */
+  static async load(folder: string, { chatTemplate }: LoadOptions = {}): Promise<Tokenizer> {
+    const { config, tokens } = await readSpecialTokens(folder);
+    const chatTemplates = await ChatTemplates.load(folder, config.chat_template, chatTemplate);
+    const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
     const file = path.join(folder, 'tokenizer.json');
-    const json = await readJsonObject(file);
-    const configFile = path.join(folder, 'tokenizer_config.json');
-    const config = parseFields(
-      configSchema,
-      (await fileExists(configFile)) ? await readJsonObject(configFile) : {},
-      (message) => new CheckpointError(configFile, message),
-    );
-    const chatTemplate = await ChatTemplate.load(folder, config.chat_template);
-
-    const namedTokens: Record<string, string> = {};
-    for (const name of TOKEN_NAMES) {
-      const value = config[name];
-      if (value) namedTokens[name] = contentOf(value);
-    }
-    checkDecoder(file, json.decoder);
+    const thread = new ThreadClient();
     try {
-      const tokenizer = new HuggingFaceTokenizer({ ...EMPTY_TOKENIZER, ...json }, namedTokens);
-      return new Tokenizer(tokenizer, chatTemplate, namedTokens);
-    } catch (cause) {
-      throw new CheckpointError(file, `no tokenizer: ${(cause as Error).message}`, { cause });
+      const loaded = await thread.request('load', { file, config: tokens });
+      const specialTokens = Object.fromEntries(named) as Record<string, string>;
+      return new Tokenizer(thread, loaded, chatTemplates, specialTokens);
+    } catch (error) {
+      await thread.close();
+      if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
+      throw error;
     }
   }
 
   /** Whether `tokenId` marks something (a turn, an end) rather than being text. */
   isSpecial(tokenId: number): boolean {
-    return this.specialIds.has(tokenId);
+    return this.tokens.isSpecial(tokenId);
   }
 
-  /** `text` as [numTokens] ids, with the special tokens the model wants around it unless told not to. */
-  encode(text: string, { addSpecialTokens = true } = {}): number[] {
-    return this.tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+  /** `text` as [numTokens] ids. Rejects with InvalidRequestError: it is no text. */
+  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
+    checkText('text', text);
+    return plain(await this.thread.request('encode', { text, ...encodeSettings(options) }));
+  }
+
+  /** `encode` of each text. */
+  async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    texts.forEach((text, i) => checkText(`texts[${i}]`, text));
+    const input = { texts, ...encodeSettings(options) };
+    const lists: number[][] = [];
+    for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
+    return lists;
+  }
+
+  /**
+   * A lower bound of the number of tokens that `encode` makes of `text`, special tokens not counted, without
+   * encoding: a prompt that cannot fit is refused by it. 0 where the tokenizer allows no bound.
+   */
+  minNumTokens(text: string): number {
+    return minNumTokens(text, this.bound);
   }
 
   /** The text of `tokenIds`; ids without a token add nothing. */
-  decode(tokenIds: Iterable<number>, { skipSpecialTokens = true } = {}): string {
-    const known: number[] = [];
-    for (const id of tokenIds) {
-      if (skipSpecialTokens && this.specialIds.has(id)) continue;
-      if (this.tokenizer.id_to_token(id) !== undefined) known.push(id);
+  async decode(
+    tokenIds: Iterable<number>,
+    { skipSpecialTokens = true }: DecodeOptions = {},
+  ): Promise<string> {
+    const ids = checkTokenIds(tokenIds);
+    if (!this.tokens.decoder.isSafe) {
+      const decoder = this.incrementalDecoder({ skipSpecialTokens });
+      return decoder.append(ids) + decoder.finish();
     }
-    if (known.length === 0) return '';
-    // Cleaning up would take spaces from the text that the model wrote, and could not be done in steps.
-    return this.tokenizer.decode(known, { clean_up_tokenization_spaces: false });
+    return this.thread.request('decode', { tokenIds: ids, skipSpecialTokens }, [
+      ids.buffer as ArrayBuffer,
+    ]);
+  }
+
+  /**
+   * Decodes tokens that come one by one, synchronously: with the rest that `finish` gives, what it gives is what
+   * `decode` makes of them all.
+   */
+  incrementalDecoder({ skipSpecialTokens = true }: DecodeOptions = {}): IncrementalDetokenizer {
+    return new IncrementalDetokenizer(this, skipSpecialTokens, { continues: false });
   }
 
   /** What `tokenIds` add to a text that went before: unlike at its beginning, their first space is kept. */
-  continuation(tokenIds: readonly number[]): string {
-    const text = this.decode([...this.contextIds, ...tokenIds], { skipSpecialTokens: false });
-    return text.slice(this.contextText.length);
+  continuation(tokenIds: Iterable<number>): string {
+    const detokenizer = new IncrementalDetokenizer(this, false);
+    return detokenizer.append(tokenIds) + detokenizer.finish();
   }
 
   /** The continuation by one token; bytes that are only part of a character are U+FFFD. Looked up. */
   idToToken(tokenId: number): string {
-    if (tokenId >= this.vocabSize) return '';
+    if (!this.tokens.has(tokenId)) return '';
     return (this.texts[tokenId] ??= this.continuation([tokenId]));
   }
 
   /**
-   * A conversation as [numTokens] ids, by the checkpoint's own template; with the opening of the
-   * model's turn unless told not to. Throws InvalidRequestError: there is no template, or it refuses
-   * the messages.
+   * What `tokenId` adds to a text that ends with `previousTokenIds`, of which a few will do: a character that
+   * it makes whole, too. A character that it leaves unfinished is U+FFFD.
    */
-  applyChatTemplate(
+  textAfter(previousTokenIds: Iterable<number>, tokenId: number): string {
+    const detokenizer = new IncrementalDetokenizer(this, false);
+    detokenizer.append(previousTokenIds);
+    return detokenizer.append([tokenId]) + detokenizer.finish();
+  }
+
+  /** The bytes that a token stands for inside a text, which may be only part of a character's. */
+  tokenBytes(tokenId: number): Uint8Array {
+    if (!this.tokens.has(tokenId)) return new Uint8Array(0);
+    const bytes = this.tokens.decoder.bytes(this.tokens.piece(tokenId));
+    return bytes ?? Buffer.from(this.idToToken(tokenId));
+  }
+
+  /**
+   * A conversation as text, by the checkpoint's own template or by the one that `options` names; with the
+   * opening of the model's turn, unless that is declined or the last message is gone on with. Throws
+   * InvalidRequestError: there is no template, or it refuses the messages; CheckpointError: the
+   * checkpoint's does not compile.
+   */
+  renderChatTemplate(
     messages: readonly ChatMessage[],
-    { addGenerationPrompt = true } = {},
-  ): number[] {
-    if (!this.chatTemplate) {
+    options: ApplyChatTemplateOptions = {},
+  ): string {
+    const { chatTemplate, tools, documents, continueFinalMessage, chatTemplateKwargs } = options;
+    const addGenerationPrompt = options.addGenerationPrompt ?? !options.continueFinalMessage;
+    const { specialTokens } = this;
+    return this.chatTemplates.render(
+      messages,
+      {
+        tools,
+        documents,
+        continueFinalMessage,
+        chatTemplateKwargs,
+        addGenerationPrompt,
+        specialTokens,
+      },
+      chatTemplate,
+    );
+  }
+
+  /**
+   * The same as [numTokens] ids. The template has put the special tokens where they belong; with
+   * splitSpecialTokens, those that stand in the messages (but the assistant's) and documents are text.
+   */
+  async applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions = {},
+  ): Promise<number[]> {
+    const { addSpecialTokens = false, splitSpecialTokens = false, ...rest } = options;
+    if (splitSpecialTokens) {
+      const ids = await this.applyToPlainTexts(messages, rest, addSpecialTokens);
+      if (ids !== null) return ids;
+    }
+    return this.encode(this.renderChatTemplate(messages, rest), { addSpecialTokens });
+  }
+
+  /** Null when no text reads like a special token. */
+  private async applyToPlainTexts(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions,
+    addSpecialTokens: boolean,
+  ): Promise<number[] | null> {
+    checkMessages(messages);
+    const documents = options.documents ?? [];
+    const isAssistant = (item: unknown) => (item as { role?: unknown }).role === 'assistant';
+    const all = [...messages, ...documents] as Record<string, unknown>[];
+    const plainTexts = protectTexts(all, this.specialTexts(), isAssistant);
+    if (plainTexts === null) return null;
+    if (addSpecialTokens) {
       throw new InvalidRequestError(
-        'this model has no chat template (chat_template.jinja, or chat_template in ' +
-          'tokenizer_config.json); write the prompt as text and use generate',
+        'a chat takes either splitSpecialTokens or addSpecialTokens: its template has the special tokens',
       );
     }
-    const text = this.chatTemplate.render(messages, addGenerationPrompt, this.namedTokens);
-    // The template has put the special tokens where they belong.
-    return this.encode(text, { addSpecialTokens: false });
+    const [ownMessages, ownDocuments] = [
+      plainTexts.value.slice(0, messages.length) as ChatMessage[],
+      plainTexts.value.slice(messages.length),
+    ];
+    const rendered = this.renderChatTemplate(ownMessages, {
+      ...options,
+      documents: options.documents ? ownDocuments : options.documents,
+    });
+    const parts = plainTexts.split(rendered);
+    const encoded = await Promise.all(
+      parts.map(({ text, isPlain }) =>
+        this.encode(text, { addSpecialTokens: false, splitSpecialTokens: isPlain }),
+      ),
+    );
+    return encoded.flat();
   }
+
+  /** The special tokens as they are written. */
+  private specialTexts(): readonly string[] {
+    if (this.specialTextsFound === undefined) {
+      const { vocabulary } = this.tokens;
+      const found: string[] = [];
+      for (let id = 0; id < this.vocabSize; id++) {
+        if (vocabulary.isSpecial(id)) found.push(vocabulary.token(id));
+      }
+      this.specialTextsFound = found;
+    }
+    return this.specialTextsFound;
+  }
+
+  /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
+  close(): Promise<void> {
+    return this.thread.close();
+  }
+}
+
+function encodeSettings({ addSpecialTokens = true, splitSpecialTokens = false }: EncodeOptions) {
+  return { addSpecialTokens, splitSpecialTokens };
+}
+
+/** As a list, a slice in each turn of the event loop. */
+async function plain(ids: Int32Array): Promise<number[]> {
+  const list: number[] = [];
+  for (let start = 0; start < ids.length; start += SLICE) {
+    if (start > 0) await setImmediate();
+    const end = Math.min(start + SLICE, ids.length);
+    for (let i = start; i < end; i++) list.push(ids[i]);
+  }
+  return list;
+}
+
+function checkText(name: string, text: unknown): void {
+  if (typeof text === 'string') return;
+  throw new InvalidRequestError(`${name} is ${show(text)}; it must be a string`);
+}
+
+function checkTokenIds(tokenIds: Iterable<number>): Int32Array {
+  const ids: ArrayLike<number> =
+    Array.isArray(tokenIds) || ArrayBuffer.isView(tokenIds)
+      ? (tokenIds as unknown as ArrayLike<number>)
+      : Array.from(tokenIds);
+  const checked = new Int32Array(ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i];
+    if (!Number.isInteger(id)) {
+      throw new InvalidRequestError(`token ${i} is ${show(id)}; it must be an integer`);
+    }
+    checked[i] = id >= 0 && id <= MAX_INT32 ? id : NO_TOKEN;
+  }
+  return checked;
 }

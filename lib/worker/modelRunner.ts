@@ -10,17 +10,19 @@ import {
   NO_NANS_IN_LOGITS,
   RaggedTokenIds,
 } from './outputs';
+import { RefusedRequests } from './refusedRequests';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
 import type { StepOutput } from './workerBase';
 
 export class ModelRunner {
   /** Public, as vLLM's is: those who train a model between generations reach it here. */
   readonly inputBatch: InputBatch;
+  private readonly refusedRequests = new RefusedRequests();
   /** The output last launched from each staging set. */
   private readonly launched: (StepOutputInFlight | null)[];
   private nextSet = 0;
   /** A step whose forward is launched and whose sampling waits for a grammar. */
-  private awaitingSample: { set: number; step: PreparedStep } | null = null;
+  private awaitingSample: { set: number; step: LaunchedStep } | null = null;
 
   constructor(
     readonly model: NativeModel,
@@ -46,8 +48,15 @@ export class ModelRunner {
     }
     last?.overwrite();
     this.launched[set] = null;
-    const step = this.inputBatch.prepare(schedulerOutput, this.model.steps[set]);
-    if (step.numRows === 0) return EMPTY_MODEL_RUNNER_OUTPUT;
+    const { prepared, failedReqs } = this.refusedRequests.prepare(schedulerOutput, (output) =>
+      this.inputBatch.prepare(output, this.model.steps[set]),
+    );
+    const step: LaunchedStep = { ...prepared, failedReqs };
+    if (step.numRows === 0) {
+      return failedReqs.size === 0
+        ? EMPTY_MODEL_RUNNER_OUTPUT
+        : { ...EMPTY_MODEL_RUNNER_OUTPUT, failedReqs };
+    }
     this.nextSet = (set + 1) % this.launched.length;
     this.model.forward(
       set,
@@ -73,13 +82,13 @@ export class ModelRunner {
     return this.sample(set, step, grammarOutput && this.rowsBitmask(step, grammarOutput));
   }
 
-  private sample(set: number, step: PreparedStep, bitmask: Int32Array | null): StepOutput {
+  private sample(set: number, step: LaunchedStep, bitmask: Int32Array | null): StepOutput {
     const ready = this.model.sample(set, bitmask);
     return (this.launched[set] = new StepOutputInFlight(ready, this.model.steps[set], step));
   }
 
   /** The grammar's masks laid out for the sampled rows; rows without one allow every token. */
-  private rowsBitmask(step: PreparedStep, grammar: GrammarOutput): Int32Array {
+  private rowsBitmask(step: LaunchedStep, grammar: GrammarOutput): Int32Array {
     const words = Math.ceil(this.vocabSize / 32);
     if (grammar.grammarBitmask.length !== grammar.structuredOutputRequestIds.length * words) {
       throw new InvalidStateError(
@@ -100,6 +109,11 @@ export class ModelRunner {
   }
 }
 
+/** A step as it was written, and the requests that it was to have and that were refused. */
+interface LaunchedStep extends PreparedStep {
+  failedReqs: ReadonlyMap<string, Error>;
+}
+
 /** A step on the device; its output is copied out of the staging set once the event is done. */
 class StepOutputInFlight extends AsyncModelRunnerOutput {
   private state: 'pending' | 'taken' | 'overwritten' = 'pending';
@@ -107,7 +121,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
   constructor(
     readonly ready: NativeEvent,
     private readonly buffers: StepBuffers,
-    private readonly step: PreparedStep,
+    private readonly step: LaunchedStep,
   ) {
     super();
   }
@@ -132,6 +146,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
           ? EMPTY_MODEL_RUNNER_OUTPUT.promptLogprobs
           : this.promptLogprobs(),
       numNansInLogits: this.numNansInLogits(),
+      ...(step.failedReqs.size > 0 && { failedReqs: step.failedReqs }),
     };
   }
 

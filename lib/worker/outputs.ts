@@ -59,7 +59,12 @@ export interface ModelRunnerOutput {
    * By request: NaN among the logits that its token, or its prompt's logprobs, of this step come
    * from. Only requests that have any: their outputs mean nothing, the others' are as ever.
    */
-  numNansInLogits: ReadonlyMap<string, number>;
+  numNansInLogits?: ReadonlyMap<string, number>;
+  /**
+   * By request: why the worker could not take it. It has no row, here and in the steps that were
+   * launched since; the others' are as ever. Absent: none.
+   */
+  failedReqs?: ReadonlyMap<string, Error>;
 }
 
 /** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */

@@ -1,4 +1,9 @@
-import { checkGenerateOptions, checkRequestOptions } from '../../lib/config/requestOptions';
+import {
+  checkChatOptions,
+  checkChatStreamOptions,
+  checkGenerateOptions,
+  checkRequestOptions,
+} from '../../lib/config/requestOptions';
 import { InvalidRequestError } from '../../lib/errors';
 
 const complaint = (check: () => unknown): InvalidRequestError => {
@@ -31,7 +36,12 @@ test.each<[unknown, RegExp]>([
   [{ priority: 0.5 }, /priority is 0\.5; it must be an integer/],
   [{ cacheSalt: '' }, /cacheSalt is ''; it must be a string that is not empty/],
   [{ timeoutms: 5 }, /there is no timeoutms; did you mean timeoutMs\?/],
-  [{ progress: true }, /there is no progress/],
+  [{ add_special_tokens: true }, /there is no add_special_tokens; did you mean addSpecialTokens\?/],
+  [{ progress: true }, /progress is an option of generate and chat/],
+  [{ tools: [] }, /tools is an option of chat and chatStream/],
+  [{ enable_thinking: true }, /there is no enable_thinking; there are signal, .*SamplingParams/],
+  [{ addSpecialTokens: 1 }, /addSpecialTokens is 1; it must be true or false/],
+  [{ truncatePromptTokens: 0 }, /truncatePromptTokens is 0; it must be an integer from 1, -1/],
   [null, /expected an object, not null/],
   [7, /expected an object, not 7/],
 ])('%j is refused', (options, message) => {
@@ -46,4 +56,40 @@ test('generate takes progress too, if it is true or false', () => {
     /progress is 'yes'; it must be true or false/,
   );
   expect(complaint(() => checkGenerateOptions({ timeoutMs: -1 })).message).toMatch(/timeoutMs/);
+});
+
+test('chat takes what a conversation can carry', () => {
+  const options = {
+    tools: [{ type: 'function' }],
+    documents: [{ title: 'a', text: 'b' }],
+    chatTemplate: 'x',
+    chatTemplateKwargs: { enable_thinking: false },
+    addGenerationPrompt: false,
+    continueFinalMessage: 'content',
+    addSpecialTokens: true,
+    splitSpecialTokens: true,
+    truncatePromptTokens: -1,
+  };
+  expect(checkChatOptions({ ...options, progress: false })).toEqual({
+    ...options,
+    progress: false,
+  });
+  expect(checkChatStreamOptions(options)).toEqual(options);
+  const nothing = { tools: null, documents: null, chatTemplate: null, truncatePromptTokens: null };
+  expect(checkChatOptions(nothing)).toEqual(nothing);
+});
+
+test.each<[unknown, RegExp]>([
+  [{ tool: [] }, /there is no tool; did you mean tools\?/],
+  [{ add_generation_prompt: true }, /did you mean addGenerationPrompt\?/],
+  [{ chat_template_kwargs: {} }, /did you mean chatTemplateKwargs\?/],
+  [{ enable_thinking: true }, /there is no enable_thinking; .* go into chatTemplateKwargs/],
+  [{ tools: 'x' }, /tools is 'x'; it must be a list of JSON schemas/],
+  [{ tools: [5] }, /tools\[0\] is 5; tools must be a list of JSON schemas/],
+  [{ documents: [null] }, /documents\[0\] is null/],
+  [{ chatTemplate: 5 }, /chatTemplate is 5/],
+  [{ chatTemplateKwargs: [] }, /chatTemplateKwargs is \[\]; it must be an object/],
+  [{ continueFinalMessage: 1 }, /continueFinalMessage is 1/],
+])('chat refuses %j', (options, message) => {
+  expect(complaint(() => checkChatOptions(options)).message).toMatch(message);
 });

@@ -221,6 +221,43 @@ describe('SamplingParams', () => {
   });
 });
 
+describe('SamplingParams as the device gets them', () => {
+  it.each([
+    ['temperature', 1e39, 'in float32 Infinity'],
+    ['topP', 1e-46, 'in float32 0'],
+    ['minTokens', 2 ** 31, 'at most 2147483647'],
+    ['topK', 2 ** 31, 'at most 2147483647'],
+    ['repetitionPenalty', 1e-46, 'from 1e-20'],
+    ['stopTokenIds', [2 ** 31], 'stopTokenIds[0] is 2147483648'],
+    ['logitBias', { '1e2': 1 }, 'token ids'],
+  ])('refuse %s = %p', (name, value, allowed) => {
+    expect(complaint({ [name]: value })).toContain(allowed);
+  });
+
+  it('keep no tie to nested lists or Maps, which cannot be changed', () => {
+    const word = [1, 2];
+    const bias = new Map([[5, 1]]);
+    const params = new SamplingParams({ badWords: [word], logitBias: bias });
+    word.push(2 ** 40);
+    bias.set(6, NaN);
+    (params.logitBias as Map<number, number>).set(7, 1e9);
+    expect(params.badWords).toEqual([[1, 2]]);
+    expect(Object.isFrozen(params.badWords[0])).toBe(true);
+    expect(params.logitBias).toEqual(new Map([[5, 1]]));
+  });
+
+  it('read each option once', () => {
+    let reads = 0;
+    const options = {
+      get topP() {
+        return reads++ === 0 ? 0.5 : 7;
+      },
+    };
+    expect(new SamplingParams(options).topP).toBe(0.5);
+    expect(reads).toBe(1);
+  });
+});
+
 describe('SamplingParams.fromDefaults', () => {
   const defaults = { temperature: 0.6, topP: 0.95, maxTokens: 100 };
 

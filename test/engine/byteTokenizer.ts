@@ -17,10 +17,15 @@ function byteLetters(): string[] {
   });
 }
 
-export async function byteTokenizer(): Promise<Tokenizer> {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-tokenizer-'));
+/** Its files, by name. */
+export function byteTokenizerFiles(): Record<string, object> {
   const vocab = Object.fromEntries(byteLetters().map((letter, byte) => [letter, byte]));
-  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+  const byteLevel = {
+    type: 'ByteLevel',
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: false,
+  };
   const eos = { id: EOS_TOKEN_ID, content: '<eos>', special: true };
   const tokenizer = {
     version: '1.0',
@@ -31,9 +36,15 @@ export async function byteTokenizer(): Promise<Tokenizer> {
     decoder: byteLevel,
     model: { type: 'BPE', vocab, merges: [] },
   };
-  writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
   const config = { tokenizer_class: 'PreTrainedTokenizerFast', eos_token: '<eos>' };
-  writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config));
+  return { 'tokenizer.json': tokenizer, 'tokenizer_config.json': config };
+}
+
+export async function byteTokenizer(): Promise<Tokenizer> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-tokenizer-'));
+  for (const [name, content] of Object.entries(byteTokenizerFiles())) {
+    writeFileSync(path.join(folder, name), JSON.stringify(content));
+  }
   try {
     return await Tokenizer.load(folder);
   } finally {

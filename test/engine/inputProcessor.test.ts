@@ -2,8 +2,10 @@ import path from 'node:path';
 import { createUniprocConfig } from '../../lib/config/engineArgs';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
-import { type EngineInput, InputProcessor, type Prompt } from '../../lib/engine/inputProcessor';
+import type { EngineInput } from '../../lib/engine/callInputs';
+import { InputProcessor, type Prompt } from '../../lib/engine/inputProcessor';
 import { InvalidRequestError } from '../../lib/errors';
+import type { ChatMessage } from '../../lib/tokenizer/chatTemplate';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { byteTokenizer } from './byteTokenizer';
 
@@ -24,24 +26,42 @@ beforeAll(async () => {
   processor = new InputProcessor(config, null);
 });
 
-function processOne(prompt: unknown, options: SamplingParamsOptions = {}): EngineInput {
-  return processor.process([prompt as Prompt], new SamplingParams(options))[0];
+type Params = Parameters<InputProcessor['takePrompts']>[1];
+
+/** A call's prompts as the engine gets them. */
+async function process(
+  by: InputProcessor,
+  prompts: readonly Prompt[],
+  params: Params,
+): Promise<readonly EngineInput[]> {
+  return by.takePrompts(prompts, params).encode(() => true);
+}
+
+async function renderChats(by: InputProcessor, chats: readonly ChatMessage[][]): Promise<unknown> {
+  return by.takeChats(chats, undefined).encode(() => true);
+}
+
+async function processOne(
+  prompt: unknown,
+  options: SamplingParamsOptions = {},
+): Promise<EngineInput> {
+  return (await process(processor, [prompt as Prompt], new SamplingParams(options)))[0];
 }
 
 describe('a prompt of token ids', () => {
-  test.each([[[5, 6, 7]], [Int32Array.of(5, 6, 7)]])('may be %p', (promptTokenIds) => {
-    const input = processOne({ promptTokenIds });
+  test.each([[[5, 6, 7]], [Int32Array.of(5, 6, 7)]])('may be %p', async (promptTokenIds) => {
+    const input = await processOne({ promptTokenIds });
     expect(input).toMatchObject({ prompt: null, promptTokenIds: Int32Array.of(5, 6, 7) });
   });
 
-  test('may say what it stands for', () => {
-    expect(processOne({ promptTokenIds: [5], prompt: 'a' }).prompt).toBe('a');
+  test('may say what it stands for', async () => {
+    expect((await processOne({ promptTokenIds: [5], prompt: 'a' })).prompt).toBe('a');
   });
 
-  test('may leave room for one token, and must', () => {
+  test('may leave room for one token, and must', async () => {
     const tokens = (length: number) => ({ promptTokenIds: new Array<number>(length).fill(3) });
-    expect(processOne(tokens(15)).promptTokenIds).toHaveLength(15);
-    expect(() => processOne(tokens(16))).toThrow(/16 tokens.*maxModelLen 16.*15/);
+    expect((await processOne(tokens(15))).promptTokenIds).toHaveLength(15);
+    await expect(processOne(tokens(16))).rejects.toThrow(/16 tokens.*maxModelLen 16.*15/);
   });
 
   test.each([
@@ -56,23 +76,25 @@ describe('a prompt of token ids', () => {
     [7, /it is { promptTokenIds: 7 }/],
     ['a', /it is { promptTokenIds: 'a' }/],
     [null, /it is { promptTokenIds: null }/],
-  ])('may not be %p', (promptTokenIds, complaint) => {
+  ])('may not be %p', async (promptTokenIds, complaint) => {
     const attempt = () => processOne({ promptTokenIds });
-    expect(attempt).toThrow(InvalidRequestError);
-    expect(attempt).toThrow(complaint);
+    await expect(attempt()).rejects.toThrow(InvalidRequestError);
+    await expect(attempt()).rejects.toThrow(complaint);
   });
 });
 
 test.each([[5], [null], [undefined], [[5, 6]], [{}], [{ prompt: 5 }]])(
   'a prompt may not be %p',
-  (prompt) => {
-    expect(() => processOne(prompt)).toThrow(InvalidRequestError);
+  async (prompt) => {
+    await expect(processOne(prompt)).rejects.toThrow(InvalidRequestError);
   },
 );
 
-test('the message says which prompt it is', () => {
+test('the message says which prompt it is', async () => {
   const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [] }];
-  expect(() => processor.process(prompts, new SamplingParams())).toThrow(/^prompt 1: it is empty$/);
+  await expect(process(processor, prompts, new SamplingParams())).rejects.toThrow(
+    /^prompt 1: it is empty$/,
+  );
 });
 
 describe('sampling parameters', () => {
@@ -83,37 +105,42 @@ describe('sampling parameters', () => {
     [{ allowedTokenIds: [319, 320] }, /allowedTokenIds.*320/],
     [{ stopTokenIds: [400] }, /stopTokenIds.*400/],
     [{ badWords: [[1], [2, 320]] }, /badWords.*320/],
-  ])('%p are beyond the model', (options, complaint) => {
+  ])('%p are beyond the model', async (options, complaint) => {
     const attempt = () => processOne({ promptTokenIds: [1] }, options);
-    expect(attempt).toThrow(InvalidRequestError);
-    expect(attempt).toThrow(complaint);
+    await expect(attempt()).rejects.toThrow(InvalidRequestError);
+    await expect(attempt()).rejects.toThrow(complaint);
   });
 
   test.each<[SamplingParamsOptions]>([[{ stop: 'x' }], [{ badWords: ['x'] }]])(
     '%p need a tokenizer',
-    (options) => {
-      expect(() => processOne({ promptTokenIds: [1] }, options)).toThrow(/skipTokenizerInit/);
+    async (options) => {
+      await expect(processOne({ promptTokenIds: [1] }, options)).rejects.toThrow(
+        /skipTokenizerInit/,
+      );
     },
   );
 
-  test('are made with the class', () => {
+  test('are made with the class', async () => {
     const plain = { temperature: 0 } as unknown as SamplingParams;
-    expect(() => processor.process([{ promptTokenIds: [1] }], plain)).toThrow(/new SamplingParams/);
+    await expect(process(processor, [{ promptTokenIds: [1] }], plain)).rejects.toThrow(
+      /new SamplingParams/,
+    );
   });
 
-  test('may be one for all prompts, or one for each', () => {
+  test('may be one for all prompts, or one for each', async () => {
     const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [2] }];
     const [a, b] = [new SamplingParams(), new SamplingParams()];
-    const paramsOf = (params: SamplingParams | SamplingParams[]) =>
-      processor.process(prompts, params).map(({ samplingParams }) => samplingParams);
-    expect(paramsOf(a)).toEqual([a, a]);
-    expect(paramsOf([a, b])[1]).toBe(b);
-    expect(() => paramsOf([a])).toThrow(/2 prompts but 1/);
+    const paramsOf = async (params: SamplingParams | SamplingParams[]) =>
+      (await process(processor, prompts, params)).map(({ samplingParams }) => samplingParams);
+    expect(await paramsOf(a)).toEqual([a, a]);
+    expect((await paramsOf([a, b]))[1]).toBe(b);
+    await expect(paramsOf([a])).rejects.toThrow(/2 prompts but 1/);
   });
 
-  test("default to the model's own", () => {
+  test("default to the model's own", async () => {
     const model = { ...config.model, generation: { temperature: 0.25, topK: 7 } };
-    const [input] = new InputProcessor({ ...config, model }, null).process(
+    const [input] = await process(
+      new InputProcessor({ ...config, model }, null),
       [{ promptTokenIds: [1] }],
       undefined,
     );
@@ -122,19 +149,19 @@ describe('sampling parameters', () => {
 });
 
 describe('tokens that end an output', () => {
-  test("are the parameters' and the model's", () => {
-    const input = processOne({ promptTokenIds: [1] }, { stopTokenIds: [9, 2] });
+  test("are the parameters' and the model's", async () => {
+    const input = await processOne({ promptTokenIds: [1] }, { stopTokenIds: [9, 2] });
     expect([...input.stopTokenIds].sort()).toEqual([2, 9]);
   });
 
-  test("are not the model's with ignoreEos", () => {
+  test("are not the model's with ignoreEos", async () => {
     const options = { stopTokenIds: [9], ignoreEos: true };
-    expect(processOne({ promptTokenIds: [1] }, options).stopTokenIds).toEqual([9]);
+    expect((await processOne({ promptTokenIds: [1] }, options)).stopTokenIds).toEqual([9]);
   });
 });
 
-test('bad words that are token ids pass as they are', () => {
-  const input = processOne({ promptTokenIds: [1] }, { badWords: [[4, 5], [6]] });
+test('bad words that are token ids pass as they are', async () => {
+  const input = await processOne({ promptTokenIds: [1] }, { badWords: [[4, 5], [6]] });
   expect(input.badWordsTokenIds).toEqual([[4, 5], [6]]);
 });
 
@@ -145,24 +172,24 @@ describe('with a tokenizer', () => {
     textProcessor = new InputProcessor(config, await byteTokenizer());
   });
 
-  const processText = (prompt: Prompt, options: SamplingParamsOptions = {}) =>
-    textProcessor.process([prompt], new SamplingParams(options))[0];
+  const processText = async (prompt: Prompt, options: SamplingParamsOptions = {}) =>
+    (await process(textProcessor, [prompt], new SamplingParams(options)))[0];
 
-  test.each<[Prompt]>([['abc'], [{ prompt: 'abc' }]])('a prompt may be %p', (prompt) => {
-    const input = processText(prompt);
+  test.each<[Prompt]>([['abc'], [{ prompt: 'abc' }]])('a prompt may be %p', async (prompt) => {
+    const input = await processText(prompt);
     expect(input).toMatchObject({ prompt: 'abc', promptTokenIds: Int32Array.of(97, 98, 99) });
   });
 
-  test('text without a token is empty', () => {
-    expect(() => processText('')).toThrow(/empty/);
+  test('text without a token is empty', async () => {
+    await expect(processText('')).rejects.toThrow(/empty/);
   });
 
-  test('stop strings may be asked for', () => {
-    expect(processText('abc', { stop: 'x' }).samplingParams.stop).toEqual(['x']);
+  test('stop strings may be asked for', async () => {
+    expect((await processText('abc', { stop: 'x' })).samplingParams.stop).toEqual(['x']);
   });
 
-  test('a bad word has one spelling where a space is a token of its own', () => {
-    const { badWordsTokenIds } = processText('abc', { badWords: ['bc', [1, 2]] });
+  test('a bad word has one spelling where a space is a token of its own', async () => {
+    const { badWordsTokenIds } = await processText('abc', { badWords: ['bc', [1, 2]] });
     expect(badWordsTokenIds).toEqual([
       [98, 99],
       [1, 2],
@@ -170,32 +197,34 @@ describe('with a tokenizer', () => {
   });
 
   test('a bad word has two where a space is part of the token that follows', async () => {
+    const config = await createUniprocConfig({ model: STORIES });
     const tokenizer = await Tokenizer.load(STORIES);
-    const spellings = ['dog', ' dog'].map((text) => [
-      ...tokenizer.encode(text, { addSpecialTokens: false }),
-    ]);
+    const spellings = await tokenizer.encodeBatch(['dog', ' dog'], { addSpecialTokens: false });
     expect(spellings.map(({ length }) => length)).toEqual([2, 1]);
     const params = new SamplingParams({ badWords: [' dog'] });
-    const [input] = new InputProcessor(config, tokenizer).process(
+    const [input] = await process(
+      new InputProcessor(config, tokenizer),
       [{ promptTokenIds: [1] }],
       params,
     );
     expect(input.badWordsTokenIds).toEqual(spellings);
   });
 
-  test('a bad word of spaces alone is none', () => {
-    expect(() => processText('abc', { badWords: ['  '] })).toThrow(/badWords has/);
+  test('a bad word of spaces alone is none', async () => {
+    await expect(processText('abc', { badWords: ['  '] })).rejects.toThrow(/badWords has/);
   });
 
-  test('a conversation that cannot be put into words is named', () => {
+  test('a conversation that cannot be put into words is named', async () => {
     const chats = [[{ role: 'user', content: 'Hello' }]];
-    expect(() => textProcessor.renderChats(chats)).toThrow(/^conversation 0: .*chat template/);
+    await expect(renderChats(textProcessor, chats)).rejects.toThrow(
+      /^conversation 0: .*chat template/,
+    );
   });
 });
 
-test('text needs a tokenizer', () => {
-  expect(() => processOne('Once upon a time')).toThrow(/skipTokenizerInit/);
-  expect(() => processor.renderChats([[{ role: 'user', content: 'Hello' }]])).toThrow(
+test('text needs a tokenizer', async () => {
+  await expect(processOne('Once upon a time')).rejects.toThrow(/skipTokenizerInit/);
+  await expect(renderChats(processor, [[{ role: 'user', content: 'Hello' }]])).rejects.toThrow(
     /skipTokenizerInit/,
   );
 });

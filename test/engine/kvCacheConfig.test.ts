@@ -1,5 +1,5 @@
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
-import { getKvCacheConfig } from '../../lib/engine/kvCacheConfig';
+import { getKvCacheConfig, getKvCacheConfigs } from '../../lib/engine/kvCacheConfig';
 import { ConfigError } from '../../lib/errors';
 import { KVCacheSpec } from '../../lib/worker/kvCache';
 
@@ -80,4 +80,37 @@ test('a worker whose blocks have another size is an error that names the layer',
   expect(() => getKvCacheConfig(config({ maxModelLen: 64, maxNumSeqs: 1 }), other, MIB)).toThrow(
     /layers\.0 .*32.*16/,
   );
+});
+
+describe('several workers', () => {
+  const limits = config({ maxModelLen: 160, maxNumSeqs: 64 });
+
+  test('have as many blocks as the one with the fewest, each with tensors for its own layers', () => {
+    const half = new Map([['layers.1', layer()]]);
+    const configs = getKvCacheConfigs(limits, [specs, half, specs], [4 * MIB, MIB, 3 * MIB]);
+    // 64 KiB a block, 32 KiB, 64 KiB: 64, 32 and 48 blocks.
+    expect(configs.map(({ numBlocks }) => numBlocks)).toEqual([32, 32, 32]);
+    expect(configs.map(({ kvCacheTensors }) => kvCacheTensors.map(({ size }) => size))).toEqual([
+      [MIB, MIB],
+      [MIB],
+      [MIB, MIB],
+    ]);
+    expect(configs[1].kvCacheGroups[0].layerNames).toEqual(['layers.1']);
+  });
+
+  test('of which one has too little is an error that names it', () => {
+    expect(() => getKvCacheConfigs(limits, [specs, specs], [4 * MIB, 1])).toThrow(
+      /^worker 1 of 2: one request of maxModelLen 160 /,
+    );
+    expect(() => getKvCacheConfigs(limits, [specs, specs], [NaN, MIB])).toThrow(
+      /^worker 0 of 2: .*determineAvailableMemory gave NaN/,
+    );
+  });
+
+  test.each([
+    ['none at all', [], []],
+    ['memory of fewer than specs', [specs, specs], [MIB]],
+  ])('with %s are refused', (_, workerSpecs, bytes) => {
+    expect(() => getKvCacheConfigs(limits, workerSpecs, bytes)).toThrow(ConfigError);
+  });
 });

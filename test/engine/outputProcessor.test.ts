@@ -1,12 +1,17 @@
 import { EventEmitter } from 'node:events';
+import fc from 'fast-check';
+import path from 'node:path';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { Call } from '../../lib/engine/call';
+import { LogprobsDecoder } from '../../lib/engine/logprobs';
 import { EngineMetrics } from '../../lib/engine/metrics';
 import type { OutputReceiver } from '../../lib/engine/outputCollector';
 import { OutputProcessor, ParentRequest } from '../../lib/engine/outputProcessor';
 import type { EngineCoreOutputs, OutputDelta, RequestOutput } from '../../lib/engine/outputs';
 import { Request } from '../../lib/engine/request';
-import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { InvalidLogitsError, RequestFailedError, type UniprocError } from '../../lib/errors';
+import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import type { LogprobsLists } from '../../lib/worker/outputs';
 import { byteTokenizer, EOS_TOKEN_ID } from './byteTokenizer';
 
@@ -36,29 +41,43 @@ class Listener implements OutputReceiver {
 }
 
 class Harness {
+  readonly metrics = new EngineMetrics(new EventEmitter());
   readonly processor: OutputProcessor;
-  readonly listener = new Listener();
+  readonly listener: Listener;
+  readonly requests: Request[] = [];
 
   /** `generated` was generated before, on other ranks. */
   constructor(
     options: SamplingParamsOptions = {},
     withTokenizer: Tokenizer | null = tokenizer,
     generated = '',
+    prompt = bytes('Hi'),
   ) {
-    this.processor = new OutputProcessor(withTokenizer, new EngineMetrics(new EventEmitter()));
+    this.processor = new OutputProcessor(withTokenizer, this.metrics);
+    this.listener = this.add('0', options, generated, prompt);
+  }
+
+  /** A prompt, whose samples have the ids from this one on. */
+  add(
+    firstId: string,
+    options: SamplingParamsOptions = {},
+    generated = '',
+    prompt = bytes('Hi'),
+  ): Listener {
+    const listener = new Listener();
     const samplingParams = new SamplingParams({ maxTokens: null, ...options });
-    const promptTokenIds = Int32Array.from(bytes('Hi'));
+    const promptTokenIds = Int32Array.from(prompt);
     const parent = new ParentRequest(
-      '0',
+      firstId,
       'Hi',
       promptTokenIds,
       samplingParams,
-      this.listener,
+      listener,
       new Call(1),
     );
     for (let index = 0; index < samplingParams.n; index++) {
       const request = new Request({
-        requestId: String(index),
+        requestId: String(Number(firstId) + index),
         promptTokenIds,
         samplingParams,
         stopTokenIds: [],
@@ -67,8 +86,10 @@ class Harness {
         maxModelLen: 1024,
       });
       for (const tokenId of bytes(generated)) request.appendOutputToken(tokenId);
+      this.requests.push(request);
       this.processor.addRequest(request, parent, index, 0);
     }
+    return listener;
   }
 
   /** A step that brings one request these tokens; the ids that it stopped. */
@@ -79,16 +100,20 @@ class Harness {
       finishReason = null,
       logprobs = null,
       promptLogprobs = null,
+      error = null,
     }: {
       requestId?: string;
       finishReason?: 'stop' | 'length' | null;
       logprobs?: LogprobsLists | null;
       promptLogprobs?: LogprobsLists | null;
+      error?: UniprocError | null;
     } = {},
   ): readonly string[] {
     // Another request's token comes first in the step.
     const step: EngineCoreOutputs = {
-      outputs: [{ requestId, start: 1, end: 1 + tokenIds.length, promptLogprobs, finishReason }],
+      outputs: [
+        { requestId, start: 1, end: 1 + tokenIds.length, promptLogprobs, finishReason, error },
+      ],
       length: 1,
       sampledTokenIds: Int32Array.from([77, ...tokenIds]),
       logprobs,
@@ -143,6 +168,18 @@ describe('text', () => {
     const harness = new Harness({ skipSpecialTokens: false });
     harness.steps([...bytes('ab'), 99], 'stop');
     expect(harness.output).toMatchObject({ text: 'ab', tokenIds: bytes('abc') });
+  });
+
+  // As vLLM's detokenizer, which leaves a stop token out of the text only without the option.
+  test('has the stop token where stop strings are included, unless it is special and these are not', () => {
+    const textOf = (stopToken: number, options: SamplingParamsOptions) => {
+      const harness = new Harness({ includeStopStrInOutput: true, ...options });
+      harness.steps([...bytes('ab'), stopToken], 'stop');
+      return harness.output?.text;
+    };
+    expect(textOf(99, {})).toBe('abc');
+    expect(textOf(EOS_TOKEN_ID, {})).toBe('ab');
+    expect(textOf(EOS_TOKEN_ID, { skipSpecialTokens: false })).toBe('ab<eos>');
   });
 
   test('leaves special tokens out unless told not to', () => {
@@ -204,10 +241,42 @@ describe('a stop string', () => {
     expect(harness.output).toMatchObject({ text: 'the ', finishReason: 'stop' });
   });
 
-  test('counts only after minTokens tokens', () => {
-    const harness = new Harness({ stop: ['a', 'bc'], minTokens: 3 });
+  test('counts only when it is complete after minTokens tokens', () => {
+    const harness = new Harness({ stop: ['a'], minTokens: 3 });
     harness.steps(bytes('aabca'));
     expect(harness.output).toMatchObject({ text: 'aabc', tokenIds: bytes('aabca') });
+  });
+
+  // As vLLM's detokenizer with min_tokens 3: its stop_check_offset is after the third token.
+  test('may begin among the first minTokens tokens, whose text is held back for it', () => {
+    const harness = new Harness({ stop: ['a', 'bc'], minTokens: 3 });
+    expect(harness.steps(bytes('aabc'))).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: 'aa', tokenIds: bytes('aabc') });
+    expect(harness.texts).toEqual(['a', 'a', '', '']);
+  });
+
+  test.each([
+    ['alone', '<eos>', 'ab', 'ab'],
+    ['after text', 'b<eos>', 'a', 'ab'],
+    ['before text', '<eos>c', 'ab', 'abc'],
+    ['inside text', 'b<eos>cd', 'a', 'abcd'],
+  ])('finds a special token %s, though the text leaves it out', (_, stop, before, whole) => {
+    const tokenIds = [...bytes('ab'), EOS_TOKEN_ID, ...bytes('cde')];
+    for (const includeStopStrInOutput of [false, true]) {
+      const harness = new Harness({ stop, includeStopStrInOutput });
+      expect(harness.steps(tokenIds)).toEqual(['0']);
+      expect(harness.output?.text).toBe(includeStopStrInOutput ? whole : before);
+      expect(harness.texts.join('')).toBe(harness.output?.text);
+    }
+    const visible = new Harness({ stop, skipSpecialTokens: false });
+    visible.steps(tokenIds);
+    expect(visible.output?.text).toBe(before);
+  });
+
+  test('finds no part of a special token', () => {
+    const harness = new Harness({ stop: ['eos', '>c'] });
+    expect(harness.steps([97, EOS_TOKEN_ID, ...bytes('cd')], 'length')).toEqual([]);
+    expect(harness.output?.text).toBe('acd');
   });
 
   test('drops the tokens that came with it in one step', () => {
@@ -294,6 +363,264 @@ describe('logprobs', () => {
   });
 });
 
+describe('the text that a token adds', () => {
+  /** Rows of `width` 2: the tokens that were sampled, and an alternative each. */
+  function rows(tokenIds: number[], alternatives: number[]): LogprobsLists {
+    return {
+      width: 2,
+      tokenIds: Int32Array.from(tokenIds.flatMap((tokenId, i) => [tokenId, alternatives[i]])),
+      logprobs: new Float32Array(2 * tokenIds.length).fill(-1),
+      ranks: new Int32Array(tokenIds.length).fill(2),
+    };
+  }
+
+  /** Runs one step for each token. */
+  function run(tokenIds: number[], alternatives: number[], options: SamplingParamsOptions = {}) {
+    const harness = new Harness({ logprobs: 1, ...options });
+    tokenIds.forEach((tokenId, i) => {
+      const logprobs = rows([77, tokenId], [77, alternatives[i]]);
+      const finishReason = i === tokenIds.length - 1 ? 'length' : null;
+      harness.step([tokenId], { logprobs, finishReason });
+    });
+    const entries = harness.output?.logprobs?.map((position) => [...position.values()]) ?? [];
+    return { harness, entries };
+  }
+
+  test('is nothing for the first bytes of a character, and the character for its last', () => {
+    const tokenIds = bytes('a😀b');
+    const { harness, entries } = run(tokenIds, bytes('xxxxxx'));
+    const sampled = entries.map(([own]) => own);
+    expect(sampled.map(({ decodedToken }) => decodedToken)).toEqual(['a', '', '', '', '😀', 'b']);
+    expect(sampled.map((entry) => entry.bytes)).toEqual([
+      undefined,
+      [0xf0],
+      [0x9f],
+      [0x98],
+      [0x80],
+      undefined,
+    ]);
+    expect(harness.output?.text).toBe('a😀b');
+  });
+
+  test('of an alternative is what it would have added in that place', () => {
+    // After E2 82 come AC for a euro and another byte for another character, or a letter.
+    const [, , euro] = bytes('€');
+    const { entries } = run([...bytes('€'), 97], [98, 98, 0xbd, euro]);
+    expect(entries.map(([, other]) => other.decodedToken)).toEqual([
+      'b',
+      '\ufffdb',
+      Buffer.from([0xe2, 0x82, 0xbd]).toString(),
+      // No character goes on with this byte here, whatever comes.
+      '\ufffd',
+    ]);
+    expect(entries[2][1].bytes).toEqual([0xbd]);
+  });
+
+  test('is there for special tokens, which the text leaves out', () => {
+    const { harness, entries } = run([97, EOS_TOKEN_ID], [98, 98]);
+    expect(entries[1][0].decodedToken).toBe('<eos>');
+    expect(harness.output?.text).toBe('a');
+  });
+
+  test('is that of the whole text, for any bytes', () => {
+    fc.assert(
+      fc.property(fc.array(fc.nat(255), { minLength: 1, maxLength: 12 }), (tokenIds) => {
+        // A letter at the end: nothing is left unfinished.
+        const all = [...tokenIds, 97];
+        const { harness, entries } = run(all, all);
+        const texts = entries.map(([{ decodedToken }]) => decodedToken);
+        expect(texts.join('')).toBe(harness.output?.text);
+        expect(texts.join('')).toBe(Buffer.from(all).toString());
+      }),
+    );
+  });
+
+  test('goes on over the prompt', () => {
+    const harness = new Harness({ promptLogprobs: 0 }, tokenizer, '', bytes('h€'));
+    const [, first, second, third] = bytes('h€');
+    const list = rows([first, second, third], [97, 97, 97]);
+    harness.step([], { promptLogprobs: list });
+    harness.step([99], { finishReason: 'length' });
+    const entries = harness.listener.output?.promptLogprobs?.map((position) =>
+      Array.from(position?.values() ?? [], ({ decodedToken, bytes }) => ({ decodedToken, bytes })),
+    );
+    expect(entries).toEqual([
+      [],
+      [{ decodedToken: '', bytes: [0xe2] }],
+      [{ decodedToken: '', bytes: [0x82] }],
+      [{ decodedToken: '€', bytes: [0xac] }],
+    ]);
+  });
+
+  test('is asked of the tokenizer only where logprobs are asked for', () => {
+    const next = jest.spyOn(LogprobsDecoder.prototype, 'next');
+    run([97, 98], [98, 98], { logprobs: null });
+    expect(next).not.toHaveBeenCalled();
+    run([97, 98], [98, 98]);
+    expect(next).toHaveBeenCalled();
+    next.mockRestore();
+  });
+});
+
+describe('a stream', () => {
+  const list = (...tokenIds: number[]): LogprobsLists => ({
+    width: 1,
+    tokenIds: Int32Array.from(tokenIds),
+    logprobs: Float32Array.from(tokenIds, (tokenId) => -tokenId),
+    ranks: Int32Array.from(tokenIds, () => 1),
+  });
+  const entry = (tokenId: number) => [
+    tokenId,
+    { logprob: -tokenId, rank: 1, decodedToken: String.fromCharCode(tokenId) },
+  ];
+
+  test('has the logprobs of its tokens, and those of the prompt before all', () => {
+    const harness = new Harness({ logprobs: 0, promptLogprobs: 0 });
+    harness.step([97], { logprobs: list(77, 97), promptLogprobs: list(105) });
+    harness.step([98, 99], { logprobs: list(77, 98, 99), finishReason: 'length' });
+    const plain = harness.listener.deltas.map(({ logprobs, promptLogprobs }) => ({
+      logprobs: logprobs?.map((position) => [...position]),
+      promptLogprobs: promptLogprobs?.map((position) => position && [...position]),
+    }));
+    expect(plain).toEqual([
+      { logprobs: [[entry(97)]], promptLogprobs: [null, [entry(105)]] },
+      { logprobs: [[entry(98)], [entry(99)]], promptLogprobs: undefined },
+    ]);
+  });
+
+  test('has none that were not asked for', () => {
+    const harness = new Harness();
+    harness.step([97], { logprobs: list(77, 97), finishReason: 'length' });
+    expect(Object.keys(harness.listener.deltas[0])).toEqual([
+      'index',
+      'text',
+      'tokenIds',
+      'finishReason',
+    ]);
+  });
+});
+
+describe('as JSON', () => {
+  const logprobs: LogprobsLists = {
+    width: 3,
+    tokenIds: Int32Array.of(77, 1, 2, 0xf0, 98, 9),
+    logprobs: Float32Array.of(-9, -1, -2, -0.5, -1.5, -Infinity),
+    ranks: Int32Array.of(50, 1),
+  };
+  // Order counts: ids as an object's keys would be sorted.
+  const written = [
+    { tokenId: 0xf0, logprob: -0.5, rank: 1, decodedToken: '', bytes: [0xf0] },
+    { tokenId: 98, logprob: -1.5, rank: 1, decodedToken: 'b' },
+    { tokenId: 9, logprob: -9999, rank: 2, decodedToken: '\t' },
+  ];
+
+  test('an output keeps all of its logprobs, in order', () => {
+    const harness = new Harness({ logprobs: 2, promptLogprobs: 2 });
+    harness.step([0xf0], {
+      logprobs,
+      promptLogprobs: {
+        width: 3,
+        tokenIds: logprobs.tokenIds.slice(3),
+        logprobs: logprobs.logprobs.slice(3),
+        ranks: Int32Array.of(1),
+      },
+      finishReason: 'length',
+    });
+    const { output, deltas } = harness.listener;
+    expect(JSON.parse(JSON.stringify(output))).toEqual({
+      requestId: '0',
+      prompt: 'Hi',
+      promptTokenIds: bytes('Hi'),
+      promptLogprobs: [null, written],
+      outputs: [
+        { index: 0, text: '\ufffd', tokenIds: [0xf0], finishReason: 'length', logprobs: [written] },
+      ],
+    });
+    expect(JSON.parse(JSON.stringify(deltas))).toEqual([
+      {
+        index: 0,
+        text: '\ufffd',
+        tokenIds: [0xf0],
+        finishReason: 'length',
+        logprobs: [written],
+        promptLogprobs: [null, written],
+      },
+    ]);
+  });
+});
+
+describe('a fault of one request', () => {
+  test('that the scheduler found reaches its caller, and no one else', () => {
+    const harness = new Harness({ n: 2 });
+    const other = harness.add('9');
+    const error = new InvalidLogitsError('1', 3, 320);
+    expect([...harness.step([], { requestId: '1', error })].sort()).toEqual(['0', '1']);
+    expect([...harness.processor.failedReqIds].sort()).toEqual(['0', '1']);
+    expect(harness.listener.error).toBe(error);
+    expect(harness.metrics).toMatchObject({
+      numNansInLogits: 1,
+      numFinishedReqs: { error: 2 },
+    });
+    harness.step([97], { requestId: '9', finishReason: 'length' });
+    expect(other.output?.outputs[0].text).toBe('a');
+    expect(harness.processor.failedReqIds).toEqual([]);
+  });
+
+  test.each(['delta', 'finished'] as const)('in its receiver, %s, is its own', (method) => {
+    const harness = new Harness();
+    const fault = new TypeError('the reader is broken');
+    jest.spyOn(harness.listener, method).mockImplementation(() => {
+      throw fault;
+    });
+    const other = harness.add('9');
+    harness.steps([97], 'length');
+    expect(harness.listener.error).toMatchObject({ code: 'REQUEST_FAILED', cause: fault });
+    expect(harness.processor.numUnfinishedRequests).toBe(1);
+    harness.step([97], { requestId: '9', finishReason: 'length' });
+    expect(other.output?.outputs[0].text).toBe('a');
+  });
+
+  test('in its text ends it, and says so to the scheduler', () => {
+    const harness = new Harness();
+    const other = harness.add('9');
+    const append = jest.spyOn(IncrementalDetokenizer.prototype, 'append');
+    append.mockImplementationOnce(() => {
+      throw new RangeError('no such token');
+    });
+    expect(harness.step([97])).toEqual(['0']);
+    append.mockRestore();
+    expect(harness.listener.error).toBeInstanceOf(RequestFailedError);
+    expect(harness.step([97], { requestId: '9', finishReason: 'length' })).toEqual([]);
+    expect(other.output?.outputs[0].text).toBe('a');
+  });
+
+  test('a logprob that is NaN is one', () => {
+    const nan = {
+      width: 1,
+      tokenIds: Int32Array.of(77, 97),
+      logprobs: Float32Array.of(-1, NaN),
+      ranks: Int32Array.of(1, 1),
+    };
+    const harness = new Harness({ logprobs: 0 });
+    expect(harness.step([97], { logprobs: nan })).toEqual(['0']);
+    expect(harness.listener.error).toMatchObject({ code: 'LOGITS_INVALID', requestId: '0' });
+    const prompt = new Harness({ promptLogprobs: 0 });
+    expect(prompt.step([97], { promptLogprobs: nan })).toEqual(['0']);
+    expect(prompt.listener.error).toMatchObject({ code: 'LOGITS_INVALID', requestId: '0' });
+  });
+
+  test('costs the same however many others there are', () => {
+    const harness = new Harness();
+    for (let i = 1; i < 3000; i++) harness.add(String(i));
+    const ended = jest.spyOn(harness.metrics, 'finished');
+    for (let i = 0; i < harness.requests.length; i++) {
+      harness.processor.failRequest(harness.requests[i], new Error('asleep'));
+    }
+    expect(ended).toHaveBeenCalledTimes(3000);
+    expect(harness.processor.numUnfinishedRequests).toBe(0);
+  });
+});
+
 describe('several samples', () => {
   test('stop each for itself', () => {
     const harness = new Harness({ n: 2, stop: ['b'] });
@@ -325,6 +652,40 @@ test("a request that was given up is nobody's any more", () => {
   expect(harness.step([99])).toEqual([]);
   expect(harness.output).toBeUndefined();
   expect(harness.texts.join('')).toBe('a');
+});
+
+describe('a run of byte tokens, which is not final before it ends', () => {
+  let sentencepiece: Tokenizer;
+  /** The token of a byte; words are tokens of their own. */
+  const byteToken = (byte: number) => 3 + byte;
+
+  beforeAll(async () => {
+    sentencepiece = await Tokenizer.load(path.join(__dirname, '../tokenizer/sentencepiece'));
+  });
+
+  afterAll(() => sentencepiece.close());
+
+  test('ends an output at a stop string that it completes', () => {
+    const harness = new Harness({ stop: ['\n\n'] }, sentencepiece);
+    expect(harness.step([byteToken(0x0a)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: '', finishReason: 'stop' });
+  });
+
+  test('does so with the text before it, and the stop string if that is wanted', async () => {
+    const harness = new Harness({ stop: ['!\n'], includeStopStrInOutput: true }, sentencepiece);
+    const ids = await sentencepiece.encode('wind', { addSpecialTokens: false });
+    expect(harness.step([...ids, byteToken(0x21)])).toEqual([]);
+    expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
+    expect(harness.output).toMatchObject({ text: ' wind!\n', finishReason: 'stop' });
+  });
+
+  test('does not where its end may still break it', () => {
+    const harness = new Harness({ stop: ['é'] }, sentencepiece);
+    expect(harness.step([byteToken(0xc3)])).toEqual([]);
+    expect(harness.step([byteToken(0xc3)], { finishReason: 'length' })).toEqual([]);
+    expect(harness.output).toMatchObject({ text: '\ufffd\ufffd', finishReason: 'length' });
+  });
 });
 
 test('a failure reaches each caller once', () => {

@@ -4,9 +4,8 @@ import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArg
 import type { RequestOptions } from '../../lib/config/requestOptions';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
-import { InputProcessor } from '../../lib/engine/inputProcessor';
+import { encodedInputs, type EngineInput } from '../../lib/engine/callInputs';
 import type { OutputStream, RequestOutput } from '../../lib/engine/outputs';
-import type { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
@@ -89,15 +88,10 @@ const engines: LLMEngine[] = [];
 
 /** An engine over a worker class, small enough to run into its limits; shut down after the test. */
 export class TestEngine<W extends PagedWorker> {
-  private readonly inputProcessor: InputProcessor;
-
   private constructor(
     readonly engine: LLMEngine,
     readonly worker: W,
-    tokenizer: Tokenizer | null,
-  ) {
-    this.inputProcessor = new InputProcessor(engine.config, tokenizer);
-  }
+  ) {}
 
   static async create<W extends PagedWorker>(
     workerCls: new (...args: ConstructorParameters<typeof PagedWorker>) => W,
@@ -117,7 +111,7 @@ export class TestEngine<W extends PagedWorker> {
     const engine = await LLMEngine.create(config, { tokenizer: null, ...options });
     engines.push(engine);
     const { driverWorker } = engine.executor as unknown as { driverWorker: { worker: W } };
-    return new TestEngine(engine, driverWorker.worker, options.tokenizer ?? null);
+    return new TestEngine(engine, driverWorker.worker);
   }
 
   async generate(
@@ -125,7 +119,8 @@ export class TestEngine<W extends PagedWorker> {
     params: SamplingParamsOptions = {},
     options: RequestOptions = {},
   ): Promise<RequestOutput> {
-    return (await this.engine.generate([this.input(prompt, params)], options))[0];
+    const inputs = encodedInputs([this.input(prompt, params)]);
+    return (await this.engine.generate(inputs, options))[0];
   }
 
   /** Several prompts in one call. */
@@ -135,7 +130,7 @@ export class TestEngine<W extends PagedWorker> {
     options: RequestOptions = {},
   ): Promise<RequestOutput[]> {
     return this.engine.generate(
-      prompts.map((prompt) => this.input(prompt, params)),
+      encodedInputs(prompts.map((prompt) => this.input(prompt, params))),
       options,
     );
   }
@@ -145,12 +140,18 @@ export class TestEngine<W extends PagedWorker> {
     params: SamplingParamsOptions = {},
     options: RequestOptions = {},
   ): OutputStream {
-    return this.engine.stream(() => this.input(prompt, params), options);
+    return this.engine.stream(() => encodedInputs([this.input(prompt, params)]), options);
   }
 
-  private input(prompt: readonly number[], options: SamplingParamsOptions) {
-    const params = new SamplingParams({ ignoreEos: true, ...options });
-    return this.inputProcessor.process([{ promptTokenIds: prompt }], params)[0];
+  private input(prompt: readonly number[], options: SamplingParamsOptions): EngineInput {
+    const samplingParams = new SamplingParams({ ignoreEos: true, ...options });
+    return {
+      prompt: null,
+      promptTokenIds: Int32Array.from(prompt),
+      samplingParams,
+      stopTokenIds: samplingParams.stopTokenIds,
+      badWordsTokenIds: [],
+    };
   }
 }
 

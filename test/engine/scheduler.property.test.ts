@@ -4,6 +4,8 @@
  * got alone.
  */
 import fc from 'fast-check';
+import type { Request } from '../../lib/engine/request';
+import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { promptOf, SchedulerDriver } from './schedulerDriver';
 
@@ -63,6 +65,23 @@ function checkPool({ kvCacheManager, limits, requests }: SchedulerDriver): void 
   }
 }
 
+/** The manager never takes it from its last look that a request has no room when another look finds some. */
+function checkRefusals({ kvCacheManager: manager }: SchedulerDriver): void {
+  const findRoom = manager.findRoom.bind(manager);
+  const remembered = manager as unknown as { refusal: unknown };
+  manager.findRoom = (request, others) => {
+    const answer = findRoom(request, others);
+    const { refusal } = remembered;
+    remembered.refusal = null;
+    const anew = findRoom(request, others);
+    remembered.refusal = refusal;
+    if ((answer === null) !== (anew === null)) {
+      throw new Error(`request ${request.requestId} has ${anew ? '' : 'no '}room, unlike before`);
+    }
+    return answer;
+  };
+}
+
 test('no request is lost, no block leaks, and company changes no token', () => {
   fc.assert(
     fc.property(
@@ -76,6 +95,7 @@ test('no request is lost, no block leaks, and company changes no token', () => {
           maxNumBatchedTokens: rest.maxNumSeqs + extraBatchedTokens,
           maxModelLen: MAX_MODEL_LEN,
         });
+        checkRefusals(driver);
         const expected: number[][] = [];
         for (const happening of events) {
           if (happening.kind === 'turn') {
@@ -127,4 +147,111 @@ test('no request is lost, no block leaks, and company changes no token', () => {
     ),
     { numRuns: 2000 },
   );
+});
+
+describe('by priority', () => {
+  const arrivals = fc.array(
+    fc.record({
+      /** Turns before it. */
+      turns: fc.nat(3),
+      promptLength: fc.integer({ min: 1, max: 16 }),
+      first: fc.nat(4),
+      priority: fc.integer({ min: 0, max: 3 }),
+      maxTokens: fc.integer({ min: 1, max: 8 }),
+    }),
+    { minLength: 2, maxLength: 25 },
+  );
+
+  /** Runs the requests; `check` is given each step with those that ran and that waited before it. */
+  function run(
+    driver: SchedulerDriver,
+    requests: typeof arrivals extends fc.Arbitrary<infer T> ? T : never,
+    check: (step: SchedulerOutput, running: Request[], waiting: Request[]) => void,
+  ): void {
+    const launch = driver.launch.bind(driver);
+    driver.launch = () => {
+      const unfinished = [...driver.scheduler.unfinishedRequests];
+      const running = unfinished.filter(({ status }) => status === 'running');
+      const waiting = unfinished.filter(({ status }) => status !== 'running');
+      const inFlight = new Set(unfinished.filter((request) => request.numOutputPlaceholders > 0));
+      const step = launch();
+      check(
+        step,
+        running,
+        waiting.filter((request) => !inFlight.has(request)),
+      );
+      return step;
+    };
+    for (const [i, { turns, promptLength, first, priority, maxTokens }] of requests.entries()) {
+      for (let turn = 0; turn < turns; turn++) driver.turn();
+      driver.add(String(i), promptOf(promptLength, first), { maxTokens }, { priority });
+    }
+    const tokens = driver.run();
+    for (const [i, { promptLength, first, maxTokens }] of requests.entries()) {
+      expect(tokens[i]).toEqual(generateAlone(promptOf(promptLength, first), { maxTokens }));
+    }
+  }
+
+  const before = (a: Request, b: Request) => a.priority - b.priority || a.arrival - b.arrival;
+
+  test('the most urgent request has its share of every step', () => {
+    fc.assert(
+      fc.property(limits, arrivals, ({ extraBatchedTokens, extraBlocks, ...rest }, requests) => {
+        const driver = new SchedulerDriver({
+          ...rest,
+          policy: 'priority',
+          numBlocks: Math.ceil(MAX_MODEL_LEN / rest.blockSize) + extraBlocks,
+          maxNumBatchedTokens: rest.maxNumSeqs + extraBatchedTokens,
+          maxModelLen: MAX_MODEL_LEN,
+        });
+        run(driver, requests, (step, running, waiting) => {
+          // It may wait for what equals hold that came before it, and for its own tokens in flight.
+          const urgent = [...waiting].sort(before).at(0);
+          const mayWait = running.some(
+            ({ priority }) => priority <= (urgent?.priority ?? Infinity),
+          );
+          if (urgent !== undefined && !mayWait) {
+            const others = [...driver.scheduler.unfinishedRequests].sort(before);
+            if (others[0] === urgent)
+              expect([...step.numScheduledTokens.keys()][0]).toBe(urgent.requestId);
+          }
+          // Nobody gives way to a lower priority, nor to an equal that came later.
+          const scheduled = [...step.numScheduledTokens.keys()].map(
+            (id) => driver.requests.get(id) as Request,
+          );
+          for (const id of step.preemptedReqIds) {
+            const victim = driver.requests.get(id) as Request;
+            if (scheduled.includes(victim)) continue;
+            expect(scheduled.every((other) => before(other, victim) < 0)).toBe(true);
+          }
+        });
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('with blocks for all, nobody gives up a seat to an equal, nor more than one to each', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 4 }), arrivals, (maxNumSeqs, requests) => {
+        const driver = new SchedulerDriver({
+          policy: 'priority',
+          maxNumSeqs,
+          numBlocks: maxNumSeqs * 6,
+          maxModelLen: MAX_MODEL_LEN,
+          depth: 2,
+        });
+        run(driver, requests, (step, running) => {
+          const entered = [...step.numScheduledTokens.keys()]
+            .map((id) => driver.requests.get(id) as Request)
+            .filter((request) => !running.includes(request));
+          expect(step.preemptedReqIds.length).toBeLessThanOrEqual(entered.length);
+          for (const id of step.preemptedReqIds) {
+            const victim = driver.requests.get(id) as Request;
+            expect(entered.some(({ priority }) => priority < victim.priority)).toBe(true);
+          }
+        });
+      }),
+      { numRuns: 500 },
+    );
+  });
 });

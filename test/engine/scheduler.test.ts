@@ -1,6 +1,8 @@
+import type { UniprocError } from '../../lib/errors';
+import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
 import { generateAlone } from './pagedModel';
-import { promptOf, SchedulerDriver } from './schedulerDriver';
+import { type Outcome, promptOf, SchedulerDriver } from './schedulerDriver';
 
 /** Tokens of each request in a step. */
 function tokensIn(step: SchedulerOutput): Record<string, number> {
@@ -305,6 +307,279 @@ describe('by priority', () => {
       low: generateAlone(promptOf(8), { maxTokens: 12 }),
       high: generateAlone(promptOf(8, 5), { maxTokens: 12 }),
     });
+  });
+});
+
+describe('an urgent request, by priority,', () => {
+  const preempted = ({ steps }: SchedulerDriver) =>
+    steps.flatMap(({ preemptedReqIds }) => preemptedReqIds);
+
+  /** Three of falling priority hold all seats. */
+  function fullDriver(depth: number): SchedulerDriver {
+    const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 3, depth });
+    for (const [i, priority] of [1, 3, 2].entries()) {
+      driver.add(`p${priority}`, promptOf(3, i), { maxTokens: 12 }, { priority });
+    }
+    driver.turn();
+    return driver;
+  }
+
+  test.each([1, 2])('takes the seat of the lowest at once, %i in flight', (depth) => {
+    const driver = fullDriver(depth);
+    driver.add('urgent', promptOf(4, 9), { maxTokens: 5 }, { priority: 0 });
+    const step = driver.launch();
+    expect(step.preemptedReqIds).toEqual(['p3']);
+    expect([...step.numScheduledTokens.keys()]).toEqual(['urgent', 'p1', 'p2']);
+    const tokens = driver.run();
+    expect(preempted(driver)).toEqual(['p3']);
+    expect(tokens).toEqual({
+      p1: generateAlone(promptOf(3, 0), { maxTokens: 12 }),
+      p3: generateAlone(promptOf(3, 1), { maxTokens: 12 }),
+      p2: generateAlone(promptOf(3, 2), { maxTokens: 12 }),
+      urgent: generateAlone(promptOf(4, 9), { maxTokens: 5 }),
+    });
+  });
+
+  test('takes no seat of its equals', () => {
+    const driver = fullDriver(1);
+    driver.add('equal', promptOf(4, 9), { maxTokens: 5 }, { priority: 3 });
+    driver.run();
+    expect(preempted(driver)).toEqual([]);
+  });
+
+  test('takes no seat where the policy is fcfs', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 1 });
+    driver.add('low', promptOf(3), { maxTokens: 9 }, { priority: 5 });
+    driver.turn();
+    driver.add('urgent', promptOf(4, 9), { maxTokens: 5 }, { priority: 0 });
+    driver.run();
+    expect(preempted(driver)).toEqual([]);
+  });
+
+  test('takes blocks of as many as it needs, from the lowest on', () => {
+    const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 10, maxModelLen: 40 });
+    for (const priority of [1, 2, 3]) {
+      driver.add(`p${priority}`, promptOf(9, priority), { maxTokens: 3 }, { priority });
+    }
+    driver.turn();
+    // Each holds 3 of the 10 blocks; 5 more than the one that is left are needed.
+    driver.add('urgent', promptOf(22, 9), { maxTokens: 2 }, { priority: 0 });
+    const step = driver.launch();
+    expect(step.preemptedReqIds).toEqual(['p3', 'p2']);
+    expect([...step.numScheduledTokens.keys()]).toEqual(['urgent', 'p1']);
+    const tokens = driver.run();
+    expect(tokens.p3).toEqual(generateAlone(promptOf(9, 3), { maxTokens: 3 }));
+  });
+
+  test('takes nothing when all that it could take would not be enough', () => {
+    const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 10, maxModelLen: 40 });
+    driver.add('first', promptOf(26, 1), { maxTokens: 2 }, { priority: 0 });
+    driver.add('low', promptOf(5, 2), { maxTokens: 2 }, { priority: 3 });
+    driver.turn();
+    // 7 and 2 blocks are held; with those of 'low' there would be 3.
+    driver.add('urgent', promptOf(14, 9), { maxTokens: 1 }, { priority: 1 });
+    const step = driver.launch();
+    expect(step.preemptedReqIds).toEqual([]);
+    expect(step.numScheduledTokens.has('low')).toBe(true);
+    driver.run();
+  });
+
+  test('takes blocks that two of low priority share, which are free once both are gone', () => {
+    const driver = new SchedulerDriver({
+      policy: 'priority',
+      numBlocks: 6,
+      maxModelLen: 24,
+      enablePrefixCaching: true,
+    });
+    driver.add('low', promptOf(17), { maxTokens: 2 }, { priority: 3 });
+    driver.add('twin', promptOf(17), { maxTokens: 2 }, { priority: 3 });
+    driver.turn();
+    expect(driver.numFreeBlocks).toBe(0);
+    driver.add('urgent', promptOf(20, 9), { maxTokens: 1 }, { priority: 1 });
+    expect(driver.launch().preemptedReqIds).toEqual(['twin', 'low']);
+    driver.run();
+  });
+
+  test("has its share of a step before lower priorities' long prompts", () => {
+    const driver = new SchedulerDriver({ policy: 'priority', maxNumBatchedTokens: 8 });
+    driver.add('long', promptOf(40), { maxTokens: 1 }, { priority: 3 });
+    driver.turn();
+    driver.add('urgent', promptOf(5, 9), { maxTokens: 1 }, { priority: 1 });
+    expect(tokensIn(driver.launch())).toEqual({ urgent: 5, long: 3 });
+    driver.run();
+  });
+
+  test('that was preempted itself comes back once its tokens in flight are known', () => {
+    const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 1, depth: 2 });
+    driver.add('low', promptOf(3), { maxTokens: 6 }, { priority: 3 });
+    driver.launch();
+    driver.add('urgent', promptOf(5, 9), { maxTokens: 1 }, { priority: 1 });
+    expect(driver.launch().preemptedReqIds).toEqual(['low']);
+    driver.abort('urgent');
+    // Its first token is in flight.
+    expect(driver.launch().totalNumScheduledTokens).toBe(0);
+    driver.land();
+    expect([...driver.launch().scheduledCachedReqs.resumedReqIds]).toEqual(['low']);
+    expect(driver.run().low).toEqual(generateAlone(promptOf(3), { maxTokens: 6 }));
+  });
+});
+
+describe('a request that waits for room', () => {
+  /** The first begins as the second does, and holds blocks that the second needs. */
+  function waitingDriver() {
+    const driver = new SchedulerDriver({
+      numBlocks: 20,
+      maxModelLen: 80,
+      enablePrefixCaching: true,
+    });
+    const lookUps = jest.spyOn(driver.kvCacheManager.blockPool, 'getCachedBlock');
+    driver.add('running', promptOf(30), { maxTokens: 50 });
+    driver.turn();
+    // 18 blocks, of which it finds 5; 8 of the 20 are held.
+    driver.add('waiting', [...promptOf(20), ...promptOf(50, 60)], { maxTokens: 1 });
+    driver.add('behind', promptOf(5, 5), { maxTokens: 1 });
+    lookUps.mockClear();
+    return { driver, lookUps };
+  }
+
+  test('is not looked up again while nothing changed for it', () => {
+    const { driver, lookUps } = waitingDriver();
+    driver.turn();
+    const first = lookUps.mock.calls.length;
+    expect(first).toBeGreaterThan(0);
+    for (let i = 0; i < 45; i++) driver.turn();
+    expect(driver.scheduler.numWaiting).toBe(2);
+    expect(lookUps.mock.calls.length).toBe(first);
+    driver.run();
+  });
+
+  test('enters in the step in which blocks became free', () => {
+    const { driver } = waitingDriver();
+    for (let i = 0; i < 5; i++) driver.turn();
+    driver.abort('running');
+    expect(driver.launch().scheduledNewReqs).toMatchObject([
+      { reqId: 'waiting', numComputedTokens: 20 },
+      { reqId: 'behind', numComputedTokens: 0 },
+    ]);
+    driver.run();
+  });
+
+  test('enters when a block is filled that it shares, though none became free', () => {
+    const driver = new SchedulerDriver({
+      numBlocks: 10,
+      maxModelLen: 40,
+      longPrefillTokenThreshold: 2,
+      enablePrefixCaching: true,
+    });
+    driver.add('other', [1], { maxTokens: 3 });
+    driver.add('like it', promptOf(25), { maxTokens: 1 });
+    driver.add('waiting', promptOf(33), { maxTokens: 1 });
+    // It needs 9 blocks. 2 are held, and then one of them is full of its own beginning.
+    expect(driver.launch().numScheduledTokens.get('waiting')).toBeUndefined();
+    driver.land();
+    expect(driver.launch().numScheduledTokens.get('waiting')).toBe(2);
+    driver.run();
+  });
+
+  test('is let go of when it is aborted', () => {
+    const { driver } = waitingDriver();
+    driver.turn();
+    driver.abort('waiting');
+    expect(driver.scheduler.numWaiting).toBe(1);
+    expect(driver.scheduler.unfinishedRequests.map(({ requestId }) => requestId)).toEqual([
+      'running',
+      'behind',
+    ]);
+    expect((driver.kvCacheManager as unknown as { refusal: unknown }).refusal).toBeNull();
+    driver.run();
+  });
+});
+
+describe('a fault of one request', () => {
+  /** Runs 'a' and 'b', the output of whose second step `change` makes another; the end of each. */
+  function runWith(
+    change: (output: ModelRunnerOutput) => ModelRunnerOutput,
+    depth = 1,
+  ): { driver: SchedulerDriver; errors: Map<string, UniprocError> } {
+    const driver = new SchedulerDriver({ enablePrefixCaching: true, depth });
+    const step = driver.model.step.bind(driver.model);
+    let numSteps = 0;
+    driver.model.step = (scheduled) => {
+      const output = step(scheduled);
+      return ++numSteps === 2 ? change(output) : output;
+    };
+    driver.add('a', promptOf(9), { maxTokens: 6 });
+    driver.add('b', promptOf(9, 5), { maxTokens: 6 });
+    driver.run();
+    return { driver, errors: driver.errors };
+  }
+
+  const withoutRow = (output: ModelRunnerOutput): ModelRunnerOutput => ({
+    ...output,
+    reqIdToIndex: new Map([...output.reqIdToIndex].filter(([reqId]) => reqId !== 'a')),
+  });
+  const withTokens =
+    (tokenIds: number[]) =>
+    (output: ModelRunnerOutput): ModelRunnerOutput => ({
+      ...output,
+      sampledTokenIds: RaggedTokenIds.from(
+        output.reqIds.map((reqId, i) =>
+          reqId === 'a' ? tokenIds : [...output.sampledTokenIds.at(i)],
+        ),
+      ),
+    });
+  const withNans = (output: ModelRunnerOutput): ModelRunnerOutput => ({
+    ...output,
+    numNansInLogits: new Map([['a', 7]]),
+  });
+
+  describe.each([1, 2])('with %i in flight', (depth) => {
+    test.each([
+      ['a row that is missing', withoutRow, 'REQUEST_FAILED', /request a .*no row/],
+      ['a row of no tokens', withTokens([]), 'REQUEST_FAILED', /request a .*fewer tokens/],
+      ['a row of too many', withTokens([1, 2, 3]), 'REQUEST_FAILED', /request a .*more tokens/],
+      ['a row with NaN', withNans, 'LOGITS_INVALID', /request a: 7 of 97 logits are NaN/],
+    ])('%s ends that request alone', (_, change, code, message) => {
+      const { driver, errors } = runWith(change, depth);
+      expect([...errors.keys()]).toEqual(['a']);
+      expect(errors.get('a')).toMatchObject({
+        code,
+        message: expect.stringMatching(message) as string,
+      });
+      // The first step's token; what came with the fault, or after it, is not given out.
+      const alone = generateAlone(promptOf(9), { maxTokens: 6 });
+      const { tokenIds } = driver.outcomes.get('a') as Outcome;
+      expect(tokenIds).toEqual(alone.slice(0, tokenIds.length));
+      expect(tokenIds.length).toBeLessThan(6);
+      expect(driver.outcomes.get('b')).toEqual({
+        tokenIds: generateAlone(promptOf(9, 5), { maxTokens: 6 }),
+        finishReason: 'length',
+      });
+      expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
+      expect(driver.model.requests.size).toBe(0);
+    });
+  });
+
+  test('leaves nothing of it in the prefix cache', () => {
+    const { driver } = runWith(withNans);
+    driver.add('again', promptOf(9), { maxTokens: 1 });
+    driver.add('other', promptOf(9, 5), { maxTokens: 1 });
+    expect(driver.launch().scheduledNewReqs).toMatchObject([
+      { reqId: 'again', numComputedTokens: 0 },
+      { reqId: 'other', numComputedTokens: 8 },
+    ]);
+    driver.run();
+  });
+
+  test('of a worker whose offsets go beyond its tokens is the fault of the whole', () => {
+    const driver = new SchedulerDriver();
+    driver.add('a', promptOf(2), { maxTokens: 1 });
+    const step = driver.scheduler.schedule();
+    const output = driver.model.step(step);
+    const sampledTokenIds = new RaggedTokenIds(new Int32Array(0), Int32Array.of(0, 1));
+    expect(() => driver.scheduler.updateFromOutput(step, { ...output, sampledTokenIds })).toThrow(
+      /0 tokens.* 1$/,
+    );
   });
 });
 

@@ -4,9 +4,10 @@ import { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import type { FinishReason } from '../../lib/engine/outputs';
 import { Request, type RequestInit } from '../../lib/engine/request';
 import { Scheduler } from '../../lib/engine/scheduler';
+import type { UniprocError } from '../../lib/errors';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
-import { PagedModel } from './pagedModel';
+import { PagedModel, VOCAB_SIZE } from './pagedModel';
 
 const DEFAULTS = {
   numBlocks: 64,
@@ -33,6 +34,8 @@ export class SchedulerDriver {
   /** By request id, both. */
   readonly requests = new Map<string, Request>();
   readonly outcomes = new Map<string, Outcome>();
+  /** What ended requests that failed. */
+  readonly errors = new Map<string, UniprocError>();
   /** Every step that was scheduled. */
   readonly steps: SchedulerOutput[] = [];
   private readonly inFlight: { step: SchedulerOutput; output: ModelRunnerOutput }[] = [];
@@ -41,7 +44,7 @@ export class SchedulerDriver {
     this.limits = { ...DEFAULTS, ...limits };
     const { numBlocks, blockSize, enablePrefixCaching } = this.limits;
     this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
-    this.scheduler = new Scheduler(this.limits, this.kvCacheManager);
+    this.scheduler = new Scheduler(this.limits, this.kvCacheManager, VOCAB_SIZE);
     this.model = new PagedModel(this.limits);
   }
 
@@ -89,8 +92,10 @@ export class SchedulerDriver {
     const oldest = this.inFlight.shift();
     if (oldest === undefined) return false;
     const result = this.scheduler.updateFromOutput(oldest.step, oldest.output);
-    for (const { requestId, start, end, finishReason } of result.outputs.slice(0, result.length)) {
+    for (const entry of result.outputs.slice(0, result.length)) {
+      const { requestId, start, end, finishReason, error } = entry;
       const outcome = this.outcomes.get(requestId) as Outcome;
+      if (error !== null) this.errors.set(requestId, error);
       outcome.tokenIds.push(...result.sampledTokenIds.subarray(start, end));
       outcome.finishReason = finishReason;
     }

@@ -68,3 +68,104 @@ test('the result does not depend on how the text is cut', () => {
     }),
   );
 });
+
+/** A token as the matcher sees it: text of the output, or a special token's, which is not. */
+interface Piece {
+  text: string;
+  hidden: boolean;
+}
+
+/** What comes out of a token each, the first `minTokens` of which do not count; null when none matched. */
+function matchTokens(
+  pieces: readonly Piece[],
+  stop: string[],
+  minTokens: number,
+  include: boolean,
+) {
+  const matcher = new StopStringMatcher(stop, include);
+  const out: string[] = [];
+  for (const [i, { text, hidden }] of pieces.entries()) {
+    const counts = i + 1 > minTokens;
+    out.push(hidden ? matcher.pushHidden(text, counts) : matcher.push(text, counts));
+    if (matcher.matched) return { out, numTokens: i + 1 };
+  }
+  out.push(matcher.flush());
+  return { out, numTokens: null };
+}
+
+/**
+ * By definition, with no state: for each end in the text that a token adds, all that stands before it.
+ * A stop string is looked for in the output's text, and in all text, where it has hidden parts whole.
+ */
+function reference(pieces: readonly Piece[], stop: string[], minTokens: number, include: boolean) {
+  let seen: { char: string; token: number; hidden: boolean }[] = [];
+  const textOf = (chars: typeof seen) => chars.map(({ char }) => char).join('');
+  const visible = (chars: typeof seen) => textOf(chars.filter(({ hidden }) => !hidden));
+  for (const [token, { text, hidden }] of pieces.entries()) {
+    for (let i = 1; i <= text.length; i++) {
+      seen = [...seen, { char: text[i - 1], token, hidden }];
+      if (token + 1 <= minTokens || (hidden && i < text.length)) continue;
+      const starts = stop.flatMap((string) => {
+        const inAll = seen.length - string.length;
+        const cutsHidden =
+          inAll > 0 && seen[inAll]?.hidden && seen[inAll].token === seen[inAll - 1].token;
+        return [
+          ...(!hidden && visible(seen).endsWith(string)
+            ? [visible(seen).length - string.length]
+            : []),
+          ...(textOf(seen).endsWith(string) && !cutsHidden
+            ? [visible(seen.slice(0, inAll)).length]
+            : []),
+        ];
+      });
+      if (starts.length === 0) continue;
+      const end = include ? Infinity : Math.min(...starts);
+      return { text: visible(seen).slice(0, end), numTokens: token + 1 };
+    }
+  }
+  return { text: visible(seen), numTokens: null };
+}
+
+test('tokens that do not count, and special tokens, are treated as defined', () => {
+  const letters = (maxLength: number, minLength = 0) =>
+    fc.string({ unit: fc.constantFrom('a', 'b', '<'), minLength, maxLength });
+  const piece = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ text: letters(3), hidden: fc.constant(false) }) },
+    { weight: 1, arbitrary: fc.record({ text: letters(3, 1), hidden: fc.constant(true) }) },
+  );
+  fc.assert(
+    fc.property(
+      fc.array(piece, { maxLength: 12 }),
+      fc.array(letters(5, 1), { minLength: 1, maxLength: 3 }),
+      fc.nat(6),
+      fc.boolean(),
+      (pieces, stop, minTokens, include) => {
+        const { out, numTokens } = matchTokens(pieces, stop, minTokens, include);
+        const expected = reference(pieces, stop, minTokens, include);
+        expect({ text: out.join(''), numTokens }).toEqual(expected);
+      },
+    ),
+    { numRuns: 5000 },
+  );
+});
+
+test("a special token's text is found whole, and not what it happens to contain", () => {
+  const pieces = [
+    { text: 'a', hidden: false },
+    { text: '<b>', hidden: true },
+    { text: 'c', hidden: false },
+  ];
+  const outOf = (stop: string) => matchTokens(pieces, [stop], 0, false).out.join('');
+  expect(['<b>', 'a<b>', '<b>c', 'a<b>c', 'ac'].map(outOf)).toEqual(['a', '', 'a', '', '']);
+  expect(['b', '<', '>', '<b', 'b>c', 'a<'].map(outOf)).toEqual(Array(6).fill('ac'));
+});
+
+test('many long stop strings cost no more than a few short ones', () => {
+  const text = 'ab'.repeat(50_000);
+  // Each character looks like the middle of all of them; comparing them anew would take minutes.
+  const stop = Array.from({ length: 200 }, (_, i) => `${'ab'.repeat(1000)}${i}`);
+  const matcher = new StopStringMatcher(stop, false);
+  let length = 0;
+  for (let i = 0; i < text.length; i += 4) length += matcher.push(text.slice(i, i + 4)).length;
+  expect(length).toBe(text.length - 2000);
+});

@@ -41,10 +41,11 @@ require.extensions['.ts'] = (module, fileName) => {
   module._compile(output, fileName);
 };
 
-// The examples ask for the package they lie in.
-const examples = path.join(root, 'examples');
+// The examples and scripts ask for the package they lie in.
+const inside = ['examples', 'scripts'].map((folder) => path.join(root, folder));
 const isPackage = (request, parent) =>
-  request === 'uniproc' || (request === '..' && path.dirname(parent?.filename ?? '') === examples);
+  request === 'uniproc' ||
+  (request === '..' && inside.includes(path.dirname(parent?.filename ?? '')));
 
 const resolveFilename = Module._resolveFilename;
 Module._resolveFilename = (request, parent, ...rest) => {

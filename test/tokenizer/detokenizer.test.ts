@@ -46,7 +46,7 @@ describe('IncrementalDetokenizer', () => {
     folder = await mkdtemp(path.join(tmpdir(), 'uniproc-detokenizer-'));
     await writeFile(path.join(folder, 'tokenizer.json'), JSON.stringify(json));
     tokenizer = await Tokenizer.load(folder);
-    end = tokenizer.encode('<|end|>', { addSpecialTokens: false })[0];
+    [end] = await tokenizer.encode('<|end|>', { addSpecialTokens: false });
     part = (name) => first + Object.keys(PARTS).indexOf(name);
   });
 
@@ -104,17 +104,13 @@ describe('IncrementalDetokenizer', () => {
     expect(detokenizer.append(tokensOf(0x61))).toBe('\ufffda');
   });
 
-  it('does not hold back a run of broken bytes, and decodes few at a time', () => {
-    const continuation = jest.spyOn(tokenizer, 'continuation');
+  it('does not hold back bytes that no others can make a character of', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     const deltas = tokensOf(...new Array<number>(500).fill(0x98)).map((id) =>
       detokenizer.append([id]),
     );
-    expect(deltas.slice(1)).toEqual(new Array(499).fill('\ufffd'));
-    expect(detokenizer.finish()).toBe('\ufffd');
-    const longest = Math.max(...continuation.mock.calls.map(([ids]) => ids.length));
-    expect(longest).toBeLessThanOrEqual(20);
-    continuation.mockRestore();
+    expect(deltas).toEqual(new Array(500).fill('\ufffd'));
+    expect(detokenizer.finish()).toBe('');
   });
 
   it('keeps a character whole wherever in such a run it stands', () => {

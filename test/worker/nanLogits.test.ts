@@ -86,7 +86,7 @@ async function step(
   requests: Running[],
   finishedReqIds: string[] = [],
   most = Infinity,
-): Promise<ModelRunnerOutput> {
+): Promise<Required<ModelRunnerOutput>> {
   const fresh = requests.filter((request) => request.numComputed === 0);
   const known = requests.filter((request) => request.numComputed > 0);
   const numScheduledTokens = new Map(
@@ -124,7 +124,7 @@ async function step(
     request.numComputed += numScheduledTokens.get(request.reqId) ?? 0;
     request.tokenIds.push(...output.sampledTokenIds.at(row));
   });
-  return output;
+  return output as Required<ModelRunnerOutput>;
 }
 
 const noNans = EMPTY_MODEL_RUNNER_OUTPUT.numNansInLogits;

@@ -1,0 +1,126 @@
+// The longest that the event loop waits while calls are admitted that grow with what callers ask for,
+// beyond what it waits on this machine while nothing happens; a stream goes on meanwhile. Over a
+// device that does nothing, so that no thread but the tokenizer's takes the cores.
+'use strict';
+
+const { monitorEventLoopDelay } = require('node:perf_hooks');
+const { setImmediate: nextTurn, setTimeout: pause } = require('node:timers/promises');
+const { LLM, SamplingParams } = require('..');
+const { NullWorker } = require('./nullWorker');
+
+/** Longest wait beyond idle, in ms. */
+const BOUND = 20;
+const IDLE_MS = 2000;
+
+/** Milliseconds that the loop waited at most during `work`. */
+async function longestWait(work) {
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  delay.enable();
+  await work();
+  // The timer that was held back is seen once it fires.
+  await pause(5);
+  delay.disable();
+  return delay.max / 1e6;
+}
+
+const create = (model, args = {}) =>
+  LLM.create({ model, device: 'cpu', maxModelLen: 512, workerCls: NullWorker, ...args });
+
+/** Runs `work` on an engine of its own, beside a stream that goes on. */
+async function beside(model, args, work) {
+  const llm = await create(model, args);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const endless = async () => {
+    const params = new SamplingParams({ maxTokens: 256, ignoreEos: true });
+    while (!signal.aborted) {
+      const stream = llm.stream('Once', params, { signal });
+      while ((await stream.next()).done !== true);
+    }
+  };
+  const streaming = endless().catch(() => {});
+  try {
+    return await longestWait(() => work(llm));
+  } finally {
+    controller.abort();
+    await streaming;
+    await llm.shutdown();
+  }
+}
+
+const short = new SamplingParams({ maxTokens: 1, ignoreEos: true });
+const refused = (call) =>
+  call.then(
+    () => {},
+    () => {},
+  );
+
+/** 20,000 calls, made as a server would get them, and then given up by one signal. */
+async function fillQueue(llm, priorityOf) {
+  const controller = new AbortController();
+  const long = new SamplingParams({ maxTokens: 500, ignoreEos: true });
+  const calls = [];
+  for (let i = 0; i < 20_000; i++) {
+    const options = { signal: controller.signal, priority: priorityOf(i) };
+    calls.push(refused(llm.generate({ promptTokenIds: [i % 256, 2, 3] }, long, options)));
+    if (i % 100 === 99) await nextTurn();
+  }
+  await pause(200);
+  controller.abort();
+  await Promise.all(calls);
+}
+
+/** What each row measures: [what, engine's options, work]. */
+const ROWS = [
+  [
+    'a prompt of 1 MB',
+    {},
+    (llm) => refused(llm.generate('Once upon a time. '.repeat(58_000), short)),
+  ],
+  [
+    '10,000 prompts in a call',
+    {},
+    (llm) =>
+      llm.generate(
+        Array.from({ length: 10_000 }, (_, i) => `Story ${i}`),
+        short,
+        { progress: false },
+      ),
+  ],
+  ['20,000 waiting, fcfs', { maxNumSeqs: 4 }, (llm) => fillQueue(llm, () => 0)],
+  [
+    '20,000 waiting, priority',
+    { maxNumSeqs: 4, schedulingPolicy: 'priority' },
+    (llm) => fillQueue(llm, (i) => -i),
+  ],
+  [
+    '50,000 bad words',
+    {},
+    (llm) => {
+      const badWords = Array.from({ length: 50_000 }, (_, i) => `word${i}`);
+      return llm.generate('Once', new SamplingParams({ badWords, maxTokens: 1 }));
+    },
+  ],
+];
+
+async function benchEventLoop({ model }) {
+  const idle = await longestWait(() => pause(IDLE_MS));
+  const row = (what, wait) => ({
+    bench: 'event loop',
+    what,
+    value: Math.max(0, wait - idle),
+    unit: 'ms',
+    bound: BOUND,
+  });
+  const rows = [{ bench: 'event loop', what: 'idle', value: idle, unit: 'ms' }];
+  let llm;
+  const creating = await longestWait(async () => {
+    llm = await create(model);
+  });
+  await llm.shutdown();
+  rows.push(row('LLM.create', creating));
+  for (const [what, args, work] of ROWS) rows.push(row(what, await beside(model, args, work)));
+  return rows;
+}
+
+module.exports = { benchEventLoop };

@@ -1,0 +1,58 @@
+/** Whether what a worker gave back for a step is what was scheduled. */
+import {
+  InvalidLogitsError,
+  InvalidStateError,
+  RequestFailedError,
+  type UniprocError,
+} from '../errors';
+import type { ModelRunnerOutput } from '../worker/outputs';
+import type { SchedulerOutput } from '../worker/schedulerOutput';
+
+/** Throws InvalidStateError when the output cannot be this step's: the executor has failed then. */
+export function checkOutput(step: SchedulerOutput, output: ModelRunnerOutput): void {
+  const { reqIdToIndex, sampledTokenIds } = output;
+  const { tokenIds, offsets } = sampledTokenIds;
+  const end = offsets[offsets.length - 1];
+  if (end > tokenIds.length) {
+    throw new InvalidStateError(
+      `a step's output has ${tokenIds.length} tokens, but its offsets go up to ${end}`,
+    );
+  }
+  let first: string | null = null;
+  for (const requestId of step.numScheduledTokens.keys()) {
+    if (reqIdToIndex.has(requestId)) return;
+    first ??= requestId;
+  }
+  throw new InvalidStateError(
+    `request ${first} was scheduled but is not in the output, nor is any other request of the step`,
+  );
+}
+
+/**
+ * Why a request cannot go on with its row of a step's output, -1 for none, which is to have
+ * `numExpected` tokens; null when it can. `vocabSize` is for messages.
+ */
+export function faultOf(
+  requestId: string,
+  { numNansInLogits, sampledTokenIds: { offsets } }: ModelRunnerOutput,
+  row: number,
+  numExpected: number,
+  vocabSize: number | null,
+): UniprocError | null {
+  if (!(row >= 0 && row < offsets.length - 1)) {
+    return misfit(requestId, "the worker's output of a step has no row for it");
+  }
+  const numNans = numNansInLogits?.get(requestId) ?? 0;
+  if (numNans > 0) return new InvalidLogitsError(requestId, numNans, vocabSize);
+  const numTokens = offsets[row + 1] - offsets[row];
+  if (numTokens === numExpected) return null;
+  const compared = numTokens < numExpected ? 'fewer' : 'more';
+  return misfit(
+    requestId,
+    `the worker gave back ${compared} tokens than were scheduled, ${numTokens} for ${numExpected}`,
+  );
+}
+
+function misfit(requestId: string, message: string): RequestFailedError {
+  return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
+}

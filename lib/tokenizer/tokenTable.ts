@@ -1,0 +1,43 @@
+/** What each token stands for, looked up: found the first time that it is asked for. */
+import { StreamDecoder, wholeText } from './streamDecoder';
+import { Vocabulary } from './vocabulary';
+
+export class TokenTable {
+  private readonly pieces: string[];
+  private readonly byteStrings: Uint8Array[];
+  private readonly texts: (string | null | undefined)[];
+
+  constructor(
+    readonly vocabulary: Vocabulary,
+    readonly decoder: StreamDecoder,
+  ) {
+    this.pieces = new Array<string>(vocabulary.size);
+    this.byteStrings = new Array<Uint8Array>(vocabulary.size);
+    this.texts = new Array<string | null | undefined>(vocabulary.size);
+  }
+
+  has(id: number): boolean {
+    return this.vocabulary.has(id);
+  }
+
+  isSpecial(id: number): boolean {
+    return this.vocabulary.isSpecial(id);
+  }
+
+  /** The token as the decoder's stages take it. */
+  piece(id: number): string {
+    return (this.pieces[id] ??= this.decoder.piece(this.vocabulary.token(id)));
+  }
+
+  /** Of a byte-level vocabulary. */
+  bytes(id: number): Uint8Array {
+    return (this.byteStrings[id] ??= this.decoder.bytes(this.piece(id)) as Uint8Array);
+  }
+
+  /** The text of `bytes` after a whole character; null when their last character is not whole. */
+  text(id: number): string | null {
+    let text = this.texts[id];
+    if (text === undefined) text = this.texts[id] = wholeText(this.bytes(id));
+    return text;
+  }
+}

@@ -1,0 +1,272 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../../lib';
+import { renderChatTemplate } from '../../lib';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { byteTokenizerFiles } from '../engine/byteTokenizer';
+import { folderWith } from '../support/folder';
+
+const MESSAGES = [{ role: 'user', content: 'Hi' }];
+const ROLES =
+  '{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</{{ m.role }}>{% endfor %}' +
+  '{% if add_generation_prompt %}<assistant>{% endif %}';
+
+describe('renderChatTemplate', () => {
+  it('opens the turn of the model when it is asked to', () => {
+    expect(renderChatTemplate(ROLES, MESSAGES)).toBe('<user>Hi</user>');
+    expect(renderChatTemplate(ROLES, MESSAGES, { addGenerationPrompt: true })).toBe(
+      '<user>Hi</user><assistant>',
+    );
+  });
+
+  it('hands on tools, documents, special tokens and further variables', () => {
+    const template =
+      '{{ tools|tojson }} {{ documents[0].title }} {{ bos_token }} {{ enable_thinking }} {{ x is defined }}';
+    const options = {
+      tools: [{ type: 'function', function: { name: 'f' } }],
+      documents: [{ title: 'T', text: 'B' }],
+      specialTokens: { bos_token: '<s>' },
+      chatTemplateKwargs: { enable_thinking: false },
+    };
+    expect(renderChatTemplate(template, MESSAGES, options)).toBe(
+      '[{"type": "function", "function": {"name": "f"}}] T <s> False False',
+    );
+  });
+
+  it('gives None for tools and documents that there are not', () => {
+    expect(renderChatTemplate('{{ tools }} {{ documents }}', MESSAGES)).toBe('None None');
+    expect(renderChatTemplate('{{ tools }}', MESSAGES, { tools: [] })).toBe('[]');
+  });
+
+  it('lets variables of the caller go before special tokens', () => {
+    const options = { specialTokens: { bos_token: 'a' }, chatTemplateKwargs: { bos_token: 'b' } };
+    expect(renderChatTemplate('{{ bos_token }}', MESSAGES, options)).toBe('b');
+  });
+
+  it('hands on content that is null, missing or a list, and other fields', () => {
+    const template =
+      '{% for m in messages %}{{ m.content is defined }}{{ m.content }}{{ m.tool_calls }};{% endfor %}';
+    const messages = [
+      { role: 'assistant', content: null, tool_calls: [{ id: 'c' }] },
+      { role: 'assistant', tool_calls: [] },
+      { role: 'user', content: [{ type: 'text', text: 'x' }] },
+    ];
+    expect(renderChatTemplate(template, messages)).toBe(
+      "TrueNone[{'id': 'c'}];False[];True[{'type': 'text', 'text': 'x'}];",
+    );
+  });
+
+  it('says which line is no template', () => {
+    const render = () => renderChatTemplate('{{ 1 }}\n{% nope %}', MESSAGES);
+    expect(render).toThrow(ChatTemplateError);
+    expect(render).toThrow(/^line 2: Encountered unknown tag 'nope'.*the line is '{% nope %}'/);
+    expect(render).toThrow(
+      expect.objectContaining({ code: 'CHAT_TEMPLATE_INVALID', line: 2 }) as Error,
+    );
+  });
+
+  it('passes on what a template raises', () => {
+    const render = () => renderChatTemplate("{{ raise_exception('No system role') }}", MESSAGES);
+    expect(render).toThrow(InvalidRequestError);
+    expect(render).toThrow('the chat template refuses the messages: No system role');
+  });
+
+  it('says where the messages do not suit a template', () => {
+    expect(() => renderChatTemplate('\n{{ messages[0].content + 1 }}', MESSAGES)).toThrow(
+      'at its line 2, TypeError: can only concatenate str (not "int") to str',
+    );
+  });
+
+  it.each<[unknown, object, RegExp]>([
+    [[], {}, /messages is \[\]/],
+    [[5], {}, /messages\[0\] is 5/],
+    [MESSAGES, { tools: [5] }, /tools\[0\] is 5/],
+    [MESSAGES, { documents: 'x' }, /documents is 'x'/],
+    [MESSAGES, { chatTemplateKwargs: { tools: [] } }, /has tools, which .* the option tools/],
+    [MESSAGES, { addGenerationPrompt: true, continueFinalMessage: true }, /exclude each other/],
+    [[{ role: 'user', content: () => 1 }], {}, /messages\[0\]\.content is a function/],
+  ])('refuses %j with %j', (messages, options, message) => {
+    const render = () => renderChatTemplate('x', messages as object[], options);
+    expect(render).toThrow(InvalidRequestError);
+    expect(render).toThrow(message);
+  });
+});
+
+describe('continueFinalMessage', () => {
+  const chat = (content: unknown, more = {}) => [
+    ...MESSAGES,
+    { role: 'assistant', content, ...more },
+  ];
+  const options = { continueFinalMessage: true };
+  const KEEPING = ROLES.replace(' | trim', '');
+
+  it('leaves the last message open', () => {
+    expect(renderChatTemplate(ROLES, chat('It is'), options)).toBe(
+      '<user>Hi</user><assistant>It is',
+    );
+  });
+
+  it('keeps the space at its end where the template does', () => {
+    expect(renderChatTemplate(KEEPING, chat('It is '), options)).toMatch(/It is $/);
+    expect(renderChatTemplate(ROLES, chat('It is '), options)).toMatch(/It is$/);
+  });
+
+  it('goes on with the last text of a list', () => {
+    const template = '{% for p in messages[-1].content %}[{{ p.text }}]{% endfor %}';
+    const parts = ['a', 'b'].map((text) => ({ type: 'text', text }));
+    expect(renderChatTemplate(template, chat(parts), options)).toBe('[a][b');
+  });
+
+  it('goes on with another field', () => {
+    const template = '{{ messages[-1].reasoning }}|{{ messages[-1].content }}';
+    const messages = chat('x', { reasoning: 'so' });
+    expect(renderChatTemplate(template, messages, { continueFinalMessage: 'reasoning' })).toBe(
+      'so',
+    );
+  });
+
+  it('does not change the messages', () => {
+    const messages = chat('It is');
+    renderChatTemplate(ROLES, messages, options);
+    expect(messages).toEqual(chat('It is'));
+  });
+
+  it.each([
+    [ROLES, chat(null), true, /no 'content' to go on with/],
+    [ROLES, chat([{ type: 'image' }]), true, /no text to go on with/],
+    [ROLES, chat('x', { other: 'y' }), 'other', /a field that the chat template does not know/],
+    ['{{ messages[0].content }}', chat('It is'), true, /leaves out or changes the last message/],
+  ])('%s refuses %j', (template, messages, continueFinalMessage, message) => {
+    expect(() => renderChatTemplate(template, messages, { continueFinalMessage })).toThrow(message);
+  });
+});
+
+describe('the chat template of a checkpoint', () => {
+  const open: Tokenizer[] = [];
+  afterAll(() => Promise.all(open.map((tokenizer) => tokenizer.close())));
+
+  async function load(
+    files: Record<string, unknown>,
+    more: Record<string, string> = {},
+    own?: string,
+  ) {
+    const folder = await folderWith({ ...byteTokenizerFiles(), ...files });
+    for (const [name, text] of Object.entries(more)) {
+      await mkdir(path.join(folder, 'additional_chat_templates'), { recursive: true });
+      await writeFile(path.join(folder, 'additional_chat_templates', `${name}.jinja`), text);
+    }
+    const tokenizer = await Tokenizer.load(folder, { chatTemplate: own });
+    open.push(tokenizer);
+    return tokenizer;
+  }
+
+  const inConfig = (chat_template: unknown) => ({ 'tokenizer_config.json': { chat_template } });
+  const named = (entries: Record<string, string>) =>
+    Object.entries(entries).map(([name, template]) => ({ name, template }));
+
+  it.each<[string, Record<string, unknown>, Record<string, string>, string]>([
+    ['chat_template.jinja', { 'chat_template.jinja': 'A', ...inConfig('D') }, {}, 'A'],
+    ['chat_template.jinja', { 'chat_template.jinja': 'A' }, { rag: 'B' }, 'A'],
+    ['additional_chat_templates', inConfig('D'), { default: 'B' }, 'B'],
+    [
+      'chat_template.json',
+      { 'chat_template.json': { chat_template: 'C' }, ...inConfig('D') },
+      {},
+      'C',
+    ],
+    ['a string', inConfig('D'), {}, 'D'],
+    ['a list', inConfig(named({ rag: 'R', default: 'D' })), {}, 'D'],
+    ['an object', inConfig({ rag: 'R', default: 'D' }), {}, 'D'],
+  ])('is that of %s', async (_, files, more, text) => {
+    expect((await load(files, more)).renderChatTemplate(MESSAGES)).toBe(text);
+  });
+
+  it('is tool_use where there are tools', async () => {
+    const tokenizer = await load(inConfig(named({ default: 'D', tool_use: 'T' })));
+    expect(tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
+    expect(tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
+  });
+
+  it('is the one that the call names, or gives', async () => {
+    const tokenizer = await load(inConfig(named({ default: 'D', rag: 'R' })));
+    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
+    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{ 1 + 1 }}' })).toBe('2');
+  });
+
+  it('is the one that was given when it was loaded, unless the call gives another', async () => {
+    const tokenizer = await load(inConfig('D'), {}, 'own');
+    expect(tokenizer.renderChatTemplate(MESSAGES)).toBe('own');
+    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'call' })).toBe('call');
+    await expect(load({}, {}, '{% nope %}')).rejects.toThrow(ConfigError);
+  });
+
+  it('must be named where none is the default', async () => {
+    const tokenizer = await load(inConfig(named({ rag: 'R', other: 'O' })));
+    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(
+      /has the chat templates other, rag and none is named 'default'/,
+    );
+    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
+  });
+
+  it('that does not compile is a warning, and an error once it is used', async () => {
+    const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation();
+    const tokenizer = await load({ 'chat_template.jinja': 'x\n{{ y|nope }}' });
+    expect(emitWarning).toHaveBeenCalledWith(
+      expect.stringMatching(/chat_template\.jinja: .*line 2: No filter named 'nope'/),
+      'UniprocWarning',
+    );
+    emitWarning.mockRestore();
+    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(CheckpointError);
+    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(/line 2: No filter named 'nope'/);
+    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'own' })).toBe('own');
+  });
+
+  it('of the call that does not compile is the fault of the call', async () => {
+    const tokenizer = await load({});
+    expect(() => tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{' })).toThrow(
+      InvalidRequestError,
+    );
+  });
+
+  it('opens the turn of the model unless the last message is gone on with', async () => {
+    const tokenizer = await load({ 'chat_template.jinja': ROLES });
+    expect(tokenizer.renderChatTemplate(MESSAGES)).toMatch(/<assistant>$/);
+    expect(tokenizer.renderChatTemplate(MESSAGES, { addGenerationPrompt: false })).toMatch(
+      /<\/user>$/,
+    );
+    expect(tokenizer.renderChatTemplate(MESSAGES, { continueFinalMessage: true })).toBe('<user>Hi');
+  });
+
+  describe('with splitSpecialTokens', () => {
+    const template = '{% for m in messages %}{{ m.content|upper|lower }}<eos>{% endfor %}';
+    const EOS = 256;
+    const apply = async (
+      messages: { role: string; content: string }[],
+      splitSpecialTokens: boolean,
+    ) => {
+      const tokenizer = await load({ 'chat_template.jinja': template });
+      return tokenizer.applyChatTemplate(messages, { splitSpecialTokens });
+    };
+    const bytes = (text: string) => [...Buffer.from(text)];
+
+    it('keeps what a user wrote from ending the turn', async () => {
+      const messages = [{ role: 'user', content: 'a<eos>b' }];
+      expect(await apply(messages, false)).toEqual([...bytes('a'), EOS, ...bytes('b'), EOS]);
+      expect(await apply(messages, true)).toEqual([...bytes('a<eos>b'), EOS]);
+    });
+
+    it('leaves what the assistant wrote, and text without special tokens', async () => {
+      const messages = [
+        { role: 'user', content: 'x<eo' },
+        { role: 'assistant', content: 'y<eos>' },
+      ];
+      const ids = [...bytes('x<eo'), EOS, ...bytes('y'), EOS, EOS];
+      expect(await apply(messages, true)).toEqual(ids);
+    });
+
+    it('breaks those that begin inside one another', async () => {
+      const messages = [{ role: 'user', content: '<e<eos>os><eos><eos>' }];
+      expect(await apply(messages, true)).toEqual([...bytes('<e<eos>os><eos><eos>'), EOS]);
+    });
+  });
+});
