@@ -495,6 +495,26 @@ describe('a request that waits for room', () => {
   });
 });
 
+test.each(['fcfs', 'priority'] as const)(
+  'a step costs the same with 20,000 waiting requests, by %s',
+  (policy) => {
+    const comparisons = [10, 20_000].map((numWaiting) => {
+      const driver = new SchedulerDriver({ policy, maxNumSeqs: 2 });
+      for (let i = 0; i < 2; i++) driver.add(`r${i}`, promptOf(3), { maxTokens: 40 });
+      driver.turn();
+      for (let i = 0; i < numWaiting; i++) {
+        driver.add(String(i), promptOf(3), { maxTokens: 4 }, { priority: numWaiting - i });
+      }
+      const { scheduler } = driver;
+      const precedes = jest.spyOn(scheduler as unknown as { precedes: () => boolean }, 'precedes');
+      driver.turn();
+      return precedes.mock.calls.length;
+    });
+    expect(comparisons[1]).toBe(comparisons[0]);
+    expect(comparisons[0]).toBeLessThan(10);
+  },
+);
+
 describe('a fault of one request', () => {
   /** Runs 'a' and 'b', the output of whose second step `change` makes another; the end of each. */
   function runWith(
