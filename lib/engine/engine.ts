@@ -458,6 +458,10 @@ export class LLMEngine {
 
   private schedule(): SchedulerOutput {
     const step = this.scheduler.schedule();
+    for (const { request, error } of this.scheduler.takeFailures()) {
+      this.outputProcessor.failRequest(request, error);
+      this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');
+    }
     if (step.scheduledNewReqs.length > 0) {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);

@@ -9,29 +9,30 @@
  * of calls: the same calls give the same schedule.
  */
 import type { SchedulerConfig } from '../config/uniprocConfig';
+import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
-import {
-  type CachedRequestData,
-  emptySchedulerOutput,
-  type NewRequestData,
-  type SchedulerOutput,
-} from '../worker/schedulerOutput';
+import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs, FinishReason } from './outputs';
 import type { Request } from './request';
 import { RequestQueue } from './requestQueue';
+import {
+  addCachedRequest,
+  addNewRequest,
+  addResumedRequest,
+  newStep,
+  removeLatest,
+  type StepInMaking,
+} from './stepInMaking';
 import { checkOutput, faultOf } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
+const NO_FAILURES: readonly SchedulingFailure[] = Object.freeze([]);
 
-/** A SchedulerOutput while it is written. */
-interface StepInMaking extends SchedulerOutput {
-  scheduledCachedReqs: CachedRequestData & {
-    resumedReqIds: Set<string>;
-    allTokenIds: Map<string, Int32Array>;
-  };
-  numScheduledTokens: Map<string, number>;
-  preemptedReqIds: string[];
+/** A request that could not be scheduled and was ended. */
+export interface SchedulingFailure {
+  request: Request;
+  error: RequestFailedError;
 }
 
 export class Scheduler {
@@ -44,6 +45,7 @@ export class Scheduler {
   private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
+  private readonly failures: SchedulingFailure[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
   private numArrivals = 0;
   private preemptions = 0;
@@ -107,8 +109,7 @@ export class Scheduler {
    * later. Once the first of the waiting requests cannot enter, none behind it does.
    */
   schedule(): SchedulerOutput {
-    const step = emptySchedulerOutput() as StepInMaking;
-    step.finishedReqIds = this.finishedReqIds;
+    const step = newStep(this.finishedReqIds);
     this.finishedReqIds = [];
 
     let budget = this.config.maxNumBatchedTokens;
@@ -118,24 +119,44 @@ export class Scheduler {
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
-      if (
-        mayEnter &&
-        first !== undefined &&
-        (request === undefined || this.precedes(first, request))
-      ) {
-        const numNewTokens = this.admit(first, budget, step);
-        mayEnter = numNewTokens > 0;
-        if (mayEnter) next++;
-        budget -= numNewTokens;
-        continue;
+      const enters =
+        mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
+      const candidate = enters ? first : request;
+      if (candidate === undefined) break;
+      try {
+        if (enters) {
+          const numNewTokens = this.admit(candidate, budget, step);
+          mayEnter = numNewTokens > 0;
+          if (mayEnter) next++;
+          budget -= numNewTokens;
+        } else {
+          budget -= this.scheduleRunning(candidate, budget, step);
+          // It was the last, and gave its blocks back, if it no longer runs.
+          if (candidate.status === 'running') next++;
+        }
+      } catch (error) {
+        this.fail(candidate, error, step);
       }
-      if (request === undefined) break;
-      budget -= this.scheduleRunning(request, budget, step);
-      // It was the last, and gave its blocks back, if it no longer runs.
-      if (request.status === 'running') next++;
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
     return step;
+  }
+
+  /** Ends a request that could not be scheduled; the step goes on without it. */
+  private fail(request: Request, error: unknown, step: StepInMaking): void {
+    removeLatest(step, request);
+    // It may have been on its way from one to the other.
+    if (request.queueIndex >= 0) this.waiting.remove(request);
+    this.running = this.running.filter((other) => other !== request);
+    request.status = 'running';
+    this.finish(request, 'error');
+    const failure = new RequestFailedError(request.requestId, 'scheduled', error);
+    this.failures.push({ request, error: failure });
+  }
+
+  /** The requests that have failed in `schedule` since this was last asked. */
+  takeFailures(): readonly SchedulingFailure[] {
+    return this.failures.length > 0 ? this.failures.splice(0) : NO_FAILURES;
   }
 
   /** Returns how many tokens of the request the step computes. */
@@ -144,11 +165,7 @@ export class Scheduler {
     const numNewTokens = this.numTokensToCompute(request, budget);
     const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
     if (newBlockIds === null) return 0;
-    const cached = step.scheduledCachedReqs;
-    cached.reqIds.push(request.requestId);
-    cached.newBlockIds.push(newBlockIds.length > 0 ? (newBlockIds as number[]) : null);
-    cached.numComputedTokens.push(request.numComputedTokens);
-    cached.numOutputTokens.push(request.numOutputTokens + request.numOutputPlaceholders);
+    addCachedRequest(step, request, newBlockIds);
     this.advance(request, numNewTokens, step);
     return numNewTokens;
   }
@@ -217,8 +234,8 @@ export class Scheduler {
     this.kvCacheManager.shareBlocks(request, computedBlocks);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
-    if (request.status === 'waiting') step.scheduledNewReqs.push(newRequestData(request));
-    else this.resume(request, step);
+    if (request.status === 'waiting') addNewRequest(step, request);
+    else addResumedRequest(step, request);
     this.waiting.remove(request);
     this.insertRunning(request);
     request.status = 'running';
@@ -254,16 +271,6 @@ export class Scheduler {
     return start === running.length ? NO_REQUESTS : running.slice(start);
   }
 
-  private resume(request: Request, step: StepInMaking): void {
-    const cached = step.scheduledCachedReqs;
-    cached.resumedReqIds.add(request.requestId);
-    cached.allTokenIds.set(request.requestId, request.allTokenIds());
-    cached.reqIds.push(request.requestId);
-    cached.newBlockIds.push([...request.blockIds]);
-    cached.numComputedTokens.push(request.numComputedTokens);
-    cached.numOutputTokens.push(request.numOutputTokens);
-  }
-
   /** Puts the request into the step, which samples once it has computed all tokens there are. */
   private advance(request: Request, numNewTokens: number, step: StepInMaking): void {
     step.numScheduledTokens.set(request.requestId, numNewTokens);
@@ -285,7 +292,13 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      this.updateRequest(request, output, this.outputAt(length++));
+      const result = this.outputAt(length++);
+      try {
+        this.updateRequest(request, output, result);
+      } catch (error) {
+        result.error = new RequestFailedError(requestId, 'computed', error);
+        if (request.status !== 'finished') this.finish(request, 'error');
+      }
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
@@ -378,18 +391,4 @@ export class Scheduler {
 
 function isUnfinished(request: Request): boolean {
   return request.status !== 'finished';
-}
-
-function newRequestData(request: Request): NewRequestData {
-  return {
-    reqId: request.requestId,
-    promptTokenIds: request.promptTokenIds,
-    ...(request.numOutputTokens > 0 && { prefillTokenIds: request.allTokenIds() }),
-    samplingParams: request.samplingParams,
-    stopTokenIds: request.stopTokenIds,
-    badWordsTokenIds: request.badWordsTokenIds,
-    seed: request.seed,
-    blockIds: [...request.blockIds],
-    numComputedTokens: request.numComputedTokens,
-  };
 }

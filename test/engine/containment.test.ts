@@ -1,5 +1,6 @@
 /** What goes wrong for one request ends it alone; the engine and its other callers go on. */
 import { InvalidLogitsError, RequestFailedError } from '../../lib/errors';
+import type { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
@@ -64,6 +65,22 @@ describe.each([true, false])('with asyncScheduling %s', (asyncScheduling) => {
     });
     expect(engine.worker.model.requests.size).toBe(0);
   });
+});
+
+test('a request that cannot be scheduled rejects with its whole prompt, others resolve', async () => {
+  const engine = await TestEngine.create(PagedWorker);
+  const { kvCacheManager } = engine.engine as unknown as { kvCacheManager: KVCacheManager };
+  const allocateSlots = kvCacheManager.allocateSlots.bind(kvCacheManager);
+  kvCacheManager.allocateSlots = (request, numNewTokens) => {
+    if (request.requestId === '0-1') throw new TypeError('no such block');
+    return allocateSlots(request, numNewTokens);
+  };
+  const failing = engine.generate(promptOf(5), { ...PARAMS, n: 3 });
+  const other = engine.generate(promptOf(5, 1), PARAMS);
+  await expect(failing).rejects.toThrow(/request 0-1 could not be scheduled: no such block/);
+  expect((await other).outputs[0].tokenIds).toEqual(generateAlone(promptOf(5, 1), PARAMS));
+  await turns();
+  expect(engine.engine.stats()).toMatchObject({ numRunningReqs: 0, kvCacheUsage: 0 });
 });
 
 test('a sample with NaN ends the other samples of its prompt, whose blocks are freed', async () => {

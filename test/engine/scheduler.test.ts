@@ -580,6 +580,50 @@ describe('a fault of one request', () => {
     });
   });
 
+  test.each([
+    ['a new request', 0],
+    ['a running request', 1],
+    ['a running request that needs a block', 4],
+  ])('while %s is scheduled leaves the step to the others', (_, numTurns) => {
+    const driver = new SchedulerDriver();
+    const fault = new TypeError('no such block');
+    const { kvCacheManager } = driver;
+    const allocateSlots = kvCacheManager.allocateSlots.bind(kvCacheManager);
+    for (const [i, id] of ['a', 'b', 'c'].entries()) {
+      driver.add(id, promptOf(9, i), { maxTokens: 8 });
+    }
+    for (let turn = 0; turn < numTurns; turn++) driver.turn();
+    kvCacheManager.allocateSlots = (request, numNewTokens) => {
+      const blockIds = allocateSlots(request, numNewTokens);
+      if (request.requestId === 'b') throw fault;
+      return blockIds;
+    };
+    const step = driver.launch();
+    expect([...step.numScheduledTokens.keys()]).toEqual(['a', 'c']);
+    expect(driver.scheduler.takeFailures()).toMatchObject([
+      { request: { requestId: 'b' }, error: { code: 'REQUEST_FAILED', cause: fault } },
+    ]);
+    expect(driver.scheduler.takeFailures()).toEqual([]);
+    const tokens = driver.run();
+    expect([tokens.a, tokens.c]).toEqual(
+      [0, 2].map((i) => generateAlone(promptOf(9, i), { maxTokens: 8 })),
+    );
+    expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
+    expect(driver.model.requests.size).toBe(0);
+  });
+
+  test('while its tokens are appended ends that request alone', () => {
+    const driver = new SchedulerDriver();
+    const broken = driver.add('a', promptOf(9), { maxTokens: 8 });
+    driver.add('b', promptOf(9, 5), { maxTokens: 8 });
+    jest.spyOn(broken, 'appendOutputToken').mockImplementation(() => {
+      throw new RangeError('too long');
+    });
+    expect(driver.run().b).toEqual(generateAlone(promptOf(9, 5), { maxTokens: 8 }));
+    expect(driver.errors.get('a')).toMatchObject({ code: 'REQUEST_FAILED' });
+    expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
+  });
+
   test('leaves nothing of it in the prefix cache', () => {
     const { driver } = runWith(withNans);
     driver.add('again', promptOf(9), { maxTokens: 1 });
