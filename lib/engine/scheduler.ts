@@ -245,7 +245,7 @@ export class Scheduler {
 
   /**
    * The cached blocks that the request begins with, once it has a seat and room, for which running
-   * requests of strictly lower priority give up theirs, the last first. Null, and nobody is preempted,
+   * requests of strictly lower priority give up theirs, the last first. Null, and none is preempted,
    * when even that would not be enough.
    */
   private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
@@ -287,12 +287,13 @@ export class Scheduler {
    * output is not one of this step at all. What is returned is valid until the next call.
    */
   updateFromOutput(step: SchedulerOutput, output: ModelRunnerOutput): EngineCoreOutputs {
-    checkOutput(step, output);
+    checkOutput(step, output, this.requests);
     let length = 0;
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
       const result = this.outputAt(length++);
+      result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
       } catch (error) {
@@ -316,7 +317,6 @@ export class Scheduler {
     const row = output.reqIdToIndex.get(requestId) ?? -1;
     const start = offsets.at(Math.max(row, 0)) ?? 0;
     const numExpected = request.tokensInFlight.shift() ?? 0;
-    result.requestId = requestId;
     result.start = result.end = start;
     result.promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
     result.finishReason = null;

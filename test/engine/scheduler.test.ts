@@ -755,6 +755,15 @@ test('an output that lacks a scheduled request is an error that names it', () =>
   expect(() => driver.scheduler.updateFromOutput(step, output)).toThrow(/request a /);
 });
 
+test('an output for requests that have all ended is nothing to complain of', () => {
+  const driver = new SchedulerDriver();
+  driver.add('a', promptOf(2), { maxTokens: 4 });
+  const step = driver.scheduler.schedule();
+  const output = { ...driver.model.step(step), reqIdToIndex: new Map() };
+  driver.abort('a');
+  expect(driver.scheduler.updateFromOutput(step, output).length).toBe(0);
+});
+
 test('the same calls give the same schedule', () => {
   const schedules = [0, 1].map(() => {
     const driver = new SchedulerDriver({ depth: 2, numBlocks: 16, maxNumBatchedTokens: 12 });
