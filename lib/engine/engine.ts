@@ -17,6 +17,7 @@ import {
   InvalidStateError,
   NotSupportedError,
   QueueFullError,
+  RequestFailedError,
   ShutdownError,
 } from '../errors';
 import { Executor } from '../executor/executor';
@@ -458,8 +459,9 @@ export class LLMEngine {
 
   private schedule(): SchedulerOutput {
     const step = this.scheduler.schedule();
-    for (const { request, error } of this.scheduler.takeFailures()) {
-      this.outputProcessor.failRequest(request, error);
+    for (const { requestId, error } of this.scheduler.takeFaults()) {
+      const failure = new RequestFailedError(requestId, 'scheduled', error);
+      this.outputProcessor.failRequest({ requestId }, failure);
       this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');
     }
     if (step.scheduledNewReqs.length > 0) {

@@ -27,12 +27,12 @@ import {
 import { checkOutput, faultOf } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
-const NO_FAILURES: readonly SchedulingFailure[] = Object.freeze([]);
+const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
-/** A request that could not be scheduled and was ended. */
-export interface SchedulingFailure {
-  request: Request;
-  error: RequestFailedError;
+/** A request that could not be scheduled and was ended, and what was thrown. */
+export interface SchedulingFault {
+  requestId: string;
+  error: unknown;
 }
 
 export class Scheduler {
@@ -45,7 +45,7 @@ export class Scheduler {
   private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
-  private readonly failures: SchedulingFailure[] = [];
+  private readonly faults: SchedulingFault[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
   private numArrivals = 0;
   private preemptions = 0;
@@ -150,13 +150,12 @@ export class Scheduler {
     this.running = this.running.filter((other) => other !== request);
     request.status = 'running';
     this.finish(request, 'error');
-    const failure = new RequestFailedError(request.requestId, 'scheduled', error);
-    this.failures.push({ request, error: failure });
+    this.faults.push({ requestId: request.requestId, error });
   }
 
-  /** The requests that have failed in `schedule` since this was last asked. */
-  takeFailures(): readonly SchedulingFailure[] {
-    return this.failures.length > 0 ? this.failures.splice(0) : NO_FAILURES;
+  /** Requests that ended because scheduling them threw, since this was last called. */
+  takeFaults(): readonly SchedulingFault[] {
+    return this.faults.length > 0 ? this.faults.splice(0) : NO_FAULTS;
   }
 
   /** Returns how many tokens of the request the step computes. */
