@@ -44,10 +44,17 @@ export class UnsupportedModelError extends UniprocError {
   }
 }
 
-/** A prompt or a sampling parameter out of range; nothing was admitted. `code`: REQUEST_INVALID. */
+/**
+ * A prompt or a sampling parameter out of range; nothing of the request was admitted. `code`:
+ * REQUEST_INVALID.
+ */
 export class InvalidRequestError extends UniprocError {
-  constructor(message: string, options?: ErrorOptions) {
+  /** The request at fault, where the error comes from the worker, which knows it by its id. */
+  readonly requestId: string | undefined;
+
+  constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
     super('REQUEST_INVALID', message, options);
+    this.requestId = options?.requestId;
   }
 }
 
@@ -337,6 +344,13 @@ export class AddonUnavailableError extends UniprocError {
   }
 }
 
+/** A fault of this library itself, which is worth a report. `code`: INTERNAL. */
+export class InternalError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INTERNAL', message, options);
+  }
+}
+
 /** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
 function describe(thrown: unknown): string {
   try {
@@ -358,6 +372,8 @@ export function nativeError(
       return new OutOfMemoryError(message);
     case 'DEVICE_FAILED':
       return new DeviceError(message);
+    case 'REQUEST_INVALID':
+      return new InvalidRequestError(message);
     case 'CHECKPOINT_INVALID':
       return new CheckpointError(file ?? 'checkpoint', message);
     case 'NOT_SUPPORTED':
@@ -374,7 +390,9 @@ export function nativeError(
       return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
+    case 'INTERNAL':
+      return new InternalError(message);
     default:
-      return new UniprocError(code, message);
+      return new InternalError(`${message} (code ${code})`);
   }
 }

@@ -15,6 +15,7 @@ import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
+import type { CallInputs } from './engine/callInputs';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
@@ -39,13 +40,11 @@ export interface CreateArgs extends EngineArgs {
  * ShutdownError or ExecutorFailedError.
  */
 export class LLM {
-  /** Done when every prompt of the calls so far is encoded or refused. */
-  private encoded: Promise<unknown> = Promise.resolve();
-
   private constructor(
     /** `engine.executor` reaches the executor, and through it the worker. */
     readonly engine: LLMEngine,
     private readonly inputProcessor: InputProcessor,
+    private readonly tokenizer: Tokenizer | null,
   ) {}
 
   /**
@@ -61,13 +60,18 @@ export class LLM {
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path);
-    const engine = await LLMEngine.create(config, {
-      tokenizer,
-      onProgress:
-        onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
-      signal,
-    });
-    return new LLM(engine, new InputProcessor(config, tokenizer));
+    try {
+      const engine = await LLMEngine.create(config, {
+        tokenizer,
+        onProgress:
+          onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
+        signal,
+      });
+      return new LLM(engine, new InputProcessor(config, tokenizer), tokenizer);
+    } catch (error) {
+      await tokenizer?.close();
+      throw error;
+    }
   }
 
   /**
@@ -81,13 +85,29 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    const { progress, ...requestOptions } = checkGenerateOptions(options);
-    const inputs = await this.inOrder(this.inputProcessor.process(asList(prompts), params));
-    const call = new Call(inputs.length);
+    const inputs = () => this.inputProcessor.takePrompts(asList(prompts), params);
+    return this.generateFor(inputs, options);
+  }
+
+  private generateFor(takeInputs: () => CallInputs, options: unknown): Promise<RequestOutput[]> {
+    const limits = this.engine.config.limits;
+    const { progress, ...requestOptions } = checkGenerateOptions(options, limits);
+    const inputs = takeInputs();
+    const call = new Call(inputs.numPrompts);
     const done = this.engine.generate(inputs, requestOptions, call);
-    if (!(progress ?? (process.stderr.isTTY && inputs.length > 1))) return done;
+    if (!(progress ?? (process.stderr.isTTY && inputs.numPrompts > 1))) return done;
     const stopDrawing = drawCall(process.stderr, call);
     return done.finally(stopDrawing);
+  }
+
+  private streamFor(takeInputs: () => CallInputs, options: unknown): OutputStream {
+    // Both now: the caller may change what it passed in before the first read.
+    const checked = outcomeOf(() => checkRequestOptions(options, this.engine.config.limits));
+    const inputs = outcomeOf(takeInputs);
+    return this.engine.stream(() => {
+      checked();
+      return inputs();
+    }, checked.value ?? {});
   }
 
   /**
@@ -95,10 +115,7 @@ export class LLM {
    * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
    */
   stream(prompt: Prompt, params?: SamplingParams, options: RequestOptions = {}): OutputStream {
-    return this.engine.stream(async () => {
-      checkRequestOptions(options);
-      return (await this.inOrder(this.inputProcessor.process([prompt], params)))[0];
-    }, options);
+    return this.streamFor(() => this.inputProcessor.takePrompts([prompt], params), options);
   }
 
   /**
@@ -118,7 +135,8 @@ export class LLM {
     const conversations = Array.isArray(messages[0])
       ? (messages as readonly (readonly ChatMessage[])[])
       : [messages as readonly ChatMessage[]];
-    return this.generate(await this.inputProcessor.renderChats(conversations), params, options);
+    const inputs = () => this.inputProcessor.takeChats(conversations, params);
+    return this.generateFor(inputs, options);
   }
 
   /** Answers one conversation as `stream` continues a prompt. */
@@ -127,21 +145,7 @@ export class LLM {
     params?: SamplingParams,
     options: RequestOptions = {},
   ): OutputStream {
-    return this.engine.stream(async () => {
-      checkRequestOptions(options);
-      const inputs = this.inputProcessor
-        .renderChats([messages])
-        .then((prompts) => this.inputProcessor.process(prompts, params));
-      return (await this.inOrder(inputs))[0];
-    }, options);
-  }
-
-  /** `inputs`, once those of every call before are there: calls are admitted in the order they were made. */
-  private async inOrder<T>(inputs: Promise<T>): Promise<T> {
-    const before = this.encoded;
-    this.encoded = Promise.allSettled([before, inputs]);
-    await before;
-    return inputs;
+    return this.streamFor(() => this.inputProcessor.takeChats([messages], params), options);
   }
 
   /** How the engine stands: queue, cache, tokens, latencies. */
@@ -170,12 +174,29 @@ export class LLM {
   }
 
   /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
-  shutdown(): Promise<void> {
-    return this.engine.shutdown();
+  async shutdown(): Promise<void> {
+    try {
+      // First, so that calls whose prompts are being encoded end with ShutdownError of the engine's.
+      await this.engine.shutdown();
+    } finally {
+      await this.tokenizer?.close();
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.shutdown();
+  }
+}
+
+/** Calls `read` now, and throws what it threw or returns what it returned when it is asked. */
+function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
+  try {
+    const value = read();
+    return Object.assign(() => value, { value });
+  } catch (error) {
+    return () => {
+      throw error;
+    };
   }
 }
 

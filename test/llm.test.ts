@@ -350,7 +350,8 @@ describe('a call that is given up', () => {
 });
 
 test('a queue that is full refuses a call, and serves those that wait', async () => {
-  const busy = await create({ maxNumSeqs: 1, maxQueuedRequests: 2 });
+  // One runs, one waits.
+  const busy = await create({ maxNumSeqs: 1, maxQueuedRequests: 1 });
   const queued = busy.generate(prompts.slice(0, 2), greedy);
   const refused = [
     busy.generate(prompts[2], greedy),

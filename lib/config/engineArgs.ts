@@ -5,6 +5,7 @@ import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
 import { divisionFault } from './division';
 import { readGenerationConfig } from './generationConfig';
+import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
 import { parseFields } from './schema';
 import { readTransformerConfig } from './transformerConfig';
 import type {
@@ -41,8 +42,13 @@ export interface EngineArgs {
   schedulingPolicy?: 'fcfs' | 'priority';
   /** Requests share the cache of what they begin with alike; default true. */
   enablePrefixCaching?: boolean;
-  /** Most requests that may wait to run; a call beyond rejects with QueueFullError. Default: no limit. */
+  /**
+   * Most requests that may wait, beside those that run or that a free engine takes up at once; a call
+   * beyond rejects with QueueFullError. Default: no limit.
+   */
   maxQueuedRequests?: number;
+  /** Bounds on what one call may ask for; each has a default (docs/engine.md). */
+  limits?: Partial<RequestLimits>;
   /** Schedule the next step while this one runs; default true. */
   asyncScheduling?: boolean;
   /** Do without CUDA graphs; default false. */
@@ -83,8 +89,6 @@ const optionalClass = () =>
     .optional()
     .describe('a class or { module, export }');
 
-const MAX_INT32 = 2 ** 31 - 1;
-
 const schema = z.strictObject({
   model: z.string().min(1).optional().describe('the path of a folder'),
   device: z
@@ -106,6 +110,7 @@ const schema = z.strictObject({
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
   maxQueuedRequests: optionalInteger(1),
+  limits: z.custom<Partial<RequestLimits>>().optional(), // parsed by itself, so that errors name a limit
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -206,6 +211,12 @@ function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfi
   };
 }
 
+function chooseLimits(limits: unknown): RequestLimits {
+  if (limits === undefined) return DEFAULT_LIMITS;
+  const given = parseFields(limitsSchema, limits, (message) => fail(`limits: ${message}`));
+  return { ...DEFAULT_LIMITS, ...(JSON.parse(JSON.stringify(given)) as Partial<RequestLimits>) };
+}
+
 function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   const size = args.tensorParallelSize ?? 1;
   const backend = args.distributedExecutorBackend ?? 'uni';
@@ -262,6 +273,7 @@ export async function createUniprocConfig(args: EngineArgs = {}): Promise<Unipro
       enablePrefixCaching: options.enablePrefixCaching ?? true,
     },
     scheduler,
+    limits: chooseLimits(options.limits),
     parallel: chooseParallel(options, model),
     device,
   });

@@ -2,7 +2,9 @@
 import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
 import { MAX_TIMER } from '../timer';
+import { limitedBy, type RequestLimits } from './limits';
 import { parseFields } from './schema';
+import { snapshotFields } from './snapshot';
 
 /** Options of one call; they hold for each of its prompts. */
 export interface RequestOptions {
@@ -39,12 +41,37 @@ function fail(message: string): InvalidRequestError {
   return new InvalidRequestError(`options: ${message}`);
 }
 
-/** Throws InvalidRequestError, naming the option, its value and what is allowed. */
-export function checkRequestOptions(options: unknown): RequestOptions {
-  return parseFields(requestSchema, options, fail);
+const REQUEST_OPTIONS = Object.keys(requestSchema.shape);
+const GENERATE_OPTIONS = Object.keys(generateSchema.shape);
+
+/**
+ * A copy, each option read once. Throws InvalidRequestError, naming the option, its value and what is
+ * allowed.
+ */
+export function checkRequestOptions(
+  options: unknown,
+  limits?: Readonly<RequestLimits>,
+): RequestOptions {
+  const given = parseFields(requestSchema, snapshotFields(options, REQUEST_OPTIONS), fail);
+  return withinLimits(given, limits);
 }
 
 /** The same for `generate` and `chat`. */
-export function checkGenerateOptions(options: unknown): GenerateOptions {
-  return parseFields(generateSchema, options, fail);
+export function checkGenerateOptions(
+  options: unknown,
+  limits?: Readonly<RequestLimits>,
+): GenerateOptions {
+  const given = parseFields(generateSchema, snapshotFields(options, GENERATE_OPTIONS), fail);
+  return withinLimits(given, limits);
+}
+
+function withinLimits<T extends RequestOptions>(
+  options: T,
+  limits: Readonly<RequestLimits> | undefined,
+): T {
+  const length = options.cacheSalt?.length ?? 0;
+  if (limits !== undefined && length > limits.maxCacheSaltLength) {
+    throw fail(`cacheSalt has ${length} characters; ${limitedBy(limits, 'maxCacheSaltLength')}`);
+  }
+  return options;
 }

@@ -1,7 +1,9 @@
 /** How a request's tokens are chosen and reported (vLLM's SamplingParams). */
 import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
-import { parseFields } from './schema';
+import { HARD_LIMITS } from './limits';
+import { parseFields, show } from './schema';
+import { snapshotFields } from './snapshot';
 import type { GenerationDefaults } from './uniprocConfig';
 
 /** What a request may ask for. An option that is absent or undefined has its default. */
@@ -55,53 +57,44 @@ export interface SamplingParamsOptions {
 /** Temperatures below are greedy: dividing logits by them would leave float32's range. */
 const GREEDY_BELOW = 1e-5;
 
-const tokenId = z.int().min(0).max(0x7fffffff);
-const tokenIds = z.array(tokenId);
+const { int32, listLength, logitBias: MAX_BIAS, repetitionPenalty: PENALTY } = HARD_LIMITS;
 
-function isLogitBias(bias: unknown): boolean {
-  if (typeof bias !== 'object' || bias === null || Array.isArray(bias)) return false;
-  const entries = bias instanceof Map ? [...bias] : Object.entries(bias);
-  return entries.every(
-    ([id, value]) =>
-      id !== '' &&
-      tokenId.safeParse(Number(id)).success &&
-      typeof value === 'number' &&
-      Math.abs(value) <= 100,
-  );
-}
+/** Copied and checked by hand: a schema would hold the event loop at tens of thousands of entries. */
+const list = () => z.unknown().optional();
 
 const schema = z.strictObject({
-  n: z.int().min(1).max(16384).optional().describe('an integer from 1 to 16384'),
+  n: z.int().min(1).max(HARD_LIMITS.n).optional().describe(`an integer from 1 to ${HARD_LIMITS.n}`),
   temperature: z.number().min(0).optional().describe('a number of at least 0'),
   topP: z.number().gt(0).max(1).optional().describe('a number above 0 and up to 1'),
   topK: z
     .int()
     .min(-1)
-    .max(0x7fffffff)
+    .max(int32)
     .optional()
-    .describe('an integer of at least 1, or 0 or -1 for all tokens'),
+    .describe(`an integer of at least 1, or 0 or -1 for all tokens; at most ${int32}`),
   minP: z.number().min(0).max(1).optional().describe('a number from 0 to 1'),
   presencePenalty: z.number().min(-2).max(2).optional().describe('a number from -2 to 2'),
   frequencyPenalty: z.number().min(-2).max(2).optional().describe('a number from -2 to 2'),
-  repetitionPenalty: z.number().gt(0).optional().describe('a number above 0'),
-  logitBias: z
-    .custom<NonNullable<SamplingParamsOptions['logitBias']>>(isLogitBias)
-    .nullish()
-    .describe('an object or Map of token ids to numbers from -100 to 100'),
-  allowedTokenIds: tokenIds.min(1).nullish().describe('a list of at least one token id'),
-  badWords: z
-    .array(z.union([z.string().min(1), tokenIds.min(1)]))
-    .nullish()
-    .describe('a list of non-empty strings or lists of token ids'),
+  repetitionPenalty: z
+    .number()
+    .min(PENALTY.min)
+    .max(PENALTY.max)
+    .optional()
+    .describe(`a number above 0, from ${PENALTY.min} to ${PENALTY.max}`),
+  logitBias: list(),
+  allowedTokenIds: list(),
+  badWords: list(),
   seed: z.int().nullish().describe('an integer of at most 53 bits'),
-  stop: z
-    .union([z.string().min(1), z.array(z.string().min(1))])
-    .nullish()
-    .describe('a non-empty string or a list of them'),
-  stopTokenIds: tokenIds.nullish().describe('a list of token ids'),
+  stop: list(),
+  stopTokenIds: list(),
   includeStopStrInOutput: z.boolean().optional().describe('true or false'),
   ignoreEos: z.boolean().optional().describe('true or false'),
-  minTokens: z.int().min(0).optional().describe('an integer of at least 0'),
+  minTokens: z
+    .int()
+    .min(0)
+    .max(int32)
+    .optional()
+    .describe(`an integer of at least 0 and at most ${int32}`),
   maxTokens: z
     .int()
     .min(1)
@@ -113,13 +106,130 @@ const schema = z.strictObject({
   skipSpecialTokens: z.boolean().optional().describe('true or false'),
 } satisfies Record<keyof SamplingParamsOptions, z.ZodType>);
 
+const NAMES = Object.keys(schema.shape);
+
+/** Those that the device computes with in float32. */
+const FLOATS = [
+  'temperature',
+  'topP',
+  'minP',
+  'presencePenalty',
+  'frequencyPenalty',
+  'repetitionPenalty',
+] as const;
+
+/** Refuses a number that float32 rounds to one that is not allowed: 1e39 to Infinity, 1e-46 to 0. */
+function checkFloat32(given: Partial<Record<(typeof FLOATS)[number], number>>): void {
+  for (const name of FLOATS) {
+    const value = given[name];
+    if (value === undefined) continue;
+    const narrowed = Math.fround(value);
+    // Rounding is monotonic, and float32 has all other bounds as they are.
+    if (Number.isFinite(narrowed) && (narrowed !== 0 || value === 0)) continue;
+    const field = schema.shape[name];
+    if (!field.safeParse(narrowed).success) {
+      throw fail(`${name} is ${value}, in float32 ${narrowed}; it must be ${field.description}`);
+    }
+  }
+}
+
+/** What a list of the parameters must be, for errors. */
+const LISTS = {
+  logitBias: `an object or Map of token ids to numbers from -${MAX_BIAS} to ${MAX_BIAS}`,
+  allowedTokenIds: 'a list of at least one token id',
+  badWords: 'a list of non-empty strings or lists of token ids',
+  stop: 'a non-empty string or a list of them',
+  stopTokenIds: 'a list of token ids',
+};
+type ListName = keyof typeof LISTS;
+
+function refuse(name: ListName, value: unknown, place: string = name): never {
+  const subject = place === name ? 'it' : name;
+  throw fail(`${place} is ${show(value)}; ${subject} must be ${LISTS[name]}`);
+}
+
+function isTokenId(value: unknown): value is number {
+  return typeof value === 'number' && (value | 0) === value && value >= 0;
+}
+
+/** Reads `length` once, since a getter or a proxy may answer with another the next time. */
+function lengthOf(name: ListName, values: readonly unknown[]): number {
+  const { length } = values;
+  if (length <= listLength) return length;
+  throw fail(`${name} has ${length} entries; a list may have ${listLength}`);
+}
+
+/** A frozen copy of a list, each entry read once and passed through `entry`. */
+function copyList<T>(
+  name: ListName,
+  values: unknown,
+  entry: (value: unknown, index: number) => T,
+): readonly T[] {
+  if (!Array.isArray(values)) refuse(name, values);
+  const length = lengthOf(name, values);
+  const copy: T[] = [];
+  for (let i = 0; i < length; i++) copy.push(entry(values[i], i));
+  return Object.freeze(copy);
+}
+
+function copyTokenIds(name: ListName, values: unknown): readonly number[] {
+  return copyList(name, values, (value, i) =>
+    isTokenId(value) ? value : refuse(name, value, `${name}[${i}]`),
+  );
+}
+
+function copyBadWords(values: unknown): readonly (string | readonly number[])[] {
+  const name = 'badWords';
+  return copyList(name, values, (word, i) => {
+    if (typeof word === 'string' && word !== '') return word;
+    if (!Array.isArray(word)) return refuse(name, word, `${name}[${i}]`);
+    const copy = copyList(name, word, (value, j) =>
+      isTokenId(value) ? value : refuse(name, value, `${name}[${i}][${j}]`),
+    );
+    return copy.length > 0 ? copy : refuse(name, word, `${name}[${i}]`);
+  });
+}
+
+function copyStop(values: unknown): readonly string[] {
+  if (typeof values === 'string') return values === '' ? refuse('stop', values) : [values];
+  return copyList('stop', values, (value, i) =>
+    typeof value === 'string' && value !== '' ? value : refuse('stop', value, `stop[${i}]`),
+  );
+}
+
+/** Keys of objects are text: the id as it is usually written, lest two keys are one token. */
+function toTokenId(key: unknown): unknown {
+  if (typeof key !== 'string') return key;
+  const id = Number(key);
+  return String(id) === key ? id : key;
+}
+
+function copyLogitBias(bias: unknown): ReadonlyMap<number, number> {
+  const name = 'logitBias';
+  if (typeof bias !== 'object' || bias === null || Array.isArray(bias)) refuse(name, bias);
+  const copy = new Map<number, number>();
+  let count = 0;
+  for (const [key, value] of bias instanceof Map ? bias : Object.entries(bias)) {
+    if (++count > listLength) {
+      throw fail(`${name} has more than ${listLength} entries, which a list may have`);
+    }
+    const tokenId = toTokenId(key);
+    if (!isTokenId(tokenId) || typeof value !== 'number' || !(Math.abs(value) <= MAX_BIAS)) {
+      refuse(name, bias);
+    }
+    copy.set(tokenId, value);
+  }
+  return copy;
+}
+
 function fail(message: string): InvalidRequestError {
   return new InvalidRequestError(`sampling parameters: ${message}`);
 }
 
 /**
- * Validated and immutable. Limits that depend on the model (its vocabulary, its length, how many
- * logprobs it reports) are checked where the request meets it.
+ * Validated and immutable, all that it holds included. Limits that depend on the model (its
+ * vocabulary, its length, how many logprobs it reports) or that an engine sets (`limits`) are checked
+ * where the request meets it.
  */
 export class SamplingParams {
   readonly n: number;
@@ -131,8 +241,8 @@ export class SamplingParams {
   readonly presencePenalty: number;
   readonly frequencyPenalty: number;
   readonly repetitionPenalty: number;
-  /** Token id to what is added to its logit; empty for none. */
-  readonly logitBias: ReadonlyMap<number, number>;
+  /** Token id to what is added to its logit; empty for none. Each read makes a copy. */
+  declare readonly logitBias: ReadonlyMap<number, number>;
   /** null: all. */
   readonly allowedTokenIds: readonly number[] | null;
   readonly badWords: readonly (string | readonly number[])[];
@@ -156,35 +266,40 @@ export class SamplingParams {
 
   /** Throws InvalidRequestError, naming the parameter, its value and what is allowed. */
   constructor(options: SamplingParamsOptions = {}) {
-    const given = parseFields(schema, options, fail);
-    this.#options = given;
+    const scalars = parseFields(schema, snapshotFields(options, NAMES), fail);
+    checkFloat32(scalars);
+    const bias = copyLogitBias(scalars.logitBias ?? {});
+    const stop = copyStop(scalars.stop ?? []);
+    const allowedTokenIds =
+      scalars.allowedTokenIds == null
+        ? null
+        : copyTokenIds('allowedTokenIds', scalars.allowedTokenIds);
+    if (allowedTokenIds?.length === 0) refuse('allowedTokenIds', allowedTokenIds);
 
-    this.n = given.n ?? 1;
-    const temperature = given.temperature ?? 1;
+    this.n = scalars.n ?? 1;
+    const temperature = scalars.temperature ?? 1;
     this.temperature = temperature < GREEDY_BELOW ? 0 : temperature;
-    this.topP = given.topP ?? 1;
-    this.topK = Math.max(given.topK ?? 0, 0);
-    this.minP = given.minP ?? 0;
-    this.presencePenalty = given.presencePenalty ?? 0;
-    this.frequencyPenalty = given.frequencyPenalty ?? 0;
-    this.repetitionPenalty = given.repetitionPenalty ?? 1;
-    const bias = given.logitBias ?? {};
-    this.logitBias = new Map(
-      [...(bias instanceof Map ? bias : Object.entries(bias))].map(([id, b]) => [Number(id), b]),
-    );
-    this.allowedTokenIds = given.allowedTokenIds ?? null;
-    this.badWords = given.badWords ?? [];
-    this.seed = given.seed === -1 ? null : (given.seed ?? null);
-    this.stop = typeof given.stop === 'string' ? [given.stop] : (given.stop ?? []);
-    this.stopTokenIds = given.stopTokenIds ?? [];
-    this.includeStopStrInOutput = given.includeStopStrInOutput ?? false;
-    this.ignoreEos = given.ignoreEos ?? false;
-    this.minTokens = given.minTokens ?? 0;
-    this.maxTokens = given.maxTokens === undefined ? 16 : given.maxTokens;
-    this.logprobs = given.logprobs ?? null;
-    this.promptLogprobs = given.promptLogprobs ?? null;
-    this.detokenize = given.detokenize ?? true;
-    this.skipSpecialTokens = given.skipSpecialTokens ?? true;
+    this.topP = scalars.topP ?? 1;
+    this.topK = Math.max(scalars.topK ?? 0, 0);
+    this.minP = scalars.minP ?? 0;
+    this.presencePenalty = scalars.presencePenalty ?? 0;
+    this.frequencyPenalty = scalars.frequencyPenalty ?? 0;
+    this.repetitionPenalty = scalars.repetitionPenalty ?? 1;
+    // Map has no frozen form.
+    Object.defineProperty(this, 'logitBias', { get: () => new Map(bias), enumerable: true });
+    this.allowedTokenIds = allowedTokenIds;
+    this.badWords = copyBadWords(scalars.badWords ?? []);
+    this.seed = scalars.seed === -1 ? null : (scalars.seed ?? null);
+    this.stop = Object.freeze(stop);
+    this.stopTokenIds = copyTokenIds('stopTokenIds', scalars.stopTokenIds ?? []);
+    this.includeStopStrInOutput = scalars.includeStopStrInOutput ?? false;
+    this.ignoreEos = scalars.ignoreEos ?? false;
+    this.minTokens = scalars.minTokens ?? 0;
+    this.maxTokens = scalars.maxTokens === undefined ? 16 : scalars.maxTokens;
+    this.logprobs = scalars.logprobs ?? null;
+    this.promptLogprobs = scalars.promptLogprobs ?? null;
+    this.detokenize = scalars.detokenize ?? true;
+    this.skipSpecialTokens = scalars.skipSpecialTokens ?? true;
 
     if (this.maxTokens !== null && this.minTokens > this.maxTokens) {
       throw fail(`minTokens is ${this.minTokens}, more than maxTokens, ${this.maxTokens}`);
@@ -195,10 +310,20 @@ export class SamplingParams {
     if (this.stop.length > 0 && !this.detokenize) {
       throw fail('stop strings need the output as text; detokenize must be true');
     }
-    for (const list of [this.allowedTokenIds, this.badWords, this.stop, this.stopTokenIds]) {
-      Object.freeze(list);
-    }
+    this.#options = {
+      ...(scalars as SamplingParamsOptions),
+      ...(scalars.logitBias != null && { logitBias: bias }),
+      ...(scalars.allowedTokenIds != null && { allowedTokenIds: this.allowedTokenIds }),
+      ...(scalars.badWords != null && { badWords: this.badWords }),
+      ...(scalars.stop != null && { stop: this.stop }),
+      ...(scalars.stopTokenIds != null && { stopTokenIds: this.stopTokenIds }),
+    };
     Object.freeze(this);
+  }
+
+  /** Whether the constructor made it: a proxy or an object with the prototype alone may still change. */
+  static isMade(value: unknown): value is SamplingParams {
+    return typeof value === 'object' && value !== null && #options in value;
   }
 
   /**
@@ -209,7 +334,7 @@ export class SamplingParams {
     defaults: GenerationDefaults,
     params: SamplingParams | SamplingParamsOptions = {},
   ): SamplingParams {
-    const options = params instanceof SamplingParams ? params.#options : params;
+    const options = SamplingParams.isMade(params) ? params.#options : params;
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     return new SamplingParams({ ...defaults, ...Object.fromEntries(given) });
   }

@@ -1,5 +1,6 @@
 /** The validated, frozen configuration that executors and workers take. */
 import type { DType, ModelSpec } from '../native';
+import type { RequestLimits } from './limits';
 
 /**
  * The whole model's forward pass, as config.json has it: what the ranks divide among them
@@ -79,7 +80,7 @@ export interface SchedulerConfig {
   longPrefillTokenThreshold: number;
   /** Who runs first: by arrival alone, or by priority and then arrival. */
   policy: 'fcfs' | 'priority';
-  /** Most requests that wait; a call beyond is refused. null: no limit. */
+  /** Most requests that wait beside those that run or begin at once; null: no limit. */
   maxQueuedRequests: number | null;
   asyncScheduling: boolean;
 }
@@ -114,6 +115,8 @@ export interface UniprocConfig {
   readonly load: Readonly<LoadConfig>;
   readonly cache: Readonly<CacheConfig>;
   readonly scheduler: Readonly<SchedulerConfig>;
+  /** Bounds on what one call may ask for. */
+  readonly limits: Readonly<RequestLimits>;
   readonly parallel: Readonly<ParallelConfig>;
   readonly device: Readonly<DeviceConfig>;
 }

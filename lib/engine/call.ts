@@ -2,6 +2,7 @@
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
+import { slicedWork } from './slicedWork';
 
 /** Why a call was given up, and the error for whoever waits: of a signal, whatever its reason is. */
 export type GiveUp = (why: 'abort' | 'timeout', error: unknown) => void;
@@ -15,9 +16,16 @@ export class Call {
   numOutputTokens = 0;
   /** Whether a signal or its time may end it. */
   isWatched = false;
+  private ended = false;
   private unwatch: (() => void) | null = null;
+  private onEnd: (() => void) | null = null;
 
   constructor(readonly numPrompts: number) {}
+
+  /** It is done, has failed or was given up. */
+  get isEnded(): boolean {
+    return this.ended;
+  }
 
   /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
   watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
@@ -32,14 +40,22 @@ export class Call {
     };
   }
 
+  /** Calls back when it ends, from within what ends it. */
+  whenEnded(callback: () => void): void {
+    this.onEnd = callback;
+  }
+
   promptDone(): void {
     if (++this.numPromptsDone === this.numPrompts) this.end();
   }
 
   /** It is done or has failed: nothing watches it any more. */
   end(): void {
+    if (this.ended) return;
+    this.ended = true;
     this.unwatch?.();
     this.unwatch = null;
+    this.onEnd?.();
   }
 }
 
@@ -63,6 +79,17 @@ function onAbort(signal: AbortSignal, callback: () => void): () => void {
   };
 }
 
+/** In slices: a signal may end tens of thousands of calls. */
 function callAll(this: AbortSignal): void {
-  for (const callback of waiters.get(this) ?? []) callback();
+  const waiting = waiters.get(this) ?? new Set();
+  function* calls() {
+    // What one of them ends is no longer in the set, and the iterator leaves it out.
+    for (const callback of waiting) {
+      callback();
+      yield;
+    }
+  }
+  slicedWork.run(calls(), noop, noop);
 }
+
+function noop(): void {}

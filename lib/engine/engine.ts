@@ -5,7 +5,6 @@
  */
 import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
-import { divisionFault } from '../config/division';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -16,8 +15,6 @@ import {
   ExecutorFailedError,
   InvalidStateError,
   NotSupportedError,
-  QueueFullError,
-  RequestFailedError,
   ShutdownError,
 } from '../errors';
 import { Executor } from '../executor/executor';
@@ -25,24 +22,19 @@ import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import { Admission, type CallReceiver } from './admission';
 import { Call } from './call';
-import type { EngineInput } from './inputProcessor';
+import { type CallInputs, encodedInputs } from './callInputs';
 import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
-import { type OutputReceiver, RequestOutputCollector } from './outputCollector';
-import { OutputProcessor, ParentRequest } from './outputProcessor';
+import { RequestOutputCollector } from './outputCollector';
+import { CallOutputs } from './callOutputs';
+import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
-import {
-  decodeState,
-  encodeState,
-  lastStepOf,
-  type QueuedCall,
-  type Standing,
-} from './reinitialization';
-import { Request } from './request';
+import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
+import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
-import { requestSeed, sampleSeed } from './seeds';
 import type { EngineStats } from './stats';
 
 export interface EngineOptions {
@@ -54,32 +46,12 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
-/** What happened between two steps, in order. */
-type Arrival = { add: Request } | { abort: string } | { resetPrefixCache: true };
-
-/** A call that waits for those before it to end. */
-interface WaitingCall extends QueuedCall {
-  receivers: readonly OutputReceiver[];
-  options: RequestOptions;
-  call: Call;
-}
-
-/** A call, or what is to happen between two calls. */
-type Turn = WaitingCall | 'resetPrefixCache' | 'reinitialize';
-
-/** A change of the ranks that was asked for, until it is done. */
-interface Reinitialization {
-  request: ReconfigureDistributedRequest;
-  /** Calls made before it. */
-  numCalls: number;
-  /** How all ranks stand. Until it is known this one launches nothing. */
-  standings: Promise<Standing[]>;
-  done: () => void;
-  failed: (error: unknown) => void;
-}
-
-/** Whose outputs other ranks hand out. */
-const NOBODY: OutputReceiver = { finished: () => {}, failed: () => {} };
+/** Receives what other ranks hand out. */
+const NOBODY: CallReceiver = {
+  isStream: false,
+  of: () => ({ finished: () => {}, failed: () => {} }),
+  failed: () => {},
+};
 
 interface StepInFlight {
   step: SchedulerOutput;
@@ -94,20 +66,12 @@ export class LLMEngine {
   private readonly outputProcessor: OutputProcessor;
   private kvCacheManager!: KVCacheManager;
   private scheduler!: Scheduler;
-  private readonly arrivals: Arrival[] = [];
-  /** Requests among the arrivals. */
-  private numArriving = 0;
-  /** In the order made. Empty where calls may overlap. */
-  private readonly turns: Turn[] = [];
-  /** Of the group of ranks as it is now: all of them count the same. */
-  private numSteps = 0;
-  private numCalls = 0;
-  /** Changes of it that were asked for. */
-  private numReinitializations = 0;
-  private reinitialization: Reinitialization | null = null;
-  private numRequests = 0;
+  private readonly admission: Admission;
+  private readonly rankGroup: RankGroup;
   /** Why nothing runs any more. */
   private error: Error | null = null;
+  /** Resolves once all callers have heard of it. */
+  private stopped: Promise<void> = Promise.resolve();
   /** Ends the loop's wait for an arrival. */
   private wake: (() => void) | null = null;
 
@@ -117,6 +81,9 @@ export class LLMEngine {
   ) {
     this.config = executor.config;
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
+    const wake = () => this.wake?.();
+    this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
+    this.rankGroup = new RankGroup(executor, this.admission, wake);
   }
 
   /**
@@ -146,6 +113,7 @@ export class LLMEngine {
     const { model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
     this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize);
+    this.admission.scheduler = this.scheduler;
     // Of ranks that were there before, and go on with what they have.
     const state = await this.executor.broadcast(null);
     if (state !== null) this.takeOver(state);
@@ -169,75 +137,73 @@ export class LLMEngine {
   }
 
   /**
-   * Each prompt's outputs, complete, in order. Rejects with ExecutorFailedError, ShutdownError,
-   * QueueFullError, RequestTimeoutError or a signal's reason, with InvalidStateError while the
-   * executor sleeps, and with NotSupportedError for a signal or a timeout that other ranks do not
-   * know of. `call` says how far they are.
+   * Each prompt's outputs, complete, in order. Rejects with what encoding rejects with, with
+   * ExecutorFailedError, ShutdownError, QueueFullError, RequestFailedError, RequestTimeoutError or a
+   * signal's reason, with InvalidStateError while the executor sleeps, and with NotSupportedError for
+   * a signal or a timeout that other ranks do not know of. `call` says how far they are.
+   *
+   * Ids and seeds follow the order in which calls are made; requests of one call arrive together, once
+   * all its prompts are encoded.
    */
   async generate(
-    inputs: readonly EngineInput[],
+    inputs: CallInputs,
     options: RequestOptions = {},
-    call = new Call(inputs.length),
+    call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
-    const receivers: OutputReceiver[] = [];
-    const outputs = inputs.map(
-      () =>
-        new Promise<RequestOutput>((finished, failed) => {
-          receivers.push({ finished, failed });
-        }),
-    );
-    if (this.takesTurns) this.queue({ inputs, receivers, options, call });
-    else this.admit(inputs, receivers, options, call);
-    return Promise.all(outputs);
+    const { admission, rankGroup } = this;
+    if (this.error !== null) throw this.error;
+    const outputs = new CallOutputs(inputs.numPrompts);
+    if (rankGroup.takesTurns) {
+      rankGroup.checkTurn({ options });
+      rankGroup.queue(admission.make(inputs, outputs, options, call));
+    } else {
+      admission.check(inputs, options);
+      admission.begin(admission.make(inputs, outputs, options, call));
+    }
+    return outputs.done;
   }
 
   /**
-   * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request.
-   * `makeInput` is called at the first read, which rejects with what it throws or rejects with, or
-   * as `generate`.
+   * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request. The
+   * first read makes the call, with what `takeInputs` returns; it rejects with what that throws, or as
+   * `generate`.
    */
-  stream(
-    makeInput: () => EngineInput | Promise<EngineInput>,
-    options: RequestOptions = {},
-  ): OutputStream {
+  stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
-      const admit = (input: EngineInput) => {
-        if (this.takesTurns) throw rankLocal('a stream', "its reader's");
-        return this.admit([input], [receiver], options, new Call(1));
+      const { admission } = this;
+      if (this.rankGroup.takesTurns) throw rankLocal('a stream', "its reader's");
+      if (this.error !== null) throw this.error;
+      const inputs = takeInputs();
+      admission.check(inputs, options);
+      const streaming: CallReceiver = {
+        isStream: true,
+        of: () => receiver,
+        failed: (error, atOnce) => receiver.failed(error, atOnce),
       };
-      if (this.takesTurns) throw rankLocal('a stream', "its reader's");
-      const input = makeInput();
-      if (!(input instanceof Promise)) return admit(input);
-      let giveUp: (() => void) | null = null;
-      let left = false;
-      input
-        .then((made) => {
-          if (!left) giveUp = admit(made);
-        })
-        .catch((error: unknown) => receiver.failed(error));
-      return () => {
-        left = true;
-        giveUp?.();
-      };
+      const pending = admission.make(inputs, streaming, options, new Call(1));
+      admission.begin(pending);
+      return () => admission.giveUp(pending, 'abort');
     });
   }
 
   /** Samples that were asked for and are not complete. */
   get numUnfinishedRequests(): number {
-    return this.outputProcessor.numUnfinishedRequests;
+    return this.admission.numUnfinishedRequests + this.rankGroup.numQueuedRequests;
   }
 
   /** Requests that come after this find nothing in the KV cache that was computed before it. */
   resetPrefixCache(): void {
-    if (this.takesTurns) this.queue('resetPrefixCache');
-    else this.arrive({ resetPrefixCache: true });
+    if (this.rankGroup.takesTurns) {
+      if (this.error !== null) throw this.error;
+      this.rankGroup.queue('resetPrefixCache');
+    } else this.admission.resetPrefixCache();
   }
 
   /** How the engine stands, and what it has done since it was made. */
   stats(): EngineStats {
     const { kvCacheManager, metrics, scheduler } = this;
     return {
-      numWaitingReqs: this.numWaiting,
+      numWaitingReqs: this.admission.numWaiting + this.rankGroup.numQueuedRequests,
       numRunningReqs: scheduler.numRunning,
       kvCacheUsage: kvCacheManager.usage,
       prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
@@ -251,10 +217,6 @@ export class LLMEngine {
     };
   }
 
-  private get numWaiting(): number {
-    return this.scheduler.numWaiting + this.numArriving;
-  }
-
   /**
    * Goes over to another group of ranks, with the requests there are: every rank that stays or leaves
    * asks for it at the same place among its calls, and those that join are new processes. Rejects with
@@ -263,166 +225,18 @@ export class LLMEngine {
    */
   reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     if (this.error !== null) return Promise.reject(this.error);
-    if (this.reinitialization !== null) {
-      const error = new InvalidStateError('reinitializeDistributed while another is under way');
-      return Promise.reject(error);
-    }
-    const { numCalls } = this;
-    // At once: the loop may be waiting for a step that the others launch when they know of this one.
-    const standings = this.gatherStandings(request);
-    // Whoever waits for it hears of it.
-    standings.catch(() => {});
-    return new Promise((done, failed) => {
-      this.reinitialization = { request, numCalls, standings, done, failed };
-      this.turns.push('reinitialize');
-      this.wake?.();
-    });
-  }
-
-  private async gatherStandings(request: ReconfigureDistributedRequest): Promise<Standing[]> {
-    const { numSteps, numCalls } = this;
-    const standing: Standing = { numSteps, numCalls, request, fault: this.faultOf(request) };
-    const name = `reinitialize ${this.numReinitializations++}`;
-    const all = await this.executor.gather(name, Buffer.from(JSON.stringify(standing)));
-    return all.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as Standing);
-  }
-
-  /** Calls must not overlap: other ranks take part in them, or are about to. */
-  private get takesTurns(): boolean {
-    return this.executor.inLockstep || this.reinitialization !== null || this.turns.length > 0;
-  }
-
-  /**
-   * Has a call wait for those before it. Ranks that step together make the same calls, but each at
-   * its own time: of two that overlap, the second would join the first at a step that is another on
-   * each rank.
-   */
-  private queue(turn: WaitingCall | 'resetPrefixCache'): void {
-    if (this.error !== null) throw this.error;
-    if (turn !== 'resetPrefixCache') {
-      if (turn.options.signal) throw rankLocal('signal', "the caller's");
-      if (turn.options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'the clock');
-      this.numCalls++;
-    }
-    this.turns.push(turn);
-    this.wake?.();
-  }
-
-  /** Begins the next call, once the one before it has ended. */
-  private takeTurns(): void {
-    while (this.numUnfinishedRequests === 0) {
-      const turn = this.turns.at(0);
-      if (turn === undefined || turn === 'reinitialize') return;
-      this.turns.shift();
-      if (turn === 'resetPrefixCache') {
-        this.arrivals.push({ resetPrefixCache: true });
-        continue;
-      }
-      const { inputs, receivers, options, call } = turn;
-      try {
-        this.admit(inputs, receivers, options, call);
-      } catch (error) {
-        for (const receiver of receivers) receiver.failed(error);
-      }
-    }
-  }
-
-  /**
-   * Takes a call's prompts in, all or none; they end when it is given up, by the function returned,
-   * by its signal or by its timeout.
-   */
-  private admit(
-    inputs: readonly EngineInput[],
-    receivers: readonly OutputReceiver[],
-    options: RequestOptions,
-    call: Call,
-  ): () => void {
-    options.signal?.throwIfAborted();
-    if (this.error !== null) throw this.error;
-    if (this.executor.isSleeping) throw asleep();
-    this.checkQueue(inputs);
-    if (inputs.length === 0) return () => undefined;
-
-    const requestIds = inputs.flatMap((input, i) =>
-      this.addRequest(input, receivers[i], options, call),
-    );
-    const giveUp = (reason: 'abort' | 'timeout') => {
-      call.end();
-      this.outputProcessor.dropRequests(requestIds, reason);
-      for (const requestId of requestIds) this.arrive({ abort: requestId });
-    };
-    call.watch(options, (reason, error) => {
-      giveUp(reason);
-      for (const receiver of receivers) receiver.failed(error, reason === 'abort');
-    });
-    return () => giveUp('abort');
-  }
-
-  private checkQueue(inputs: readonly EngineInput[]): void {
-    const { maxQueuedRequests } = this.config.scheduler;
-    if (maxQueuedRequests === null) return;
-    const numNew = inputs.reduce((sum, { samplingParams: { n } }) => sum + n, 0);
-    const { numWaiting } = this;
-    if (numWaiting + numNew <= maxQueuedRequests) return;
-    throw new QueueFullError(maxQueuedRequests, numWaiting, numNew);
-  }
-
-  /** Returns the ids of the prompt's samples. */
-  private addRequest(
-    input: EngineInput,
-    receiver: OutputReceiver,
-    { priority, cacheSalt }: RequestOptions,
-    call: Call,
-  ): string[] {
-    const { prompt, promptTokenIds, samplingParams } = input;
-    const { maxModelLen, seed: engineSeed } = this.config.model;
-    const now = performance.now();
-    const count = this.numRequests++;
-    const parentId = String(count);
-    const parent = new ParentRequest(
-      parentId,
-      prompt,
-      promptTokenIds,
-      samplingParams,
-      receiver,
-      call,
-    );
-    const seed =
-      samplingParams.seed === null ? requestSeed(engineSeed, count) : BigInt(samplingParams.seed);
-    return Array.from({ length: samplingParams.n }, (_, index) => {
-      const requestId = samplingParams.n === 1 ? parentId : `${parentId}-${index}`;
-      const request = new Request({
-        requestId,
-        promptTokenIds,
-        samplingParams,
-        stopTokenIds: input.stopTokenIds,
-        badWordsTokenIds: input.badWordsTokenIds,
-        seed: sampleSeed(seed, index),
-        maxModelLen,
-        priority,
-        cacheSalt,
-      });
-      this.outputProcessor.addRequest(request, parent, index, now);
-      this.numArriving++;
-      this.arrive({ add: request });
-      return requestId;
-    });
-  }
-
-  private arrive(arrival: Arrival): void {
-    this.arrivals.push(arrival);
-    this.wake?.();
+    return this.rankGroup.askForChange(request, this.config.model.transformer);
   }
 
   /** Runs until the engine stops. With nothing to do it waits for an arrival, and keeps no process alive. */
   private async run(): Promise<void> {
-    const { executor, scheduler } = this;
+    const { executor, rankGroup, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
     try {
       while (this.error === null) {
-        const { reinitialization } = this;
-        if (reinitialization !== null && (await this.isAtLastStep(reinitialization))) {
+        const { reinitialization } = rankGroup;
+        if (reinitialization !== null && (await rankGroup.isAtLastStep(reinitialization))) {
           for (const { step, output } of inFlight.splice(0))
             this.update(step, await outputOf(output));
           await this.reinitialize(reinitialization);
@@ -430,12 +244,12 @@ export class LLMEngine {
         }
         if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
-        this.takeTurns();
+        rankGroup.takeTurns();
         this.takeArrivals();
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
-            this.numSteps++;
+            rankGroup.numSteps++;
             inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
             continue;
           }
@@ -459,14 +273,13 @@ export class LLMEngine {
 
   private schedule(): SchedulerOutput {
     const step = this.scheduler.schedule();
-    for (const { requestId, error } of this.scheduler.takeFaults()) {
-      const failure = new RequestFailedError(requestId, 'scheduled', error);
-      this.outputProcessor.failRequest({ requestId }, failure);
-      this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');
-    }
+    this.admission.numLeftWaiting = this.scheduler.numWaiting;
     if (step.scheduledNewReqs.length > 0) {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
+    }
+    for (const { requestId, error } of this.scheduler.takeFaults()) {
+      this.admission.failRequest(requestId, 'scheduled', error);
     }
     for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
     return step;
@@ -480,70 +293,37 @@ export class LLMEngine {
   }
 
   private takeArrivals(): void {
-    const aborted: string[] = [];
-    const abort = () => {
-      if (aborted.length === 0) return;
-      this.scheduler.finishRequests(aborted, 'abort');
-      aborted.length = 0;
-    };
-    for (const arrival of this.arrivals) {
-      if ('abort' in arrival) {
-        aborted.push(arrival.abort);
-        continue;
-      }
-      abort();
-      if ('resetPrefixCache' in arrival) {
-        this.kvCacheManager.resetPrefixCache();
-        continue;
-      }
-      // The executor may have fallen asleep since the request was made.
-      if (this.executor.isSleeping) this.outputProcessor.failRequest(arrival.add, asleep());
-      else this.scheduler.addRequest(arrival.add);
-    }
-    abort();
-    this.arrivals.length = 0;
-    this.numArriving = 0;
+    this.admission.takeArrivals(() => this.kvCacheManager.resetPrefixCache());
   }
 
   private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
+    const { failedReqs } = output;
+    if (failedReqs !== undefined) {
+      for (const [requestId, error] of failedReqs) {
+        this.admission.failRequest(requestId, 'computed', error);
+      }
+      // With none of its requests left the step has nothing to hand out.
+      if (failedReqs.size === step.numScheduledTokens.size) return;
+    }
     const outputs = this.scheduler.updateFromOutput(step, output);
     const ended = this.outputProcessor.processOutputs(outputs, performance.now());
     this.scheduler.finishRequests(this.outputProcessor.failedReqIds, 'error');
     this.scheduler.finishRequests(ended, 'stop');
   }
 
-  /** Whether this rank is where all agree to stop. */
-  private async isAtLastStep({ standings, failed }: Reinitialization): Promise<boolean> {
-    const all = await standings;
-    try {
-      return this.numSteps === lastStepOf(all);
-    } catch (error) {
-      this.endReinitialization();
-      failed(error);
-      return false;
-    }
-  }
-
-  /** Why this rank cannot do what is asked; null when it can. */
-  private faultOf({ newDataParallelSize: size }: ReconfigureDistributedRequest): string | null {
-    if (this.executor.isSleeping) return 'it is asleep; call executor.wakeUp() first';
-    const { numRankLocalRequests } = this.outputProcessor;
-    if (size > 1 && numRankLocalRequests > 0) {
-      return `it has ${numRankLocalRequests} requests that it may end alone (stream, signal, timeoutMs)`;
-    }
-    return divisionFault(this.config.model.transformer.spec, size);
-  }
-
   /** No step is in flight, on any rank. */
-  private async reinitialize({ request, numCalls, done, failed }: Reinitialization): Promise<void> {
-    const { executor, outputProcessor, scheduler } = this;
+  private async reinitialize(change: Reinitialization): Promise<void> {
+    const { request, numRequests, done, failed } = change;
+    const { executor, outputProcessor, rankGroup, scheduler } = this;
+    // Those that join are told of requests; what is still being encoded is to be among them.
+    await this.admission.settled();
     if (this.error !== null) return;
     this.takeArrivals();
     try {
       await executor.reinitializeDistributed(request);
       if (request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK) {
-        this.endReinitialization();
+        rankGroup.endChange();
         this.stop(new ShutdownError('this rank has left the others'));
         done();
         return;
@@ -553,13 +333,12 @@ export class LLMEngine {
         emit(this.events, 'preempted', requestId);
       }
       outputProcessor.restart();
-      const { numRequests } = this;
       const requests = scheduler.unfinishedRequests;
-      const turns = this.turnsBeforeReinitialization();
+      const turns = await rankGroup.turnsBeforeChange();
       await executor.broadcast(encodeState({ numRequests, requests, turns }));
     } catch (error) {
       if (error instanceof NotSupportedError) {
-        this.endReinitialization();
+        rankGroup.endChange();
         failed(error);
         return;
       }
@@ -567,75 +346,43 @@ export class LLMEngine {
       void executor.shutdown(error).catch(() => {});
       throw error;
     }
-    this.endReinitialization();
-    this.numSteps = 0;
-    this.numCalls -= numCalls;
-    this.numReinitializations = 0;
+    rankGroup.endChange();
+    rankGroup.restartCounts(change);
     done();
-  }
-
-  private turnsBeforeReinitialization(): (WaitingCall | 'resetPrefixCache')[] {
-    return this.turns
-      .slice(0, this.turns.indexOf('reinitialize'))
-      .filter((turn) => turn !== 'reinitialize');
-  }
-
-  private endReinitialization(): void {
-    this.turns.splice(this.turns.indexOf('reinitialize'), 1);
-    this.reinitialization = null;
   }
 
   /** Computes along what the ranks have that were there before this one; they hand it out. */
   private takeOver(bytes: Uint8Array): void {
     const { numRequests, requests, turns } = decodeState(bytes, this.config.model.maxModelLen);
-    this.numRequests = numRequests;
-    const now = performance.now();
-    for (const request of requests) {
-      const { requestId, promptTokenIds, samplingParams } = request;
-      const call = new Call(1);
-      const parent = new ParentRequest(
-        requestId,
-        null,
-        promptTokenIds,
-        samplingParams,
-        NOBODY,
-        call,
-      );
-      this.outputProcessor.addRequest(request, parent, 0, now);
-      this.scheduler.addRequest(request);
-    }
+    for (const request of requests) this.admission.adopt(request, NOBODY, new Call(1));
     for (const turn of turns) {
-      if (turn === 'resetPrefixCache') this.turns.push(turn);
+      if (turn === 'resetPrefixCache') this.rankGroup.takeOver(turn);
       else {
-        const receivers = turn.inputs.map(() => NOBODY);
-        this.turns.push({ ...turn, receivers, call: new Call(turn.inputs.length) });
+        const inputs = encodedInputs(turn.inputs);
+        const call = new Call(inputs.numPrompts);
+        const { firstRequest, options } = turn;
+        this.rankGroup.takeOver(this.admission.make(inputs, NOBODY, options, call, firstRequest));
       }
     }
+    this.admission.numRequests = numRequests;
   }
 
-  /** From now on nothing runs: whoever waits, and whoever comes, gets the error. */
+  /** From now on nothing runs: calls that wait, and those that come, get the error. */
   private stop(error: Error): void {
     if (this.error !== null) return;
     this.error = error;
-    this.arrivals.length = 0;
-    this.numArriving = 0;
-    for (const turn of this.turns.splice(0)) {
-      if (typeof turn === 'object') {
-        for (const receiver of turn.receivers) receiver.failed(error);
-      }
-    }
-    this.reinitialization?.failed(error);
     const isShutdown = error instanceof ShutdownError;
-    this.outputProcessor.failAll(error, isShutdown ? 'abort' : 'error');
+    this.rankGroup.failAll(error);
+    this.stopped = this.admission.failAll(error, isShutdown ? 'abort' : 'error');
     if (!isShutdown) emit(this.events, 'failed', error);
   }
 
   /** Pending requests reject with ShutdownError; then the executor shuts down. Idempotent. */
-  shutdown(): Promise<void> {
+  async shutdown(): Promise<void> {
     const error = new ShutdownError('the engine was shut down');
-    const isBusy = this.numUnfinishedRequests > 0 || this.turns.length > 0;
+    const isBusy = this.numUnfinishedRequests > 0;
     this.stop(error);
-    return this.executor.shutdown(isBusy ? error : undefined);
+    await Promise.all([this.executor.shutdown(isBusy ? error : undefined), this.stopped]);
   }
 }
 
@@ -645,18 +392,6 @@ async function outputOf(output: Future<ModelRunnerOutput | null>): Promise<Model
   const modelRunnerOutput = await output;
   if (modelRunnerOutput !== null) return modelRunnerOutput;
   throw new InvalidStateError('executeModel gave null for a step without grammars');
-}
-
-function asleep(): InvalidStateError {
-  return new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
-}
-
-function rankLocal(what: string, whose: string): NotSupportedError {
-  return new NotSupportedError(
-    what,
-    `${what} would end requests by ${whose} choice on this rank alone, and ranks that share a model ` +
-      'must schedule the same; use generate or chat without it, alike on every rank',
-  );
 }
 
 function asExecutorFailure(error: unknown): Error {

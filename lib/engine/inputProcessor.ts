@@ -1,125 +1,205 @@
-/** Checks what a caller asks for against the model, and makes of it what the engine runs. */
+/**
+ * Checks what a caller asks for against the model and the engine's limits, and makes of it what the
+ * engine runs. All that the caller passed in is read, once, when the call is made; what is text is
+ * encoded afterwards, off this thread.
+ */
+import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
+import { DataSnapshot, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import type { ChatMessage } from '../tokenizer/chatTemplate';
 import type { Tokenizer } from '../tokenizer/tokenizer';
+import type { CallInputs } from './callInputs';
+import { type PendingPrompt, PromptEncoder } from './promptEncoder';
+import { copyTokenIds, type TokenIds } from './tokenIds';
 
 /** Text, or token ids (and, if one likes, the text they stand for). */
 export type Prompt =
   | string
   | { readonly prompt: string }
-  | { readonly promptTokenIds: readonly number[] | Int32Array; readonly prompt?: string };
+  | { readonly promptTokenIds: TokenIds; readonly prompt?: string };
 
-/** A prompt that the model can run, and how. */
-export interface EngineInput {
-  /** As text, when it was given as text. */
-  prompt: string | null;
-  promptTokenIds: Int32Array;
-  samplingParams: SamplingParams;
-  /** Tokens that end an output: the parameters' and, unless ignoreEos, the model's. */
-  stopTokenIds: readonly number[];
-  badWordsTokenIds: readonly (readonly number[])[];
-}
+type Params = SamplingParams | readonly SamplingParams[] | undefined;
 
 export class InputProcessor {
   private readonly vocabSize: number;
+  private readonly limits: Readonly<RequestLimits>;
+  private readonly encoder: PromptEncoder;
+  private readonly defaultParams: SamplingParams;
+  /** Parameters that were found to fit the model; they cannot change. */
+  private readonly checked = new WeakSet<SamplingParams>();
 
   constructor(
     private readonly config: UniprocConfig,
     private readonly tokenizer: Tokenizer | null,
   ) {
     this.vocabSize = config.model.transformer.spec.vocabSize;
+    this.limits = config.limits;
+    this.encoder = new PromptEncoder(config, tokenizer);
+    this.defaultParams = SamplingParams.fromDefaults(config.model.generation);
   }
 
   /**
-   * All of a call's prompts, each with its parameters: one for all, a list of as many, or none for
-   * the model's own defaults. Throws InvalidRequestError that says which prompt is at fault.
+   * All of a call's prompts as they are now, each with its parameters: one for all, a list of as many,
+   * or none for the model's own defaults. Throws InvalidRequestError that says which prompt is at
+   * fault; encoding them may reject with another.
    */
-  async process(
-    prompts: readonly Prompt[],
-    params: SamplingParams | readonly SamplingParams[] | undefined,
-  ): Promise<EngineInput[]> {
-    const shared = params ?? SamplingParams.fromDefaults(this.config.model.generation);
-    if (Array.isArray(shared) && shared.length !== prompts.length) {
-      throw new InvalidRequestError(
-        `there are ${prompts.length} prompts but ${shared.length} sampling parameters`,
-      );
-    }
-    const inputs = prompts.map((prompt, i) => {
-      const samplingParams = (Array.isArray(shared) ? shared[i] : shared) as SamplingParams;
-      return naming(`prompt ${i}`, () => this.processOne(prompt, samplingParams));
-    });
-    return Promise.all(inputs);
-  }
-
-  /** Conversations as prompts, by the checkpoint's chat template. Throws InvalidRequestError. */
-  async renderChats(conversations: readonly (readonly ChatMessage[])[]): Promise<Prompt[]> {
-    const tokenizer = this.requireTokenizer('a conversation');
-    const prompts = conversations.map((conversation, i) =>
-      naming(`conversation ${i}`, async () => ({
-        promptTokenIds: await tokenizer.applyChatTemplate(conversation),
-      })),
+  takePrompts(prompts: readonly Prompt[], params: Params): CallInputs {
+    const paramsOf = this.takeParams(this.count(prompts, 'prompts'), params);
+    return this.encoder.inputs(
+      paramsOf.map((samplingParams, i) =>
+        naming(`prompt ${i}`, () => this.takePrompt(prompts[i], samplingParams)),
+      ),
+      (pending) => this.checkTotals(pending),
     );
-    return Promise.all(prompts);
   }
 
-  private async processOne(prompt: Prompt, samplingParams: SamplingParams): Promise<EngineInput> {
-    if (!(samplingParams instanceof SamplingParams)) {
+  /** The same for conversations, which the checkpoint's chat template makes prompts of. */
+  takeChats(conversations: readonly (readonly ChatMessage[])[], params: Params): CallInputs {
+    this.requireTokenizer('a conversation');
+    const snapshot = new DataSnapshot(this.limits.maxMessageValues, HARD_LIMITS.messageDepth);
+    const paramsOf = this.takeParams(this.count(conversations, 'conversations'), params);
+    return this.encoder.inputs(
+      paramsOf.map((samplingParams, i) =>
+        naming(`conversation ${i}`, () => ({
+          ...this.takeMessages(conversations[i], snapshot),
+          samplingParams: this.checkParams(samplingParams),
+        })),
+      ),
+      (pending) => this.checkTotals(pending),
+    );
+  }
+
+  private count(list: readonly unknown[], what: string): number {
+    const { length } = list;
+    if (length <= this.limits.maxPromptsPerCall) return length;
+    throw new InvalidRequestError(
+      `the call has ${length} ${what}; ${limitedBy(this.limits, 'maxPromptsPerCall')}`,
+    );
+  }
+
+  /** Those of each prompt, not yet checked. */
+  private takeParams(numPrompts: number, params: Params): unknown[] {
+    if (!Array.isArray(params)) {
+      return new Array<unknown>(numPrompts).fill(params ?? this.defaultParams);
+    }
+    const { length } = params;
+    if (length !== numPrompts) {
       throw new InvalidRequestError(
-        `its sampling parameters are ${show(samplingParams)}; make them with new SamplingParams({ ... })`,
+        `there are ${numPrompts} prompts but ${length} sampling parameters`,
       );
     }
-    this.checkParams(samplingParams);
-    const { ignoreEos, stopTokenIds } = samplingParams;
-    const eosTokenIds = ignoreEos ? [] : this.config.model.transformer.eosTokenIds;
-    return {
-      ...(await this.tokenize(prompt)),
-      samplingParams,
-      stopTokenIds: [...new Set([...stopTokenIds, ...eosTokenIds])],
-      badWordsTokenIds: await this.badWordsTokenIds(samplingParams),
-    };
+    return Array.from({ length: numPrompts }, (_, i) => params[i] as unknown);
   }
 
-  private async tokenize(prompt: Prompt): Promise<Pick<EngineInput, 'prompt' | 'promptTokenIds'>> {
+  private takePrompt(prompt: Prompt, samplingParams: unknown): PendingPrompt {
+    const params = this.checkParams(samplingParams);
     const input = typeof prompt === 'string' ? { prompt } : prompt;
-    const text = (input as { prompt?: unknown } | null)?.prompt ?? null;
-    const given = (input as { promptTokenIds?: unknown } | null)?.promptTokenIds ?? null;
+    const text = (input as { prompt?: unknown } | null | undefined)?.prompt ?? null;
+    const given =
+      (input as { promptTokenIds?: unknown } | null | undefined)?.promptTokenIds ?? null;
     if (text !== null && typeof text !== 'string') {
       throw new InvalidRequestError(`its text is ${show(text)}; it must be a string`);
     }
-    let tokenIds: ArrayLike<unknown>;
-    if (Array.isArray(given) || given instanceof Int32Array) {
-      tokenIds = given;
-    } else if (given !== null || text === null) {
+    if (text !== null && text.length > this.limits.maxPromptLength) {
       throw new InvalidRequestError(
-        `it is ${show(prompt)}; a prompt is a string, { prompt } or { promptTokenIds }`,
+        `its text has ${text.length} characters; ${limitedBy(this.limits, 'maxPromptLength')}`,
       );
-    } else {
-      tokenIds = await this.requireTokenizer('a text prompt').encode(text);
     }
-    this.checkPrompt(tokenIds);
-    return { prompt: text, promptTokenIds: Int32Array.from(tokenIds) };
+    if (given !== null) {
+      const { maxModelLen } = this.config.model;
+      const promptTokenIds = copyTokenIds(given, maxModelLen, this.vocabSize);
+      if (promptTokenIds === null) throw notAPrompt(prompt);
+      return { samplingParams: params, prompt: text, promptTokenIds };
+    }
+    if (text === null) throw notAPrompt(prompt);
+    this.checkLength(text);
+    return { samplingParams: params, prompt: text };
   }
 
-  private checkPrompt(tokenIds: ArrayLike<unknown>): asserts tokenIds is ArrayLike<number> {
+  /** Refuses a text that cannot fit, before it is encoded. */
+  private checkLength(text: string): void {
     const { maxModelLen } = this.config.model;
-    if (tokenIds.length === 0) throw new InvalidRequestError('it is empty');
-    if (tokenIds.length >= maxModelLen) {
+    const least = this.requireTokenizer('a text prompt').minNumTokens(text);
+    if (least < maxModelLen) return;
+    throw new InvalidRequestError(
+      `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
+        `${maxModelLen - 1}, so that one can be generated`,
+    );
+  }
+
+  private takeMessages(
+    conversation: readonly ChatMessage[],
+    snapshot: DataSnapshot,
+  ): { prompt: null; messages: readonly ChatMessage[] } {
+    if (!Array.isArray(conversation)) throw notAConversation(conversation);
+    try {
+      const messages = snapshot.copy(conversation) as readonly ChatMessage[];
+      if (messages.length === 0) throw notAConversation(messages);
+      return { prompt: null, messages };
+    } catch (error) {
+      if (!(error instanceof SnapshotError)) throw error;
+      const isTooMuch = snapshot.numValues > snapshot.maxValues;
       throw new InvalidRequestError(
-        `it has ${tokenIds.length} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-          `${maxModelLen - 1}, so that one can be generated`,
+        `it ${error.message}; ` +
+          (isTooMuch ? limitedBy(this.limits, 'maxMessageValues') : 'messages are plain data'),
       );
     }
-    for (let i = 0; i < tokenIds.length; i++) {
-      if (!this.isTokenId(tokenIds[i])) {
-        throw new InvalidRequestError(`its token ${i} is ${show(tokenIds[i])}; ${this.vocabulary}`);
+  }
+
+  /** Refuses what a call asks for in all. */
+  private checkTotals(prompts: readonly PendingPrompt[]): void {
+    const { maxRequestsPerCall, maxLogprobsPerCall } = this.limits;
+    const { maxModelLen } = this.config.model;
+    let numRequests = 0;
+    let numLogprobs = 0;
+    for (const { samplingParams, prompt, promptTokenIds } of prompts) {
+      const { n, maxTokens, logprobs, promptLogprobs } = samplingParams;
+      numRequests += n;
+      if (logprobs !== null) {
+        numLogprobs += n * (logprobs + 1) * Math.min(maxTokens ?? maxModelLen, maxModelLen);
+      }
+      if (promptLogprobs !== null) {
+        const length = promptTokenIds?.length ?? prompt?.length ?? maxModelLen;
+        numLogprobs += (promptLogprobs + 1) * Math.min(length, maxModelLen);
       }
     }
+    if (numRequests > maxRequestsPerCall) {
+      throw new InvalidRequestError(
+        `the call asks for ${numRequests} outputs (n of each prompt, added up); ` +
+          limitedBy(this.limits, 'maxRequestsPerCall'),
+      );
+    }
+    if (numLogprobs > maxLogprobsPerCall) {
+      throw new InvalidRequestError(
+        `the call asks for up to ${numLogprobs} logprobs (positions times alternatives, of all ` +
+          `outputs); ${limitedBy(this.limits, 'maxLogprobsPerCall')}`,
+      );
+    }
   }
 
-  private checkParams(params: SamplingParams): void {
+  private checkParams(params: unknown): SamplingParams {
+    if (!SamplingParams.isMade(params)) {
+      throw new InvalidRequestError(
+        `its sampling parameters are ${show(params)}; make them with new SamplingParams({ ... })`,
+      );
+    }
+    if (this.checked.has(params)) return params;
+    this.checkCounts(params);
+    this.checkTokenIds('logitBias', params.logitBias.keys());
+    this.checkTokenIds('allowedTokenIds', params.allowedTokenIds ?? []);
+    this.checkTokenIds('stopTokenIds', params.stopTokenIds);
+    for (const word of params.badWords) {
+      if (typeof word !== 'string') this.checkTokenIds('badWords', word);
+    }
+    if (params.stop.length > 0) this.requireTokenizer('a stop string');
+    this.checked.add(params);
+    return params;
+  }
+
+  private checkCounts(params: SamplingParams): void {
     const { maxLogprobs } = this.config.model;
     for (const name of ['logprobs', 'promptLogprobs'] as const) {
       const count = params[name];
@@ -129,56 +209,40 @@ export class InputProcessor {
         );
       }
     }
-    const tokenIds = {
-      logitBias: [...params.logitBias.keys()],
-      allowedTokenIds: params.allowedTokenIds ?? [],
-      stopTokenIds: params.stopTokenIds,
-      badWords: params.badWords.filter((word) => typeof word !== 'string').flat(),
-    };
-    for (const [name, ids] of Object.entries(tokenIds)) {
-      const outside = ids.find((tokenId) => !this.isTokenId(tokenId));
-      if (outside !== undefined) {
-        throw new InvalidRequestError(`${name} has token ${outside}; ${this.vocabulary}`);
-      }
+    if (params.n > this.limits.maxN) {
+      throw new InvalidRequestError(`n is ${params.n}; ${limitedBy(this.limits, 'maxN')}`);
     }
-    if (params.stop.length > 0) this.requireTokenizer('a stop string');
+    this.checkCount('stop', params.stop.length, 'maxStopStrings');
+    this.checkCount('stopTokenIds', params.stopTokenIds.length, 'maxStopTokenIds');
+    this.checkCount('badWords', params.badWords.length, 'maxBadWords');
+    this.checkCount('logitBias', params.logitBias.size, 'maxLogitBiases');
+    this.checkCount('allowedTokenIds', params.allowedTokenIds?.length ?? 0, 'maxAllowedTokenIds');
+    for (const [i, text] of params.stop.entries()) {
+      this.checkCount(`stop[${i}]`, text.length, 'maxStopStringLength', 'characters');
+    }
+    for (const [i, word] of params.badWords.entries()) {
+      const what = typeof word === 'string' ? 'characters' : 'tokens';
+      this.checkCount(`badWords[${i}]`, word.length, 'maxBadWordLength', what);
+    }
   }
 
-  private isTokenId(tokenId: unknown): tokenId is number {
-    return (
-      Number.isInteger(tokenId) && (tokenId as number) >= 0 && (tokenId as number) < this.vocabSize
-    );
+  private checkCount(
+    name: string,
+    count: number,
+    limit: keyof RequestLimits,
+    what = 'entries',
+  ): void {
+    if (count <= this.limits[limit]) return;
+    throw new InvalidRequestError(`${name} has ${count} ${what}; ${limitedBy(this.limits, limit)}`);
   }
 
-  private get vocabulary(): string {
-    return `the model's tokens are integers from 0 to ${this.vocabSize - 1}`;
-  }
-
-  /**
-   * Bad words as token sequences. A word is spelled one way at the start of a text and often another
-   * after a space: both count, of whatever lengths (vLLM drops the second when its length differs).
-   */
-  private async badWordsTokenIds({ badWords }: SamplingParams): Promise<(readonly number[])[]> {
-    const spellings: (readonly number[])[] = [];
-    for (const word of badWords) {
-      if (typeof word !== 'string') {
-        spellings.push(word);
-        continue;
-      }
-      const tokenizer = this.requireTokenizer('a bad word as text');
-      const bare = word.trimStart();
-      if (bare === '')
-        throw new InvalidRequestError(`badWords has ${show(word)}, which is no word`);
-      const [atStart, afterSpace] = await tokenizer.encodeBatch([bare, ` ${bare}`], {
-        addSpecialTokens: false,
-      });
-      // A space that is a token of its own, and then the word as it is at the start.
-      const isCovered = atStart.every(
-        (tokenId, i) => tokenId === afterSpace.at(i - atStart.length),
+  private checkTokenIds(name: string, tokenIds: Iterable<number>): void {
+    for (const tokenId of tokenIds) {
+      if (tokenId < this.vocabSize) continue;
+      throw new InvalidRequestError(
+        `${name} has token ${tokenId}; the model's tokens are integers from 0 to ${this.vocabSize - 1}`,
       );
-      spellings.push(...(isCovered ? [atStart] : [atStart, afterSpace]));
     }
-    return spellings;
   }
 
   private requireTokenizer(what: string): Tokenizer {
@@ -189,12 +253,29 @@ export class InputProcessor {
   }
 }
 
-/** What `check` resolves to; an InvalidRequestError that it rejects with says what it is about. */
-async function naming<T>(subject: string, check: () => Promise<T>): Promise<T> {
+function notAConversation(messages: unknown): InvalidRequestError {
+  return new InvalidRequestError(
+    `it is ${show(messages)}; it must be a list of at least one { role, content }`,
+  );
+}
+
+function notAPrompt(prompt: unknown): InvalidRequestError {
+  return new InvalidRequestError(
+    `it is ${show(prompt)}; a prompt is a string, { prompt } or { promptTokenIds }`,
+  );
+}
+
+/**
+ * What `read` returns; an error says what it is about. Another error than ours is one that a getter or
+ * a proxy of the caller's threw.
+ */
+function naming<T>(subject: string, read: () => T): T {
   try {
-    return await check();
+    return read();
   } catch (error) {
-    if (!(error instanceof InvalidRequestError)) throw error;
-    throw new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
+    if (error instanceof InvalidRequestError) {
+      throw new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
+    }
+    throw new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
   }
 }

@@ -1,6 +1,7 @@
 /** Turns the tokens of a step into what users receive: text, logprobs, finished outputs. */
 import { InvalidLogitsError, RequestFailedError, UniprocError } from '../errors';
 import type { Tokenizer } from '../tokenizer/tokenizer';
+import type { Call } from './call';
 import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } from './outputs';
 import type { Request } from './request';
@@ -51,6 +52,11 @@ export class OutputProcessor {
     let count = 0;
     for (const { parent } of this.states.values()) if (parent.isRankLocal) count++;
     return count;
+  }
+
+  /** The call that the request is of; undefined once it is finished. */
+  callOf(requestId: string): Call | undefined {
+    return this.states.get(requestId)?.parent.call;
   }
 
   /** The request is in a step for the first time. */

@@ -10,7 +10,7 @@ import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import type { EngineInput } from './inputProcessor';
+import type { EngineInput } from './callInputs';
 import { Request } from './request';
 
 /** How one rank stands when it is asked for the change. */
@@ -80,6 +80,8 @@ function checkNewRanks(requests: readonly ReconfigureDistributedRequest[]): void
 
 /** A call that waits, as far as other ranks need to know it. */
 export interface QueuedCall {
+  /** The place of its first prompt among all prompts that the engine was ever given. */
+  firstRequest: number;
   inputs: readonly EngineInput[];
   options: Pick<RequestOptions, 'priority' | 'cacheSalt'>;
 }
@@ -113,6 +115,7 @@ export function encodeState({ numRequests, requests, turns }: EngineState): Uint
       turn === 'resetPrefixCache'
         ? turn
         : {
+            firstRequest: turn.firstRequest,
             inputs: turn.inputs.map((input) => ({
               ...input,
               samplingParams: plain(input.samplingParams),

@@ -7,19 +7,22 @@ import {
   EMPTY_MODEL_RUNNER_OUTPUT,
   type LogprobsLists,
   type ModelRunnerOutput,
+  NO_NANS_IN_LOGITS,
   RaggedTokenIds,
 } from './outputs';
+import { RefusedRequests } from './refusedRequests';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
 import type { StepOutput } from './workerBase';
 
 export class ModelRunner {
   /** Public, as vLLM's is: those who train a model between generations reach it here. */
   readonly inputBatch: InputBatch;
+  private readonly refusedRequests = new RefusedRequests();
   /** The output last launched from each staging set. */
   private readonly launched: (StepOutputInFlight | null)[];
   private nextSet = 0;
   /** A step whose forward is launched and whose sampling waits for a grammar. */
-  private awaitingSample: { set: number; step: PreparedStep } | null = null;
+  private awaitingSample: { set: number; step: LaunchedStep } | null = null;
 
   constructor(
     readonly model: NativeModel,
@@ -45,8 +48,15 @@ export class ModelRunner {
     }
     last?.overwrite();
     this.launched[set] = null;
-    const step = this.inputBatch.prepare(schedulerOutput, this.model.steps[set]);
-    if (step.numRows === 0) return EMPTY_MODEL_RUNNER_OUTPUT;
+    const { prepared, failedReqs } = this.refusedRequests.prepare(schedulerOutput, (output) =>
+      this.inputBatch.prepare(output, this.model.steps[set]),
+    );
+    const step: LaunchedStep = { ...prepared, failedReqs };
+    if (step.numRows === 0) {
+      return failedReqs.size === 0
+        ? EMPTY_MODEL_RUNNER_OUTPUT
+        : { ...EMPTY_MODEL_RUNNER_OUTPUT, failedReqs };
+    }
     this.nextSet = (set + 1) % this.launched.length;
     this.model.forward(
       set,
@@ -72,13 +82,13 @@ export class ModelRunner {
     return this.sample(set, step, grammarOutput && this.rowsBitmask(step, grammarOutput));
   }
 
-  private sample(set: number, step: PreparedStep, bitmask: Int32Array | null): StepOutput {
+  private sample(set: number, step: LaunchedStep, bitmask: Int32Array | null): StepOutput {
     const ready = this.model.sample(set, bitmask);
     return (this.launched[set] = new StepOutputInFlight(ready, this.model.steps[set], step));
   }
 
   /** The grammar's masks laid out for the sampled rows; rows without one allow every token. */
-  private rowsBitmask(step: PreparedStep, grammar: GrammarOutput): Int32Array {
+  private rowsBitmask(step: LaunchedStep, grammar: GrammarOutput): Int32Array {
     const words = Math.ceil(this.vocabSize / 32);
     if (grammar.grammarBitmask.length !== grammar.structuredOutputRequestIds.length * words) {
       throw new InvalidStateError(
@@ -99,6 +109,11 @@ export class ModelRunner {
   }
 }
 
+/** A step as it was written, and the requests that it was to have and that were refused. */
+interface LaunchedStep extends PreparedStep {
+  failedReqs: ReadonlyMap<string, Error>;
+}
+
 /** A step on the device; its output is copied out of the staging set once the event is done. */
 class StepOutputInFlight extends AsyncModelRunnerOutput {
   private state: 'pending' | 'taken' | 'overwritten' = 'pending';
@@ -106,7 +121,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
   constructor(
     readonly ready: NativeEvent,
     private readonly buffers: StepBuffers,
-    private readonly step: PreparedStep,
+    private readonly step: LaunchedStep,
   ) {
     super();
   }
@@ -130,7 +145,28 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
         step.promptLogprobs.length === 0
           ? EMPTY_MODEL_RUNNER_OUTPUT.promptLogprobs
           : this.promptLogprobs(),
+      numNansInLogits: this.numNansInLogits(),
+      ...(step.failedReqs.size > 0 && { failedReqs: step.failedReqs }),
     };
+  }
+
+  /** One pass over a number a sampled row, and a number a prompt position with logprobs. */
+  private numNansInLogits(): ReadonlyMap<string, number> {
+    const { buffers, step } = this;
+    let numNans: Map<string, number> | undefined;
+    for (let i = 0; i < step.numSampled; i++) {
+      if (buffers.numNans[i] === 0) continue;
+      numNans ??= new Map<string, number>();
+      numNans.set(step.reqIds[buffers.sampledRows[i]], buffers.numNans[i]);
+    }
+    for (const { reqId, start, count } of step.promptLogprobs) {
+      let nans = 0;
+      for (let i = start; i < start + count; i++) nans += buffers.promptNumNans[i];
+      if (nans === 0) continue;
+      numNans ??= new Map<string, number>();
+      numNans.set(reqId, (numNans.get(reqId) ?? 0) + nans);
+    }
+    return numNans ?? NO_NANS_IN_LOGITS;
   }
 
   /** The staging set is written again; an output nobody took is lost. */

@@ -56,10 +56,15 @@ export interface ModelRunnerOutput {
    */
   promptLogprobs: ReadonlyMap<string, LogprobsLists>;
   /**
-   * By request: how many of the logits that its token was to be sampled from are NaN. Only requests
-   * that have any; their sampled tokens mean nothing. Absent: none, or the worker does not count.
+   * By request: NaN among the logits that its token, or its prompt's logprobs, of this step come
+   * from. Only requests that have any: their outputs mean nothing, the others' are as ever.
    */
   numNansInLogits?: ReadonlyMap<string, number>;
+  /**
+   * By request: why the worker could not take it. It has no row, here and in the steps that were
+   * launched since; the others' are as ever. Absent: none.
+   */
+  failedReqs?: ReadonlyMap<string, Error>;
 }
 
 /** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */
@@ -69,6 +74,9 @@ export abstract class AsyncModelRunnerOutput {
   abstract getOutput(): ModelRunnerOutput;
 }
 
+/** Of a step without NaN: the same Map for every such step. */
+export const NO_NANS_IN_LOGITS: ReadonlyMap<string, number> = Object.freeze(new Map());
+
 /** The output of a step without tokens. */
 export const EMPTY_MODEL_RUNNER_OUTPUT: ModelRunnerOutput = Object.freeze({
   reqIds: [],
@@ -76,4 +84,5 @@ export const EMPTY_MODEL_RUNNER_OUTPUT: ModelRunnerOutput = Object.freeze({
   sampledTokenIds: new RaggedTokenIds(new Int32Array(0), new Int32Array(1)),
   logprobs: null,
   promptLogprobs: new Map<string, LogprobsLists>(),
+  numNansInLogits: NO_NANS_IN_LOGITS,
 });

@@ -173,7 +173,7 @@ describe('a signal', () => {
 
     // Nor do those that came to nothing.
     await engine.generateAll([], short, { signal });
-    const tooMany = Array.from({ length: 31 }, () => promptOf(3));
+    const tooMany = Array.from({ length: 39 }, () => promptOf(3));
     await expect(engine.generateAll(tooMany, short, { signal })).rejects.toThrow();
     const timedOut = engine.generate(promptOf(3), LONG, { signal, timeoutMs: 5 });
     await expect(timedOut).rejects.toThrow(RequestTimeoutError);

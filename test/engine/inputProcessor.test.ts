@@ -2,8 +2,10 @@ import path from 'node:path';
 import { createUniprocConfig } from '../../lib/config/engineArgs';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
-import { type EngineInput, InputProcessor, type Prompt } from '../../lib/engine/inputProcessor';
+import type { EngineInput } from '../../lib/engine/callInputs';
+import { InputProcessor, type Prompt } from '../../lib/engine/inputProcessor';
 import { InvalidRequestError } from '../../lib/errors';
+import type { ChatMessage } from '../../lib/tokenizer/chatTemplate';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { byteTokenizer } from './byteTokenizer';
 
@@ -24,11 +26,26 @@ beforeAll(async () => {
   processor = new InputProcessor(config, null);
 });
 
+type Params = Parameters<InputProcessor['takePrompts']>[1];
+
+/** A call's prompts as the engine gets them. */
+async function process(
+  by: InputProcessor,
+  prompts: readonly Prompt[],
+  params: Params,
+): Promise<readonly EngineInput[]> {
+  return by.takePrompts(prompts, params).encode(() => true);
+}
+
+async function renderChats(by: InputProcessor, chats: readonly ChatMessage[][]): Promise<unknown> {
+  return by.takeChats(chats, undefined).encode(() => true);
+}
+
 async function processOne(
   prompt: unknown,
   options: SamplingParamsOptions = {},
 ): Promise<EngineInput> {
-  return (await processor.process([prompt as Prompt], new SamplingParams(options)))[0];
+  return (await process(processor, [prompt as Prompt], new SamplingParams(options)))[0];
 }
 
 describe('a prompt of token ids', () => {
@@ -75,7 +92,7 @@ test.each([[5], [null], [undefined], [[5, 6]], [{}], [{ prompt: 5 }]])(
 
 test('the message says which prompt it is', async () => {
   const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [] }];
-  await expect(processor.process(prompts, new SamplingParams())).rejects.toThrow(
+  await expect(process(processor, prompts, new SamplingParams())).rejects.toThrow(
     /^prompt 1: it is empty$/,
   );
 });
@@ -105,7 +122,7 @@ describe('sampling parameters', () => {
 
   test('are made with the class', async () => {
     const plain = { temperature: 0 } as unknown as SamplingParams;
-    await expect(processor.process([{ promptTokenIds: [1] }], plain)).rejects.toThrow(
+    await expect(process(processor, [{ promptTokenIds: [1] }], plain)).rejects.toThrow(
       /new SamplingParams/,
     );
   });
@@ -114,7 +131,7 @@ describe('sampling parameters', () => {
     const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [2] }];
     const [a, b] = [new SamplingParams(), new SamplingParams()];
     const paramsOf = async (params: SamplingParams | SamplingParams[]) =>
-      (await processor.process(prompts, params)).map(({ samplingParams }) => samplingParams);
+      (await process(processor, prompts, params)).map(({ samplingParams }) => samplingParams);
     expect(await paramsOf(a)).toEqual([a, a]);
     expect((await paramsOf([a, b]))[1]).toBe(b);
     await expect(paramsOf([a])).rejects.toThrow(/2 prompts but 1/);
@@ -122,7 +139,8 @@ describe('sampling parameters', () => {
 
   test("default to the model's own", async () => {
     const model = { ...config.model, generation: { temperature: 0.25, topK: 7 } };
-    const [input] = await new InputProcessor({ ...config, model }, null).process(
+    const [input] = await process(
+      new InputProcessor({ ...config, model }, null),
       [{ promptTokenIds: [1] }],
       undefined,
     );
@@ -155,7 +173,7 @@ describe('with a tokenizer', () => {
   });
 
   const processText = async (prompt: Prompt, options: SamplingParamsOptions = {}) =>
-    (await textProcessor.process([prompt], new SamplingParams(options)))[0];
+    (await process(textProcessor, [prompt], new SamplingParams(options)))[0];
 
   test.each<[Prompt]>([['abc'], [{ prompt: 'abc' }]])('a prompt may be %p', async (prompt) => {
     const input = await processText(prompt);
@@ -179,11 +197,13 @@ describe('with a tokenizer', () => {
   });
 
   test('a bad word has two where a space is part of the token that follows', async () => {
+    const config = await createUniprocConfig({ model: STORIES });
     const tokenizer = await Tokenizer.load(STORIES);
     const spellings = await tokenizer.encodeBatch(['dog', ' dog'], { addSpecialTokens: false });
     expect(spellings.map(({ length }) => length)).toEqual([2, 1]);
     const params = new SamplingParams({ badWords: [' dog'] });
-    const [input] = await new InputProcessor(config, tokenizer).process(
+    const [input] = await process(
+      new InputProcessor(config, tokenizer),
       [{ promptTokenIds: [1] }],
       params,
     );
@@ -196,7 +216,7 @@ describe('with a tokenizer', () => {
 
   test('a conversation that cannot be put into words is named', async () => {
     const chats = [[{ role: 'user', content: 'Hello' }]];
-    await expect(textProcessor.renderChats(chats)).rejects.toThrow(
+    await expect(renderChats(textProcessor, chats)).rejects.toThrow(
       /^conversation 0: .*chat template/,
     );
   });
@@ -204,7 +224,7 @@ describe('with a tokenizer', () => {
 
 test('text needs a tokenizer', async () => {
   await expect(processOne('Once upon a time')).rejects.toThrow(/skipTokenizerInit/);
-  await expect(processor.renderChats([[{ role: 'user', content: 'Hello' }]])).rejects.toThrow(
+  await expect(renderChats(processor, [[{ role: 'user', content: 'Hello' }]])).rejects.toThrow(
     /skipTokenizerInit/,
   );
 });

@@ -78,9 +78,12 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
 });
 
 test('a call that is refused lets the next one go on', async () => {
-  const engine = await create(true, { maxQueuedRequests: 1 });
+  const engine = await create(true, { maxQueuedRequests: 1, maxNumSeqs: 1 });
   const first = engine.generateAll([promptOf(3)], { maxTokens: 3 });
-  const refused = engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 3 });
+  const refused = engine.generateAll(
+    [3, 4, 5].map((length) => promptOf(length)),
+    { maxTokens: 3 },
+  );
   const last = engine.generateAll([promptOf(5)], { maxTokens: 3 });
   await expect(refused).rejects.toBeInstanceOf(QueueFullError);
   expect((await first)[0].outputs[0].tokenIds).toHaveLength(3);

@@ -4,7 +4,7 @@ import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArg
 import type { RequestOptions } from '../../lib/config/requestOptions';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
-import type { EngineInput } from '../../lib/engine/inputProcessor';
+import { encodedInputs, type EngineInput } from '../../lib/engine/callInputs';
 import type { OutputStream, RequestOutput } from '../../lib/engine/outputs';
 import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
 import type { ModelRunnerOutput } from '../../lib/worker/outputs';
@@ -119,7 +119,8 @@ export class TestEngine<W extends PagedWorker> {
     params: SamplingParamsOptions = {},
     options: RequestOptions = {},
   ): Promise<RequestOutput> {
-    return (await this.engine.generate([this.input(prompt, params)], options))[0];
+    const inputs = encodedInputs([this.input(prompt, params)]);
+    return (await this.engine.generate(inputs, options))[0];
   }
 
   /** Several prompts in one call. */
@@ -129,7 +130,7 @@ export class TestEngine<W extends PagedWorker> {
     options: RequestOptions = {},
   ): Promise<RequestOutput[]> {
     return this.engine.generate(
-      prompts.map((prompt) => this.input(prompt, params)),
+      encodedInputs(prompts.map((prompt) => this.input(prompt, params))),
       options,
     );
   }
@@ -139,7 +140,7 @@ export class TestEngine<W extends PagedWorker> {
     params: SamplingParamsOptions = {},
     options: RequestOptions = {},
   ): OutputStream {
-    return this.engine.stream(() => this.input(prompt, params), options);
+    return this.engine.stream(() => encodedInputs([this.input(prompt, params)]), options);
   }
 
   private input(prompt: readonly number[], options: SamplingParamsOptions): EngineInput {

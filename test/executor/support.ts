@@ -1,6 +1,7 @@
 /** What the executor's tests share: a config, workers written in JavaScript, a process of one's own. */
 import { spawn } from 'node:child_process';
 import path from 'node:path';
+import { DEFAULT_LIMITS } from '../../lib/config/limits';
 import type { ParallelConfig, UniprocConfig } from '../../lib/config/uniprocConfig';
 import { InvalidStateError } from '../../lib/errors';
 import { type CreateOptions } from '../../lib/executor/executor';
@@ -71,6 +72,7 @@ export function testConfig({
       kvCacheMemoryBytes: null,
       enablePrefixCaching: true,
     },
+    limits: DEFAULT_LIMITS,
     scheduler: {
       maxNumSeqs: 4,
       maxNumBatchedTokens: 64,
@@ -170,6 +172,7 @@ export function outputOf(...reqIds: string[]): ModelRunnerOutput {
     reqIds,
     reqIdToIndex: new Map(reqIds.map((reqId, i) => [reqId, i])),
     sampledTokenIds: RaggedTokenIds.from(reqIds.map(() => [1])),
+    numNansInLogits: new Map(),
   };
 }
 

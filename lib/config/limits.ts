@@ -1,0 +1,127 @@
+/**
+ * Every bound on what one call may ask for, in one place. `HARD_LIMITS` are what later code can hold
+ * (the device counts in int32 and computes in float32) and cannot be raised; `RequestLimits` are an
+ * engine's own, with defaults that no honest user meets.
+ */
+import { z } from 'zod';
+
+export const MAX_INT32 = 2 ** 31 - 1;
+
+/** What no setting can raise. */
+export const HARD_LIMITS = Object.freeze({
+  /** Token ids, topK and minTokens are int32 on the device. */
+  int32: MAX_INT32,
+  /** Outputs of one prompt, as in vLLM. */
+  n: 16_384,
+  /** Entries of any one list of the sampling parameters. */
+  listLength: 2 ** 20,
+  /** Size of a logit bias. */
+  logitBias: 100,
+  /** A repetition penalty beyond these leaves float32's range when it meets a logit. */
+  repetitionPenalty: Object.freeze({ min: 1e-20, max: 1e20 }),
+  /** Levels of lists and objects inside a chat message. */
+  messageDepth: 64,
+});
+
+/** What one call may ask of an engine; the option `limits`. */
+export interface RequestLimits {
+  /** Prompts of one call; default 65,536. */
+  maxPromptsPerCall: number;
+  /** Outputs of one call: the sum of its prompts' `n`; default 65,536. */
+  maxRequestsPerCall: number;
+  /** Outputs of one prompt; default 16,384. */
+  maxN: number;
+  /** Length of a prompt's text, in UTF-16 code units; default 16,777,216. */
+  maxPromptLength: number;
+  /** Messages, fields and list entries in the conversations of one call; default 262,144. */
+  maxMessageValues: number;
+  /** Stop strings of a request; default 64. */
+  maxStopStrings: number;
+  /** Length of a stop string, in UTF-16 code units; default 1,024. */
+  maxStopStringLength: number;
+  /** Stop token ids of a request; default 4,096. */
+  maxStopTokenIds: number;
+  /** Bad words of a request; default 65,536. */
+  maxBadWords: number;
+  /** Length of a bad word: UTF-16 code units of a text, tokens of a list; default 1,024. */
+  maxBadWordLength: number;
+  /** Tokens of a request's bad words in all; default 1,048,576. */
+  maxBadWordsTokens: number;
+  /** Tokens of a request with a logit bias; default 65,536. */
+  maxLogitBiases: number;
+  /** Allowed token ids of a request; default 524,288. */
+  maxAllowedTokenIds: number;
+  /**
+   * Logprobs that one call can bring: for each output, positions times alternatives; default
+   * 67,108,864.
+   */
+  maxLogprobsPerCall: number;
+  /** Length of a cache salt, in UTF-16 code units; default 1,024. */
+  maxCacheSaltLength: number;
+}
+
+export const DEFAULT_LIMITS: Readonly<RequestLimits> = Object.freeze({
+  maxPromptsPerCall: 65_536,
+  maxRequestsPerCall: 65_536,
+  maxN: HARD_LIMITS.n,
+  maxPromptLength: 2 ** 24,
+  maxMessageValues: 2 ** 18,
+  maxStopStrings: 64,
+  maxStopStringLength: 1024,
+  maxStopTokenIds: 4096,
+  maxBadWords: 65_536,
+  maxBadWordLength: 1024,
+  maxBadWordsTokens: 2 ** 20,
+  maxLogitBiases: 65_536,
+  maxAllowedTokenIds: 2 ** 19,
+  maxLogprobsPerCall: 2 ** 26,
+  maxCacheSaltLength: 1024,
+});
+
+/** The most that each may be set to. */
+const HIGHEST: Readonly<RequestLimits> = Object.freeze({
+  maxPromptsPerCall: MAX_INT32,
+  maxRequestsPerCall: MAX_INT32,
+  maxN: HARD_LIMITS.n,
+  // The longest string of V8.
+  maxPromptLength: 2 ** 29 - 24,
+  maxMessageValues: MAX_INT32,
+  maxStopStrings: HARD_LIMITS.listLength,
+  maxStopStringLength: MAX_INT32,
+  maxStopTokenIds: HARD_LIMITS.listLength,
+  maxBadWords: HARD_LIMITS.listLength,
+  maxBadWordLength: HARD_LIMITS.listLength,
+  // Two lists of int32 beside the others, whose bytes the device counts in int32.
+  maxBadWordsTokens: 2 ** 26,
+  maxLogitBiases: HARD_LIMITS.listLength,
+  maxAllowedTokenIds: HARD_LIMITS.listLength,
+  maxLogprobsPerCall: Number.MAX_SAFE_INTEGER,
+  maxCacheSaltLength: MAX_INT32,
+});
+
+const limit = (name: keyof RequestLimits) =>
+  z.int().min(1).max(HIGHEST[name]).optional().describe(`an integer from 1 to ${HIGHEST[name]}`);
+
+/** Of the engine's option `limits`: any of them may be left out. */
+export const limitsSchema = z.strictObject({
+  maxPromptsPerCall: limit('maxPromptsPerCall'),
+  maxRequestsPerCall: limit('maxRequestsPerCall'),
+  maxN: limit('maxN'),
+  maxPromptLength: limit('maxPromptLength'),
+  maxMessageValues: limit('maxMessageValues'),
+  maxStopStrings: limit('maxStopStrings'),
+  maxStopStringLength: limit('maxStopStringLength'),
+  maxStopTokenIds: limit('maxStopTokenIds'),
+  maxBadWords: limit('maxBadWords'),
+  maxBadWordLength: limit('maxBadWordLength'),
+  maxBadWordsTokens: limit('maxBadWordsTokens'),
+  maxLogitBiases: limit('maxLogitBiases'),
+  maxAllowedTokenIds: limit('maxAllowedTokenIds'),
+  maxLogprobsPerCall: limit('maxLogprobsPerCall'),
+  maxCacheSaltLength: limit('maxCacheSaltLength'),
+} satisfies Record<keyof RequestLimits, z.ZodType>);
+
+/** How an error names a limit that was met. */
+export function limitedBy(limits: Readonly<RequestLimits>, name: keyof RequestLimits): string {
+  return `${name} is ${limits[name]} (the engine's option limits sets it)`;
+}

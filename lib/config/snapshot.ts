@@ -1,0 +1,64 @@
+/**
+ * Copies of what callers pass in. A caller may change its objects after the call, and a getter or a
+ * proxy may answer differently each time: everything is read once, and only the copy is checked.
+ */
+
+/**
+ * The fields of an options object: those that `names` lists, own or inherited, and all others that
+ * it has itself, so that an unknown one can be refused. What is no object comes back as it is, for
+ * the schema to refuse.
+ */
+export function snapshotFields(options: unknown, names: readonly string[]): unknown {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) return options;
+  const given = options as Record<string, unknown>;
+  // Without a prototype, lest a field called __proto__ becomes one.
+  const copy = Object.create(null) as Record<string, unknown>;
+  for (const name of Object.keys(given)) copy[name] = given[name];
+  for (const name of names) if (!(name in copy) && name in given) copy[name] = given[name];
+  return copy;
+}
+
+/** Why data cannot be copied. */
+export class SnapshotError extends Error {}
+
+/**
+ * Copies data as JSON knows it (and undefined and bigints), counting values: lists, objects, their
+ * fields and entries. Strings are shared, since they cannot change.
+ */
+export class DataSnapshot {
+  /** Values copied so far. */
+  numValues = 0;
+
+  constructor(
+    readonly maxValues: number,
+    readonly maxDepth: number,
+  ) {}
+
+  /** Throws SnapshotError for what is no data, or is too much or too deep. */
+  copy(value: unknown, depth = 0): unknown {
+    if (++this.numValues > this.maxValues) throw new SnapshotError('has too many values');
+    if (typeof value === 'function' || typeof value === 'symbol') {
+      throw new SnapshotError(`has a ${typeof value}`);
+    }
+    if (typeof value !== 'object' || value === null) return value;
+    if (depth >= this.maxDepth) throw new SnapshotError(`is deeper than ${this.maxDepth} levels`);
+    return Array.isArray(value) ? this.copyList(value, depth) : this.copyObject(value, depth);
+  }
+
+  private copyList(list: readonly unknown[], depth: number): unknown[] {
+    const { length } = list;
+    const copy: unknown[] = [];
+    for (let i = 0; i < length; i++) copy.push(this.copy(list[i], depth + 1));
+    return copy;
+  }
+
+  private copyObject(object: object, depth: number): object {
+    const copy: Record<string, unknown> = {};
+    for (const name of Object.keys(object)) {
+      const value = this.copy((object as Record<string, unknown>)[name], depth + 1);
+      if (name !== '__proto__') copy[name] = value;
+      else Object.defineProperty(copy, name, { value, enumerable: true });
+    }
+    return copy;
+  }
+}

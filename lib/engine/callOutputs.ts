@@ -1,0 +1,38 @@
+/** Where the outputs of a call's prompts gather until all are there. */
+import type { CallReceiver } from './admission';
+import type { OutputReceiver } from './outputCollector';
+import type { RequestOutput } from './outputs';
+
+export class CallOutputs implements CallReceiver {
+  readonly isStream = false;
+  /** By prompt, [numPrompts]. */
+  readonly done: Promise<RequestOutput[]>;
+  private readonly outputs: RequestOutput[];
+  private resolve!: (outputs: RequestOutput[]) => void;
+  private reject!: (error: unknown) => void;
+  private numMissing: number;
+
+  constructor(numPrompts: number) {
+    this.numMissing = numPrompts;
+    this.outputs = new Array<RequestOutput>(numPrompts);
+    this.done = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    if (numPrompts === 0) this.resolve([]);
+  }
+
+  of(index: number): OutputReceiver {
+    return {
+      finished: (output) => {
+        this.outputs[index] = output;
+        if (--this.numMissing === 0) this.resolve(this.outputs);
+      },
+      failed: this.reject,
+    };
+  }
+
+  failed(error: unknown): void {
+    this.reject(error);
+  }
+}

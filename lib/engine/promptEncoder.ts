@@ -1,0 +1,283 @@
+/** Has a call's texts encoded, off this thread, in batches; conversations and bad words among them. */
+import { limitedBy } from '../config/limits';
+import type { SamplingParams } from '../config/samplingParams';
+import { show } from '../config/schema';
+import type { UniprocConfig } from '../config/uniprocConfig';
+import { InvalidRequestError } from '../errors';
+import type { ChatMessage } from '../tokenizer/chatTemplate';
+import type { Tokenizer } from '../tokenizer/tokenizer';
+import type { CallInputs, EngineInput } from './callInputs';
+import { type Pieces, slicedWork } from './slicedWork';
+import { copyTokenIds } from './tokenIds';
+
+/** A prompt of a call as it was when the call was made: its token ids, else its messages or its text. */
+export interface PendingPrompt {
+  samplingParams: SamplingParams;
+  /** As text, when it was given as text. */
+  prompt: string | null;
+  promptTokenIds?: Int32Array;
+  messages?: readonly ChatMessage[];
+}
+
+/** What goes to the tokenizer at once: so much comes back to this thread in one piece. */
+const MAX_BATCH_TEXTS = 128;
+const MAX_BATCH_LENGTH = 2 ** 17;
+
+type TokenLists = readonly (readonly number[])[];
+
+/** Ends the encoding of a call that has ended; nobody sees it. */
+class NotWanted extends Error {}
+
+export class PromptEncoder {
+  /** Of parameters whose bad words are text; they cannot change. */
+  private readonly badWords = new WeakMap<SamplingParams, TokenLists>();
+  private readonly stopTokenIds = new WeakMap<SamplingParams, readonly number[]>();
+
+  constructor(
+    private readonly config: UniprocConfig,
+    /** Null where no prompt is text. */
+    private readonly tokenizer: Tokenizer | null,
+  ) {}
+
+  /** The prompts of a call; `check` may refuse them. */
+  inputs(
+    prompts: readonly PendingPrompt[],
+    check: (prompts: readonly PendingPrompt[]) => void,
+  ): CallInputs {
+    check(prompts);
+    return {
+      numPrompts: prompts.length,
+      numRequests: prompts.reduce((sum, { samplingParams: { n } }) => sum + n, 0),
+      encode: (isWanted) => {
+        const isEncoded = prompts.every(
+          ({ promptTokenIds, samplingParams }) =>
+            promptTokenIds !== undefined && this.badWordsTokenIds(samplingParams) !== null,
+        );
+        if (isEncoded) return prompts.map((prompt) => this.encoded(prompt));
+        return this.encode(prompts, isWanted);
+      },
+    };
+  }
+
+  private encoded({ samplingParams, prompt, promptTokenIds }: PendingPrompt): EngineInput {
+    return {
+      prompt,
+      promptTokenIds: promptTokenIds as Int32Array,
+      samplingParams,
+      stopTokenIds: this.stopTokenIdsOf(samplingParams),
+      badWordsTokenIds: this.badWordsTokenIds(samplingParams) ?? [],
+    };
+  }
+
+  private stopTokenIdsOf(params: SamplingParams): readonly number[] {
+    let stopTokenIds = this.stopTokenIds.get(params);
+    if (stopTokenIds === undefined) {
+      const eosTokenIds = params.ignoreEos ? [] : this.config.model.transformer.eosTokenIds;
+      stopTokenIds = Object.freeze([...new Set([...params.stopTokenIds, ...eosTokenIds])]);
+      this.stopTokenIds.set(params, stopTokenIds);
+    }
+    return stopTokenIds;
+  }
+
+  /** Null where they are still to be encoded. */
+  private badWordsTokenIds(params: SamplingParams): TokenLists | null {
+    const encoded = this.badWords.get(params);
+    if (encoded !== undefined) return encoded;
+    let numTokens = 0;
+    for (const word of params.badWords) {
+      if (typeof word === 'string') return null;
+      numTokens += word.length;
+    }
+    this.checkBadWordsTokens(numTokens);
+    this.badWords.set(params, params.badWords as TokenLists);
+    return params.badWords as TokenLists;
+  }
+
+  private async encode(
+    prompts: readonly PendingPrompt[],
+    isWanted: () => boolean,
+  ): Promise<readonly EngineInput[]> {
+    for (const { samplingParams } of prompts) {
+      if (this.badWordsTokenIds(samplingParams) === null) {
+        await this.encodeBadWords(samplingParams, isWanted);
+      }
+    }
+    const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
+    for (const [start, end] of batches(prompts.map(lengthToEncode))) {
+      const encoded = await this.encodeBatch(prompts, start, end);
+      if (!isWanted()) throw new NotWanted();
+      const take = (i: number) => this.take(prompts[start + i], start + i, encoded[i]);
+      await slicedWork.finish(
+        (function* (): Pieces {
+          for (let i = 0; i < encoded.length; i++) yield void (promptTokenIds[start + i] = take(i));
+        })(),
+      );
+    }
+    const inputs: EngineInput[] = [];
+    const add = (prompt: PendingPrompt, i: number) =>
+      inputs.push(this.encoded({ ...prompt, promptTokenIds: promptTokenIds[i] }));
+    await slicedWork.finish(
+      (function* (): Pieces {
+        for (const [i, prompt] of prompts.entries()) yield void add(prompt, i);
+      })(),
+    );
+    return inputs;
+  }
+
+  /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
+  private async encodeBatch(
+    prompts: readonly PendingPrompt[],
+    start: number,
+    end: number,
+  ): Promise<readonly ArrayLike<number>[]> {
+    const tokenizer = this.requireTokenizer('a text prompt');
+    const batch = prompts.slice(start, end);
+    const texts = batch.flatMap(({ prompt, promptTokenIds, messages }) =>
+      promptTokenIds === undefined && messages === undefined ? [prompt ?? ''] : [],
+    );
+    const chats = batch.map(({ messages, promptTokenIds }, i) =>
+      messages === undefined || promptTokenIds !== undefined
+        ? Promise.resolve(null)
+        : naming(nameOf(batch[i], start + i), tokenizer.applyChatTemplate(messages)),
+    );
+    const [encodedTexts, encodedChats] = await Promise.all([
+      tokenizer.encodeBatch(texts),
+      Promise.all(chats),
+    ]);
+    let next = 0;
+    return encodedChats.map((chat, i) => chat ?? batch[i].promptTokenIds ?? encodedTexts[next++]);
+  }
+
+  private take(prompt: PendingPrompt, index: number, tokenIds: ArrayLike<number>): Int32Array {
+    if (prompt.promptTokenIds !== undefined) return prompt.promptTokenIds;
+    const { maxModelLen, transformer } = this.config.model;
+    try {
+      const { vocabSize } = transformer.spec;
+      return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? Int32Array.from(tokenIds);
+    } catch (error) {
+      throw named(`prompt ${index}`, error);
+    }
+  }
+
+  /**
+   * Bad words as token sequences. A word is spelled one way at the start of a text and often another
+   * after a space: both count, of whatever lengths (vLLM drops the second when its length differs).
+   */
+  private async encodeBadWords(params: SamplingParams, isWanted: () => boolean): Promise<void> {
+    const { badWords } = params;
+    const tokenizer = this.requireTokenizer('a bad word as text');
+    const spellings: (readonly number[])[] = [];
+    let numTokens = 0;
+    const add = (spelling: readonly number[]) => {
+      numTokens += spelling.length;
+      spellings.push(spelling);
+    };
+    for (const [start, end] of batches(badWords.map((word) => 2 * word.length))) {
+      const words = badWords.slice(start, end);
+      const texts = words.flatMap((word) => (typeof word === 'string' ? bothSpellings(word) : []));
+      const encoded = await tokenizer.encodeBatch(texts, { addSpecialTokens: false });
+      if (!isWanted()) throw new NotWanted();
+      let next = 0;
+      for (const word of words) {
+        if (typeof word !== 'string') add(word);
+        else this.spell(word, encoded[next++], encoded[next++]).forEach(add);
+      }
+      this.checkBadWordsTokens(numTokens);
+    }
+    this.badWords.set(params, Object.freeze(spellings));
+  }
+
+  private spell(
+    word: string,
+    atStart: ArrayLike<number>,
+    afterSpace: ArrayLike<number>,
+  ): readonly (readonly number[])[] {
+    if (atStart.length === 0 || afterSpace.length === 0) {
+      throw new InvalidRequestError(
+        `badWords has ${show(word)}, which the model has no token for, so that it is never generated`,
+      );
+    }
+    const spellings = [Array.from(atStart), Array.from(afterSpace)];
+    const { vocabSize } = this.config.model.transformer.spec;
+    const outside = spellings.flat().find((tokenId) => tokenId >= vocabSize);
+    if (outside !== undefined) {
+      throw new InvalidRequestError(
+        `badWords has ${show(word)}, whose token ${outside} is beyond the model's ${vocabSize}`,
+      );
+    }
+    // A space that is a token of its own, and then the word as it is at the start.
+    const isCovered = spellings[0].every(
+      (tokenId, i) => tokenId === spellings[1].at(i - spellings[0].length),
+    );
+    return isCovered ? [spellings[0]] : spellings;
+  }
+
+  private checkBadWordsTokens(numTokens: number): void {
+    const { limits } = this.config;
+    if (numTokens <= limits.maxBadWordsTokens) return;
+    throw new InvalidRequestError(
+      `badWords has ${numTokens} tokens or more; ${limitedBy(limits, 'maxBadWordsTokens')}`,
+    );
+  }
+
+  private requireTokenizer(what: string): Tokenizer {
+    if (this.tokenizer !== null) return this.tokenizer;
+    throw new InvalidRequestError(
+      `${what} needs a tokenizer, and the engine was made with skipTokenizerInit`,
+    );
+  }
+}
+
+/** At the start of a text, and after a space. */
+function bothSpellings(word: string): string[] {
+  const bare = word.trimStart();
+  if (bare === '') {
+    throw new InvalidRequestError(`badWords has ${show(word)}, which is no word`);
+  }
+  return [bare, ` ${bare}`];
+}
+
+function lengthToEncode({ prompt, promptTokenIds, messages }: PendingPrompt): number {
+  if (promptTokenIds !== undefined) return 0;
+  if (messages === undefined) return prompt?.length ?? 0;
+  let length = 0;
+  for (const message of messages as readonly (Partial<ChatMessage> | null)[]) {
+    const content: unknown = message?.content;
+    if (typeof content === 'string') length += content.length;
+  }
+  return length;
+}
+
+/** From where to where to go at once, so that no batch is large, unless one text is. */
+function* batches(lengths: readonly number[]): Iterable<[start: number, end: number]> {
+  let start = 0;
+  let total = 0;
+  for (const [i, length] of lengths.entries()) {
+    const isFull = i - start === MAX_BATCH_TEXTS || total + length > MAX_BATCH_LENGTH;
+    if (i > start && isFull) {
+      yield [start, i];
+      start = i;
+      total = 0;
+    }
+    total += length;
+  }
+  if (start < lengths.length) yield [start, lengths.length];
+}
+
+function nameOf({ messages }: PendingPrompt, index: number): string {
+  return `${messages === undefined ? 'prompt' : 'conversation'} ${index}`;
+}
+
+async function naming<T>(subject: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw named(subject, error);
+  }
+}
+
+/** An InvalidRequestError says what it is about; another error is as it is. */
+function named(subject: string, error: unknown): unknown {
+  if (!(error instanceof InvalidRequestError)) return error;
+  return new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
+}
