@@ -36,11 +36,11 @@ export interface SamplingParamsOptions {
   stop?: string | readonly string[] | null;
   /** Tokens that end the output; default none but the model's end of sequence. */
   stopTokenIds?: readonly number[] | null;
-  /** Keep the stop string in the output's text; default false. */
+  /** Keep the stop string, or the stop token, in the output's text; default false. */
   includeStopStrInOutput?: boolean;
   /** Go on after the model's end of sequence; default false. */
   ignoreEos?: boolean;
-  /** No end of sequence and no stop token before this many tokens; from 0, default 0. */
+  /** No end of sequence, stop token or stop string ends it before; from 0, default 0. */
   minTokens?: number;
   /** Most tokens to generate; from 1, default 16; null: up to the model's length. */
   maxTokens?: number | null;

@@ -165,7 +165,7 @@ export class OutputProcessor {
   }
 
   /** Ends a request, and the other samples of its prompt, with an error. */
-  failRequest({ requestId }: Request, error: Error): void {
+  failRequest({ requestId }: Pick<Request, 'requestId'>, error: Error): void {
     const parent = this.states.get(requestId)?.parent;
     if (parent !== undefined) this.fail(parent, error);
   }

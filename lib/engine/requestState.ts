@@ -67,7 +67,7 @@ export class ParentRequest {
     this.receiver.finished({
       requestId: this.requestId,
       prompt: this.prompt,
-      promptTokenIds: Array.from(this.promptTokenIds),
+      promptTokenIds: plain(this.promptTokenIds),
       promptLogprobs: this.promptLogprobs,
       outputs: this.outputs,
     });
@@ -82,6 +82,13 @@ export class ParentRequest {
       process.emitWarning(`an output's receiver threw: ${String(thrown)}`, 'UniprocWarning');
     }
   }
+}
+
+/** A copy. A loop, since prompts are long and Array.from asks the iterator for each token. */
+function plain(tokenIds: Int32Array): number[] {
+  const list = new Array<number>(tokenIds.length);
+  for (let i = 0; i < tokenIds.length; i++) list[i] = tokenIds[i];
+  return list;
 }
 
 /** What one sample has generated so far. */

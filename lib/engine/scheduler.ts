@@ -9,30 +9,30 @@
  * of calls: the same calls give the same schedule.
  */
 import type { SchedulerConfig } from '../config/uniprocConfig';
+import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
-import {
-  type CachedRequestData,
-  emptySchedulerOutput,
-  type NewRequestData,
-  type SchedulerOutput,
-} from '../worker/schedulerOutput';
+import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs, FinishReason } from './outputs';
 import type { Request } from './request';
 import { RequestQueue } from './requestQueue';
+import {
+  addCachedRequest,
+  addNewRequest,
+  addResumedRequest,
+  newStep,
+  removeLatest,
+  type StepInMaking,
+} from './stepInMaking';
 import { checkOutput, faultOf } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
-const NO_FAULTS = Object.freeze([]);
+const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
-/** A SchedulerOutput while it is written. */
-interface StepInMaking extends SchedulerOutput {
-  scheduledCachedReqs: CachedRequestData & {
-    resumedReqIds: Set<string>;
-    allTokenIds: Map<string, Int32Array>;
-  };
-  numScheduledTokens: Map<string, number>;
-  preemptedReqIds: string[];
+/** A request that could not be scheduled and was ended, and what was thrown. */
+export interface SchedulingFault {
+  requestId: string;
+  error: unknown;
 }
 
 export class Scheduler {
@@ -45,7 +45,7 @@ export class Scheduler {
   private runningIsStale = false;
   /** Finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
-  private readonly faults: { requestId: string; error: unknown }[] = [];
+  private readonly faults: SchedulingFault[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
   private numArrivals = 0;
   private preemptions = 0;
@@ -109,8 +109,7 @@ export class Scheduler {
    * later. Once the first of the waiting requests cannot enter, none behind it does.
    */
   schedule(): SchedulerOutput {
-    const step = emptySchedulerOutput() as StepInMaking;
-    step.finishedReqIds = this.finishedReqIds;
+    const step = newStep(this.finishedReqIds);
     this.finishedReqIds = [];
 
     let budget = this.config.maxNumBatchedTokens;
@@ -120,45 +119,43 @@ export class Scheduler {
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
-      if (
-        mayEnter &&
-        first !== undefined &&
-        (request === undefined || this.precedes(first, request))
-      ) {
-        const numNewTokens = this.contained(first, step, () => this.admit(first, budget, step));
-        mayEnter = numNewTokens > 0 || isFinished(first);
-        if (numNewTokens > 0) next++;
-        budget -= numNewTokens;
-        continue;
+      const enters =
+        mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
+      const candidate = enters ? first : request;
+      if (candidate === undefined) break;
+      try {
+        if (enters) {
+          const numNewTokens = this.admit(candidate, budget, step);
+          mayEnter = numNewTokens > 0;
+          if (mayEnter) next++;
+          budget -= numNewTokens;
+        } else {
+          budget -= this.scheduleRunning(candidate, budget, step);
+          // It was the last, and gave its blocks back, if it no longer runs.
+          if (candidate.status === 'running') next++;
+        }
+      } catch (error) {
+        this.fail(candidate, error, step);
       }
-      if (request === undefined) break;
-      budget -= this.contained(request, step, () => this.scheduleRunning(request, budget, step));
-      // It was the last, and gave its blocks back, if it no longer runs.
-      if (request.status === 'running') next++;
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
     return step;
   }
 
-  /** What `work` returns for a request; 0 where it throws, and the request ends, alone, with that. */
-  private contained(request: Request, step: StepInMaking, work: () => number): number {
-    try {
-      return work();
-    } catch (error) {
-      const { requestId } = request;
-      step.scheduledNewReqs = step.scheduledNewReqs.filter(({ reqId }) => reqId !== requestId);
-      step.scheduledCachedReqs.resumedReqIds.delete(requestId);
-      step.scheduledCachedReqs.allTokenIds.delete(requestId);
-      this.faults.push({ requestId, error });
-      this.finish(request, 'error');
-      this.dropFinished();
-      return 0;
-    }
+  /** Ends a request that could not be scheduled; the step goes on without it. */
+  private fail(request: Request, error: unknown, step: StepInMaking): void {
+    removeLatest(step, request);
+    // It may have been on its way from one to the other.
+    if (request.queueIndex >= 0) this.waiting.remove(request);
+    this.running = this.running.filter((other) => other !== request);
+    request.status = 'running';
+    this.finish(request, 'error');
+    this.faults.push({ requestId: request.requestId, error });
   }
 
   /** Requests that ended because scheduling them threw, since this was last called. */
-  takeFaults(): readonly { requestId: string; error: unknown }[] {
-    return this.faults.length === 0 ? NO_FAULTS : this.faults.splice(0);
+  takeFaults(): readonly SchedulingFault[] {
+    return this.faults.length > 0 ? this.faults.splice(0) : NO_FAULTS;
   }
 
   /** Returns how many tokens of the request the step computes. */
@@ -167,11 +164,7 @@ export class Scheduler {
     const numNewTokens = this.numTokensToCompute(request, budget);
     const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
     if (newBlockIds === null) return 0;
-    const cached = step.scheduledCachedReqs;
-    cached.reqIds.push(request.requestId);
-    cached.newBlockIds.push(newBlockIds.length > 0 ? (newBlockIds as number[]) : null);
-    cached.numComputedTokens.push(request.numComputedTokens);
-    cached.numOutputTokens.push(request.numOutputTokens + request.numOutputPlaceholders);
+    addCachedRequest(step, request, newBlockIds);
     this.advance(request, numNewTokens, step);
     return numNewTokens;
   }
@@ -240,8 +233,8 @@ export class Scheduler {
     this.kvCacheManager.shareBlocks(request, computedBlocks);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
-    if (request.status === 'waiting') step.scheduledNewReqs.push(newRequestData(request));
-    else this.resume(request, step);
+    if (request.status === 'waiting') addNewRequest(step, request);
+    else addResumedRequest(step, request);
     this.waiting.remove(request);
     this.insertRunning(request);
     request.status = 'running';
@@ -251,7 +244,7 @@ export class Scheduler {
 
   /**
    * The cached blocks that the request begins with, once it has a seat and room, for which running
-   * requests of strictly lower priority give up theirs, the last first. Null, and nobody is preempted,
+   * requests of strictly lower priority give up theirs, the last first. Null, and none is preempted,
    * when even that would not be enough.
    */
   private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
@@ -277,16 +270,6 @@ export class Scheduler {
     return start === running.length ? NO_REQUESTS : running.slice(start);
   }
 
-  private resume(request: Request, step: StepInMaking): void {
-    const cached = step.scheduledCachedReqs;
-    cached.resumedReqIds.add(request.requestId);
-    cached.allTokenIds.set(request.requestId, request.allTokenIds());
-    cached.reqIds.push(request.requestId);
-    cached.newBlockIds.push([...request.blockIds]);
-    cached.numComputedTokens.push(request.numComputedTokens);
-    cached.numOutputTokens.push(request.numOutputTokens);
-  }
-
   /** Puts the request into the step, which samples once it has computed all tokens there are. */
   private advance(request: Request, numNewTokens: number, step: StepInMaking): void {
     step.numScheduledTokens.set(request.requestId, numNewTokens);
@@ -303,12 +286,19 @@ export class Scheduler {
    * output is not one of this step at all. What is returned is valid until the next call.
    */
   updateFromOutput(step: SchedulerOutput, output: ModelRunnerOutput): EngineCoreOutputs {
-    checkOutput(step, output);
+    checkOutput(step, output, this.requests);
     let length = 0;
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      this.updateRequest(request, output, this.outputAt(length++));
+      const result = this.outputAt(length++);
+      result.requestId = requestId;
+      try {
+        this.updateRequest(request, output, result);
+      } catch (error) {
+        result.error = new RequestFailedError(requestId, 'computed', error);
+        if (request.status !== 'finished') this.finish(request, 'error');
+      }
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
@@ -326,7 +316,6 @@ export class Scheduler {
     const row = output.reqIdToIndex.get(requestId) ?? -1;
     const start = offsets.at(Math.max(row, 0)) ?? 0;
     const numExpected = request.tokensInFlight.shift() ?? 0;
-    result.requestId = requestId;
     result.start = result.end = start;
     result.promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
     result.finishReason = null;
@@ -399,24 +388,6 @@ export class Scheduler {
   }
 }
 
-function isFinished(request: Request): boolean {
-  return request.status === 'finished';
-}
-
 function isUnfinished(request: Request): boolean {
-  return !isFinished(request);
-}
-
-function newRequestData(request: Request): NewRequestData {
-  return {
-    reqId: request.requestId,
-    promptTokenIds: request.promptTokenIds,
-    ...(request.numOutputTokens > 0 && { prefillTokenIds: request.allTokenIds() }),
-    samplingParams: request.samplingParams,
-    stopTokenIds: request.stopTokenIds,
-    badWordsTokenIds: request.badWordsTokenIds,
-    seed: request.seed,
-    blockIds: [...request.blockIds],
-    numComputedTokens: request.numComputedTokens,
-  };
+  return request.status !== 'finished';
 }

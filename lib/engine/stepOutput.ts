@@ -7,9 +7,17 @@ import {
 } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { Request } from './request';
 
-/** Throws InvalidStateError when the output cannot be this step's: the executor has failed then. */
-export function checkOutput(step: SchedulerOutput, output: ModelRunnerOutput): void {
+/**
+ * Throws InvalidStateError when the output cannot be this step's, since it has none of the requests
+ * that are `unfinished`: the executor has failed then.
+ */
+export function checkOutput(
+  step: SchedulerOutput,
+  output: ModelRunnerOutput,
+  unfinished: ReadonlyMap<string, Request>,
+): void {
   const { reqIdToIndex, sampledTokenIds } = output;
   const { tokenIds, offsets } = sampledTokenIds;
   const end = offsets[offsets.length - 1];
@@ -20,9 +28,11 @@ export function checkOutput(step: SchedulerOutput, output: ModelRunnerOutput): v
   }
   let first: string | null = null;
   for (const requestId of step.numScheduledTokens.keys()) {
+    if (!unfinished.has(requestId)) continue;
     if (reqIdToIndex.has(requestId)) return;
     first ??= requestId;
   }
+  if (first === null) return;
   throw new InvalidStateError(
     `request ${first} was scheduled but is not in the output, nor is any other request of the step`,
   );

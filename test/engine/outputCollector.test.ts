@@ -1,5 +1,5 @@
 import { RequestOutputCollector } from '../../lib/engine/outputCollector';
-import type { OutputDelta } from '../../lib/engine/outputs';
+import { type OutputDelta, PositionLogprobs } from '../../lib/engine/outputs';
 
 const delta = (text: string, tokenIds: number[], index = 0): OutputDelta => ({
   index,
@@ -99,4 +99,24 @@ test('what cannot be started rejects the read', async () => {
   });
   await expect(collector.next()).rejects.toThrow('refused');
   expect(await collector.next()).toEqual({ done: true, value: undefined });
+});
+
+test('merged deltas have the logprobs of all, and those of the prompt from the first', async () => {
+  const position = (tokenId: number) =>
+    new PositionLogprobs([[tokenId, { logprob: -1, rank: 1, decodedToken: 'x' }]]);
+  const collector = new RequestOutputCollector(null);
+  collector.delta({
+    ...delta('a', [1]),
+    logprobs: [position(1)],
+    promptLogprobs: [null, position(7)],
+  });
+  collector.delta({ ...delta('b', [2, 3]), logprobs: [position(2), position(3)] });
+  collector.finished();
+  expect(await readAll(collector)).toEqual([
+    {
+      ...delta('ab', [1, 2, 3]),
+      logprobs: [1, 2, 3].map(position),
+      promptLogprobs: [null, position(7)],
+    },
+  ]);
 });

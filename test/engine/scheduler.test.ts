@@ -495,6 +495,26 @@ describe('a request that waits for room', () => {
   });
 });
 
+test.each(['fcfs', 'priority'] as const)(
+  'a step costs the same with 20,000 waiting requests, by %s',
+  (policy) => {
+    const comparisons = [10, 20_000].map((numWaiting) => {
+      const driver = new SchedulerDriver({ policy, maxNumSeqs: 2 });
+      for (let i = 0; i < 2; i++) driver.add(`r${i}`, promptOf(3), { maxTokens: 40 });
+      driver.turn();
+      for (let i = 0; i < numWaiting; i++) {
+        driver.add(String(i), promptOf(3), { maxTokens: 4 }, { priority: numWaiting - i });
+      }
+      const { scheduler } = driver;
+      const precedes = jest.spyOn(scheduler as unknown as { precedes: () => boolean }, 'precedes');
+      driver.turn();
+      return precedes.mock.calls.length;
+    });
+    expect(comparisons[1]).toBe(comparisons[0]);
+    expect(comparisons[0]).toBeLessThan(10);
+  },
+);
+
 describe('a fault of one request', () => {
   /** Runs 'a' and 'b', the output of whose second step `change` makes another; the end of each. */
   function runWith(
@@ -558,6 +578,48 @@ describe('a fault of one request', () => {
       expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
       expect(driver.model.requests.size).toBe(0);
     });
+  });
+
+  test.each([
+    ['a new request', 0],
+    ['a running request', 1],
+    ['a running request that needs a block', 4],
+  ])('while %s is scheduled leaves the step to the others', (_, numTurns) => {
+    const driver = new SchedulerDriver();
+    const fault = new TypeError('no such block');
+    const { kvCacheManager } = driver;
+    const allocateSlots = kvCacheManager.allocateSlots.bind(kvCacheManager);
+    for (const [i, id] of ['a', 'b', 'c'].entries()) {
+      driver.add(id, promptOf(9, i), { maxTokens: 8 });
+    }
+    for (let turn = 0; turn < numTurns; turn++) driver.turn();
+    kvCacheManager.allocateSlots = (request, numNewTokens) => {
+      const blockIds = allocateSlots(request, numNewTokens);
+      if (request.requestId === 'b') throw fault;
+      return blockIds;
+    };
+    const step = driver.launch();
+    expect([...step.numScheduledTokens.keys()]).toEqual(['a', 'c']);
+    expect(driver.scheduler.takeFaults()).toMatchObject([{ requestId: 'b', error: fault }]);
+    expect(driver.scheduler.takeFaults()).toEqual([]);
+    const tokens = driver.run();
+    expect([tokens.a, tokens.c]).toEqual(
+      [0, 2].map((i) => generateAlone(promptOf(9, i), { maxTokens: 8 })),
+    );
+    expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
+    expect(driver.model.requests.size).toBe(0);
+  });
+
+  test('while its tokens are appended ends that request alone', () => {
+    const driver = new SchedulerDriver();
+    const broken = driver.add('a', promptOf(9), { maxTokens: 8 });
+    driver.add('b', promptOf(9, 5), { maxTokens: 8 });
+    jest.spyOn(broken, 'appendOutputToken').mockImplementation(() => {
+      throw new RangeError('too long');
+    });
+    expect(driver.run().b).toEqual(generateAlone(promptOf(9, 5), { maxTokens: 8 }));
+    expect(driver.errors.get('a')).toMatchObject({ code: 'REQUEST_FAILED' });
+    expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
   });
 
   test('leaves nothing of it in the prefix cache', () => {
@@ -689,6 +751,15 @@ test('an output that lacks a scheduled request is an error that names it', () =>
   const step = driver.scheduler.schedule();
   const output = { ...driver.model.step(step), reqIdToIndex: new Map() };
   expect(() => driver.scheduler.updateFromOutput(step, output)).toThrow(/request a /);
+});
+
+test('an output for requests that have all ended is nothing to complain of', () => {
+  const driver = new SchedulerDriver();
+  driver.add('a', promptOf(2), { maxTokens: 4 });
+  const step = driver.scheduler.schedule();
+  const output = { ...driver.model.step(step), reqIdToIndex: new Map() };
+  driver.abort('a');
+  expect(driver.scheduler.updateFromOutput(step, output).length).toBe(0);
 });
 
 test('the same calls give the same schedule', () => {
