@@ -12,7 +12,7 @@ import {
   type Progress,
   type StructuredTarget,
 } from './campaign';
-import { decodeCase, encodeCase, readSeeds, ROOT, SEEDS, writeSeed } from './cases';
+import { decodeCase, encodeCase, readSeeds, ROOT, writeSeed } from './cases';
 import { mutateBytes, mutateJson, shrinkBytes } from './mutate';
 import { Random } from './random';
 
@@ -20,6 +20,8 @@ export interface ChildOptions extends CampaignOptions {
   /** Exports `campaigns`. */
   module: string;
   name: string;
+  /** Folder of the seeds, one in it for each campaign. */
+  seeds: string;
   seconds: number;
   seed: number;
   /** A case's file: it alone is run. */
@@ -77,7 +79,7 @@ class Run {
     readonly campaign: Campaign,
     readonly options: ChildOptions,
   ) {
-    this.#folder = path.join(SEEDS, campaign.name);
+    this.#folder = path.join(options.seeds, campaign.name);
     this.#random = new Random(options.seed);
     this.#current = openSync(options.current, 'w');
   }
@@ -189,13 +191,18 @@ class Run {
   async #seedOf(target: BytesTarget, bytes: Buffer): Promise<string> {
     const fails = async (shorter: Buffer): Promise<boolean> => {
       this.#note(shorter);
+      let isFault = false;
       try {
         await target.check(shorter);
       } catch {
-        return true;
+        isFault = true;
       }
-      return this.#uncaught.splice(0).length > 0;
+      // What nobody caught is told after a turn, and is not the next case's.
+      await setImmediate();
+      return this.#uncaught.splice(0).length > 0 || isFault;
     };
+    await setImmediate();
+    this.#uncaught = [];
     const smallest = await shrinkBytes(bytes, fails, SHRINK_MILLISECONDS);
     return writeSeed(this.#folder, smallest, target.jsonFrom === 0 ? '.json' : '.bin');
   }
@@ -247,6 +254,9 @@ class Run {
   }
 
   async #fail(error: unknown, seed: (() => string | Promise<string>) | null): Promise<void> {
+    // The same fault may have been told as a rejection that nobody handled, too.
+    await setImmediate();
+    this.#uncaught = [];
     const signature = signatureOf(error);
     if (this.#failures.has(signature)) {
       this.#numRepeated++;

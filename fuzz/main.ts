@@ -11,13 +11,15 @@ import { runNative } from './native';
 
 interface Options extends CampaignOptions {
   module: string;
+  /** Folder of the seeds, one in it for each campaign. */
+  seeds: string;
+  /** Seconds without a word from a campaign after which it counts as hanging. */
+  silence: number;
   seconds: number;
   seed: number;
   replay: string | null;
 }
 
-/** Milliseconds without a word from a campaign after which it counts as hanging. */
-const SILENCE = 120_000;
 /** Of a campaign's JavaScript objects. */
 const MAX_HEAP_MIB = 1024;
 
@@ -32,11 +34,15 @@ export async function main(args: string[]): Promise<number> {
       device: { type: 'string', default: 'cpu' },
       seed: { type: 'string', default: String(Date.now() % 2 ** 31) },
       replay: { type: 'string' },
+      seeds: { type: 'string', default: SEEDS },
+      silence: { type: 'string', default: '120' },
       module: { type: 'string', default: path.join(__dirname, 'campaigns', 'index.ts') },
     },
   });
   const options: Options = {
     module: path.resolve(values.module),
+    seeds: path.resolve(values.seeds),
+    silence: toNumber('silence', values.silence),
     seconds: toNumber('seconds', values.seconds),
     seed: toNumber('seed', values.seed),
     device: values.device === 'cuda' ? 'cuda' : 'cpu',
@@ -103,10 +109,10 @@ function runInChild({ name }: Campaign, options: Options): Promise<Result> {
     isSilent = true;
     child.kill('SIGKILL');
   };
-  let watchdog = setTimeout(hang, SILENCE);
+  let watchdog = setTimeout(hang, 1000 * options.silence);
   child.on('message', (message: Message) => {
     clearTimeout(watchdog);
-    watchdog = setTimeout(hang, SILENCE);
+    watchdog = setTimeout(hang, 1000 * options.silence);
     if ('progress' in message) Object.assign(result, message.progress);
     else if ('failure' in message) result.failures.push(message.failure);
     else isDone = true;
@@ -116,7 +122,7 @@ function runInChild({ name }: Campaign, options: Options): Promise<Result> {
       clearTimeout(watchdog);
       if (!isDone) {
         const how = isSilent
-          ? `it hangs: nothing for ${SILENCE} ms`
+          ? `it hangs: nothing was heard of it for ${options.silence} s`
           : `it ended: ${signal ?? code}`;
         result.failures.push(lastCase(name, current, options, `${how}\n${said}`));
       }
@@ -132,7 +138,10 @@ function lastCase(name: string, current: string, options: Options, message: stri
   const noted = readFileSync(current);
   if (noted.length < 4) return { message, seed: null };
   const bytes = noted.subarray(4, 4 + noted.readUInt32LE());
-  return { message, seed: path.relative(ROOT, writeSeed(path.join(SEEDS, name), bytes, '')) };
+  return {
+    message,
+    seed: path.relative(ROOT, writeSeed(path.join(options.seeds, name), bytes, '')),
+  };
 }
 
 function report(name: string, { cases, seconds, counts, failures }: Result): void {

@@ -1,11 +1,11 @@
 /** Campaigns of libFuzzer's, with the sanitizers for addresses and undefined behaviour. */
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import type { Failure, NativeCampaign, Result } from './campaign';
-import { readSeeds, ROOT, SEEDS, writeSeed } from './cases';
+import { readSeeds, ROOT, writeSeed } from './cases';
 
 const FLAGS = [
   '-std=c++20',
@@ -15,6 +15,8 @@ const FLAGS = [
   '-fsanitize=fuzzer,address,undefined',
   '-fno-sanitize-recover=all',
 ];
+/** Compiles wherever a target does. */
+const EMPTY_TARGET = 'extern "C" int LLVMFuzzerTestOneInput(const char*, long) { return 0; }\n';
 /** Of the target, in MiB; and seconds that a case may take. */
 const MEMORY_LIMIT = 2048;
 const CASE_TIMEOUT = 60;
@@ -23,29 +25,29 @@ export interface NativeOptions {
   seconds: number;
   seed: number;
   replay: string | null;
+  /** Folder of the seeds, one in it for each campaign. */
+  seeds: string;
 }
 
 /** Builds the target and runs it; a string says why it did not run. */
 export async function runNative(
   { name, sources }: NativeCampaign,
-  { seconds, seed, replay }: NativeOptions,
+  { seconds, seed, replay, seeds: folderOfSeeds }: NativeOptions,
 ): Promise<Result | string> {
   const compiler = process.env.UNIPROC_FUZZ_CXX ?? 'clang++';
-  const hasCompiler = await promisify(execFile)(compiler, ['--version']).then(
-    () => true,
-    () => false,
-  );
-  if (!hasCompiler) return `it needs ${compiler} with libFuzzer`;
-  const binary = path.join(ROOT, 'build', 'fuzz', name);
-  mkdirSync(path.dirname(binary), { recursive: true });
-  const all = [`fuzz/native/${name}.cpp`, ...sources];
-  await promisify(execFile)(compiler, [...FLAGS, '-I', 'native', ...all, '-o', binary], {
-    cwd: ROOT,
-  });
-
   const folder = mkdtempSync(path.join(tmpdir(), 'uniproc-fuzz-'));
   try {
-    const seeds = path.join(SEEDS, name);
+    const empty = path.join(folder, 'empty.cpp');
+    writeFileSync(empty, EMPTY_TARGET);
+    if ((await build(compiler, [empty], path.join(folder, 'empty'))) !== null) {
+      return `it needs ${compiler} with libFuzzer and the sanitizers (Debian: clang, libclang-rt-*-dev)`;
+    }
+    const binary = path.join(ROOT, 'build', 'fuzz', name);
+    mkdirSync(path.dirname(binary), { recursive: true });
+    const message = await build(compiler, [`fuzz/native/${name}.cpp`, ...sources], binary);
+    if (message !== null) return result('', [{ message, seed: null }]);
+
+    const seeds = path.join(folderOfSeeds, name);
     const files = replay === null ? readSeeds(seeds).map(({ file }) => file) : [replay];
     // Each seed first: a corpus that fails at its first file would hide the others.
     for (const file of files) {
@@ -73,6 +75,17 @@ export async function runNative(
     return result(output, [failureOf(output, file && path.relative(ROOT, file))]);
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Null when that went well, else what the compiler says. */
+async function build(compiler: string, sources: string[], binary: string): Promise<string | null> {
+  const args = [...FLAGS, '-I', 'native', ...sources, '-o', binary];
+  try {
+    await promisify(execFile)(compiler, args, { cwd: ROOT });
+    return null;
+  } catch (error) {
+    return (error as Error).message;
   }
 }
 
