@@ -2,14 +2,13 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseGenerationConfig } from '../../lib/config/generationConfig';
-import { parseJson } from '../../lib/config/jsonFile';
+import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
 import { SamplingParams } from '../../lib/config/samplingParams';
 import { parseTransformerConfig } from '../../lib/config/transformerConfig';
 import type { TransformerConfig } from '../../lib/config/uniprocConfig';
-import { CheckpointError } from '../../lib/errors';
 import { type BytesTarget, type Campaign, expect } from '../campaign';
 import { ROOT } from '../cases';
-import { accepted, isObject } from './typed';
+import { accepted } from './typed';
 
 const FILE = '/checkpoint/config.json';
 const GENERATION_FILE = '/checkpoint/generation_config.json';
@@ -116,11 +115,9 @@ function checkConfig({ spec, ...config }: TransformerConfig): void {
   }
 }
 
-/** The object in a file of these bytes, as lib/config/jsonFile.ts reads it. */
+/** The object in a file of these bytes. */
 function objectOf(file: string, bytes: Buffer): Record<string, unknown> {
-  const json = parseJson(file, bytes.toString());
-  if (!isObject(json)) throw new CheckpointError(file, 'it must hold a JSON object');
-  return json;
+  return parseJsonObject(file, decodeText(file, bytes));
 }
 
 export const config: Campaign = {

@@ -1,5 +1,5 @@
 /** Safetensors files and their index, as bytes that anybody may have written. */
-import { parseJson } from '../../lib/config/jsonFile';
+import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
 import { CheckpointError } from '../../lib/errors';
 import {
   headerLength,
@@ -189,11 +189,9 @@ export const safetensorsIndex: Campaign = {
       ],
       jsonFrom: 0,
       check(bytes) {
-        const map = accepted(INDEX, () => {
-          const json = parseJson(INDEX, bytes.toString());
-          if (!isObject(json)) throw new CheckpointError(INDEX, 'it must hold a JSON object');
-          return parseWeightMap(INDEX, json);
-        });
+        const map = accepted(INDEX, () =>
+          parseWeightMap(INDEX, parseJsonObject(INDEX, decodeText(INDEX, bytes))),
+        );
         if (map === null) return;
         counts.accepted++;
         for (const shard of map.values()) {

@@ -4,14 +4,16 @@ import { z } from 'zod';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
 import { divisionFault } from './division';
-import { readGenerationConfig } from './generationConfig';
+import { type GenerationConfig, readGenerationConfig } from './generationConfig';
 import { parseFields } from './schema';
+import { readTokenizerEosId } from './tokenizerEos';
 import { readTransformerConfig } from './transformerConfig';
 import type {
   DeviceConfig,
   ModelConfig,
   ParallelConfig,
   SchedulerConfig,
+  TransformerConfig,
   UniprocConfig,
 } from './uniprocConfig';
 
@@ -63,6 +65,11 @@ export interface EngineArgs {
   workerCls?: unknown;
   /** A class whose methods are added to the worker's, or where to find it; default none. */
   workerExtensionCls?: unknown;
+  /**
+   * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
+   * tokenizer's eos_token name; [] for none.
+   */
+  eosTokenIds?: readonly number[];
   /** Do without a tokenizer: prompts and outputs are token ids; default false. */
   skipTokenizerInit?: boolean;
 }
@@ -117,6 +124,7 @@ const schema = z.strictObject({
   distributedExecutorBackend: z.unknown().optional(),
   workerCls: optionalClass(),
   workerExtensionCls: optionalClass(),
+  eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
 } satisfies Record<keyof EngineArgs, z.ZodType>);
 
@@ -152,10 +160,37 @@ function chooseDevice(name = 'cpu'): DeviceConfig {
   };
 }
 
+/**
+ * All that the files name. The family's default, which may be a word in another vocabulary, counts
+ * only where they name none; a tokenizer's that is beyond the model's vocabulary cannot be generated.
+ */
+async function readEosTokenIds(
+  folder: string,
+  generation: GenerationConfig,
+  transformer: TransformerConfig,
+  namesEos: boolean,
+): Promise<number[]> {
+  const ofTokenizer = await readTokenizerEosId(folder);
+  const named = [
+    ...(generation.eosTokenIds ?? []),
+    ...(namesEos ? transformer.eosTokenIds : []),
+    ...(ofTokenizer === null || ofTokenizer >= transformer.spec.vocabSize ? [] : [ofTokenizer]),
+  ];
+  return named.length > 0 || namesEos ? named : transformer.eosTokenIds;
+}
+
 async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelConfig> {
   const folder = path.resolve(args.model ?? DEFAULT_MODEL);
-  const transformer = await readTransformerConfig(folder);
+  const { namesEos, ...transformer } = await readTransformerConfig(folder);
   const generation = await readGenerationConfig(folder, transformer.spec.vocabSize);
+  const eosTokenIds =
+    args.eosTokenIds ?? (await readEosTokenIds(folder, generation, transformer, namesEos));
+  const outside = eosTokenIds.find((id) => id >= transformer.spec.vocabSize);
+  if (outside !== undefined) {
+    throw fail(
+      `eosTokenIds has ${outside}, but the model in ${folder} has ${transformer.spec.vocabSize} tokens`,
+    );
+  }
 
   const longest = transformer.maxPositionEmbeddings;
   const maxModelLen =
@@ -169,10 +204,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
   const dtype = args.dtype ?? 'auto';
   return {
     path: folder,
-    transformer: {
-      ...transformer,
-      eosTokenIds: generation.eosTokenIds ?? transformer.eosTokenIds,
-    },
+    transformer: { ...transformer, eosTokenIds: [...new Set(eosTokenIds)] },
     generation: generation.defaults,
     dtype: dtype === 'auto' ? (transformer.dtype ?? 'float32') : dtype,
     maxModelLen,

@@ -64,6 +64,12 @@ export function readRope(file: string, json: RopeJson): Rope {
       `${key} has ${byLayerType}; different rotary embeddings by layer are not supported`,
     );
   }
+  if (typeof rope.llama_4_scaling_beta === 'number' && rope.llama_4_scaling_beta !== 0) {
+    throw new UnsupportedModelError(
+      file,
+      `${key} has llama_4_scaling_beta ${rope.llama_4_scaling_beta}; attention has one temperature`,
+    );
+  }
   const theta = common.rope_theta ?? json.rope_theta ?? 10000;
   const type = common.rope_type ?? common.type ?? 'default';
 

@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { CheckpointError, UnsupportedModelError } from '../errors';
+import { refuseForeignKeys } from './foreignKeys';
 import { readJsonObject } from './jsonFile';
 import { readRope } from './rope';
 import {
@@ -106,6 +107,8 @@ type Biases = Pick<TransformerConfig['spec'], 'qkvBias' | 'outputBias' | 'mlpBia
 
 /** What sets a family apart from the others. */
 interface Family {
+  /** As config.json's model_type names it. */
+  modelType: string;
   defaults: Record<string, unknown>;
   biases(json: ConfigJson): Biases;
   qkNorm: boolean;
@@ -154,6 +157,7 @@ const FAMILIES = new Map<string, Family>([
   [
     'LlamaForCausalLM',
     {
+      modelType: 'llama',
       defaults: LLAMA_DEFAULTS,
       biases: ({ attention_bias, mlp_bias }) => ({
         qkvBias: attention_bias,
@@ -167,6 +171,7 @@ const FAMILIES = new Map<string, Family>([
   [
     'MistralForCausalLM',
     {
+      modelType: 'mistral',
       defaults: MISTRAL_DEFAULTS,
       biases: () => noBiases,
       qkNorm: false,
@@ -176,6 +181,7 @@ const FAMILIES = new Map<string, Family>([
   [
     'Qwen2ForCausalLM',
     {
+      modelType: 'qwen2',
       defaults: QWEN2_DEFAULTS,
       biases: () => ({ ...noBiases, qkvBias: true }),
       qkNorm: false,
@@ -185,6 +191,7 @@ const FAMILIES = new Map<string, Family>([
   [
     'Qwen3ForCausalLM',
     {
+      modelType: 'qwen3',
       defaults: QWEN3_DEFAULTS,
       biases: ({ attention_bias }) => ({
         ...noBiases,
@@ -268,12 +275,18 @@ export function checkTokenIds(
   );
 }
 
+export interface FileTransformerConfig extends TransformerConfig {
+  /** config.json says which ends of sequence there are; else they are the family's default. */
+  namesEos: boolean;
+}
+
 /**
  * Reads `folder`/config.json. A key that is missing has the value transformers 5 gives it for that
  * family. Throws CheckpointError (missing, not JSON, a key with a value that cannot be) and
- * UnsupportedModelError (an architecture, a quantization, a rope type this library does not run).
+ * UnsupportedModelError (an architecture, a quantization, a rope type or another key of config.json
+ * that this library does not run).
  */
-export async function readTransformerConfig(folder: string): Promise<TransformerConfig> {
+export async function readTransformerConfig(folder: string): Promise<FileTransformerConfig> {
   const file = path.join(folder, 'config.json');
   return parseTransformerConfig(file, await readJsonObject(file));
 }
@@ -282,7 +295,7 @@ export async function readTransformerConfig(folder: string): Promise<Transformer
 export function parseTransformerConfig(
   file: string,
   given: Record<string, unknown>,
-): TransformerConfig {
+): FileTransformerConfig {
   refuseQuantization(file, given.quantization_config);
   const { name: architecture, family } = chooseFamily(file, given.architectures);
   const json = parseFields(
@@ -291,7 +304,8 @@ export function parseTransformerConfig(
     (message) => new CheckpointError(file, message),
   );
 
-  if (json.hidden_act !== 'silu') {
+  // Two names of one function.
+  if (json.hidden_act !== 'silu' && json.hidden_act !== 'swish') {
     throw new UnsupportedModelError(
       file,
       `hidden_act ${show(json.hidden_act)} is not supported; only 'silu' is`,
@@ -301,6 +315,14 @@ export function parseTransformerConfig(
   checkTokenIds(file, 'eos_token_id', eosTokenIds, json.vocab_size);
   checkTokenIds(file, 'bos_token_id', [json.bos_token_id ?? 0], json.vocab_size);
   const rope = readRope(file, json);
+  const heads = readHeads(file, json);
+  const slidingWindows = family.slidingWindows(file, json);
+  refuseForeignKeys(file, given, {
+    modelType: family.modelType,
+    headDim: heads.headDim,
+    qkNorm: family.qkNorm,
+    slidingWindows,
+  });
 
   return {
     architecture,
@@ -309,11 +331,11 @@ export function parseTransformerConfig(
       hiddenSize: json.hidden_size,
       intermediateSize: json.intermediate_size,
       numLayers: json.num_hidden_layers,
-      ...readHeads(file, json),
+      ...heads,
       rmsNormEps: json.rms_norm_eps,
       ropeTheta: rope.theta,
       ropeScaling: rope.scaling,
-      slidingWindows: family.slidingWindows(file, json),
+      slidingWindows,
       ...family.biases(json),
       qkNorm: family.qkNorm,
       tieWordEmbeddings: json.tie_word_embeddings,
@@ -322,5 +344,6 @@ export function parseTransformerConfig(
     maxPositionEmbeddings: rope.maxPositions,
     bosTokenId: json.bos_token_id ?? null,
     eosTokenIds,
+    namesEos: Object.hasOwn(given, 'eos_token_id'),
   };
 }

@@ -23,7 +23,10 @@ export interface TransformerConfig {
   /** Positions the model can tell apart: config.json's, and those that linear or yarn scaling adds. */
   maxPositionEmbeddings: number;
   bosTokenId: number | null;
-  /** May be empty. generation_config.json's win over config.json's. */
+  /**
+   * What ends a sequence: EngineArgs.eosTokenIds, or all that generation_config.json, config.json and
+   * the tokenizer's eos_token name. May be empty.
+   */
   eosTokenIds: number[];
 }
 

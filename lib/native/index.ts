@@ -38,6 +38,13 @@ export interface StepTimes {
   idleMs: number;
 }
 
+/** A tensor in a file, from byte `offset` on. */
+export interface StoredTensor {
+  path: string;
+  offset: number;
+  dtype: DType;
+}
+
 /** A device and the one native thread that owns it; whatever can block runs there, in order. */
 export interface NativeDevice {
   /** Starts the thread and opens the device. */
@@ -51,6 +58,11 @@ export interface NativeDevice {
    * Rejects with NOT_SUPPORTED on the CPU.
    */
   profile(isStart: boolean): Promise<void>;
+  /**
+   * Whether two tensors of `count` elements are equal once both are converted to `dtype`; read up to
+   * the first difference, on the device's thread. Rejects with CHECKPOINT_INVALID.
+   */
+  areEqual(a: StoredTensor, b: StoredTensor, count: number, dtype: DType): Promise<boolean>;
   /** Resolves once all that was enqueued before it has run; rejects with the sticky error, if any. */
   synchronize(): Promise<void>;
   /** Runs what was enqueued, joins the thread. Idempotent; later calls reject with SHUT_DOWN. */
@@ -259,8 +271,10 @@ export interface NativeModel {
   /** The staging sets, [numSteps]; made once, detached by `shutdown`. */
   readonly steps: StepBuffers[];
   /**
-   * Allocates the weights and fills them from the mapped files. `onProgress(bytes, tensors)` counts
-   * parts done; all parts of a weight must be named. Rejects with OUT_OF_MEMORY, CHECKPOINT_INVALID.
+   * Allocates the weights and fills them from the files. `onProgress(bytes, tensors)` counts parts
+   * done; all parts of a weight must be named. Rejects with OUT_OF_MEMORY, and with
+   * CHECKPOINT_INVALID when a file does not hold them or becomes shorter meanwhile; no weights are
+   * allocated then.
    */
   load(
     files: string[],

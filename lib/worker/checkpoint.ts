@@ -1,10 +1,10 @@
 /**
  * The tensors of a Hugging Face checkpoint: what the headers of its safetensors files say, checked
- * before anything is allocated or mapped. The format: https://github.com/huggingface/safetensors.
+ * before anything is allocated. The format: https://github.com/huggingface/safetensors.
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { fileExists, parseJson, readJsonObject } from '../config/jsonFile';
+import { fileExists, parseStrictJson, readJsonObject, reasonOf } from '../config/jsonFile';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 
@@ -63,44 +63,38 @@ const MAX_HEADER_BYTES = 100_000_000;
 /** The header's length, 64 bits little-endian. */
 const LENGTH_BYTES = 8;
 
-/** The tensors of `folder`. Throws CheckpointError that names the file and, if it is one's fault, the tensor. */
+/**
+ * The tensors of `folder`, by its index where it has one, as vLLM has it: a model.safetensors beside
+ * an index is a leftover. Throws CheckpointError that names the file and, if it is one's fault, the tensor.
+ */
 export async function readTensorTable(folder: string): Promise<TensorTable> {
   const single = path.join(folder, SINGLE_FILE);
   const index = path.join(folder, INDEX_FILE);
+  if (await fileExists(index)) return readShards(index);
   if (await fileExists(single)) {
     return { source: single, files: [single], tensors: await readHeader(single, 0) };
   }
-  if (await fileExists(index)) return readShards(index);
   throw new CheckpointError(
     single,
     `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files`,
   );
 }
 
-/** The tensors of all the files that an index names. */
+/** The tensors that an index assigns to files; what else these hold does not count. */
 async function readShards(index: string): Promise<TensorTable> {
   const weightMap = await readWeightMap(index);
   const names = [...new Set(weightMap.values())].sort();
   const files = names.map((name) => path.join(path.dirname(index), name));
   const headers = await Promise.all(files.map(readHeader));
+  const headerOf = new Map(names.map((name, i) => [name, headers[i]]));
 
   const tensors = new Map<string, TensorEntry>();
-  for (const header of headers) {
-    for (const [name, entry] of header) {
-      const other = tensors.get(name);
-      if (other) {
-        throw new CheckpointError(
-          files[entry.file],
-          `tensor ${show(name)} is also in ${names[other.file]}`,
-        );
-      }
-      tensors.set(name, entry);
-    }
-  }
   for (const [name, shard] of weightMap) {
-    if (!headers[names.indexOf(shard)].has(name)) {
+    const entry = headerOf.get(shard)?.get(name);
+    if (!entry) {
       throw new CheckpointError(index, `tensor ${show(name)} is not in ${shard}, its file`);
     }
+    tensors.set(name, entry);
   }
   return { source: index, files, tensors };
 }
@@ -134,7 +128,7 @@ export function parseWeightMap(index: string, json: Record<string, unknown>): Ma
 async function readHeader(file: string, index: number): Promise<Map<string, TensorEntry>> {
   if (!(await fileExists(file))) throw new CheckpointError(file, 'the file is missing');
   const handle = await open(file, 'r').catch((cause: unknown) => {
-    throw new CheckpointError(file, (cause as Error).message, { cause });
+    throw new CheckpointError(file, `it cannot be read: ${reasonOf(cause)}`, { cause });
   });
   try {
     const { size } = await handle.stat();
@@ -180,7 +174,11 @@ async function readBytes(
   position: number,
   length: number,
 ): Promise<Buffer> {
-  const { bytesRead, buffer } = await handle.read(Buffer.alloc(length), 0, length, position);
+  const { bytesRead, buffer } = await handle
+    .read(Buffer.alloc(length), 0, length, position)
+    .catch((cause: unknown) => {
+      throw new CheckpointError(file, `it cannot be read: ${reasonOf(cause)}`, { cause });
+    });
   if (bytesRead < length) {
     throw new CheckpointError(
       file,
@@ -201,7 +199,7 @@ export function parseHeader(
   header: Buffer,
   size: number,
 ): Map<string, TensorEntry> {
-  const json = parseJson(file, header.toString('utf8'));
+  const json = parseStrictJson(file, header.toString('utf8'));
   if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;

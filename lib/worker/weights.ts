@@ -2,8 +2,8 @@
 import { show } from '../config/schema';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
-import type { DType, WeightPart } from '../native';
-import type { SafetensorsDType, TensorTable } from './checkpoint';
+import type { DType, NativeDevice, StoredTensor, WeightPart } from '../native';
+import type { SafetensorsDType, TensorEntry, TensorTable } from './checkpoint';
 import { type Share, sharesOf } from './tensorParallel';
 
 /** All that `NativeModel.load` needs to be told. */
@@ -46,11 +46,24 @@ function divided({ of: total, first, count }: Share, of: string, elements = 1): 
   return { size: total * elements, of, first: first * elements, count: count * elements };
 }
 
+const EMBEDDING = 'model.embed_tokens.weight';
+const HEAD = 'lm_head.weight';
+
+/** Where tied weights stand in the files: under the head's name where the embedding's is missing. */
+function embeddingName(spec: TransformerSpec, { tensors }: TensorTable): string {
+  return spec.tieWordEmbeddings && !tensors.has(EMBEDDING) && tensors.has(HEAD) ? HEAD : EMBEDDING;
+}
+
 /**
  * A rank's weights of a model, in the order of its forward pass. A rank that has nothing of a tensor,
  * as of the biases that are added once, has a dimension of count 0.
  */
-function* weightsOf(spec: TransformerSpec, rank: number, worldSize: number): Generator<Weight> {
+function* weightsOf(
+  spec: TransformerSpec,
+  embedding: string,
+  rank: number,
+  worldSize: number,
+): Generator<Weight> {
   const shares = sharesOf(spec, rank, worldSize);
   const vocab = divided(shares.vocab, 'vocab_size');
   const hidden = whole(spec.hiddenSize, 'hidden_size');
@@ -63,7 +76,7 @@ function* weightsOf(spec: TransformerSpec, rank: number, worldSize: number): Gen
   yield {
     name: 'embedTokens',
     layer: 0,
-    tensors: [['model.embed_tokens.weight', [vocab, hidden]]],
+    tensors: [[embedding, [vocab, hidden]]],
   };
   for (let layer = 0; layer < spec.numLayers; layer++) {
     const weight = (name: string, ...tensors: [string, Dimension[]][]): Weight => ({
@@ -112,7 +125,7 @@ function* weightsOf(spec: TransformerSpec, rank: number, worldSize: number): Gen
   }
   yield { name: 'norm', layer: 0, tensors: [['model.norm.weight', [hidden]]] };
   if (!spec.tieWordEmbeddings) {
-    yield { name: 'lmHead', layer: 0, tensors: [['lm_head.weight', [vocab, hidden]]] };
+    yield { name: 'lmHead', layer: 0, tensors: [[HEAD, [vocab, hidden]]] };
   }
 }
 
@@ -123,9 +136,59 @@ const ONE_COLUMN = whole(1, '');
 const LAYER_TENSOR =
   /^model\.layers\.\d+\.(self_attn\.([qkvo]_proj\.(weight|bias)|[qk]_norm\.weight)|mlp\.(gate|up|down)_proj\.(weight|bias)|(input|post_attention)_layernorm\.weight)$/;
 
+/** The tensor and its type, once its shape is what config.json says. */
+function lookUp(
+  table: TensorTable,
+  name: string,
+  shape: readonly Dimension[],
+): { entry: TensorEntry; dtype: DType } {
+  const entry = table.tensors.get(name);
+  if (!entry) throw new CheckpointError(table.source, missing(name));
+  const file = table.files[entry.file];
+  if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
+    throw new CheckpointError(
+      file,
+      `tensor ${name} has the shape ${show(entry.shape)}, ` +
+        `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
+        shape.map(({ size, of }) => `${of} ${size}`).join(', '),
+    );
+  }
+  const dtype = WEIGHT_DTYPES[entry.dtype];
+  if (!dtype) {
+    throw new CheckpointError(
+      file,
+      `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16`,
+    );
+  }
+  return { entry, dtype };
+}
+
+/**
+ * Whether the output head is the embedding. By config.json it may be, and the files hold a head
+ * nevertheless: as in transformers 5 it is the embedding only if both are equal once converted to
+ * the model's type. They are compared on the device's thread. Throws CheckpointError.
+ */
+export async function areEmbeddingsTied(
+  spec: TransformerSpec,
+  table: TensorTable,
+  device: Pick<NativeDevice, 'areEqual'>,
+  dtype: DType,
+): Promise<boolean> {
+  if (!spec.tieWordEmbeddings) return false;
+  if (!table.tensors.has(EMBEDDING) || !table.tensors.has(HEAD)) return true;
+  const shape = [whole(spec.vocabSize, 'vocab_size'), whole(spec.hiddenSize, 'hidden_size')];
+  const stored = (name: string): StoredTensor => {
+    const { entry, dtype: storedType } = lookUp(table, name, shape);
+    return { path: table.files[entry.file], offset: entry.offset, dtype: storedType };
+  };
+  const count = spec.vocabSize * spec.hiddenSize;
+  return device.areEqual(stored(EMBEDDING), stored(HEAD), count, dtype);
+}
+
 /**
  * One rank's weights as parts of the checkpoint's files: of the world's only rank all of them. With
- * tied embeddings an lm_head in the files is left alone, and so are tensors that no layer knows
+ * tied embeddings one of the embedding and the lm_head need be in the files, and an lm_head beside the
+ * embedding is left alone (areEmbeddingsTied compares them); so are tensors that no layer knows
  * (rotary_emb.inv_freq). Throws CheckpointError: a tensor missing, of another shape or type than
  * config.json says, or one config.json has no place for; ConfigError as sharesOf does.
  */
@@ -138,30 +201,15 @@ export function weightParts(
   const parts: WeightPart[] = [];
   const used = new Set<string>();
   let totalBytes = 0;
-  for (const { name: weight, layer, tensors } of weightsOf(spec, rank, worldSize)) {
+  for (const { name: weight, layer, tensors } of weightsOf(
+    spec,
+    embeddingName(spec, table),
+    rank,
+    worldSize,
+  )) {
     let rowOffset = 0;
     for (const [name, shape] of tensors) {
-      const entry = table.tensors.get(name);
-      if (!entry) throw new CheckpointError(table.source, missing(name));
-      const file = table.files[entry.file];
-      if (
-        entry.shape.length !== shape.length ||
-        shape.some(({ size }, i) => size !== entry.shape[i])
-      ) {
-        throw new CheckpointError(
-          file,
-          `tensor ${name} has the shape ${show(entry.shape)}, ` +
-            `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
-            shape.map(({ size, of }) => `${of} ${size}`).join(', '),
-        );
-      }
-      const dtype = WEIGHT_DTYPES[entry.dtype];
-      if (!dtype) {
-        throw new CheckpointError(
-          file,
-          `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16`,
-        );
-      }
+      const { entry, dtype } = lookUp(table, name, shape);
       used.add(name);
       const [rows, cols = ONE_COLUMN] = shape;
       if (rows.count === 0) continue;
@@ -196,8 +244,6 @@ export function weightParts(
 
 function missing(name: string): string {
   const reason =
-    name === 'lm_head.weight'
-      ? '; only with tie_word_embeddings in config.json need it not be there'
-      : '';
+    name === HEAD ? '; only with tie_word_embeddings in config.json need it not be there' : '';
   return `tensor ${name} is missing${reason}`;
 }

@@ -19,12 +19,11 @@ import {
   type NativeDevice,
   type NativeModel,
 } from '../native';
-import { readTensorTable } from './checkpoint';
 import { type KVCacheConfig, KVCacheSpec } from './kvCache';
+import { ModelLoader } from './modelLoader';
 import { ModelRunner } from './modelRunner';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
 import { shardSpec } from './tensorParallel';
-import { weightParts } from './weights';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
 /** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
@@ -50,6 +49,7 @@ export class Worker extends WorkerBase {
   #place: RankPlace & { localRank: number; initMethod: string };
   /** Before anything was loaded. */
   #baseline: MemoryInfo | null = null;
+  readonly #loader: ModelLoader;
   #runner: ModelRunner | null = null;
   #kvCacheConfig: KVCacheConfig | null = null;
   readonly #asleep = new Set<SleepTag>();
@@ -58,6 +58,7 @@ export class Worker extends WorkerBase {
 
   constructor(args: WorkerArgs) {
     super(args);
+    this.#loader = new ModelLoader(args.config);
     const { rank, localRank, distributedInitMethod: initMethod } = args;
     const worldSize = args.config.parallel.tensorParallelSize;
     this.#place = { rank, worldSize, localRank, initMethod };
@@ -99,8 +100,8 @@ export class Worker extends WorkerBase {
 
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
-    const { transformer, dtype } = this.#config.model;
-    return { ...shardSpec(transformer.spec, this.rank, this.worldSize), dtype };
+    const { dtype } = this.#config.model;
+    return { ...shardSpec(this.#loader.spec, this.rank, this.worldSize), dtype };
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
@@ -179,7 +180,7 @@ export class Worker extends WorkerBase {
     this.communicator?.abort(reason);
   }
 
-  /** Maps the checkpoint's files and fills the weights, or makes random ones ('dummy'). */
+  /** Fills the weights from the checkpoint's files, or with random values ('dummy'). */
   async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
     const { model, scheduler, cache } = this.#config;
     const device = this.#openDevice;
@@ -194,38 +195,14 @@ export class Worker extends WorkerBase {
       maxLogprobs: model.maxLogprobs,
       enforceEager: model.enforceEager,
     };
+    await this.#loader.examine(device, this.rank);
     const nativeModel = new (native().Model)(device, this.modelSpec, limits, this.communicator);
     this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,
       scheduler.maxNumSeqs,
     );
-    await this.#fillWeights(onProgress);
-  }
-
-  async #fillWeights(onProgress?: (progress: LoadProgress) => void): Promise<void> {
-    const { model, load } = this.#config;
-    if (load.loadFormat === 'dummy') return this.model.loadDummy(model.seed);
-    const table = await readTensorTable(model.path);
-    const { files, parts, totalBytes } = weightParts(
-      model.transformer.spec,
-      table,
-      this.rank,
-      this.worldSize,
-    );
-    const start = performance.now();
-    let failure: unknown = null;
-    await this.model.load(files, parts, (bytes, tensors) => {
-      try {
-        const bytesPerSecond = (1000 * bytes) / (performance.now() - start);
-        const totalTensors = parts.length;
-        onProgress?.({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond });
-      } catch (error) {
-        // Thrown from a native callback it would end the process.
-        failure ??= error;
-      }
-    });
-    if (failure !== null) throw failure as Error;
+    await this.#loader.load(nativeModel, this.#place, onProgress);
   }
 
   getKvCacheSpec(): Map<string, KVCacheSpec> {
@@ -354,8 +331,9 @@ export class Worker extends WorkerBase {
    */
   async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
     if (tags.includes('weights') && this.#asleep.has('weights')) {
-      if (this.#sleepLevel === 2) await this.#fillWeights();
-      else if (this.#onCuda) await this.model.restoreWeights();
+      if (this.#sleepLevel === 2) {
+        await this.#loader.reload(this.model, this.#openDevice, this.#place);
+      } else if (this.#onCuda) await this.model.restoreWeights();
       this.#asleep.delete('weights');
     }
     if (tags.includes('kv_cache') && this.#asleep.has('kv_cache')) {

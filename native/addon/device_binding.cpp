@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "addon/model_binding.h"
+#include "addon/model_values.h"
 #include "addon/values.h"
 
 namespace uniproc {
@@ -16,6 +17,7 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
                       method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
                       method<&DeviceBinding::stepTimes>("stepTimes"),
                       method<&DeviceBinding::profile>("profile"),
+                      method<&DeviceBinding::areEqual>("areEqual"),
                       method<&DeviceBinding::synchronize>("synchronize"),
                       method<&DeviceBinding::shutdown>("shutdown"),
                   });
@@ -104,6 +106,17 @@ Napi::Value DeviceBinding::profile(const Napi::CallbackInfo& info) {
   const bool isStart = info[0].ToBoolean();
   return environment_->promise(
       *device_, [isStart](Ops& ops) { isStart ? ops.startProfiler() : ops.stopProfiler(); });
+}
+
+Napi::Value DeviceBinding::areEqual(const Napi::CallbackInfo& info) {
+  auto work = [a = toStoredTensor(toObject(info[0], "a")),
+               b = toStoredTensor(toObject(info[1], "b")), count = toInt64(info[2], "count"),
+               dtype = toDType(info[3], "dtype"),
+               stop = device_->abandoned()] { return uniproc::areEqual(a, b, count, dtype, stop); };
+  auto equal = std::make_shared<bool>();
+  return environment_->promise(
+      *device_, [equal, work = std::move(work)](Ops&) { *equal = work(); },
+      [equal](Napi::Env env) { return Napi::Boolean::New(env, *equal); });
 }
 
 Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {

@@ -18,13 +18,7 @@ int32_t int32(Napi::Object object, const char* name) { return toInt32(object.Get
 
 bool boolean(Napi::Object object, const char* name) { return toBool(object.Get(name), name); }
 
-DType dtype(Napi::Object object) {
-  const std::string name = toString(object.Get("dtype"), "dtype");
-  if (name == "float32") return DType::kFloat32;
-  if (name == "float16") return DType::kFloat16;
-  if (name == "bfloat16") return DType::kBFloat16;
-  throw Napi::TypeError::New(object.Env(), "there is no dtype " + name);
-}
+DType dtype(Napi::Object object) { return toDType(object.Get("dtype"), "dtype"); }
 
 template <typename T, napi_typedarray_type type>
 std::vector<T> toVector(Napi::Value value, const char* name) {
@@ -85,6 +79,19 @@ SamplingParams toSamplingParams(Napi::Object object) {
 }
 
 }  // namespace
+
+DType toDType(Napi::Value value, const char* name) {
+  const std::string type = toString(value, name);
+  if (type == "float32") return DType::kFloat32;
+  if (type == "float16") return DType::kFloat16;
+  if (type == "bfloat16") return DType::kBFloat16;
+  throw Napi::TypeError::New(value.Env(), std::string("there is no ") + name + " " + type);
+}
+
+StoredTensor toStoredTensor(Napi::Object object) {
+  return {toString(object.Get("path"), "path"), toInt64(object.Get("offset"), "offset"),
+          dtype(object)};
+}
 
 ModelSpec toModelSpec(Napi::Object object) {
   ModelSpec spec;

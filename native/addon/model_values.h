@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "model/checkpoint.h"
 #include "model/request_slots.h"
 #include "model/spec.h"
 #include "model/step_buffers.h"
@@ -13,6 +14,8 @@
 
 namespace uniproc {
 
+DType toDType(Napi::Value value, const char* name);
+StoredTensor toStoredTensor(Napi::Object object);
 ModelSpec toModelSpec(Napi::Object object);
 ModelLimits toModelLimits(Napi::Object object);
 std::vector<WeightPart> toWeightParts(Napi::Array array);

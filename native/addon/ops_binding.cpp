@@ -345,8 +345,8 @@ class OpsBinding : public Binding<OpsBinding> {
     if (rows * cols != out.count || size != static_cast<size_t>(span) * sizeOf(hostType)) {
       throw Napi::TypeError::New(info.Env(), "host must have the rows of out, and no more");
     }
-    const auto* data = reinterpret_cast<const std::byte*>(bytes);
-    ops_->upload(out.buffer.data(), out.dtype, {data, hostType, rows, cols, rowStride});
+    const BytesInMemory host(reinterpret_cast<const std::byte*>(bytes));
+    ops_->upload(out.buffer.data(), out.dtype, {host, 0, hostType, rows, cols, rowStride});
     return info.Env().Undefined();
   }
 

@@ -1,23 +1,32 @@
 #include "model/checkpoint.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <system_error>
 #include <utility>
+#include <vector>
 
+#include "ops/cpu/float_types.h"
 #include "runtime/error.h"
 
 namespace uniproc {
 namespace {
 
+// Elements that `areEqual` compares at a time.
+constexpr int64_t kElementsPerPiece = int64_t{1} << 20;
+
+[[noreturn]] void throwInvalid(const std::string& path, const std::string& message) {
+  throw Error("CHECKPOINT_INVALID", message, path);
+}
+
 [[noreturn]] void throwUnreadable(const std::string& path, const char* what, int reason) {
-  throw Error("CHECKPOINT_INVALID",
-              std::string("cannot be ") + what + ": " + std::generic_category().message(reason),
-              path);
+  throwInvalid(path,
+               std::string("cannot be ") + what + ": " + std::generic_category().message(reason));
 }
 
 int64_t pageBytes() {
@@ -25,67 +34,127 @@ int64_t pageBytes() {
   return bytes;
 }
 
+// Has the system read ahead, where it can be asked to.
+void readAhead([[maybe_unused]] int descriptor, [[maybe_unused]] int64_t offset,
+               [[maybe_unused]] int64_t bytes) noexcept {
+#ifdef POSIX_FADV_WILLNEED
+  ::posix_fadvise(descriptor, offset, bytes, POSIX_FADV_WILLNEED);
+#endif
+}
+
+// Element `i` of `data`, which may have any alignment, as float32.
+float elementAt(const std::byte* data, DType dtype, int64_t i) {
+  const auto load = [&]<class T>(T value) {
+    std::memcpy(&value, data + i * static_cast<int64_t>(sizeof value), sizeof value);
+    return widen(value);
+  };
+  switch (dtype) {
+    case DType::kFloat16:
+      return load(Float16{});
+    case DType::kBFloat16:
+      return load(BFloat16{});
+    default:
+      return load(0.0f);
+  }
+}
+
+float rounded(float value, DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return widen(narrow<Float16>(value));
+    case DType::kBFloat16:
+      return widen(narrow<BFloat16>(value));
+    default:
+      return value;
+  }
+}
+
 }  // namespace
 
-MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
-  const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) throwUnreadable(path_, "opened", errno);
+CheckpointFile::CheckpointFile(std::string path) : path_(std::move(path)) {
+  // Not blocking: opening a pipe that nothing writes to would never end.
+  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor_ < 0) throwUnreadable(path_, "opened", errno);
   struct stat status = {};
-  int reason = ::fstat(file, &status) == 0 ? 0 : errno;
-  if (reason == 0 && !S_ISREG(status.st_mode)) reason = EINVAL;
-  bytes_ = status.st_size;
-  if (reason == 0 && bytes_ > 0) {
-    void* mapping = ::mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file, 0);
-    if (mapping == MAP_FAILED) {
-      reason = errno;
-    } else {
-      data_ = static_cast<std::byte*>(mapping);
-      ::madvise(data_, bytes_, MADV_SEQUENTIAL);
-    }
+  const int reason = ::fstat(descriptor_, &status) == 0 ? 0 : errno;
+  if (reason == 0 && S_ISREG(status.st_mode)) {
+    bytes_ = status.st_size;
+    return;
   }
-  ::close(file);
-  if (reason != 0) throwUnreadable(path_, "mapped", reason);
+  ::close(descriptor_);
+  if (reason != 0) throwUnreadable(path_, "read", reason);
+  throwInvalid(path_, S_ISDIR(status.st_mode) ? "cannot be read: it is a folder"
+                                              : "cannot be read: it is not a regular file");
 }
 
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(data_, bytes_);
+CheckpointFile::~CheckpointFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
+CheckpointFile::CheckpointFile(CheckpointFile&& other) noexcept
     : path_(std::move(other.path_)),
-      data_(std::exchange(other.data_, nullptr)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 
-const std::byte* MappedFile::at(const FileRows& rows) const {
+void CheckpointFile::require(const FileRows& rows) const {
   const int64_t bytes = rows.span();
   if (rows.offset < 0 || bytes < 0 || rows.offset > bytes_ || bytes > bytes_ - rows.offset) {
-    throw Error("CHECKPOINT_INVALID",
-                "a tensor takes " + std::to_string(bytes) + " bytes from byte " +
-                    std::to_string(rows.offset) + " on, but the file has " +
-                    std::to_string(bytes_) + "; it is truncated or its header is wrong",
-                path_);
+    throwInvalid(path_, "a tensor takes " + std::to_string(bytes) + " bytes from byte " +
+                            std::to_string(rows.offset) + " on, but the file has " +
+                            std::to_string(bytes_) + "; it is truncated or its header is wrong");
   }
-  return data_ + rows.offset;
 }
 
-// The system reads ahead of what is read in turn: a little beyond a run of rows, but all of a
-// tensor that some columns are wanted of. Rows that have whole pages between them are therefore
-// asked for one by one, and nothing ahead of them.
-void MappedFile::willRead(const FileRows& rows) const noexcept {
-  if (rows.stride - rows.rowBytes < 2 * pageBytes()) return;
-  advise(rows.offset, rows.span(), MADV_RANDOM);
+// Rows that have whole pages between them are asked for one by one, and nothing between them.
+void CheckpointFile::willRead(const FileRows& rows) const noexcept {
+  if (rows.stride - rows.rowBytes < 2 * pageBytes()) {
+    return readAhead(descriptor_, rows.offset, rows.span());
+  }
   for (int64_t row = 0; row < rows.rows; ++row) {
-    advise(rows.offset + row * rows.stride, rows.rowBytes, MADV_WILLNEED);
+    readAhead(descriptor_, rows.offset + row * rows.stride, rows.rowBytes);
   }
 }
 
-void MappedFile::doneWith(const FileRows& rows) const noexcept {
-  advise(rows.offset, rows.span(), MADV_DONTNEED);
+void CheckpointFile::read(int64_t offset, int64_t size, std::byte* to) const {
+  while (size > 0) {
+    const ssize_t count = ::pread(descriptor_, to, static_cast<size_t>(size), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throwUnreadable(path_, "read", errno);
+    if (count == 0) {
+      throwInvalid(path_, "it was truncated while it was read: it had " + std::to_string(bytes_) +
+                              " bytes when it was opened and now ends before byte " +
+                              std::to_string(offset + 1) + "; load it again once it is whole");
+    }
+    to += count;
+    offset += count;
+    size -= count;
+  }
 }
 
-void MappedFile::advise(int64_t offset, int64_t bytes, int advice) const noexcept {
-  const int64_t first = offset / pageBytes() * pageBytes();
-  ::madvise(data_ + first, offset + bytes - first, advice);
+bool areEqual(const StoredTensor& a, const StoredTensor& b, int64_t count, DType dtype,
+              std::stop_token stop) {
+  const StoredTensor* const tensors[2] = {&a, &b};
+  const CheckpointFile files[2] = {CheckpointFile(a.path), CheckpointFile(b.path)};
+  std::vector<std::byte> pieces[2];
+  for (int64_t first = 0; first < count; first += kElementsPerPiece) {
+    if (stop.stop_requested()) throw Error("SHUT_DOWN", "comparing two tensors was given up");
+    const int64_t size = std::min(kElementsPerPiece, count - first);
+    for (int i = 0; i < 2; ++i) {
+      const auto elementBytes = static_cast<int64_t>(sizeOf(tensors[i]->dtype));
+      pieces[i].resize(static_cast<size_t>(size * elementBytes));
+      files[i].read(tensors[i]->offset + first * elementBytes, size * elementBytes,
+                    pieces[i].data());
+    }
+    if (a.dtype == b.dtype &&
+        std::memcmp(pieces[0].data(), pieces[1].data(), pieces[0].size()) == 0)
+      continue;
+    for (int64_t i = 0; i < size; ++i) {
+      const float x = rounded(elementAt(pieces[0].data(), a.dtype, i), dtype);
+      const float y = rounded(elementAt(pieces[1].data(), b.dtype, i), dtype);
+      if (!(x == y)) return false;  // as NaN is not
+    }
+  }
+  return true;
 }
 
 }  // namespace uniproc

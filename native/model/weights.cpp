@@ -11,7 +11,7 @@
 namespace uniproc {
 namespace {
 
-// Rows are read a piece at a time, so that no more of a file is resident and stopping is prompt.
+// Rows are read a piece at a time, so that stopping is prompt.
 constexpr int64_t kBytesPerPiece = int64_t{64} << 20;
 // More than a row of any tensor has elements.
 constexpr int64_t kMaxRowStride = int64_t{1} << 28;
@@ -115,7 +115,7 @@ Weights Weights::fromCheckpoint(Ops& ops, const ModelSpec& spec,
                                 const std::vector<std::string>& paths,
                                 const std::vector<WeightPart>& parts, const Progress& progress,
                                 std::stop_token stop) {
-  std::vector<MappedFile> files;
+  std::vector<CheckpointFile> files;
   for (const std::string& path : paths) files.emplace_back(path);
   Weights weights(spec);
   const std::vector<Placed> placed = weights.place(parts, files);
@@ -128,14 +128,13 @@ Weights Weights::fromCheckpoint(Ops& ops, const ModelSpec& spec,
     const size_t start = part->rowOffset * part->cols * sizeOf(dtype);
     std::byte* out = weights.buffers_[index].as<std::byte>() + start;
     const int64_t rowsPerPiece = std::max<int64_t>(1, kBytesPerPiece / rowBytes(*part));
-    const MappedFile& file = files[part->file];
+    const CheckpointFile& file = files[part->file];
     for (int64_t row = 0; row < part->rows; row += rowsPerPiece) {
       if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was given up");
       const int64_t count = std::min(rowsPerPiece, part->rows - row);
       const FileRows rows = rowsInFile(*part, row, count);
       file.willRead(rows);
-      ops.upload(out, dtype, {file.at(rows), part->dtype, count, part->cols, part->rowStride});
-      file.doneWith(rows);
+      ops.upload(out, dtype, {file, rows.offset, part->dtype, count, part->cols, part->rowStride});
       out += count * part->cols * sizeOf(dtype);
     }
     bytesRead += part->rows * rowBytes(*part);
@@ -146,7 +145,7 @@ Weights Weights::fromCheckpoint(Ops& ops, const ModelSpec& spec,
 }
 
 std::vector<Weights::Placed> Weights::place(const std::vector<WeightPart>& parts,
-                                            const std::vector<MappedFile>& files) {
+                                            const std::vector<CheckpointFile>& files) {
   const std::vector<Named> all = named();
   std::map<std::pair<std::string, int32_t>, size_t> indexOf;
   for (size_t i = 0; i < all.size(); ++i) indexOf[{all[i].name, all[i].layer}] = i;
@@ -157,7 +156,7 @@ std::vector<Weights::Placed> Weights::place(const std::vector<WeightPart>& parts
       throwInvalid("a part of " + describe(part.weight, part.layer) + " is in file " +
                    std::to_string(part.file) + " of " + std::to_string(files.size()));
     }
-    const MappedFile& file = files[part.file];
+    const CheckpointFile& file = files[part.file];
     const auto found = indexOf.find({part.weight, part.layer});
     if (found == indexOf.end()) {
       throwInvalid("the model has no weight " + describe(part.weight, part.layer), file.path());
@@ -178,7 +177,7 @@ std::vector<Weights::Placed> Weights::place(const std::vector<WeightPart>& parts
                        std::to_string(part.rowStride) + " apart",
                    file.path());
     }
-    file.at(rowsInFile(part, 0, part.rows));
+    file.require(rowsInFile(part, 0, part.rows));
     placed.push_back({&part, found->second});
   }
   checkCoverage(all, placed, files);
@@ -189,7 +188,7 @@ std::vector<Weights::Placed> Weights::place(const std::vector<WeightPart>& parts
 }
 
 void Weights::checkCoverage(const std::vector<Named>& all, std::vector<Placed>& placed,
-                            const std::vector<MappedFile>& files) {
+                            const std::vector<CheckpointFile>& files) {
   std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return std::tie(a.weight, a.part->rowOffset) < std::tie(b.weight, b.part->rowOffset);
   });
@@ -240,11 +239,12 @@ std::unique_ptr<const HostCopy> Weights::toHost(Ops& ops) const {
 Weights Weights::fromHost(Ops& ops, const ModelSpec& spec, const HostCopy& copy) {
   Weights weights(spec);
   weights.allocate(ops);
-  const std::byte* from = copy.data();
+  const BytesInMemory memory(copy.data());
+  int64_t from = 0;
   for (const Buffer& buffer : weights.buffers_) {
     const auto count = static_cast<int64_t>(buffer.bytes() / sizeOf(spec.dtype));
-    ops.upload(buffer.data(), spec.dtype, {from, spec.dtype, 1, count, count});
-    from += buffer.bytes();
+    ops.upload(buffer.data(), spec.dtype, {memory, from, spec.dtype, 1, count, count});
+    from += static_cast<int64_t>(buffer.bytes());
   }
   ops.synchronize();
   return weights;

@@ -70,7 +70,8 @@ class Weights {
 
   // Reads the parts from the files, converting to the model's type. Every row of every weight but
   // those that pad the vocabulary must be named once, and lie in its file: Error
-  // CHECKPOINT_INVALID, before anything is allocated. `progress` is told the bytes read and the
+  // CHECKPOINT_INVALID, before anything is allocated; the same error when a file becomes shorter or
+  // unreadable meanwhile. `progress` is told the bytes read and the
   // parts done. Gives up with SHUT_DOWN when asked to stop.
   using Progress = std::function<void(int64_t bytes, int64_t parts)>;
   static Weights fromCheckpoint(Ops& ops, const ModelSpec& spec,
@@ -107,9 +108,9 @@ class Weights {
   std::vector<Named> named();
   // The parts in the order of the files' bytes. Throws as fromCheckpoint does.
   std::vector<Placed> place(const std::vector<WeightPart>& parts,
-                            const std::vector<MappedFile>& files);
+                            const std::vector<CheckpointFile>& files);
   static void checkCoverage(const std::vector<Named>& all, std::vector<Placed>& placed,
-                            const std::vector<MappedFile>& files);
+                            const std::vector<CheckpointFile>& files);
   void allocate(Ops& ops);
 
   int64_t vocabRows_;            // of the embedding and the head, that files have

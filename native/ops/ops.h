@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -46,10 +47,30 @@ struct Weight {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// A matrix [rows, cols] in host memory (a mapped file, any alignment), some columns of a wider one:
-// `rowStride` elements lie from the beginning of a row to that of the next.
+// Bytes of the host's, in memory or in a file. Several threads may read at once.
+class HostBytes {
+ public:
+  virtual ~HostBytes() = default;
+  // Copies the `size` bytes from `offset` on. Throws Error when a file does not have them.
+  virtual void read(int64_t offset, int64_t size, std::byte* to) const = 0;
+};
+
+class BytesInMemory final : public HostBytes {
+ public:
+  explicit BytesInMemory(const std::byte* data) : data_(data) {}
+  void read(int64_t offset, int64_t size, std::byte* to) const override {
+    std::memcpy(to, data_ + offset, static_cast<size_t>(size));
+  }
+
+ private:
+  const std::byte* const data_;
+};
+
+// A matrix [rows, cols] among the host's bytes (from `offset` on, of any alignment), some columns
+// of a wider one: `rowStride` elements lie from the beginning of a row to that of the next.
 struct HostMatrix {
-  const std::byte* data = nullptr;
+  const HostBytes& bytes;
+  int64_t offset = 0;
   DType dtype = DType::kFloat32;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -57,8 +78,8 @@ struct HostMatrix {
 
   int64_t count() const { return rows * cols; }
 
-  // Elements [begin, end), counted row after row, run by run: calls visit(first, bytes, count) with
-  // the first element's number, its address and how many stand there side by side.
+  // Elements [begin, end), counted row after row, run by run: calls visit(first, at, count) with
+  // the first element's number, its offset among the bytes and how many stand there side by side.
   template <class Visit>
   void forEachRun(int64_t begin, int64_t end, Visit visit) const {
     const bool isOneRun = rowStride == cols;
@@ -67,7 +88,7 @@ struct HostMatrix {
       const int64_t row = begin / cols;
       const int64_t col = begin % cols;
       const int64_t runEnd = isOneRun ? end : std::min(end, (row + 1) * cols);
-      visit(begin, data + (row * rowStride + col) * elementSize, runEnd - begin);
+      visit(begin, offset + (row * rowStride + col) * elementSize, runEnd - begin);
       begin = runEnd;
     }
   }
@@ -231,7 +252,8 @@ class Ops {
   // This device's part of a group of ranks, not connected yet. To be dropped before the backend.
   virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) = 0;
 
-  // Converts host memory into device memory: out [rows, cols] from `host` of that size.
+  // Converts the host's elements into device memory: out [rows, cols] from `host` of that size.
+  // Throws what reading them throws; `out` then holds anything.
   virtual void upload(void* out, DType outType, const HostMatrix& host) = 0;
   // Copies device memory to host memory of any kind, quicker than copyToHost where it is much.
   // Returns when it is there.

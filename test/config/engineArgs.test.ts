@@ -173,16 +173,10 @@ describe('createUniprocConfig', () => {
     expect(few.scheduler.maxNumSeqs).toBe(32);
   });
 
-  it("takes generation_config.json's defaults, and its end of sequence before config.json's", async () => {
-    const model = await llama({ eos_token_id: 2 }, { temperature: 0.6, eos_token_id: [7, 8] });
+  it("takes generation_config.json's defaults", async () => {
+    const model = await llama({}, { temperature: 0.6, eos_token_id: [7, 8] });
     const config = await createUniprocConfig({ model });
     expect(config.model.generation).toEqual({ temperature: 0.6 });
-    expect(config.model.transformer.eosTokenIds).toEqual([7, 8]);
-  });
-
-  it("keeps config.json's end of sequence where generation_config.json has none", async () => {
-    const model = await llama({ eos_token_id: 5 }, { temperature: 0.6 });
-    expect((await createUniprocConfig({ model })).model.transformer.eosTokenIds).toEqual([5]);
   });
 
   it('takes the model that comes with the package where none is named', async () => {

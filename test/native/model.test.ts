@@ -8,12 +8,14 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
+  type DType,
   type ModelLimits,
   type ModelSpec,
   native,
   type NativeDevice,
   type NativeModel,
   type NativeSampling,
+  type StoredTensor,
   type WeightPart,
 } from '../../lib/native';
 import { ready } from '../support/ready';
@@ -478,7 +480,7 @@ describe('load', () => {
       /cannot be opened/,
       ({ files }) => files.splice(0, 1, path.join(folder, 'missing.bin')),
     ],
-    ['a folder', /cannot be mapped/, ({ files }) => files.splice(0, 1, folder)],
+    ['a folder', /cannot be read: it is a folder/, ({ files }) => files.splice(0, 1, folder)],
     [
       'a truncated file',
       /but the file has \d+/,
@@ -554,6 +556,31 @@ describe('load', () => {
     await model.load(files, parts, () => {});
   });
 
+  it('rejects when a file becomes shorter while it is read, and goes on', async () => {
+    const spec = { ...LLAMA, intermediateSize: 40_000 };
+    const { files, parts } = write('shrinking.bin', randomTensors(spec, 7));
+    // The longest weight last: much is still to be read when the first part is done.
+    const bytes = readFileSync(files[0]);
+    const { offset } = parts[indexOf({ files, parts }, 'gateUp')];
+    let reason: { code?: string; file?: string; message?: string } | null = null;
+    // The truncation may come when all has been read.
+    while (reason === null) {
+      writeFileSync(files[0], bytes);
+      const model = newModel(spec);
+      const load = model.load(files, parts, () => truncateSync(files[0], offset));
+      reason = await load.then(
+        () => null,
+        (error: unknown) => error as Error,
+      );
+      await model.shutdown();
+    }
+    expect(reason).toMatchObject({ code: 'CHECKPOINT_INVALID', file: files[0] });
+    expect(reason.message).toMatch(
+      /it was truncated while it was read: it had \d+ bytes .* ends before/,
+    );
+    expect((await device.memory()).allocated).toBe(0);
+  });
+
   it('loads a second time once the weights are released, and not before', async () => {
     const { files, parts } = write('again.bin', tensors);
     const model = newModel();
@@ -580,6 +607,104 @@ describe('load', () => {
     const first = await sampled(5);
     expect(await sampled(5)).toEqual(first);
     expect(await sampled(6)).not.toEqual(first);
+  });
+});
+
+describe('areEqual', () => {
+  const bits = (...values: number[]) => Buffer.from(Uint16Array.from(values).buffer);
+  const floats = (...values: number[]) => Buffer.from(Float32Array.from(values).buffer);
+  const stored = (name: string, dtype: DType, data: Buffer, offset = 0): StoredTensor => {
+    const file = path.join(folder, name);
+    writeFileSync(file, Buffer.concat([Buffer.alloc(offset, 7), data]));
+    return { path: file, offset, dtype };
+  };
+  const float32 = (...values: number[]) => stored('float32.bin', 'float32', floats(...values), 5);
+  // Of two types: their numbers in those, as IEEE 754 and bfloat16 have them.
+  const ONE_AND_A_BIT = { float32: 1 + 2 ** -12, bfloat16: 0x3f80, float16: 0x3c00 };
+
+  const cases: [string, () => StoredTensor, () => StoredTensor, DType, boolean][] = [
+    [
+      'the same bytes',
+      () => float32(1, 2),
+      () => stored('b', 'float32', floats(1, 2)),
+      'float32',
+      true,
+    ],
+    [
+      'the last element',
+      () => float32(1, 2),
+      () => stored('b', 'float32', floats(1, 3)),
+      'float32',
+      false,
+    ],
+    [
+      'zeros of two signs',
+      () => float32(0, 1),
+      () => stored('b', 'float32', floats(-0, 1)),
+      'float32',
+      true,
+    ],
+    [
+      'what differs in float32 alone, of a model in float32',
+      () => float32(ONE_AND_A_BIT.float32, 1),
+      () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0x3f80)),
+      'float32',
+      false,
+    ],
+    [
+      'what differs in float32 alone, of a model in bfloat16',
+      () => float32(ONE_AND_A_BIT.float32, 1),
+      () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0x3f80)),
+      'bfloat16',
+      true,
+    ],
+    [
+      'the same numbers in two types',
+      () => stored('a', 'float16', bits(ONE_AND_A_BIT.float16, 0xc000)),
+      () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0xc000)),
+      'float16',
+      true,
+    ],
+    [
+      'NaN beside a number',
+      () => float32(NaN, 1),
+      () => stored('b', 'float32', floats(1, 1)),
+      'float32',
+      false,
+    ],
+  ];
+
+  it.each(cases)('compares %s', async (_, a, b, dtype, expected) => {
+    expect(await device.areEqual(a(), b(), 2, dtype)).toBe(expected);
+  });
+
+  it('finds a difference far from the beginning', async () => {
+    const values = new Float32Array(2 ** 20 + 3);
+    const a = stored('a', 'float32', Buffer.from(values.buffer));
+    values[2 ** 20 + 1] = 1;
+    const b = stored('b', 'float32', Buffer.from(values.buffer));
+    expect(await device.areEqual(a, b, values.length, 'float32')).toBe(false);
+    expect(await device.areEqual(a, b, 2 ** 20 + 1, 'float32')).toBe(true);
+  });
+
+  it('rejects a file that has become shorter than its header says', async () => {
+    const [a, b] = [stored('a', 'float32', floats(1, 2)), stored('b', 'float32', floats(1, 2))];
+    truncateSync(b.path, 6);
+    await expect(device.areEqual(a, b, 2, 'float32')).rejects.toMatchObject({
+      code: 'CHECKPOINT_INVALID',
+      file: b.path,
+      message: expect.stringMatching(/had 6 bytes .* ends before byte 7/) as string,
+    });
+  });
+
+  it('rejects a pipe, and does not wait for somebody to write to it', async () => {
+    const pipe = path.join(folder, 'pipe');
+    spawnSync('mkfifo', [pipe]);
+    const a = { ...stored('a', 'float32', floats(1, 2)), path: pipe };
+    await expect(device.areEqual(a, a, 2, 'float32')).rejects.toMatchObject({
+      code: 'CHECKPOINT_INVALID',
+      message: expect.stringMatching(/it is not a regular file/) as string,
+    });
   });
 });
 

@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import { CheckpointError } from '../../lib/errors';
 import { readTensorTable } from '../../lib/worker/checkpoint';
@@ -86,12 +86,52 @@ describe('readTensorTable', () => {
     ]);
     expect(tensors.get('a')).toMatchObject({ file: 0, shape: [2] });
     expect(tensors.get('b')).toMatchObject({ file: 1, shape: [3] });
-    expect(tensors.get('not in the index')).toMatchObject({ file: 1, shape: [1] });
+    expect([...tensors.keys()].sort()).toEqual(['a', 'b']);
   });
 
-  it('prefers the single file where there are both, as transformers does', async () => {
-    const folder = await folderWith({ [SINGLE]: fileOf({}), [INDEX]: 'no JSON' });
-    expect((await readTensorTable(folder)).source).toBe(path.join(folder, SINGLE));
+  it('takes each tensor from the file that the index assigns it to, whatever others hold', async () => {
+    const folder = await folderWith({
+      'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
+      'y.safetensors': fileOf({
+        a: { dtype: 'F16', shape: [2] },
+        b: { dtype: 'F32', shape: [3] },
+      }),
+      [INDEX]: JSON.stringify({ weight_map: { a: 'x.safetensors', b: 'y.safetensors' } }),
+    });
+    const { tensors } = await readTensorTable(folder);
+    expect([...tensors.keys()].sort()).toEqual(['a', 'b']);
+    expect(tensors.get('a')).toMatchObject({ file: 0, dtype: 'F32', shape: [1] });
+  });
+
+  it.each<[string, string | Buffer]>([
+    ['whole', fileOf({ a: { dtype: 'F32', shape: [7] } })],
+    ['damaged', 'no safetensors'],
+  ])('takes the index where a single file stands beside it, %s', async (_, single) => {
+    const folder = await folderWith({
+      [SINGLE]: single,
+      'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
+      [INDEX]: JSON.stringify({ weight_map: { a: 'x.safetensors' } }),
+    });
+    const { source, files, tensors } = await readTensorTable(folder);
+    expect(source).toBe(path.join(folder, INDEX));
+    expect(files).toEqual([path.join(folder, 'x.safetensors')]);
+    expect(tensors.get('a')?.shape).toEqual([1]);
+  });
+
+  it('takes the single file where the index gives it all tensors', async () => {
+    const folder = await folderWith({
+      [SINGLE]: fileOf({ a: { dtype: 'F32', shape: [7] } }),
+      [INDEX]: JSON.stringify({ weight_map: { a: SINGLE } }),
+    });
+    expect((await readTensorTable(folder)).tensors.get('a')?.shape).toEqual([7]);
+  });
+
+  it("reads an index as Python's json module does", async () => {
+    const folder = await folderWith({
+      [SINGLE]: fileOf({ a: { dtype: 'F32', shape: [7] } }),
+      [INDEX]: `\ufeff{"metadata": {"total_size": NaN}, "weight_map": {"a": "${SINGLE}"}}`,
+    });
+    expect((await readTensorTable(folder)).source).toBe(path.join(folder, INDEX));
   });
 
   describe('refuses a folder', () => {
@@ -131,18 +171,31 @@ describe('readTensorTable', () => {
       expect(message).toContain("tensor 'b' is not in x.safetensors");
     });
 
-    it('with the same tensor in two files', async () => {
-      const folder = await folderWith({
-        'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
-        'y.safetensors': fileOf({
-          a: { dtype: 'F32', shape: [1] },
-          b: { dtype: 'F32', shape: [1] },
-        }),
-        [INDEX]: JSON.stringify({ weight_map: { a: 'x.safetensors', b: 'y.safetensors' } }),
-      });
+    it.each([SINGLE, INDEX])('whose %s is a link to nothing', async (name) => {
+      const folder = await folderWith({ 'x.safetensors': fileOf({}) });
+      await symlink('../blobs/0123', path.join(folder, name));
       const { file, message } = await complaint(folder);
-      expect(file).toBe('y.safetensors');
-      expect(message).toContain("tensor 'a' is also in x.safetensors");
+      expect(file).toBe(name);
+      expect(message).toContain('it is a link to ../blobs/0123, which is not there');
+    });
+
+    it.each([SINGLE, INDEX])('whose %s is a folder', async (name) => {
+      const folder = await folderWith({});
+      await mkdir(path.join(folder, name));
+      expect(await complaint(folder)).toEqual({
+        file: name,
+        message: expect.stringContaining('it is a folder') as string,
+      });
+    });
+
+    it('whose index names a link that leads to itself', async () => {
+      const folder = await folderWith({
+        [INDEX]: JSON.stringify({ weight_map: { a: 'a.safetensors' } }),
+      });
+      await symlink('a.safetensors', path.join(folder, 'a.safetensors'));
+      const { file, message } = await complaint(folder);
+      expect(file).toBe('a.safetensors');
+      expect(message).toContain('ELOOP');
     });
 
     it.each([
@@ -177,6 +230,11 @@ describe('readTensorTable', () => {
   });
 
   describe('refuses a file', () => {
+    // As the format's own reader does: it is not Python's.
+    it.each(['\ufeff{}', '{"__metadata__": {"a": NaN}}'])('with the header %j', async (header) => {
+      expect(await complaintAbout(safetensors(header, 0))).toContain('not JSON: unexpected');
+    });
+
     const ONE = { dtype: 'F32', shape: [2], data_offsets: [0, 8] };
 
     it.each([[0], [7]])('of %i bytes', async (size) => {

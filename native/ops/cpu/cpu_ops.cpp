@@ -90,13 +90,17 @@ class CpuOps final : public Ops {
 
   void upload(void* out, DType outType, const HostMatrix& host) override {
     pool_.parallelFor(host.count(), kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
-      host.forEachRun(begin, end, [&](int64_t first, const std::byte* from, int64_t count) {
-        std::byte* to =
-            static_cast<std::byte*>(out) + first * static_cast<int64_t>(sizeOf(outType));
-        if (outType == host.dtype) {
-          std::memcpy(to, from, static_cast<size_t>(count) * sizeOf(outType));
-        } else {
-          convert(to, outType, from, host.dtype, count);
+      std::vector<std::byte> piece;  // of the host's, to be converted
+      host.forEachRun(begin, end, [&](int64_t first, int64_t from, int64_t count) {
+        const auto outSize = static_cast<int64_t>(sizeOf(outType));
+        std::byte* to = static_cast<std::byte*>(out) + first * outSize;
+        if (outType == host.dtype) return host.bytes.read(from, count * outSize, to);
+        const auto hostSize = static_cast<int64_t>(sizeOf(host.dtype));
+        piece.resize(static_cast<size_t>(kMinElementsPerPart * hostSize));
+        for (int64_t i = 0; i < count; i += kMinElementsPerPart) {
+          const int64_t size = std::min(kMinElementsPerPart, count - i);
+          host.bytes.read(from + i * hostSize, size * hostSize, piece.data());
+          convert(to + i * outSize, outType, piece.data(), host.dtype, size);
         }
       });
     });

@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kWhat = "moving the weights";
 constexpr int64_t kBufferBytes = int64_t{2} << 20;
 
-// A thread copies some 3 GB/s from mapped pages, so that eight keep up with the bus.
+// A thread copies some 3 GB/s out of the page cache, so that eight keep up with the bus.
 int numCopyingThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 8);
 }
@@ -41,8 +41,8 @@ void Transfer::upload(void* out, DType outType, const HostMatrix& host) {
       const int64_t at = i * perBuffer;
       const int64_t size = std::min(perBuffer, host.count() - at);
       std::byte* pinned = buffer.take();
-      host.forEachRun(at, at + size, [&](int64_t first, const std::byte* from, int64_t count) {
-        std::memcpy(pinned + (first - at) * hostSize, from, static_cast<size_t>(count * hostSize));
+      host.forEachRun(at, at + size, [&](int64_t first, int64_t from, int64_t count) {
+        host.bytes.read(from, count * hostSize, pinned + (first - at) * hostSize);
       });
       std::byte* to = static_cast<std::byte*>(out) + at * outSize;
       if (outType == host.dtype) {

@@ -1,5 +1,5 @@
-// The way of weights between the device and host memory that is not pinned: a mapped file, or what
-// keeps them while the device serves somebody else.
+// The way of weights to the device, from a checkpoint's file or from the host memory (not pinned)
+// that keeps them while the engine sleeps, and back to that memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,14 +15,13 @@
 
 namespace uniproc::cuda {
 
-// Several threads copy from and to that memory, where reading a file and page faults take their
-// time, each by way of two pinned buffers in turn: while the device has one, the thread has the
-// other.
+// Several threads copy, as reading files and page faults take their time, each by way of two pinned
+// buffers in turn: while the device has one, the thread has the other.
 class Transfer {
  public:
   Transfer(int device, cudaStream_t stream);
 
-  // Converts host memory into device memory, on the device. Returns when the host memory has been
+  // Converts the host's elements into device memory, on the device. Returns when they have been
   // read; what is enqueued on the stream from then on finds the elements.
   void upload(void* out, DType outType, const HostMatrix& host);
 
