@@ -51,11 +51,16 @@ function countGpus() {
   return Number(execFileSync(process.execPath, [script], { encoding: 'utf8' }));
 }
 
-/** 2 and 4, as far as there are GPUs; warns where there are fewer than two. */
+/** 2, 4 and 8, or those that RANKS names, as far as there are GPUs; warns where there are too few. */
 function worldSizes() {
   const count = countGpus();
-  if (count < 2) console.error(`several GPUs are needed; there ${count === 1 ? 'is 1' : 'are 0'}`);
-  return [2, 4].filter((size) => size <= count);
+  const wanted = process.env.RANKS ? process.env.RANKS.split(/[ ,]+/).map(Number) : [2, 4, 8];
+  const sizes = wanted.filter((size) => size <= count);
+  if (sizes.length === 0) {
+    const there = count === 1 ? 'is 1' : `are ${count}`;
+    console.error(`${Math.min(...wanted)} GPUs are needed; there ${there}`);
+  }
+  return sizes;
 }
 
 module.exports = { runRanks, worldSizes };

@@ -317,6 +317,8 @@ export function nativeError(
       return new InvalidStateError(message);
     case 'CONFIG_INVALID':
       return new ConfigError(message);
+    case 'ADDON_UNAVAILABLE':
+      return new AddonUnavailableError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
     case 'COMMUNICATOR_FAILED':

@@ -20,6 +20,7 @@ import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { EngineStats } from './engine/stats';
+import { startAmongRanks } from './distributed/startFailure';
 import { ConfigError, InvalidRequestError } from './errors';
 import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
@@ -47,9 +48,17 @@ export class LLM {
 
   /**
    * Loads a model. Rejects with ConfigError, CheckpointError, UnsupportedModelError,
-   * OutOfMemoryError, AddonUnavailableError; nothing is left behind then.
+   * OutOfMemoryError, AddonUnavailableError; nothing is left behind then. Where the reason is that
+   * another rank could not start, the error has that one's code and names the rank.
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
+    const { distributedExecutorBackend: backend } = { ...args };
+    return backend === 'external_launcher'
+      ? startAmongRanks(() => LLM.start(args))
+      : LLM.start(args);
+  }
+
+  private static async start(args: CreateArgs): Promise<LLM> {
     checkArgs(args);
     const { onProgress, signal, ...engineArgs } = args;
     const device = engineArgs.device ?? (await defaultDevice());

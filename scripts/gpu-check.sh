@@ -2,16 +2,35 @@
 # Everything that needs a GPU, in one run; the last lines are a table.
 #   OUT=DIR     where the full logs go, by default build/gpu
 #   SHAPES=...  models that the bench measures, by default all it knows
-#   ONLY=...    of tests, sanitizer, rates, bench, and with several GPUs distributed, allreduce,
-#               tensor-parallel
-#   RANKS=...   of distributed alone those tests with so many ranks, 2 or 4
+#   ONLY=...    of tests, sanitizer, rates, bench, and with several GPUs collectives, reinitialize,
+#               models, allreduce, tensor-parallel
+#   RANKS=...   of what needs several GPUs only that with so many ranks: 2, 4 or 8
 #   LIMIT=...   seconds for each of these, by default 900
+#   TOTAL=...   seconds for all of them together, by default as long as it takes
+#
+# With several ranks the tests are two runs of some minutes, and the measurements another:
+#   ONLY="collectives reinitialize" RANKS=4 TOTAL=480 scripts/gpu-check.sh
+#   ONLY="models" RANKS=4 TOTAL=480 scripts/gpu-check.sh
+#   ONLY="allreduce tensor-parallel" RANKS=4 TOTAL=580 scripts/gpu-check.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-build/gpu}
 limit=${LIMIT:-900}
+total=${TOTAL:-1000000}
 mkdir -p "$out"
+export RANKS=${RANKS:-}
 summary=()
+
+# A check's seconds: its own limit, or what is left of all.
+seconds() {
+  local left=$((total - SECONDS))
+  ((left < 1)) && left=1
+  echo $((left < limit ? left : limit))
+}
+
+within() {
+  timeout --kill-after 10 "$(seconds)" "$@"
+}
 
 check() {
   local name=$1 start=$SECONDS status=0
@@ -26,30 +45,52 @@ sanitize() {
   local tool
   for tool in memcheck racecheck initcheck synccheck; do
     echo "== $tool"
-    timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 node scripts/gpu-story.js || return
+    within compute-sanitizer --tool "$tool" --error-exitcode 9 node scripts/gpu-story.js || return
   done
 }
 
+# The tests of one file of test/gpu, a line each as they end.
+distributed() {
+  within node scripts/test-gpu.js "gpu/$1" --reporters ./scripts/lineReporter.js \
+    --reporters summary ${RANKS:+-t ", $RANKS ranks"}
+}
+
 nvidia-smi --query-gpu=name,driver_version,memory.used,memory.total --format=csv,noheader || true
-check tests timeout "$limit" node scripts/test-gpu.js --testPathIgnorePatterns distributed
+check tests within node scripts/test-gpu.js --testPathIgnorePatterns distributed
 check sanitizer sanitize
-check rates timeout "$limit" node scripts/gpu-rates.js
+check rates within node scripts/gpu-rates.js
 shapes=()
 for shape in ${SHAPES:-}; do shapes+=(--shape "$shape"); done
-check bench timeout "$limit" node bench/index.js "${shapes[@]}" --json "$out/bench.json"
+check bench within node bench/index.js "${shapes[@]}" --json "$out/bench.json"
 if [[ -n "${ONLY:-}" ]] || (($(node scripts/count-gpus.js) > 1)); then
-  check distributed timeout "$limit" node scripts/test-gpu.js distributed ${RANKS:+-t "$RANKS ranks"}
-  check allreduce timeout "$limit" node bench/index.js allreduce --json "$out/allreduce.json"
-  check tensor-parallel timeout "$limit" node bench/index.js tensor-parallel "${shapes[@]}" \
+  check collectives distributed distributedCollectives
+  check reinitialize distributed distributedReinitialize
+  check models distributed distributedModels
+  check allreduce within node bench/index.js allreduce --json "$out/allreduce.json"
+  check tensor-parallel within node bench/index.js tensor-parallel "${shapes[@]}" \
     --json "$out/tensor-parallel.json"
 fi
 
-grep -hE '●|element [0-9]+ of|trial [0-9]+' "$out"/{tests,distributed}.log 2>/dev/null | sort | uniq -c | sort -rn | head -60
-grep -h 'relative error' "$out/tests.log" 2>/dev/null
-grep -hE '^== |(ERROR|RACECHECK) SUMMARY|Error: ' "$out/sanitizer.log" 2>/dev/null | head -20
-cat "$out/rates.log" 2>/dev/null
-grep -vE '^ *[0-9]+\.[0-9] s  |^  (bandwidth|products of) ' "$out/bench.log" 2>/dev/null
-grep -hE '^(all-reduce|llama).*   |Error|needed|common' "$out"/{allreduce,tensor-parallel}.log 2>/dev/null
-grep -hE '^(Tests|Test Suites):' "$out"/{tests,distributed}.log 2>/dev/null
+# Only what this run wrote.
+log() {
+  [[ "${summary[*]}" == *"$1: "* ]] && cat "$out/$1.log"
+}
+
+log tests | grep -hE '●|element [0-9]+ of|trial [0-9]+' | sort | uniq -c | sort -rn | head -60
+log tests | grep -h 'relative error'
+log sanitizer | grep -hE '^== |(ERROR|RACECHECK) SUMMARY|Error: ' | head -20
+log rates
+log bench | grep -vE '^ *[0-9]+\.[0-9] s  |^  (bandwidth|products of) '
+for name in collectives reinitialize models; do
+  log "$name" | grep -hE '^(passed|failed) |^       \| ' | head -300
+done
+for name in allreduce tensor-parallel; do
+  log "$name" | grep -hE '^(all-reduce|llama).*   |Error|needed|common'
+done
+log tests | grep -hE '^(Tests|Test Suites):'
+for name in "${summary[@]}"; do
+  # What ended without a line of its own: a crash, or the time was up.
+  [[ "$name" == *FAILED* ]] && { echo "-- the end of ${name%%:*}.log"; tail -n 15 "$out/${name%%:*}.log"; }
+done
 printf '%s\n' "${summary[@]}"
 [[ "${summary[*]}" != *FAILED* ]]

@@ -6,6 +6,7 @@ import {
   expectUndisturbed,
   generateUndisturbed,
   type Output,
+  specifyGrowingAndShrinking,
   specifyLeavingAndJoining,
   STAYS,
   undisturbed,
@@ -15,6 +16,8 @@ import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './suppo
 beforeAll(generateUndisturbed);
 
 specifyLeavingAndJoining();
+
+specifyGrowingAndShrinking(4);
 
 test('2 → 4 → 2, the last two staying, with new ranks', async () => {
   const [port, lastPort] = [await freePort(), await freePort()];

@@ -23,9 +23,9 @@ export const Kind = {
   DIGEST: 7,
   /** The group has failed: the error, as JSON. */
   FAIL: 8,
-  /** From rank 0: another rank has left. */
+  /** From rank 0: i64 a rank that has left, i64 its progress. */
   LEFT: 9,
-  /** The last word of a rank that leaves. */
+  /** The last word of a rank that leaves: i64 its progress. */
   GOODBYE: 10,
 } as const;
 

@@ -61,8 +61,9 @@ export class ProcessGroup {
   readonly #steps = new Map<number, Step>();
   #callbacks: ((error: UniprocError) => void)[] = [];
   #failure: UniprocError | null = null;
+  #leaveCallbacks: ((rank: number, progress: number) => void)[] = [];
   /** The first that said goodbye. */
-  #leaver: number | null = null;
+  #leaver: { rank: number; progress: number } | null = null;
   #leaving: Promise<void> | null = null;
   readonly #endings: Promise<void>[] = [];
   #stopHeartbeat = () => {};
@@ -118,7 +119,7 @@ export class ProcessGroup {
   async gather(name: string, value: Uint8Array, timeout = this.timeout): Promise<Uint8Array[]> {
     if (this.#leaving !== null) throw new ShutdownError('this process has left the group');
     if (this.#failure !== null) throw this.#failure;
-    if (this.#leaver !== null) throw hasLeft(this.#leaver);
+    if (this.#leaver !== null) throw hasLeft(this.#leaver.rank);
     if (this.#gathers.get(name)?.caller) {
       throw new InvalidStateError(`a gather of ${name} is under way already`);
     }
@@ -152,28 +153,42 @@ export class ProcessGroup {
     else if (this.#leaving === null) this.#callbacks.push(callback);
   }
 
-  /** Fails the group on every rank: this one cannot go on, and no other is to wait for it. */
-  abort(reason: string): void {
-    this.#fail(new PeerLostError(this.rank, reason));
+  /**
+   * Calls back when another rank has left, with the progress that it said goodbye with; at once, for
+   * the first of them, if one has. Not after `leave`.
+   */
+  onLeave(callback: (rank: number, progress: number) => void): void {
+    if (this.#leaver !== null) callback(this.#leaver.rank, this.#leaver.progress);
+    else if (this.#leaving === null) this.#leaveCallbacks.push(callback);
+  }
+
+  /**
+   * Fails the group on every rank: this one cannot go on, and no other is to wait for it. `cause` is
+   * the error that the others' PeerLostError has as its cause.
+   */
+  abort(reason: string, cause?: unknown): void {
+    this.#fail(new PeerLostError(this.rank, reason, { cause }));
   }
 
   /**
    * Says goodbye, so that the others do not take it for a death, and closes all connections. May
-   * come more than once, and after a failure.
+   * come more than once, and after a failure. `progress` is a number that means something to the
+   * other ranks.
    */
-  leave(): Promise<void> {
-    return (this.#leaving ??= this.#leave());
+  leave(progress = 0): Promise<void> {
+    return (this.#leaving ??= this.#leave(progress));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.leave();
   }
 
-  async #leave(): Promise<void> {
+  async #leave(progress: number): Promise<void> {
     this.#callbacks = [];
+    this.#leaveCallbacks = [];
     this.#rejectGathers(new ShutdownError('this process has left the group'));
     for (const [peer, connection] of this.#peers) {
-      connection.send(Kind.GOODBYE);
+      connection.send(Kind.GOODBYE, new Message().i64(progress).bytes());
       this.#close(peer, connection);
     }
     this.#stopHeartbeat();
@@ -212,10 +227,10 @@ export class ProcessGroup {
         this.#fail(failureOf(payload));
         return;
       case Kind.GOODBYE:
-        this.#left(peer);
+        this.#left(peer, fields.i64());
         return;
       case Kind.LEFT:
-        this.#someoneLeft(fields.rank(this.worldSize));
+        this.#someoneLeft(fields.rank(this.worldSize), fields.i64());
         return;
       case Kind.END:
         this.#fail(new PeerLostError(peer, payload.toString()));
@@ -295,18 +310,19 @@ export class ProcessGroup {
   }
 
   /** A peer has said goodbye. */
-  #left(peer: number): void {
+  #left(peer: number, progress: number): void {
     const connection = this.#peers.get(peer);
     if (connection !== undefined) this.#close(peer, connection);
-    this.#someoneLeft(peer);
-    const rank = new Message().i64(peer).bytes();
-    for (const other of this.#peers.values()) other.send(Kind.LEFT, rank);
+    this.#someoneLeft(peer, progress);
+    const leaver = new Message().i64(peer).i64(progress).bytes();
+    for (const other of this.#peers.values()) other.send(Kind.LEFT, leaver);
     if (this.#peers.size === 0) this.#stopHeartbeat();
   }
 
-  #someoneLeft(rank: number): void {
-    this.#leaver ??= rank;
+  #someoneLeft(rank: number, progress: number): void {
+    this.#leaver ??= { rank, progress };
     this.#rejectGathers(hasLeft(rank));
+    for (const callback of this.#leaveCallbacks) queueMicrotask(() => callback(rank, progress));
   }
 
   #fail(error: UniprocError): void {

@@ -2,8 +2,7 @@
  * How the ranks of a group find each other (PyTorch's `env://` and `tcp://`): through a TCPStore rank
  * 0 tells the others where it listens, and they come there.
  */
-import { randomBytes, timingSafeEqual } from 'node:crypto';
-import { connect, createServer, type AddressInfo, type Server } from 'node:net';
+import { connect } from 'node:net';
 import {
   ConfigError,
   PeerLostError,
@@ -15,78 +14,29 @@ import {
 import { checkTimeout, startTimer } from '../timer';
 import { ControlConnection, type Frame, Kind, TOKEN_BYTES } from './controlConnection';
 import { failureOf, failureToJson } from './failure';
+import { type MeetingPlace, type RankPlace } from './environment';
+import { Gate, notAllThere } from './gate';
 import { TCPStore } from './tcpStore';
 import { TCPStoreServer } from './tcpStoreServer';
 
-/** Milliseconds that a connection may take to say who it is, and how many may be about to. */
-const HELLO_TIMEOUT = 10_000;
-const MAX_STRANGERS = 256;
+export { meetingPlace, rankFromEnvironment } from './environment';
+export type { MeetingPlace, RankPlace };
 
-/** One rank's place in the world. */
-export interface RankPlace {
-  rank: number;
-  worldSize: number;
-}
-
-/** Where a group meets. */
-export interface MeetingPlace {
-  /** The store's. */
-  host: string;
-  port: number;
-  /** Rank 0 serves the store, unless somebody does already; else it is there. */
-  hostsStore: boolean;
-  /** Of the group's keys in the store. */
-  prefix: string;
-}
-
-/** RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. Throws ConfigError that names the variable. */
-export function rankFromEnvironment(): RankPlace & { localRank: number; localWorldSize: number } {
-  const worldSize = integerVariable('WORLD_SIZE', 1);
-  return {
-    rank: integerVariable('RANK', 0, worldSize - 1),
-    localRank: integerVariable('LOCAL_RANK', 0),
-    worldSize,
-    // PyTorch does without it, and so may a wrapper.
-    localWorldSize: process.env.LOCAL_WORLD_SIZE
-      ? integerVariable('LOCAL_WORLD_SIZE', 1, worldSize)
-      : worldSize,
-  };
-}
-
-/**
- * The place that `env://` (MASTER_ADDR, MASTER_PORT) or `tcp://host:port` names. With
- * TORCHELASTIC_USE_AGENT_STORE=True the launcher serves the store at the former. Throws ConfigError.
- */
-export function meetingPlace(initMethod: string): MeetingPlace {
-  if (initMethod === 'env://') {
-    const host = variable('MASTER_ADDR');
-    const port = integerVariable('MASTER_PORT', 1, 65535);
-    const hostsStore = process.env.TORCHELASTIC_USE_AGENT_STORE !== 'True';
-    // The launcher's store outlives ranks that it starts again.
-    const runId = process.env.TORCHELASTIC_RUN_ID || 'none';
-    const restart = process.env.TORCHELASTIC_RESTART_COUNT || '0';
-    return { host, port, hostsStore, prefix: `uniproc/${runId}/${restart}` };
-  }
-  const [, ipv6, name, digits] = /^tcp:\/\/(?:\[([^\]]+)\]|([^:/]+)):(\d+)$/.exec(initMethod) ?? [];
-  const port = Number(digits);
-  if (!(port >= 1 && port <= 65535)) {
-    throw new ConfigError(
-      `the init method ${initMethod} must be env:// or tcp://host:port, the port 1 to 65535`,
-    );
-  }
-  return { host: ipv6 || name, port, hostsStore: true, prefix: 'uniproc/none/0' };
-}
+/** Milliseconds for ranks that come late to hear that there will be no group. */
+const REFUSAL_TIMEOUT = 10_000;
 
 /**
  * Until all ranks are there. Gives a connection to each of them on rank 0, and one to rank 0 on the
  * others; rank 0 has yet to tell them that they are READY. Rejects on every rank that can be told
- * with RendezvousError, which names those that are missing or do not agree, or with PeerLostError.
+ * with RendezvousError, which names those that are missing or do not agree, with PeerLostError, or
+ * with the failure that another rank tells (`tellFailedStart`).
  */
 export async function rendezvous(
   place: MeetingPlace,
   { rank, worldSize }: RankPlace,
   timeout: number,
 ): Promise<Map<number, ControlConnection>> {
+  numAttempts++;
   checkTimeout(timeout);
   if (!Number.isInteger(worldSize) || !Number.isInteger(rank) || rank < 0 || rank >= worldSize) {
     throw new ConfigError(`rank ${rank} of ${worldSize}: a rank is 0 or more, and below the size`);
@@ -98,32 +48,137 @@ export async function rendezvous(
     : new Map([[0, await comeToRankZero(place, { rank, worldSize }, timeout, deadline)]]);
 }
 
+/** How often this process has met others, or tried to, or has told them that it cannot. */
+let numAttempts = 0;
+export const numRendezvous = () => numAttempts;
+
+/**
+ * In place of `rendezvous`, on a rank that cannot start: the others, which wait for it, are told why
+ * and reject with that. Resolves when they have been told, or after `timeout` milliseconds.
+ */
+export async function tellFailure(
+  place: MeetingPlace,
+  own: RankPlace,
+  failure: UniprocError,
+  timeout: number,
+): Promise<void> {
+  numAttempts++;
+  const deadline = performance.now() + timeout;
+  try {
+    if (own.rank > 0) {
+      const connection = await comeToRankZero(place, own, timeout, deadline, failure);
+      await connection.close();
+      return;
+    }
+    const meeting = await Meeting.open(place, own.worldSize, timeout, deadline);
+    await meeting.refuse(failure, timeout);
+  } catch {
+    // They did not come, or have failed by themselves.
+  }
+}
+
 /** Rank 0's side. */
 async function receiveRanks(
-  { host, port, hostsStore, prefix }: MeetingPlace,
+  place: MeetingPlace,
   worldSize: number,
   timeout: number,
   deadline: number,
 ): Promise<Map<number, ControlConnection>> {
-  // What is told to come to this machine alone is not offered to others.
-  const listenOn = isLoopback(host) ? host : undefined;
-  await using server = hostsStore ? await serveStore(listenOn, port) : null;
-  const storeHost = server !== null && listenOn === undefined ? '127.0.0.1' : host;
-  await using store = await connectStore(storeHost, port, timeout, deadline - performance.now());
-  await using gate = await Gate.open(listenOn, worldSize);
-  const key = `${prefix}/rank0`;
-  const there = await store.compareSet(key, '', gate.address);
-  if (there.toString() !== gate.address) {
-    throw new RendezvousError(
-      `another process is rank 0 at ${store.address} already; give each group a port of its own`,
-    );
+  const meeting = await Meeting.open(place, worldSize, timeout, deadline);
+  const outcome = await meeting.gate.allRanks(timeout, deadline);
+  if (!(outcome instanceof Map)) {
+    // Those that have yet to come are told too, unless the time is up.
+    const waits = !meeting.gate.isExpired && !meeting.gate.isComplete;
+    const refusing = meeting.refuse(outcome, waits ? REFUSAL_TIMEOUT : 0);
+    if (!waits) await refusing;
+    throw outcome;
   }
-  const outcome = await gate.allRanks(timeout, deadline);
-  // Whoever is told the outcome may form another group, and is not to be sent here again.
-  await store.deleteKey(key).catch(() => {});
-  if (outcome instanceof Map) return outcome;
-  gate.refuseAll(outcome);
-  throw outcome;
+  await meeting.close();
+  return outcome;
+}
+
+/** What rank 0 opens for the others to find it. */
+class Meeting {
+  /** Those that refuse who comes. */
+  static readonly #refusing = new Set<Meeting>();
+  #closing: Promise<void> | null = null;
+  #isAnnounced = false;
+
+  private constructor(
+    readonly gate: Gate,
+    private readonly store: TCPStore,
+    private readonly server: TCPStoreServer | null,
+    private readonly key: string,
+  ) {}
+
+  static async open(
+    { host, port, hostsStore, prefix }: MeetingPlace,
+    worldSize: number,
+    timeout: number,
+    deadline: number,
+  ): Promise<Meeting> {
+    await Promise.all([...Meeting.#refusing].map((meeting) => meeting.close()));
+    // What is told to come to this machine alone is not offered to others.
+    const listenOn = isLoopback(host) ? host : undefined;
+    const server = hostsStore ? await serveStore(listenOn, port) : null;
+    let store: TCPStore | null = null;
+    let gate: Gate | null = null;
+    try {
+      const storeHost = server !== null && listenOn === undefined ? '127.0.0.1' : host;
+      store = await connectStore(storeHost, port, timeout, deadline - performance.now());
+      gate = await Gate.open(listenOn, worldSize);
+      const meeting = new Meeting(gate, store, server, `${prefix}/rank0`);
+      await meeting.#announce();
+      return meeting;
+    } catch (error) {
+      gate?.close();
+      await store?.close();
+      await server?.close();
+      throw error;
+    }
+  }
+
+  async #announce(): Promise<void> {
+    const there = await this.store.compareSet(this.key, '', this.gate.address);
+    if (there.toString() !== this.gate.address) {
+      throw new RendezvousError(
+        `another process is rank 0 at ${this.store.address} already; give each group a port of its own`,
+      );
+    }
+    this.#isAnnounced = true;
+  }
+
+  /** Whoever looks for rank 0 from now on waits for another. */
+  async #withdraw(): Promise<void> {
+    if (!this.#isAnnounced) return;
+    this.#isAnnounced = false;
+    await this.store.deleteKey(this.key).catch(() => {});
+  }
+
+  /** Tells each rank, those that come within `timeout` too; then it is closed. */
+  async refuse(error: UniprocError, timeout: number): Promise<void> {
+    Meeting.#refusing.add(this);
+    // Whoever is told may form another group, and is not to be sent here again.
+    if (timeout === 0) await this.#withdraw();
+    const refused = this.gate.refuse(error, () => this.#withdraw());
+    let stopTimer = () => {};
+    const expired = new Promise<void>((resolve) => (stopTimer = startTimer(timeout, resolve)));
+    await Promise.race([refused, expired]);
+    stopTimer();
+    await this.close();
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    await this.#withdraw();
+    this.gate.close();
+    await this.store.close();
+    await this.server?.close();
+    Meeting.#refusing.delete(this);
+  }
 }
 
 /** Null when somebody serves one there already: a launcher that does not say so. */
@@ -159,6 +214,7 @@ async function comeToRankZero(
   own: RankPlace,
   timeout: number,
   deadline: number,
+  failure: UniprocError | null = null,
 ): Promise<ControlConnection> {
   const { port, token } = parseAddress(await addressOfRankZero(place, timeout, deadline));
   const socket = connect({ host: place.host, port, noDelay: true, keepAlive: true });
@@ -169,6 +225,7 @@ async function comeToRankZero(
   hello.writeUInt32LE(own.rank, TOKEN_BYTES);
   hello.writeUInt32LE(own.worldSize, TOKEN_BYTES + 4);
   connection.send(Kind.HELLO, hello);
+  if (failure !== null) connection.send(Kind.FAIL, failureToJson(failure));
 
   let missing: number[] | null = null;
   try {
@@ -226,141 +283,6 @@ async function addressOfRankZero(
   }
 }
 
-/** Where rank 0 lets the other ranks in, and nobody else. */
-class Gate {
-  /** What ranks are told through the store: the port, and the token that they must know. */
-  readonly address: string;
-  readonly #server: Server;
-  readonly #token = randomBytes(TOKEN_BYTES);
-  readonly #worldSize: number;
-  readonly #ranks = new Map<number, ControlConnection>();
-  readonly #strangers = new Set<ControlConnection>();
-  #settle!: (failure: UniprocError | null) => void;
-  readonly #settled: Promise<UniprocError | null>;
-
-  private constructor(server: Server, worldSize: number) {
-    const { port } = server.address() as AddressInfo;
-    this.address = `${port} ${this.#token.toString('hex')}`;
-    this.#server = server;
-    this.#worldSize = worldSize;
-    this.#settled = new Promise((resolve) => (this.#settle = resolve));
-    // One that cannot be accepted, for want of file descriptors say, comes again or is missed.
-    server.on('error', () => {});
-    server.on('connection', (socket) => this.#receive(new ControlConnection(socket)));
-  }
-
-  /** On any free port. */
-  static open(host: string | undefined, worldSize: number): Promise<Gate> {
-    return new Promise((resolve, reject) => {
-      const server = createServer({ noDelay: true, keepAlive: true });
-      const refused = (cause: NodeJS.ErrnoException) =>
-        reject(new RendezvousError(`rank 0 cannot listen: ${cause.message}`, { cause }));
-      server.once('error', refused);
-      server.listen({ host, port: 0, backlog: 2048 }, () => {
-        server.off('error', refused);
-        resolve(new Gate(server, worldSize));
-      });
-    });
-  }
-
-  /** Connections by rank, or why there are not all. */
-  async allRanks(
-    timeout: number,
-    deadline: number,
-  ): Promise<Map<number, ControlConnection> | UniprocError> {
-    const expired = () => this.#settle(notAllThere(this.#missing(), timeout));
-    const stopTimer = startTimer(Math.max(deadline - performance.now(), 0), expired);
-    const failure = await this.#settled;
-    stopTimer();
-    return failure ?? this.#ranks;
-  }
-
-  refuseAll(error: UniprocError): void {
-    for (const connection of this.#ranks.values()) refuse(connection, error);
-  }
-
-  /** Nobody else is let in; those who are stay. */
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#server.close();
-    for (const stranger of this.#strangers) stranger.destroy();
-    return Promise.resolve();
-  }
-
-  #missing(): number[] {
-    return Array.from({ length: this.#worldSize }, (_, rank) => rank).filter(
-      (rank) => rank !== 0 && !this.#ranks.has(rank),
-    );
-  }
-
-  /** Whoever does not say who it is goes, and nobody else is disturbed. */
-  #receive(connection: ControlConnection): void {
-    this.#strangers.add(connection);
-    if (this.#strangers.size > MAX_STRANGERS) {
-      const [oldest] = this.#strangers;
-      oldest.destroy();
-    }
-    const stopTimer = startTimer(HELLO_TIMEOUT, () => connection.destroy(), { ref: false });
-    connection.receiver = ({ kind, payload }) => {
-      stopTimer();
-      this.#strangers.delete(connection);
-      connection.receiver = null;
-      if (kind === Kind.HELLO && this.#isOurs(payload)) this.#admit(connection, payload);
-      else connection.destroy();
-    };
-  }
-
-  #isOurs(hello: Buffer): boolean {
-    return (
-      hello.length === TOKEN_BYTES + 8 &&
-      timingSafeEqual(hello.subarray(0, TOKEN_BYTES), this.#token)
-    );
-  }
-
-  #admit(connection: ControlConnection, hello: Buffer): void {
-    const rank = hello.readUInt32LE(TOKEN_BYTES);
-    const worldSize = hello.readUInt32LE(TOKEN_BYTES + 4);
-    const wrong =
-      worldSize !== this.#worldSize
-        ? `rank ${rank} is of ${worldSize} ranks (WORLD_SIZE), but rank 0 of ${this.#worldSize}`
-        : rank === 0 || this.#ranks.has(rank)
-          ? `two processes are rank ${rank} (RANK)`
-          : null;
-    if (wrong !== null) {
-      const error = new RendezvousError(`${wrong}; the ranks of a group must agree`);
-      refuse(connection, error);
-      this.#settle(error);
-      return;
-    }
-    connection.trust();
-    this.#ranks.set(rank, connection);
-    connection.receiver = ({ kind, payload }) => {
-      connection.receiver = null;
-      const told = kind === Kind.FAIL ? failureOf(payload) : null;
-      this.#settle(told ?? new PeerLostError(rank, payload.toString()));
-    };
-    const missing = this.#missing();
-    for (const each of this.#ranks.values()) {
-      each.send(Kind.MISSING, Buffer.from(JSON.stringify(missing)));
-    }
-    if (missing.length > 0) return;
-    for (const each of this.#ranks.values()) each.receiver = null;
-    this.#settle(null);
-  }
-}
-
-function refuse(connection: ControlConnection, error: UniprocError): void {
-  connection.send(Kind.FAIL, failureToJson(error));
-  void connection.close();
-}
-
-function notAllThere(missing: readonly number[], timeout: number): RendezvousError {
-  const ranks = `rank${missing.length > 1 ? 's' : ''} ${missing.join(', ')}`;
-  return new RendezvousError(
-    `${ranks} did not come within ${timeout} ms; has each rank been started, with the same ` +
-      'MASTER_ADDR and MASTER_PORT, and is none of them still loading?',
-  );
-}
-
 function unreachable(host: string, port: number, reason: string): RendezvousError {
   return new RendezvousError(
     `rank 0 cannot be reached at ${host}:${port} (${reason}); has it ended, and can every machine ` +
@@ -388,28 +310,4 @@ function parseAddress(address: string): { port: number; token: Buffer } {
 
 function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d+){3}$/.test(host);
-}
-
-/** A variable that the launcher sets. Throws ConfigError when it is not there. */
-export function variable(name: string): string {
-  const value = process.env[name];
-  if (value === undefined || value === '') {
-    throw new ConfigError(`${name} is not set; start this program with torchrun or set it`);
-  }
-  return value;
-}
-
-/** One that is a whole number. Throws ConfigError for anything else. */
-export function integerVariable(
-  name: string,
-  least: number,
-  most = Number.MAX_SAFE_INTEGER,
-): number {
-  const value = variable(name);
-  const number = Number(value);
-  if (!/^\d+$/.test(value) || number < least || number > most) {
-    const range = most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`;
-    throw new ConfigError(`${name} is ${value}; it must be a whole number, ${range}`);
-  }
-  return number;
 }

@@ -2,22 +2,31 @@
 import { inspect, isDeepStrictEqual } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
+import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError, InvalidStateError } from '../errors';
 import { startTimer } from '../timer';
 import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { GrammarOutput, SchedulerOutput } from '../worker/schedulerOutput';
 import type { Worker } from '../worker/worker';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import type { CreateOptions, StepOptions } from './executor';
+import type { CreateOptions, RpcMethod, RpcOptions, StepOptions } from './executor';
 import type { Future } from './future';
 import { ScheduleDigest } from './scheduleDigest';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
 
 /** Milliseconds by which what a group knows may come later than the end of a connection. */
 const NEWS_DELAY = 500;
+
+/** Of the worker: they wait for other ranks, and take no longer than a step by themselves. */
+const BOUNDED_METHODS = new Set([
+  'executeModel',
+  'sampleTokens',
+  'executeDummyBatch',
+  'checkHealth',
+]);
 
 /**
  * For programs started by torchrun or a launcher that sets the same variables: each process makes
@@ -37,14 +46,16 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   #awaitsNews = false;
 
   /** Rejects with ConfigError where the environment, or another rank's configuration, does not fit. */
-  protected override async initExecutor(options: CreateOptions): Promise<void> {
-    if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
-      throw new ConfigError(
-        'UNIPROC_ENABLE_MULTIPROCESSING is 1, but ranks stay in step only when each schedules in ' +
-          'its own process; set it to 0',
-      );
-    }
-    await super.initExecutor(options);
+  protected override initExecutor(options: CreateOptions): Promise<void> {
+    return startAmongRanks(async () => {
+      if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
+        throw new ConfigError(
+          'UNIPROC_ENABLE_MULTIPROCESSING is 1, but ranks stay in step only when each schedules in ' +
+            'its own process; set it to 0',
+        );
+      }
+      await super.initExecutor(options);
+    });
   }
 
   /** From RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. */
@@ -133,20 +144,73 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     timeout = this.config.parallel.distributedTimeout,
   ): Future<ModelRunnerOutput | null> {
     const output = super.executeModel(schedulerOutput, { timeout, nonBlock: true });
-    // Refused before the worker had it, as on every rank.
-    const refusal = output.peek();
-    if (refusal?.status === 'rejected' && refusal.reason instanceof InvalidStateError)
-      return output;
-    // This rank alone has not done the step, or no rank has: either way they cannot go on.
-    output.addDoneCallback(() => {
-      const outcome = output.peek();
-      if (outcome?.status === 'rejected') this.fail(outcome.reason);
-    });
+    if (!this.#failWith(output)) return output;
     if (schedulerOutput.totalNumScheduledTokens > 0) {
       const checked = this.#scheduleDigest?.next(schedulerOutput, output);
       if (checked) this.#worker?.processGroup?.verify(checked.step, checked.digest);
     }
     return output;
+  }
+
+  override sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options: StepOptions & { nonBlock: true },
+  ): Future<ModelRunnerOutput | null>;
+  override sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options?: StepOptions & { nonBlock?: false },
+  ): Promise<ModelRunnerOutput | null>;
+  override sampleTokens(
+    grammarOutput: GrammarOutput | null,
+    options: StepOptions & { nonBlock?: boolean } = {},
+  ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
+    const { timeout = this.#stepTimeout } = options;
+    const output = super.sampleTokens(grammarOutput, { timeout, nonBlock: true });
+    if (this.inLockstep) this.#failWith(output);
+    return options.nonBlock ? output : output.result();
+  }
+
+  /** A step that fails is this executor's end. False where it was refused, as on every rank. */
+  #failWith(output: Future<ModelRunnerOutput | null>): boolean {
+    // Before the worker had it.
+    const refusal = output.peek();
+    if (refusal?.status === 'rejected' && refusal.reason instanceof InvalidStateError) return false;
+    // This rank alone has not done the step, or no rank has: either way they cannot go on.
+    output.addDoneCallback(() => {
+      const outcome = output.peek();
+      if (outcome?.status === 'rejected') this.fail(outcome.reason);
+    });
+    return true;
+  }
+
+  /** Milliseconds within which the ranks do what each does in the same order; none for one alone. */
+  get #stepTimeout(): number | undefined {
+    return this.inLockstep ? this.config.parallel.distributedTimeout : undefined;
+  }
+
+  /** So is that of a rank that waited for the others. */
+  protected override isFatalWhenLate(method: RpcMethod): boolean {
+    const waits = this.inLockstep && typeof method === 'string' && BOUNDED_METHODS.has(method);
+    return waits || super.isFatalWhenLate(method);
+  }
+
+  /** Calls that wait for what the ranks do together, and for nothing that takes long by itself. */
+  override collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options: RpcOptions & { nonBlock: true },
+  ): Future<T>[];
+  override collectiveRpc<T = unknown>(
+    method: RpcMethod,
+    options?: RpcOptions & { nonBlock?: false },
+  ): Promise<T[]>;
+  override collectiveRpc<T>(
+    method: RpcMethod,
+    options: RpcOptions & { nonBlock?: boolean } = {},
+  ): Future<T>[] | Promise<T[]> {
+    const isBounded = typeof method === 'string' && BOUNDED_METHODS.has(method);
+    const { timeout = isBounded ? this.#stepTimeout : undefined } = options;
+    const [future] = super.collectiveRpc<T>(method, { ...options, timeout, nonBlock: true });
+    return options.nonBlock ? [future] : future.result().then((result) => [result]);
   }
 
   /**
@@ -175,7 +239,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   #tellOthers(cause: unknown): void {
     // A worker of the user's own may have no others, and no such method.
     const worker: Partial<Pick<Worker, 'abort'>> | null = this.#worker;
-    worker?.abort?.(messageOf(cause));
+    worker?.abort?.(messageOf(cause), cause);
   }
 
   /** To the worker, which then is among the request's ranks; or, if it leaves, is shut down. */

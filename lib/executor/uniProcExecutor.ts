@@ -173,8 +173,12 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     const name = typeof method === 'string' ? method : method.name || 'a function';
     const error = new RpcTimeoutError(name, timeout);
     this.reject(future, error);
-    // The device is somewhere inside this step: nothing that follows could rely on its state.
-    if (method === 'executeModel' || method === 'sampleTokens') this.fail(error);
+    if (this.isFatalWhenLate(method)) this.fail(error);
+  }
+
+  /** The device is somewhere inside a step: nothing that follows could rely on its state. */
+  protected isFatalWhenLate(method: RpcMethod): boolean {
+    return method === 'executeModel' || method === 'sampleTokens';
   }
 
   /** For good: whatever waits, and whatever comes, rejects with ExecutorFailedError and this cause. */

@@ -47,6 +47,8 @@ export class Worker extends WorkerBase {
   communicator: NativeCommunicator | null = null;
   /** This worker's place among the ranks, and where they meet. */
   #place: RankPlace & { localRank: number; initMethod: string };
+  /** Steps launched on the group of ranks: the same on each, once all have made the same calls. */
+  #numSteps = 0;
   /** Before anything was loaded. */
   #baseline: MemoryInfo | null = null;
   readonly #loader: ModelLoader;
@@ -145,8 +147,20 @@ export class Worker extends WorkerBase {
     const { distributedTimeout: timeout } = this.#config.parallel;
     const group = await ProcessGroup.join({ ...this.#place, timeout });
     this.processGroup = group;
+    this.#numSteps = 0;
     // A device that waits for a rank that is gone would wait for good.
     group.onFailure((error) => this.communicator?.abort(error.message));
+    group.onLeave((rank, numSteps) => void this.#endWithout(group, rank, numSteps));
+  }
+
+  /**
+   * A rank has left after it launched so many steps, and completed them: those that both launched are
+   * about to be done here, and those that come now, or were launched here alone, never will.
+   */
+  async #endWithout(group: ProcessGroup, rank: number, numSteps: number): Promise<void> {
+    if (this.#numSteps <= numSteps) await this.device?.synchronize().catch(() => {});
+    if (this.processGroup !== group) return; // It has left meanwhile.
+    this.communicator?.abort(`rank ${rank} is lost: it has left the group`);
   }
 
   async #connect(group: ProcessGroup, device: NativeDevice): Promise<void> {
@@ -174,9 +188,12 @@ export class Worker extends WorkerBase {
     return threads;
   }
 
-  /** Tells the other ranks that this one cannot go on, and why; ends its waiting for them. */
-  abort(reason: string): void {
-    this.processGroup?.abort(reason);
+  /**
+   * Tells the other ranks that this one cannot go on, and why; ends its waiting for them. Their
+   * PeerLostError has `cause` as its cause.
+   */
+  abort(reason: string, cause?: unknown): void {
+    this.processGroup?.abort(reason, cause);
     this.communicator?.abort(reason);
   }
 
@@ -270,6 +287,7 @@ export class Worker extends WorkerBase {
 
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
     this.#requireAwake('executeModel');
+    if (schedulerOutput.totalNumScheduledTokens > 0) this.#numSteps++;
     return this.modelRunner.executeModel(schedulerOutput);
   }
 
@@ -280,6 +298,7 @@ export class Worker extends WorkerBase {
   /** A step on no request, as ranks without work run beside others. */
   async executeDummyBatch(): Promise<void> {
     this.#requireAwake('executeDummyBatch');
+    this.#numSteps++;
     await this.model.warmUp();
   }
 
@@ -397,7 +416,7 @@ export class Worker extends WorkerBase {
     this.#runner = null;
     await runner?.model.shutdown();
     await communicator?.shutdown();
-    await processGroup?.leave();
+    await processGroup?.leave(this.#numSteps);
     await device?.shutdown();
   }
 }

@@ -183,6 +183,8 @@ Socket::Moved Socket::receive(const iovec* parts, int numParts) const {
   return moved(result);
 }
 
+void Socket::endSending() const noexcept { shutdown(fd(), SHUT_WR); }
+
 std::vector<in6_addr> hostAddresses() {
   std::vector<in6_addr> addresses = {mapped(in_addr{htonl(INADDR_LOOPBACK)})};
   std::vector<in6_addr> ipv6;

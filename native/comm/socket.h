@@ -65,6 +65,10 @@ class Socket {
   Moved send(const iovec* parts, int numParts) const;
   Moved receive(const iovec* parts, int numParts) const;
 
+  // The peer finds, after what was sent, that no more comes. Nothing happens on a broken
+  // connection.
+  void endSending() const noexcept;
+
   int fd() const { return fd_.get(); }
   explicit operator bool() const { return static_cast<bool>(fd_); }
 

@@ -1,6 +1,7 @@
 /** Collectives of several GPUs, a process each: NCCL's, and sums through each other's memory. */
 import type { CommType, ReduceOp } from '../../lib/native';
 import { allEnded, startRanks } from '../support/ranks';
+import { HeldRanks, ResidentRanks } from '../support/residentRanks';
 import { expectGoodEnds } from '../support/tensorParallel';
 import { describeOnGpus, expectNoMoreHeld } from './gpus';
 
@@ -24,15 +25,19 @@ const everyRank = Array.from({ length: worldSize }, (_, i) => i);
 const join = () =>
   ProcessGroup.join({ initMethod: 'env://', rank, worldSize, timeout: 60_000 });
 
-/** A communicator on the device's thread. */
-async function open(group, options = {}) {
+async function openDevice() {
   const device = new (native().Device)('cuda', rank, 0);
   await device.open();
+  return device;
+}
+
+/** A communicator on the device's thread, connected with the others'. */
+async function connect(group, device, name, options = {}) {
   const communicator = new (native().Communicator)(device, {
     rank, worldSize, timeout: 60_000, customAllReduce: true, ...options,
   });
-  await communicator.connect(await group.gather('addresses', await communicator.address()));
-  return { device, communicator };
+  await communicator.connect(await group.gather(name, await communicator.address()));
+  return communicator;
 }
 
 /** Pseudo-random words of 32 bits. */
@@ -77,16 +82,59 @@ function decode(bytes, type) {
 const digestOf = (bytes) => createHash('sha256').update(bytes).digest('hex');
 `;
 
+/** More, for the processes that run one test's program after another. */
+const RESIDENT_PRELUDE = `${PRELUDE}
+/** The group and the device; each mode's communicator is connected by the first program to use it. */
+let group, device;
+const communicators = new Map();
+async function open() {
+  group ??= await join();
+  device ??= await openDevice();
+}
+async function communicatorOf(customAllReduce) {
+  await open();
+  if (!communicators.has(customAllReduce)) {
+    const options = { customAllReduce };
+    const name = 'customAllReduce ' + customAllReduce;
+    communicators.set(customAllReduce, await connect(group, device, name, options));
+  }
+  return communicators.get(customAllReduce);
+}
+async function close() {
+  for (const communicator of communicators.values()) await communicator.shutdown();
+  await device?.shutdown();
+  await group?.leave();
+}
+
+const ROUNDINGS = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 };
+const MOST = 300_001;
+/** By type: what each rank brings as numbers and as bytes, of which a message is the beginning. */
+const brought = new Map();
+function broughtOf(type) {
+  if (!brought.has(type)) {
+    const count = type === 'int64' ? 2000 : MOST;
+    const values = everyRank.map((ofRank) => valuesOf(type, count, ofRank));
+    brought.set(type, { values, bytes: values.map((of) => bytesOf(of, type)) });
+  }
+  return brought.get(type);
+}
+
+/** What an operation of all ranks' values gives in float64 (int64: exactly), element by element. */
+function expectedOf(type, op) {
+  const { values } = broughtOf(type);
+  const expected = values[0].slice();
+  for (const ofRank of values.slice(1)) {
+    for (let i = 0; i < expected.length; i++) {
+      const [a, b] = [expected[i], ofRank[i]];
+      expected[i] = op === 'sum' ? a + b : (op === 'min') === (b < a) ? b : a;
+    }
+  }
+  return expected;
+}
+`;
+
 const start = (body: string, worldSize: number) =>
   startRanks(`${PRELUDE}\n(async () => {\n${body}\n})();`, worldSize);
-
-/** What each rank said, once all have ended well. */
-async function run<T>(body: string, worldSize: number): Promise<T[][]> {
-  const ranks = await start(body, worldSize);
-  await allEnded(ranks);
-  await expectGoodEnds(ranks);
-  return ranks.map((rank) => rank.lines<T>());
-}
 
 /** Those that the peer-to-peer kernels take, on either side of their limits, and those they do not. */
 const COUNTS = [
@@ -94,7 +142,60 @@ const COUNTS = [
   262_152, 300_001,
 ];
 
+const SIZES: [string, number][] = [
+  ['8 KiB', 8 << 10],
+  ['512 KiB', 512 << 10],
+  ['8 MiB', 8 << 20],
+];
+
+/** Sums without end, on a device opened before the rank is told to go on. */
+const victimProgram = (customAllReduce: boolean, bytes: number) => `${PRELUDE}
+(async () => {
+  const device = await openDevice();
+  await held();
+  const group = await join();
+  const options = { customAllReduce: ${customAllReduce} };
+  const communicator = await connect(group, device, 'addresses', options);
+  let lostAt = null;
+  group.onFailure((error) => {
+    lostAt = performance.now();
+    communicator.abort(error.message);
+  });
+  const data = new Uint8Array(${bytes});
+  try {
+    for (let i = 0; ; i++) {
+      await communicator.allReduce(data, 'bfloat16', 'sum');
+      if (i === 20) say('sums');
+    }
+  } catch ({ code, message }) {
+    const elapsed = performance.now() - lostAt;
+    const again = await communicator.barrier().catch((error) => error.code);
+    say({ code, again, isLate: elapsed > 20_000, message });
+  }
+  await communicator.shutdown();
+  await device.shutdown();
+  await group.leave();
+})();`;
+
 describeOnGpus('the collectives', (worldSize) => {
+  const resident = new ResidentRanks(RESIDENT_PRELUDE, worldSize);
+  const run = <T>(body: string) => resident.run<T>(body);
+
+  /** The groups of which a rank is killed, by mode and size, started together for all tests. */
+  const victims = new Map<string, HeldRanks>();
+  function startVictims(): void {
+    if (victims.size > 0) return;
+    for (const customAllReduce of [true, false]) {
+      for (const [, bytes] of SIZES) {
+        const group = HeldRanks.start(victimProgram(customAllReduce, bytes), worldSize);
+        victims.set(`${customAllReduce} ${bytes}`, group);
+      }
+    }
+  }
+
+  afterAll(() => resident.end('await close()'));
+  afterAll(() => Promise.all([...victims.values()].map((group) => group.kill())));
+
   describe.each([true, false])('customAllReduce %p', (customAllReduce) => {
     interface Reduced {
       type: CommType;
@@ -114,41 +215,36 @@ describeOnGpus('the collectives', (worldSize) => {
 
     test('allReduce gives every rank the same bits: what float64 gives, but for rounding', async () => {
       const said = await run<Reduced>(
-        `const group = await join();
-        const { device, communicator } = await open(group, { customAllReduce: ${customAllReduce} });
-        const roundings = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 };
+        `const communicator = await communicatorOf(${customAllReduce});
         for (const type of ['int64', 'float32', 'float16', 'bfloat16']) {
+          const { values, bytes } = broughtOf(type);
+          const bytesPerElement = bytes[rank].length / values[rank].length;
           for (const op of ['sum', 'min', 'max']) {
+            const expected = expectedOf(type, op);
             const most = type === 'int64' ? 2000 : op === 'sum' ? Infinity : 200_000;
             for (const count of ${JSON.stringify(COUNTS)}.filter((c) => c <= most)) {
-              const ofRanks = everyRank.map((ofRank) => valuesOf(type, count, ofRank));
-              const result = await communicator.allReduce(bytesOf(ofRanks[rank], type), type, op);
+              const message = bytes[rank].slice(0, count * bytesPerElement);
+              const result = await communicator.allReduce(message, type, op);
               const got = decode(result, type);
               let error = got.length === count ? 0 : 1e9;
               for (let i = 0; i < count; i++) {
-                const values = ofRanks.map((values) => values[i]);
-                const expected = values.reduce((a, b) =>
-                  op === 'sum' ? a + b : (op === 'min') === (b < a) ? b : a);
                 if (op !== 'sum' || type === 'int64') {
-                  if (got[i] !== expected) error = 1e9;
+                  if (got[i] !== expected[i]) error = 1e9;
                   continue;
                 }
-                const magnitude = values.reduce((a, b) => a + Math.abs(b), 0);
-                const distance = Math.abs(got[i] - expected);
+                let magnitude = 0;
+                for (const ofRank of values) magnitude += Math.abs(ofRank[i]);
+                const distance = Math.abs(got[i] - expected[i]);
                 // NaN is no distance.
-                if (!(distance <= error * magnitude * roundings[type])) {
-                  error = distance / magnitude / roundings[type];
+                if (!(distance <= error * magnitude * ROUNDINGS[type])) {
+                  error = distance / magnitude / ROUNDINGS[type];
                   if (!(error < 1e9)) error = 1e9;
                 }
               }
               say({ type, op, count, digest: digestOf(result), error });
             }
           }
-        }
-        await communicator.shutdown();
-        await device.shutdown();
-        await group.leave();`,
-        worldSize,
+        }`,
       );
       expect(said[0].length).toBeGreaterThan(100);
       for (const ofRank of said) expect(ofRank).toEqual(said[0]);
@@ -164,10 +260,9 @@ describeOnGpus('the collectives', (worldSize) => {
 
     test('allGather and broadcast give the bytes that were brought', async () => {
       const said = await run<{ count: number; areSame: boolean }>(
-        `const group = await join();
-        const { device, communicator } = await open(group, { customAllReduce: ${customAllReduce} });
+        `const communicator = await communicatorOf(${customAllReduce});
         for (const count of [1, 1023, 300_001]) {
-          const all = everyRank.map((ofRank) => bytesOf(valuesOf('float32', count, ofRank), 'float32'));
+          const all = broughtOf('float32').bytes.map((bytes) => bytes.slice(0, 4 * count));
           const gathered = await communicator.allGather(all[rank], 'float32');
           const areSame = [Buffer.compare(gathered, Buffer.concat(all)) === 0];
           for (const root of everyRank) {
@@ -176,11 +271,7 @@ describeOnGpus('the collectives', (worldSize) => {
           }
           await communicator.barrier();
           say({ count, areSame: areSame.every(Boolean) });
-        }
-        await communicator.shutdown();
-        await device.shutdown();
-        await group.leave();`,
-        worldSize,
+        }`,
       );
       for (const ofRank of said) {
         expect(ofRank).toEqual([1, 1023, 300_001].map((count) => ({ count, areSame: true })));
@@ -190,19 +281,41 @@ describeOnGpus('the collectives', (worldSize) => {
     test('a graph of messages of all sizes, launched again and again, gives the sums of each launch', async () => {
       const LAUNCHES = 150;
       const said = await run<{ hasPeerMemory: boolean; numWrong: number; digest: string }>(
-        `const group = await join();
+        `await open();
         const ops = new Ops({ kind: 'cuda', index: rank });
         const communicator = ops.makeCommunicator({
           rank, worldSize, timeout: 60_000, customAllReduce: ${customAllReduce},
         });
-        ops.connect(communicator, await group.gather('addresses', ops.address(communicator)));
+        const name = 'graphs ' + ${customAllReduce};
+        ops.connect(communicator, await group.gather(name, ops.address(communicator)));
 
         // Small whole numbers, whose sums every type has; another at each place, launch and rank.
         const value = (i, message, launch, ofRank) =>
           ((i * 7 + message * 3 + launch * 13 + ofRank * 29) % 63) - 31;
+        const PERIOD = 9; // of value, by i
         const toBits = (values) =>
           Uint16Array.from(new Uint32Array(Float32Array.from(values).buffer), (x) => x >>> 16);
-        const fromBits = (bits) => new Float32Array(Uint32Array.from(bits, (x) => x << 16).buffer);
+        const repeated = (count, valueAt) => {
+          const bits = new Uint16Array(count);
+          bits.set(toBits(Array.from({ length: Math.min(count, PERIOD) }, (_, i) => valueAt(i))));
+          for (let done = PERIOD; done < count; done *= 2) bits.copyWithin(done, 0, done);
+          return bits;
+        };
+        const inputOf = (count, m, launch, ofRank) =>
+          repeated(count, (i) => value(i, m, launch, ofRank));
+        const sumOf = (count, m, launch) =>
+          repeated(count, (i) => everyRank.reduce((sum, of) => sum + value(i, m, launch, of), 0));
+        // -0 is equal to 0.
+        const numDifferent = (bits, expected) => {
+          if (Buffer.compare(bytesIn(bits), bytesIn(expected)) === 0) return 0;
+          let count = bits.length === expected.length ? 0 : 1;
+          for (let i = 0; i < bits.length; i++) {
+            if (bits[i] !== expected[i] && ((bits[i] | expected[i]) & 0x7fff) !== 0) count++;
+          }
+          return count;
+        };
+        const bytesIn = (bits) => new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
+
         const counts = [8, 4096, 32, 262144, 16, 32768, 8192, 131072, 40, 4096, 65536, 8, 24, 262152];
         const messages = counts.map((count) => ({
           count,
@@ -216,8 +329,7 @@ describeOnGpus('the collectives', (worldSize) => {
         const hash = createHash('sha256');
         for (let launch = 0; launch < ${LAUNCHES}; launch++) {
           for (const [m, { count, input }] of messages.entries()) {
-            const values = Float32Array.from({ length: count }, (_, i) => value(i, m, launch, rank));
-            ops.copyToDevice(input, toBits(values));
+            ops.copyToDevice(input, inputOf(count, m, launch, rank));
           }
           // Now this rank comes late, now that one.
           if (launch % worldSize === rank && launch % 5 === 0) await pause(launch % 7);
@@ -233,24 +345,18 @@ describeOnGpus('the collectives', (worldSize) => {
             if (launch % 10 !== 9 && m % 5 !== launch % 5) continue;
             const bits = ops.readBits(sum, count);
             hash.update(bits);
-            const sums = fromBits(bits);
-            for (let i = 0; i < count; i++) {
-              let expected = 0;
-              for (const ofRank of everyRank) expected += value(i, m, launch, ofRank);
-              if (sums[i] !== expected) numWrong++;
-            }
+            numWrong += numDifferent(bits, sumOf(count, m, launch));
             if (count >= 10_000) continue;
-            const gathered = fromBits(ops.readBits(all, worldSize * count));
-            for (let i = 0; i < worldSize * count; i++) {
-              if (gathered[i] !== value(i % count, m, launch, Math.floor(i / count))) numWrong++;
+            const gathered = ops.readBits(all, worldSize * count);
+            for (const ofRank of everyRank) {
+              const part = gathered.subarray(ofRank * count, (ofRank + 1) * count);
+              numWrong += numDifferent(part, inputOf(count, m, launch, ofRank));
             }
           }
         }
         say({ hasPeerMemory: ops.hasPeerMemory(communicator), numWrong, digest: hash.digest('hex') });
         ops.dropGraphs(graphs);
-        ops.dropCommunicator(communicator);
-        await group.leave();`,
-        worldSize,
+        ops.dropCommunicator(communicator);`,
       );
       for (const [line] of said) {
         // GPUs that cannot reach each other's memory do not test what this is to test.
@@ -262,60 +368,34 @@ describeOnGpus('the collectives', (worldSize) => {
       }
     });
 
-    const SIZES: [string, number][] = [
-      ['8 KiB', 8 << 10],
-      ['512 KiB', 512 << 10],
-      ['8 MiB', 8 << 20],
-    ];
-    test.each(SIZES)(
-      'kill -9 of a rank in sums of %s fails the others, which then end well',
-      async (_, bytes) => {
-        const body = `
-          const group = await join();
-          const { device, communicator } = await open(group, { customAllReduce: ${customAllReduce} });
-          let lostAt = null;
-          group.onFailure((error) => {
-            lostAt = performance.now();
-            communicator.abort(error.message);
-          });
-          const data = new Uint8Array(${bytes});
-          try {
-            for (let i = 0; ; i++) {
-              await communicator.allReduce(data, 'bfloat16', 'sum');
-              if (i === 20) say('sums');
-            }
-          } catch ({ code }) {
-            const elapsed = performance.now() - lostAt;
-            const again = await communicator.barrier().catch((error) => error.code);
-            say({ code, again, isLate: elapsed > 3000 });
-          }
-          await communicator.shutdown();
-          await device.shutdown();
-          await group.leave();`;
-        const ranks = await start(body, worldSize);
+    describe('kill -9 of a rank', () => {
+      beforeAll(startVictims);
+
+      test.each(SIZES)('in sums of %s fails the others, which then end well', async (_, bytes) => {
+        const group = victims.get(`${customAllReduce} ${bytes}`) as HeldRanks;
+        const ranks = await group.go();
         await Promise.all(ranks.map((rank) => rank.said('sums')));
         const [victim, ...others] = [...ranks].reverse();
-        const killed = performance.now();
         victim.kill('SIGKILL');
         await allEnded(ranks);
-        expect(performance.now() - killed).toBeLessThan(20_000);
         await expectGoodEnds(others);
         for (const rank of others) {
-          expect(rank.lines()).toEqual([
-            'sums',
-            { code: 'PEER_LOST', again: 'PEER_LOST', isLate: false },
-          ]);
+          const end = { code: 'PEER_LOST', again: 'PEER_LOST', isLate: false };
+          expect(rank.lines()).toEqual(['sums', { ...end, message: expect.any(String) as string }]);
         }
-      },
-    );
+      });
+    });
 
+    /** For a collective, and for each part of NCCL's start. */
+    const TIMEOUT = 6000;
     test('a rank that does not come is given up after the timeout', async () => {
       const said = await run<{ code: string; elapsed: number } | string>(
-        `const group = await join();
-        const options = { customAllReduce: ${customAllReduce}, timeout: 15_000 };
-        const { device, communicator } = await open(group, options);
+        `await open();
+        const options = { customAllReduce: ${customAllReduce}, timeout: ${TIMEOUT} };
+        const name = 'given up ' + ${customAllReduce};
+        const communicator = await connect(group, device, name, options);
         if (rank === 1) {
-          await group.gather('the others have given up', new Uint8Array(1));
+          await group.gather(name + ' by all', new Uint8Array(1));
           say('did not come');
         } else {
           const begin = performance.now();
@@ -323,12 +403,9 @@ describeOnGpus('the collectives', (worldSize) => {
             .allReduce(new Uint8Array(64), 'float32', 'sum')
             .catch((error) => error);
           say({ code, elapsed: performance.now() - begin });
-          await group.gather('the others have given up', new Uint8Array(1));
+          await group.gather(name + ' by all', new Uint8Array(1));
         }
-        await communicator.shutdown();
-        await device.shutdown();
-        await group.leave();`,
-        worldSize,
+        await communicator.shutdown();`,
       );
       for (const [rank, [line]] of said.entries()) {
         if (rank === 1) {
@@ -337,17 +414,17 @@ describeOnGpus('the collectives', (worldSize) => {
         }
         const { code, elapsed } = line as { code: string; elapsed: number };
         expect(code).toBe('PEER_LOST');
-        expect(elapsed).toBeGreaterThan(14_900);
-        expect(elapsed).toBeLessThan(20_000);
+        expect(elapsed).toBeGreaterThan(TIMEOUT - 100);
+        expect(elapsed).toBeLessThan(TIMEOUT + 30_000);
       }
     });
   });
 
   test('where NCCL is not, the error says what was looked for', async () => {
-    const said = await run<{ code: string; message: string }>(
+    // Processes of their own: these have not opened NCCL before.
+    const ranks = await start(
       `process.env.UNIPROC_NCCL_LIBRARY = '/nowhere/libnccl.so.2';
-      const device = new (native().Device)('cuda', rank, 0);
-      await device.open();
+      const device = await openDevice();
       const options = { rank, worldSize, timeout: 1000, customAllReduce: true };
       const communicator = new (native().Communicator)(device, options);
       const { code, message } = await communicator.address().catch((error) => error);
@@ -356,6 +433,9 @@ describeOnGpus('the collectives', (worldSize) => {
       await device.shutdown();`,
       worldSize,
     );
+    await allEnded(ranks);
+    await expectGoodEnds(ranks);
+    const said = ranks.map((rank) => rank.lines<{ code: string; message: string }>());
     for (const [{ code, message }] of said) {
       expect(code).toBe('COMMUNICATOR_FAILED');
       expect(message).toMatch(
@@ -366,15 +446,11 @@ describeOnGpus('the collectives', (worldSize) => {
 
   test('groups that come and go leave the memory, threads and files of a process where they were', async () => {
     const said = await run<{ before: number[]; after: number[] }>(
-      `const group = await join();
+      `await open();
       const { readdirSync } = require('node:fs');
-      const device = new (native().Device)('cuda', rank, 0);
-      await device.open();
       async function cycle(i) {
-        const communicator = new (native().Communicator)(device, {
-          rank, worldSize, timeout: 60_000, customAllReduce: i % 2 === 0,
-        });
-        await communicator.connect(await group.gather('cycle ' + i, await communicator.address()));
+        const options = { customAllReduce: i % 2 === 0 };
+        const communicator = await connect(group, device, 'cycle ' + i, options);
         await communicator.allReduce(new Uint8Array(4096), 'float32', 'sum');
         await communicator.shutdown();
       }
@@ -382,15 +458,12 @@ describeOnGpus('the collectives', (worldSize) => {
         const { free } = await device.memory();
         return [free, ...['task', 'fd'].map((kind) => readdirSync('/proc/self/' + kind).length)];
       };
-      for (let i = 0; i < 6; i++) await cycle(i);
+      for (let i = 0; i < 4; i++) await cycle(i);
       await group.gather('before', new Uint8Array(1));
       const before = await held();
-      for (let i = 6; i < 18; i++) await cycle(i);
+      for (let i = 4; i < 12; i++) await cycle(i);
       await group.gather('after', new Uint8Array(1));
-      say({ before, after: await held() });
-      await device.shutdown();
-      await group.leave();`,
-      worldSize,
+      say({ before, after: await held() });`,
     );
     for (const [{ before, after }] of said) expectNoMoreHeld(before, after);
   });

@@ -1,9 +1,17 @@
-/** Requests that are running while a GPU's rank joins or leaves. */
-import { generateUndisturbed, specifyLeavingAndJoining } from '../support/reinitialization';
+/** Requests that are running while GPUs' ranks join and leave. */
+import {
+  generateUndisturbed,
+  specifyGrowingAndShrinking,
+  specifyLeavingAndJoining,
+} from '../support/reinitialization';
 import { WORLD_SIZES, describeOnGpus } from './gpus';
+
+/** Starting an engine on a GPU takes seconds, and NCCL some more. */
+jest.setTimeout(180_000);
 
 if (WORLD_SIZES.length > 0) beforeAll(generateUndisturbed);
 
 describeOnGpus('reinitializeDistributed', (worldSize) => {
   if (worldSize === 2) specifyLeavingAndJoining();
+  else specifyGrowingAndShrinking(worldSize);
 });

@@ -5,12 +5,12 @@ import path from 'node:path';
 const script = path.join(__dirname, '..', '..', 'scripts', 'count-gpus.js');
 const count = Number(execFileSync(process.execPath, [script], { encoding: 'utf8' }));
 
-/** 2 and 4, as far as there are GPUs. */
-export const WORLD_SIZES = [2, 4].filter((size) => size <= count);
+/** 2, 4 and 8, as far as there are GPUs. */
+export const WORLD_SIZES = [2, 4, 8].filter((size) => size <= count);
 
 /**
  * Describes what needs several GPUs, for each world size. With fewer than two that is a failure,
- * unless UNIPROC_SKIP_GPU_TESTS is 1; with fewer than four it says so.
+ * unless UNIPROC_SKIP_GPU_TESTS is 1; it says which sizes are not tested.
  */
 export function describeOnGpus(name: string, specify: (worldSize: number) => void): void {
   const missing = `${name}: there ${count === 1 ? 'is 1 GPU' : `are ${count} GPUs`}`;
@@ -24,7 +24,9 @@ export function describeOnGpus(name: string, specify: (worldSize: number) => voi
     }
     return;
   }
-  if (!WORLD_SIZES.includes(4)) test.skip(`${missing}: 4 ranks are not tested`, () => {});
+  for (const size of [4, 8]) {
+    if (size > count) test.skip(`${missing}: ${size} ranks are not tested`, () => {});
+  }
   describe.each(WORLD_SIZES)(`${name}, %i ranks`, specify);
 }
 

@@ -34,11 +34,13 @@ export class Rank {
   #end: End | null = null;
   #onChange: (() => void)[] = [];
 
+  /** `endsWithTest`: the test's end kills it. */
   constructor(
     readonly rank: number,
     readonly child: ChildProcess,
+    endsWithTest = true,
   ) {
-    running.add(this);
+    if (endsWithTest) running.add(this);
     const hear = (stream: 'stdout' | 'stderr') => (text: string) => {
       this[stream] += text;
       this.#changed();
@@ -100,6 +102,11 @@ export interface RankOptions {
   masterPort?: number;
   /** More variables, or a rank's own; undefined takes one away. */
   env?: NodeJS.ProcessEnv | ((rank: number) => NodeJS.ProcessEnv);
+  /**
+   * Has an IPC channel (`rank.child.send`, in the program `process.on('message')`), and goes on when
+   * the test ends: the caller ends it.
+   */
+  isResident?: boolean;
 }
 
 /**
@@ -109,20 +116,26 @@ export interface RankOptions {
 export async function startRanks(
   program: string,
   numRanks: number,
-  { worldSize = numRanks, ranks, masterPort, env = {} }: RankOptions = {},
+  { worldSize = numRanks, ranks, masterPort, env = {}, isResident = false }: RankOptions = {},
 ): Promise<Rank[]> {
   const port = masterPort ?? (await freePort());
   const started = ranks ?? Array.from({ length: numRanks }, (_, rank) => rank);
   return started.map((rank) =>
-    startNode(rank, ['--require', HOOK, '--eval', program], {
-      RANK: String(rank),
-      LOCAL_RANK: String(rank),
-      WORLD_SIZE: String(worldSize),
-      LOCAL_WORLD_SIZE: String(worldSize),
-      MASTER_ADDR: '127.0.0.1',
-      MASTER_PORT: String(port),
-      ...(typeof env === 'function' ? env(rank) : env),
-    }),
+    startProcess(
+      rank,
+      process.execPath,
+      ['--require', HOOK, '--eval', program],
+      {
+        RANK: String(rank),
+        LOCAL_RANK: String(rank),
+        WORLD_SIZE: String(worldSize),
+        LOCAL_WORLD_SIZE: String(worldSize),
+        MASTER_ADDR: '127.0.0.1',
+        MASTER_PORT: String(port),
+        ...(typeof env === 'function' ? env(rank) : env),
+      },
+      isResident,
+    ),
   );
 }
 
@@ -137,13 +150,14 @@ export function startProcess(
   program: string,
   args: string[],
   env: NodeJS.ProcessEnv = {},
+  isResident = false,
 ): Rank {
   const child = spawn(program, args, {
     cwd: ROOT,
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe', ...(isResident ? (['ipc'] as const) : [])],
   });
-  return new Rank(rank, child);
+  return new Rank(rank, child, !isResident);
 }
 
 /** Until all have ended. */

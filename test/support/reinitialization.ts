@@ -142,3 +142,51 @@ export function specifyLeavingAndJoining(): void {
     expect(usage).toBe(0);
   });
 }
+
+/** 1 → N → N/2 → N: the first rank's calls go on throughout; those that left are replaced. */
+export function specifyGrowingAndShrinking(worldSize: number): void {
+  const half = worldSize / 2;
+  test(`1 → ${worldSize} → ${half} → ${worldSize}: requests go on through all changes`, async () => {
+    const first = await freePort();
+    const ports = [await freePort(), await freePort(), await freePort()];
+    const sizes = [worldSize, half, worldSize];
+    /** Of a rank that is there before the change of that number; it leaves at the second one, or not. */
+    const program = (firstChange: number, leaves: boolean) => `${CALLS}
+      const llm = await makeLLM({ distributedTimeout: 60_000 });
+      const calls = ${firstChange === 0 ? 'under(llm)' : '[]'}.map((call) => call.catch((error) => error));
+      const numUnfinished = [];
+      const [sizes, ports] = ${JSON.stringify([sizes, ports])};
+      for (let change = ${firstChange}; change < ${leaves ? 2 : 3}; change++) {
+        await tokensGenerated(llm, llm.stats().numOutputTokens + 10);
+        numUnfinished.push(llm.engine.numUnfinishedRequests);
+        const leaves = ${leaves} && change === 1;
+        const newRank = leaves ? uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK : -1;
+        await llm.reinitializeDistributed(request(sizes[change], newRank, ports[change]));
+      }
+      ${leaves ? '' : 'calls.push(after(llm));'}
+      say(numUnfinished);
+      say((await Promise.all(calls)).map(show));
+      await llm.shutdown();`;
+    const start = (ranks: number[], size: number, port: number, ...args: [number, boolean]) =>
+      startLLMs(program(...args), size, { ranks, masterPort: port });
+    const from = (least: number, most: number) =>
+      Array.from({ length: most - least }, (_, i) => least + i);
+    const [resident] = await start([0], 1, first, 0, false);
+    const groups = [
+      await start(from(1, half), worldSize, ports[0], 1, false),
+      await start(from(half, worldSize), worldSize, ports[0], 1, true),
+      await start(from(half, worldSize), worldSize, ports[2], 3, false),
+    ];
+    await expectGoodEnds([resident, ...groups.flat()]);
+
+    const [numUnfinished, outputs] = resident.lines<object>() as [number[], Output[][]];
+    expect(numUnfinished).toHaveLength(3);
+    for (const count of numUnfinished) expect(count).toBeGreaterThan(0);
+    expectUndisturbed(outputs);
+    const [staying, leaving, joining] = groups;
+    for (const rank of [...staying, ...joining]) {
+      expect(rank.lines<Output[][]>()[1]).toEqual([outputs[2]]);
+    }
+    for (const rank of leaving) expect(rank.lines()[1]).toEqual([]);
+  });
+}

@@ -1,7 +1,8 @@
 /** Programs that several ranks run: an LLM of all ranks, and what it says as lines of JSON. */
 import { type Rank, type RankOptions, startRanks } from './ranks';
 
-const PRELUDE = `
+/** The names that the programs of ranks find. */
+export const LLM_PRELUDE = `
 const uniproc = require('uniproc');
 const { LLM, SamplingParams, Worker } = uniproc;
 const rank = Number(process.env.RANK);
@@ -47,6 +48,9 @@ const tokensGenerated = async (llm, count) => {
 };
 `;
 
+/** Each rank has one CPU thread, and checks its schedule with the others. */
+export const LLM_ENV = { UNIPROC_CPU_THREADS: '1', UNIPROC_CHECK_SCHEDULE: '1' };
+
 /** As describeError has it. */
 export interface DescribedError {
   name: string;
@@ -65,14 +69,10 @@ export function startLLMs(
   numRanks: number,
   { env = {}, ...options }: RankOptions = {},
 ): Promise<Rank[]> {
-  const program = `${PRELUDE}\n(async () => {\n${body}\n})();`;
+  const program = `${LLM_PRELUDE}\n(async () => {\n${body}\n})();`;
   return startRanks(program, numRanks, {
     ...options,
-    env: (rank) => ({
-      UNIPROC_CPU_THREADS: '1',
-      UNIPROC_CHECK_SCHEDULE: '1',
-      ...(typeof env === 'function' ? env(rank) : env),
-    }),
+    env: (rank) => ({ ...LLM_ENV, ...(typeof env === 'function' ? env(rank) : env) }),
   });
 }
 

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <utility>
 
 #include "ops/cuda/all_reduce.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/shared_memory.h"
 
 namespace uniproc::cuda {
 namespace {
@@ -253,6 +255,7 @@ DType elementType(CommType type) {
 PeerAllReduce::PeerAllReduce(int32_t rank, int32_t worldSize, MemoryAccount& memory,
                              cudaStream_t stream)
     : rank_(rank), worldSize_(worldSize), memory_(memory) {
+  freeKeptMemory();
   void* own = memory_.allocate(sizeof(Exchange), "the messages between GPUs");
   exchanges_.of[rank] = static_cast<Exchange*>(own);
   try {
@@ -264,16 +267,19 @@ PeerAllReduce::PeerAllReduce(int32_t rank, int32_t worldSize, MemoryAccount& mem
   }
 }
 
-PeerAllReduce::~PeerAllReduce() {
+void PeerAllReduce::close(const Deadline& deadline) noexcept {
   for (int32_t peer = 0; peer < worldSize_; ++peer) {
-    if (peer != rank_ && exchanges_.of[peer]) {
-      static_cast<void>(cudaIpcCloseMemHandle(exchanges_.of[peer]));
-    }
+    if (peer == rank_ || !exchanges_.of[peer]) continue;
+    static_cast<void>(cudaIpcCloseMemHandle(std::exchange(exchanges_.of[peer], nullptr)));
   }
-  memory_.release(exchanges_.of[rank_], sizeof(Exchange));
+  farewell_.letGo();
+  if (Exchange* own = std::exchange(exchanges_.of[rank_], nullptr)) {
+    freeOnceLetGo(memory_, own, sizeof(Exchange), std::move(farewell_), deadline);
+  }
 }
 
-bool PeerAllReduce::map(std::span<const cudaIpcMemHandle_t> handles) {
+bool PeerAllReduce::map(std::span<const cudaIpcMemHandle_t> handles, TcpFarewell farewell) {
+  farewell_ = std::move(farewell);
   for (int32_t peer = 0; peer < worldSize_; ++peer) {
     if (peer == rank_) continue;
     void* theirs = nullptr;

@@ -9,6 +9,8 @@
 #include <span>
 
 #include "comm/communicator.h"
+#include "comm/deadline.h"
+#include "comm/tcp_farewell.h"
 #include "ops/cuda/memory.h"
 
 namespace uniproc::cuda {
@@ -29,15 +31,18 @@ class PeerAllReduce {
 
   // Throws Error OUT_OF_MEMORY, and DEVICE_FAILED where this rank's memory cannot be shared.
   PeerAllReduce(int32_t rank, int32_t worldSize, MemoryAccount& memory, cudaStream_t stream);
-  // The peers must have done with this rank's memory, and it with theirs.
-  ~PeerAllReduce();
+  // As `close`, with no time to wait.
+  ~PeerAllReduce() { close(Deadline(0)); }
   PeerAllReduce(const PeerAllReduce&) = delete;
   PeerAllReduce& operator=(const PeerAllReduce&) = delete;
 
   const cudaIpcMemHandle_t& handle() const { return handle_; }
   // Maps the memory of the others, by rank. False where one cannot be had: no link between the
-  // GPUs, or another host's.
-  bool map(std::span<const cudaIpcMemHandle_t> handles);
+  // GPUs, or another host's. They, and this rank, say by `farewell` when they have let go.
+  bool map(std::span<const cudaIpcMemHandle_t> handles, TcpFarewell farewell);
+  // Unmaps the others' memory, and frees its own once they have unmapped it (shared_memory.h). This
+  // rank's sums must be done. Idempotent.
+  void close(const Deadline& deadline) noexcept;
 
   // Whether `sum` takes it; so it must be on all ranks or on none.
   static bool takes(const void* data, int64_t count, CommType type, ReduceOp op);
@@ -50,6 +55,7 @@ class PeerAllReduce {
   MemoryAccount& memory_;
   Exchanges exchanges_;
   cudaIpcMemHandle_t handle_{};
+  TcpFarewell farewell_;
 };
 
 }  // namespace uniproc::cuda

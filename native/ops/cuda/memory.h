@@ -23,6 +23,8 @@ class MemoryAccount {
   void* allocate(size_t bytes, const char* what);
   // Returns once the device no longer uses the memory.
   void release(void* memory, size_t bytes) noexcept;
+  // Counts no longer what another is to free.
+  void disown(size_t bytes) noexcept { allocated_ -= bytes; }
 
   // Pinned host memory, zeroed; not counted.
   static void* allocateHost(size_t bytes, const char* what);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <span>
+#include <utility>
 
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/nccl_library.h"
@@ -14,11 +15,14 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr size_t kWordBytes = 256;
-constexpr int64_t kFarewell = 2000;  // milliseconds
+// Milliseconds. Peers that share memory meet over TCP at once, or not at all.
+constexpr int64_t kFarewell = 2000;
+constexpr int64_t kMeeting = 10'000;
 
-// What the ranks tell each other of themselves.
+// What the ranks tell each other of themselves; the address of a TcpHandshake follows where a rank
+// has peer memory.
 struct Address {
-  static constexpr std::array<char, 8> kMark = {'u', 'n', 'i', 'n', 'c', 'c', 'l', '1'};
+  static constexpr std::array<char, 8> kMark = {'u', 'n', 'i', 'n', 'c', 'c', 'l', '2'};
 
   std::array<char, 8> mark = kMark;
   int32_t ncclVersion = 0;
@@ -41,7 +45,7 @@ std::array<char, 40> thisHost() {
 
 Address toAddress(const std::vector<std::byte>& bytes, size_t rank) {
   Address address;
-  if (bytes.size() != sizeof address) {
+  if (bytes.size() < sizeof address) {
     throwFailed("the address of rank " + std::to_string(rank) + " has " +
                 std::to_string(bytes.size()) + " bytes, not the " + std::to_string(sizeof address) +
                 " of a GPU's; do all ranks run on GPUs, with the "
@@ -91,14 +95,20 @@ NcclCommunicator::NcclCommunicator(const CommunicatorConfig& config, int device,
       word_(memory.allocate(kWordBytes, "a barrier's word")) {}
 
 NcclCommunicator::~NcclCommunicator() {
+  const Deadline deadline(kFarewell);
   try {
     if (connected_) barrier(std::min(config_.timeout, kFarewell));
   } catch (...) {  // they are gone
   }
   static_cast<void>(cudaStreamSynchronize(stream_));
-  peers_.reset();
+  if (peers_) peers_->close(deadline);
   group_->close();
   memory_.release(word_, kWordBytes);
+}
+
+void NcclCommunicator::abort(const std::string& reason) noexcept {
+  abort_.raise(reason);
+  group_->abort(reason);
 }
 
 template <class Body>
@@ -135,12 +145,17 @@ std::vector<std::byte> NcclCommunicator::makeAddress() {
       peers_.emplace(config_.rank, config_.worldSize, memory_, stream_);
       address.peerMemory = peers_->handle();
       address.hasPeerMemory = 1;
+      handshake_.emplace(config_.rank, config_.worldSize);
     } catch (const Error& error) {
       if (error.code() != "DEVICE_FAILED") throw;  // else a driver that cannot share memory
     }
   }
   std::vector<std::byte> bytes(sizeof address);
   std::memcpy(bytes.data(), &address, sizeof address);
+  if (handshake_) {
+    const std::vector<std::byte> meeting = handshake_->address();
+    bytes.insert(bytes.end(), meeting.begin(), meeting.end());
+  }
   return bytes;
 }
 
@@ -170,10 +185,37 @@ void NcclCommunicator::join(const std::vector<std::vector<std::byte>>& addresses
   const bool together = std::all_of(ranks.begin(), ranks.end(), [&](const Address& address) {
     return address.hasPeerMemory && address.host == ranks[0].host;
   });
-  std::vector<cudaIpcMemHandle_t> handles;
-  for (const Address& address : ranks) handles.push_back(address.peerMemory);
-  if (!onAllRanks(together && peers_ && peers_->map(handles))) peers_.reset();
+  // Each question is one that all ranks answer before any goes on: a rank whose memory others map
+  // has met them.
+  std::optional<TcpFarewell> farewell;
+  if (together && peers_) farewell = meetPeers(addresses);
+  if (onAllRanks(farewell.has_value())) {
+    std::vector<cudaIpcMemHandle_t> handles;
+    for (const Address& address : ranks) handles.push_back(address.peerMemory);
+    if (!onAllRanks(peers_->map(handles, std::move(*farewell)))) {
+      peers_->close(Deadline(kFarewell));
+      peers_.reset();
+    }
+  } else {
+    peers_.reset();
+  }
+  handshake_.reset();
   warmUp();
+}
+
+// Null where a peer cannot be reached over TCP.
+std::optional<TcpFarewell> NcclCommunicator::meetPeers(
+    const std::vector<std::vector<std::byte>>& addresses) {
+  std::vector<std::vector<std::byte>> meetings;
+  for (const auto& address : addresses) {
+    meetings.emplace_back(address.begin() + sizeof(Address), address.end());
+  }
+  try {
+    const Deadline deadline(std::min(config_.timeout, kMeeting));
+    return TcpFarewell(handshake_->connect(meetings, abort_, deadline));
+  } catch (const Error&) {  // NCCL has other ways
+    return std::nullopt;
+  }
 }
 
 // Whether `here` is true on every rank.

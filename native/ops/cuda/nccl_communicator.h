@@ -10,7 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "comm/abort_signal.h"
 #include "comm/communicator.h"
+#include "comm/tcp_farewell.h"
+#include "comm/tcp_handshake.h"
 #include "ops/cuda/all_reduce.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/nccl_group.h"
@@ -23,7 +26,8 @@ class NcclCommunicator final : public Communicator {
   // where there is no NCCL.
   NcclCommunicator(const CommunicatorConfig& config, int device, cudaStream_t stream,
                    MemoryAccount& memory);
-  // Once the peers need nothing of this rank any more, or after two seconds.
+  // Once the peers need nothing of this rank any more, or after two seconds. What they may map of
+  // its memory even then is freed later.
   ~NcclCommunicator() override;
 
   int32_t rank() const override { return config_.rank; }
@@ -37,7 +41,7 @@ class NcclCommunicator final : public Communicator {
   void allGather(const void* in, void* out, int64_t count, CommType type) override;
   void broadcast(void* data, int64_t count, CommType type, int32_t root) override;
   void barrier() override { barrier(config_.timeout); }
-  void abort(const std::string& reason) noexcept override { group_->abort(reason); }
+  void abort(const std::string& reason) noexcept override;
 
   // For whoever waits for what is on the stream.
   const std::shared_ptr<NcclGroup>& group() const { return group_; }
@@ -52,13 +56,16 @@ class NcclCommunicator final : public Communicator {
   void barrier(int64_t timeout);
   void warmUp();
   bool onAllRanks(bool here);
+  std::optional<TcpFarewell> meetPeers(const std::vector<std::vector<std::byte>>& addresses);
 
   const CommunicatorConfig config_;
   const cudaStream_t stream_;
   MemoryAccount& memory_;
   const std::shared_ptr<NcclGroup> group_;
-  void* const word_;                    // 256 bytes, for what is too small to have a place
-  std::optional<PeerAllReduce> peers_;  // once connected, where all ranks have it
+  AbortSignal abort_;
+  void* const word_;                       // 256 bytes, for what is too small to have a place
+  std::optional<TcpHandshake> handshake_;  // with `peers_`, until they have met
+  std::optional<PeerAllReduce> peers_;     // once connected, where all ranks have it
   bool hasAddress_ = false;
   bool connected_ = false;
 };

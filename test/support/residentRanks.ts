@@ -1,0 +1,127 @@
+/** Ranks whose start costs more than what they are asked: on GPUs it takes seconds. */
+import { type Rank, type RankOptions, startRanks } from './ranks';
+import { expectGoodEnds } from './tensorParallel';
+
+/**
+ * Runs the bodies that it is sent, one after another; `say` prints a line of JSON. The line that ends
+ * a body has its number, and the error it threw.
+ */
+const LOOP = `
+process.on('message', async ({ number, body }) => {
+  let error = null;
+  try {
+    await eval('(async () => {' + body + '\\n})()');
+  } catch (thrown) {
+    error = thrown?.stack ?? String(thrown);
+  }
+  console.log(JSON.stringify({ error, endOfBody: number }));
+});
+`;
+
+interface EndOfBody {
+  error: string | null;
+  endOfBody: number;
+}
+
+/**
+ * A group of processes that runs one program after another, of one test or of several. When a program
+ * fails, or a test gives up on one, the group is killed and the next program has a new one.
+ */
+export class ResidentRanks {
+  #ranks: Rank[] = [];
+  #numBodies = 0;
+  #isBusy = false;
+
+  /** `prelude`: what every program finds, `say` among it. Nothing starts yet. */
+  constructor(
+    private readonly prelude: string,
+    private readonly worldSize: number,
+    private readonly options: RankOptions = {},
+  ) {}
+
+  /** What each rank said. Rejects with what the first rank to fail threw, and its stderr. */
+  async run<T>(body: string): Promise<T[][]> {
+    if (this.#isBusy) await this.kill();
+    if (this.#ranks.length === 0) await this.#start();
+    this.#isBusy = true;
+    const number = ++this.#numBodies;
+    for (const { child } of this.#ranks) child.send({ number, body });
+    try {
+      const said = await Promise.all(this.#ranks.map((rank) => this.#ended<T>(rank, number)));
+      this.#isBusy = false;
+      return said;
+    } catch (error) {
+      await this.kill();
+      throw error;
+    }
+  }
+
+  /** Runs a last program; then each must end by itself, having said no error. */
+  async end(body = ''): Promise<void> {
+    if (this.#ranks.length === 0) return;
+    try {
+      await this.run(`${body}; process.disconnect();`);
+      await expectGoodEnds(this.#ranks);
+    } finally {
+      await this.kill();
+    }
+  }
+
+  async kill(): Promise<void> {
+    const ranks = this.#ranks.splice(0);
+    this.#isBusy = false;
+    for (const rank of ranks) rank.kill('SIGKILL');
+    await Promise.all(ranks.map(({ ended }) => ended));
+  }
+
+  async #start(): Promise<void> {
+    const options = { ...this.options, isResident: true };
+    this.#ranks = await startRanks(this.prelude + LOOP, this.worldSize, options);
+  }
+
+  async #ended<T>(rank: Rank, number: number): Promise<T[]> {
+    await rank.said(`"endOfBody":${number}}\n`);
+    const lines = rank.lines<T | EndOfBody>();
+    const ends = lines.flatMap((line, at) => (isEnd(line) ? [{ ...line, at }] : []));
+    const last = ends.at(-1) as (typeof ends)[number];
+    if (last.error !== null) {
+      throw new Error(`rank ${rank.rank} failed: ${last.error}\n${rank.stderr}`);
+    }
+    const before = ends.at(-2)?.at ?? -1;
+    return lines.slice(before + 1, last.at) as T[];
+  }
+}
+
+function isEnd(line: unknown): line is EndOfBody {
+  return typeof line === 'object' && line !== null && 'endOfBody' in line;
+}
+
+/** Ranks that are started ahead of the test that needs them, and wait in the middle of their program. */
+export class HeldRanks {
+  private constructor(private readonly ranks: Promise<Rank[]>) {}
+
+  /** Starts them; `program` has `await held()` where they wait. */
+  static start(program: string, worldSize: number, options: RankOptions = {}): HeldRanks {
+    const held = `const told = new Promise((resolve) => process.once('message', () => {
+      process.disconnect();
+      resolve();
+    }));
+    const held = () => told;\n`;
+    const ranks = startRanks(held + program, worldSize, { ...options, isResident: true });
+    return new HeldRanks(ranks);
+  }
+
+  /** They go on. */
+  async go(): Promise<Rank[]> {
+    const ranks = await this.ranks;
+    for (const { child } of ranks) child.send('go');
+    return ranks;
+  }
+
+  /** For afterEach or afterAll: none of them stays. */
+  async kill(): Promise<void> {
+    const ranks = await this.ranks;
+    for (const rank of ranks) rank.kill('SIGKILL');
+    await Promise.all(ranks.map(({ ended }) => ended));
+  }
+}
