@@ -72,7 +72,7 @@ class Run {
   /** By what they have in common. */
   readonly #failures = new Map<string, Failure>();
   #numRepeated = 0;
-  /** What nobody caught since the last case. */
+  /** Exceptions and rejections since the last case that were not handled. */
   #uncaught: unknown[] = [];
 
   constructor(
@@ -122,7 +122,7 @@ class Run {
     expect(resident < MAX_RESIDENT_BYTES, () => `the process has grown to ${resident} bytes`);
   }
 
-  /** A seed that someone found, or the case that is looked at. */
+  /** Runs a case from a file: a seed, or the one that --replay names. */
   async #replay(file: string, bytes: Buffer): Promise<void> {
     const target = this.#target;
     this.#note(bytes);
@@ -197,7 +197,7 @@ class Run {
       } catch {
         isFault = true;
       }
-      // What nobody caught is told after a turn, and is not the next case's.
+      // Unhandled rejections are reported a turn later; they must not count for the next case.
       await setImmediate();
       return this.#uncaught.splice(0).length > 0 || isFault;
     };
@@ -238,7 +238,7 @@ class Run {
     }
   }
 
-  /** Notes what `check` throws, or what nobody caught while it ran. */
+  /** Notes what `check` throws, or what was not handled while it ran. */
   async #try(
     check: () => void | Promise<void>,
     seed: (() => string | Promise<string>) | null,
@@ -254,7 +254,7 @@ class Run {
   }
 
   async #fail(error: unknown, seed: (() => string | Promise<string>) | null): Promise<void> {
-    // The same fault may have been told as a rejection that nobody handled, too.
+    // The same fault may have been reported as an unhandled rejection too.
     await setImmediate();
     this.#uncaught = [];
     const signature = signatureOf(error);

@@ -122,7 +122,7 @@ function objectOf(file: string, bytes: Buffer): Record<string, unknown> {
 
 export const config: Campaign = {
   name: 'config',
-  about: 'config.json: refused by name, or a model whose sizes and constants can be computed with',
+  about: 'config.json: refused by name, or sizes and constants that can be computed with',
   open() {
     const counts = { accepted: 0 };
     const target: BytesTarget = {

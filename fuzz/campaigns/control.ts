@@ -144,7 +144,7 @@ async function checkStream(bytes: Buffer): Promise<void> {
   if (group.failure !== null) {
     checkError(group.failure);
     await Promise.resolve();
-    expect(told[0] === group.failure, 'a failure that nobody was told');
+    expect(told[0] === group.failure, 'a failure without its callback');
   }
   await group.leave();
 }

@@ -84,7 +84,7 @@ class EngineTarget implements StructuredTarget<EngineCase> {
   readonly kind = 'structured';
   readonly arbitrary = cases;
   readonly counts = { calls: 0, 'calls with their tokens': 0, engines: 1 };
-  /** By prompt and parameters, what each gets when nobody else is there. */
+  /** By prompt and parameters, what each gets alone. */
   readonly #alone = new Map<string, Promise<string>>();
 
   private constructor(

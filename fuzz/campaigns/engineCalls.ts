@@ -34,7 +34,7 @@ export const PARAMS: SamplingParamsOptions[] = [
   { temperature: 0.9, seed: 6, maxTokens: null, stopTokenIds: [30, 40, 50] },
 ];
 
-/** Calls that must be refused, and disturb nobody. */
+/** Calls that must be refused, and disturb no other. */
 export const INVALID: ((llm: LLM) => Promise<unknown>)[] = [
   (llm) => llm.generate({ promptTokenIds: [] }),
   (llm) => llm.generate({ promptTokenIds: [2048] }),

@@ -87,7 +87,7 @@ export function fakeSocket(): { fake: FakeSocket; socket: Socket } {
   return { fake, socket: fake as unknown as Socket };
 }
 
-/** `bytes` in pieces whose sizes `pattern`, a byte, decides: all at once, or each of few bytes. */
+/** `bytes` in pieces; `pattern`, a byte, decides their sizes: all at once, or each of few bytes. */
 export function inPieces(bytes: Buffer, pattern: number): Buffer[] {
   if (pattern % 4 === 0) return [bytes];
   const pieces: Buffer[] = [];

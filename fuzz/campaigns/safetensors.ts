@@ -1,4 +1,4 @@
-/** Safetensors files and their index, as bytes that anybody may have written. */
+/** Safetensors files and their index. */
 import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
 import { CheckpointError } from '../../lib/errors';
 import {

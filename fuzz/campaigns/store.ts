@@ -14,7 +14,7 @@ import { fakeSocket, inPieces } from './fakeSocket';
 
 const STALL = 300_000;
 const HELLO = new Message(Query.VALIDATE).u32(VALIDATION).bytes();
-/** Set before each case, by somebody else. */
+/** Set before each case, by another client. */
 const KEPT = new Map([
   ['/kept', Buffer.from('value')],
   ['/number', Buffer.from('41')],
@@ -281,7 +281,7 @@ export const store: Campaign = {
           table.numBytes === numBytes,
           () => `${table.numBytes} bytes in use, not ${numBytes}`,
         );
-        expect(table.numAwaited === 0, 'keys are awaited and nobody is there');
+        expect(table.numAwaited === 0, 'keys are awaited by a client that has gone');
       },
     };
     return Promise.resolve(target);

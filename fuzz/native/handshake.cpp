@@ -77,7 +77,7 @@ Bytes greetingOf(const Bytes& address, int32_t from) {
 }
 
 // Strangers call, the last of them with a changed greeting, and then rank 1 as it should: rank 0
-// has a connection to whoever first said the right thing.
+// has a connection to the first that greeted it rightly.
 void greet(const uint8_t* data, size_t size) {
   TcpHandshake handshake(0, kWorldSize);
   const Bytes own = handshake.address();
@@ -106,7 +106,7 @@ void greet(const uint8_t* data, size_t size) {
   require(std::memcmp(reply, "uniproc1", 8) == 0);
 }
 
-// Rank 1's address of rank 0 is what the case says; nobody answers there in no time at all.
+// Rank 1's address of rank 0 is what the case says; the time to connect in is over at once.
 void parse(const uint8_t* data, size_t size) {
   static TcpHandshake handshake(1, kWorldSize);
   static const AbortSignal abort;

@@ -34,7 +34,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-// A Socket whose descriptor is one end of a pair; the other end is `peer`.
+// A Socket on one end of a pair; the other end is `peer`.
 Socket paired(int& peer) {
   int ends[2];
   require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0);
