@@ -89,6 +89,7 @@ class Run {
     process.on('unhandledRejection', (error) => this.#uncaught.push(error));
     this.#target = await this.campaign.open(this.options);
     this.#start = performance.now();
+    await this.#tell(true); // the runner's watch over silence begins
     if (this.options.replay !== null) {
       await this.#replay(this.options.replay, readFileSync(this.options.replay));
     } else {

@@ -20,6 +20,8 @@ interface Options extends CampaignOptions {
   replay: string | null;
 }
 
+/** Milliseconds that a campaign may take to start, on a busy machine. */
+const START = 300_000;
 /** Of a campaign's JavaScript objects. */
 const MAX_HEAP_MIB = 1024;
 
@@ -109,7 +111,7 @@ function runInChild({ name }: Campaign, options: Options): Promise<Result> {
     isSilent = true;
     child.kill('SIGKILL');
   };
-  let watchdog = setTimeout(hang, 1000 * options.silence);
+  let watchdog = setTimeout(hang, Math.max(START, 1000 * options.silence));
   child.on('message', (message: Message) => {
     clearTimeout(watchdog);
     watchdog = setTimeout(hang, 1000 * options.silence);
@@ -122,7 +124,7 @@ function runInChild({ name }: Campaign, options: Options): Promise<Result> {
       clearTimeout(watchdog);
       if (!isDone) {
         const how = isSilent
-          ? `it hangs: nothing was heard of it for ${options.silence} s`
+          ? `it hangs: it has not reported for ${options.silence} s`
           : `it ended: ${signal ?? code}`;
         result.failures.push(lastCase(name, current, options, `${how}\n${said}`));
       }

@@ -195,41 +195,30 @@ function sample(
  */
 function permitted(
   vocabSize: number,
-  request: SampledRequest,
+  { sampling, generatedTokenIds }: SampledRequest,
   bitmask: Int32Array | null,
 ): number[] {
-  const { sampling } = request;
-  const left = unmasked(vocabSize, request, bitmask);
-  if (left.length > 0) return left;
-  const withoutBans = { ...sampling, badWordsEnds: new Int32Array(), minTokens: 0 };
-  return unmasked(vocabSize, { ...request, sampling: withoutBans }, bitmask);
-}
-
-function unmasked(
-  vocabSize: number,
-  request: SampledRequest,
-  bitmask: Int32Array | null,
-): number[] {
-  const flat = new Float32Array(vocabSize);
-  const { sampling } = request;
-  const masksOnly: SampledRequest = {
-    ...request,
-    sampling: {
-      ...sampling,
-      temperature: 0,
-      logitBiases: new Float32Array(sampling.logitBiases.length),
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-    },
-  };
-  const left: number[] = [];
-  for (let id = 0; id < vocabSize; id++) {
-    flat.fill(-Infinity);
-    flat[id] = 0;
-    if (sampleReference(flat, masksOnly, bitmask ?? undefined).tokenId === id) left.push(id);
+  const allowed = new Set(sampling.allowedTokenIds);
+  const inMasks = Array.from({ length: vocabSize }, (_, id) => id).filter(
+    (id) =>
+      (allowed.size === 0 || allowed.has(id)) &&
+      (bitmask === null || ((bitmask[id >> 5] >> (id & 31)) & 1) === 1),
+  );
+  const banned = new Set(
+    generatedTokenIds.length < sampling.minTokens ? sampling.stopTokenIds : [],
+  );
+  let start = 0;
+  for (const end of sampling.badWordsEnds) {
+    const word = Array.from(sampling.badWordsTokenIds.subarray(start, end));
+    const before = word.slice(0, -1);
+    const isBegun =
+      before.length <= generatedTokenIds.length &&
+      before.every((id, i) => id === generatedTokenIds.at(i - before.length));
+    if (isBegun) banned.add(word[word.length - 1]);
+    start = end;
   }
-  return left;
+  const left = inMasks.filter((id) => !banned.has(id));
+  return left.length > 0 ? left : inMasks;
 }
 
 /** The device has parameters in float32: two that are near may be equal there. */

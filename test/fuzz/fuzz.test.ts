@@ -86,7 +86,7 @@ describe('npm run fuzz', () => {
 
   it('finds what does not come back', async () => {
     const { code, stdout, seeds } = await planted('hang', '--silence', '10');
-    expect(stdout).toContain('it hangs: nothing was heard of it for 10 s');
+    expect(stdout).toContain('it hangs: it has not reported for 10 s');
     expect(readFileSync(seeds[0]).length).toBeLessThan(50);
     expect(code).toBe(1);
   });
