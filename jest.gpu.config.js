@@ -4,6 +4,7 @@ module.exports = {
   testPathIgnorePatterns: [],
   testMatch: [
     '<rootDir>/test/gpu/*.test.ts',
-    '<rootDir>/test/native/ops/{inputs,logprobs,requests,sampling}.test.ts',
+    '<rootDir>/test/worker/nanLogits.test.ts',
+    '<rootDir>/test/native/ops/{inputs,logprobs,requests,samplerProperties,sampling}.test.ts',
   ],
 };

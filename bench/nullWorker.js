@@ -19,8 +19,10 @@ class NullModel {
       sampledRows: ints(maxNumSeqs),
       promptLogprobRows: ints(maxNumSeqs),
       sampledTokenIds: ints(maxNumSeqs).fill(TOKEN),
+      numNans: ints(maxNumSeqs),
     }));
   }
+  checkRequest() {}
   addRequest() {}
   removeRequest() {}
   forward() {}

@@ -44,10 +44,17 @@ export class UnsupportedModelError extends UniprocError {
   }
 }
 
-/** A prompt or a sampling parameter out of range; nothing was admitted. `code`: REQUEST_INVALID. */
+/**
+ * A prompt or a sampling parameter out of range; nothing of the request was admitted. `code`:
+ * REQUEST_INVALID.
+ */
 export class InvalidRequestError extends UniprocError {
-  constructor(message: string, options?: ErrorOptions) {
+  /** The request at fault, where the error comes from the worker, which knows it by its id. */
+  readonly requestId: string | undefined;
+
+  constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
     super('REQUEST_INVALID', message, options);
+    this.requestId = options?.requestId;
   }
 }
 
@@ -307,6 +314,8 @@ export function nativeError(
       return new OutOfMemoryError(message);
     case 'DEVICE_FAILED':
       return new DeviceError(message);
+    case 'REQUEST_INVALID':
+      return new InvalidRequestError(message);
     case 'CHECKPOINT_INVALID':
       return new CheckpointError(file ?? 'checkpoint', message);
     case 'NOT_SUPPORTED':

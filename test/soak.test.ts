@@ -1,4 +1,4 @@
-/** scripts/soak.js, shortened: traffic of every kind leaves nothing behind. */
+/** `npm run soak`, shortened: traffic of every kind, and ranks that are killed, leave nothing behind. */
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -68,3 +68,15 @@ it('keeps the resident set and the heap flat', () => {
   expect(result.residentGrowthMiB).toBeLessThan(8);
   expect(result.heapGrowthMiB).toBeLessThan(1);
 });
+
+it('has ranks hear of each other, and leave nothing, at whatever moment one is killed', async () => {
+  const NUM_KILLS = 8;
+  const file = path.join(await folderWith({}), 'kills.json');
+  const script = path.join(__dirname, '..', 'scripts', 'soakRanks.js');
+  const args = [script, '--kills', String(NUM_KILLS), '--json', file];
+  // It exits with 1 when it finds a problem; what that is stands in the file.
+  await promisify(execFile)(process.execPath, args).catch(() => undefined);
+  const kills = JSON.parse(await readFile(file, 'utf8')) as { problems: string[] }[];
+  expect(kills.flatMap(({ problems }) => problems)).toEqual([]);
+  expect(kills).toHaveLength(NUM_KILLS);
+}, 600_000);

@@ -314,6 +314,32 @@ test('a step that every rank refuses is no failure', async () => {
   expect(said[1]).toEqual(said[0]);
 });
 
+test.each(['sampleTokens', 'executeDummyBatch', 'checkHealth'])(
+  '%s that a worker does not end fails within the timeout',
+  async (method) => {
+    const [[error]] = await runLLMs<DescribedError>(
+      `
+      const { emptySchedulerOutput } = require('./lib/worker/schedulerOutput');
+      class Silent extends Worker {
+        executeModel() { return null; }
+        ${method}() { return new Promise(() => {}); }
+      }
+      const llm = await createLLM({ workerCls: Silent, distributedTimeout: ${TIMEOUT} });
+      const { executor } = llm.engine;
+      const alive = setInterval(() => {}, 1000);
+      await executor.executeModel({ ...emptySchedulerOutput(), hasStructuredOutputRequests: true });
+      const late = await errorOf(executor.${method}(null));
+      await errorOf(executor.checkHealth());
+      clearInterval(alive);
+      say(late);
+      await llm.shutdown();`,
+      2,
+    );
+    expect(['RPC_TIMEOUT', 'EXECUTOR_FAILED']).toContain(error.code);
+    expect(error.elapsed).toBeLessThan(TIMEOUT + SLACK);
+  },
+);
+
 describe('the end', () => {
   test('a rank that ends in the middle of a call: the others hear of it at once', async () => {
     const said = await runLLMs<DescribedError>(

@@ -119,7 +119,7 @@ test('ranks that do not come fail what is under way, within the timeout', async 
     expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
     expect(error.message).toContain('rank 1 did not come within 1500 ms');
   }
-  expect(errors[0].elapsed).toBeLessThan(10_000);
+  expect(errors[0].elapsed).toBeLessThan(40_000);
 });
 
 test('a process that no launcher started cannot, nor can requests that one rank may end', async () => {

@@ -213,6 +213,8 @@ export interface StepBuffers {
 
   /** Out, [numSampled]. */
   sampledTokenIds: Int32Array;
+  /** Out, [numSampled]: NaN among the row's logits, as the model gave them. */
+  numNans: Int32Array;
   /** Out, [numSampled, 1 + maxLogprobs]: the sampled token, then the top ones. */
   logprobTokenIds: Int32Array;
   logprobs: Float32Array;
@@ -225,9 +227,14 @@ export interface StepBuffers {
   promptLogprobTokenIds: Int32Array;
   promptLogprobs: Float32Array;
   promptLogprobRanks: Int32Array;
+  /** Out, [numPromptPositions]: NaN among the position's logits. */
+  promptNumNans: Int32Array;
 }
 
-/** One request's sampling, validated; numbers as SamplingParams has them. */
+/**
+ * One request's sampling; numbers as SamplingParams has them. native/model/request.h lists what each
+ * may be.
+ */
 export interface NativeSampling {
   temperature: number;
   topP: number;
@@ -243,6 +250,7 @@ export interface NativeSampling {
   /** Alternatives to report, -1 for none. */
   numLogprobs: number;
   numPromptLogprobs: number;
+  /** Each once. */
   logitBiasTokenIds: Int32Array;
   logitBiases: Float32Array;
   /** Empty: all are allowed. */
@@ -304,7 +312,15 @@ export interface NativeModel {
   releaseKvCache(): Promise<void>;
   /** Runs a few shapes once, leaving every request and the sampling untouched. */
   warmUp(): Promise<void>;
-  /** Puts a request into a free slot. */
+  /**
+   * Throws REQUEST_INVALID, naming the parameter, for a request that no slot would take. Changes
+   * nothing. Goes over the request's lists once (native/model/request.h says what they may be).
+   */
+  checkRequest(request: NativeRequest): void;
+  /**
+   * Puts a request into a free slot. Throws REQUEST_INVALID for what is of a wrong type; another
+   * fault comes with the step's event and leaves the slot free.
+   */
   addRequest(slot: number, request: NativeRequest): void;
   removeRequest(slot: number): void;
   /** Forward of the step's rows. Logits stay on the device until `sample`. */

@@ -6,8 +6,8 @@
  * which slots compute how many tokens, and the blocks appended since. Token ids never pass through
  * here after the prompt: the device reads them where sampling put them.
  */
-import { InvalidStateError } from '../errors';
-import type { NativeModel, NativeSampling, StepBuffers } from '../native';
+import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
+import type { NativeModel, NativeRequest, NativeSampling, StepBuffers } from '../native';
 import type { NewRequestData, SchedulerOutput } from './schedulerOutput';
 
 /** What the worker remembers of a request between its steps. */
@@ -52,6 +52,7 @@ export interface PreparedStep {
 }
 
 const NO_PROMPT_LOGPROBS: PromptLogprobRange[] = [];
+const NO_REQUESTS: NativeRequest[] = [];
 
 export class InputBatch {
   private readonly requests = new Map<string, CachedRequestState>();
@@ -71,11 +72,20 @@ export class InputBatch {
     return this.requests.size;
   }
 
-  /** Applies what the scheduler changed and writes the step's rows into `buffers`. */
+  /**
+   * Applies what the scheduler changed and writes the step's rows into `buffers`.
+   *
+   * Throws InvalidRequestError with `requestId` for a new request that the device would not take.
+   * Nothing has changed then, neither here nor on the device: the same step without that request
+   * may follow, and runs the others.
+   */
   prepare(schedulerOutput: SchedulerOutput, buffers: StepBuffers): PreparedStep {
+    const newRequests = this.checkNew(schedulerOutput);
     for (const reqId of schedulerOutput.finishedReqIds) this.finish(reqId);
     for (const reqId of schedulerOutput.preemptedReqIds) this.leaveSlot(this.request(reqId));
-    for (const data of schedulerOutput.scheduledNewReqs) this.admit(data);
+    newRequests.forEach((request, i) => {
+      this.admit(schedulerOutput.scheduledNewReqs[i], request);
+    });
     const numBlockUpdates = this.updateCached(schedulerOutput, buffers);
     return this.writeRows(schedulerOutput, buffers, numBlockUpdates);
   }
@@ -96,36 +106,55 @@ export class InputBatch {
     this.requests.delete(reqId);
   }
 
-  private admit(data: NewRequestData): void {
-    if (this.requests.has(data.reqId)) {
-      throw new InvalidStateError(`request ${data.reqId} is new, but the worker knows it already`);
-    }
-    const request = new CachedRequestState(
-      data.reqId,
-      data.promptTokenIds.length,
-      toNativeSampling(data),
-    );
-    this.enterSlot(request, data.prefillTokenIds ?? data.promptTokenIds, data.blockIds);
+  /** The step's new requests as the device takes them. Changes nothing. */
+  private checkNew(schedulerOutput: SchedulerOutput): NativeRequest[] {
+    const { scheduledNewReqs, finishedReqIds, preemptedReqIds } = schedulerOutput;
+    if (scheduledNewReqs.length === 0) return NO_REQUESTS;
+    const finished = new Set(finishedReqIds);
+    const leaving = new Set([...finishedReqIds, ...preemptedReqIds]);
+    let numFree = this.freeSlots.length;
+    for (const reqId of leaving) if ((this.requests.get(reqId)?.slot ?? -1) >= 0) numFree++;
+    const reqIds = new Set<string>();
+    return scheduledNewReqs.map((data) => {
+      const { reqId } = data;
+      if (reqIds.has(reqId) || (this.requests.has(reqId) && !finished.has(reqId))) {
+        throw new InvalidStateError(`request ${reqId} is new, but the worker knows it already`);
+      }
+      if (reqIds.size === numFree) throw this.noSlotFor(reqId);
+      reqIds.add(reqId);
+      try {
+        const request = toNativeRequest(data);
+        this.model.checkRequest(request);
+        return request;
+      } catch (cause) {
+        if (cause instanceof UniprocError && !(cause instanceof InvalidRequestError)) throw cause;
+        const options = { cause, requestId: reqId };
+        throw new InvalidRequestError(`request ${reqId}: ${(cause as Error).message}`, options);
+      }
+    });
+  }
+
+  private admit(data: NewRequestData, native: NativeRequest): void {
+    const request = new CachedRequestState(data.reqId, native.numPromptTokens, native.sampling);
+    this.enterSlot(request, native);
     request.numComputedTokens = data.numComputedTokens;
     this.requests.set(data.reqId, request);
   }
 
-  private enterSlot(request: CachedRequestState, tokenIds: Int32Array, blockIds: number[]): void {
-    const slot = this.freeSlots.pop();
-    if (slot === undefined) {
-      throw new InvalidStateError(
-        `request ${request.reqId} would be the ${this.maxNumSeqs + 1}th; maxNumSeqs is ${this.maxNumSeqs}`,
-      );
-    }
+  private enterSlot(request: CachedRequestState, native: NativeRequest): void {
+    const slot = this.freeSlots.at(-1);
+    if (slot === undefined) throw this.noSlotFor(request.reqId);
+    this.model.addRequest(slot, native);
+    this.freeSlots.pop();
     request.slot = slot;
-    request.numTokens = tokenIds.length;
-    request.numBlocks = blockIds.length;
-    this.model.addRequest(slot, {
-      tokenIds,
-      numPromptTokens: request.numPromptTokens,
-      blockIds: Int32Array.from(blockIds),
-      sampling: request.sampling,
-    });
+    request.numTokens = native.tokenIds.length;
+    request.numBlocks = native.blockIds.length;
+  }
+
+  private noSlotFor(reqId: string): InvalidStateError {
+    return new InvalidStateError(
+      `request ${reqId} would be the ${this.maxNumSeqs + 1}th; maxNumSeqs is ${this.maxNumSeqs}`,
+    );
   }
 
   private leaveSlot(request: CachedRequestState): void {
@@ -148,7 +177,13 @@ export class InputBatch {
           throw new InvalidStateError(`request ${request.reqId} resumes without tokens or blocks`);
         }
         if (request.slot >= 0) this.leaveSlot(request);
-        this.enterSlot(request, tokenIds, blockIds);
+        const { numPromptTokens, sampling } = request;
+        this.enterSlot(request, {
+          tokenIds,
+          numPromptTokens,
+          blockIds: Int32Array.from(blockIds),
+          sampling,
+        });
       } else if (blockIds !== null) {
         for (const blockId of blockIds) {
           const at = 3 * numBlockUpdates++;
@@ -225,13 +260,26 @@ export class InputBatch {
   }
 }
 
+function toNativeRequest(data: NewRequestData): NativeRequest {
+  return {
+    tokenIds: data.prefillTokenIds ?? data.promptTokenIds,
+    numPromptTokens: data.promptTokenIds.length,
+    blockIds: Int32Array.from(data.blockIds),
+    sampling: toNativeSampling(data),
+  };
+}
+
 /** A request's SamplingParams as the device takes them: numbers and flat lists. */
 export function toNativeSampling(
   data: Pick<NewRequestData, 'samplingParams' | 'badWordsTokenIds' | 'stopTokenIds' | 'seed'>,
 ): NativeSampling {
   const { samplingParams: params, badWordsTokenIds, stopTokenIds, seed } = data;
   const biases = [...params.logitBias];
-  let end = 0;
+  const badWords: number[] = [];
+  const badWordsEnds = Int32Array.from(badWordsTokenIds, (word) => {
+    for (let i = 0; i < word.length; i++) badWords.push(word[i]);
+    return badWords.length;
+  });
   return {
     temperature: params.temperature,
     topP: params.topP,
@@ -244,11 +292,29 @@ export function toNativeSampling(
     minTokens: params.minTokens,
     numLogprobs: params.logprobs ?? -1,
     numPromptLogprobs: params.promptLogprobs ?? -1,
-    logitBiasTokenIds: Int32Array.from(biases, ([tokenId]) => tokenId),
-    logitBiases: Float32Array.from(biases, ([, bias]) => bias),
-    allowedTokenIds: Int32Array.from(params.allowedTokenIds ?? []),
-    badWordsTokenIds: Int32Array.from(badWordsTokenIds.flat()),
-    badWordsEnds: Int32Array.from(badWordsTokenIds, (word) => (end += word.length)),
-    stopTokenIds: Int32Array.from(stopTokenIds),
+    logitBiasTokenIds: toInt32s(
+      'logitBias',
+      biases.map(([tokenId]) => tokenId),
+    ),
+    logitBiases: Float32Array.from(biases, ([tokenId, bias]) => {
+      if (typeof bias === 'number') return bias;
+      throw new InvalidRequestError(`logitBias of ${tokenId} is ${String(bias)}, not a number`);
+    }),
+    allowedTokenIds: toInt32s('allowedTokenIds', params.allowedTokenIds ?? []),
+    badWordsTokenIds: toInt32s('badWords', badWords),
+    badWordsEnds,
+    stopTokenIds: toInt32s('stopTokenIds', stopTokenIds),
   };
+}
+
+/** A typed array would turn what it cannot hold into another token: 2 ** 32 and NaN into 0. */
+function toInt32s(name: string, values: readonly number[]): Int32Array {
+  const array = new Int32Array(values.length);
+  for (let i = 0; i < array.length; i++) {
+    array[i] = values[i];
+    if (array[i] !== values[i]) {
+      throw new InvalidRequestError(`${name} names token ${String(values[i])}, no token id`);
+    }
+  }
+  return array;
 }

@@ -7,6 +7,7 @@ import {
   EMPTY_MODEL_RUNNER_OUTPUT,
   type LogprobsLists,
   type ModelRunnerOutput,
+  NO_NANS_IN_LOGITS,
   RaggedTokenIds,
 } from './outputs';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
@@ -130,7 +131,27 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
         step.promptLogprobs.length === 0
           ? EMPTY_MODEL_RUNNER_OUTPUT.promptLogprobs
           : this.promptLogprobs(),
+      numNansInLogits: this.numNansInLogits(),
     };
+  }
+
+  /** One pass over a number a sampled row, and a number a prompt position with logprobs. */
+  private numNansInLogits(): ReadonlyMap<string, number> {
+    const { buffers, step } = this;
+    let numNans: Map<string, number> | undefined;
+    for (let i = 0; i < step.numSampled; i++) {
+      if (buffers.numNans[i] === 0) continue;
+      numNans ??= new Map<string, number>();
+      numNans.set(step.reqIds[buffers.sampledRows[i]], buffers.numNans[i]);
+    }
+    for (const { reqId, start, count } of step.promptLogprobs) {
+      let nans = 0;
+      for (let i = start; i < start + count; i++) nans += buffers.promptNumNans[i];
+      if (nans === 0) continue;
+      numNans ??= new Map<string, number>();
+      numNans.set(reqId, (numNans.get(reqId) ?? 0) + nans);
+    }
+    return numNans ?? NO_NANS_IN_LOGITS;
   }
 
   /** The staging set is written again; an output nobody took is lost. */

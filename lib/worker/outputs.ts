@@ -55,6 +55,11 @@ export interface ModelRunnerOutput {
    * p + 1). Only requests that asked, and only while their prompt is computed.
    */
   promptLogprobs: ReadonlyMap<string, LogprobsLists>;
+  /**
+   * By request: NaN among the logits that its token, or its prompt's logprobs, of this step come
+   * from. Only requests that have any: their outputs mean nothing, the others' are as ever.
+   */
+  numNansInLogits: ReadonlyMap<string, number>;
 }
 
 /** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */
@@ -64,6 +69,9 @@ export abstract class AsyncModelRunnerOutput {
   abstract getOutput(): ModelRunnerOutput;
 }
 
+/** Of a step without NaN: the same Map for every such step. */
+export const NO_NANS_IN_LOGITS: ReadonlyMap<string, number> = Object.freeze(new Map());
+
 /** The output of a step without tokens. */
 export const EMPTY_MODEL_RUNNER_OUTPUT: ModelRunnerOutput = Object.freeze({
   reqIds: [],
@@ -71,4 +79,5 @@ export const EMPTY_MODEL_RUNNER_OUTPUT: ModelRunnerOutput = Object.freeze({
   sampledTokenIds: new RaggedTokenIds(new Int32Array(0), new Int32Array(1)),
   logprobs: null,
   promptLogprobs: new Map<string, LogprobsLists>(),
+  numNansInLogits: NO_NANS_IN_LOGITS,
 });

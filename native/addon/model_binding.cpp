@@ -25,6 +25,7 @@ void ModelBinding::define(Napi::Env env, Napi::Object exports) {
                                        method<&ModelBinding::allocateKvCache>("allocateKvCache"),
                                        method<&ModelBinding::releaseKvCache>("releaseKvCache"),
                                        method<&ModelBinding::warmUp>("warmUp"),
+                                       method<&ModelBinding::checkRequest>("checkRequest"),
                                        method<&ModelBinding::addRequest>("addRequest"),
                                        method<&ModelBinding::removeRequest>("removeRequest"),
                                        method<&ModelBinding::forward>("forward"),
@@ -155,9 +156,14 @@ Napi::Value ModelBinding::warmUp(const Napi::CallbackInfo&) {
   return promise([model = model_](Ops& ops) { model->warmUp(ops); });
 }
 
+Napi::Value ModelBinding::checkRequest(const Napi::CallbackInfo& info) {
+  model_->checkRequest(toRequest(info[0]));
+  return info.Env().Undefined();
+}
+
 Napi::Value ModelBinding::addRequest(const Napi::CallbackInfo& info) {
   const int32_t slot = toInt32(info[0], "slot");
-  auto request = std::make_shared<const Request>(toRequest(toObject(info[1], "request")));
+  auto request = std::make_shared<const Request>(toRequest(info[1]));
   enqueue([model = model_, slot, request = std::move(request)](Ops& ops) {
     model->addRequest(ops, slot, *request);
   });

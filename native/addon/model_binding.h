@@ -32,6 +32,7 @@ class ModelBinding : public Binding<ModelBinding> {
   Napi::Value allocateKvCache(const Napi::CallbackInfo& info);
   Napi::Value releaseKvCache(const Napi::CallbackInfo& info);
   Napi::Value warmUp(const Napi::CallbackInfo& info);
+  Napi::Value checkRequest(const Napi::CallbackInfo& info);
   Napi::Value addRequest(const Napi::CallbackInfo& info);
   Napi::Value removeRequest(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "addon/values.h"
+#include "runtime/error.h"
 
 namespace uniproc {
 namespace {
@@ -72,6 +73,7 @@ SamplingParams toSamplingParams(Napi::Object object) {
   if (!seed.IsBigInt()) throw Napi::TypeError::New(object.Env(), "seed must be a bigint");
   bool lossless = false;
   params.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) throw Napi::TypeError::New(object.Env(), "seed must be a bigint of 64 bits");
   params.minTokens = int32(object, "minTokens");
   params.numLogprobs = int32(object, "numLogprobs");
   params.numPromptLogprobs = int32(object, "numPromptLogprobs");
@@ -156,7 +158,9 @@ std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name) {
   return toVector<int32_t, napi_int32_array>(value, name);
 }
 
-Request toRequest(Napi::Object object) {
+namespace {
+
+Request readRequest(Napi::Object object) {
   Request request;
   request.tokenIds = int32s(object, "tokenIds");
   request.numPromptTokens = int32(object, "numPromptTokens");
@@ -173,6 +177,16 @@ Request toRequest(Napi::Object object) {
   return request;
 }
 
+}  // namespace
+
+Request toRequest(Napi::Value value) {
+  try {
+    return readRequest(toObject(value, "request"));
+  } catch (const Napi::TypeError& error) {
+    throw Error("REQUEST_INVALID", "a request's " + error.Message());
+  }
+}
+
 Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory) {
   const Napi::Env env = buffer.Env();
   Napi::Object object = Napi::Object::New(env);
@@ -187,12 +201,14 @@ Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory
   view("sampledRows", memory.sampledRows);
   view("promptLogprobRows", memory.promptLogprobRows);
   view("sampledTokenIds", memory.sampledTokenIds);
+  view("numNans", memory.numNans);
   view("logprobTokenIds", memory.logprobTokenIds);
   view("logprobs", memory.logprobs);
   view("logprobRanks", memory.logprobRanks);
   view("promptLogprobTokenIds", memory.promptLogprobTokenIds);
   view("promptLogprobs", memory.promptLogprobs);
   view("promptLogprobRanks", memory.promptLogprobRanks);
+  view("promptNumNans", memory.promptNumNans);
   return object;
 }
 

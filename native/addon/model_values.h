@@ -1,5 +1,5 @@
 // The model's types read from JavaScript objects; see lib/native/index.ts. Each throws a TypeError
-// that names the property at fault.
+// that names the property at fault, toRequest Error REQUEST_INVALID instead.
 #pragma once
 
 #include <napi.h>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "model/checkpoint.h"
-#include "model/request_slots.h"
+#include "model/request.h"
 #include "model/spec.h"
 #include "model/step_buffers.h"
 #include "model/weights.h"
@@ -19,7 +19,7 @@ StoredTensor toStoredTensor(Napi::Object object);
 ModelSpec toModelSpec(Napi::Object object);
 ModelLimits toModelLimits(Napi::Object object);
 std::vector<WeightPart> toWeightParts(Napi::Array array);
-Request toRequest(Napi::Object object);
+Request toRequest(Napi::Value value);
 std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name);
 
 // Typed arrays over `memory`, which `buffer` wraps.

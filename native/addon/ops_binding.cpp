@@ -308,7 +308,7 @@ class OpsBinding : public Binding<OpsBinding> {
   // addRequest(requests, slot, request, numCacheBlocks)
   Napi::Value addRequest(const Info& info) {
     auto& requests = fromHandle<Requests>(info[0], "requests", kRequestsTag);
-    requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(toObject(info[2], "request")),
+    requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(info[2]),
                        toInt32(info[3], "numCacheBlocks"));
     return info.Env().Undefined();
   }
@@ -442,20 +442,21 @@ class OpsBinding : public Binding<OpsBinding> {
     return info.Env().Undefined();
   }
 
-  // sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs)
+  // sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, numNans)
   Napi::Value sample(const Info& info) {
     ops_->sample(toData<float>(info[0], "logits"), toInt32(info[1], "count"),
                  toInt32(info[2], "vocabSize"), toData<int32_t>(info[3], "slots"), toTable(info[4]),
                  toData<int32_t>(info[5], "bitmask"), toData<int32_t>(info[6], "sampled"),
-                 toLogprobs(info[7]));
+                 toTensor(info[8], "numNans").buffer.as<int32_t>(), toLogprobs(info[7]));
     return info.Env().Undefined();
   }
 
-  // gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out)
+  // gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out, numNans)
   Napi::Value gatherLogprobs(const Info& info) {
     ops_->gatherLogprobs(toData<float>(info[0], "logits"), toInt32(info[1], "count"),
                          toInt32(info[2], "vocabSize"), toData<int32_t>(info[3], "tokenIds"),
-                         toInt32(info[4], "numTop"), toLogprobs(info[5]));
+                         toInt32(info[4], "numTop"),
+                         toTensor(info[6], "numNans").buffer.as<int32_t>(), toLogprobs(info[5]));
     return info.Env().Undefined();
   }
 

@@ -59,7 +59,7 @@ Model::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& 
     return Buffer(ops, count * sizeof(int32_t), "the sampling's outputs");
   };
   bitmask = allocate(rows * ModelLimits::ceilDiv(spec.vocabSize, 32));
-  sampled = allocate(rows);
+  sampled = allocate(2 * rows);
   logprobTokenIds = allocate(rows * (1 + limits.maxLogprobs));
   logprobs = allocate(rows * (1 + limits.maxLogprobs));
   logprobRanks = allocate(rows);
@@ -189,6 +189,10 @@ void Model::keepError(Body body) {
   }
 }
 
+void Model::checkRequest(const Request& request) const {
+  RequestLimits(spec_, limits_).check(request);
+}
+
 void Model::addRequest(Ops& ops, int32_t slot, const Request& request) {
   keepError(
       [&] { requireWorkspace().slots.add(ops, slot, request, cache_ ? cache_->numBlocks() : 0); });
@@ -302,9 +306,12 @@ void Model::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stag
       const int32_t* index = work.inputs.tokensFrom(queryStarts[row] + position - start);
       const float* logits = work.transformer.computeLogits(ops, *weights_, index, count);
       ops.gatherLogprobs(logits, count, spec_.vocabSize, tokenIds + position + 1,
-                         std::max(0, request.numPromptLogprobs), work.logprobsOut(limits_));
+                         std::max(0, request.numPromptLogprobs), work.numNans(limits_),
+                         work.logprobsOut(limits_));
       work.copyLogprobs(ops, numDone, count, limits_, stage.step.promptLogprobTokenIds,
                         stage.step.promptLogprobs, stage.step.promptLogprobRanks);
+      ops.copyToHost(stage.step.promptNumNans.data() + numDone, work.numNans(limits_),
+                     count * sizeof(int32_t));
       numDone += count;
     }
   }
@@ -331,14 +338,16 @@ void Model::runSample(Ops& ops, const Launched& launched, const Stage& stage,
     const auto sample = [&] {
       ops.sample(work.transformer.logits(), std::max(count, paddedRows), spec_.vocabSize,
                  work.inputs.sampledSlots(), stage.slots.table(), allowed,
-                 work.sampled.as<int32_t>(), work.logprobsOut(limits_));
+                 work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
     };
     if (paddedRows > 0) {
       stage.graphs->launch(2 * paddedRows + 1, sample);
     } else {
       sample();
     }
-    ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(), count * sizeof(int32_t));
+    // The token ids, what lies between, and the numbers of NaN: one copy, as each takes a launch.
+    ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(),
+                   (limits_.maxNumSeqs + count) * sizeof(int32_t));
     bool wantsLogprobs = false;
     for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
       RequestSlots::Slot& request = stage.slots.at(slot);

@@ -14,6 +14,7 @@
 #include "comm/device_communicator.h"
 #include "model/batch_inputs.h"
 #include "model/kv_cache.h"
+#include "model/request.h"
 #include "model/request_slots.h"
 #include "model/spec.h"
 #include "model/step_buffers.h"
@@ -54,6 +55,8 @@ class Model : public Resident {
   size_t profile(Ops& ops);
   void warmUp(Ops& ops);
 
+  // Throws Error REQUEST_INVALID for a request that no slot would take. Any thread may call.
+  void checkRequest(const Request& request) const;
   // A step is addRequest and removeRequest as need be, then forward, then sample. An error of the
   // former is kept for `sample` to throw, unless the device itself failed. `sample` does not wait:
   // unless it throws, `done` is called once the outputs are in the step's buffers. `bitmask`
@@ -79,11 +82,14 @@ class Model : public Resident {
     BatchInputs inputs;
     Transformer transformer;
     Buffer bitmask;          // [maxNumSeqs, ceil(vocabSize / 32)]
-    Buffer sampled;          // [maxNumSeqs]
+    Buffer sampled;          // [2, maxNumSeqs]: token ids, then numbers of NaN among the logits
     Buffer logprobTokenIds;  // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobs;         // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobRanks;     // [maxNumSeqs]
 
+    int32_t* numNans(const ModelLimits& limits) const {
+      return sampled.as<int32_t>() + limits.maxNumSeqs;
+    }
     Logprobs logprobsOut(const ModelLimits& limits) const;
     // `count` positions' logprobs to the host, as rows from `first` on.
     void copyLogprobs(Ops& ops, int32_t first, int32_t count, const ModelLimits& limits,

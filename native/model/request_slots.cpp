@@ -1,6 +1,5 @@
 #include "model/request_slots.h"
 
-#include <algorithm>
 #include <bit>
 #include <string>
 
@@ -15,15 +14,6 @@ namespace {
 
 // Of each slot: a thousand entries of all its lists together.
 constexpr size_t kListBytes = 4096;
-
-// Each value is in [0, end).
-void requireBelow(const std::vector<int32_t>& values, int32_t end, const char* what) {
-  for (const int32_t value : values) {
-    if (value >= 0 && value < end) continue;
-    throwInvalid("a request names " + std::string(what) + " " + std::to_string(value) +
-                 "; there are " + std::to_string(end));
-  }
-}
 
 template <typename T>
 size_t bytesOf(const std::vector<T>& values) {
@@ -45,10 +35,7 @@ int32_t sizeOf32(const std::vector<int32_t>& values) { return static_cast<int32_
 }  // namespace
 
 RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
-    : vocabSize_(spec.vocabSize),
-      maxLogprobs_(limits.maxLogprobs),
-      slots_(limits.maxNumSeqs),
-      longLists_(limits.maxNumSeqs) {
+    : limits_(spec, limits), slots_(limits.maxNumSeqs), longLists_(limits.maxNumSeqs) {
   const size_t rows = slots_.size();
   const auto allocate = [&ops](size_t bytes) { return Buffer(ops, bytes, "the request table"); };
   tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
@@ -74,7 +61,8 @@ RequestSlots::Slot& RequestSlots::at(int32_t slot) {
 void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks) {
   Slot& state = at(slot);
   state = {};
-  check(request, numCacheBlocks);
+  limits_.check(request);
+  checkBlocks(request.blockIds, numCacheBlocks);
 
   const int32_t numTokens = sizeOf32(request.tokenIds);
   std::vector<HostToDevice> copies;
@@ -101,45 +89,15 @@ void RequestSlots::forgetBlocks() {
   for (Slot& slot : slots_) slot.numBlocks = 0;
 }
 
-void RequestSlots::check(const Request& request, int32_t numCacheBlocks) const {
-  const int32_t numTokens = sizeOf32(request.tokenIds);
-  if (numTokens > table_.maxModelLen) {
-    throwInvalid("a request has " + std::to_string(numTokens) + " tokens; maxModelLen is " +
-                 std::to_string(table_.maxModelLen));
-  }
-  if (request.numPromptTokens < 1 || request.numPromptTokens > numTokens) {
-    throwInvalid("a request of " + std::to_string(numTokens) + " tokens has a prompt of " +
-                 std::to_string(request.numPromptTokens));
-  }
-  if (sizeOf32(request.blockIds) > table_.maxBlocksPerSeq) {
-    throwInvalid("a request has " + std::to_string(request.blockIds.size()) +
+void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const {
+  if (blockIds.size() > static_cast<size_t>(table_.maxBlocksPerSeq)) {
+    throwInvalid("a request has " + std::to_string(blockIds.size()) +
                  " blocks; a block table holds " + std::to_string(table_.maxBlocksPerSeq));
   }
-  requireBelow(request.blockIds, numCacheBlocks, "block");
-  requireBelow(request.tokenIds, vocabSize_, "token");
-  requireBelow(request.logitBiasTokenIds, vocabSize_, "token");
-  requireBelow(request.allowedTokenIds, vocabSize_, "token");
-  requireBelow(request.badWordsTokenIds, vocabSize_, "token");
-  requireBelow(request.stopTokenIds, vocabSize_, "token");
-  if (request.logitBiases.size() != request.logitBiasTokenIds.size()) {
-    throwInvalid("a request has " + std::to_string(request.logitBiases.size()) +
-                 " logit biases for " + std::to_string(request.logitBiasTokenIds.size()) +
-                 " tokens");
-  }
-  int32_t end = 0;
-  for (const int32_t wordEnd : request.badWordsEnds) {
-    if (wordEnd <= end) throwInvalid("a request's bad words do not each have a token");
-    end = wordEnd;
-  }
-  if (end != sizeOf32(request.badWordsTokenIds)) {
-    throwInvalid("a request's bad words end at " + std::to_string(end) + " of " +
-                 std::to_string(request.badWordsTokenIds.size()) + " tokens");
-  }
-  const int32_t numLogprobs =
-      std::max(request.sampling.numLogprobs, request.sampling.numPromptLogprobs);
-  if (numLogprobs > maxLogprobs_) {
-    throwInvalid("a request asks for " + std::to_string(numLogprobs) +
-                 " logprobs; maxLogprobs is " + std::to_string(maxLogprobs_));
+  for (const int32_t block : blockIds) {
+    if (block >= 0 && block < numCacheBlocks) continue;
+    throwInvalid("a request names block " + std::to_string(block) + "; there are " +
+                 std::to_string(numCacheBlocks));
   }
 }
 

@@ -5,25 +5,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/request.h"
 #include "model/spec.h"
 #include "runtime/buffer.h"
 
 namespace uniproc {
-
-// A request's state as it enters a slot; NativeRequest of lib/native/index.ts. The lists of
-// `sampling` are the vectors below it.
-struct Request {
-  std::vector<int32_t> tokenIds;  // the prompt, and what was generated before a preemption
-  int32_t numPromptTokens = 0;
-  std::vector<int32_t> blockIds;
-  SamplingParams sampling;
-  std::vector<int32_t> logitBiasTokenIds;
-  std::vector<float> logitBiases;
-  std::vector<int32_t> allowedTokenIds;
-  std::vector<int32_t> badWordsTokenIds;
-  std::vector<int32_t> badWordsEnds;
-  std::vector<int32_t> stopTokenIds;
-};
 
 class RequestSlots {
  public:
@@ -40,9 +26,10 @@ class RequestSlots {
   RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
 
   // In place of the request that was there, if any; without waiting for the device, unless
-  // its lists are longer than any in the slot before. Throws Error INVALID_STATE, the slot then
-  // being free, when the request does not fit the limits or names a token or block that is not
-  // there.
+  // its lists are longer than any in the slot before. Throws Error REQUEST_INVALID as
+  // RequestLimits::check, INVALID_STATE when it names a block that is not there or too many, or
+  // OUT_OF_MEMORY for its lists: the slot is free then, and takes the next request as if nothing
+  // had been.
   void add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks);
   void remove(int32_t slot);
   // The cache is gone, and what the block tables point to with it.
@@ -53,13 +40,12 @@ class RequestSlots {
   const RequestTable& table() const { return table_; }
 
  private:
-  void check(const Request& request, int32_t numCacheBlocks) const;
+  void checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const;
   SamplingParams layLists(Ops& ops, int32_t slot, const Request& request,
                           std::vector<HostToDevice>& copies);
   std::byte* listMemory(Ops& ops, int32_t slot, size_t bytes);
 
-  const int32_t vocabSize_;
-  const int32_t maxLogprobs_;
+  const RequestLimits limits_;
   std::vector<Slot> slots_;
   Buffer tokenIds_;
   Buffer numTokens_;

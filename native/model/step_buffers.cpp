@@ -34,13 +34,19 @@ StepBuffers::StepBuffers(const ModelLimits& limits) {
     lay(blockUpdates, size_t{3} * limits.maxBlockUpdates());
     lay(sampledRows, rows);
     lay(promptLogprobRows, rows);
-    lay(sampledTokenIds, rows);
+    std::span<int32_t> sampled;
+    lay(sampled, 2 * rows);
+    if (memory_) {
+      sampledTokenIds = sampled.first(rows);
+      numNans = sampled.subspan(rows);
+    }
     lay(logprobTokenIds, rows * width);
     lay(logprobs, rows * width);
     lay(logprobRanks, rows);
     lay(promptLogprobTokenIds, tokens * width);
     lay(promptLogprobs, tokens * width);
     lay(promptLogprobRanks, tokens);
+    lay(promptNumNans, tokens);
     return roundUp(offset, kPage);
   };
   bytes_ = layOut();

@@ -34,13 +34,16 @@ class StepBuffers {
   std::span<int32_t> sampledRows;
   std::span<int32_t> promptLogprobRows;
 
+  // These two are side by side: one copy from the device fills both.
   std::span<int32_t> sampledTokenIds;
+  std::span<int32_t> numNans;
   std::span<int32_t> logprobTokenIds;
   std::span<float> logprobs;
   std::span<int32_t> logprobRanks;
   std::span<int32_t> promptLogprobTokenIds;
   std::span<float> promptLogprobs;
   std::span<int32_t> promptLogprobRanks;
+  std::span<int32_t> promptNumNans;
 
   // All of the above are parts of one piece of memory.
   std::byte* data() const { return memory_.get(); }

@@ -320,6 +320,20 @@ describe('verify', () => {
   });
 });
 
+it('a rank that leaves tells the others how far it got', async () => {
+  const [zero, one, two] = await world(3);
+  const heard = [zero, two].map(
+    (group) => new Promise((resolve) => group.onLeave((...left) => resolve(left))),
+  );
+  await one.leave(7);
+  expect(await Promise.all(heard)).toEqual([
+    [1, 7],
+    [1, 7],
+  ]);
+  const late = await new Promise((resolve) => zero.onLeave((...left) => resolve(left)));
+  expect(late).toEqual([1, 7]);
+});
+
 describe('join', () => {
   it('opens no connection for a world of one', async () => {
     const before = openFiles();
@@ -331,12 +345,12 @@ describe('join', () => {
   it('names the ranks that did not come, on each rank that did', async () => {
     const before = openFiles();
     const start = performance.now();
-    const joining = [0, 1, 3].map((rank) => errorOf(join(rank, 5, { timeout: 700 })));
+    const joining = [0, 1, 3].map((rank) => errorOf(join(rank, 5, { timeout: 5000 })));
     for (const error of await Promise.all(joining)) {
       expect(error).toBeInstanceOf(RendezvousError);
-      expect(error.message).toContain('ranks 2, 4 did not come within 700 ms');
+      expect(error.message).toContain('ranks 2, 4 did not come within 5000 ms');
     }
-    expect(performance.now() - start).toBeLessThan(10_000);
+    expect(performance.now() - start).toBeLessThan(40_000);
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 
@@ -567,8 +581,8 @@ describe('the port where rank 0 waits for the others', () => {
     const ranks = [await join(1, 2), await first];
     const joined = performance.now();
     await eventually(() => expect(strangers.every(({ closed }) => closed)).toBe(true));
-    // Long before they would have to say it.
-    expect(performance.now() - joined).toBeLessThan(5000);
+    // Before they would have to say it, at 10 s.
+    expect(performance.now() - joined).toBeLessThan(9500);
     expect(ranks.map(({ failure }) => failure)).toEqual([null, null]);
     const late = stranger(gate);
     await eventually(() => expect(late.closed).toBe(true));

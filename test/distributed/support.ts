@@ -31,7 +31,7 @@ export async function clientOf({ port }: { port: number }, timeout = 20_000): Pr
 
 /** Until `condition` holds; fails with what it was told last. */
 export async function eventually(condition: () => void | Promise<void>): Promise<void> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 40_000;
   for (;;) {
     try {
       await condition();

@@ -80,6 +80,7 @@ export class PagedModel {
       reqIds,
       reqIdToIndex: new Map(reqIds.map((reqId, index) => [reqId, index])),
       sampledTokenIds: RaggedTokenIds.from(sampled.reverse()),
+      numNansInLogits: new Map(),
       logprobs: null,
       promptLogprobs: new Map(),
     };

@@ -170,6 +170,7 @@ export function outputOf(...reqIds: string[]): ModelRunnerOutput {
     reqIds,
     reqIdToIndex: new Map(reqIds.map((reqId, i) => [reqId, i])),
     sampledTokenIds: RaggedTokenIds.from(reqIds.map(() => [1])),
+    numNansInLogits: new Map(),
   };
 }
 
@@ -221,7 +222,15 @@ export function deferred<T>(): {
   return { promise, resolve, reject };
 }
 
-/** Lets everything run that does not wait for anything: deliveries of native threads too. */
+/** Until a native thread, say, has made it so; the test's timeout ends the wait. */
+export async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/**
+ * Lets everything run that does not wait for anything. For what must not happen: what must is worth
+ * an `until`.
+ */
 export function settle(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 30));
 }

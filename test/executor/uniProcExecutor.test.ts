@@ -28,6 +28,7 @@ import {
   PlainWorker,
   runNode,
   settle,
+  until,
   shutdownAll,
   step,
   testConfig,
@@ -158,7 +159,7 @@ describe('the output thread', () => {
   it('is one native thread named WorkerAsyncOutp, from create to shutdown', async () => {
     const started = watchThreads();
     const executor = await createExecutor(PlainWorker, { asyncScheduling: true });
-    await settle(); // A thread names itself.
+    await until(() => started().includes('WorkerAsyncOutp')); // A thread names itself.
     expect(started()).toEqual(['WorkerAsyncOutp']);
     await executor.shutdown();
     expect(started()).toEqual([]);
@@ -304,7 +305,7 @@ describe('collectiveRpc', () => {
         await expect(calling).rejects.toBeInstanceOf(RpcTimeoutError);
         expect(output.reads).toBe(0);
         output.finish();
-        await settle();
+        await until(() => output.reads > 0);
         expect(output.reads).toBe(1);
       },
     );
@@ -454,7 +455,7 @@ describe.each([
     const [output] = executor.driverWorker.worker.launched;
     future.cancel();
     output.finish();
-    await settle();
+    await until(() => output.reads > 0);
     expect([future.cancelled(), output.reads]).toEqual([true, 1]);
   });
 });

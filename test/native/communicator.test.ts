@@ -195,7 +195,7 @@ describe('collectives', () => {
       (rank, i) => (i === 0 ? rank.barrier() : Promise.all([rank.barrier(), rank.barrier()])),
     ],
   ])('that differ in their %s hang nobody', async (_what, call) => {
-    const ranks = await connect(await startRanks(2, { timeout: 500 }));
+    const ranks = await connect(await startRanks(2, { timeout: 4000 }));
     const outcomes = await Promise.allSettled(ranks.map(call));
     expect(outcomes.map(({ status }) => status)).toContain('rejected');
   });
@@ -315,29 +315,29 @@ describe('a peer that is lost', () => {
   });
 
   it('that does not come is given up after the timeout, and hears of it', async () => {
-    const [first, second] = await connect(await startRanks(2, { timeout: 300 }));
+    const [first, second] = await connect(await startRanks(2, { timeout: 4000 }));
     const start = performance.now();
     expect(await errorOf(first.allReduce(float32(1), 'float32', 'sum'))).toEqual(
-      lost(1, 'it did not come to allReduce (sum) of 1 float32 within 300 ms'),
+      lost(1, 'it did not come to allReduce (sum) of 1 float32 within 4000 ms'),
     );
-    expect(performance.now() - start).toBeGreaterThan(290);
+    expect(performance.now() - start).toBeGreaterThan(3990);
     // What the first had sent by then is there still; what it was told after that is not.
     await second.allReduce(float32(1), 'float32', 'sum');
     expect(await errorOf(second.barrier())).toEqual(lost(1, 'rank 0 gave up over it'));
   });
 
   it('that has stopped without a word is given up after the timeout', async () => {
-    const ranks = await connect(startProcesses(2, { timeout: 300 }));
+    const ranks = await connect(startProcesses(2, { timeout: 4000 }));
     ranks[1].child.kill('SIGSTOP');
-    expect(await errorOf(ranks[0].barrier())).toEqual(lost(1, 'within 300 ms'));
+    expect(await errorOf(ranks[0].barrier())).toEqual(lost(1, 'within 4000 ms'));
   });
 
   it.each([0, 1])('before it has connected, rank %i, is given up after the timeout', async (i) => {
-    const ranks = await startRanks(2, { timeout: 300 });
+    const ranks = await startRanks(2, { timeout: 4000 });
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     await ranks[i].shutdown();
     expect(await errorOf(ranks[1 - i].connect(addresses))).toEqual(
-      lost(i, 'it did not connect within 300 ms'),
+      lost(i, 'it did not connect within 4000 ms'),
     );
   });
 });

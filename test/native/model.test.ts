@@ -14,6 +14,7 @@ import {
   native,
   type NativeDevice,
   type NativeModel,
+  type NativeRequest,
   type NativeSampling,
   type StoredTensor,
   type WeightPart,
@@ -193,13 +194,22 @@ function add(
   sampling: Partial<NativeSampling> = {},
   numTokens = LIMITS.maxModelLen,
 ): void {
+  model.addRequest(slot, requestOf(tokenIds, firstBlock, sampling, numTokens));
+}
+
+function requestOf(
+  tokenIds: number[],
+  firstBlock: number,
+  sampling: Partial<NativeSampling> = {},
+  numTokens = LIMITS.maxModelLen,
+): NativeRequest {
   const numBlocks = Math.ceil(numTokens / LIMITS.blockSize);
-  model.addRequest(slot, {
+  return {
     tokenIds: Int32Array.from(tokenIds),
     numPromptTokens: tokenIds.length,
     blockIds: Int32Array.from({ length: numBlocks }, (_, i) => firstBlock + i),
     sampling: { ...SAMPLING, ...sampling },
-  });
+  };
 }
 
 function prompt(length: number, seed = 1): number[] {
@@ -768,8 +778,8 @@ describe('weights in host memory', () => {
 });
 
 describe('a step that cannot be carried out', () => {
-  const invalid = (message: RegExp) => ({
-    code: 'INVALID_STATE',
+  const invalid = (message: RegExp, code = 'INVALID_STATE') => ({
+    code,
     message: expect.stringMatching(message) as string,
   });
 
@@ -843,43 +853,152 @@ describe('a step that cannot be carried out', () => {
     expect(model.steps[0].sampledTokenIds[0]).toBe(best);
   });
 
-  const requests: [string, RegExp, (model: NativeModel) => void][] = [
-    ['a token beyond the vocabulary', /names token 61/, (model) => add(model, 0, [1, 61], 0)],
-    ['a negative token', /names token -1/, (model) => add(model, 0, [-1], 0)],
-    ['no tokens', /0 tokens has a prompt of 0/, (model) => add(model, 0, [], 0)],
-    ['too many tokens', /97 tokens; maxModelLen is 96/, (model) => add(model, 0, prompt(97), 0)],
+  it.each<[string, RegExp, (model: NativeModel) => void]>([
     ['a block there is none of', /names block 64/, (model) => add(model, 0, [1], 41)],
     ['a slot there is none of', /no slot -1/, (model) => add(model, -1, [1], 0)],
-    [
-      'a biased token beyond the vocabulary',
-      /names token 99/,
-      (model) =>
-        add(model, 0, [1], 0, {
-          logitBiasTokenIds: Int32Array.of(99),
-          logitBiases: Float32Array.of(1),
-        }),
-    ],
-    [
-      'bad words that do not end where their tokens do',
-      /bad words end at 1 of 2/,
-      (model) =>
-        add(model, 0, [1], 0, {
-          badWordsTokenIds: Int32Array.of(3, 4),
-          badWordsEnds: Int32Array.of(1),
-        }),
-    ],
-    [
-      'more logprobs than there is room for',
-      /7 logprobs; maxLogprobs is 6/,
-      (model) => add(model, 0, [1], 0, { numPromptLogprobs: 7 }),
-    ],
-  ];
-
-  it.each(requests)('refuses a request with %s', async (_, message, addBad) => {
+  ])('refuses a request with %s', async (_, message, addBad) => {
     const { model } = await loadedModel();
     addBad(model);
     await expect(launch(model, 0, [])).rejects.toMatchObject(invalid(message));
     await launch(model, 0, []);
+  });
+
+  const requests: [string, RegExp, number[], Partial<NativeSampling>][] = [
+    ['a token beyond the vocabulary', /names token 61/, [1, 61], {}],
+    ['a negative token', /names token -1/, [-1], {}],
+    ['no tokens', /0 tokens has a prompt of 0/, [], {}],
+    ['too many tokens', /97 tokens; maxModelLen is 96/, prompt(97), {}],
+    [
+      'a biased token beyond the vocabulary',
+      /names token 99/,
+      [1],
+      { logitBiasTokenIds: Int32Array.of(99), logitBiases: Float32Array.of(1) },
+    ],
+    [
+      'a token biased twice',
+      /logitBiasTokenIds names token 9 twice/,
+      [1],
+      { logitBiasTokenIds: Int32Array.of(9, 3, 9), logitBiases: Float32Array.of(1, 2, 3) },
+    ],
+    [
+      'a bias missing',
+      /1 logit biases for 2 tokens/,
+      [1],
+      { logitBiasTokenIds: Int32Array.of(9, 3), logitBiases: Float32Array.of(1) },
+    ],
+    [
+      'an allowed token beyond the vocabulary',
+      /allowedTokenIds\[1\] names token -2147483648/,
+      [1],
+      { allowedTokenIds: Int32Array.of(0, 2 ** 31) },
+    ],
+    [
+      'a stop token beyond the vocabulary',
+      /stopTokenIds\[0\] names token 61/,
+      [1],
+      { stopTokenIds: Int32Array.of(61) },
+    ],
+    [
+      'an empty bad word',
+      /bad word 1 of a request has no token/,
+      [1],
+      { badWordsTokenIds: Int32Array.of(3, 4), badWordsEnds: Int32Array.of(1, 1, 2) },
+    ],
+    [
+      'bad words that do not end where their tokens do',
+      /bad words end at 1 of 2/,
+      [1],
+      { badWordsTokenIds: Int32Array.of(3, 4), badWordsEnds: Int32Array.of(1) },
+    ],
+    [
+      'more logprobs than there is room for',
+      /7 logprobs; maxLogprobs is 6/,
+      [1],
+      { numPromptLogprobs: 7 },
+    ],
+    ['fewer logprobs than none', /-2 logprobs/, [1], { numLogprobs: -2 }],
+  ];
+
+  it.each(requests)('refuses a request with %s', async (_, message, tokenIds, sampling) => {
+    const { model } = await loadedModel();
+    const refused = invalid(message, 'REQUEST_INVALID');
+    expect(() => model.checkRequest(requestOf(tokenIds, 0, sampling))).toThrow(
+      expect.objectContaining(refused) as Error,
+    );
+    add(model, 0, tokenIds, 0, sampling);
+    await expect(launch(model, 0, [])).rejects.toMatchObject(refused);
+    await launch(model, 0, []);
+  });
+
+  it('refuses lists of any number of entries', () => {
+    const model = newModel();
+    const many = new Int32Array(2 ** 24 + 1);
+    for (const name of [
+      'logitBiasTokenIds',
+      'allowedTokenIds',
+      'badWordsTokenIds',
+      'stopTokenIds',
+    ]) {
+      expect(() => model.checkRequest(requestOf([1], 0, { [name]: many }))).toThrow(
+        `${name} has 16777217 entries; it may have 16777216`,
+      );
+    }
+  });
+
+  it('takes the slot of a request that was refused for the next one', async () => {
+    const { model, tensors } = await loadedModel();
+    const tokenIds = prompt(10);
+    add(model, 0, [61], 0);
+    await expect(launch(model, 0, [])).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    add(model, 0, tokenIds, 0);
+    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 10 }]);
+    const best = ranking(decodeLast(LLAMA, tensors, tokenIds))[0];
+    expect(model.steps[0].sampledTokenIds[0]).toBe(best);
+  });
+
+  describe('refuses, of any type,', () => {
+    const numbers = [NaN, Infinity, -Infinity, 2 ** 31, -(2 ** 31) - 1, 0.5, 2 ** 53];
+    const others = [undefined, null, '1', true, 1n, {}, [], [, 1]]; // eslint-disable-line no-sparse-arrays
+    const floats = ['temperature', 'topP', 'minP', 'repetitionPenalty'] as const;
+    const integers = ['topK', 'minTokens', 'numLogprobs', 'numPromptLogprobs'] as const;
+    const lists = [
+      'logitBiasTokenIds',
+      'logitBiases',
+      'allowedTokenIds',
+      'badWordsTokenIds',
+      'badWordsEnds',
+      'stopTokenIds',
+    ] as const;
+
+    it.each([
+      ...floats.map((name) => [name, others] as const),
+      ...integers.map((name) => [name, [...numbers, ...others]] as const),
+      ['seed', [...numbers, 1, -1n, 2n ** 64n, null, undefined]] as const,
+      ...lists.map((name) => [name, [...others, 3, [1], new Uint8Array(4)]] as const),
+    ])('%s', (name, values: readonly unknown[]) => {
+      const model = newModel();
+      for (const value of values) {
+        const request = requestOf([1], 0, { [name]: value });
+        const refused = expect.objectContaining(
+          invalid(new RegExp(`^a request's ${name} must be`), 'REQUEST_INVALID'),
+        ) as Error;
+        expect(() => model.checkRequest(request)).toThrow(refused);
+        expect(() => model.addRequest(0, request)).toThrow(refused);
+      }
+    });
+
+    it('a request, its tokens and its sampling', () => {
+      const model = newModel();
+      const request = requestOf([1], 0);
+      const bad = [...others, ...others.map((tokenIds) => ({ ...request, tokenIds }))];
+      bad.push(...others.map((numPromptTokens) => ({ ...request, numPromptTokens })));
+      bad.push(...others.map((sampling) => ({ ...request, sampling })));
+      for (const value of bad) {
+        expect(() => model.checkRequest(value as NativeRequest)).toThrow(
+          expect.objectContaining({ code: 'REQUEST_INVALID' }) as Error,
+        );
+      }
+    });
   });
 
   it('refuses a mask of another size, and sampling without a forward', async () => {

@@ -3,7 +3,7 @@
  * Face transformers says of the golden checkpoints (test/golden) and, of what those have not, against
  * the same decoder in float64 (decoder.ts).
  */
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import type { TransformerSpec } from '../../lib/config/uniprocConfig';
@@ -24,7 +24,7 @@ import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
-import { fileOf } from '../worker/safetensors';
+import { fileOf, withNanRow } from '../worker/safetensors';
 import { decode, type ModelTensors, randomTensors, type Tensor } from './decoder';
 
 const GOLDEN = path.join(__dirname, '..', 'golden');
@@ -209,12 +209,14 @@ class World {
 const BLOCKS_PER_SLOT = LIMITS.maxModelLen / LIMITS.blockSize;
 const OUTPUTS = [
   'sampledTokenIds',
+  'numNans',
   'logprobTokenIds',
   'logprobs',
   'logprobRanks',
   'promptLogprobTokenIds',
   'promptLogprobs',
   'promptLogprobRanks',
+  'promptNumNans',
 ] as const;
 
 const worlds: World[] = [];
@@ -304,6 +306,48 @@ it('samples the same tokens on 1, 2 and 4 ranks', async () => {
   }
   expect(tokens[1]).toEqual(tokens[0]);
   expect(tokens[2]).toEqual(tokens[0]);
+});
+
+describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
+  const poison = 300; // of 320: on the last rank
+  const load = async (tensor: string) => {
+    const read = (name: string) => readFileSync(path.join(goldenFolder('llama2'), name));
+    const folder = await folderWith({
+      'config.json': read('config.json'),
+      'model.safetensors': withNanRow(read('model.safetensors'), tensor, poison),
+    });
+    const { spec } = await readTransformerConfig(folder);
+    const world = await openWorld(size);
+    await world.load(folder, spec);
+    return world;
+  };
+  const prompts = [
+    [5, 17, 3, 250],
+    [9, poison, 31],
+    [7, 8],
+  ];
+  const rows = prompts.map(({ length }, slot) => ({
+    slot,
+    computed: 0,
+    scheduled: length,
+    promptLogprobs: slot === 0,
+  }));
+
+  it("of one rank's rows of the output head is counted once in each row, on every rank", async () => {
+    const world = await load('lm_head.weight');
+    prompts.forEach((tokenIds, slot) => world.add(slot, tokenIds));
+    const { numNans, promptNumNans } = await world.step(rows);
+    expect([...numNans.subarray(0, 3)]).toEqual([1, 1, 1]);
+    expect([...promptNumNans.subarray(0, 3)]).toEqual([1, 1, 1]);
+  });
+
+  it("of a token's embedding is counted in its request's row, on every rank", async () => {
+    const world = await load('model.embed_tokens.weight');
+    prompts.forEach((tokenIds, slot) => world.add(slot, tokenIds));
+    const { numNans, promptNumNans } = await world.step(rows);
+    expect([...numNans.subarray(0, 3)]).toEqual([0, 320, 0]);
+    expect([...promptNumNans.subarray(0, 3)]).toEqual([0, 0, 0]);
+  });
 });
 
 /** Eight heads, and something of each kind of weight. */

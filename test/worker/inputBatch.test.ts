@@ -1,6 +1,14 @@
 import { SamplingParams } from '../../lib/config/samplingParams';
-import { InvalidStateError } from '../../lib/errors';
-import type { NativeModel, NativeRequest, StepBuffers } from '../../lib/native';
+import { InvalidRequestError, InvalidStateError } from '../../lib/errors';
+import {
+  type ModelLimits,
+  type ModelSpec,
+  native,
+  type NativeDevice,
+  type NativeModel,
+  type NativeRequest,
+  type StepBuffers,
+} from '../../lib/native';
 import { InputBatch } from '../../lib/worker/inputBatch';
 import {
   emptySchedulerOutput,
@@ -10,9 +18,47 @@ import {
 
 const MAX_NUM_SEQS = 4;
 
-/** Stands for the device: records what enters and leaves its slots. */
+const SPEC: ModelSpec = {
+  dtype: 'float32',
+  vocabSize: 100,
+  vocabShard: { start: 0, size: 100 },
+  hiddenSize: 8,
+  intermediateSize: 8,
+  numLayers: 1,
+  numHeads: 1,
+  numKvHeads: 1,
+  headDim: 8,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10000,
+  ropeScaling: { type: 'default' },
+  slidingWindows: [0],
+  qkvBias: false,
+  outputBias: false,
+  gateUpBias: false,
+  downBias: false,
+  qkNorm: false,
+  tieWordEmbeddings: true,
+};
+
+const LIMITS: ModelLimits = {
+  maxNumSeqs: MAX_NUM_SEQS,
+  maxNumBatchedTokens: 64,
+  maxModelLen: 64,
+  blockSize: 16,
+  numSteps: 2,
+  maxLogprobs: 5,
+  enforceEager: true,
+};
+
+/** Stands for the device: records what enters and leaves its slots, checks as the device does. */
 class SlotRecorder {
   readonly calls: [string, number, NativeRequest?][] = [];
+
+  constructor(private readonly model: NativeModel) {}
+
+  checkRequest(request: NativeRequest): void {
+    this.model.checkRequest(request);
+  }
 
   addRequest(slot: number, request: NativeRequest): void {
     this.calls.push(['add', slot, request]);
@@ -78,12 +124,25 @@ function cached(
 }
 
 describe('InputBatch', () => {
+  let nativeDevice: NativeDevice;
+  let model: NativeModel;
   let device: SlotRecorder;
   let batch: InputBatch;
   let buffers: StepBuffers;
 
+  beforeAll(async () => {
+    nativeDevice = new (native().Device)('cpu', 0, 1);
+    await nativeDevice.open();
+    model = new (native().Model)(nativeDevice, SPEC, LIMITS, null);
+  });
+
+  afterAll(async () => {
+    await model.shutdown();
+    await nativeDevice.shutdown();
+  });
+
   beforeEach(() => {
-    device = new SlotRecorder();
+    device = new SlotRecorder(model);
     batch = new InputBatch(device as unknown as NativeModel, MAX_NUM_SEQS);
     buffers = makeBuffers();
   });
@@ -238,5 +297,145 @@ describe('InputBatch', () => {
     expect([...(sampling?.badWordsTokenIds ?? [])]).toEqual([1, 2, 3]);
     expect([...(sampling?.badWordsEnds ?? [])]).toEqual([2, 3]);
     expect([...(sampling?.stopTokenIds ?? [])]).toEqual([2]);
+  });
+
+  describe('a new request that the device would not take', () => {
+    const bad = 2 ** 32 + 5; // token 5 in an Int32Array
+    const params = (changes: object) => ({
+      samplingParams: Object.assign(
+        Object.create(SamplingParams.prototype) as SamplingParams,
+        new SamplingParams(),
+        changes,
+      ),
+    });
+    const faults: [string, RegExp, object][] = [
+      [
+        'minTokens of 2 ** 31',
+        /minTokens must be an integer of 32 bits/,
+        params({ minTokens: 2 ** 31 }),
+      ],
+      ['a bad word without tokens', /bad word 1 .*no token/, { badWordsTokenIds: [[1], [], [2]] }],
+      ['a hole in its bad words', /./, { badWordsTokenIds: [[1], , [2]] }], // eslint-disable-line no-sparse-arrays
+      ['a hole in a bad word', /badWords names token undefined/, { badWordsTokenIds: [[1, , 2]] }], // eslint-disable-line no-sparse-arrays
+      ['a fraction in a bad word', /badWords names token 1.5/, { badWordsTokenIds: [[1.5]] }],
+      [
+        'a stop token of 2 ** 32 + 5',
+        /stopTokenIds names token 4294967301/,
+        { stopTokenIds: [bad] },
+      ],
+      ['a stop token that is NaN', /stopTokenIds names token NaN/, { stopTokenIds: [NaN] }],
+      [
+        'an allowed token of -1',
+        /allowedTokenIds\[0\] names token -1/,
+        params({ allowedTokenIds: [-1] }),
+      ],
+      [
+        'an allowed token as text',
+        /allowedTokenIds names token 7/,
+        params({ allowedTokenIds: ['7'] }),
+      ],
+      [
+        'a bias of a token beyond the vocabulary',
+        /names token 100/,
+        params({ logitBias: new Map([[100, 1]]) }),
+      ],
+      [
+        'a bias of infinitely many tokens',
+        /logitBias names token Infinity/,
+        params({ logitBias: new Map([[Infinity, 1]]) }),
+      ],
+      [
+        'a bias that is no number',
+        /logitBias of 3 is x/,
+        params({ logitBias: new Map([[3, 'x']]) }),
+      ],
+      ['no biases', /./, params({ logitBias: undefined })],
+      ['a seed of 65 bits', /seed must be/, { seed: 2n ** 64n }],
+      ['a seed that is a number', /seed must be/, { seed: 3 }],
+      ['more logprobs than there are', /6 logprobs; maxLogprobs is 5/, params({ logprobs: 6 })],
+      ['topK that is NaN', /topK must be/, params({ topK: NaN })],
+      [
+        'a temperature that is none',
+        /temperature must be a number/,
+        params({ temperature: undefined }),
+      ],
+      [
+        'a token beyond the vocabulary',
+        /names token 100/,
+        { promptTokenIds: Int32Array.of(1, 100) },
+      ],
+      ['no prompt', /prompt of 0/, { promptTokenIds: new Int32Array() }],
+      ['a prompt longer than the model takes', /65 tokens/, { promptTokenIds: new Int32Array(65) }],
+      ['no prompt at all', /./, { promptTokenIds: undefined }],
+    ];
+
+    it.each(faults)('is refused by its id: %s', (_, message, changes) => {
+      admit(newRequest('first', 2));
+      const before = device.calls.length;
+      const step = schedule(
+        { first: 1, good: 3, bad: 2 },
+        {
+          ...cached({ first: { computed: 2 } }),
+          scheduledNewReqs: [newRequest('good', 3), { ...newRequest('bad', 2), ...changes }],
+        },
+      );
+      let thrown: unknown;
+      try {
+        batch.prepare(step, buffers);
+      } catch (error) {
+        thrown = error;
+      }
+      expect(thrown).toBeInstanceOf(InvalidRequestError);
+      expect(thrown).toMatchObject({
+        code: 'REQUEST_INVALID',
+        requestId: 'bad',
+        message: expect.stringMatching(/^request bad: /) as string,
+      });
+      expect((thrown as Error).message).toMatch(message);
+      expect(device.calls).toHaveLength(before);
+      expect(batch.size).toBe(1);
+    });
+
+    it('changes nothing: the step without it runs the others', () => {
+      admit(newRequest('ends', 2), newRequest('waits', 2), newRequest('goes on', 2));
+      const calls = device.calls.length;
+      const step = schedule(
+        { 'goes on': 1, good: 3, bad: 2 },
+        {
+          ...cached({ 'goes on': { computed: 2, blocks: [20] } }),
+          finishedReqIds: ['ends'],
+          preemptedReqIds: ['waits'],
+          scheduledNewReqs: [
+            newRequest('good', 3),
+            { ...newRequest('bad', 2), badWordsTokenIds: [[]] },
+          ],
+        },
+      );
+      expect(() => batch.prepare(step, buffers)).toThrow(InvalidRequestError);
+      expect(device.calls).toHaveLength(calls);
+
+      const without = {
+        ...step,
+        scheduledNewReqs: step.scheduledNewReqs.slice(0, 1),
+        numScheduledTokens: new Map([
+          ['goes on', 1],
+          ['good', 3],
+        ]),
+      };
+      const prepared = batch.prepare(without, buffers);
+      expect(prepared.reqIds).toEqual(['goes on', 'good']);
+      expect(prepared.numSampled).toBe(2);
+      expect(batch.size).toBe(3);
+      const added = device.calls.slice(calls).map(([call]) => call);
+      expect(added).toEqual(['remove', 'remove', 'add']);
+      expect([...buffers.blockUpdates.subarray(1, 3)]).toEqual([2, 20]);
+    });
+
+    it('leaves its slot to others', () => {
+      const badOne = { ...newRequest('bad', 2), badWordsTokenIds: [[]] };
+      for (let i = 0; i < 2 * MAX_NUM_SEQS; i++) expect(() => admit(badOne)).toThrow(/bad word 0/);
+      const all = ['a', 'b', 'c', 'd'].map((reqId) => newRequest(reqId, 2));
+      expect(admit(...all).numRows).toBe(MAX_NUM_SEQS);
+    });
   });
 });

@@ -20,3 +20,16 @@ export function fileOf(tensors: Record<string, { dtype: string; shape: number[] 
   });
   return safetensors({ __metadata__: { format: 'pt' }, ...Object.fromEntries(header) }, end);
 }
+
+/** A copy of the file with NaN in all of a row of the tensor [rows, cols]. */
+export function withNanRow(file: Buffer, name: string, row: number): Buffer {
+  const headerEnd = 8 + Number(file.readBigUInt64LE(0));
+  const header = JSON.parse(file.toString('utf8', 8, headerEnd)) as Record<
+    string,
+    { shape: [number, number]; data_offsets: [number, number] }
+  >;
+  const { shape, data_offsets: offsets } = header[name];
+  const rowBytes = (offsets[1] - offsets[0]) / shape[0];
+  const begin = headerEnd + offsets[0] + row * rowBytes;
+  return Buffer.from(file).fill(0xff, begin, begin + rowBytes); // all bits set are NaN in any type
+}

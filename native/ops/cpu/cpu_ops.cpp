@@ -257,13 +257,14 @@ class CpuOps final : public Ops {
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
               const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              const Logprobs& logprobs) override {
-    sampler_.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs);
+              int32_t* numNans, const Logprobs& logprobs) override {
+    sampler_.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs);
   }
 
   void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
-                      const int32_t* tokenIds, int32_t numTop, const Logprobs& out) override {
-    sampler_.gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out);
+                      const int32_t* tokenIds, int32_t numTop, int32_t* numNans,
+                      const Logprobs& out) override {
+    sampler_.gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, numNans, out);
   }
 
  private:

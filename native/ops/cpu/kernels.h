@@ -53,8 +53,9 @@ struct Kernels {
   // Logits -------------------------------------------------------------------------------------
 
   // out [count] = logits with NaN as -inf and +inf as the largest float; may be in place. What
-  // follows takes such logits.
-  void (*cleanLogits)(const float* logits, int64_t count, float* out);
+  // follows takes such logits. Returns how many were NaN: a comparison beside the pass's one load
+  // and store a logit.
+  int64_t (*cleanLogits)(const float* logits, int64_t count, float* out);
   // The largest, -inf of none.
   float (*max)(const float* logits, int64_t count);
   // The sum of exp(logit - max).
@@ -66,7 +67,7 @@ struct Kernels {
   int64_t (*findNotLess)(const float* logits, int64_t begin, int64_t count, float threshold);
   // Logits below the threshold become -inf.
   void (*maskLess)(float* logits, int64_t count, float threshold);
-  // logits [count] /= temperature.
+  // logits [count] /= temperature, which is positive, limited as by limitLogit; -inf stays -inf.
   void (*divide)(float* logits, int64_t count, float temperature);
   // out [count] = -log(-log(u)) of the uniform u in (0, 1) that philox.h makes of each word; count
   // is a multiple of 16.

@@ -3,19 +3,23 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
+#include "ops/logits.h"
 #include "ops/philox.h"
 
 namespace uniproc {
 namespace {
 
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
-constexpr float kGreedy = 1e-5f;  // temperatures below
+constexpr float kLeastTemperature = 1e-5f;  // of a draw
 // Logits that take as long to go through as waking a thread.
 constexpr int64_t kMinLogitsPerPart = 1 << 14;
 constexpr int kDrawBlock = 64;
 
 bool isIn(int32_t tokenId, int32_t vocabSize) { return tokenId >= 0 && tokenId < vocabSize; }
+
+bool isGreedy(const SamplingParams& params) { return !(params.temperature >= kLeastTemperature); }
 
 bool hasPenalties(const SamplingParams& params) {
   return params.presencePenalty != 0.0f || params.frequencyPenalty != 0.0f ||
@@ -69,7 +73,7 @@ Sampler::Sampler(ThreadPool& pool, const Kernels& kernels)
 
 void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
                      const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-                     const Logprobs& logprobs) {
+                     int32_t* numNans, const Logprobs& logprobs) {
   const int64_t bitmaskWidth = (vocabSize + 31) / 32;
   const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
   pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int thread) {
@@ -87,7 +91,8 @@ void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int3
                     numTokens,
                     bitmask ? bitmask + i * bitmaskWidth : nullptr};
 
-      kernels_.cleanLogits(row.logits, vocabSize, row.logits);
+      const int64_t nans = kernels_.cleanLogits(row.logits, vocabSize, row.logits);
+      numNans[i] = static_cast<int32_t>(nans);
       if (params.numLogprobs >= 0) {
         scratch.rawLogits.assign(row.logits, row.logits + vocabSize);
       }
@@ -103,13 +108,15 @@ void Sampler::sample(float* logits, int32_t count, int32_t vocabSize, const int3
 }
 
 void Sampler::gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
-                             const int32_t* tokenIds, int32_t numTop, const Logprobs& out) {
+                             const int32_t* tokenIds, int32_t numTop, int32_t* numNans,
+                             const Logprobs& out) {
   const int64_t minRows = std::max<int64_t>(kMinLogitsPerPart / vocabSize, 1);
   pool_.parallelFor(count, minRows, [&](int64_t begin, int64_t end, int thread) {
     Scratch& scratch = scratches_[static_cast<size_t>(thread)];
     scratch.rawLogits.resize(static_cast<size_t>(vocabSize));
     for (int64_t i = begin; i < end; ++i) {
-      kernels_.cleanLogits(logits + i * vocabSize, vocabSize, scratch.rawLogits.data());
+      numNans[i] = static_cast<int32_t>(
+          kernels_.cleanLogits(logits + i * vocabSize, vocabSize, scratch.rawLogits.data()));
       fillLogprobs(kernels_, scratch.rawLogits.data(), vocabSize, tokenIds[i],
                    std::min(numTop, out.maxLogprobs), out, i, &scratch.candidates);
     }
@@ -125,12 +132,12 @@ int32_t Sampler::sampleRow(const Row& row, Scratch& scratch) const {
   applyPenalties(row, scratch);
 
   float max = kernels_.max(row.logits, row.vocabSize);
-  if (max == kBanned) return liftBans(row, scratch);
-  if (params.temperature < kGreedy) return argMax(row, max);
+  if (max == kBanned) return chooseImpossible(row, scratch);
+  if (isGreedy(params)) return argMax(row, max);
 
   if (params.temperature != 1.0f) {
     kernels_.divide(row.logits, row.vocabSize, params.temperature);
-    max /= params.temperature;
+    max = limitLogit(max / params.temperature);
   }
   if (params.minP > 0.0f) {
     kernels_.maskLess(row.logits, row.vocabSize, max + std::log(std::min(params.minP, 1.0f)));
@@ -143,7 +150,7 @@ int32_t Sampler::sampleRow(const Row& row, Scratch& scratch) const {
     if (hasTopP) {
       double sum = 0;
       for (const Candidate& c : scratch.candidates) sum += std::exp(c.logit - max);
-      keepNucleus(max, params.topP * sum, &scratch.candidates);
+      keepNucleus(max, std::max(params.topP, 0.0f) * sum, &scratch.candidates);
     }
   } else {
     gatherNucleus(row, max, scratch);
@@ -204,7 +211,8 @@ void Sampler::applyBans(const Row& row, Scratch& scratch) const {
 void Sampler::applyLogitBias(const Row& row) const {
   for (int32_t i = 0; i < row.params.numLogitBiases; ++i) {
     const int32_t id = row.params.logitBiasTokenIds[i];
-    if (isIn(id, row.vocabSize)) row.logits[id] += row.params.logitBiases[i];
+    if (!isIn(id, row.vocabSize) || row.logits[id] == kBanned) continue;
+    row.logits[id] = limitLogit(row.logits[id] + row.params.logitBiases[i]);
   }
 }
 
@@ -213,19 +221,21 @@ void Sampler::applyLogitBias(const Row& row) const {
 void Sampler::applyPenalties(const Row& row, Scratch& scratch) const {
   const SamplingParams& params = row.params;
   if (!hasPenalties(params)) return;
-  scratch.counts.resize(std::max(scratch.counts.size(), static_cast<size_t>(row.vocabSize)));
-  int32_t* counts = scratch.counts.data();
+  int32_t* counts = scratch.zeroCounts(row.vocabSize);
   for (int32_t i = row.numPromptTokens; i < row.numTokens; ++i) {
     if (isIn(row.tokenIds[i], row.vocabSize)) ++counts[row.tokenIds[i]];
   }
   for (int32_t i = 0; i < row.numTokens; ++i) {
     const int32_t id = row.tokenIds[i];
     if (!isIn(id, row.vocabSize) || counts[id] < 0) continue;
+    const int32_t times = std::exchange(counts[id], -1);
     float& logit = row.logits[id];
-    logit = logit > 0 ? logit / params.repetitionPenalty : logit * params.repetitionPenalty;
-    logit -= params.frequencyPenalty * static_cast<float>(counts[id]);
-    if (counts[id] > 0) logit -= params.presencePenalty;
-    counts[id] = -1;
+    if (logit == kBanned) continue;
+    logit =
+        limitLogit(logit > 0 ? logit / params.repetitionPenalty : logit * params.repetitionPenalty);
+    if (times == 0) continue;
+    logit = limitLogit(logit - params.frequencyPenalty * static_cast<float>(times));
+    logit = limitLogit(logit - params.presencePenalty);
   }
   for (int32_t i = 0; i < row.numTokens; ++i) {
     if (isIn(row.tokenIds[i], row.vocabSize)) counts[row.tokenIds[i]] = 0;
@@ -236,37 +246,53 @@ int32_t Sampler::argMax(const Row& row, float max) const {
   return static_cast<int32_t>(kernels_.findNotLess(row.logits, 0, row.vocabSize, max));
 }
 
-int32_t Sampler::liftBans(const Row& row, const Scratch& scratch) const {
+// A token of a row that has no possible one.
+int32_t Sampler::chooseImpossible(const Row& row, Scratch& scratch) const {
+  int32_t* isBanned = scratch.zeroCounts(row.vocabSize);
+  for (const Candidate& banned : scratch.banned) isBanned[banned.tokenId] = 1;
+  int32_t token = lowestPermitted(row, isBanned);
+  for (const Candidate& banned : scratch.banned) isBanned[banned.tokenId] = 0;
+  if (token >= 0) return token;
+
+  // The bans are lifted. Last first: a token banned twice had its own logit at the first time.
   for (auto it = scratch.banned.rbegin(); it != scratch.banned.rend(); ++it) {
     row.logits[it->tokenId] = it->logit;
   }
   const float max = kernels_.max(row.logits, row.vocabSize);
-  return max == kBanned ? lowestPermitted(row) : argMax(row, max);
+  if (max > kBanned) return argMax(row, max);
+  return std::max(lowestPermitted(row, isBanned), 0);
 }
 
-int32_t Sampler::lowestPermitted(const Row& row) const {
+// The lowest id that bitmask and allowed tokens permit and that is not banned, -1 if there is none.
+int32_t Sampler::lowestPermitted(const Row& row, const int32_t* isBanned) const {
   const SamplingParams& params = row.params;
-  const auto* allowedEnd = params.allowedTokenIds + params.numAllowedTokenIds;
-  for (int32_t id = 0; id < row.vocabSize; ++id) {
-    const bool allowed = params.numAllowedTokenIds == 0 ||
-                         std::find(params.allowedTokenIds, allowedEnd, id) != allowedEnd;
-    if (allowed && row.allowedByBitmask(id)) return id;
+  const bool hasList = params.numAllowedTokenIds > 0;
+  const int32_t count = hasList ? params.numAllowedTokenIds : row.vocabSize;
+  int32_t lowest = row.vocabSize;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t id = hasList ? params.allowedTokenIds[i] : i;
+    if (id < 0 || id >= lowest || isBanned[id] || !row.allowedByBitmask(id)) continue;
+    lowest = id;
+    if (!hasList) break;
   }
-  return 0;
+  return lowest < row.vocabSize ? lowest : -1;
 }
 
 // Candidates = the nucleus (Holtzman et al. 2019) of the whole row. Tokens of less than (1 - topP)
 // / vocabSize of the probability together have less than 1 - topP: they cannot be in it.
 void Sampler::gatherNucleus(const Row& row, float max, Scratch& scratch) const {
+  const double topP = std::max(row.params.topP, 0.0f);
   const double sum = kernels_.sumExp(row.logits, row.vocabSize, max);
-  const double least = (1.0 - row.params.topP) * sum / row.vocabSize;
-  const float threshold = max + static_cast<float>(std::log(least)) - 1e-3f;  // for the rounding
+  const double least = (1.0 - topP) * sum / row.vocabSize;
+  // A little lower, for the rounding of the sum and of the logits, and above the forbidden.
+  const float slack = 1e-3f + std::abs(max) * 0x1p-22f;
+  const float threshold = limitLogit(max + static_cast<float>(std::log(least)) - slack);
   scratch.candidates.clear();
   for (int64_t i = kernels_.findNotLess(row.logits, 0, row.vocabSize, threshold); i < row.vocabSize;
        i = kernels_.findNotLess(row.logits, i + 1, row.vocabSize, threshold)) {
     scratch.candidates.push_back({row.logits[i], static_cast<int32_t>(i)});
   }
-  keepNucleus(max, row.params.topP * sum, &scratch.candidates);
+  keepNucleus(max, topP * sum, &scratch.candidates);
 }
 
 int32_t Sampler::drawFromAll(const Row& row) const {

@@ -1,6 +1,8 @@
 // Sampling: from a row of logits to a token, in vLLM's order.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -11,24 +13,18 @@
 
 namespace uniproc {
 
-// As Ops::sample and Ops::gatherLogprobs. What they do not say:
-//
-// - A NaN logit counts as -inf, +inf as the largest float.
-// - A token with a probability of exactly topP or minP times the largest is kept; at least one
-// token
-//   always is.
-// - Where bad words and stop tokens would leave nothing of what bitmask and allowed tokens permit,
-//   they are lifted, and the token is the arg max of the logits so permitted. Where those permit
-//   only tokens with a logit of -inf, it is the lowest id permitted; where they permit none, 0.
+// As Ops::sample and Ops::gatherLogprobs. A forbidden token's logit is -inf, as an impossible
+// one's.
 class Sampler {
  public:
   Sampler(ThreadPool& pool, const Kernels& kernels);
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
               const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              const Logprobs& logprobs);
+              int32_t* numNans, const Logprobs& logprobs);
   void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
-                      const int32_t* tokenIds, int32_t numTop, const Logprobs& out);
+                      const int32_t* tokenIds, int32_t numTop, int32_t* numNans,
+                      const Logprobs& out);
 
  private:
   // What a thread needs for a row, kept between steps.
@@ -38,6 +34,12 @@ class Sampler {
     std::vector<Candidate> banned;  // and their logits before
     std::vector<float> allowedLogits;
     std::vector<int32_t> counts;  // [vocabSize], zero between rows
+
+    // At least vocabSize zeros.
+    int32_t* zeroCounts(int32_t vocabSize) {
+      counts.resize(std::max(counts.size(), static_cast<size_t>(vocabSize)));
+      return counts.data();
+    }
   };
   struct Row;
 
@@ -48,8 +50,8 @@ class Sampler {
   void applyLogitBias(const Row& row) const;
   void applyPenalties(const Row& row, Scratch& scratch) const;
   int32_t argMax(const Row& row, float max) const;
-  int32_t liftBans(const Row& row, const Scratch& scratch) const;
-  int32_t lowestPermitted(const Row& row) const;
+  int32_t chooseImpossible(const Row& row, Scratch& scratch) const;
+  int32_t lowestPermitted(const Row& row, const int32_t* isBanned) const;
   void gatherNucleus(const Row& row, float max, Scratch& scratch) const;
   int32_t drawFromAll(const Row& row) const;
   int32_t drawFrom(const Row& row, const std::vector<Candidate>& candidates) const;

@@ -20,14 +20,20 @@ inline V loadEnd(const float* x, int64_t rest) {
 }
 
 template <class V>
-void cleanLogits(const float* logits, int64_t count, float* out) {
+int64_t cleanLogits(const float* logits, int64_t count, float* out) {
   const V lowest = V::broadcast(-std::numeric_limits<float>::infinity());
   const V highest = V::broadcast(std::numeric_limits<float>::max());
+  int64_t numNumbers = 0;  // lanes that hold no NaN, those past the end included
+  int64_t numLanes = 0;
   for (int64_t i = 0; i < count; i += V::kLanes) {
     const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
+    const V logit = V::loadPartial(logits + i, lanes);
+    numNumbers += std::popcount(notLess(logit, logit));
+    numLanes += V::kLanes;
     // Of a NaN and a number, max gives its second operand.
-    V::min(V::max(V::loadPartial(logits + i, lanes), lowest), highest).storePartial(out + i, lanes);
+    V::min(V::max(logit, lowest), highest).storePartial(out + i, lanes);
   }
+  return numLanes - numNumbers;
 }
 
 template <class V>
@@ -104,9 +110,15 @@ void maskLess(float* logits, int64_t count, float threshold) {
 template <class V>
 void divideLogits(float* logits, int64_t count, float temperature) {
   const V t = V::broadcast(temperature);
-  int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) (V::load(logits + i) / t).store(logits + i);
-  for (; i < count; ++i) logits[i] /= temperature;
+  const V most = V::broadcast(std::numeric_limits<float>::max());
+  const V least = V::broadcast(std::numeric_limits<float>::lowest());
+  const V impossible = V::broadcast(-std::numeric_limits<float>::infinity());
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
+    const V logit = V::loadPartial(logits + i, lanes);
+    const V quotient = V::min(V::max(logit / t, least), most);
+    selectLess(logit, least, impossible, quotient).storePartial(logits + i, lanes);
+  }
 }
 
 template <class V>

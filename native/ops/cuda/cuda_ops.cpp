@@ -212,19 +212,21 @@ class CudaOps final : public Ops {
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
               const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              const Logprobs& logprobs) override {
+              int32_t* numNans, const Logprobs& logprobs) override {
     const int32_t most = std::max(requests.maxNumSeqs, count);
     void* workspace =
         scratch_.atLeast(samplerWorkspaceBytes(most, vocabSize, logprobs.maxLogprobs));
-    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, workspace,
-                 stream_);
+    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs,
+                 workspace, stream_);
     launched("sample");
   }
 
   void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize,
-                      const int32_t* tokenIds, int32_t numTop, const Logprobs& out) override {
+                      const int32_t* tokenIds, int32_t numTop, int32_t* numNans,
+                      const Logprobs& out) override {
     void* workspace = scratch_.atLeast(samplerWorkspaceBytes(count, vocabSize, out.maxLogprobs));
-    cuda::gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out, workspace, stream_);
+    cuda::gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, numNans, out, workspace,
+                         stream_);
     launched("gatherLogprobs");
   }
 

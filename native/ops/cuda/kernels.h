@@ -73,8 +73,9 @@ size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogp
 
 void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
             const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-            const Logprobs& logprobs, void* workspace, cudaStream_t stream);
+            int32_t* numNans, const Logprobs& logprobs, void* workspace, cudaStream_t stream);
 void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
-                    int32_t numTop, const Logprobs& out, void* workspace, cudaStream_t stream);
+                    int32_t numTop, int32_t* numNans, const Logprobs& out, void* workspace,
+                    cudaStream_t stream);
 
 }  // namespace uniproc::cuda

@@ -3,9 +3,13 @@
 //
 // A block processes one part of the row on its own: it walks the request's lists and history and
 // picks what falls into its range of token ids. Nothing depends on the order of threads.
+//
+// In here a forbidden token's logit is NaN, which tells it from an impossible one's, -inf. All else
+// is finite: clean logits have no NaN, and limitLogit lets none come up.
 #pragma once
 
 #include "ops/cuda/sampling.cuh"
+#include "ops/logits.h"
 
 namespace uniproc::cuda {
 
@@ -43,16 +47,38 @@ class LogitsProcessors {
         size_(min(kPartSize, vocabSize - begin)),
         shared_(shared) {}
 
-  // Processes the thread's logits. Returns the likeliest of the part's tokens that applyBans
-  // banned, by the logit before, to every thread.
-  __device__ Key run(float (&logits)[kGroups][kGroupSize]) {
+  struct Result {
+    // The likeliest of the part's tokens that applyBans banned, by the raw logit: every thread's.
+    Key bannedBest = kNoKey;
+    // The lowest of the thread's permitted tokens with -inf. Below the key of any possible token.
+    Key impossible = kNoKey;
+  };
+
+  // Processes the thread's logits: a token that must not be sampled has -inf then.
+  __device__ Result run(float (&logits)[kGroups][kGroupSize]) {
+    Result result;
+    result.bannedBest = applyAll(logits);
+    // From the highest id to the lowest.
+#pragma unroll
+    for (int j = kGroups - 1; j >= 0; --j) {
+#pragma unroll
+      for (int e = kGroupSize - 1; e >= 0; --e) {
+        const int32_t offset = groupOffset(j) + e;
+        if (logits[j][e] == -INFINITY && offset < size_) {
+          result.impossible = keyOf(-INFINITY, begin_ + offset);
+        }
+        logits[j][e] = fmaxf(logits[j][e], -INFINITY);
+      }
+    }
+    return result;
+  }
+
+ private:
+  // Returns the best of the banned tokens.
+  __device__ Key applyAll(float (&logits)[kGroups][kGroupSize]) {
     applyBitmask(logits);
     const SamplingParams& params = request_.params;
     const bool hasBans = params.numBadWords > 0 || request_.bansStopTokens();
-    const bool hasPenalties = request_.hasPenalties();
-    if (params.numAllowedTokenIds == 0 && !hasBans && params.numLogitBiases == 0 && !hasPenalties) {
-      return kNoKey;
-    }
     Key bannedBest = kNoKey;
     if (params.numAllowedTokenIds > 0) applyAllowedTokens(logits);
     if (hasBans || params.numLogitBiases > 0) {
@@ -61,11 +87,10 @@ class LogitsProcessors {
       applyLogitBias();
       takeBack(logits);
     }
-    if (hasPenalties) applyPenalties(logits);
+    if (request_.hasPenalties()) applyPenalties(logits);
     return bannedBest;
   }
 
- private:
   __device__ bool isInPart(int32_t offset) const { return offset >= 0 && offset < size_; }
 
   // visit(offset in the part) for those of the list's ids that are in it, the list divided among
@@ -88,7 +113,7 @@ class LogitsProcessors {
       const uint32_t bits = static_cast<uint32_t>(bitmask_[id / 32]) >> (id % 32);
 #pragma unroll
       for (int e = 0; e < kGroupSize; ++e) {
-        if (!(bits >> e & 1)) logits[j][e] = -INFINITY;
+        if (!(bits >> e & 1)) logits[j][e] = NAN;
       }
     }
   }
@@ -111,7 +136,7 @@ class LogitsProcessors {
     for (int j = 0; j < kGroups; ++j) {
 #pragma unroll
       for (int e = 0; e < kGroupSize; ++e) {
-        if (shared_.marks[groupOffset(j) + e] == 0) logits[j][e] = -INFINITY;
+        if (shared_.marks[groupOffset(j) + e] == 0) logits[j][e] = NAN;
       }
     }
   }
@@ -155,23 +180,24 @@ class LogitsProcessors {
     Key best = kNoKey;
     forEachBan([&](int32_t offset) {
       const float logit = shared_.logits[offset];
-      if (logit > -INFINITY) best = max(best, keyOf(logit, begin_ + offset));
+      if (!isnan(logit)) best = max(best, keyOf(logit, begin_ + offset));
     });
     best = blockMax(best, kNoKey, shared_.keys);  // all have read before any writes
-    forEachBan([&](int32_t offset) { shared_.logits[offset] = -INFINITY; });
+    forEachBan([&](int32_t offset) { shared_.logits[offset] = NAN; });
     __syncthreads();
     return best;
   }
 
-  // Every thread walks the whole list and adds what falls to its own logits: in the list's order,
-  // should an id be there twice.
+  // The list is divided among the threads: an id is there once, so that no two write one logit.
   __device__ void applyLogitBias() {
     const SamplingParams& params = request_.params;
-    for (int32_t i = 0; i < params.numLogitBiases; ++i) {
+    for (auto i = static_cast<int32_t>(threadIdx.x); i < params.numLogitBiases; i += kPartThreads) {
       const int32_t offset = params.logitBiasTokenIds[i] - begin_;
-      const bool isOwn = offset / kGroupSize % kPartThreads == static_cast<int32_t>(threadIdx.x);
-      if (isInPart(offset) && isOwn) shared_.logits[offset] += params.logitBiases[i];
+      if (!isInPart(offset)) continue;
+      float& logit = shared_.logits[offset];
+      if (logit > -INFINITY) logit = limitLogit(logit + params.logitBiases[i]);
     }
+    __syncthreads();
   }
 
   // Repetition (Keskar et al. 2019) of what is in prompt or generated, frequency and presence of
@@ -193,15 +219,16 @@ class LogitsProcessors {
 #pragma unroll
       for (int e = 0; e < kGroupSize; ++e) {
         const uint32_t mark = shared_.marks[groupOffset(j) + e];
-        if (mark == 0) continue;
+        float& logit = logits[j][e];
+        if (mark == 0 || !(logit > -INFINITY)) continue;
         const uint32_t times = mark & ~kInPrompt;
-        float logit = logits[j][e];
         // No product may be fused with a difference: every step is rounded, as on the CPU.
-        logit = logit > 0 ? logit / params.repetitionPenalty
-                          : __fmul_rn(logit, params.repetitionPenalty);
-        logit -= __fmul_rn(params.frequencyPenalty, static_cast<float>(times));
-        if (times > 0) logit -= params.presencePenalty;
-        logits[j][e] = logit;
+        logit = limitLogit(logit > 0 ? logit / params.repetitionPenalty
+                                     : __fmul_rn(logit, params.repetitionPenalty));
+        if (times == 0) continue;
+        const float frequency = __fmul_rn(params.frequencyPenalty, static_cast<float>(times));
+        logit = limitLogit(__fsub_rn(logit, frequency));
+        logit = limitLogit(__fsub_rn(logit, params.presencePenalty));
       }
     }
   }

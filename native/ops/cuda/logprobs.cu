@@ -83,9 +83,10 @@ struct LogprobRequests {
   }
 };
 
-// The last block's part of a row: from workspace's partial results to row `row` of out.
+// The last block's part of a row: from workspace's partial results to row `row` of out and, unless
+// it is null, of numNans.
 __device__ void mergeParts(float tokenLogit, int32_t tokenId, int64_t row, int32_t numTop,
-                           const Logprobs& out, const SamplerWorkspace& workspace,
+                           int32_t* numNans, const Logprobs& out, const SamplerWorkspace& workspace,
                            SelectScratch& scratch) {
   __shared__ float maxScratch[kWarps];
   __shared__ double sumScratch[kWarps];
@@ -117,6 +118,10 @@ __device__ void mergeParts(float tokenLogit, int32_t tokenId, int64_t row, int32
     out.logprobs[outFirst] = logprobOf(tokenLogit);
     out.ranks[row] = 1 + greater;
   }
+  if (numNans) {
+    const int32_t nans = sumNans(workspace.partNans + first, workspace.numParts, countScratch);
+    if (thread == 0) numNans[row] = nans;
+  }
   const Key* partTops = workspace.partTops + first * workspace.maxLogprobs;
   const auto keyAt = [&](int i) {
     return __ldcg(partTops + int64_t{i / numTop} * workspace.maxLogprobs + i % numTop);
@@ -127,13 +132,15 @@ __device__ void mergeParts(float tokenLogit, int32_t tokenId, int64_t row, int32
   });
 }
 
-// Logprobs of tokenIds [count] under logits [count, vocabSize]: each part's sum, count and
+// Logprobs of tokenIds [count] under logits [count, vocabSize]: each part's sum, counts and
 // likeliest tokens, which the row's last block merges. Grid: (numParts, count). Reads the logits
-// once: bound by device memory with many rows, by the latency of the selections with few.
+// once: bound by device memory with many rows, by the latency of the selections with few. Counting
+// NaN costs as little as in sampler.cu's scanParts.
 template <bool kAligned>
 __global__ void __launch_bounds__(kPartThreads)
     gatherParts(const float* logits, int32_t vocabSize, const int32_t* tokenIds,
-                LogprobRequests requests, Logprobs out, SamplerWorkspace workspace) {
+                LogprobRequests requests, int32_t* numNans, Logprobs out,
+                SamplerWorkspace workspace) {
   alignas(16) __shared__ float shared[kPartSize];
   __shared__ SelectScratch scratch;
   __shared__ float floatScratch[kWarps];
@@ -147,7 +154,7 @@ __global__ void __launch_bounds__(kPartThreads)
 
   const int32_t begin = part * kPartSize;
   float values[kGroups][kGroupSize];
-  loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
+  int32_t nans = loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
   float most = -INFINITY;
   int32_t greater = 0;
 #pragma unroll
@@ -170,8 +177,10 @@ __global__ void __launch_bounds__(kPartThreads)
   }
   sum = blockSum(sum, floatScratch);
   greater = blockSum(greater, countScratch);
+  if (__syncthreads_or(nans)) nans = blockSum(nans, countScratch);
   const int64_t index = row * workspace.numParts + part;
   if (threadIdx.x == 0) {
+    workspace.partNans[index] = nans;
     workspace.partMaxima[index] = most;
     workspace.partSums[index] = sum;
     workspace.partGreater[index] = greater;
@@ -181,14 +190,15 @@ __global__ void __launch_bounds__(kPartThreads)
   const auto keyAt = [&](int i) { return keyOf(shared[i], begin + i); };
   selectTop(size, keyAt, numTop, scratch, [&](int place, Key key) { tops[place] = key; });
   if (!isLastBlock(workspace.arrivedLogprobs + row, gridDim.x)) return;
-  mergeParts(tokenLogit, tokenId, row, numTop, out, workspace, scratch);
+  mergeParts(tokenLogit, tokenId, row, numTop, numNans, out, workspace, scratch);
 }
 
 }  // namespace
 
 void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
                   const int32_t* slots, const SamplingParams* sampling, int32_t numTop,
-                  const Logprobs& out, const SamplerWorkspace& workspace, cudaStream_t stream) {
+                  int32_t* numNans, const Logprobs& out, const SamplerWorkspace& workspace,
+                  cudaStream_t stream) {
   const int32_t mostKeys = kPartThreads * kMaxKeysPerThread;
   if (int64_t{workspace.numParts} * out.maxLogprobs > mostKeys) {
     throw Error("NOT_SUPPORTED", std::to_string(out.maxLogprobs) +
@@ -199,7 +209,7 @@ void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const i
   const dim3 grid(static_cast<unsigned>(workspace.numParts), static_cast<unsigned>(count));
   const auto gather = rowsAreAligned(logits, vocabSize) ? gatherParts<true> : gatherParts<false>;
   gather<<<grid, kPartThreads, 0, stream>>>(logits, vocabSize, tokenIds, {slots, sampling, numTop},
-                                            out, workspace);
+                                            numNans, out, workspace);
 }
 
 }  // namespace uniproc::cuda

@@ -13,6 +13,7 @@
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/logits_processors.cuh"
 #include "ops/cuda/sampling.cuh"
+#include "ops/logits.h"
 #include "ops/philox.h"
 
 namespace uniproc::cuda {
@@ -119,10 +120,15 @@ __device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t
   return bitmask ? bitmask + row * ((vocabSize + 31) / 32) : nullptr;
 }
 
-// logits [count, vocabSize] -> workspace.bests and bannedBests [count, numParts]; of truncated rows
-// scaled, maxima and minima instead of bests. Grid: (numParts, count). Reads the logits once, the
-// requests' histories with penalties once a part: bound by device memory, with a draw from the
-// whole vocabulary by arithmetic (10 rounds of Philox for 4 tokens, 2 logarithms for each).
+// logits [count, vocabSize] -> workspace.bests, bannedBests and partNans [count, numParts]; of
+// truncated rows scaled, maxima and minima too, bests then being only the lowest permitted token of
+// a part without a possible one. Grid: (numParts, count). Reads the logits once, the requests'
+// histories with penalties once a part: bound by device memory, with a draw from the whole
+// vocabulary by arithmetic (10 rounds of Philox for 4 tokens, 2 logarithms for each).
+//
+// Counting NaN costs a comparison a logit, which is in a register, and of memory 4 bytes written
+// and read for the 16 KiB of a part; the block's sum is taken only where a thread has seen one,
+// which the barrier after the load tells.
 template <bool kAligned>
 __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
@@ -130,6 +136,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
   __shared__ LogitsProcessors::Shared shared;
   __shared__ SharedParams sharedParams;
   __shared__ float scratch[kWarps];
+  __shared__ int32_t countScratch[kWarps];
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
   if (part == 0 && threadIdx.x == 0) {
@@ -144,25 +151,26 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
   const SamplingParams& params = sharedParams.get();
   const uint32_t paramsWord = SharedParams::fetch(requests.sampling[slot]);
   const SampledRequest request = requestOf(requests, slot, params);
-  loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
+  int32_t numNans = loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
   sharedParams.put(paramsWord);
-  __syncthreads();
-  const Key bannedBest =
+  if (__syncthreads_or(numNans)) numNans = blockSum(numNans, countScratch);
+  const LogitsProcessors::Result processed =
       LogitsProcessors(request, bitmaskOf(bitmask, row, vocabSize), begin, vocabSize, shared)
           .run(values);
 
   const int64_t index = row * workspace.numParts + part;
   Key best = kNoKey;
   if (isGreedy(params)) {
-    best = blockMax(argMax(values, begin), kNoKey, shared.keys);
+    best = blockMax(max(argMax(values, begin), processed.impossible), kNoKey, shared.keys);
   } else {
     const float temperature = params.temperature;
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
 #pragma unroll
       for (int e = 0; e < kGroupSize; ++e) {
-        if (temperature != 1.0f) values[j][e] /= temperature;
-        values[j][e] = fminf(values[j][e], FLT_MAX);
+        if (temperature != 1.0f && values[j][e] > -INFINITY) {
+          values[j][e] = limitLogit(values[j][e] / temperature);
+        }
       }
     }
     const float most = blockMax(largest(values), -INFINITY, scratch);
@@ -178,16 +186,18 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
         workspace.maxima[index] = most;
         workspace.minima[index] = least;
       }
+      if (most == -INFINITY) best = blockMax(processed.impossible, kNoKey, shared.keys);
     } else {
       Draw draw{params.seed, request.numTokens, most + kMinGumbel};
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) draw.add(values[j], begin + groupOffset(j));
-      best = blockMax(draw.best(), kNoKey, shared.keys);
+      best = blockMax(max(draw.best(), processed.impossible), kNoKey, shared.keys);
     }
   }
   if (threadIdx.x == 0) {
     workspace.bests[index] = best;
-    workspace.bannedBests[index] = bannedBest;
+    workspace.bannedBests[index] = processed.bannedBest;
+    workspace.partNans[index] = numNans;
   }
 }
 
@@ -212,31 +222,15 @@ __device__ Key drawFromPart(const SampledRequest& request, int64_t row, int32_t 
   return blockMax(draw.best(), kNoKey, scratch);
 }
 
-// The lowest id that bitmask and allowed tokens permit, 0 if they permit none.
-__device__ int32_t lowestPermitted(const SamplingParams& params, const int32_t* bitmask,
-                                   int32_t vocabSize, int32_t* scratch) {
-  int32_t lowest = vocabSize;
-  const bool hasList = params.numAllowedTokenIds > 0;
-  const int32_t count = hasList ? params.numAllowedTokenIds : vocabSize;
-  for (auto i = static_cast<int32_t>(threadIdx.x); i < count; i += kPartThreads) {
-    const int32_t id = hasList ? params.allowedTokenIds[i] : i;
-    if (id < 0 || id >= vocabSize) continue;
-    const bool isPermitted = !bitmask || (static_cast<uint32_t>(bitmask[id / 32]) >> (id % 32) & 1);
-    if (isPermitted) lowest = min(lowest, id);
-  }
-  lowest = -blockMax(-lowest, -vocabSize, scratch);
-  return lowest < vocabSize ? lowest : 0;
-}
-
-// workspace.bests -> sampled [count], appended to the slot's tokens. Where everything is banned,
-// what applyBans banned is lifted: see ops/cpu/sampler.h. Grid: (numParts, count); of a truncated
-// row the last block to finish its part goes on, of other rows the first. Bound by launch and
-// latency; with truncated rows reads scaled once.
+// workspace.bests -> sampled [count], appended to the slot's tokens, and numNans [count]. A row
+// without a permitted token has what applyBans banned, else 0. Grid: (numParts, count); of a
+// truncated row the last block to finish its part goes on, of other rows the first. Bound by launch
+// and latency; with truncated rows reads scaled once.
 __global__ void __launch_bounds__(kPartThreads)
-    chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests,
-                 const int32_t* bitmask, int32_t* sampled, SamplerWorkspace workspace) {
+    chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests, int32_t* sampled,
+                 int32_t* numNans, SamplerWorkspace workspace) {
   __shared__ Key keys[kWarps];
-  __shared__ int32_t ids[kWarps];
+  __shared__ int32_t counts[kWarps];
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
   const int64_t slot = slots[row];
@@ -245,7 +239,7 @@ __global__ void __launch_bounds__(kPartThreads)
   Key* bests = workspace.bests + row * workspace.numParts;
   if (isTruncated(request.params, vocabSize)) {
     const Key best = drawFromPart(request, row, part * kPartSize, vocabSize, workspace, keys);
-    if (threadIdx.x == 0) bests[part] = best;
+    if (threadIdx.x == 0) bests[part] = max(bests[part], best);
     if (!isLastBlock(workspace.arrivedDraws + row, gridDim.x)) return;
   } else if (part != 0) {
     return;
@@ -260,12 +254,12 @@ __global__ void __launch_bounds__(kPartThreads)
   }
   best = blockMax(best, kNoKey, keys);
   if (best == kNoKey) best = blockMax(bannedBest, kNoKey, keys);
-  const int32_t token =
-      best != kNoKey
-          ? tokenIdOf(best)
-          : lowestPermitted(request.params, bitmaskOf(bitmask, row, vocabSize), vocabSize, ids);
+  const int32_t nans =
+      sumNans(workspace.partNans + row * workspace.numParts, workspace.numParts, counts);
   if (threadIdx.x != 0) return;
+  const int32_t token = best != kNoKey ? tokenIdOf(best) : 0;
   sampled[row] = token;
+  numNans[row] = nans;
   if (request.numTokens < requests.maxModelLen) {
     requests.tokenIds[slot * requests.maxModelLen + request.numTokens] = token;
     requests.numTokens[slot] = request.numTokens + 1;
@@ -290,6 +284,7 @@ size_t layOut(SamplerWorkspace* workspace, void* base, int32_t rows, int32_t voc
   const size_t parts = numRows * static_cast<size_t>(w.numParts);
   lay(w.bests, parts);
   lay(w.bannedBests, parts);
+  lay(w.partNans, parts);
   lay(w.arrivedDraws, numRows);
   lay(w.arrivedLogprobs, numRows);
   lay(w.scaled, numRows * static_cast<size_t>(w.scaledWidth));
@@ -313,7 +308,7 @@ size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogp
 
 void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
             const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-            const Logprobs& logprobs, void* workspace, cudaStream_t stream) {
+            int32_t* numNans, const Logprobs& logprobs, void* workspace, cudaStream_t stream) {
   if (count == 0) return;
   SamplerWorkspace w;
   layOut(&w, workspace, count, vocabSize, logprobs.maxLogprobs);
@@ -321,21 +316,23 @@ void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slot
   const auto scan = rowsAreAligned(logits, vocabSize) ? scanParts<true> : scanParts<false>;
   scan<<<grid, kPartThreads, 0, stream>>>(logits, vocabSize, slots, requests, bitmask, w);
   truncate(count, vocabSize, slots, requests, w, stream);
-  chooseTokens<<<grid, kPartThreads, 0, stream>>>(vocabSize, slots, requests, bitmask, sampled, w);
+  chooseTokens<<<grid, kPartThreads, 0, stream>>>(vocabSize, slots, requests, sampled, numNans, w);
   if (logprobs.tokenIds) {
-    fillLogprobs(logits, count, vocabSize, sampled, slots, requests.sampling, 0, logprobs, w,
-                 stream);
+    fillLogprobs(logits, count, vocabSize, sampled, slots, requests.sampling, 0, nullptr, logprobs,
+                 w, stream);
   }
 }
 
 void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
-                    int32_t numTop, const Logprobs& out, void* workspace, cudaStream_t stream) {
+                    int32_t numTop, int32_t* numNans, const Logprobs& out, void* workspace,
+                    cudaStream_t stream) {
   if (count == 0) return;
   SamplerWorkspace w;
   layOut(&w, workspace, count, vocabSize, out.maxLogprobs);
   const size_t bytes = static_cast<size_t>(count) * sizeof(unsigned);
   check(cudaMemsetAsync(w.arrivedLogprobs, 0, bytes, stream), "cudaMemsetAsync");
-  fillLogprobs(logits, count, vocabSize, tokenIds, nullptr, nullptr, numTop, out, w, stream);
+  fillLogprobs(logits, count, vocabSize, tokenIds, nullptr, nullptr, numTop, numNans, out, w,
+               stream);
 }
 
 }  // namespace uniproc::cuda

@@ -52,11 +52,11 @@ __device__ inline int32_t groupOffset(int j) {
 // NaN as -inf, +inf as the largest float.
 __device__ inline float cleanLogit(float logit) { return fminf(fmaxf(logit, -INFINITY), FLT_MAX); }
 
-// The thread's clean logits of the part from `begin` on; -inf past the row's end. kAligned: every
-// row begins at a multiple of 16 bytes.
+// The thread's clean logits of the part from `begin` on; -inf past the row's end. Returns how many
+// were NaN. kAligned: every row begins at a multiple of 16 bytes.
 template <bool kAligned>
-__device__ inline void loadPart(const float* row, int32_t vocabSize, int32_t begin,
-                                float (&logits)[kGroups][kGroupSize]) {
+__device__ inline int32_t loadPart(const float* row, int32_t vocabSize, int32_t begin,
+                                   float (&logits)[kGroups][kGroupSize]) {
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
     const int32_t id = begin + groupOffset(j);
@@ -71,11 +71,26 @@ __device__ inline void loadPart(const float* row, int32_t vocabSize, int32_t beg
       }
     }
   }
+  int32_t numNans = 0;
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
 #pragma unroll
-    for (int e = 0; e < kGroupSize; ++e) logits[j][e] = cleanLogit(logits[j][e]);
+    for (int e = 0; e < kGroupSize; ++e) {
+      numNans += isnan(logits[j][e]);
+      logits[j][e] = cleanLogit(logits[j][e]);
+    }
   }
+  return numNans;
+}
+
+// The sum of the row's numbers of NaN, by every thread of the block that has seen all parts done.
+// One barrier where there are none.
+__device__ inline int32_t sumNans(const int32_t* partNans, int32_t numParts, int32_t* scratch) {
+  int32_t numNans = 0;
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < numParts; i += kPartThreads) {
+    numNans += __ldcg(partNans + i);
+  }
+  return __syncthreads_or(numNans) ? blockSum(numNans, scratch) : 0;
 }
 
 inline bool rowsAreAligned(const float* logits, int32_t vocabSize) {
@@ -96,7 +111,9 @@ __device__ inline bool isLastBlock(unsigned* arrived, unsigned numBlocks) {
 
 // Requests ------------------------------------------------------------------------------------
 
-__device__ inline bool isGreedy(const SamplingParams& params) { return params.temperature < 1e-5f; }
+__device__ inline bool isGreedy(const SamplingParams& params) {
+  return !(params.temperature >= 1e-5f);
+}
 __device__ inline bool hasTopK(const SamplingParams& params, int32_t vocabSize) {
   return params.topK > 0 && params.topK < vocabSize;
 }
@@ -111,8 +128,9 @@ __device__ inline bool isTruncated(const SamplingParams& params, int32_t vocabSi
 
 // One row of each array for a row of logits.
 struct SamplerWorkspace {
-  Key* bests;                 // [rows, numParts]: the part's choice; kNoKey: all banned
+  Key* bests;                 // [rows, numParts]: the part's choice; kNoKey: all forbidden
   Key* bannedBests;           // [rows, numParts]: the likeliest of the tokens that applyBans banned
+  int32_t* partNans;          // [rows, numParts]: NaN among the part's logits
   unsigned* arrivedDraws;     // [rows]
   unsigned* arrivedLogprobs;  // [rows]
 
@@ -139,9 +157,10 @@ void truncate(int32_t count, int32_t vocabSize, const int32_t* slots, const Requ
               const SamplerWorkspace& workspace, cudaStream_t stream);
 
 // As gatherLogprobs; with `slots` (else null) as each slot's numLogprobs asks instead of numTop.
-// workspace.arrivedLogprobs must be 0.
+// numNans may be null. workspace.arrivedLogprobs must be 0.
 void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
                   const int32_t* slots, const SamplingParams* sampling, int32_t numTop,
-                  const Logprobs& out, const SamplerWorkspace& workspace, cudaStream_t stream);
+                  int32_t* numNans, const Logprobs& out, const SamplerWorkspace& workspace,
+                  cudaStream_t stream);
 
 }  // namespace uniproc::cuda

@@ -70,7 +70,7 @@ class Truncation {
                         float smallest, Shared& shared)
       : scaled_(scaled), vocabSize_(vocabSize), least_(least), most_(most), shared_(shared) {
     const float range = most - fmaxf(fmaxf(smallest, least), most - kBinnedRange);
-    binsPerUnit_ = range > 0 ? kBins / range : 0;
+    binsPerUnit_ = range > 0 ? fminf(kBins / range, FLT_MAX) : 0;
   }
 
   // Tallies the row. Without withMass its mass is 0.
@@ -178,9 +178,10 @@ class Truncation {
     }
   }
 
-  // Likelier tokens are never in a higher bin.
+  // Likelier tokens are never in a higher bin. Both factors are finite, so their product is no NaN.
   __device__ int binOf(float logit) const {
-    return min(__float2int_rz(__fmul_rn(__fsub_rn(most_, logit), binsPerUnit_)), kBins - 1);
+    const float distance = fminf(__fsub_rn(most_, logit), FLT_MAX);
+    return min(__float2int_rz(__fmul_rn(distance, binsPerUnit_)), kBins - 1);
   }
 
   __device__ Mass massOf(float logit) const {

@@ -98,6 +98,9 @@ export type OpsOptions =
     }
   | { kind: 'cuda'; index: number };
 
+/** All parameters but the last. */
+type Rest<T extends unknown[]> = T extends [...infer Others, unknown] ? Others : never;
+
 type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
 
 interface NativeOps {
@@ -170,6 +173,7 @@ interface NativeOps {
     bitmask: Tensor | null,
     sampled: Tensor,
     logprobs: Logprobs | null,
+    numNans: Tensor,
   ): void;
   gatherLogprobs(
     logits: Tensor,
@@ -178,6 +182,7 @@ interface NativeOps {
     tokenIds: Tensor,
     numTop: number,
     out: Logprobs,
+    numNans: Tensor,
   ): void;
   /** These wait for the other ranks here, on the JavaScript thread: for ranks in processes of their own. */
   makeCommunicator(options: CommunicatorOptions): Communicator;
@@ -238,6 +243,26 @@ export class Ops extends addon.Ops {
     const array = new Int32Array(count);
     this.copyToHost(array, tensor);
     return array;
+  }
+
+  override sample(
+    ...[logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, numNans]: [
+      ...Rest<Parameters<NativeOps['sample']>>,
+      numNans?: Tensor,
+    ]
+  ): void {
+    const nans = numNans ?? this.zeros(count, 'int32');
+    super.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, nans);
+  }
+
+  override gatherLogprobs(
+    ...[logits, count, vocabSize, tokenIds, numTop, out, numNans]: [
+      ...Rest<Parameters<NativeOps['gatherLogprobs']>>,
+      numNans?: Tensor,
+    ]
+  ): void {
+    const nans = numNans ?? this.zeros(count, 'int32');
+    super.gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out, nans);
   }
 
   /** The bits of float16 or bfloat16 elements. */

@@ -94,10 +94,12 @@ describe.each(backends)('logprobs, %s', (backend) => {
     expect(read(2).logprobs[0]).toBe(-Infinity);
   });
 
-  it('take NaN as impossible', () => {
+  it('take NaN as impossible, and count it', () => {
     const { out, read } = makeLogprobs(ops, 2, 2);
     const logits = ops.floats([NaN, 1, 1, NaN, NaN, NaN]);
-    ops.gatherLogprobs(logits, 2, 3, ops.ints([0, 1]), 2, out);
+    const numNans = ops.ints([-1, -1]);
+    ops.gatherLogprobs(logits, 2, 3, ops.ints([0, 1]), 2, out, numNans);
+    expect([...ops.readInts(numNans, 2)]).toEqual([1, 3]);
     expect(read(0)).toMatchObject({ tokenIds: [0, 1, 2], rank: 3 });
     expectClose(read(0).logprobs.subarray(1), [-Math.LN2, -Math.LN2], 1e-6);
     expect(read(0).logprobs[0]).toBe(-Infinity);

@@ -1,12 +1,15 @@
 /** Sampling in float64, step by step as native/ops/ops.h says, with full sorts and no shortcuts. */
 import type { NativeSampling } from '../../../lib/native';
 
+/** The largest float32. */
+export const FLOAT32_MAX = 2 ** 128 - 2 ** 104;
+
 export interface SampledRow {
-  /** null where nothing is left to choose from. */
-  tokenId: number | null;
+  tokenId: number;
   /**
-   * How far the nearest decision was from going the other way, in logits or probability: below the
-   * accuracy of float32 the operation may rightly choose another token.
+   * How far the nearest decision was from going the other way, in logits (over their size, where
+   * that is above 1) or probability: below the accuracy of float32 the operation may rightly choose
+   * another token.
    */
   margin: number;
   /** The same for the draw alone, whatever was cut. */
@@ -21,56 +24,71 @@ export interface SampledRequest {
 
 export function sampleReference(
   logits: ArrayLike<number>,
-  { sampling, promptTokenIds, generatedTokenIds }: SampledRequest,
+  request: SampledRequest,
   bitmask?: Int32Array,
 ): SampledRow {
-  const scores = Float64Array.from(logits);
-  const ban = (id: number) => (scores[id] = -Infinity);
+  const { promptTokenIds, generatedTokenIds } = request;
+  const sampling = narrowed(request.sampling);
+  // NaN and -Infinity are impossible.
+  const scores = Float64Array.from(logits, (logit) =>
+    logit > -Infinity ? Math.min(logit, FLOAT32_MAX) : -Infinity,
+  );
 
-  if (bitmask) scores.forEach((_, id) => ((bitmask[id >> 5] >> (id & 31)) & 1) === 0 && ban(id));
-  const allowed = new Set(sampling.allowedTokenIds);
-  if (allowed.size > 0) scores.forEach((_, id) => !allowed.has(id) && ban(id));
-  for (const word of badWords(sampling)) {
-    const before = word.slice(0, -1);
-    const tail = before.length > 0 ? generatedTokenIds.slice(-before.length) : [];
-    if (before.length === tail.length && before.every((id, i) => id === tail[i])) {
-      ban(word[word.length - 1]);
-    }
-  }
-  if (generatedTokenIds.length < sampling.minTokens) sampling.stopTokenIds.forEach(ban);
-  sampling.logitBiasTokenIds.forEach((id, i) => (scores[id] += sampling.logitBiases[i]));
-  for (const id of new Set([...promptTokenIds, ...generatedTokenIds])) {
-    const penalty = sampling.repetitionPenalty;
-    scores[id] = scores[id] > 0 ? scores[id] / penalty : scores[id] * penalty;
-  }
-  for (const id of generatedTokenIds) scores[id] -= sampling.frequencyPenalty;
-  for (const id of new Set(generatedTokenIds)) scores[id] -= sampling.presencePenalty;
-
+  const { permitted, lifted } = permittedTokens(scores.length, request, bitmask);
+  const forbidden = new Set(scores.keys());
+  permitted.forEach((id) => forbidden.delete(id));
+  for (const id of forbidden) scores[id] = -Infinity;
   let order = descending(scores);
-  if (sampling.temperature < 1e-5) return best(scores, order);
-  order.forEach((id) => (scores[id] /= sampling.temperature));
+  if (order.length === 0) return { tokenId: permitted[0], margin: Infinity, drawMargin: Infinity };
+  if (lifted) return best(scores, order);
 
+  // Each step is rounded to float32 and limited to its finite numbers.
+  const change = (ids: Iterable<number>, to: (score: number, id: number) => number) => {
+    for (const id of ids) if (scores[id] > -Infinity) scores[id] = limit(to(scores[id], id));
+  };
+  sampling.logitBiasTokenIds.forEach((id, i) => {
+    change([id], (score) => score + sampling.logitBiases[i]);
+  });
+  const penalty = sampling.repetitionPenalty;
+  change(new Set([...promptTokenIds, ...generatedTokenIds]), (score) =>
+    score > 0 ? score / penalty : score * penalty,
+  );
+  const generated = new Set(generatedTokenIds);
+  change(generated, (score, id) => {
+    const times = generatedTokenIds.filter((other) => other === id).length;
+    return score - Math.fround(sampling.frequencyPenalty * times);
+  });
+  change(generated, (score) => score - sampling.presencePenalty);
+
+  order = descending(scores);
+  if (!(sampling.temperature >= Math.fround(1e-5))) return best(scores, order);
+  change(order, (score) => score / sampling.temperature);
+  order = descending(scores);
+
+  const most = scores[order[0]];
+  const size = Math.max(1, Math.abs(most));
   let margin = Infinity;
   if (sampling.minP > 0) {
-    const threshold = scores[order[0]] + Math.log(sampling.minP);
+    const threshold = most + Math.log(Math.min(sampling.minP, 1));
     for (const id of order) {
       const distance = Math.abs(scores[id] - threshold);
-      if (distance > 0) margin = Math.min(margin, distance);
+      if (distance > 0) margin = Math.min(margin, distance / size);
     }
     order = order.filter((id) => scores[id] >= threshold);
   }
   if (sampling.topK > 0 && sampling.topK < order.length) {
     const gap = scores[order[sampling.topK - 1]] - scores[order[sampling.topK]];
-    if (gap > 0) margin = Math.min(margin, gap); // equals are ordered by their ids
+    if (gap > 0) margin = Math.min(margin, gap / size); // equals are ordered by their ids
     order = order.slice(0, sampling.topK);
   }
   if (sampling.topP < 1) {
-    const weights = order.map((id) => Math.exp(scores[id] - scores[order[0]]));
+    const topP = Math.max(sampling.topP, 0);
+    const weights = order.map((id) => Math.exp(scores[id] - most));
     const total = weights.reduce((a, b) => a + b, 0);
     let before = 0; // the probability of those likelier
     order = order.filter((_, i) => {
-      margin = Math.min(margin, i === 0 ? Infinity : Math.abs(before - sampling.topP));
-      const kept = i === 0 || before < sampling.topP;
+      margin = Math.min(margin, i === 0 ? Infinity : Math.abs(before - topP));
+      const kept = i === 0 || before < topP;
       before += weights[i] / total;
       return kept;
     });
@@ -84,6 +102,58 @@ export function sampleReference(
   return { ...drawn, margin: Math.min(margin, drawn.margin) };
 }
 
+/**
+ * The ids, ascending, that a row may give: what bitmask and allowed tokens permit and is not banned;
+ * with the bans `lifted`, where they leave nothing; 0, where nothing is permitted.
+ */
+export function permittedTokens(
+  vocabSize: number,
+  { sampling, generatedTokenIds }: SampledRequest,
+  bitmask?: Int32Array,
+): { permitted: number[]; lifted: boolean } {
+  const allowed = new Set(sampling.allowedTokenIds);
+  const masked = Array.from({ length: vocabSize }, (_, id) => id).filter(
+    (id) =>
+      (!bitmask || ((bitmask[id >> 5] >> (id & 31)) & 1) === 1) &&
+      (allowed.size === 0 || allowed.has(id)),
+  );
+  const banned = new Set<number>();
+  for (const word of badWords(sampling)) {
+    const before = word.slice(0, -1);
+    const tail = before.length > 0 ? generatedTokenIds.slice(-before.length) : [];
+    if (before.length === tail.length && before.every((id, i) => id === tail[i])) {
+      banned.add(word[word.length - 1]);
+    }
+  }
+  if (generatedTokenIds.length < sampling.minTokens) {
+    sampling.stopTokenIds.forEach((id) => banned.add(id));
+  }
+  const permitted = masked.filter((id) => !banned.has(id));
+  if (permitted.length > 0) return { permitted, lifted: false };
+  return { permitted: masked.length > 0 ? masked : [0], lifted: true };
+}
+
+/** The parameters as float32, which is what the operation is given. */
+function narrowed(sampling: NativeSampling): NativeSampling {
+  const floats = [
+    'temperature',
+    'topP',
+    'minP',
+    'presencePenalty',
+    'frequencyPenalty',
+    'repetitionPenalty',
+  ] as const;
+  return {
+    ...sampling,
+    ...Object.fromEntries(floats.map((name) => [name, Math.fround(sampling[name])])),
+  };
+}
+
+/** Rounded to float32, within its finite numbers; NaN as the lowest. */
+function limit(score: number): number {
+  return score > -FLOAT32_MAX ? Math.min(Math.fround(score), FLOAT32_MAX) : -FLOAT32_MAX;
+}
+
 /** The ids of the tokens not banned, likeliest first, of equals the lower id first. */
 export function descending(scores: Float64Array): number[] {
   return Array.from(scores.keys())
@@ -92,10 +162,10 @@ export function descending(scores: Float64Array): number[] {
 }
 
 function best(scores: Float64Array, order: number[]): SampledRow {
-  if (order.length === 0) return { tokenId: null, margin: Infinity, drawMargin: Infinity };
   // Equals are ordered by their ids.
   const gap = order.length > 1 ? scores[order[0]] - scores[order[1]] : 0;
-  const margin = gap > 0 ? gap : Infinity;
+  const size = Math.max(1, Math.abs(scores[order[0]]));
+  const margin = gap > 0 ? gap / size : Infinity;
   return { tokenId: order[0], margin, drawMargin: margin };
 }
 

@@ -1,53 +1,9 @@
 import type { NativeSampling } from '../../../lib/native';
 import { GREEDY } from '../../support/sampling';
-import { openOps, backends, type Ops } from './binding';
+import { openOps, backends } from './binding';
 import { Random } from './reference';
 import { descending, sampleReference, type SampledRequest } from './samplerReference';
-
-const plainSampling: NativeSampling = { ...GREEDY, temperature: 1 };
-
-const request = (
-  sampling: Partial<NativeSampling>,
-  promptTokenIds = [0],
-  generatedTokenIds: number[] = [],
-): SampledRequest => ({
-  sampling: { ...plainSampling, ...sampling },
-  promptTokenIds,
-  generatedTokenIds,
-});
-
-/** Samples a token for each row of logits; the rows' slots are in reverse order. */
-function sample(
-  ops: Ops,
-  rows: ArrayLike<number>[],
-  requests: SampledRequest[],
-  bitmask?: Int32Array,
-): number[] {
-  const vocabSize = rows[0].length;
-  const table = ops.makeRequests({
-    vocabSize,
-    maxNumSeqs: rows.length,
-    maxModelLen: 1 + Math.max(...requests.map(lengthOf)),
-    blockSize: 16,
-    maxLogprobs: 0,
-  });
-  const slots = rows.map((_, i) => rows.length - 1 - i);
-  requests.forEach(({ sampling, promptTokenIds, generatedTokenIds }, i) => {
-    const tokenIds = Int32Array.from([...promptTokenIds, ...generatedTokenIds]);
-    const numPromptTokens = promptTokenIds.length;
-    const blockIds = new Int32Array();
-    ops.addRequest(table, slots[i], { tokenIds, numPromptTokens, blockIds, sampling }, 0);
-  });
-  const logits = new Float32Array(rows.length * vocabSize);
-  rows.forEach((row, i) => logits.set(Float32Array.from(row), i * vocabSize));
-  const sampled = ops.zeros(rows.length, 'int32');
-  const tensor = ops.floats(logits);
-  const mask = bitmask ? ops.ints(bitmask) : null;
-  ops.sample(tensor, rows.length, vocabSize, ops.ints(slots), table, mask, sampled, null);
-  return Array.from(ops.readInts(sampled, rows.length));
-}
-
-const lengthOf = (r: SampledRequest) => r.promptTokenIds.length + r.generatedTokenIds.length;
+import { plainSampling, request, sample } from './samples';
 
 /** What `make` gives, made when it is first wanted: the references are the same for all kernels. */
 function lazily<T>(make: () => T): () => T {
@@ -105,7 +61,6 @@ const anyParameters = lazily(() => {
       generatedTokenIds: generated,
     };
     const { tokenId, margin } = sampleReference(logits, made, bitmask);
-    if (tokenId === null) continue; // nothing is left to choose from: see below
     if (margin < 2e-5) ++tooClose;
     else trials.push({ logits, made, bitmask, tokenId });
   }
@@ -137,7 +92,7 @@ class Cut {
       return {
         logits,
         requests: all.filter((_, i) => clear[i]),
-        tokenIds: drawn.filter((_, i) => clear[i]).map(({ tokenId }) => tokenId as number),
+        tokenIds: drawn.filter((_, i) => clear[i]).map(({ tokenId }) => tokenId),
       };
     });
   }
