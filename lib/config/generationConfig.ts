@@ -3,6 +3,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { CheckpointError } from '../errors';
 import { fileExists, readJsonObject } from './jsonFile';
+import { SamplingParams } from './samplingParams';
 import { parseFields } from './schema';
 import { checkTokenIds, eosTokenId } from './transformerConfig';
 import type { GenerationDefaults } from './uniprocConfig';
@@ -33,11 +34,16 @@ export async function readGenerationConfig(
 ): Promise<GenerationConfig> {
   const file = path.join(folder, 'generation_config.json');
   if (!(await fileExists(file))) return { defaults: {}, eosTokenIds: null };
-  const json = parseFields(
-    schema,
-    await readJsonObject(file),
-    (message) => new CheckpointError(file, message),
-  );
+  return parseGenerationConfig(file, await readJsonObject(file), vocabSize);
+}
+
+/** What `given`, the content of `file`, says of sampling. Throws CheckpointError. */
+export function parseGenerationConfig(
+  file: string,
+  given: Record<string, unknown>,
+  vocabSize: number,
+): GenerationConfig {
+  const json = parseFields(schema, given, (message) => new CheckpointError(file, message));
   const eosTokenIds = json.eos_token_id == null ? null : [json.eos_token_id].flat();
   checkTokenIds(file, 'eos_token_id', eosTokenIds ?? [], vocabSize);
   const values = {
@@ -51,5 +57,11 @@ export async function readGenerationConfig(
   const defaults = Object.fromEntries(
     Object.entries(values).filter(([, value]) => value != null),
   ) as GenerationDefaults;
+  try {
+    // What a request may ask for is bounded in one place; the file is at fault, not the request.
+    new SamplingParams(defaults);
+  } catch (cause) {
+    throw new CheckpointError(file, (cause as Error).message, { cause });
+  }
   return { defaults, eosTokenIds };
 }

@@ -155,6 +155,11 @@ export async function readText(file: string): Promise<string> {
   const bytes = await readFile(file).catch((cause: unknown) => {
     throw new CheckpointError(file, `it cannot be read: ${reasonOf(cause)}`, { cause });
   });
+  return decodeText(file, bytes);
+}
+
+/** The content of `file` as text. Throws CheckpointError for what is not UTF-8. */
+export function decodeText(file: string, bytes: Buffer): string {
   // UTF-16 of ASCII is valid UTF-8, full of zeros.
   if (!isUtf8(bytes) || bytes.subarray(0, 4).includes(0)) {
     throw new CheckpointError(file, notUtf8(bytes));
@@ -211,7 +216,12 @@ function notUtf8(bytes: Buffer): string {
 
 /** A file that holds a JSON object. Throws CheckpointError. */
 export async function readJsonObject(file: string): Promise<Record<string, unknown>> {
-  const value = parseJson(file, await readText(file));
+  return parseJsonObject(file, await readText(file));
+}
+
+/** The JSON object that `text`, the content of `file`, is. Throws CheckpointError. */
+export function parseJsonObject(file: string, text: string): Record<string, unknown> {
+  const value = parseJson(file, text);
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new CheckpointError(file, 'it must hold a JSON object');
   }

@@ -91,7 +91,7 @@ export function readRope(file: string, json: RopeJson): Rope {
       return {
         theta,
         scaling: { type, factor },
-        maxPositions: Math.floor(maxPositions * Math.max(factor, 1)),
+        maxPositions: Math.min(Math.floor(maxPositions * Math.max(factor, 1)), MAX_POSITIONS),
       };
     }
 
@@ -151,7 +151,10 @@ export function readRope(file: string, json: RopeJson): Rope {
           attentionFactor,
           truncate: fields.truncate ?? true,
         },
-        maxPositions: Math.max(maxPositions, Math.floor(originalMaxPositionEmbeddings * factor)),
+        maxPositions: Math.min(
+          Math.max(maxPositions, Math.floor(originalMaxPositionEmbeddings * factor)),
+          MAX_POSITIONS,
+        ),
       };
     }
 

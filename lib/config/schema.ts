@@ -84,6 +84,10 @@ export const integer = (min: number, max: number) =>
   z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`);
 export const integerOrNull = (min: number, max: number) =>
   z.int().min(min).max(max).nullish().describe(`an integer from ${min} to ${max}, or null`);
-export const positive = () => z.number().gt(0).describe('a number above 0');
+
+/** The device computes with it in float32, in which it must be neither 0 nor infinite. */
+const positiveFloat32 = () =>
+  z.number().refine((value) => Math.fround(value) > 0 && Math.fround(value) < Infinity);
+export const positive = () => positiveFloat32().describe('a number above 0, within float32');
 export const positiveOrNull = () =>
-  z.number().gt(0).nullish().describe('a number above 0, or null');
+  positiveFloat32().nullish().describe('a number above 0, within float32, or null');

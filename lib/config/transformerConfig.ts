@@ -288,7 +288,14 @@ export interface FileTransformerConfig extends TransformerConfig {
  */
 export async function readTransformerConfig(folder: string): Promise<FileTransformerConfig> {
   const file = path.join(folder, 'config.json');
-  const given = await readJsonObject(file);
+  return parseTransformerConfig(file, await readJsonObject(file));
+}
+
+/** What `given`, the content of `file`, says of the model. Throws as readTransformerConfig. */
+export function parseTransformerConfig(
+  file: string,
+  given: Record<string, unknown>,
+): FileTransformerConfig {
   refuseQuantization(file, given.quantization_config);
   const { name: architecture, family } = chooseFamily(file, given.architectures);
   const json = parseFields(

@@ -128,20 +128,31 @@ export class ControlConnection {
   }
 }
 
-/** The fields of a payload, in order. */
+/** The fields of a payload, in order. Each throws RangeError for what cannot be in a payload. */
 export class Fields {
   #at = 0;
 
   constructor(private readonly payload: Buffer) {}
 
   i64(): number {
-    const value = this.payload.readBigInt64LE(this.#at);
+    const value = Number(this.payload.readBigInt64LE(this.#at));
+    if (!Number.isSafeInteger(value)) throw new RangeError(`a number of ${value}`);
     this.#at += 8;
-    return Number(value);
+    return value;
+  }
+
+  /** One of a world's ranks. */
+  rank(worldSize: number): number {
+    const rank = this.i64();
+    if (rank < 0 || rank >= worldSize) throw new RangeError(`rank ${rank} of ${worldSize} ranks`);
+    return rank;
   }
 
   string(): Buffer {
     const length = this.i64();
+    const left = this.payload.length - this.#at;
+    if (length < 0 || length > left)
+      throw new RangeError(`a length of ${length} where ${left} follow`);
     return this.payload.subarray(this.#at, (this.#at += length));
   }
 }

@@ -1,4 +1,5 @@
 /** Why a group failed, as one rank tells the others. */
+import { z } from 'zod';
 import {
   CheckpointError,
   nativeError,
@@ -22,6 +23,19 @@ interface Failure {
   cause?: Failure;
 }
 
+const digest = z.string().nullable();
+const schema: z.ZodType<Failure> = z.object({
+  code: z.string().min(1),
+  message: z.string(),
+  rank: z.int().nullish(),
+  reason: z.string().optional(),
+  step: z.int().optional(),
+  ranks: z.tuple([z.int(), z.int()]).optional(),
+  digests: z.tuple([digest, digest]).optional(),
+  file: z.string().optional(),
+  cause: z.lazy(() => schema).optional(),
+});
+
 export function failureToJson(error: UniprocError): Buffer {
   return Buffer.from(JSON.stringify(toFailure(error)));
 }
@@ -34,9 +48,15 @@ function toFailure(error: UniprocError): Failure {
   });
 }
 
-/** The same error as `failureToJson` was given. */
+/** The same error as `failureToJson` was given; PeerLostError for what it did not make. */
 export function failureOf(json: Buffer): UniprocError {
-  return fromFailure(JSON.parse(json.toString()) as Failure);
+  let failure: Failure;
+  try {
+    failure = schema.parse(JSON.parse(json.toString()));
+  } catch (cause) {
+    return new PeerLostError(null, 'a rank failed, and why cannot be read', { cause });
+  }
+  return fromFailure(failure);
 }
 
 function fromFailure({ code, message, file, cause, ...more }: Failure): UniprocError {

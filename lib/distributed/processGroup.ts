@@ -195,9 +195,18 @@ export class ProcessGroup {
     await Promise.all(this.#endings);
   }
 
-  /** What a peer says. */
-  #receive(peer: number, { kind, payload }: Frame): void {
+  /** What a peer says. One that sends what no rank sends is lost. */
+  #receive(peer: number, frame: Frame): void {
     if (!this.#peers.has(peer)) return;
+    try {
+      this.#read(peer, frame);
+    } catch (error) {
+      const reason = `it sent a message that cannot be read: ${(error as Error).message}`;
+      this.#fail(new PeerLostError(peer, reason, { cause: error }));
+    }
+  }
+
+  #read(peer: number, { kind, payload }: Frame): void {
     const fields = new Fields(payload);
     switch (kind) {
       case Kind.VALUE:
@@ -221,7 +230,7 @@ export class ProcessGroup {
         this.#left(peer, fields.i64());
         return;
       case Kind.LEFT:
-        this.#someoneLeft(fields.i64(), fields.i64());
+        this.#someoneLeft(fields.rank(this.worldSize), fields.i64());
         return;
       case Kind.END:
         this.#fail(new PeerLostError(peer, payload.toString()));

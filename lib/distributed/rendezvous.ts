@@ -241,7 +241,7 @@ async function comeToRankZero(
       const stopTimer = startTimer(Math.max(deadline - performance.now(), 0), expired);
       connection.receiver = ({ kind, payload }: Frame) => {
         if (kind === Kind.MISSING) {
-          missing = JSON.parse(payload.toString()) as number[];
+          missing = ranksOf(payload) ?? missing;
           return;
         }
         stopTimer();
@@ -290,9 +290,19 @@ function unreachable(host: string, port: number, reason: string): RendezvousErro
   );
 }
 
+/** A list of ranks from JSON; null for anything else. */
+function ranksOf(json: Buffer): number[] | null {
+  try {
+    const ranks = JSON.parse(json.toString()) as unknown;
+    return Array.isArray(ranks) && ranks.every((rank) => Number.isInteger(rank)) ? ranks : null;
+  } catch {
+    return null;
+  }
+}
+
 function parseAddress(address: string): { port: number; token: Buffer } {
   const [port, token] = address.split(' ');
-  if (/^\d+$/.test(port) && /^[0-9a-f]{32}$/.test(token)) {
+  if (/^\d{1,5}$/.test(port) && Number(port) < 2 ** 16 && /^[0-9a-f]{32}$/.test(token)) {
     return { port: Number(port), token: Buffer.from(token, 'hex') };
   }
   throw new RendezvousError(`the store has ${address.slice(0, 80)} where rank 0's address belongs`);

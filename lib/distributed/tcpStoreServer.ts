@@ -108,7 +108,7 @@ export class TCPStoreServer {
 }
 
 /** One connection: its requests are answered in the order they come. */
-class ServedClient {
+export class ServedClient {
   readonly #socket: Socket;
   readonly #table: KeyTable;
   readonly #stallTimeout: number;

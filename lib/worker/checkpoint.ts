@@ -101,7 +101,12 @@ async function readShards(index: string): Promise<TensorTable> {
 
 /** An index's map from tensor to file. */
 async function readWeightMap(index: string): Promise<Map<string, string>> {
-  const { weight_map: weightMap } = await readJsonObject(index);
+  return parseWeightMap(index, await readJsonObject(index));
+}
+
+/** The map from tensor to file that `json`, the content of the file `index`, has. Throws CheckpointError. */
+export function parseWeightMap(index: string, json: Record<string, unknown>): Map<string, string> {
+  const weightMap = json.weight_map;
   if (!isObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
@@ -127,11 +132,7 @@ async function readHeader(file: string, index: number): Promise<Map<string, Tens
   });
   try {
     const { size } = await handle.stat();
-    const header = await readHeaderBytes(handle, file, size);
-    const json = parseStrictJson(file, header.toString('utf8'));
-    if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
-    const dataStart = LENGTH_BYTES + header.length;
-    return parseHeader(file, index, json, dataStart, size - dataStart);
+    return parseHeader(file, index, await readHeaderBytes(handle, file, size), size);
   } finally {
     await handle.close();
   }
@@ -144,7 +145,13 @@ async function readHeaderBytes(handle: FileHandle, file: string, size: number): 
       `it has ${size} bytes; a safetensors file begins with the ${LENGTH_BYTES} of its header's length`,
     );
   }
-  const length = (await readBytes(handle, file, 0, LENGTH_BYTES)).readBigUInt64LE();
+  const length = await readBytes(handle, file, 0, LENGTH_BYTES);
+  return readBytes(handle, file, LENGTH_BYTES, headerLength(file, length, size));
+}
+
+/** The header's length that a file of `size` bytes begins with. Throws CheckpointError. */
+export function headerLength(file: string, bytes: Buffer, size: number): number {
+  const length = bytes.readBigUInt64LE();
   if (length > BigInt(MAX_HEADER_BYTES)) {
     throw new CheckpointError(
       file,
@@ -158,7 +165,7 @@ async function readHeaderBytes(handle: FileHandle, file: string, size: number): 
         'it is truncated or no safetensors file',
     );
   }
-  return readBytes(handle, file, LENGTH_BYTES, Number(length));
+  return Number(length);
 }
 
 async function readBytes(
@@ -182,16 +189,20 @@ async function readBytes(
 }
 
 /**
- * Checks a header: each tensor's type, shape and place, and that together they fill the file's data
- * without overlap and without a hole. A tensor named twice leaves one behind: JSON keeps the last.
+ * The tensors of a header, the bytes after the length, of a file of `size` bytes. Checks each tensor's
+ * type, shape and place, and that together they fill the file's data without overlap and without a
+ * hole. A tensor named twice leaves one behind: JSON keeps the last. Throws CheckpointError.
  */
-function parseHeader(
+export function parseHeader(
   file: string,
   index: number,
-  json: Record<string, unknown>,
-  dataStart: number,
-  dataBytes: number,
+  header: Buffer,
+  size: number,
 ): Map<string, TensorEntry> {
+  const json = parseStrictJson(file, header.toString('utf8'));
+  if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
+  const dataStart = LENGTH_BYTES + header.length;
+  const dataBytes = size - dataStart;
   const tensors = new Map<string, TensorEntry>();
   for (const [name, value] of Object.entries(json)) {
     if (name === '__metadata__') continue;

@@ -270,7 +270,9 @@ function toNativeRequest(data: NewRequestData): NativeRequest {
 }
 
 /** A request's SamplingParams as the device takes them: numbers and flat lists. */
-function toNativeSampling(data: NewRequestData): NativeSampling {
+export function toNativeSampling(
+  data: Pick<NewRequestData, 'samplingParams' | 'badWordsTokenIds' | 'stopTokenIds' | 'seed'>,
+): NativeSampling {
   const { samplingParams: params, badWordsTokenIds, stopTokenIds, seed } = data;
   const biases = [...params.logitBias];
   const badWords: number[] = [];

@@ -33,6 +33,26 @@ struct CollectiveCall {
   std::string name() const;  // as in 'allReduce (sum) of 12 float32'
 };
 
+// What goes ahead of a message. Not within TcpMesh: Clang has no default member initializers of a
+// nested class before the outer one is complete, which std::optional needs of them.
+struct CollectiveHeader {
+  uint64_t sequence = 0;  // of the exchange
+  CollectiveCall call;
+
+  bool operator==(const CollectiveHeader&) const = default;
+};
+
+// A message on its way in one direction: `moved` bytes of header and data have passed.
+template <typename Byte>
+struct MessageTransfer {
+  CollectiveHeader header;
+  Byte* data = nullptr;
+  size_t bytes = 0;
+  size_t moved = 0;
+
+  size_t left() const { return sizeof header + bytes - moved; }
+};
+
 class TcpMesh {
  public:
   // `sockets` are to each rank, by rank; that of `rank`, this one, is empty.
@@ -54,23 +74,9 @@ class TcpMesh {
   void sayFarewell(int32_t lost) noexcept;
 
  private:
-  // What goes ahead of a message.
-  struct Header {
-    uint64_t sequence = 0;  // of the exchange
-    CollectiveCall call;
-
-    bool operator==(const Header&) const = default;
-  };
-  // A message on its way in one direction: `moved` bytes of header and data have passed.
+  using Header = CollectiveHeader;
   template <typename Byte>
-  struct Transfer {
-    Header header;
-    Byte* data = nullptr;
-    size_t bytes = 0;
-    size_t moved = 0;
-
-    size_t left() const { return sizeof header + bytes - moved; }
-  };
+  using Transfer = MessageTransfer<Byte>;
   struct Peer {
     int32_t rank;
     Socket socket;

@@ -55,6 +55,8 @@ describe('readGenerationConfig', () => {
     [{ temperature: '1' }, "temperature is '1'"],
     [{ top_p: 0 }, 'top_p is 0'],
     [{ top_k: 1.5 }, 'top_k is 1.5'],
+    // Every request that takes the default would be refused for it.
+    [{ top_k: 2 ** 31 }, 'topK is 2147483648'],
     [{ min_p: 2 }, 'min_p is 2'],
     [{ repetition_penalty: 0 }, 'repetition_penalty is 0'],
     [{ max_new_tokens: 0 }, 'max_new_tokens is 0'],

@@ -1,0 +1,16 @@
+/** Bytes that native code reads from its peers: fuzz/native has a target of libFuzzer's for each. */
+import type { NativeCampaign } from '../campaign';
+
+const SOCKETS = ['native/comm/abort_signal.cpp', 'native/comm/socket.cpp'];
+
+export const handshake: NativeCampaign = {
+  name: 'handshake',
+  about: "addresses and greetings of strangers: refused, and the right peer's connection found",
+  sources: [...SOCKETS, 'native/comm/tcp_handshake.cpp'],
+};
+
+export const mesh: NativeCampaign = {
+  name: 'mesh',
+  about: "a peer's half of a collective, in any bytes: the data, or a typed error",
+  sources: [...SOCKETS, 'native/comm/tcp_mesh.cpp'],
+};
