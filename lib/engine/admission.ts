@@ -267,6 +267,7 @@ export class Admission {
       samplingParams,
       receiver.of(0),
       call,
+      1, // each sample comes by itself
     );
     this.outputProcessor.addRequest(request, parent, 0, pending.time);
     pending.requestIds.push(requestId);

@@ -30,8 +30,10 @@ export class ParentRequest {
     readonly receiver: OutputReceiver,
     /** The call that the prompt is of. */
     readonly call: Call,
+    /** Samples that run in this process's name; fewer than `n` where another rank has the call. */
+    numSamples = samplingParams.n,
   ) {
-    this.numUnfinished = samplingParams.n;
+    this.numUnfinished = numSamples;
     this.forgetPromptLogprobs();
   }
 

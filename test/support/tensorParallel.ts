@@ -87,17 +87,17 @@ export async function runLLMs<T>(
   return ranks.map((rank) => rank.lines<T>());
 }
 
-/** They end by themselves, with no error said. */
+/** They end by themselves, with no error said. Compared together: the first fault may be any rank's. */
 export async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
-  for (const rank of ranks) {
-    const end = await rank.ended;
-    expect({ rank: rank.rank, ...end, stderr: rank.stderr }).toEqual({
+  const ends = await Promise.all(
+    ranks.map(async (rank) => ({
       rank: rank.rank,
-      code: 0,
-      signal: null,
-      stderr: '',
-    });
-  }
+      ...(await rank.ended),
+      stderr: rank.stderr,
+    })),
+  );
+  const good = { code: 0, signal: null, stderr: '' };
+  expect(ends).toEqual(ranks.map(({ rank }) => ({ rank, ...good })));
 }
 
 /** A position's likeliest tokens, and the one that stands there, by id. */
