@@ -256,7 +256,7 @@ function differences(ours: Position[], reference: Prediction[]): string[] {
 
 const goldenFolder = (name: string) => path.join(GOLDEN, 'checkpoints', name);
 const golden = readdirSync(path.join(GOLDEN, 'checkpoints'));
-const inFour = ['llama2', 'mistral', 'qwen2'];
+const inFour = ['llama-grouped', 'llama2', 'mistral', 'qwen2'];
 const inTwo = [...inFour, 'llama-linear', 'llama-yarn', 'qwen2-yarn'];
 
 async function openGolden(name: string, size: number): Promise<World> {
