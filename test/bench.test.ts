@@ -41,7 +41,7 @@ describe('npm run bench', () => {
 
   beforeAll(async () => {
     ({ stdout, rows } = await bench('--device', 'cpu'));
-  }, 300_000);
+  }, 900_000);
 
   it('prints each row it writes', () => {
     for (const { what } of rows) expect(stdout).toContain(what);
@@ -79,7 +79,7 @@ describe('npm run bench', () => {
       ({ rows } = await bench('--device', 'cpu'));
     }
     expect(above(rows)).toEqual([]);
-  }, 300_000);
+  }, 900_000);
 });
 
 describe('npm run bench -- shapes', () => {
@@ -113,7 +113,7 @@ describe('npm run bench -- shapes', () => {
     };
     await writeFile(shape, JSON.stringify(config));
     ({ rows } = await bench('shapes', '--device', 'cpu', '--shape', shape));
-  }, 300_000);
+  }, 900_000);
 
   it('measures what the model has positions for', () => {
     const measured = rows.map(({ what }) => what).filter((what) => /^(prefill|decode)/.test(what));
@@ -189,7 +189,7 @@ describe('npm run bench -- allreduce tensor-parallel', () => {
     await writeFile(shape, JSON.stringify(config));
     const args = ['allreduce', 'tensor-parallel', '--device', 'cpu', '--shape', shape];
     ({ rows } = await bench(...args));
-  }, 300_000);
+  }, 900_000);
 
   it('measures sums of two ranks, which take the longer the larger they are', () => {
     const sums = rows.filter(({ bench }) => bench === 'all-reduce');
@@ -247,7 +247,7 @@ describe('npm run bench -- engine', () => {
     };
     await writeFile(shape, JSON.stringify(config));
     ({ rows } = await bench('engine', '--device', 'cpu', '--shape', shape));
-  }, 300_000);
+  }, 900_000);
 
   it('generates a batch of random lengths, every token that was asked for', () => {
     const promptTokens = row(`${numRequests} prompts of ${leastTokens} to ${mostTokens}`);

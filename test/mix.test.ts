@@ -180,7 +180,7 @@ beforeAll(async () => {
       return outputs;
     },
   );
-}, 120_000);
+}, 600_000);
 
 function expectAsAlone(results: readonly (RequestOutput | Part[])[]): void {
   results.forEach((result, i) => {
