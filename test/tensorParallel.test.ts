@@ -62,7 +62,7 @@ describe('1, 2 and 4 ranks of the small model', () => {
     for (const worldSize of [1, 2, 4]) {
       byWorldSize.set(worldSize, await runLLMs<Generated>(PROGRAM, worldSize));
     }
-  }, 180_000);
+  }, 600_000);
 
   test('one rank gives the greedy tokens that transformers gives', () => {
     const [ofRank] = ofRanks(1);

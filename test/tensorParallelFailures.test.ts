@@ -439,5 +439,5 @@ describe('the end', () => {
     );
     for (const [before, after] of said) expect(after).toEqual(before);
     expect(processesWith('UNIPROC_TEST_GROUP', group)).toEqual([]);
-  }, 180_000);
+  }, 600_000);
 });

@@ -1,7 +1,9 @@
 /** Requests that end before they are done: by a signal, by a reader who leaves, by a timeout. */
 import { getEventListeners } from 'node:events';
+import type { EngineArgs } from '../../lib/config/engineArgs';
 import { RequestTimeoutError, ShutdownError } from '../../lib/errors';
 import type { OutputStream } from '../../lib/engine/outputs';
+import { stopClock } from './clock';
 import { generateAlone } from './pagedModel';
 import {
   ManualPagedWorker,
@@ -112,8 +114,10 @@ describe('a signal', () => {
     const prompts = [1, 2, 3].map((first) => promptOf(4, first));
     const { signal } = controller;
     const call = engine.generateAll(prompts, { ...LONG, n: 2 }, { signal });
-    setTimeout(() => controller.abort(reason), 10);
-    await expect(call).rejects.toBe(reason);
+    const rejected = expect(call).rejects.toBe(reason);
+    while (engine.worker.steps.length < 5) await turns(1);
+    controller.abort(reason);
+    await rejected;
     expect(engine.engine.numUnfinishedRequests).toBe(1);
     expect((await other).outputs[0].tokenIds).toEqual(
       generateAlone(promptOf(7), { maxTokens: 40 }),
@@ -257,33 +261,53 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
 });
 
 describe('a timeout', () => {
+  afterEach(() => {
+    jest.useRealTimers();
+  });
+
+  /** An engine whose steps and clock the test moves. */
+  async function create(args: EngineArgs = {}): Promise<TestEngine<ManualPagedWorker>> {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false, ...args });
+    stopClock();
+    return engine;
+  }
+
   test('ends the request, and says how long it had and how far it got', async () => {
-    const engine = await TestEngine.create(SlowPagedWorker);
-    const start = performance.now();
+    const engine = await create();
     const call = engine.generate(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
-    const error = await call.then(
+    const settled = jest.fn();
+    const ended = call.then(
       () => {
         throw new Error('it was done in time');
       },
-      (error: unknown) => error as RequestTimeoutError,
+      (error: unknown) => {
+        settled();
+        return error as RequestTimeoutError;
+      },
     );
-    expect(performance.now() - start).toBeGreaterThanOrEqual(19);
+    await turns();
+    for (let i = 0; i < 3; i++) await nextStep(engine);
+    jest.advanceTimersByTime(19);
+    await turns();
+    expect(settled).not.toHaveBeenCalled();
+    jest.advanceTimersByTime(1);
+    const error = await ended;
     expect(error).toBeInstanceOf(RequestTimeoutError);
     expect(error.code).toBe('REQUEST_TIMEOUT');
     expect(error.timeoutMs).toBe(20);
-    // A step takes a millisecond or more.
-    expect(error.numOutputTokens).toBeGreaterThan(0);
-    expect(error.numOutputTokens).toBeLessThan(60);
-    expect(error.message).toMatch(
-      new RegExp(`within 20 ms: it had generated ${error.numOutputTokens} tokens;`),
-    );
-    await engine.generate(promptOf(3), { maxTokens: 1 });
+    expect(error.numOutputTokens).toBe(3);
+    expect(error.message).toMatch(/within 20 ms: it had generated 3 tokens;/);
+    const next = engine.generate(promptOf(3), { maxTokens: 1 });
+    await turns();
+    while (engine.engine.numUnfinishedRequests > 0) await nextStep(engine);
+    await next;
+    await nextStep(engine);
     expect(engine.engine.stats().kvCacheUsage).toBe(0);
     expect(engine.worker.model.requests.size).toBe(0);
   });
 
   test('of several prompts says how many were done', async () => {
-    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+    const engine = await create();
     // One of the two ends at its first token.
     const [first] = generateAlone(promptOf(3), { maxTokens: 1 });
     const params = { maxTokens: 9, stopTokenIds: [first] };
@@ -296,42 +320,58 @@ describe('a timeout', () => {
     });
     await turns();
     await nextStep(engine);
+    jest.advanceTimersByTime(30);
     await rejected;
     await nextStep(engine);
     expect(engine.engine.stats().kvCacheUsage).toBe(0);
   });
 
   test('ends a stream after what it has given', async () => {
-    const engine = await TestEngine.create(SlowPagedWorker);
+    const engine = await create();
     const tokenIds: number[] = [];
     const read = async () => {
       const stream = engine.stream(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
       for await (const delta of stream) tokenIds.push(...delta.tokenIds);
     };
-    const error = await read().catch((error: unknown) => error as RequestTimeoutError);
+    const ended = read().catch((error: unknown) => error as RequestTimeoutError);
+    await turns();
+    for (let i = 0; i < 5; i++) await nextStep(engine);
+    jest.advanceTimersByTime(20);
+    const error = await ended;
     expect(error).toBeInstanceOf(RequestTimeoutError);
-    expect(tokenIds).toHaveLength((error as RequestTimeoutError).numOutputTokens);
-    expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: tokenIds.length }));
+    expect((error as RequestTimeoutError).numOutputTokens).toBe(5);
+    expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: 5 }));
   });
 
   test('ends a stream after what a slow reader has not read', async () => {
-    const engine = await TestEngine.create(SlowPagedWorker);
+    const engine = await create();
     const stream = engine.stream(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
-    const first = await stream.next();
-    await new Promise((resolve) => setTimeout(resolve, 40));
+    const reading = stream.next();
+    await turns();
+    await nextStep(engine);
+    const first = await reading;
+    for (let i = 0; i < 3; i++) await nextStep(engine);
+    jest.advanceTimersByTime(20);
+    await turns();
     const rest = await stream.next();
     const error = await stream.next().catch((error: unknown) => error as RequestTimeoutError);
     expect(error).toBeInstanceOf(RequestTimeoutError);
     const tokenIds = [first, rest].flatMap(({ value }) => value?.tokenIds ?? []);
-    expect(tokenIds).toHaveLength((error as RequestTimeoutError).numOutputTokens);
-    expect(tokenIds.length).toBeGreaterThan(1);
+    expect((error as RequestTimeoutError).numOutputTokens).toBe(4);
+    expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: 4 }));
   });
 
   test('counts the time in the queue', async () => {
-    const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
+    const engine = await create({ maxNumSeqs: 1 });
     void engine.generate(promptOf(3), LONG).catch(() => undefined);
     const waiting = engine.generate(promptOf(3), LONG, { timeoutMs: 5 });
-    await expect(waiting).rejects.toMatchObject({ code: 'REQUEST_TIMEOUT', numOutputTokens: 0 });
+    const rejected = expect(waiting).rejects.toMatchObject({
+      code: 'REQUEST_TIMEOUT',
+      numOutputTokens: 0,
+    });
+    await turns();
+    jest.advanceTimersByTime(5);
+    await rejected;
   });
 
   test('that is not reached leaves no timer behind', async () => {

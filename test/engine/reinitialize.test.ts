@@ -5,6 +5,7 @@ import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../../lib/config/reconfigureRequest';
+import { until } from '../executor/support';
 import { generateAlone } from './pagedModel';
 import { shutdownEngines, SlowPagedWorker, TestEngine } from './pagedWorker';
 import { promptOf } from './schedulerDriver';
@@ -107,8 +108,7 @@ test('one that fails on the way fails all, and shuts the executor down', async (
   for (const outcome of await settled) {
     expect(outcome).toMatchObject({ reason: expect.any(ExecutorFailedError) as Error });
   }
-  for (let i = 0; i < 100 && engine.worker.calls.at(-1) !== 'shutdown'; i++) await pause(10);
-  expect(engine.worker.calls.at(-1)).toBe('shutdown');
+  await until(() => engine.worker.calls.at(-1) === 'shutdown');
 });
 
 test('a second one while the first is under way is refused', async () => {

@@ -1,7 +1,9 @@
 /** What an engine says of itself: counts, times, events. */
+import type { EngineArgs } from '../../lib/config/engineArgs';
 import type { FinishedRequest } from '../../lib/engine/metrics';
 import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
 import type { StepOutput } from '../../lib/worker/workerBase';
+import { stopClock } from './clock';
 import { generateAlone } from './pagedModel';
 import {
   ManualPagedWorker,
@@ -166,46 +168,48 @@ describe('stats', () => {
 });
 
 describe('latencies', () => {
-  /** Each step takes `stepMs` or a little more. */
-  class TimedWorker extends PagedWorker {
-    static readonly stepMs = 30;
-    override executeModel(step: SchedulerOutput): Promise<StepOutput> {
-      const output = this.run(step);
-      return new Promise((resolve) => setTimeout(() => resolve(output), TimedWorker.stepMs));
+  const STEP_MS = 30;
+
+  afterEach(() => {
+    jest.useRealTimers();
+  });
+
+  /** All prompts of one call, each step of which takes STEP_MS by a clock that the test moves. */
+  async function generate(args: EngineArgs, maxTokens: number) {
+    const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false, ...args });
+    stopClock();
+    const call = engine.generateAll([promptOf(3), promptOf(4)], { maxTokens });
+    await turns();
+    const finished = records(engine);
+    while (engine.engine.numUnfinishedRequests > 0) {
+      jest.advanceTimersByTime(STEP_MS);
+      engine.worker.complete.shift()?.();
+      await turns();
     }
+    await call;
+    return { stats: engine.engine.stats(), finished };
   }
 
   test('are of the first token from the call, and of each further one from that before', async () => {
-    const engine = await TestEngine.create(TimedWorker, { asyncScheduling: false });
-    const finished = records(engine);
-    const start = performance.now();
-    await engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 4 });
-    const passed = performance.now() - start;
-    const { timeToFirstToken, interTokenLatency } = engine.engine.stats();
-    expect(timeToFirstToken.count).toBe(2);
-    expect(interTokenLatency.count).toBe(6);
-    for (const { sum, count } of [timeToFirstToken, interTokenLatency]) {
-      expect(sum / count).toBeGreaterThan(TimedWorker.stepMs - 2);
-    }
-    expect((timeToFirstToken.sum + interTokenLatency.sum) / 2).toBeLessThan(passed);
+    const { stats, finished } = await generate({}, 4);
+    expect(stats.timeToFirstToken).toMatchObject({ sum: 2 * STEP_MS, count: 2 });
+    expect(stats.interTokenLatency).toMatchObject({ sum: 6 * STEP_MS, count: 6 });
     expect(finished).toHaveLength(2);
     for (const request of finished) {
-      expect(request.timeToFirstTokenMs).toBeCloseTo(timeToFirstToken.sum / 2, 0);
-      expect(request.totalTimeMs).toBeGreaterThan(4 * (TimedWorker.stepMs - 2));
-      expect(request.totalTimeMs).toBeLessThan(passed);
-      expect(request.queueTimeMs).toBeLessThan(TimedWorker.stepMs);
+      expect(request).toMatchObject({
+        queueTimeMs: 0,
+        timeToFirstTokenMs: STEP_MS,
+        totalTimeMs: 4 * STEP_MS,
+      });
     }
   });
 
   test('have the time in the queue in them, which is told apart', async () => {
-    const engine = await TestEngine.create(TimedWorker, { maxNumSeqs: 1, asyncScheduling: false });
-    const finished = records(engine);
-    await engine.generateAll([promptOf(3), promptOf(4)], { maxTokens: 2 });
-    const [first, second] = finished;
-    expect(first.queueTimeMs).toBeLessThan(TimedWorker.stepMs);
-    expect(second.queueTimeMs).toBeGreaterThan(2 * (TimedWorker.stepMs - 2));
-    expect(second.timeToFirstTokenMs).toBeGreaterThan(3 * (TimedWorker.stepMs - 2));
-    expect(second.timeToFirstTokenMs).toBeGreaterThan(second.queueTimeMs ?? Infinity);
+    const { finished } = await generate({ maxNumSeqs: 1 }, 2);
+    expect(finished).toMatchObject([
+      { queueTimeMs: 0, timeToFirstTokenMs: STEP_MS, totalTimeMs: 2 * STEP_MS },
+      { queueTimeMs: 2 * STEP_MS, timeToFirstTokenMs: 3 * STEP_MS, totalTimeMs: 4 * STEP_MS },
+    ]);
   });
 });
 

@@ -237,7 +237,7 @@ export function settle(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 30));
 }
 
-/** Runs a program in a process of its own, with `require` finding TypeScript; kills it after 20 s. */
+/** Runs a program in a process of its own, with `require` finding TypeScript; kills one that hangs. */
 export function runNode(
   program: string,
   env: NodeJS.ProcessEnv = {},
@@ -246,7 +246,7 @@ export function runNode(
   const child = spawn(process.execPath, ['--require', hook, '--eval', program], {
     cwd: ROOT,
     env: { ...process.env, ...env },
-    timeout: 20000,
+    timeout: 240_000,
   });
   const output = { stdout: '', stderr: '' };
   child.stdout.on('data', (text: Buffer) => (output.stdout += text.toString()));

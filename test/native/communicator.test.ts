@@ -498,7 +498,7 @@ function runProgram(program: string, ...nodeOptions: string[]) {
   const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
     [...nodeOptions, '-e', `${prelude}\n(async () => {${program}})();`],
-    { encoding: 'utf8', timeout: 50_000 },
+    { encoding: 'utf8', timeout: 240_000 },
   );
   return { status, signal, stdout: stdout.trim(), stderr };
 }

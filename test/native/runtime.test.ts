@@ -1,8 +1,8 @@
 /** The addon's runtime: events, the device's thread, the output thread, and how they end. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { native, type NativeDevice, type NativeEvent } from '../../lib/native';
+import { settle, until } from '../executor/support';
 import { watchThreads } from '../support/threads';
 
 const ADDON = path.resolve(__dirname, '../../build/Release/uniproc.node');
@@ -17,7 +17,7 @@ function runProgram(program: string, ...nodeOptions: string[]) {
   const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
     [...nodeOptions, '-e', `${prelude}\n${program}`],
-    { encoding: 'utf8', timeout: 30000 },
+    { encoding: 'utf8', timeout: 240_000 },
   );
   return { status, signal, stdout: stdout.trim(), stderr };
 }
@@ -50,11 +50,12 @@ describe('Event', () => {
     const event = hostEvent();
     const calls: unknown[] = [];
     event.onReady((error) => calls.push(error));
-    await sleep(10);
+    await settle();
     expect(calls).toEqual([]);
     event.signal();
     expect(calls).toEqual([]);
-    await sleep(10);
+    await until(() => calls.length > 0);
+    await settle();
     expect(calls).toEqual([null]);
   });
 
@@ -64,7 +65,8 @@ describe('Event', () => {
     const calls: unknown[] = [];
     event.onReady((error) => calls.push(error));
     expect(calls).toEqual([]);
-    await sleep(10);
+    await until(() => calls.length > 0);
+    await settle();
     expect(calls).toEqual([null]);
   });
 
@@ -96,7 +98,7 @@ describe('Device', () => {
     await device.open();
     expect(started()).toEqual(['Worker']);
     await device.shutdown();
-    expect(started()).toEqual([]);
+    await until(() => started().length === 0);
   });
 
   it('carries out nothing before it is open', async () => {
@@ -143,7 +145,7 @@ describe('Device', () => {
     });
     await expect(device.memory()).rejects.toMatchObject({ code: 'NOT_SUPPORTED' });
     await device.shutdown();
-    expect(started()).toEqual([]);
+    await until(() => started().length === 0);
   });
 });
 
@@ -153,10 +155,10 @@ describe('OutputThread', () => {
   it('has its name, of which Linux keeps 15 characters, until shutdown', async () => {
     const started = watchThreads();
     const thread = outputThread();
-    await sleep(10);
+    await until(() => started().includes('WorkerAsyncOutp')); // A thread names itself.
     expect(started()).toEqual(['WorkerAsyncOutp']);
     await thread.shutdown();
-    expect(started()).toEqual([]);
+    await until(() => started().length === 0); // Linux lists a thread until it has reaped it.
   });
 
   it('calls back in the order of submission, whatever the order of the events', async () => {
@@ -166,10 +168,10 @@ describe('OutputThread', () => {
     events.forEach((event, i) => thread.submit(event, () => order.push(i)));
     events[2].signal();
     events[1].signal();
-    await sleep(20);
+    await settle();
     expect(order).toEqual([]);
     events[0].signal();
-    await sleep(20);
+    await until(() => order.length === 3);
     expect(order).toEqual([0, 1, 2]);
     await thread.shutdown();
   });
@@ -235,7 +237,7 @@ describe('the process', () => {
           new addon.OutputThread('WorkerAsyncOutput');
         }
         console.log(threads() > before);
-        for (let i = 0; i < 100 && threads() > before; i++) {
+        while (threads() > before) {
           gc();
           await sleep(10);
         }
@@ -275,7 +277,7 @@ describe('the process', () => {
           await worker.terminate();
         }
         // Node's own threads may take a moment more to end.
-        for (let i = 0; i < 100 && threads() > before; i++) await sleep(10);
+        while (threads() > before) await sleep(10);
         console.log(threads() - before);
       })();`);
     expect({ status, signal, stdout, stderr }).toEqual({

@@ -17,9 +17,9 @@ async function cycle() {
 
 async function main() {
   for (let i = 0; i < WARM_UP_CYCLES; i++) await cycle();
-  const before = footprint();
+  const before = await footprint();
   for (let i = 0; i < CYCLES; i++) await cycle();
-  console.log(JSON.stringify({ before, after: footprint() }));
+  console.log(JSON.stringify({ before, after: await footprint() }));
 }
 
 /** Generates for ever; tells when tokens have begun to come. */

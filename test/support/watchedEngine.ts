@@ -46,7 +46,7 @@ export async function withEngine<T>(
 
 /**
  * Once the engine has nothing more to do: no request is left anywhere in it, and no block is held.
- * Rejects when that is not so soon.
+ * Rejects when that is not so after a minute.
  */
 export async function expectEmpty({ llm, worker }: WatchedEngine): Promise<void> {
   const standing = () => {
@@ -55,7 +55,10 @@ export async function expectEmpty({ llm, worker }: WatchedEngine): Promise<void>
     return { numRunningReqs, numWaitingReqs, kvCacheUsage, numInWorker };
   };
   const isBusy = () => Object.values(standing()).some((count) => count !== 0);
-  for (let i = 0; i < 200 && isBusy(); i++) await new Promise((resolve) => setTimeout(resolve, 1));
+  const deadline = performance.now() + 60_000;
+  while (isBusy() && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
   expect(standing()).toEqual({
     numRunningReqs: 0,
     numWaitingReqs: 0,
