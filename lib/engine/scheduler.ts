@@ -320,8 +320,8 @@ export class Scheduler {
     result.promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
     result.finishReason = null;
     result.error = faultOf(requestId, output, row, numExpected, this.vocabSize);
-    if (result.error !== null) return this.finish(request, 'error');
-    this.appendTokens(request, tokenIds, offsets[row + 1], result);
+    if (result.error !== null) this.finish(request, 'error');
+    else this.appendTokens(request, tokenIds, offsets[row + 1], result);
   }
 
   /** Those from `result.start` to `end`, or up to the one that the request ends with. */
@@ -333,15 +333,16 @@ export class Scheduler {
   ): void {
     const { start } = result;
     request.numOutputPlaceholders -= end - start;
-    for (let i = start; i < end; i++) {
+    for (let i = start; i < end && isUnfinished(request); i++) {
       if (request.forbids(tokenIds[i], this.vocabSize ?? Infinity)) {
         result.error = nothingPermitted(request);
-        return this.finish(request, 'error');
+        this.finish(request, 'error');
+        return;
       }
       request.appendOutputToken(tokenIds[i]);
       result.end = i + 1;
       result.finishReason = request.checkStop();
-      if (result.finishReason !== null) return this.finish(request, result.finishReason);
+      if (result.finishReason !== null) this.finish(request, result.finishReason);
     }
   }
 
