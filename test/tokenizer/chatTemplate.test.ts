@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../../lib';
 import { renderChatTemplate } from '../../lib';
@@ -185,6 +185,18 @@ describe('the chat template of a checkpoint', () => {
     const tokenizer = await load(inConfig(named({ default: 'D', tool_use: 'T' })));
     expect(tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
     expect(tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
+  });
+
+  it.each([
+    ['a link to nothing', (place: string) => symlink('/nowhere', place), 'a link to /nowhere'],
+    ['a file', (place: string) => writeFile(place, ''), 'ENOTDIR'],
+  ])('in an additional_chat_templates that is %s is refused', async (_, make, reason) => {
+    const folder = await folderWith(byteTokenizerFiles());
+    await make(path.join(folder, 'additional_chat_templates'));
+    await expect(Tokenizer.load(folder)).rejects.toMatchObject({
+      code: 'CHECKPOINT_INVALID',
+      message: expect.stringMatching(`additional_chat_templates: .*${reason}`) as string,
+    });
   });
 
   it('is the one that the call names, or gives', async () => {
