@@ -14,7 +14,7 @@ import { InvalidRequestError } from '../errors';
 import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs } from './callInputs';
-import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
+import { checkFits, type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
 /** Text, or token ids (and, if one likes, the text they stand for). */
@@ -145,19 +145,9 @@ export class InputProcessor {
       return { samplingParams: params, prompt: text, promptTokenIds };
     }
     if (text === null) throw notAPrompt(prompt);
-    if (maxPromptTokens === null) this.checkLength(text);
+    const tokenizer = this.requireTokenizer('a text prompt');
+    if (maxPromptTokens === null) checkFits(tokenizer, text, this.config.model.maxModelLen);
     return { samplingParams: params, prompt: text };
-  }
-
-  /** Refuses a text that cannot fit, before it is encoded. */
-  private checkLength(text: string): void {
-    const { maxModelLen } = this.config.model;
-    const least = this.requireTokenizer('a text prompt').minNumTokens(text);
-    if (least < maxModelLen) return;
-    throw new InvalidRequestError(
-      `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-        `${maxModelLen - 1}, so that one can be generated`,
-    );
   }
 
   private takeMessages(
