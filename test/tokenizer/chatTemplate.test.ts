@@ -12,6 +12,19 @@ const ROLES =
   '{% if add_generation_prompt %}<assistant>{% endif %}';
 
 describe('renderChatTemplate', () => {
+  it.each(['2 ** 1000000000', '(-15) ** 99999999999', '16 ** 65537', '10 ** 10000000'])(
+    'refuses the int %s without computing it',
+    (power) => {
+      const render = () => renderChatTemplate(`{% set x = ${power} %}`, MESSAGES);
+      expect(render).toThrow(/OverflowError: an int of \d+ bits; a template may make 262144/);
+    },
+  );
+
+  it('computes ints up to the limit', () => {
+    const template = '{{ 2 ** 262144 > 15 ** 65536 }} {{ (-3) ** 3 }} {{ 1 ** 10000000000 }}';
+    expect(renderChatTemplate(template, MESSAGES)).toBe('True -27 1');
+  });
+
   it('opens the turn of the model when it is asked to', () => {
     expect(renderChatTemplate(ROLES, MESSAGES)).toBe('<user>Hi</user>');
     expect(renderChatTemplate(ROLES, MESSAGES, { addGenerationPrompt: true })).toBe(
