@@ -20,6 +20,7 @@ import {
 } from './config/requestOptions';
 import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
+import { readingOf } from './config/snapshot';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
@@ -150,14 +151,7 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
-    if (!Array.isArray(messages) || messages.length === 0) {
-      throw new InvalidRequestError(
-        `chat takes a list of messages, or a list of such lists, not ${show(messages)}`,
-      );
-    }
-    const conversations = Array.isArray(messages[0])
-      ? (messages as readonly (readonly ChatMessage[])[])
-      : [messages as readonly ChatMessage[]];
+    const conversations = readingOf('messages', () => conversationsOf(messages));
     const checked = checkChatOptions(options, this.engine.config.limits);
     const prompting = promptOptionsOf(checked);
     const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
@@ -243,6 +237,19 @@ function checkArgs(args: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);
   }
+}
+
+function conversationsOf(
+  messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
+): readonly (readonly ChatMessage[])[] {
+  if (!Array.isArray(messages) || messages.length === 0) {
+    throw new InvalidRequestError(
+      `chat takes a list of messages, or a list of such lists, not ${show(messages)}`,
+    );
+  }
+  return Array.isArray(messages[0])
+    ? (messages as readonly (readonly ChatMessage[])[])
+    : [messages as readonly ChatMessage[]];
 }
 
 function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {

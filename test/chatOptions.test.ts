@@ -46,6 +46,20 @@ async function textPrompt(text: string, options: StreamOptions): Promise<number[
 }
 
 describe('chat', () => {
+  test.each([false, true])(
+    'refuses what cannot fit before it is encoded, splitSpecialTokens %s',
+    async (splitSpecialTokens) => {
+      const encoded = jest.spyOn(tokenizer, 'encode');
+      const messages = [{ role: 'user', content: `<|user|>${'word '.repeat(50_000)}` }];
+      await expect(llm.chat(messages, one, { splitSpecialTokens })).rejects.toMatchObject({
+        code: 'REQUEST_INVALID',
+        message: expect.stringMatching(/^conversation 0: it has at least \d+ tokens/) as string,
+      });
+      expect(encoded).not.toHaveBeenCalled();
+      encoded.mockRestore();
+    },
+  );
+
   test.each<[string, ChatOptions, string]>([
     ['tools', { tools: [{ name: 'f' }], chatTemplate: '{{ tools[0].name }}' }, 'f'],
     ['documents', { documents: [{ text: 'd' }], chatTemplate: '{{ documents[0].text }}' }, 'd'],

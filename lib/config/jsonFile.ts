@@ -1,6 +1,6 @@
 /** JSON files of a checkpoint's folder, read with errors that say where they are wrong. */
 import { isUtf8 } from 'node:buffer';
-import { readFile, readlink, stat } from 'node:fs/promises';
+import { readFile, readdir, readlink, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { CheckpointError } from '../errors';
 import { show } from './schema';
@@ -134,18 +134,32 @@ export async function fileExists(file: string): Promise<boolean> {
     throw new CheckpointError(file, `${found}; it must be a file`);
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause;
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code !== 'ENOENT') {
-      throw new CheckpointError(file, `it cannot be looked up: ${reasonOf(cause)}`, { cause });
-    }
-    const target = await linkTarget(file);
-    if (target === null) return false;
-    throw new CheckpointError(
-      file,
-      `it is a link to ${target}, which is not there; download the file again`,
-      { cause },
-    );
+    return checkAbsent(file, cause);
   }
+}
+
+/** The names in a folder; none when there is no such folder. Throws CheckpointError as `fileExists`. */
+export async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (cause) {
+    await checkAbsent(folder, cause);
+    return [];
+  }
+}
+
+/** `false` when `cause`, why a path was not found, is that it is absent; else throws CheckpointError. */
+async function checkAbsent(file: string, cause: unknown): Promise<false> {
+  if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') {
+    throw new CheckpointError(file, `it cannot be looked up: ${reasonOf(cause)}`, { cause });
+  }
+  const target = await linkTarget(file);
+  if (target === null) return false;
+  throw new CheckpointError(
+    file,
+    `it is a link to ${target}, which is not there; download the file again`,
+    { cause },
+  );
 }
 
 /** A file's text, UTF-8. Throws CheckpointError that says whether file or folder is missing. */

@@ -5,7 +5,7 @@ import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
 import { limitedBy, type RequestLimits } from './limits';
 import { closeName, parseFields } from './schema';
-import { snapshotFields } from './snapshot';
+import { readingOf, snapshotFields } from './snapshot';
 
 /** Options of one call; they hold for each of its prompts. */
 export interface RequestOptions {
@@ -52,11 +52,17 @@ export interface ChatStreamOptions extends RequestOptions, ChatPromptOptions {}
 
 export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
 
+/** Whether it is one indeed: an object with the prototype alone has no `aborted`. */
+function isAbortSignal(value: unknown): boolean {
+  try {
+    return value instanceof AbortSignal && typeof value.aborted === 'boolean';
+  } catch {
+    return false;
+  }
+}
+
 const requestSchema = z.strictObject({
-  signal: z
-    .custom<AbortSignal>((value) => value instanceof AbortSignal)
-    .optional()
-    .describe('an AbortSignal'),
+  signal: z.custom<AbortSignal>(isAbortSignal).optional().describe('an AbortSignal'),
   timeoutMs: z.int().min(1).max(MAX_TIMER).optional().describe(`an integer from 1 to ${MAX_TIMER}`),
   priority: z.int().optional().describe('an integer of at most 53 bits'),
   cacheSalt: z.string().min(1).optional().describe('a string that is not empty'),
@@ -111,7 +117,7 @@ type Check<Options> = (options: unknown, limits?: Readonly<RequestLimits>) => Op
 function checkBy<Options extends RequestOptions>(schema: z.ZodObject): Check<Options> {
   const names = Object.keys(schema.shape);
   return (options, limits) => {
-    const given = snapshotFields(options, names);
+    const given = readingOf('options', () => snapshotFields(options, names));
     checkNames(given, names);
     return withinLimits(parseFields(schema, given, fail) as Options, limits);
   };

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
 import { HARD_LIMITS } from './limits';
 import { parseFields, show } from './schema';
-import { snapshotFields } from './snapshot';
+import { readingOf, snapshotFields } from './snapshot';
 import type { GenerationDefaults } from './uniprocConfig';
 
 /** What a request may ask for. An option that is absent or undefined has its default. */
@@ -222,6 +222,25 @@ function copyLogitBias(bias: unknown): ReadonlyMap<number, number> {
   return copy;
 }
 
+/** Everything that the caller gave, each part read once and checked. */
+function copyOptions(options: SamplingParamsOptions) {
+  const scalars = parseFields(schema, snapshotFields(options, NAMES), fail);
+  checkFloat32(scalars);
+  const allowedTokenIds =
+    scalars.allowedTokenIds == null
+      ? null
+      : copyTokenIds('allowedTokenIds', scalars.allowedTokenIds);
+  if (allowedTokenIds?.length === 0) refuse('allowedTokenIds', allowedTokenIds);
+  return {
+    scalars,
+    allowedTokenIds,
+    bias: copyLogitBias(scalars.logitBias ?? {}),
+    stop: copyStop(scalars.stop ?? []),
+    badWords: copyBadWords(scalars.badWords ?? []),
+    stopTokenIds: copyTokenIds('stopTokenIds', scalars.stopTokenIds ?? []),
+  };
+}
+
 function fail(message: string): InvalidRequestError {
   return new InvalidRequestError(`sampling parameters: ${message}`);
 }
@@ -266,16 +285,10 @@ export class SamplingParams {
 
   /** Throws InvalidRequestError, naming the parameter, its value and what is allowed. */
   constructor(options: SamplingParamsOptions = {}) {
-    const scalars = parseFields(schema, snapshotFields(options, NAMES), fail);
-    checkFloat32(scalars);
-    const bias = copyLogitBias(scalars.logitBias ?? {});
-    const stop = copyStop(scalars.stop ?? []);
-    const allowedTokenIds =
-      scalars.allowedTokenIds == null
-        ? null
-        : copyTokenIds('allowedTokenIds', scalars.allowedTokenIds);
-    if (allowedTokenIds?.length === 0) refuse('allowedTokenIds', allowedTokenIds);
-
+    const { scalars, bias, stop, allowedTokenIds, badWords, stopTokenIds } = readingOf(
+      'sampling parameters',
+      () => copyOptions(options),
+    );
     this.n = scalars.n ?? 1;
     const temperature = scalars.temperature ?? 1;
     this.temperature = temperature < GREEDY_BELOW ? 0 : temperature;
@@ -288,10 +301,10 @@ export class SamplingParams {
     // Map has no frozen form.
     Object.defineProperty(this, 'logitBias', { get: () => new Map(bias), enumerable: true });
     this.allowedTokenIds = allowedTokenIds;
-    this.badWords = copyBadWords(scalars.badWords ?? []);
+    this.badWords = badWords;
     this.seed = scalars.seed === -1 ? null : (scalars.seed ?? null);
     this.stop = Object.freeze(stop);
-    this.stopTokenIds = copyTokenIds('stopTokenIds', scalars.stopTokenIds ?? []);
+    this.stopTokenIds = stopTokenIds;
     this.includeStopStrInOutput = scalars.includeStopStrInOutput ?? false;
     this.ignoreEos = scalars.ignoreEos ?? false;
     this.minTokens = scalars.minTokens ?? 0;

@@ -4,13 +4,23 @@ import { z } from 'zod';
 
 /** A value as an error message shows it: on one line, not too long. */
 export function show(value: unknown): string {
-  const text = inspect(value, {
-    breakLength: Infinity,
-    depth: 2,
-    maxArrayLength: 16,
-    maxStringLength: 100,
-  });
+  const text = inspected(value);
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}
+
+function inspected(value: unknown): string {
+  try {
+    if (value instanceof Error) return `${value.name}: ${value.message}`;
+    return inspect(value, {
+      breakLength: Infinity,
+      depth: 2,
+      maxArrayLength: 16,
+      maxStringLength: 100,
+    });
+  } catch {
+    // A getter or an inspect.custom of the caller's threw.
+    return 'a value that cannot be shown';
+  }
 }
 
 /** Letters to insert, delete or replace to get from `a` to `b` (Levenshtein 1966). */

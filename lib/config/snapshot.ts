@@ -2,6 +2,8 @@
  * Copies of what callers pass in. A caller may change its objects after the call, and a getter or a
  * proxy may answer differently each time: everything is read once, and only the copy is checked.
  */
+import { InvalidRequestError } from '../errors';
+import { show } from './schema';
 
 /**
  * The fields of an options object: those that `names` lists, own or inherited, and all others that
@@ -16,6 +18,19 @@ export function snapshotFields(options: unknown, names: readonly string[]): unkn
   for (const name of Object.keys(given)) copy[name] = given[name];
   for (const name of names) if (!(name in copy) && name in given) copy[name] = given[name];
   return copy;
+}
+
+/**
+ * What `read` returns. An error that is not ours was thrown by a getter or a proxy of the caller's:
+ * it becomes the cause of an InvalidRequestError about `subject`.
+ */
+export function readingOf<T>(subject: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof InvalidRequestError) throw error;
+    throw new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
+  }
 }
 
 /** Why data cannot be copied. */

@@ -4,6 +4,7 @@
  * From the moment when it is made a call counts, and can be given up.
  */
 import type { RequestOptions } from '../config/requestOptions';
+import { readingOf } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
 import type { Executor } from '../executor/executor';
@@ -175,21 +176,31 @@ export class Admission {
 
   /** Has a call's requests come as soon as they can. It may have ended already. */
   begin(pending: PendingCall): void {
-    const { call, callInputs, options, receiver } = pending;
+    const { call, callInputs } = pending;
+    if (callInputs.numPrompts === 0) call.end();
     if (call.isEnded) return;
-    if (callInputs.numPrompts === 0) {
-      call.end();
-      return;
-    }
+    this.watch(pending);
     this.calls.set(call, pending);
     this.numArriving += callInputs.numRequests;
     call.whenEnded(() => this.ended(pending));
-    call.watch(options, (reason, error) => {
-      this.giveUp(pending, reason);
-      receiver.failed(error, reason === 'abort');
-    });
     if (pending.inputs !== null) this.makeRequests(pending, pending.inputs);
     else void pending.encoding?.then(() => this.makeRequests(pending, pending.inputs ?? []));
+  }
+
+  /** Throws, with the call ended, what methods throw that a caller gave its signal. */
+  private watch(pending: PendingCall): void {
+    const { call, options, receiver } = pending;
+    try {
+      readingOf('options: signal', () =>
+        call.watch(options, (reason, error) => {
+          this.giveUp(pending, reason);
+          receiver.failed(error, reason === 'abort');
+        }),
+      );
+    } catch (error) {
+      call.end();
+      throw error;
+    }
   }
 
   private makeRequests(pending: PendingCall, inputs: readonly EngineInput[]): void {

@@ -8,13 +8,13 @@ import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import type { ChatPromptOptions, PromptOptions } from '../config/requestOptions';
 import { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
-import { DataSnapshot, SnapshotError } from '../config/snapshot';
+import { DataSnapshot, readingOf, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs } from './callInputs';
-import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
+import { checkFits, type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
 /** Text, or token ids (and, if one likes, the text they stand for). */
@@ -50,7 +50,9 @@ export class InputProcessor {
    */
   takePrompts(prompts: readonly Prompt[], params: Params, options: PromptOptions = {}): CallInputs {
     const settings = this.settings(options);
-    const paramsOf = this.takeParams(this.count(prompts, 'prompts'), params);
+    const paramsOf = readingOf('the call', () =>
+      this.takeParams(this.count(prompts, 'prompts'), params),
+    );
     return this.encoder.inputs(
       paramsOf.map((samplingParams, i) =>
         naming(`prompt ${i}`, () => this.takePrompt(prompts[i], samplingParams, settings)),
@@ -70,7 +72,9 @@ export class InputProcessor {
     const snapshot = new DataSnapshot(this.limits.maxMessageValues, HARD_LIMITS.messageDepth);
     const settings = this.settings(naming('options', () => this.copy(options, snapshot)));
     checkTemplateOptions(settings);
-    const paramsOf = this.takeParams(this.count(conversations, 'conversations'), params);
+    const paramsOf = readingOf('the call', () =>
+      this.takeParams(this.count(conversations, 'conversations'), params),
+    );
     return this.encoder.inputs(
       paramsOf.map((samplingParams, i) =>
         naming(`conversation ${i}`, () => ({
@@ -141,19 +145,9 @@ export class InputProcessor {
       return { samplingParams: params, prompt: text, promptTokenIds };
     }
     if (text === null) throw notAPrompt(prompt);
-    if (maxPromptTokens === null) this.checkLength(text);
+    const tokenizer = this.requireTokenizer('a text prompt');
+    if (maxPromptTokens === null) checkFits(tokenizer, text, this.config.model.maxModelLen);
     return { samplingParams: params, prompt: text };
-  }
-
-  /** Refuses a text that cannot fit, before it is encoded. */
-  private checkLength(text: string): void {
-    const { maxModelLen } = this.config.model;
-    const least = this.requireTokenizer('a text prompt').minNumTokens(text);
-    if (least < maxModelLen) return;
-    throw new InvalidRequestError(
-      `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-        `${maxModelLen - 1}, so that one can be generated`,
-    );
   }
 
   private takeMessages(
@@ -302,17 +296,14 @@ function notAPrompt(prompt: unknown): InvalidRequestError {
   );
 }
 
-/**
- * What `read` returns; an error says what it is about. Another error than ours is one that a getter or
- * a proxy of the caller's threw.
- */
+/** As `readingOf`, but also our own errors say what they are about. */
 function naming<T>(subject: string, read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    if (error instanceof InvalidRequestError) {
+  return readingOf(subject, () => {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof InvalidRequestError)) throw error;
       throw new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
     }
-    throw new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
-  }
+  });
 }

@@ -152,11 +152,16 @@ export class PromptEncoder {
   /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
-    { maxPromptTokens: _, ...settings }: EncodeSettings,
+    { maxPromptTokens, ...settings }: EncodeSettings,
     start: number,
     end: number,
   ): Promise<readonly ArrayLike<number>[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
+    const { addSpecialTokens, splitSpecialTokens } = settings;
+    const { maxModelLen } = this.config.model;
+    const check = (rendered: string) => {
+      if (maxPromptTokens === null) checkFits(tokenizer, rendered, maxModelLen);
+    };
     const batch = prompts.slice(start, end);
     const texts = batch.flatMap(({ prompt, promptTokenIds, messages }) =>
       promptTokenIds === undefined && messages === undefined ? [prompt ?? ''] : [],
@@ -164,10 +169,13 @@ export class PromptEncoder {
     const chats = batch.map(({ messages, promptTokenIds }, i) =>
       messages === undefined || promptTokenIds !== undefined
         ? Promise.resolve(null)
-        : naming(nameOf(batch[i], start + i), tokenizer.applyChatTemplate(messages, settings)),
+        : naming(
+            nameOf(batch[i], start + i),
+            tokenizer.applyChatTemplate(messages, settings, check),
+          ),
     );
     const [encodedTexts, encodedChats] = await Promise.all([
-      tokenizer.encodeBatch(texts, settings),
+      tokenizer.encodeBatch(texts, { addSpecialTokens, splitSpecialTokens }),
       Promise.all(chats),
     ]);
     let next = 0;
@@ -252,6 +260,16 @@ export class PromptEncoder {
       `${what} needs a tokenizer, and the engine was made with skipTokenizerInit`,
     );
   }
+}
+
+/** Refuses a text that cannot fit, before it is encoded. Throws InvalidRequestError. */
+export function checkFits(tokenizer: Tokenizer, text: string, maxModelLen: number): void {
+  const least = tokenizer.minNumTokens(text);
+  if (least < maxModelLen) return;
+  throw new InvalidRequestError(
+    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
+      `${maxModelLen - 1}, so that one can be generated`,
+  );
 }
 
 /** At the start of a text, and after a space. */

@@ -129,6 +129,30 @@ export class Request {
     this.tokenIds[this.length++] = tokenId;
   }
 
+  /**
+   * Whether its parameters forbid `tokenId` as the next token: the end of a bad word, or a stop token
+   * before minTokens. The sampler gives such a token where nothing else is left to choose from, so this
+   * looks only where that can be: with allowedTokenIds, or with bans for all of `vocabSize` tokens.
+   */
+  forbids(tokenId: number, vocabSize: number): boolean {
+    const { badWordsTokenIds, numOutputTokens, samplingParams, stopTokenIds } = this;
+    const isEarly = numOutputTokens < samplingParams.minTokens;
+    if (samplingParams.allowedTokenIds === null) {
+      const numBans = badWordsTokenIds.length + (isEarly ? stopTokenIds.length : 0);
+      if (numBans < vocabSize) return false;
+    }
+    if (isEarly && stopTokenIds.includes(tokenId)) return true;
+    return badWordsTokenIds.some((word) => this.wouldComplete(word, tokenId));
+  }
+
+  private wouldComplete(word: readonly number[], tokenId: number): boolean {
+    const numBefore = word.length - 1;
+    if (word[numBefore] !== tokenId || numBefore > this.numOutputTokens) return false;
+    const start = this.length - numBefore;
+    for (let i = 0; i < numBefore; i++) if (this.tokenIds[start + i] !== word[i]) return false;
+    return true;
+  }
+
   /** Why the request ends with its last token; null when it goes on. */
   checkStop(): FinishReason | null {
     const { numOutputTokens, samplingParams } = this;

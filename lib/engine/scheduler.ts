@@ -13,7 +13,7 @@ import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
-import type { EndReason, EngineCoreOutput, EngineCoreOutputs, FinishReason } from './outputs';
+import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
 import type { Request } from './request';
 import { RequestQueue } from './requestQueue';
 import {
@@ -24,7 +24,7 @@ import {
   removeLatest,
   type StepInMaking,
 } from './stepInMaking';
-import { checkOutput, faultOf } from './stepOutput';
+import { checkOutput, faultOf, nothingPermitted } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
@@ -320,27 +320,30 @@ export class Scheduler {
     result.promptLogprobs = output.promptLogprobs.get(requestId) ?? null;
     result.finishReason = null;
     result.error = faultOf(requestId, output, row, numExpected, this.vocabSize);
-    if (result.error !== null) {
-      this.finish(request, 'error');
-      return;
-    }
-    result.end = this.appendTokens(request, tokenIds, start, offsets[row + 1]);
-    // Only a stop and the limit end a request here.
-    result.finishReason = request.finishReason as FinishReason | null;
+    if (result.error !== null) this.finish(request, 'error');
+    else this.appendTokens(request, tokenIds, offsets[row + 1], result);
   }
 
-  /** Returns where the tokens that count end: the request may stop at one of them. */
-  private appendTokens(request: Request, tokenIds: Int32Array, start: number, end: number): number {
+  /** Those from `result.start` to `end`, or up to the one that the request ends with. */
+  private appendTokens(
+    request: Request,
+    tokenIds: Int32Array,
+    end: number,
+    result: EngineCoreOutput,
+  ): void {
+    const { start } = result;
     request.numOutputPlaceholders -= end - start;
-    for (let i = start; i < end; i++) {
-      request.appendOutputToken(tokenIds[i]);
-      const finishReason = request.checkStop();
-      if (finishReason !== null) {
-        this.finish(request, finishReason);
-        return i + 1;
+    for (let i = start; i < end && isUnfinished(request); i++) {
+      if (request.forbids(tokenIds[i], this.vocabSize ?? Infinity)) {
+        result.error = nothingPermitted(request);
+        this.finish(request, 'error');
+        return;
       }
+      request.appendOutputToken(tokenIds[i]);
+      result.end = i + 1;
+      result.finishReason = request.checkStop();
+      if (result.finishReason !== null) this.finish(request, result.finishReason);
     }
-    return end;
   }
 
   /** The record of an earlier step, lest each token costs an object. */

@@ -1,6 +1,7 @@
 /** Whether what a worker gave back for a step is what was scheduled. */
 import {
   InvalidLogitsError,
+  InvalidRequestError,
   InvalidStateError,
   RequestFailedError,
   type UniprocError,
@@ -60,6 +61,15 @@ export function faultOf(
   return misfit(
     requestId,
     `the worker gave back ${compared} tokens than were scheduled, ${numTokens} for ${numExpected}`,
+  );
+}
+
+/** Why a request ends whose parameters forbid every token that could come next. */
+export function nothingPermitted({ requestId, numOutputTokens }: Request): InvalidRequestError {
+  return new InvalidRequestError(
+    `request ${requestId}: after ${numOutputTokens} tokens its parameters permit no next one: ` +
+      'allowedTokenIds, badWords and minTokens (which forbids stop tokens) exclude all; relax one of them',
+    { requestId },
   );
 }
 

@@ -1,7 +1,6 @@
 /** A checkpoint's chat templates: where they are, which one is meant, and whose fault a failure is. */
-import { readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { fileExists, readJsonObject, readText } from '../config/jsonFile';
+import { fileExists, namesIn, readJsonObject, readText } from '../config/jsonFile';
 import { show } from '../config/schema';
 import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../errors';
 import { ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
@@ -125,7 +124,7 @@ async function readTemplateFiles(folder: string): Promise<Map<string, Source>> {
   const main = path.join(folder, 'chat_template.jinja');
   if (await fileExists(main)) templates.set('default', source(main, await readText(main)));
   const more = path.join(folder, 'additional_chat_templates');
-  const names = await readdir(more).catch(() => []);
+  const names = await namesIn(more);
   for (const name of names.filter((file) => file.endsWith('.jinja')).sort()) {
     const file = path.join(more, name);
     templates.set(path.basename(name, '.jinja'), source(file, await readText(file)));

@@ -5,7 +5,8 @@
  */
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { show } from '../config/schema';
+import { z } from 'zod';
+import { parseFields, show } from '../config/schema';
 import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import { checkMessages, type ChatMessage, type ChatTemplateOptions } from './chatMessages';
 import { ChatTemplates } from './chatTemplates';
@@ -122,7 +123,10 @@ export class Tokenizer {
 
   /** `encode` of each text. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
-    texts.forEach((text, i) => checkText(`texts[${i}]`, text));
+    if (!Array.isArray(texts)) {
+      throw new InvalidRequestError(`texts is ${show(texts)}; it must be a list of strings`);
+    }
+    texts.forEach((text: unknown, i) => checkText(`texts[${i}]`, text));
     const input = { texts, ...encodeSettings(options) };
     const lists: number[][] = [];
     for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
@@ -138,10 +142,8 @@ export class Tokenizer {
   }
 
   /** The text of `tokenIds`; ids without a token add nothing. */
-  async decode(
-    tokenIds: Iterable<number>,
-    { skipSpecialTokens = true }: DecodeOptions = {},
-  ): Promise<string> {
+  async decode(tokenIds: Iterable<number>, options: DecodeOptions = {}): Promise<string> {
+    const skipSpecialTokens = skipsSpecialTokens(options);
     const ids = checkTokenIds(tokenIds);
     if (!this.tokens.decoder.isSafe) {
       const decoder = this.incrementalDecoder({ skipSpecialTokens });
@@ -156,8 +158,8 @@ export class Tokenizer {
    * Decodes tokens that come one by one, synchronously: with the rest that `finish` gives, what it gives is what
    * `decode` makes of them all.
    */
-  incrementalDecoder({ skipSpecialTokens = true }: DecodeOptions = {}): IncrementalDetokenizer {
-    return new IncrementalDetokenizer(this, skipSpecialTokens, { continues: false });
+  incrementalDecoder(options: DecodeOptions = {}): IncrementalDetokenizer {
+    return new IncrementalDetokenizer(this, skipsSpecialTokens(options), { continues: false });
   }
 
   /** What `tokenIds` add to a text that went before: unlike at its beginning, their first space is kept. */
@@ -219,17 +221,21 @@ export class Tokenizer {
   /**
    * The same as [numTokens] ids. The template has put the special tokens where they belong; with
    * splitSpecialTokens, those that stand in the messages (but the assistant's) and documents are text.
+   * `check` may refuse the rendered text, by throwing, before it is encoded.
    */
   async applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
+    check: (rendered: string) => void = () => {},
   ): Promise<number[]> {
     const { addSpecialTokens = false, splitSpecialTokens = false, ...rest } = options;
     if (splitSpecialTokens) {
-      const ids = await this.applyToPlainTexts(messages, rest, addSpecialTokens);
+      const ids = await this.applyToPlainTexts(messages, rest, addSpecialTokens, check);
       if (ids !== null) return ids;
     }
-    return this.encode(this.renderChatTemplate(messages, rest), { addSpecialTokens });
+    const rendered = this.renderChatTemplate(messages, rest);
+    check(rendered);
+    return this.encode(rendered, { addSpecialTokens });
   }
 
   /** Null when no text reads like a special token. */
@@ -237,6 +243,7 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions,
     addSpecialTokens: boolean,
+    check: (rendered: string) => void,
   ): Promise<number[] | null> {
     checkMessages(messages);
     const documents = options.documents ?? [];
@@ -258,6 +265,7 @@ export class Tokenizer {
       documents: options.documents ? ownDocuments : options.documents,
     });
     const parts = plainTexts.split(rendered);
+    check(parts.map(({ text }) => text).join(''));
     const encoded = await Promise.all(
       parts.map(({ text, isPlain }) =>
         this.encode(text, { addSpecialTokens: false, splitSpecialTokens: isPlain }),
@@ -285,8 +293,25 @@ export class Tokenizer {
   }
 }
 
-function encodeSettings({ addSpecialTokens = true, splitSpecialTokens = false }: EncodeOptions) {
-  return { addSpecialTokens, splitSpecialTokens };
+const flag = () => z.boolean().nullish().describe('true or false');
+const encodeSchema = z.strictObject({ addSpecialTokens: flag(), splitSpecialTokens: flag() });
+const decodeSchema = z.strictObject({ skipSpecialTokens: flag() });
+
+/** An option that is null counts as missing. Throws InvalidRequestError. */
+function encodeSettings(options: EncodeOptions | null) {
+  const { addSpecialTokens, splitSpecialTokens } = parseFields(encodeSchema, options ?? {}, fail);
+  return {
+    addSpecialTokens: addSpecialTokens ?? true,
+    splitSpecialTokens: splitSpecialTokens ?? false,
+  };
+}
+
+function skipsSpecialTokens(options: DecodeOptions | null): boolean {
+  return parseFields(decodeSchema, options ?? {}, fail).skipSpecialTokens ?? true;
+}
+
+function fail(message: string): InvalidRequestError {
+  return new InvalidRequestError(`options: ${message}`);
 }
 
 /** As a list, a slice in each turn of the event loop. */
@@ -306,6 +331,9 @@ function checkText(name: string, text: unknown): void {
 }
 
 function checkTokenIds(tokenIds: Iterable<number>): Int32Array {
+  if (typeof (tokenIds as Partial<Iterable<number>> | null)?.[Symbol.iterator] !== 'function') {
+    throw new InvalidRequestError(`tokenIds is ${show(tokenIds)}; it must be a list of integers`);
+  }
   const ids: ArrayLike<number> =
     Array.isArray(tokenIds) || ArrayBuffer.isView(tokenIds)
       ? (tokenIds as unknown as ArrayLike<number>)

@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../../lib';
 import { renderChatTemplate } from '../../lib';
@@ -12,6 +12,19 @@ const ROLES =
   '{% if add_generation_prompt %}<assistant>{% endif %}';
 
 describe('renderChatTemplate', () => {
+  it.each(['2 ** 1000000000', '(-15) ** 99999999999', '16 ** 65537', '10 ** 10000000'])(
+    'refuses the int %s without computing it',
+    (power) => {
+      const render = () => renderChatTemplate(`{% set x = ${power} %}`, MESSAGES);
+      expect(render).toThrow(/OverflowError: an int of \d+ bits; a template may make 262144/);
+    },
+  );
+
+  it('computes ints up to the limit', () => {
+    const template = '{{ 2 ** 262144 > 15 ** 65536 }} {{ (-3) ** 3 }} {{ 1 ** 10000000000 }}';
+    expect(renderChatTemplate(template, MESSAGES)).toBe('True -27 1');
+  });
+
   it('opens the turn of the model when it is asked to', () => {
     expect(renderChatTemplate(ROLES, MESSAGES)).toBe('<user>Hi</user>');
     expect(renderChatTemplate(ROLES, MESSAGES, { addGenerationPrompt: true })).toBe(
@@ -185,6 +198,18 @@ describe('the chat template of a checkpoint', () => {
     const tokenizer = await load(inConfig(named({ default: 'D', tool_use: 'T' })));
     expect(tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
     expect(tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
+  });
+
+  it.each([
+    ['a link to nothing', (place: string) => symlink('/nowhere', place), 'a link to /nowhere'],
+    ['a file', (place: string) => writeFile(place, ''), 'ENOTDIR'],
+  ])('in an additional_chat_templates that is %s is refused', async (_, make, reason) => {
+    const folder = await folderWith(byteTokenizerFiles());
+    await make(path.join(folder, 'additional_chat_templates'));
+    await expect(Tokenizer.load(folder)).rejects.toMatchObject({
+      code: 'CHECKPOINT_INVALID',
+      message: expect.stringMatching(`additional_chat_templates: .*${reason}`) as string,
+    });
   });
 
   it('is the one that the call names, or gives', async () => {

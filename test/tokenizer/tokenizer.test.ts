@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { CheckpointError, InvalidRequestError } from '../../lib/errors';
 import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
-import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { type DecodeOptions, type EncodeOptions, Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { folderWith } from '../support/folder';
 
 /** Recorded from Hugging Face's tokenizers and transformers by make.py. */
@@ -167,6 +167,41 @@ describe('Tokenizer', () => {
     const loaded = await Tokenizer.load(await folderWith({ 'tokenizer.json': TOKENIZER }));
     expect(await loaded.encode('the tide')).toEqual(await tokenizer.encode('the tide'));
     expect(loaded).toMatchObject({ bosTokenId: null, eosTokenId: null });
+  });
+
+  it('takes options that are null for missing ones', async () => {
+    const options = null as unknown as undefined;
+    expect(await tokenizer.encode('Hi', options)).toEqual(await tokenizer.encode('Hi'));
+    const ids = await tokenizer.encode('Hi');
+    expect(await tokenizer.decode(ids, options)).toBe(await tokenizer.decode(ids));
+  });
+
+  it.each<[string, () => Promise<unknown>]>([
+    [
+      'there is no add_special_tokens; did you mean addSpecialTokens?',
+      () => tokenizer.encode('x', { add_special_tokens: false } as EncodeOptions),
+    ],
+    [
+      "addSpecialTokens is 'no'; it must be true or false",
+      () => tokenizer.encode('x', { addSpecialTokens: 'no' } as unknown as EncodeOptions),
+    ],
+    [
+      'there is no skipSpecialToken; did you mean skipSpecialTokens?',
+      () => tokenizer.decode([1], { skipSpecialToken: false } as DecodeOptions),
+    ],
+    [
+      'tokenIds is null; it must be a list of integers',
+      () => tokenizer.decode(null as unknown as number[]),
+    ],
+    [
+      "texts is 'abc'; it must be a list of strings",
+      () => tokenizer.encodeBatch('abc' as unknown as string[]),
+    ],
+  ])('refuses with: %s', async (message, call) => {
+    await expect(call()).rejects.toMatchObject({
+      code: 'REQUEST_INVALID',
+      message: expect.stringContaining(message) as string,
+    });
   });
 
   describe('refuses', () => {

@@ -49,6 +49,12 @@ function checkBits(bits: number): void {
 
 const numBits = (value: bigint): number => value.toString(16).length * 4;
 
+/** The largest n with 2 ** n <= |value|, for |value| of at least 1. */
+function log2(value: bigint): number {
+  const digits = (value < 0n ? -value : value).toString(16);
+  return 4 * (digits.length - 1) + Math.floor(Math.log2(parseInt(digits[0], 16)));
+}
+
 function ints(operator: BinaryOperator, a: bigint, b: bigint): Value {
   switch (operator) {
     case '+':
@@ -72,7 +78,7 @@ function ints(operator: BinaryOperator, a: bigint, b: bigint): Value {
         if (a === 0n) raise('ZeroDivisionError', '0.0 cannot be raised to a negative power');
         return Number(a) ** Number(b);
       }
-      if (a > 1n || a < -1n) checkBits((numBits(a) - 4) * Number(b));
+      if (a > 1n || a < -1n) checkBits(log2(a) * Number(b));
       return a ** b;
   }
 }
