@@ -84,7 +84,7 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    forgotten.register(this, thread);
+    forgotten.register(this, thread, this);
   }
 
   /**
@@ -289,6 +289,8 @@ export class Tokenizer {
 
   /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
   close(): Promise<void> {
+    // The registry holds the thread, and so would the stack of its ShutdownError hold this object.
+    forgotten.unregister(this);
     return this.thread.close();
   }
 }
