@@ -252,8 +252,11 @@ describeOnGpus('a model', (worldSize) => {
   });
 
   test('engines that come and go leave the memory, threads and files of a process where they were', async () => {
-    const said = await run<{ before: number[]; after: number[] }>(
-      `const { readdirSync } = require('node:fs');
+    // In processes of their own, with no other on the GPUs: their free memory is what is compared.
+    await resident.end();
+    const said = await runLLMs<{ before: number[]; after: number[] }>(
+      `${PRELUDE}
+      const { readdirSync } = require('node:fs');
       const { ops } = require('./build/Release/uniproc.node');
       const gpu = new ops.Ops({ kind: 'cuda', index: rank });
       const params = new SamplingParams({ maxTokens: 6, ignoreEos: true });
@@ -267,6 +270,7 @@ describeOnGpus('a model', (worldSize) => {
       const before = held();
       for (let i = 0; i < 6; i++) await cycle();
       say({ before, after: held() });`,
+      worldSize,
     );
     for (const [{ before, after }] of said) expectNoMoreHeld(before, after);
   });
