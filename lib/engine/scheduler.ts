@@ -66,6 +66,11 @@ export class Scheduler {
     return this.running.length;
   }
 
+  /** In the order in which they are scheduled. */
+  get runningReqIds(): readonly string[] {
+    return this.running.map(({ requestId }) => requestId);
+  }
+
   /** Since the start. */
   get numPreemptions(): number {
     return this.preemptions;
