@@ -18,6 +18,9 @@ import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
 import { type Pieces, slicedWork } from './slicedWork';
 
+/** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
+const DROPPED_AT_ONCE = 64;
+
 /** Who waits for a call's outputs. */
 export interface CallReceiver {
   /** Its reader may leave before the outputs are complete. */
@@ -60,13 +63,15 @@ export class PendingCall {
   }
 }
 
-type Arrival = { add: PendingCall } | { abort: readonly string[] } | 'resetPrefixCache';
+type Arrival = PendingCall | 'resetPrefixCache';
 
 export class Admission {
   /** Calls that have begun and are not done. */
   private readonly calls = new Map<Call, PendingCall>();
-  /** What happened between two steps, in order. */
+  /** What came between two steps, in order. */
   private arrivals: Arrival[] = [];
+  /** Each resolves once the requests of a large call that has ended are dropped. */
+  private readonly drops = new Set<Promise<void>>();
   /** Requests of calls that have begun, which the scheduler does not have yet. */
   private numArriving = 0;
   /** Prompts that the engine was ever given: the next one's place. */
@@ -209,7 +214,7 @@ export class Admission {
       this.requestsOf(pending, inputs),
       () => {
         if (pending.call.isEnded) return;
-        this.arrive({ add: pending });
+        this.arrive(pending);
       },
       (error) => {
         const requestId = String(pending.firstRequest);
@@ -299,18 +304,14 @@ export class Admission {
 
   /** Gives the scheduler what arrived; `resetPrefixCache` carries a reset out. */
   takeArrivals(resetPrefixCache: () => void): void {
-    const aborted: string[] = [];
     while (this.arrivals.length > 0) {
       const { arrivals } = this;
       this.arrivals = [];
       for (const arrival of arrivals) {
         if (arrival === 'resetPrefixCache') resetPrefixCache();
-        else if ('abort' in arrival) for (const id of arrival.abort) aborted.push(id);
-        else this.schedule(arrival.add);
+        else this.schedule(arrival);
       }
     }
-    // Together, and after those that came: ending one by one would sweep the queue for each.
-    if (aborted.length > 0) this.scheduler.finishRequests(aborted, 'abort');
   }
 
   private schedule(pending: PendingCall): void {
@@ -342,13 +343,41 @@ export class Admission {
 
   /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
   private ended(pending: PendingCall): void {
-    const { call, callInputs, endReason, requestIds } = pending;
+    const { call, callInputs, requestIds } = pending;
     this.calls.delete(call);
     if (!pending.isScheduled) this.numArriving -= callInputs.numRequests;
     pending.requests = [];
     if (call.numPromptsDone === call.numPrompts) return;
-    this.outputProcessor.dropRequests(requestIds, endReason);
-    if (pending.isScheduled) this.arrive({ abort: requestIds });
+    // Ranks that step together drop requests between the same steps.
+    if (requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep) {
+      this.drop(pending, requestIds);
+      return;
+    }
+    // First those that hold seats and blocks.
+    const { outputProcessor, scheduler } = this;
+    this.drop(
+      pending,
+      scheduler.runningReqIds.filter((requestId) => outputProcessor.callOf(requestId) === call),
+    );
+    const drop = (requestId: string) => this.drop(pending, [requestId]);
+    const dropped = slicedWork.finish(
+      (function* (): Pieces {
+        for (const requestId of requestIds) {
+          drop(requestId);
+          yield;
+        }
+      })(),
+    );
+    this.drops.add(dropped);
+    void dropped.finally(() => this.drops.delete(dropped));
+  }
+
+  /** Ends requests of a call that has ended, those that have not; the worker hears of it by the next step. */
+  private drop({ endReason, isScheduled }: PendingCall, requestIds: readonly string[]): void {
+    const dropped = this.outputProcessor.dropRequests(requestIds, endReason);
+    if (!isScheduled || dropped.length === 0) return;
+    this.scheduler.finishRequests(dropped, 'abort');
+    this.wake();
   }
 
   /** Ends a call with an error. */
@@ -359,8 +388,8 @@ export class Admission {
   }
 
   /**
-   * Ends the call of a request that met `cause` while it was `stage`; the scheduler forgets its
-   * requests at once. Ids of requests that are finished are ignored.
+   * Ends the call of a request that met `cause` while it was `stage`. Ids of requests that are
+   * finished are ignored.
    */
   failRequest(requestId: string, stage: string, cause: unknown): void {
     const call = this.outputProcessor.callOf(requestId);
@@ -368,11 +397,10 @@ export class Admission {
     if (pending === undefined) return;
     const isTyped = cause instanceof UniprocError;
     this.fail(pending, isTyped ? cause : new RequestFailedError(requestId, stage, cause));
-    this.scheduler.finishRequests(pending.requestIds, 'abort');
   }
 
   /** Nothing runs any more: ends every call, in slices; resolves once all have heard of it. */
-  failAll(error: Error, reason: EndReason): Promise<void> {
+  async failAll(error: Error, reason: EndReason): Promise<void> {
     this.arrivals = [];
     function* calls(admission: Admission): Pieces {
       for (const pending of admission.calls.values()) {
@@ -380,7 +408,8 @@ export class Admission {
         yield;
       }
     }
-    return slicedWork.finish(calls(this));
+    await slicedWork.finish(calls(this));
+    await Promise.all(this.drops);
   }
 
   /** Resolves once every call that has begun is with the scheduler or has ended, arrivals not counted. */

@@ -4,21 +4,14 @@
  * never on which of two things happened to be quicker.
  */
 import { EventEmitter } from 'node:events';
-import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import {
-  ExecutorFailedError,
-  InvalidStateError,
-  NotSupportedError,
-  ShutdownError,
-} from '../errors';
+import { InvalidStateError, NotSupportedError, ShutdownError } from '../errors';
 import { Executor } from '../executor/executor';
-import type { Future } from '../executor/future';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
@@ -36,6 +29,7 @@ import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
 import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
 import type { EngineStats } from './stats';
+import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
   /** Text for users; null: they get token ids only. */
@@ -52,11 +46,6 @@ const NOBODY: CallReceiver = {
   of: () => ({ finished: () => {}, failed: () => {} }),
   failed: () => {},
 };
-
-interface StepInFlight {
-  step: SchedulerOutput;
-  output: Future<ModelRunnerOutput | null>;
-}
 
 export class LLMEngine {
   readonly config: UniprocConfig;
@@ -384,17 +373,4 @@ export class LLMEngine {
     this.stop(error);
     await Promise.all([this.executor.shutdown(isBusy ? error : undefined), this.stopped]);
   }
-}
-
-async function outputOf(output: Future<ModelRunnerOutput | null>): Promise<ModelRunnerOutput> {
-  // A worker that is always done already would keep timers and sockets from ever being served.
-  if (output.done()) await nextTurnOfEventLoop();
-  const modelRunnerOutput = await output;
-  if (modelRunnerOutput !== null) return modelRunnerOutput;
-  throw new InvalidStateError('executeModel gave null for a step without grammars');
-}
-
-function asExecutorFailure(error: unknown): Error {
-  if (error instanceof ExecutorFailedError || error instanceof ShutdownError) return error;
-  return new ExecutorFailedError(`a step failed: ${String(error)}`, { cause: error });
 }

@@ -241,13 +241,20 @@ export class InputProcessor {
     this.checkCount('badWords', params.badWords.length, 'maxBadWords');
     this.checkCount('logitBias', params.logitBias.size, 'maxLogitBiases');
     this.checkCount('allowedTokenIds', params.allowedTokenIds?.length ?? 0, 'maxAllowedTokenIds');
-    for (const [i, text] of params.stop.entries()) {
-      this.checkCount(`stop[${i}]`, text.length, 'maxStopStringLength', 'characters');
-    }
-    for (const [i, word] of params.badWords.entries()) {
-      const what = typeof word === 'string' ? 'characters' : 'tokens';
-      this.checkCount(`badWords[${i}]`, word.length, 'maxBadWordLength', what);
-    }
+    this.checkLengths('stop', params.stop, 'maxStopStringLength');
+    this.checkLengths('badWords', params.badWords, 'maxBadWordLength');
+  }
+
+  private checkLengths(
+    name: string,
+    entries: readonly (string | readonly number[])[],
+    limit: keyof RequestLimits,
+  ): void {
+    // Names are made for errors alone: there may be many entries.
+    const index = entries.findIndex(({ length }) => length > this.limits[limit]);
+    if (index < 0) return;
+    const what = typeof entries[index] === 'string' ? 'characters' : 'tokens';
+    this.checkCount(`${name}[${index}]`, entries[index].length, limit, what);
   }
 
   private checkCount(

@@ -76,7 +76,8 @@ export class OutputProcessor {
     for (let i = 0; i < step.length; i++) {
       const output = step.outputs[i];
       const state = this.states.get(output.requestId);
-      if (state === undefined) continue;
+      // Of a large call that has ended, some may not be dropped yet.
+      if (state === undefined || state.parent.call.isEnded) continue;
       try {
         this.processOutput(state, output, step, now);
       } catch (error) {
@@ -156,18 +157,13 @@ export class OutputProcessor {
     state.parent.addOutput({ index, text, tokenIds, finishReason, logprobs });
   }
 
-  /** Ends requests that their caller gave up, and knows of; ids that are finished are ignored. */
-  dropRequests(requestIds: readonly string[], reason: EndReason): void {
-    for (const requestId of requestIds) {
+  /** Ends requests of a call that has ended; returns their ids, those left out that are finished. */
+  dropRequests(requestIds: readonly string[], reason: EndReason): readonly string[] {
+    return requestIds.filter((requestId) => {
       const state = this.states.get(requestId);
       if (state !== undefined) this.end(state, reason);
-    }
-  }
-
-  /** Ends a request, and the other samples of its prompt, with an error. */
-  failRequest({ requestId }: Pick<Request, 'requestId'>, error: Error): void {
-    const parent = this.states.get(requestId)?.parent;
-    if (parent !== undefined) this.fail(parent, error);
+      return state !== undefined;
+    });
   }
 
   private fail(parent: ParentRequest, error: Error): void {
@@ -179,13 +175,6 @@ export class OutputProcessor {
       this.end(state, 'error');
     }
     parent.fail(error);
-  }
-
-  /** Ends every request with an error. */
-  failAll(error: Error, reason: EndReason): void {
-    const parents = new Set(Array.from(this.states.values(), ({ parent }) => parent));
-    for (const state of this.states.values()) this.end(state, reason);
-    for (const parent of parents) parent.fail(error);
   }
 
   private end(state: RequestState, reason: EndReason): void {

@@ -40,6 +40,8 @@ export class Request {
   readonly cacheSalt: string;
 
   status: RequestStatus = 'waiting';
+  /** Whether the worker was told of it, and so has to hear of its end; the scheduler's. */
+  isOnWorker = false;
   /** Once finished. */
   finishReason: EndReason | null = null;
   /** Tokens that are in the KV cache once every step launched so far has run. */

@@ -99,7 +99,8 @@ export class RequestState {
   text = '';
   readonly logprobs: PositionLogprobs[] | null;
   private readonly logprobsDecoder: LogprobsDecoder | null;
-  private readonly detokenizer: IncrementalDetokenizer | null;
+  /** Made for its first token: a request that waits costs little. */
+  private detokenizer: IncrementalDetokenizer | null = null;
   private readonly stopStrings: StopStringMatcher | null;
 
   constructor(
@@ -113,10 +114,6 @@ export class RequestState {
     this.logprobs = params.logprobs === null ? null : [];
     this.logprobsDecoder =
       params.logprobs === null ? null : new LogprobsDecoder(request.requestId, tokenizer);
-    this.detokenizer =
-      params.detokenize && tokenizer !== null
-        ? new IncrementalDetokenizer(tokenizer, params.skipSpecialTokens)
-        : null;
     this.stopStrings =
       params.stop.length > 0
         ? new StopStringMatcher(params.stop, params.includeStopStrInOutput)
@@ -148,10 +145,15 @@ export class RequestState {
 
   /** The text that the latest of `tokenIds` adds, as far as it can be given out. */
   decode(tokenId: number): string {
-    const { detokenizer, stopStrings, tokenizer } = this;
-    if (detokenizer === null || tokenizer === null) return '';
+    const { stopStrings, tokenizer } = this;
+    const { detokenize, skipSpecialTokens } = this.request.samplingParams;
+    if (!detokenize || tokenizer === null) return '';
+    const detokenizer = (this.detokenizer ??= new IncrementalDetokenizer(
+      tokenizer,
+      skipSpecialTokens,
+    ));
     if (stopStrings === null) return detokenizer.append([tokenId]);
-    if (this.request.samplingParams.skipSpecialTokens && tokenizer.isSpecial(tokenId)) {
+    if (skipSpecialTokens && tokenizer.isSpecial(tokenId)) {
       return stopStrings.pushHidden(tokenizer.idToToken(tokenId), this.mayStop);
     }
     const text = stopStrings.push(detokenizer.append([tokenId]), this.mayStop);

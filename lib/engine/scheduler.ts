@@ -43,7 +43,7 @@ export class Scheduler {
   private running: Request[] = [];
   /** Whether some of `running` have finished since it was last swept. */
   private runningIsStale = false;
-  /** Finished since the last step was scheduled. */
+  /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
   private readonly outputs: EngineCoreOutput[] = [];
@@ -64,6 +64,11 @@ export class Scheduler {
 
   get numRunning(): number {
     return this.running.length;
+  }
+
+  /** In the order in which they are scheduled. */
+  get runningReqIds(): readonly string[] {
+    return this.running.map(({ requestId }) => requestId);
   }
 
   /** Since the start. */
@@ -212,6 +217,7 @@ export class Scheduler {
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
       request.status = 'waiting';
+      request.isOnWorker = false;
       request.numComputedTokens = 0;
       request.numCachedBlocks = 0;
       request.tokensInFlight.length = 0;
@@ -233,8 +239,9 @@ export class Scheduler {
     this.kvCacheManager.shareBlocks(request, computedBlocks);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
-    if (request.status === 'waiting') addNewRequest(step, request);
-    else addResumedRequest(step, request);
+    if (request.isOnWorker) addResumedRequest(step, request);
+    else addNewRequest(step, request);
+    request.isOnWorker = true;
     this.waiting.remove(request);
     this.insertRunning(request);
     request.status = 'running';
@@ -382,7 +389,7 @@ export class Scheduler {
     if (finishReason === 'error') this.kvCacheManager.discard(request);
     else this.kvCacheManager.free(request);
     this.requests.delete(request.requestId);
-    this.finishedReqIds.push(request.requestId);
+    if (request.isOnWorker) this.finishedReqIds.push(request.requestId);
   }
 
   private dropFinished(): void {

@@ -8,6 +8,7 @@
  */
 import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
 import type { NativeModel, NativeRequest, NativeSampling, StepBuffers } from '../native';
+import { samplingLists } from './samplingLists';
 import type { NewRequestData, SchedulerOutput } from './schedulerOutput';
 
 /** What the worker remembers of a request between its steps. */
@@ -273,13 +274,7 @@ function toNativeRequest(data: NewRequestData): NativeRequest {
 export function toNativeSampling(
   data: Pick<NewRequestData, 'samplingParams' | 'badWordsTokenIds' | 'stopTokenIds' | 'seed'>,
 ): NativeSampling {
-  const { samplingParams: params, badWordsTokenIds, stopTokenIds, seed } = data;
-  const biases = [...params.logitBias];
-  const badWords: number[] = [];
-  const badWordsEnds = Int32Array.from(badWordsTokenIds, (word) => {
-    for (let i = 0; i < word.length; i++) badWords.push(word[i]);
-    return badWords.length;
-  });
+  const { samplingParams: params, seed } = data;
   return {
     temperature: params.temperature,
     topP: params.topP,
@@ -292,29 +287,6 @@ export function toNativeSampling(
     minTokens: params.minTokens,
     numLogprobs: params.logprobs ?? -1,
     numPromptLogprobs: params.promptLogprobs ?? -1,
-    logitBiasTokenIds: toInt32s(
-      'logitBias',
-      biases.map(([tokenId]) => tokenId),
-    ),
-    logitBiases: Float32Array.from(biases, ([tokenId, bias]) => {
-      if (typeof bias === 'number') return bias;
-      throw new InvalidRequestError(`logitBias of ${tokenId} is ${String(bias)}, not a number`);
-    }),
-    allowedTokenIds: toInt32s('allowedTokenIds', params.allowedTokenIds ?? []),
-    badWordsTokenIds: toInt32s('badWords', badWords),
-    badWordsEnds,
-    stopTokenIds: toInt32s('stopTokenIds', stopTokenIds),
+    ...samplingLists(data),
   };
-}
-
-/** A typed array would turn what it cannot hold into another token: 2 ** 32 and NaN into 0. */
-function toInt32s(name: string, values: readonly number[]): Int32Array {
-  const array = new Int32Array(values.length);
-  for (let i = 0; i < array.length; i++) {
-    array[i] = values[i];
-    if (array[i] !== values[i]) {
-      throw new InvalidRequestError(`${name} names token ${String(values[i])}, no token id`);
-    }
-  }
-  return array;
 }

@@ -205,12 +205,16 @@ describe('a signal', () => {
 });
 
 test('leaving a stream frees its blocks in the next step', async () => {
+  let leave = () => {};
+  const leaves = new Promise<void>((resolve) => (leave = resolve));
   const { engine, usageOfTwo } = await twoRunning(async (engine) => {
     for await (const delta of engine.stream(promptOf(8, 2), LONG)) {
       expect(delta.tokenIds).toHaveLength(1);
+      await leaves;
       break;
     }
   });
+  leave();
   await turns();
   await expectFreedInNextStep(engine, usageOfTwo);
 });
@@ -393,4 +397,21 @@ describe('a timeout', () => {
     await expect(aborted).rejects.toBe(reason);
     expect(timers()).toHaveLength(before);
   });
+});
+
+test('of a large call that is given up, what runs ends at once and all the rest soon', async () => {
+  const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
+  const controller = new AbortController();
+  const prompts = Array.from({ length: 5000 }, (_, i) => promptOf(8, i));
+  const statsNow = () => engine.engine.stats();
+  const ended = engine.generateAll(prompts, LONG, { signal: controller.signal });
+  ended.catch(() => undefined);
+  while (statsNow().numRunningReqs === 0) await turns();
+  controller.abort(reason);
+  await expect(ended).rejects.toBe(reason);
+  expect(statsNow()).toMatchObject({ numRunningReqs: 0, kvCacheUsage: 0 });
+  while (statsNow().numWaitingReqs > 0) await turns();
+  expect(statsNow().numFinishedReqs.abort).toBe(5000);
+  const { finishedReqIds } = (await nextStep(engine)) ?? { finishedReqIds: [] };
+  expect(finishedReqIds.length).toBeLessThan(5000);
 });

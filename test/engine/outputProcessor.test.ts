@@ -614,7 +614,7 @@ describe('a fault of one request', () => {
     for (let i = 1; i < 3000; i++) harness.add(String(i));
     const ended = jest.spyOn(harness.metrics, 'finished');
     for (let i = 0; i < harness.requests.length; i++) {
-      harness.processor.failRequest(harness.requests[i], new Error('asleep'));
+      harness.processor.dropRequests([harness.requests[i].requestId], 'error');
     }
     expect(ended).toHaveBeenCalledTimes(3000);
     expect(harness.processor.numUnfinishedRequests).toBe(0);
@@ -686,13 +686,6 @@ describe('a run of byte tokens, which is not final before it ends', () => {
     expect(harness.step([byteToken(0xc3)], { finishReason: 'length' })).toEqual([]);
     expect(harness.output).toMatchObject({ text: '\ufffd\ufffd', finishReason: 'length' });
   });
-});
-
-test('a failure reaches each caller once', () => {
-  const harness = new Harness({ n: 2 });
-  harness.processor.failAll(new Error('lost'), 'error');
-  expect(harness.listener.error).toEqual(new Error('lost'));
-  expect(harness.listener.output).toBeNull();
 });
 
 describe('a request that other ranks have begun', () => {

@@ -719,6 +719,16 @@ describe('finishRequests', () => {
     expect(driver.steps.every((step) => !step.numScheduledTokens.has('b'))).toBe(true);
   });
 
+  test('tells the worker of requests alone that it knows', () => {
+    const driver = new SchedulerDriver({ maxNumSeqs: 1 });
+    driver.add('a', promptOf(2), { maxTokens: 9 });
+    driver.add('b', promptOf(2), { maxTokens: 9 });
+    driver.turn();
+    driver.abort('b');
+    driver.abort('a');
+    expect(driver.launch().finishedReqIds).toEqual(['a']);
+  });
+
   test('ignores a request that has finished', () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(2), { maxTokens: 1 });
