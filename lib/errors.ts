@@ -400,8 +400,6 @@ export function nativeError(
       return new AddonUnavailableError(message);
     case 'PEER_LOST':
       return new PeerLostError(rank ?? null, message);
-    case 'ADDON_UNAVAILABLE':
-      return new AddonUnavailableError(message);
     case 'COMMUNICATOR_FAILED':
       return new CommunicatorError(message);
     case 'INTERNAL':
