@@ -21,7 +21,7 @@ function percentiles(values) {
 /** Reads a request's stream. The clock starts when it was due: a busy thread makes users wait too. */
 async function serve(llm, request, due) {
   // A timer may fire before its time, by less than a millisecond.
-  for (let left; (left = due - performance.now()) > 0; ) await sleep(left);
+  for (let left; (left = due - performance.now()) > 0;) await sleep(left);
   const gaps = [];
   let numTokens = 0;
   let firstToken;
