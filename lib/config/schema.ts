@@ -46,7 +46,7 @@ export function closeName(name: string, known: readonly string[]): string | null
 }
 
 /** The known name that `name` is most likely a slip of. Capitals and underscores do not count. */
-export function nearestName(name: string, known: readonly string[]): string {
+function nearestName(name: string, known: readonly string[]): string {
   const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
   const distance = (candidate: string) => editDistance(plain(name), plain(candidate));
   return known.reduce((best, candidate) =>

@@ -66,7 +66,7 @@ export function variable(name: string): string {
 }
 
 /** One that is a whole number. Throws ConfigError for anything else. */
-export function integerVariable(
+function integerVariable(
   name: string,
   least: number,
   most = Number.MAX_SAFE_INTEGER,

@@ -7,8 +7,6 @@ import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } f
 import type { Request } from './request';
 import { ParentRequest, RequestState } from './requestState';
 
-export { ParentRequest };
-
 export class OutputProcessor {
   /** By request id, those unfinished. */
   private readonly states = new Map<string, RequestState>();

@@ -82,7 +82,7 @@ function checkPart(part: unknown, name: string): void {
 }
 
 /** Tools or documents: a list of objects, or nothing. Throws InvalidRequestError. */
-export function checkObjects(name: string, list: unknown, what: string): void {
+function checkObjects(name: string, list: unknown, what: string): void {
   if (list === undefined || list === null) return;
   if (!Array.isArray(list)) {
     throw new InvalidRequestError(`${name} is ${show(list)}; it must be a list of ${what}`);

@@ -28,7 +28,7 @@ import {
 type Getter = (item: Value) => Value;
 
 /** Looks up `attribute`, 'a.b.0' or an int, of an item; nothing: the item itself. */
-export function attributeGetter(attribute: Value | undefined, fallback: Value = null): Getter {
+function attributeGetter(attribute: Value | undefined, fallback: Value = null): Getter {
   const path = typeof attribute === 'string' ? attribute.split('.') : [attribute ?? null];
   const parts = path
     .filter((part) => part !== null)

@@ -96,7 +96,7 @@ function partition(self: string, separator: Value | undefined, last: boolean): V
   return new Tuple([self.slice(0, at), mark, self.slice(at + mark.length)]);
 }
 
-export function joinTexts(separator: string, items: Value): string {
+function joinTexts(separator: string, items: Value): string {
   const texts: string[] = [];
   let length = 0;
   for (const item of iterate(items)) {

@@ -34,8 +34,6 @@ export function repeat(text: string, times: bigint): string {
   return text.repeat(Number(times));
 }
 
-export const isSpace = (text: string): boolean => IS_SPACE.test(text);
-
 /** The characters of `text`: a string where each code unit is one, else a list. */
 export function characters(text: string): string | string[] {
   return /[\ud800-\udfff]/.test(text) ? Array.from(text) : text;
