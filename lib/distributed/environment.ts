@@ -66,11 +66,7 @@ export function variable(name: string): string {
 }
 
 /** One that is a whole number. Throws ConfigError for anything else. */
-function integerVariable(
-  name: string,
-  least: number,
-  most = Number.MAX_SAFE_INTEGER,
-): number {
+function integerVariable(name: string, least: number, most = Number.MAX_SAFE_INTEGER): number {
   const value = variable(name);
   const number = Number(value);
   if (!/^\d+$/.test(value) || number < least || number > most) {
