@@ -3,7 +3,7 @@
  * them, and a change of the group of ranks waits for the step at which all of them stop. Where there
  * is one rank calls overlap, and none of this takes part.
  */
-import { divisionFault } from '../config/division';
+import { divisionFault } from '../model/division';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import { InvalidStateError, NotSupportedError } from '../errors';
 import type { Executor } from '../executor/executor';

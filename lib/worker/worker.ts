@@ -20,10 +20,10 @@ import {
   type NativeModel,
 } from '../native';
 import { type KVCacheConfig, KVCacheSpec } from './kvCache';
-import { ModelLoader } from './modelLoader';
+import { ModelLoader } from '../model/load';
 import { ModelRunner } from './modelRunner';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
-import { shardSpec } from './tensorParallel';
+import { numKvHeadsOfRank } from '../model/division';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
 /** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
@@ -102,8 +102,7 @@ export class Worker extends WorkerBase {
 
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
-    const { dtype } = this.#config.model;
-    return { ...shardSpec(this.#loader.spec, this.rank, this.worldSize), dtype };
+    return this.#loader.spec;
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
@@ -229,7 +228,7 @@ export class Worker extends WorkerBase {
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          spec.numKvHeads,
+          numKvHeadsOfRank(spec, this.worldSize),
           spec.headDim,
           spec.dtype,
           window === 0 ? null : window,

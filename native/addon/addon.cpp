@@ -4,7 +4,7 @@
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
-#include "addon/model_binding.h"
+#include "addon/model_runner_binding.h"
 #include "addon/ops_binding.h"
 #include "addon/output_thread_binding.h"
 #include "addon/values.h"
@@ -31,7 +31,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   CommunicatorBinding::define(env, exports);
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
-  ModelBinding::define(env, exports);
+  ModelRunnerBinding::define(env, exports);
   exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
 
   // For tests and benchmarks.

@@ -10,10 +10,10 @@
 #include "addon/model_values.h"
 #include "addon/values.h"
 #include "comm/communicator.h"
-#include "model/request_slots.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/host.h"
 #include "ops/philox.h"
+#include "runner/request_slots.h"
 #include "runtime/buffer.h"
 #include "runtime/cuda_backend.h"
 #include "runtime/error.h"
@@ -102,8 +102,7 @@ Weight toWeight(Napi::Value value) {
   if (isNothing(value)) return {};
   const Napi::Object object = toObject(value, "weight");
   const Tensor& tensor = toTensor(object.Get("data"), "data");
-  return {tensor.buffer.data(), nullptr, tensor.dtype, int32Of(object, "rows"),
-          int32Of(object, "cols")};
+  return {tensor.buffer.data(), tensor.dtype, int32Of(object, "rows"), int32Of(object, "cols")};
 }
 
 Batch toBatch(Napi::Value value) {
@@ -346,7 +345,8 @@ class OpsBinding : public Binding<OpsBinding> {
       throw Napi::TypeError::New(info.Env(), "host must have the rows of out, and no more");
     }
     const BytesInMemory host(reinterpret_cast<const std::byte*>(bytes));
-    ops_->upload(out.buffer.data(), out.dtype, {host, 0, hostType, rows, cols, rowStride});
+    ops_->upload(out.buffer.data(), storageOf(out.dtype),
+                 {host, 0, storageOf(hostType), rows, cols, rowStride});
     return info.Env().Undefined();
   }
 
@@ -363,7 +363,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value fillRandom(const Info& info) {
     const Tensor& out = toTensor(info[0], "out");
     bool lossless = false;
-    ops_->fillRandom(out.buffer.data(), out.dtype, out.count,
+    ops_->fillRandom(out.buffer.data(), storageOf(out.dtype), out.count,
                      static_cast<float>(toNumber(info[1], "mean")),
                      static_cast<float>(toNumber(info[2], "std")),
                      info[3].As<Napi::BigInt>().Uint64Value(&lossless));
@@ -396,8 +396,9 @@ class OpsBinding : public Binding<OpsBinding> {
   // matmul(x, numTokens, weight, bias, out)
   Napi::Value matmul(const Info& info) {
     const Tensor& out = toTensor(info[4], "out");
-    ops_->matmul(toData(info[0], "x"), toInt32(info[1], "numTokens"), toWeight(info[2]),
-                 toWeight(info[3]), out.buffer.data(), out.dtype);
+    ops_->linear(toData(info[0], "x"), toInt32(info[1], "numTokens"),
+                 LinearWeight::of(toWeight(info[2]), toWeight(info[3])), out.buffer.data(),
+                 out.dtype);
     return info.Env().Undefined();
   }
 

@@ -5,10 +5,11 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { readTransformerConfig } from '../../lib/config/transformerConfig';
+import { readTransformerConfig } from '../../lib/model/transformerConfig';
 import type { TransformerSpec } from '../../lib/config/uniprocConfig';
 import {
   type ModelLimits,
+  type ModelSpec,
   native,
   type NativeCommunicator,
   type NativeDevice,
@@ -16,10 +17,10 @@ import {
   type NativeSampling,
   type StepBuffers,
 } from '../../lib/native';
-import { readTensorTable } from '../../lib/worker/checkpoint';
-import { divisionFault } from '../../lib/config/division';
-import { shardSpec } from '../../lib/worker/tensorParallel';
-import { weightParts } from '../../lib/worker/weights';
+import { readTensorTable } from '../../lib/model/safetensors';
+import { divisionFault } from '../../lib/model/division';
+import { llama } from '../../lib/model/families/llama';
+import { parameterSources } from '../../lib/model/parameterSources';
 import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
 import { ready } from '../support/ready';
@@ -87,6 +88,12 @@ const sampledAt = (out: StepBuffers, i: number) =>
 const promptAt = (out: StepBuffers, i: number) =>
   positionAt(out.promptLogprobTokenIds, out.promptLogprobs, out.promptLogprobRanks, i);
 
+const modelSpecOf = (spec: TransformerSpec): ModelSpec => ({
+  ...spec,
+  dtype: 'float32',
+  weightFormats: {},
+});
+
 /** The ranks of a world in this process, each with its share of one model. */
 class World {
   readonly devices: NativeDevice[] = [];
@@ -115,7 +122,7 @@ class World {
   newModel(spec: TransformerSpec, rank: number): NativeModel {
     const model = new (native().Model)(
       this.devices[rank],
-      { ...shardSpec(spec, rank, this.size), dtype: 'float32' },
+      modelSpecOf(spec),
       LIMITS,
       this.communicators[rank] ?? null,
     );
@@ -127,10 +134,16 @@ class World {
   async load(folder: string, spec: TransformerSpec): Promise<void> {
     const table = await readTensorTable(folder);
     const loads = this.ranks.map(async (rank) => {
-      const { files, parts, totalBytes } = weightParts(spec, table, rank, this.size);
+      const { files, sources, totalBytes } = parameterSources(
+        modelSpecOf(spec),
+        llama,
+        table,
+        rank,
+        this.size,
+      );
       const model = this.newModel(spec, rank);
       let bytesRead = 0;
-      await model.load(files, parts, (bytes) => (bytesRead = bytes));
+      await model.load(files, sources, (bytes) => (bytesRead = bytes));
       expect(bytesRead).toBe(totalBytes);
       await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
     });
@@ -368,6 +381,7 @@ const SPEC: TransformerSpec = {
   mlpBias: true,
   qkNorm: true,
   tieWordEmbeddings: false,
+  experts: null,
 };
 
 /** The tensors as a checkpoint in a new folder. */
@@ -431,7 +445,7 @@ describe.each<[string, Partial<TransformerSpec>]>([
 ])('%s', (_, change) => {
   const spec = { ...SPEC, ...change };
   spec.slidingWindows = spec.slidingWindows.slice(0, spec.numLayers);
-  const whole = { ...shardSpec(spec, 0, 1), dtype: 'float32' as const };
+  const whole = modelSpecOf(spec);
   const tensors = randomTensors(whole, 7);
 
   it.each([1, 2, 4])('computes on %i ranks what float64 does', async (size) => {
@@ -521,23 +535,15 @@ describe('a world that cannot go on', () => {
     await expect(world.models[0].warmUp()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('refuses the share of another rank, and a communicator of another device', async () => {
+  it('refuses a spec that its ranks cannot divide, and a communicator of another device', async () => {
     const world = await openWorld(2);
-    const make = (device: number, rank: number, communicator: NativeCommunicator | null) => () =>
-      new (native().Model)(
-        world.devices[device],
-        { ...shardSpec(SPEC, rank, 2), dtype: 'float32' },
-        LIMITS,
-        communicator,
-      );
+    const make = (spec: TransformerSpec, communicator: NativeCommunicator) => () =>
+      new (native().Model)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
     const [first, second] = world.communicators;
-    expect(make(0, 1, first)).toThrow(
-      /vocabShard, 31 from 31 on, must be 31 from 0 on for rank 0 of 2/,
+    expect(make({ ...SPEC, intermediateSize: 13 }, first)).toThrow(
+      /intermediateSize, 13, must be a multiple of the 2 ranks/,
     );
-    expect(make(0, 0, null)).toThrow(
-      /vocabShard, 31 from 0 on, must be 61 from 0 on for rank 0 of 1/,
-    );
-    expect(make(0, 1, second)).toThrow(/of one device/);
-    expect(make(0, 0, {} as NativeCommunicator)).toThrow('must be a Communicator');
+    expect(make(SPEC, second)).toThrow(/of one device/);
+    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a Communicator');
   });
 });
