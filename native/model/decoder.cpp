@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include "model/blocks/attention.h"
+#include "model/blocks/experts.h"
 #include "model/blocks/gated_mlp.h"
 #include "model/rope.h"
 
@@ -10,7 +11,11 @@ Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
     : shard_(shard), embedding_(shard), head_(shard, embedding_) {
   for (int32_t layer = 0; layer < shard.spec().numLayers; ++layer) {
     blocks_.push_back(std::make_unique<AttentionBlock>(shard, layer, rope_));
-    blocks_.push_back(std::make_unique<GatedMlpBlock>(shard, layer));
+    if (shard.spec().hasExperts(layer)) {
+      blocks_.push_back(std::make_unique<ExpertsBlock>(shard, layer));
+    } else {
+      blocks_.push_back(std::make_unique<GatedMlpBlock>(shard, layer));
+    }
   }
   embedding_.declare(parameters);
   for (const auto& block : blocks_) block->declare(parameters);

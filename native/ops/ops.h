@@ -17,6 +17,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "ops/experts.h"
 #include "ops/linear.h"
 #include "ops/types.h"
 
@@ -191,12 +192,10 @@ class Graphs {
   virtual void launch(int32_t key, const std::function<void()>& record) = 0;
 };
 
-class Ops {
+class Ops : public ExpertOps {
  public:
   // Takes null, or what the device failed with. Must not throw.
   using Done = std::function<void(std::exception_ptr)>;
-
-  virtual ~Ops() = default;
 
   // The device -----------------------------------------------------------------------------
 

@@ -524,6 +524,53 @@ FAMILIES = [
             'transformers_version': '5.17.0',
         },
     ),
+    # Qwen3 with experts in two of three layers: the router's two of eight, their weights scaled to a sum of 1.
+    Family(
+        name='qwen3-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen3MoeForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 306,
+            'decoder_sparse_step': 1,
+            'eos_token_id': 308,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'max_window_layers': 3,
+            'mlp_only_layers': [1],
+            'model_type': 'qwen3_moe',
+            'moe_intermediate_size': 36,
+            'norm_topk_prob': True,
+            'num_attention_heads': 4,
+            'num_experts': 8,
+            'num_experts_per_tok': 2,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'output_router_logits': False,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': None,
+            'rope_theta': 1000000.0,
+            'router_aux_loss_coef': 0.001,
+            'sliding_window': None,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.51.0',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 311,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={
+            'weights that do not sum to 1': {'norm_topk_prob': False},
+            'one expert more': {'num_experts_per_tok': 3},
+        },
+        prompt_lengths=(1, 17, 60),
+    ),
 ]
 
 
@@ -556,7 +603,7 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
 def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]:
     """The family's tensors by name and shape as transformers has them, drawn so that every one of them matters."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {name: t.shape for name, t in AutoModelForCausalLM.from_config(config).state_dict().items()}
+    shapes = published_shapes(AutoModelForCausalLM.from_config(config).state_dict())
     if config.tie_word_embeddings:
         del shapes['lm_head.weight']  # as in published checkpoints
 
@@ -566,6 +613,7 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         'k_proj': 1.2,
         'o_proj': 0.5 * embedding_std,  # each layer adds to the residual, and does not drown the token in it: the
         'down_proj': 1.5 * embedding_std,  # greedy continuation would be one token for ever
+        'gate': 5.0,  # a router whose first choice is clear: rounding changes later ones, whose weights are small
     }
 
     def normal(shape):
@@ -583,15 +631,40 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         if layer.endswith('norm'):
             return uniform(shape) + 0.5
         gain = gains.get(layer, 1.0)
+        if '.experts.' in name and layer == 'down_proj':
+            gain *= 0.25  # so little that another choice of experts, as rounding makes it, does not show
         return normal(shape) * (0.3 * gain if kind == 'bias' else gain / math.sqrt(shape[1]))
 
     return {name: draw(name, shape).to(family.dtype).contiguous() for name, shape in sorted(shapes.items())}
 
 
+def published_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """The tensors' shapes as checkpoints have them: each expert's matrices apart, where transformers 5 stacks them."""
+    shapes = {}
+    for name, tensor in tensors.items():
+        prefix, _, matrix = name.rpartition('.')
+        if not prefix.endswith('.experts'):
+            shapes[name] = tuple(tensor.shape)
+            continue
+        num_experts, rows, cols = tensor.shape
+        for expert in range(num_experts):
+            if matrix == 'gate_up_proj':
+                shapes[f'{prefix}.{expert}.gate_proj.weight'] = (rows // 2, cols)
+                shapes[f'{prefix}.{expert}.up_proj.weight'] = (rows // 2, cols)
+            else:
+                shapes[f'{prefix}.{expert}.{matrix}.weight'] = (rows, cols)
+    return shapes
+
+
 def load(folder: Path, dtype: torch.dtype, config=None):
-    """The folder as transformers loads it, with the plain (eager) attention."""
+    """The folder as transformers loads it, with the plain (eager) attention and experts."""
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation='eager', output_loading_info=True
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation='eager',
+        experts_implementation='eager',
+        output_loading_info=True,
     )
     for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
         assert not info.get(problem), f'{folder.name}: {problem} {info[problem]}'

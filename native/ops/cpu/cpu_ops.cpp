@@ -8,6 +8,7 @@
 
 #include "comm/tcp_communicator.h"
 #include "ops/cpu/attention.h"
+#include "ops/cpu/experts.h"
 #include "ops/cpu/float_types.h"
 #include "ops/cpu/host.h"
 #include "ops/cpu/kernels.h"
@@ -43,6 +44,7 @@ class CpuOps final : public Ops {
       : kernels_(chooseKernels(isa)),
         pool_(numThreads > 0 ? numThreads : availableCores()),
         linear_(pool_, kernels_),
+        experts_(pool_, linear_),
         attention_(pool_, kernels_),
         sampler_(pool_, kernels_) {}
 
@@ -259,6 +261,22 @@ class CpuOps final : public Ops {
     });
   }
 
+  // Experts --------------------------------------------------------------------------------
+
+  void routeTokens(const void* logits, bool normalize, const Routing& routing, DType) override {
+    experts_.routeTokens(static_cast<const float*>(logits), normalize, routing);
+  }
+
+  void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                    const LinearWeight& weight, void* out, DType) override {
+    experts_.expertLinear(static_cast<const float*>(x), rowsPerToken, routing, weight,
+                          static_cast<float*>(out));
+  }
+
+  void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType) override {
+    experts_.sumExperts(static_cast<const float*>(x), routing, width, static_cast<float*>(out));
+  }
+
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
@@ -292,6 +310,7 @@ class CpuOps final : public Ops {
   MemoryAccount memory_;
   ThreadPool pool_;
   Linear linear_;
+  Experts experts_;
   Attention attention_;
   Sampler sampler_;
 

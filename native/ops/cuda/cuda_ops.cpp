@@ -204,6 +204,26 @@ class CudaOps final : public Ops {
     launched("joinColumns");
   }
 
+  // Experts --------------------------------------------------------------------------------
+
+  void routeTokens(const void* logits, bool normalize, const Routing& routing,
+                   DType type) override {
+    cuda::routeTokens(logits, normalize, routing, type, stream_);
+    launched("routeTokens");
+  }
+
+  void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                    const LinearWeight& weight, void* out, DType type) override {
+    cuda::expertLinear(x, rowsPerToken, routing, weight, out, type, stream_);
+    launched("expertLinear");
+  }
+
+  void sumExperts(const void* x, const Routing& routing, int32_t width, void* out,
+                  DType type) override {
+    cuda::sumExperts(x, routing, width, out, type, stream_);
+    launched("sumExperts");
+  }
+
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,

@@ -53,6 +53,15 @@ bool linearFewTokens(const void* x, int32_t numTokens, const Weight& weight, con
 // out [rows, cols] of weight.dtype: the elements of a weight that has scales.
 void dequantize(const LinearWeight& weight, void* out, cudaStream_t stream);
 
+// experts.cu -----------------------------------------------------------------------------------
+
+void routeTokens(const void* logits, bool normalize, const Routing& routing, DType type,
+                 cudaStream_t stream);
+void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                  const LinearWeight& weight, void* out, DType type, cudaStream_t stream);
+void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType type,
+                cudaStream_t stream);
+
 // rope.cu --------------------------------------------------------------------------------------
 
 void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
