@@ -22,13 +22,11 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { readTransformerConfig } from '../../lib/model/transformerConfig';
 import { type ModelLimits, native, type NativeModel } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
-import { readTensorTable } from '../../lib/model/safetensors';
+import { readModel } from '../support/modelSpec';
 import { parameterSources } from '../../lib/model/parameterSources';
-import { familyOf } from '../../lib/model/registry';
 import { Random } from '../native/ops/reference';
 
 const ALLOWANCE = 1.5;
@@ -196,14 +194,12 @@ function readLogits(model: ModelName, dtype: 'float32' | 'bfloat16'): Float32Arr
 
 /** Our logits in bfloat16 of the same checkpoint, likewise. */
 async function computeLogits(model: ModelName): Promise<Float32Array> {
-  const { architecture, spec } = await readTransformerConfig(path.join(folder, model));
-  const modelSpec = { ...spec, dtype: 'bfloat16' as const, weightFormats: {} };
-  const table = await readTensorTable(path.join(folder, model));
-  const { files, sources } = parameterSources(modelSpec, familyOf(architecture), table);
+  const { spec, family, table } = await readModel(path.join(folder, model), 'bfloat16');
+  const { files, sources } = parameterSources(spec, family, table);
   const device = new (native().Device)(DEVICE, 0, 0);
   try {
     await device.open();
-    const nativeModel = new (native().Model)(device, modelSpec, LIMITS, null);
+    const nativeModel = new (native().Model)(device, spec, LIMITS, null);
     await nativeModel.load(files, sources, () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);

@@ -1,13 +1,12 @@
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
-import { readTransformerConfig } from '../../lib/model/transformerConfig';
 import { CheckpointError } from '../../lib/errors';
 import { readTensorTable, type TensorTable } from '../../lib/model/safetensors';
 import { llama } from '../../lib/model/families/llama';
 import { parameterSources } from '../../lib/model/parameterSources';
-import { familyOf } from '../../lib/model/registry';
 import { type ModelSpec, native } from '../../lib/native';
 import { folderWith } from '../support/folder';
+import { readModel } from '../support/modelSpec';
 import { fileOf } from '../worker/safetensors';
 
 const GOLDEN = path.join(__dirname, '..', 'golden', 'checkpoints');
@@ -228,10 +227,8 @@ describe('parameterSources', () => {
   // Written by transformers: each of their tensors is a weight of the model.
   it.each(readdirSync(GOLDEN))('uses every tensor of the golden checkpoint %s', async (name) => {
     const folder = path.join(GOLDEN, name);
-    const { architecture, spec } = await readTransformerConfig(folder);
-    const tensors = await readTensorTable(folder);
-    const modelSpec = { ...spec, dtype: 'float32' as const, weightFormats: {} };
-    const { sources } = parameterSources(modelSpec, familyOf(architecture), tensors);
+    const { spec, family, table: tensors } = await readModel(folder);
+    const { sources } = parameterSources(spec, family, tensors);
     const used = sources.map(({ file, offset }) => `${file}:${offset}`);
     const all = [...tensors.tensors.values()].map(({ file, offset }) => `${file}:${offset}`);
     expect(used.sort()).toEqual(all.sort());

@@ -23,6 +23,7 @@ import { llama } from '../../lib/model/families/llama';
 import { parameterSources } from '../../lib/model/parameterSources';
 import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
+import { type CheckpointModel, readModel } from '../support/modelSpec';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { fileOf, withNanRow } from '../worker/safetensors';
@@ -119,10 +120,10 @@ class World {
     await Promise.all(this.communicators.map((each) => each.connect(addresses)));
   }
 
-  newModel(spec: TransformerSpec, rank: number): NativeModel {
+  newModel(spec: ModelSpec, rank: number): NativeModel {
     const model = new (native().Model)(
       this.devices[rank],
-      modelSpecOf(spec),
+      spec,
       LIMITS,
       this.communicators[rank] ?? null,
     );
@@ -130,17 +131,10 @@ class World {
     return model;
   }
 
-  /** The model in `folder` with a cache, on every rank its share. */
-  async load(folder: string, spec: TransformerSpec): Promise<void> {
-    const table = await readTensorTable(folder);
+  /** The model with a cache, on every rank its share. */
+  async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
-      const { files, sources, totalBytes } = parameterSources(
-        modelSpecOf(spec),
-        llama,
-        table,
-        rank,
-        this.size,
-      );
+      const { files, sources, totalBytes } = parameterSources(spec, family, table, rank, this.size);
       const model = this.newModel(spec, rank);
       let bytesRead = 0;
       await model.load(files, sources, (bytes) => (bytesRead = bytes));
@@ -269,13 +263,12 @@ function differences(ours: Position[], reference: Prediction[]): string[] {
 
 const goldenFolder = (name: string) => path.join(GOLDEN, 'checkpoints', name);
 const golden = readdirSync(path.join(GOLDEN, 'checkpoints'));
-const inFour = ['llama-grouped', 'llama2', 'mistral', 'qwen2'];
+const inFour = ['llama-grouped', 'llama2', 'mistral', 'qwen2', 'qwen3-fp8', 'qwen3-moe'];
 const inTwo = [...inFour, 'llama-linear', 'llama-yarn', 'qwen2-yarn'];
 
 async function openGolden(name: string, size: number): Promise<World> {
-  const { spec } = await readTransformerConfig(goldenFolder(name));
   const world = await openWorld(size);
-  await world.load(goldenFolder(name), spec);
+  await world.load(await readModel(goldenFolder(name)));
   return world;
 }
 
@@ -329,9 +322,8 @@ describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
       'config.json': read('config.json'),
       'model.safetensors': withNanRow(read('model.safetensors'), tensor, poison),
     });
-    const { spec } = await readTransformerConfig(folder);
     const world = await openWorld(size);
-    await world.load(folder, spec);
+    await world.load(await readModel(folder));
     return world;
   };
   const prompts = [
@@ -450,7 +442,8 @@ describe.each<[string, Partial<TransformerSpec>]>([
 
   it.each([1, 2, 4])('computes on %i ranks what float64 does', async (size) => {
     const world = await openWorld(size);
-    await world.load(await writeCheckpoint(tensors), spec);
+    const table = await readTensorTable(await writeCheckpoint(tensors));
+    await world.load({ spec: whole, family: llama, table });
     const prompts = [17, 6].map((length, seed) =>
       Array.from({ length }, (_, i) => (7 * i * (i + seed) + 3) % spec.vocabSize),
     );
@@ -488,7 +481,7 @@ describe('between steps', () => {
     const spec = { ...SPEC, vocabSize: 64 };
     await Promise.all(
       world.ranks.map(async (rank) => {
-        const model = world.newModel(spec, rank);
+        const model = world.newModel(modelSpecOf(spec), rank);
         await model.loadDummy(3);
         await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
       }),
