@@ -6,7 +6,7 @@
 
 const { printTable } = require('../bench/table');
 
-const addon = require('../build/Release/uniproc.node').ops;
+const addon = require('../build/Release/uniproc_testing.node');
 const ops = new addon.Ops({ kind: 'cuda', index: 0 });
 const rows = [];
 

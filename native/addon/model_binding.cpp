@@ -1,6 +1,5 @@
 #include "addon/model_binding.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "addon/communicator_binding.h"
@@ -29,7 +28,6 @@ void ModelBinding::define(Napi::Env env, Napi::Object exports) {
                                        method<&ModelBinding::addRequest>("addRequest"),
                                        method<&ModelBinding::removeRequest>("removeRequest"),
                                        method<&ModelBinding::forward>("forward"),
-                                       method<&ModelBinding::logits>("logits"),
                                        method<&ModelBinding::sample>("sample"),
                                        method<&ModelBinding::shutdown>("shutdown"),
                                    }));
@@ -199,20 +197,6 @@ Napi::Value ModelBinding::sample(const Napi::CallbackInfo& info) {
     if (error) complete(error);
   });
   return EventBinding::create(*environment_, std::move(event));
-}
-
-Napi::Value ModelBinding::logits(const Napi::CallbackInfo& info) {
-  const int32_t numRows = toInt32(info[0], "numRows");
-  auto logits = std::make_shared<std::vector<float>>();
-  const auto start = [&](Environment::Settle settle) {
-    enqueue([model = model_, numRows, logits](Ops& ops) { *logits = model->logits(ops, numRows); },
-            std::move(settle));
-  };
-  return environment_->promise(start, [logits](Napi::Env env) {
-    auto array = Napi::Float32Array::New(env, logits->size());
-    std::copy(logits->begin(), logits->end(), array.Data());
-    return array;
-  });
 }
 
 Napi::Value ModelBinding::shutdown(const Napi::CallbackInfo&) { return shutdown(); }

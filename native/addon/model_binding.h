@@ -20,6 +20,7 @@ class ModelBinding : public Binding<ModelBinding> {
   ~ModelBinding() override;
 
   const std::shared_ptr<Device>& device() const { return device_; }
+  const std::shared_ptr<Model>& model() const { return model_; }
   Napi::Value shutdown();
 
  private:
@@ -36,7 +37,6 @@ class ModelBinding : public Binding<ModelBinding> {
   Napi::Value addRequest(const Napi::CallbackInfo& info);
   Napi::Value removeRequest(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
-  Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value sample(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 

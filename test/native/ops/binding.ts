@@ -1,14 +1,9 @@
 /**
  * The addon's operations one by one: the calls of native/ops/ops.h, with handles in place of device
- * memory. For tests and benchmarks; see native/addon/ops_binding.h.
+ * memory. For tests and benchmarks; see native/addon_testing/ops_binding.h.
  */
-import {
-  native,
-  type CommunicatorOptions,
-  type DType,
-  type MemoryInfo,
-  type NativeRequest,
-} from '../../../lib/native';
+import type { CommunicatorOptions, DType, MemoryInfo, NativeRequest } from '../../../lib/native';
+import testingAddon from '../../support/testingAddon';
 
 declare const tensorBrand: unique symbol;
 declare const requestsBrand: unique symbol;
@@ -210,7 +205,7 @@ interface OpsAddon {
   hostMemory: (root: string) => { total: number; free: number };
 }
 
-const addon = (native() as unknown as { ops: OpsAddon }).ops;
+const addon = testingAddon as unknown as OpsAddon;
 
 export const { philox, hostMemory } = addon;
 
