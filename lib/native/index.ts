@@ -358,11 +358,6 @@ export interface NativeModel {
     numPromptLogprobRows: number,
   ): void;
   /**
-   * The logits [numRows, vocabSize], float32, of the first `numRows` rows to be sampled of the step
-   * that waits for `sample`. Rejects with INVALID_STATE when no step does.
-   */
-  logits(numRows: number): Promise<Float32Array>;
-  /**
    * Samples the step's rows and appends to each slot's tokens; the event completes when the outputs
    * are in the step's buffers. `bitmask`: [numSampled, ceil(vocabSize / 32)], a set bit allows.
    */

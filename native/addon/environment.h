@@ -35,8 +35,9 @@ class Environment {
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
-  // Makes the environment's instance, and has it closed when the environment ends.
-  static void open(Napi::Env env);
+  // Makes the environment's instance, and has it closed when the environment ends. Exports
+  // setErrorFactory(make), by which the addon makes its errors.
+  static void open(Napi::Env env, Napi::Object exports);
   static std::shared_ptr<Environment> of(Napi::Env env);
 
   Napi::FunctionReference errorFactory;

@@ -1,6 +1,5 @@
 #include "addon/model_runner_binding.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "addon/communicator_binding.h"
@@ -30,7 +29,6 @@ void ModelRunnerBinding::define(Napi::Env env, Napi::Object exports) {
                               method<&ModelRunnerBinding::addRequest>("addRequest"),
                               method<&ModelRunnerBinding::removeRequest>("removeRequest"),
                               method<&ModelRunnerBinding::forward>("forward"),
-                              method<&ModelRunnerBinding::logits>("logits"),
                               method<&ModelRunnerBinding::sample>("sample"),
                               method<&ModelRunnerBinding::shutdown>("shutdown"),
                           }));
@@ -215,20 +213,6 @@ Napi::Value ModelRunnerBinding::sample(const Napi::CallbackInfo& info) {
     if (error) complete(error);
   });
   return EventBinding::create(*environment_, std::move(event));
-}
-
-Napi::Value ModelRunnerBinding::logits(const Napi::CallbackInfo& info) {
-  const int32_t numRows = toInt32(info[0], "numRows");
-  auto logits = std::make_shared<std::vector<float>>();
-  const auto start = [&](Environment::Settle settle) {
-    enqueue([model = model_, numRows, logits](Ops& ops) { *logits = model->logits(ops, numRows); },
-            std::move(settle));
-  };
-  return environment_->promise(start, [logits](Napi::Env env) {
-    auto array = Napi::Float32Array::New(env, logits->size());
-    std::copy(logits->begin(), logits->end(), array.Data());
-    return array;
-  });
 }
 
 Napi::Value ModelRunnerBinding::shutdown(const Napi::CallbackInfo&) { return shutdown(); }

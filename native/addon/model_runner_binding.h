@@ -20,6 +20,7 @@ class ModelRunnerBinding : public Binding<ModelRunnerBinding> {
   ~ModelRunnerBinding() override;
 
   const std::shared_ptr<DeviceThread>& device() const { return device_; }
+  const std::shared_ptr<ModelRunner>& model() const { return model_; }
   Napi::Value shutdown();
 
  private:
@@ -37,7 +38,6 @@ class ModelRunnerBinding : public Binding<ModelRunnerBinding> {
   Napi::Value addRequest(const Napi::CallbackInfo& info);
   Napi::Value removeRequest(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
-  Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value sample(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 

@@ -21,6 +21,7 @@ import {
 } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
+import { loseDevice, readLogits } from '../support/testingAddon';
 import { decode, type ModelTensors, random, randomTensors, tensorOf } from './decoder';
 
 const LLAMA: ModelSpec = {
@@ -374,7 +375,7 @@ describe('the forward pass, against float64', () => {
     const rows = prompts.map(({ length }, slot) => ({ slot, computed: 0, scheduled: length }));
     rows[1].scheduled = 5;
     forward(model, 0, [rows[0], { ...rows[1], sampled: false }, rows[2]]);
-    const logits = await model.logits(2);
+    const logits = await readLogits(model, 2);
     await ready(model.sample(0, null));
     [prompts[0], prompts[2]].forEach((tokenIds, row) => {
       const own = logits.subarray(row * LLAMA.vocabSize, (row + 1) * LLAMA.vocabSize);
@@ -929,12 +930,12 @@ describe('a step that cannot be carried out', () => {
 
   it('has no logits without a step that waits to be sampled, nor of rows it does not sample', async () => {
     const { model } = await loadedModel();
-    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
     add(model, 0, prompt(4), 0);
     forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }]);
-    await expect(model.logits(2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
+    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
     await ready(model.sample(0, null));
-    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
   });
 
   it('refuses a second forward before the first is sampled', async () => {
@@ -1074,7 +1075,6 @@ describe('between steps', () => {
 });
 
 describe('a device that is lost', () => {
-  const { loseDevice } = native() as unknown as { loseDevice: (device: NativeDevice) => void };
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
   it('fails the steps launched and every later call with its error, and can be shut down', async () => {

@@ -4,7 +4,7 @@ import { expectClose, expectSameBits, Random } from './reference';
 /** x [m, k] times the transposed w [n, k], plus b [n] or nothing. */
 function run(ops: Ops, x: Float32Array, m: number, w: Weight, bias: Weight | null): Float32Array {
   const out = ops.zeros(m * w.rows);
-  ops.matmul(ops.floats(x), m, w, bias, out);
+  ops.linear(ops.floats(x), m, w, bias, out);
   return ops.readFloats(out, m * w.rows);
 }
 
