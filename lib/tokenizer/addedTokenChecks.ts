@@ -1,6 +1,6 @@
 /** Added tokens that the library cannot look for in every text without a panic. */
 import { show } from '../config/schema';
-import { CheckpointError } from '../errors';
+import { CheckpointError, InvalidRequestError } from '../errors';
 import type { FileLimits } from './fileChecks';
 import type { AddedToken } from './specialTokens';
 
@@ -8,6 +8,22 @@ import type { AddedToken } from './specialTokens';
 const MAX_LENGTH = 2 ** 25;
 
 const WHITE_SPACE = /^[\s\u0085]+$/;
+
+/** White space in a row that a token of white space that takes more of it is looked for in: quadratic. */
+const MAX_WHITE_SPACE = 4096;
+const LONG_WHITE_SPACE = new RegExp(`[\\s\\u0085]{${MAX_WHITE_SPACE + 1}}`);
+
+/** Throws InvalidRequestError for a text that takes the library hours. */
+export function checkWhiteSpace(text: string, tokens: readonly AddedToken[]): void {
+  const slow = tokens.find(
+    ({ content, lstrip, rstrip }) => (lstrip || rstrip) && WHITE_SPACE.test(content),
+  );
+  if (slow === undefined || !LONG_WHITE_SPACE.test(text)) return;
+  throw new InvalidRequestError(
+    `the text has more than ${MAX_WHITE_SPACE} characters of white space in a row, which cannot be ` +
+      `encoded with the added token ${show(slow.content)}`,
+  );
+}
 
 /** `normalize`: as the file's normalizer does; null for a file without. Throws CheckpointError. */
 export function checkAddedTokens(

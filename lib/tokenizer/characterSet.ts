@@ -20,8 +20,10 @@ function samples(): string[] {
 
 let allSamples: readonly string[] | null = null;
 
+type Has = (character: string) => boolean;
+
 export class CharacterSet {
-  private found: { members: Set<string>; test: RegExp } | null | undefined;
+  private found: { members: readonly string[]; has: Has } | null | undefined;
 
   /** `source`: what stands in the brackets of JavaScript's class, after '^' for its complement. */
   constructor(
@@ -47,30 +49,31 @@ export class CharacterSet {
     if (this.source === other.source && this.negation === other.negation) return true;
     const [mine, others] = [this.members(), other.members()];
     if (mine === null || others === null) return true;
-    for (const character of mine.members) if (others.test.test(character)) return true;
-    for (const character of others.members) if (mine.test.test(character)) return true;
-    return false;
+    return mine.members.some(others.has) || others.members.some(mine.has);
   }
 
   /** The samples in the set; null where none is, or where JavaScript does not know it. */
   private members() {
     if (this.found !== undefined) return this.found;
-    const test = this.compile();
-    if (test === null) return (this.found = null);
+    const has = this.compile();
+    if (has === null) return (this.found = null);
     allSamples ??= samples();
     const literal = [...this.source.matchAll(/\\u\{([\da-f]+)\}/g)].map(([, code]) =>
       String.fromCodePoint(parseInt(code, 16)),
     );
     // Ends of ranges, and characters that no sample is.
-    const members = [...allSamples, ...literal, ...this.source].filter((one) => test.test(one));
-    return (this.found = members.length === 0 ? null : { members: new Set(members), test });
+    const members = [...allSamples, ...literal, ...Array.from(this.source)].filter(has);
+    return (this.found = members.length === 0 ? null : { members, has });
   }
 
-  private compile(): RegExp | null {
+  /** Whether a character is in the set, with its case or without: a negated set is smaller without. */
+  private compile(): Has | null {
     const scripts = this.source.replace(/\\([pP])\{(\w+)\}/g, '\\$1{Script=$2}');
     for (const source of [this.source, scripts]) {
       try {
-        return new RegExp(`^[${this.negation}${source}]$`, 'iu');
+        const exact = new RegExp(`^[${this.negation}${source}]$`, 'u');
+        const anyCase = new RegExp(exact.source, 'iu');
+        return (character) => exact.test(character) || anyCase.test(character);
       } catch {
         // A property that JavaScript has under another name, or not.
       }

@@ -126,11 +126,11 @@ class Checks {
     const found: [string, Part][] = [];
     const add = (path: string, part: unknown, depth: number) => {
       if (!isObject(part)) this.fail(path, part, 'it must be an object or null');
-      const { type } = part as Json;
+      const { type } = part;
       if (typeof type !== 'string' || !types.includes(type)) {
         this.fail(`${path}.type`, type, `it must be one of ${types.join(', ')}`);
       }
-      const inner = (part as Json)[list];
+      const inner = part[list];
       if (type !== 'Sequence') {
         if (inner !== undefined)
           this.fail(`${path}.type`, type, `a part with ${list} is a Sequence`);
@@ -170,7 +170,10 @@ class Checks {
         this.isMended = true;
       }
     }
-    if (part.type === 'Prepend') this.string(`${path}.prepend`, part.prepend);
+    // The library loses track of positions.
+    if (part.type === 'Prepend' && this.string(`${path}.prepend`, part.prepend) === '') {
+      this.fail(`${path}.prepend`, part.prepend, 'it must not be empty');
+    }
     if (part.type === 'Replace') this.replace(path, part, this.pattern(path, part));
   }
 
@@ -280,7 +283,7 @@ class Checks {
     if (!Array.isArray(single)) this.fail(`${path}.single`, single, 'it must be a list');
     if (!isObject(special)) this.fail(`${path}.special_tokens`, special, 'it must be an object');
     const ids = new Map<string, number>();
-    for (const [name, token] of Object.entries(special as Json)) {
+    for (const [name, token] of Object.entries(special)) {
       const at = `${path}.special_tokens[${JSON.stringify(name)}]`;
       if (!isObject(token) || !Array.isArray(token.ids)) {
         return this.fail(at, token, 'it must be an object with ids');
@@ -301,11 +304,11 @@ class Checks {
         if (typeof id !== 'string') {
           this.fail(at, piece, 'it must be an object, Sequence or SpecialToken with an id');
         }
-        const count = ids.get(id as string);
+        const count = ids.get(id);
         if (count === undefined) {
           this.fail(`${at}.SpecialToken.id`, id, `it is not in ${path}.special_tokens`);
         }
-        numAdded += count as number;
+        numAdded += count;
       }
     });
     if (Math.max(pieces.length, numAdded) > MAX_PIECES || numTexts > 16) {

@@ -13,20 +13,18 @@ export function checkMerges(model: Record<string, unknown>, fail: Fail): void {
   const merges = model.merges as unknown[];
   const { vocab, continuing_subword_prefix: prefix } = model;
   if (typeof vocab !== 'object' || vocab === null) return;
+  const tokens = vocab as Record<string, unknown>;
+  // Of the tokens seen so far: most merges are shorter, and none needs the whole vocabulary.
   let maxBytes = 0;
-  for (const token in vocab) {
-    if (token.length * BYTES_PER_UNIT <= maxBytes) continue;
-    maxBytes = Math.max(maxBytes, Buffer.byteLength(token));
-  }
+  let isWhole = false;
   const prefixBytes = typeof prefix === 'string' ? Buffer.byteLength(prefix) : 0;
   for (let i = 0; i < merges.length; i++) {
     const merge = merges[i];
     if (typeof merge === 'string') {
       if (prefixBytes === 0 && merge.length * BYTES_PER_UNIT <= maxBytes) continue;
-      const [first, second, ...rest] = merge.split(' ');
-      // The library refuses others, and drops a first line of a version.
-      if (second === undefined || rest.length > 0) continue;
-      checkMerge(i, merge, first, second);
+      // The library refuses others than two words, and drops a first line of a version.
+      const words = merge.split(' ');
+      if (words.length === 2) checkMerge(i, merge, words[0], words[1]);
     } else if (Array.isArray(merge)) {
       const [first, second] = merge as unknown[];
       if (typeof first === 'string' && typeof second === 'string') {
@@ -55,7 +53,24 @@ export function checkMerges(model: Record<string, unknown>, fail: Fail): void {
       );
     }
     const size = Buffer.byteLength(first) + bytes.length - prefixBytes;
-    if (size > maxBytes)
+    if (size <= maxBytes) return;
+    if (Object.hasOwn(tokens, first + bytes.toString('utf8', prefixBytes))) {
+      maxBytes = size;
+      return;
+    }
+    if (!isWhole) maxBytes = longestToken();
+    isWhole = true;
+    if (size > maxBytes) {
       fail(path, merge, 'what it makes is longer than every token of model.vocab');
+    }
+  }
+
+  function longestToken(): number {
+    let longest = 0;
+    for (const token in tokens) {
+      if (token.length * BYTES_PER_UNIT <= longest) continue;
+      longest = Math.max(longest, Buffer.byteLength(token));
+    }
+    return longest;
   }
 }

@@ -114,7 +114,8 @@ function isRigid(nodes: readonly Node[]): boolean {
 /** Whether each alternative begins with a character that nothing else in the group matches. */
 function isSeparated(alternatives: readonly (readonly Node[])[]): boolean {
   return alternatives.every((nodes, i) => {
-    const [first, ...rest] = nodes;
+    const first = nodes.at(0);
+    const rest = nodes.slice(1);
     if (first?.kind !== 'atom' || first.min !== 1 || first.max !== 1) return false;
     const others = [...rest, ...alternatives.filter((_, j) => j !== i).flat()];
     return !overlaps([first], allAtoms(others));

@@ -58,6 +58,12 @@ const SETS: Readonly<Record<string, string>> = {
   h: '0-9a-fA-F',
 };
 
+const SIMPLE: Readonly<Record<string, readonly [min: number, max: number] | undefined>> = {
+  '?': [0, 1],
+  '*': [0, Infinity],
+  '+': [1, Infinity],
+};
+
 const CONTROLS: Readonly<Record<string, number>> = {
   t: 9,
   n: 10,
@@ -123,17 +129,17 @@ class Parser {
     for (;;) {
       const found = this.match(/([?*+])([?+]?)|\{(\d*)(,?)(\d*)\}(\??)/y);
       if (found === null) return node;
-      const [text, simple, suffix, least = '', comma, most = ''] = found;
-      if (simple === undefined && least === '' && most === '') {
-        throw new RegexError(`${text}, which is no quantifier`);
+      const [, simple = '', suffix = '', least = '', comma = '', most = ''] = found as (
+        string | undefined
+      )[];
+      if (simple === '' && least === '' && most === '') {
+        throw new RegexError(`${found[0]}, which is no quantifier`);
       }
-      let [min, max] = [Number(least), most === '' && comma ? Infinity : Number(most || least)];
-      if (simple !== undefined)
-        [min, max] = { '?': [0, 1], '*': [0, Infinity], '+': [1, Infinity] }[simple] as [
-          number,
-          number,
-        ];
-      if (min > max) throw new RegexError(`the quantifier ${text}`);
+      const [min, max] = SIMPLE[simple] ?? [
+        Number(least),
+        most === '' && comma !== '' ? Infinity : Number(most || least),
+      ];
+      if (min > max) throw new RegexError(`the quantifier ${found[0]}`);
       const isAtomic = suffix === '+';
       if (node.kind === 'assertion' || node.kind === 'look') {
         throw new RegexError('a quantifier after what matches no character');
@@ -205,8 +211,8 @@ class Parser {
 
   private escape(): Node {
     this.at++;
-    const letter = this.text[this.at++];
-    if (letter === undefined) throw new RegexError('a \\ at the end');
+    const letter = this.text.charAt(this.at++);
+    if (letter === '') throw new RegexError('a \\ at the end');
     if ('bBAzZ'.includes(letter)) return { kind: 'assertion' };
     if (letter === 'p' || letter === 'P') {
       const name = this.match(/\{(\^?)[\w -]+\}/y);
@@ -222,8 +228,10 @@ class Parser {
       const hex = this.match(
         letter === 'u' ? /([\da-fA-F]{4})/y : /\{([\da-fA-F]{1,6})\}|([\da-fA-F]{2})/y,
       );
-      const code = hex === null ? NaN : parseInt(hex[1] ?? hex[2], 16);
-      if (!(code <= 0x10ffff) || (letter === 'x' && hex?.[1] === undefined && code > 0x7f)) {
+      const digits = hex?.at(1) ?? hex?.at(2) ?? '';
+      const code = parseInt(digits, 16);
+      // A byte above 7f is part of a character.
+      if (!(code <= 0x10ffff) || (hex?.at(1) === undefined && code > 0x7f)) {
         throw new RegexError(`\\${letter}, which is no character`);
       }
       return literal(String.fromCodePoint(code));

@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
 import { parseJson, readText } from '../config/jsonFile';
 import { CheckpointError, InvalidRequestError, UniprocError } from '../errors';
-import { checkAddedTokens } from './addedTokenChecks';
+import { checkAddedTokens, checkWhiteSpace } from './addedTokenChecks';
 import { checkTokenizerFile, type FileLimits, hasRepeatedPart } from './fileChecks';
 import {
   createNormalizer,
@@ -45,6 +45,7 @@ class LoadedFile {
     /** The file as it was when it was loaded. */
     private readonly bytes: Buffer,
     private readonly additions: readonly AddedToken[],
+    private readonly added: readonly AddedToken[],
     private readonly specialTokens: ReadonlySet<string>,
   ) {}
 
@@ -106,7 +107,7 @@ class LoadedFile {
       throw new CheckpointError(file, `${at} is ${id}; ids end at ${vocabulary.kinds.length - 1}`);
     }
     const bytes = Buffer.from(text);
-    const loaded = new LoadedFile(source, tokenizer, bytes, additions, specialTokens);
+    const loaded = new LoadedFile(source, tokenizer, bytes, additions, added, specialTokens);
     const transfer = Object.values(vocabulary).map(({ buffer }) => buffer as ArrayBuffer);
     return { loaded, info, transfer };
   }
@@ -119,6 +120,7 @@ class LoadedFile {
           this.source.file,
       );
     }
+    checkWhiteSpace(text, this.added);
     const tokenizer = splitSpecialTokens ? this.splitter() : this.tokenizer;
     try {
       const encoding = await tokenizer.encode(text, null, { addSpecialTokens });
