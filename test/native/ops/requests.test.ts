@@ -34,6 +34,24 @@ describe.each(backends)('the request table, %s', (backend) => {
     });
   });
 
+  it('has a request of many megabytes whole', () => {
+    const length = 3_000_001;
+    const requests = ops.makeRequests({ ...limits, maxModelLen: length });
+    const numBlocks = Math.ceil(length / 16);
+    const tokenIds = Int32Array.from({ length }, (_, i) => (i * 7919) % limits.vocabSize);
+    const request = {
+      tokenIds,
+      numPromptTokens: length,
+      blockIds: Int32Array.from({ length: numBlocks }, (_, i) => numBlocks - 1 - i),
+      sampling: { ...GREEDY, stopTokenIds: new Int32Array(200_000) },
+    };
+    ops.addRequest(requests, 0, request, numBlocks);
+    const read = ops.readRequest(requests, 0);
+    // Far faster than toEqual.
+    expect(Buffer.compare(Buffer.from(read.tokenIds.buffer), Buffer.from(tokenIds.buffer))).toBe(0);
+    expect(read.blockTable.subarray(0, numBlocks)).toEqual(request.blockIds);
+  });
+
   /** Greedy's token of ten logits, the later the likelier, for each request in turn in one slot. */
   function sampleInTurn(samplings: Partial<NativeSampling>[]): number[] {
     const requests = ops.makeRequests({ ...limits, vocabSize: 10 });
