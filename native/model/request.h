@@ -39,9 +39,8 @@ struct Request {
 // - badWordsEnds: rising from 1 on, the last the number of badWordsTokenIds: a word has a token.
 // - Every list of `sampling`: up to kMaxListLength entries, so that the bytes of all, and each
 //   index, are far from int32's limits. Every token id: 0 to vocabSize - 1.
-// - The lists together: up to kSlotListBytes, or with a listOffset up to the end of the list
-// memory.
-//   listOffset: -1, or a multiple of kListAlignment.
+// - All lists together: up to kSlotListBytes, or with a listOffset up to the list memory's end.
+// - listOffset: -1, or a multiple of kListAlignment.
 //
 // Block ids, and that no two requests have the same list memory, are the engine's choice, not the
 // request's: RequestSlots checks the block ids.
