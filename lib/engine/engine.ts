@@ -99,9 +99,10 @@ export class LLMEngine {
   private async start(signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
     this.kvCacheManager = await this.makeKVCache(signal);
-    const { model, scheduler } = this.config;
+    const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
-    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize);
+    const { maxListMemoryBytes } = limits;
+    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize, maxListMemoryBytes);
     this.admission.scheduler = this.scheduler;
     // Of ranks that were there before, and go on with what they have.
     const state = await this.executor.broadcast(null);

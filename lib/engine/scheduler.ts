@@ -8,11 +8,13 @@
  * `updateFromOutput` brings it. Nothing here depends on when an output arrives, only on the order
  * of calls: the same calls give the same schedule.
  */
+import { DEFAULT_LIMITS } from '../config/limits';
 import type { SchedulerConfig } from '../config/uniprocConfig';
 import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
+import { ListMemory } from './listMemory';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
 import type { Request } from './request';
 import { RequestQueue } from './requestQueue';
@@ -24,7 +26,7 @@ import {
   removeLatest,
   type StepInMaking,
 } from './stepInMaking';
-import { checkOutput, faultOf, nothingPermitted } from './stepOutput';
+import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
@@ -46,7 +48,8 @@ export class Scheduler {
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
-  private readonly outputs: EngineCoreOutput[] = [];
+  private readonly outputs = new OutputRecords();
+  private readonly listMemory: ListMemory;
   private numArrivals = 0;
   private preemptions = 0;
 
@@ -56,7 +59,10 @@ export class Scheduler {
     private kvCacheManager: KVCacheManager,
     /** Logits of a row, for messages. */
     private readonly vocabSize: number | null = null,
-  ) {}
+    maxListMemoryBytes: number = DEFAULT_LIMITS.maxListMemoryBytes,
+  ) {
+    this.listMemory = new ListMemory(maxListMemoryBytes);
+  }
 
   get numWaiting(): number {
     return this.waiting.size;
@@ -196,6 +202,7 @@ export class Scheduler {
   private preemptLast(step: StepInMaking): Request {
     const request = this.running.pop() as Request;
     this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
     this.preemptions++;
@@ -214,6 +221,7 @@ export class Scheduler {
     this.kvCacheManager = kvCacheManager;
     this.running = [];
     this.waiting.clear();
+    this.listMemory.clear();
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
       request.status = 'waiting';
@@ -228,8 +236,8 @@ export class Scheduler {
   }
 
   /**
-   * Takes the first of the waiting requests up, if it can have a seat and blocks for all its known
-   * tokens. Returns how many of them the step computes; 0 when it has to wait.
+   * Takes the first of the waiting requests up, if it can have a seat, blocks for all its known
+   * tokens and a place for its lists. Returns how many of them the step computes; 0 when it has to wait.
    */
   private admit(request: Request, budget: number, step: StepInMaking): number {
     // A preempted one comes back with all its tokens, so those in flight have to be known.
@@ -237,6 +245,7 @@ export class Scheduler {
     const computedBlocks = this.makeRoom(request, step);
     if (computedBlocks === null) return 0;
     this.kvCacheManager.shareBlocks(request, computedBlocks);
+    this.listMemory.take(request);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
     if (request.isOnWorker) addResumedRequest(step, request);
@@ -255,14 +264,19 @@ export class Scheduler {
    * when even that would not be enough.
    */
   private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
-    const { kvCacheManager, running } = this;
+    const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
     if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    if (!listMemory.hasRoom(request, victims)) return null;
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
-    while (running.length >= maxNumSeqs || !kvCacheManager.hasRoomFor(request, computedBlocks)) {
+    while (
+      running.length >= maxNumSeqs ||
+      !kvCacheManager.hasRoomFor(request, computedBlocks) ||
+      !listMemory.hasRoom(request)
+    ) {
       this.preemptLast(step);
     }
     return computedBlocks;
@@ -298,7 +312,7 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const result = this.outputAt(length++);
+      const result = this.outputs.at(length++);
       result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
@@ -309,7 +323,12 @@ export class Scheduler {
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
-    return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+    return {
+      outputs: this.outputs.records,
+      length,
+      sampledTokenIds: tokenIds,
+      logprobs: output.logprobs,
+    };
   }
 
   /** Writes what the step brought the request into `result`. */
@@ -353,21 +372,6 @@ export class Scheduler {
     }
   }
 
-  /** The record of an earlier step, lest each token costs an object. */
-  private outputAt(index: number): EngineCoreOutput {
-    if (index === this.outputs.length) {
-      this.outputs.push({
-        requestId: '',
-        start: 0,
-        end: 0,
-        promptLogprobs: null,
-        finishReason: null,
-        error: null,
-      });
-    }
-    return this.outputs[index];
-  }
-
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
   finishRequests(requestIds: readonly string[], finishReason: EndReason): void {
     for (const requestId of requestIds) {
@@ -388,6 +392,7 @@ export class Scheduler {
     request.finishReason = finishReason;
     if (finishReason === 'error') this.kvCacheManager.discard(request);
     else this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     this.requests.delete(request.requestId);
     if (request.isOnWorker) this.finishedReqIds.push(request.requestId);
   }

@@ -29,6 +29,7 @@ struct Tensor {
 struct Requests {
   std::shared_ptr<Ops> ops;
   RequestSlots slots;
+  int64_t listBytes;  // of each
 };
 
 // A group's communicator; to JavaScript an opaque handle.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -8,6 +9,13 @@
 #include "addon_testing/ops_values.h"
 
 namespace uniproc {
+namespace {
+
+// For the lists of a table's requests, and the most for those of one.
+constexpr int64_t kListMemory = 1 << 28;
+constexpr int64_t kMaxListBytes = 1 << 20;
+
+}  // namespace
 
 // makeRequests({ vocabSize, maxNumSeqs, maxModelLen, blockSize, maxLogprobs })
 Napi::Value OpsBinding::makeRequests(const Info& info) {
@@ -19,15 +27,21 @@ Napi::Value OpsBinding::makeRequests(const Info& info) {
   limits.maxModelLen = int32Of(object, "maxModelLen");
   limits.blockSize = int32Of(object, "blockSize");
   limits.maxLogprobs = int32Of(object, "maxLogprobs");
-  auto requests = std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits)});
+  const int64_t share = std::min(kListMemory / std::max(limits.maxNumSeqs, 1), kMaxListBytes);
+  const int64_t listBytes = share - share % RequestLimits::kListAlignment;
+  limits.listMemoryBytes = limits.maxNumSeqs * listBytes;
+  auto requests =
+      std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits), listBytes});
   return toHandle(info.Env(), std::move(requests), kRequestsTag);
 }
 
 // addRequest(requests, slot, request, numCacheBlocks)
 Napi::Value OpsBinding::addRequest(const Info& info) {
   auto& requests = fromHandle<Requests>(info[0], "requests", kRequestsTag);
-  requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(info[2]),
-                     toInt32(info[3], "numCacheBlocks"));
+  const int32_t slot = toInt32(info[1], "slot");
+  Request request = toRequest(info[2]);
+  request.listOffset = slot * requests.listBytes;
+  requests.slots.add(*ops_, slot, request, toInt32(info[3], "numCacheBlocks"));
   return info.Env().Undefined();
 }
 

@@ -18,6 +18,13 @@ constexpr uint64_t kSeedsApart = 0xD1B54A32D192ED03;
 
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
 
+void requireListMemory(const ModelLimits& limits) {
+  constexpr int64_t kMost = RequestLimits::kMaxListMemory;
+  if (limits.listMemoryBytes >= 0 && limits.listMemoryBytes <= kMost) return;
+  throw Error("CONFIG_INVALID", "listMemoryBytes is " + std::to_string(limits.listMemoryBytes) +
+                                    "; it may be from 0 to " + std::to_string(kMost));
+}
+
 }  // namespace
 
 ModelRunner::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
@@ -61,6 +68,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
       parameters_(spec),
       decoder_(shard_, parameters_) {
   limits.check();
+  requireListMemory(limits);
   for (int32_t i = 0; i < limits.numSteps; ++i) {
     steps_.push_back(std::make_shared<StepBuffers>(limits));
   }
@@ -385,6 +393,7 @@ void ModelRunner::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs*
   ops.synchronize();  // a step in flight may still be copied from where the inputs are laid
   ModelLimits limits = limits_;
   limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
+  limits.listMemoryBytes = 0;
   const int32_t blocksPerRow = limits.maxBlocksPerSeq();
   RequestSlots slots(ops, spec(), limits);
   const PagedKvCache cache =
