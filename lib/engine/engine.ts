@@ -28,6 +28,7 @@ import type { OutputStream, RequestOutput } from './outputs';
 import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
 import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
+import { EventLoopTurn } from './slicedWork';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
@@ -222,12 +223,13 @@ export class LLMEngine {
     const { executor, rankGroup, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
+    const turn = new EventLoopTurn();
     try {
       while (this.error === null) {
         const { reinitialization } = rankGroup;
         if (reinitialization !== null && (await rankGroup.isAtLastStep(reinitialization))) {
           for (const { step, output } of inFlight.splice(0))
-            this.update(step, await outputOf(output));
+            this.update(step, await outputOf(output, turn));
           await this.reinitialize(reinitialization);
           continue;
         }
@@ -246,7 +248,7 @@ export class LLMEngine {
         }
         const oldest = inFlight.shift();
         if (oldest !== undefined) {
-          const output = await outputOf(oldest.output);
+          const output = await outputOf(oldest.output, turn);
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
           this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
