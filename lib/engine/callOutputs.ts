@@ -1,7 +1,7 @@
 /** Where the outputs of a call's prompts gather until all are there. */
-import type { CallReceiver } from './admission';
 import type { OutputReceiver } from './outputCollector';
 import type { RequestOutput } from './outputs';
+import type { CallReceiver } from './pendingCall';
 
 export class CallOutputs implements CallReceiver {
   readonly isStream = false;

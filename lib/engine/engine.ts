@@ -15,7 +15,7 @@ import { Executor } from '../executor/executor';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
-import { Admission, type CallReceiver } from './admission';
+import { Admission } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
 import { getKvCacheConfigs } from './kvCacheConfig';
@@ -25,6 +25,7 @@ import { RequestOutputCollector } from './outputCollector';
 import { CallOutputs } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
+import type { CallReceiver } from './pendingCall';
 import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
 import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
@@ -269,9 +270,7 @@ export class LLMEngine {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
     }
-    for (const { requestId, error } of this.scheduler.takeFaults()) {
-      this.admission.failRequest(requestId, 'scheduled', error);
-    }
+    for (const fault of this.scheduler.takeFaults()) this.admission.failToSchedule(fault);
     for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
     return step;
   }

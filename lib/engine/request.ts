@@ -165,3 +165,7 @@ export class Request {
     return numOutputTokens >= this.maxTokens ? 'length' : null;
   }
 }
+
+export function isUnfinished(request: Request): boolean {
+  return request.status !== 'finished';
+}

@@ -14,8 +14,7 @@ import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
-import type { Request } from './request';
-import { RequestQueue } from './requestQueue';
+import { isUnfinished, Request } from './request';
 import {
   addCachedRequest,
   addNewRequest,
@@ -24,21 +23,17 @@ import {
   removeLatest,
   type StepInMaking,
 } from './stepInMaking';
-import { checkOutput, faultOf, nothingPermitted } from './stepOutput';
+import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
+import type { RequestSource, SchedulingFault, Waiting } from './waitingRequests';
+import { WaitingRequests } from './waitingRequests';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
-/** A request that could not be scheduled and was ended, and what was thrown. */
-export interface SchedulingFault {
-  requestId: string;
-  error: unknown;
-}
-
 export class Scheduler {
-  /** By id: all that are not finished. */
+  /** By id: all that were made and are not finished. */
   private readonly requests = new Map<string, Request>();
-  private readonly waiting = new RequestQueue((a, b) => this.precedes(a, b));
+  private readonly waiting = new WaitingRequests((a, b) => this.precedes(a, b));
   /** In the policy's order: the first to be scheduled in a step, and the last to be preempted, first. */
   private running: Request[] = [];
   /** Whether some of `running` have finished since it was last swept. */
@@ -46,7 +41,7 @@ export class Scheduler {
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
-  private readonly outputs: EngineCoreOutput[] = [];
+  private readonly records = new OutputRecords();
   private numArrivals = 0;
   private preemptions = 0;
 
@@ -76,23 +71,34 @@ export class Scheduler {
     return this.preemptions;
   }
 
-  /** By arrival. */
+  /** Those that were made, by arrival. */
   get unfinishedRequests(): readonly Request[] {
-    return [...this.requests.values()];
+    return [...this.requests.values()].sort((a, b) => a.arrival - b.arrival);
   }
 
   hasUnfinishedRequests(): boolean {
-    return this.requests.size > 0;
+    return this.requests.size + this.waiting.size > 0;
   }
 
-  addRequest(request: Request): void {
-    request.arrival = this.numArrivals++;
+  addRequest(request: Request, arrival = this.numArrivals++): void {
+    request.arrival = arrival;
     this.requests.set(request.requestId, request);
     this.waiting.add(request);
   }
 
+  /** Adds the requests that the source makes, which is one at least. */
+  addSource(source: RequestSource): void {
+    source.arrival = this.numArrivals;
+    this.numArrivals += source.numLeft;
+    this.waiting.addSource(source);
+  }
+
+  removeSource(source: RequestSource): void {
+    this.waiting.removeSource(source);
+  }
+
   /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
-  private precedes(a: Request, b: Request): boolean {
+  private precedes(a: Waiting, b: Waiting): boolean {
     if (this.config.policy === 'priority' && a.priority !== b.priority) {
       return a.priority < b.priority;
     }
@@ -126,9 +132,13 @@ export class Scheduler {
       const { first } = this.waiting;
       const enters =
         mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
-      const candidate = enters ? first : request;
+      let candidate = enters ? first : request;
       if (candidate === undefined) break;
       try {
+        if (!(candidate instanceof Request)) {
+          candidate = this.waiting.makeNext(candidate);
+          this.addRequest(candidate, candidate.arrival);
+        }
         if (enters) {
           const numNewTokens = this.admit(candidate, budget, step);
           mayEnter = numNewTokens > 0;
@@ -140,7 +150,8 @@ export class Scheduler {
           if (candidate.status === 'running') next++;
         }
       } catch (error) {
-        this.fail(candidate, error, step);
+        if (candidate instanceof Request) this.fail(candidate, error, step);
+        else this.faults.push({ requestId: null, source: candidate, error });
       }
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
@@ -155,7 +166,7 @@ export class Scheduler {
     this.running = this.running.filter((other) => other !== request);
     request.status = 'running';
     this.finish(request, 'error');
-    this.faults.push({ requestId: request.requestId, error });
+    this.faults.push({ requestId: request.requestId, source: null, error });
   }
 
   /** Requests that ended because scheduling them threw, since this was last called. */
@@ -206,9 +217,12 @@ export class Scheduler {
 
   /**
    * The worker has lost all that it knew, and the cache is another: every request is new to it, and
-   * computed again from the tokens it has. No step is in flight. Returns the ids of those that ran.
+   * computed again from the tokens it has. No step is in flight. All requests are made, since other
+   * ranks are told of them. Returns the ids of those that ran.
    */
   restart(kvCacheManager: KVCacheManager): string[] {
+    const add = (request: Request) => this.addRequest(request, request.arrival);
+    this.faults.push(...this.waiting.makeAll(add));
     const ran = this.running.map(({ requestId }) => requestId);
     this.preemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
@@ -298,7 +312,7 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const result = this.outputAt(length++);
+      const result = this.records.at(length++);
       result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
@@ -309,7 +323,8 @@ export class Scheduler {
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
-    return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+    const { outputs } = this.records;
+    return { outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
   }
 
   /** Writes what the step brought the request into `result`. */
@@ -353,21 +368,6 @@ export class Scheduler {
     }
   }
 
-  /** The record of an earlier step, lest each token costs an object. */
-  private outputAt(index: number): EngineCoreOutput {
-    if (index === this.outputs.length) {
-      this.outputs.push({
-        requestId: '',
-        start: 0,
-        end: 0,
-        promptLogprobs: null,
-        finishReason: null,
-        error: null,
-      });
-    }
-    return this.outputs[index];
-  }
-
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
   finishRequests(requestIds: readonly string[], finishReason: EndReason): void {
     for (const requestId of requestIds) {
@@ -396,8 +396,4 @@ export class Scheduler {
     if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
     this.runningIsStale = false;
   }
-}
-
-function isUnfinished(request: Request): boolean {
-  return request.status !== 'finished';
 }
