@@ -22,7 +22,7 @@ import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
-import { CallOutputs } from './callOutputs';
+import { CallOutputs, rejecting } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
@@ -136,14 +136,26 @@ export class LLMEngine {
    * Ids and seeds follow the order in which calls are made; requests of one call arrive together, once
    * all its prompts are encoded.
    */
-  async generate(
+  generate(
     inputs: CallInputs,
     options: RequestOptions = {},
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
+    return rejecting(() => {
+      const outputs = new CallOutputs(inputs.numPrompts);
+      this.begin(inputs, outputs, options, call);
+      return outputs.done;
+    });
+  }
+
+  private begin(
+    inputs: CallInputs,
+    outputs: CallReceiver,
+    options: RequestOptions,
+    call: Call,
+  ): void {
     const { admission, rankGroup } = this;
     if (this.error !== null) throw this.error;
-    const outputs = new CallOutputs(inputs.numPrompts);
     if (rankGroup.takesTurns) {
       rankGroup.checkTurn({ options });
       rankGroup.queue(admission.make(inputs, outputs, options, call));
@@ -151,7 +163,6 @@ export class LLMEngine {
       admission.check(inputs, options);
       admission.begin(admission.make(inputs, outputs, options, call));
     }
-    return outputs.done;
   }
 
   /**
