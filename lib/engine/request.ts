@@ -24,6 +24,14 @@ export interface RequestInit {
   cacheSalt?: string;
 }
 
+/**
+ * What taking requests up may cost in a step, in entries of lists, some 15 ns each: a request's lists
+ * are copied for the device, and its tokens hashed and looked up in the prefix cache.
+ */
+export const MAX_ADMISSION_COST = 2 ** 18;
+/** What a token of a prompt costs, in entries. */
+const TOKEN_COST = 4;
+
 /** Output tokens that a new request has room for, before its array first grows. */
 const INITIAL_OUTPUT_CAPACITY = 64;
 
@@ -84,6 +92,19 @@ export class Request {
     );
     this.tokenIds.set(init.promptTokenIds);
     this.length = this.numPromptTokens;
+  }
+
+  /** What it costs to take it up, in the unit of MAX_ADMISSION_COST. */
+  get admissionCost(): number {
+    const { badWordsTokenIds, samplingParams, stopTokenIds } = this;
+    const { allowedTokenIds, logitBias } = samplingParams;
+    // Of each bad word its tokens, two as a rule, and its end.
+    const numEntries =
+      3 * badWordsTokenIds.length +
+      stopTokenIds.length +
+      logitBias.size +
+      (allowedTokenIds?.length ?? 0);
+    return TOKEN_COST * this.length + numEntries;
   }
 
   /** Known tokens of prompt and output. */

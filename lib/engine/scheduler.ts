@@ -14,7 +14,7 @@ import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
-import { isUnfinished, Request } from './request';
+import { isUnfinished, MAX_ADMISSION_COST, Request } from './request';
 import {
   addCachedRequest,
   addNewRequest,
@@ -43,7 +43,8 @@ export class Scheduler {
   private readonly faults: SchedulingFault[] = [];
   private readonly records = new OutputRecords();
   private numArrivals = 0;
-  private preemptions = 0;
+  /** Since the start. */
+  numPreemptions = 0;
 
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
@@ -64,11 +65,6 @@ export class Scheduler {
   /** In the order in which they are scheduled. */
   get runningReqIds(): readonly string[] {
     return this.running.map(({ requestId }) => requestId);
-  }
-
-  /** Since the start. */
-  get numPreemptions(): number {
-    return this.preemptions;
   }
 
   /** Those that were made, by arrival. */
@@ -117,7 +113,8 @@ export class Scheduler {
    * The next step: running and waiting requests in the policy's order, as far as there is budget; so
    * those that run come before those that wait, except, under 'priority', before a more urgent one.
    * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does.
+   * later. Once the first of the waiting requests cannot enter, none behind it does; nor does any once
+   * those that entered cost so much that the step would hold the event loop.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
@@ -127,6 +124,7 @@ export class Scheduler {
     /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
     let next = 0;
     let mayEnter = true;
+    let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
@@ -141,8 +139,9 @@ export class Scheduler {
         }
         if (enters) {
           const numNewTokens = this.admit(candidate, budget, step);
-          mayEnter = numNewTokens > 0;
-          if (mayEnter) next++;
+          if (numNewTokens > 0) next++;
+          admissionCost += candidate.admissionCost;
+          mayEnter = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
@@ -209,7 +208,7 @@ export class Scheduler {
     this.kvCacheManager.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
-    this.preemptions++;
+    this.numPreemptions++;
     this.waiting.add(request);
     step.preemptedReqIds.push(request.requestId);
     return request;
@@ -224,7 +223,7 @@ export class Scheduler {
     const add = (request: Request) => this.addRequest(request, request.arrival);
     this.faults.push(...this.waiting.makeAll(add));
     const ran = this.running.map(({ requestId }) => requestId);
-    this.preemptions += ran.length;
+    this.numPreemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
     this.running = [];
     this.waiting.clear();
