@@ -98,9 +98,8 @@ export class Request {
   get admissionCost(): number {
     const { badWordsTokenIds, samplingParams, stopTokenIds } = this;
     const { allowedTokenIds, logitBias } = samplingParams;
-    // Of each bad word its tokens, two as a rule, and its end.
     const numEntries =
-      3 * badWordsTokenIds.length +
+      numEntriesOf(badWordsTokenIds) +
       stopTokenIds.length +
       logitBias.size +
       (allowedTokenIds?.length ?? 0);
@@ -185,6 +184,20 @@ export class Request {
     }
     return numOutputTokens >= this.maxTokens ? 'length' : null;
   }
+}
+
+/** By list, which requests of the same parameters share. */
+const badWordsEntries = new WeakMap<readonly (readonly number[])[], number>();
+
+/** Tokens of all bad words, and an end for each. */
+function numEntriesOf(badWords: readonly (readonly number[])[]): number {
+  if (badWords.length === 0) return 0;
+  let numEntries = badWordsEntries.get(badWords);
+  if (numEntries === undefined) {
+    numEntries = badWords.reduce((sum, word) => sum + word.length, badWords.length);
+    badWordsEntries.set(badWords, numEntries);
+  }
+  return numEntries;
 }
 
 export function isUnfinished(request: Request): boolean {
