@@ -9,7 +9,7 @@
 #include <stop_token>
 #include <string>
 
-#include "comm/communicator.h"
+#include "backend/communicator.h"
 #include "runtime/device_thread.h"
 
 namespace uniproc {

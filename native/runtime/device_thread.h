@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/queue.h"
 #include "ops/ops.h"
-#include "runtime/queue.h"
 #include "runtime/stoppable.h"
 
 namespace uniproc {
