@@ -46,8 +46,8 @@ class Products {
     const x = this.random(numTokens * widest('cols'), 'float32');
     const out = this.random(numTokens * widest('rows'), 'float32');
     const step = () => {
-      for (const weight of this.layers) this.ops.matmul(x, numTokens, weight, null, out);
-      this.ops.matmul(x, numSampled, this.head, null, out);
+      for (const weight of this.layers) this.ops.linear(x, numTokens, weight, null, out);
+      this.ops.linear(x, numSampled, this.head, null, out);
     };
     step();
     const start = performance.now();

@@ -43,7 +43,7 @@ function measureMatmul(name, weightRows, cols, numTokens) {
   const x = random(numTokens * cols);
   const out = ops.allocate(numTokens * weightRows, 'bfloat16', 'a measurement');
   const weightOf = (i) => ({ data: weights[i % copies], rows: weightRows, cols });
-  const time = seconds((i) => ops.matmul(x, numTokens, weightOf(i), null, out), 200);
+  const time = seconds((i) => ops.linear(x, numTokens, weightOf(i), null, out), 200);
   const flops = 2 * numTokens * weightRows * cols;
   rows.push(
     numTokens <= 64

@@ -1,14 +1,32 @@
 #include <napi.h>
 
+#include <cstdint>
+#include <limits>
+
 #include "addon/communicator_binding.h"
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
-#include "addon/model_binding.h"
+#include "addon/model_runner_binding.h"
 #include "addon/output_thread_binding.h"
+#include "runner/request.h"
 
 namespace uniproc {
 namespace {
+
+// What the native side accepts of a request whatever the model: the constants of RequestLimits.
+Napi::Object requestLimits(Napi::Env env) {
+  Napi::Object limits = Napi::Object::New(env);
+  const auto set = [&](const char* name, int64_t value) {
+    limits.Set(name, Napi::Number::New(env, static_cast<double>(value)));
+  };
+  set("maxListLength", RequestLimits::kMaxListLength);
+  set("slotListBytes", RequestLimits::kSlotListBytes);
+  set("listAlignment", RequestLimits::kListAlignment);
+  set("maxListMemory", RequestLimits::kMaxListMemory);
+  set("maxInt32", std::numeric_limits<int32_t>::max());
+  return limits;
+}
 
 // Runs once in each Node environment that loads the addon.
 Napi::Object open(Napi::Env env, Napi::Object exports) {
@@ -17,7 +35,8 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   CommunicatorBinding::define(env, exports);
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
-  ModelBinding::define(env, exports);
+  ModelRunnerBinding::define(env, exports);
+  exports.Set("requestLimits", requestLimits(env));
   return exports;
 }
 

@@ -110,7 +110,7 @@ Napi::Promise Environment::promise(const std::function<void(Settle)>& start, Res
   return deferred.Promise();
 }
 
-Napi::Promise Environment::promise(Device& device, Device::Work work, Result result) {
+Napi::Promise Environment::promise(DeviceThread& device, DeviceThread::Work work, Result result) {
   return promise([&](Settle settle) { device.enqueue(std::move(work), std::move(settle)); },
                  std::move(result));
 }

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "model/request_slots.h"
 #include "ops/ops.h"
+#include "runner/request_slots.h"
 #include "runtime/buffer.h"
 
 namespace uniproc {
@@ -18,15 +18,18 @@ namespace uniproc {
 // float32.
 struct Tensor {
   std::shared_ptr<Ops> ops;
-  DType dtype;
+  StorageType type;
   int64_t count;
   Buffer buffer;
+
+  DType dtype() const { return dtypeOf(type); }  // of float elements
 };
 
 // A request table with its requests; to JavaScript an opaque handle.
 struct Requests {
   std::shared_ptr<Ops> ops;
   RequestSlots slots;
+  int64_t listBytes;  // of each
 };
 
 // A group's communicator; to JavaScript an opaque handle.

@@ -8,7 +8,7 @@
 
 #include "addon/device_binding.h"
 #include "addon/environment.h"
-#include "addon/model_binding.h"
+#include "addon/model_runner_binding.h"
 #include "addon/values.h"
 #include "runtime/error.h"
 
@@ -37,7 +37,7 @@ void loseDevice(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value readLogits(const Napi::CallbackInfo& info) {
-  const ModelBinding& binding = unwrap<ModelBinding>(info[0], "Model");
+  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "Model");
   const int32_t numRows = toInt32(info[1], "numRows");
   const std::shared_ptr<Environment> environment = Environment::of(info.Env());
   auto logits = std::make_shared<std::vector<float>>();

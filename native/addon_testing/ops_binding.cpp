@@ -14,7 +14,7 @@ namespace uniproc {
 namespace {
 
 void requireSize(const Napi::CallbackInfo& info, const Tensor& tensor, size_t bytes) {
-  if (bytes != static_cast<size_t>(tensor.count) * sizeOf(tensor.dtype)) {
+  if (bytes != static_cast<size_t>(tensor.count) * sizeOf(tensor.type)) {
     throw Napi::TypeError::New(info.Env(), "the array and the tensor differ in bytes");
   }
 }
@@ -41,7 +41,12 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::prepareInputs>("prepareInputs"),
                          method<&OpsBinding::embed>("embed"),
                          method<&OpsBinding::rmsNorm>("rmsNorm"),
-                         method<&OpsBinding::matmul>("matmul"),
+                         method<&OpsBinding::linear>("linear"),
+                         method<&OpsBinding::normLinear>("normLinear"),
+                         method<&OpsBinding::linearSiluAndMul>("linearSiluAndMul"),
+                         method<&OpsBinding::routeTokens>("routeTokens"),
+                         method<&OpsBinding::expertLinear>("expertLinear"),
+                         method<&OpsBinding::sumExperts>("sumExperts"),
                          method<&OpsBinding::ropeAndCache>("ropeAndCache"),
                          method<&OpsBinding::attention>("attention"),
                          method<&OpsBinding::siluAndMul>("siluAndMul"),
@@ -109,10 +114,10 @@ Napi::Value OpsBinding::synchronize(const Info& info) {
 // allocate(count, dtype, what): a handle of zeros.
 Napi::Value OpsBinding::allocate(const Info& info) {
   const int64_t count = toInt64(info[0], "count");
-  const DType dtype = toDType(info[1]);
+  const StorageType type = toStorageType(info[1]);
   const std::string what = toString(info[2], "what");
-  Buffer buffer(*ops_, static_cast<size_t>(count) * sizeOf(dtype), what.c_str());
-  auto tensor = std::make_unique<Tensor>(Tensor{ops_, dtype, count, std::move(buffer)});
+  Buffer buffer(*ops_, static_cast<size_t>(count) * sizeOf(type), what.c_str());
+  auto tensor = std::make_unique<Tensor>(Tensor{ops_, type, count, std::move(buffer)});
   return toHandle(info.Env(), std::move(tensor), kTensorTag);
 }
 
@@ -146,7 +151,7 @@ Napi::Value OpsBinding::copyToHost(const Info& info) {
 Napi::Value OpsBinding::upload(const Info& info) {
   const Tensor& out = toTensor(info[0], "out");
   const auto [bytes, size] = toBytes(info[1], "host");
-  const DType hostType = toDType(info[2]);
+  const StorageType hostType = toStorageType(info[2]);
   const bool inRows = !isNothing(info[3]);
   const int64_t cols = inRows ? toInt64(info[3], "cols") : out.count;
   const int64_t rowStride = inRows ? toInt64(info[4], "rowStride") : cols;
@@ -156,7 +161,7 @@ Napi::Value OpsBinding::upload(const Info& info) {
     throw Napi::TypeError::New(info.Env(), "host must have the rows of out, and no more");
   }
   const BytesInMemory host(reinterpret_cast<const std::byte*>(bytes));
-  ops_->upload(out.buffer.data(), out.dtype, {host, 0, hostType, rows, cols, rowStride});
+  ops_->upload(out.buffer.data(), out.type, {host, 0, hostType, rows, cols, rowStride});
   return info.Env().Undefined();
 }
 
@@ -173,7 +178,7 @@ Napi::Value OpsBinding::download(const Info& info) {
 Napi::Value OpsBinding::fillRandom(const Info& info) {
   const Tensor& out = toTensor(info[0], "out");
   bool lossless = false;
-  ops_->fillRandom(out.buffer.data(), out.dtype, out.count,
+  ops_->fillRandom(out.buffer.data(), out.type, out.count,
                    static_cast<float>(toNumber(info[1], "mean")),
                    static_cast<float>(toNumber(info[2], "std")),
                    info[3].As<Napi::BigInt>().Uint64Value(&lossless));

@@ -42,7 +42,12 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value prepareInputs(const Info& info);
   Napi::Value embed(const Info& info);
   Napi::Value rmsNorm(const Info& info);
-  Napi::Value matmul(const Info& info);
+  Napi::Value linear(const Info& info);
+  Napi::Value normLinear(const Info& info);
+  Napi::Value linearSiluAndMul(const Info& info);
+  Napi::Value routeTokens(const Info& info);
+  Napi::Value expertLinear(const Info& info);
+  Napi::Value sumExperts(const Info& info);
   Napi::Value ropeAndCache(const Info& info);
   Napi::Value attention(const Info& info);
   Napi::Value siluAndMul(const Info& info);

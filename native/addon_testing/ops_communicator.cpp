@@ -59,7 +59,7 @@ Napi::Value OpsBinding::hasPeerMemory(const Info& info) {
 // allReduce(communicator, data): the sum, in place.
 Napi::Value OpsBinding::allReduce(const Info& info) {
   const Tensor& data = toTensor(info[1], "data");
-  toCommunicator(info[0]).allReduce(data.buffer.data(), data.count, toCommType(data.dtype),
+  toCommunicator(info[0]).allReduce(data.buffer.data(), data.count, toCommType(data.dtype()),
                                     ReduceOp::kSum);
   return info.Env().Undefined();
 }
@@ -68,7 +68,7 @@ Napi::Value OpsBinding::allReduce(const Info& info) {
 Napi::Value OpsBinding::allGather(const Info& info) {
   const Tensor& in = toTensor(info[1], "in");
   toCommunicator(info[0]).allGather(in.buffer.data(), toData(info[2], "out"), in.count,
-                                    toCommType(in.dtype));
+                                    toCommType(in.dtype()));
   return info.Env().Undefined();
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -8,6 +9,13 @@
 #include "addon_testing/ops_values.h"
 
 namespace uniproc {
+namespace {
+
+// For the lists of a table's requests, and the most for those of one.
+constexpr int64_t kListMemory = 1 << 28;
+constexpr int64_t kMaxListBytes = 1 << 20;
+
+}  // namespace
 
 // makeRequests({ vocabSize, maxNumSeqs, maxModelLen, blockSize, maxLogprobs })
 Napi::Value OpsBinding::makeRequests(const Info& info) {
@@ -19,15 +27,21 @@ Napi::Value OpsBinding::makeRequests(const Info& info) {
   limits.maxModelLen = int32Of(object, "maxModelLen");
   limits.blockSize = int32Of(object, "blockSize");
   limits.maxLogprobs = int32Of(object, "maxLogprobs");
-  auto requests = std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits)});
+  const int64_t share = std::min(kListMemory / std::max(limits.maxNumSeqs, 1), kMaxListBytes);
+  const int64_t listBytes = share - share % RequestLimits::kListAlignment;
+  limits.listMemoryBytes = limits.maxNumSeqs * listBytes;
+  auto requests =
+      std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits), listBytes});
   return toHandle(info.Env(), std::move(requests), kRequestsTag);
 }
 
 // addRequest(requests, slot, request, numCacheBlocks)
 Napi::Value OpsBinding::addRequest(const Info& info) {
   auto& requests = fromHandle<Requests>(info[0], "requests", kRequestsTag);
-  requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(info[2]),
-                     toInt32(info[3], "numCacheBlocks"));
+  const int32_t slot = toInt32(info[1], "slot");
+  Request request = toRequest(info[2]);
+  request.listOffset = slot * requests.listBytes;
+  requests.slots.add(*ops_, slot, request, toInt32(info[3], "numCacheBlocks"));
   return info.Env().Undefined();
 }
 
@@ -72,11 +86,54 @@ Napi::Value OpsBinding::rmsNorm(const Info& info) {
   return info.Env().Undefined();
 }
 
-// matmul(x, numTokens, weight, bias, out)
-Napi::Value OpsBinding::matmul(const Info& info) {
+// linear(x, numTokens, weight, bias, out)
+Napi::Value OpsBinding::linear(const Info& info) {
   const Tensor& out = toTensor(info[4], "out");
-  ops_->matmul(toData(info[0], "x"), toInt32(info[1], "numTokens"), toWeight(info[2]),
-               toWeight(info[3]), out.buffer.data(), out.dtype);
+  ops_->linear(toData(info[0], "x"), toInt32(info[1], "numTokens"),
+               toLinearWeight(info[2], toWeight(info[3])), out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
+// normLinear(x, residual, norm, eps, normed, numTokens, weight, out)
+Napi::Value OpsBinding::normLinear(const Info& info) {
+  const Weight norm = toWeight(info[2]);
+  ops_->normLinear({toData(info[0], "x"), toData(info[1], "residual"), norm,
+                    static_cast<float>(toNumber(info[3], "eps")), toData(info[4], "normed")},
+                   toInt32(info[5], "numTokens"), toLinearWeight(info[6], {}),
+                   toData(info[7], "out"));
+  return info.Env().Undefined();
+}
+
+// linearSiluAndMul(x, numTokens, weight, gateUp, out)
+Napi::Value OpsBinding::linearSiluAndMul(const Info& info) {
+  const Tensor& out = toTensor(info[4], "out");
+  ops_->linearSiluAndMul(toData(info[0], "x"), toInt32(info[1], "numTokens"),
+                         toLinearWeight(info[2], {}), toData(info[3], "gateUp"), out.buffer.data(),
+                         out.dtype());
+  return info.Env().Undefined();
+}
+
+// routeTokens(logits, normalize, routing)
+Napi::Value OpsBinding::routeTokens(const Info& info) {
+  const Tensor& logits = toTensor(info[0], "logits");
+  ops_->routeTokens(logits.buffer.data(), toBool(info[1], "normalize"), toRouting(info[2]),
+                    logits.dtype());
+  return info.Env().Undefined();
+}
+
+// expertLinear(x, rowsPerToken, routing, weight, out)
+Napi::Value OpsBinding::expertLinear(const Info& info) {
+  const Tensor& out = toTensor(info[4], "out");
+  ops_->expertLinear(toData(info[0], "x"), toInt32(info[1], "rowsPerToken"), toRouting(info[2]),
+                     toLinearWeight(info[3], {}), out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
+// sumExperts(x, routing, width, out)
+Napi::Value OpsBinding::sumExperts(const Info& info) {
+  const Tensor& out = toTensor(info[3], "out");
+  ops_->sumExperts(toData(info[0], "x"), toRouting(info[1]), toInt32(info[2], "width"),
+                   out.buffer.data(), out.dtype());
   return info.Env().Undefined();
 }
 
@@ -100,7 +157,7 @@ Napi::Value OpsBinding::attention(const Info& info) {
 Napi::Value OpsBinding::siluAndMul(const Info& info) {
   const Tensor& out = toTensor(info[3], "out");
   ops_->siluAndMul(toData(info[0], "gateUp"), toInt32(info[1], "numTokens"),
-                   toInt32(info[2], "size"), out.buffer.data(), out.dtype);
+                   toInt32(info[2], "size"), out.buffer.data(), out.dtype());
   return info.Env().Undefined();
 }
 
@@ -109,7 +166,7 @@ Napi::Value OpsBinding::gatherRows(const Info& info) {
   const Tensor& out = toTensor(info[4], "out");
   ops_->gatherRows(toData(info[0], "x"), toData<int32_t>(info[1], "index"),
                    toInt32(info[2], "count"), toInt32(info[3], "width"), out.buffer.data(),
-                   out.dtype);
+                   out.dtype());
   return info.Env().Undefined();
 }
 

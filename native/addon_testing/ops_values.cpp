@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "addon/model_values.h"
 #include "addon/values.h"
 #include "addon_testing/handles.h"
 
@@ -17,11 +18,12 @@ T* dataOf(Napi::Object object, const char* name) {
 
 int32_t int32Of(Napi::Object object, const char* name) { return toInt32(object.Get(name), name); }
 
-DType toDType(Napi::Value value) {
+StorageType toStorageType(Napi::Value value) {
   const std::string name = toString(value, "dtype");
-  if (name == "float32" || name == "int32") return DType::kFloat32;
-  if (name == "float16") return DType::kFloat16;
-  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float32" || name == "int32") return StorageType::kFloat32;
+  if (name == "float16") return StorageType::kFloat16;
+  if (name == "bfloat16") return StorageType::kBFloat16;
+  if (name == "float8_e4m3") return StorageType::kFloat8E4M3;
   throw Napi::TypeError::New(value.Env(), "there is no dtype " + name);
 }
 
@@ -29,8 +31,30 @@ Weight toWeight(Napi::Value value) {
   if (isNothing(value)) return {};
   const Napi::Object object = toObject(value, "weight");
   const Tensor& tensor = toTensor(object.Get("data"), "data");
-  return {tensor.buffer.data(), nullptr, tensor.dtype, int32Of(object, "rows"),
-          int32Of(object, "cols")};
+  return {tensor.buffer.data(), tensor.dtype(), int32Of(object, "rows"), int32Of(object, "cols")};
+}
+
+LinearWeight toLinearWeight(Napi::Value value, const Weight& bias) {
+  const Napi::Object object = toObject(value, "weight");
+  const Tensor& tensor = toTensor(object.Get("data"), "data");
+  if (isNothing(object.Get("scales"))) return LinearWeight::of(toWeight(value), bias);
+  LinearWeight weight;
+  weight.data = tensor.buffer.data();
+  weight.format = {tensor.type, int32Of(object, "scaleRows"), int32Of(object, "scaleCols")};
+  weight.dtype = toDType(object.Get("dtype"), "dtype");
+  weight.rows = int32Of(object, "rows");
+  weight.cols = int32Of(object, "cols");
+  weight.scales = dataOf(object, "scales");
+  weight.bias = bias;
+  return weight;
+}
+
+Routing toRouting(Napi::Value value) {
+  const Napi::Object object = toObject(value, "routing");
+  return {int32Of(object, "numTokens"),    int32Of(object, "numExperts"),
+          int32Of(object, "topK"),         int32Of(object, "firstLocal"),
+          int32Of(object, "numLocal"),     dataOf<int32_t>(object, "expertIds"),
+          dataOf<float>(object, "weights")};
 }
 
 Batch toBatch(Napi::Value value) {
@@ -59,7 +83,7 @@ AttentionShape toAttentionShape(Napi::Value value) {
 KvCache toKvCache(Napi::Value value) {
   const Napi::Object object = toObject(value, "cache");
   const Tensor& keys = toTensor(object.Get("keys"), "keys");
-  return {keys.buffer.data(), dataOf(object, "values"), keys.dtype, int32Of(object, "blockSize")};
+  return {keys.buffer.data(), dataOf(object, "values"), keys.dtype(), int32Of(object, "blockSize")};
 }
 
 Logprobs toLogprobs(Napi::Value value) {

@@ -14,9 +14,12 @@ namespace uniproc {
 
 int32_t int32Of(Napi::Object object, const char* name);
 // 'int32' is stored as float32.
-DType toDType(Napi::Value value);
+StorageType toStorageType(Napi::Value value);
 // { data, rows, cols } or null.
 Weight toWeight(Napi::Value value);
+// { data, rows, cols }, and { scales, scaleRows, scaleCols, dtype } where it has scales.
+LinearWeight toLinearWeight(Napi::Value value, const Weight& bias);
+Routing toRouting(Napi::Value value);
 Batch toBatch(Napi::Value value);
 AttentionShape toAttentionShape(Napi::Value value);
 KvCache toKvCache(Napi::Value value);
