@@ -12,7 +12,6 @@ addon.setErrorFactory((code, message) => Object.assign(new Error(message), { cod
 const SPEC = {
   dtype: 'float32',
   vocabSize: 61,
-  vocabShard: { start: 0, size: 61 },
   hiddenSize: 24,
   intermediateSize: 36,
   numLayers: 2,
@@ -25,10 +24,11 @@ const SPEC = {
   slidingWindows: [0, 0],
   qkvBias: false,
   outputBias: false,
-  gateUpBias: false,
-  downBias: false,
+  mlpBias: false,
   qkNorm: false,
   tieWordEmbeddings: true,
+  experts: null,
+  weightFormats: {},
 };
 const LIMITS = {
   maxNumSeqs: 2,
@@ -37,6 +37,7 @@ const LIMITS = {
   blockSize: 8,
   numSteps: 2,
   maxLogprobs: 2,
+  listMemoryBytes: 2 ** 16,
   enforceEager: true,
 };
 const none = new Int32Array(0);

@@ -8,6 +8,8 @@ test('exports what the library calls, and nothing else', () => {
     'Event',
     'Model',
     'OutputThread',
+    'declareParameters',
+    'requestLimits',
     'setErrorFactory',
   ]);
 });
