@@ -1,7 +1,7 @@
 /** How many blocks the KV cache has: what the memory gives, and no more than can be used. */
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { ConfigError } from '../errors';
-import { type KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
+import { type KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 
 const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 

@@ -10,8 +10,8 @@
  */
 import type { SchedulerConfig } from '../config/uniprocConfig';
 import { RequestFailedError } from '../errors';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
 import type { Request } from './request';

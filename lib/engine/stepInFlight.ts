@@ -2,8 +2,8 @@
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
 import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors';
 import type { Future } from '../executor/future';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 
 export interface StepInFlight {
   step: SchedulerOutput;

@@ -4,7 +4,7 @@ import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../worker/schedulerOutput';
+} from '../contract/schedulerOutput';
 import type { Request } from './request';
 
 /** A SchedulerOutput that can be written to. */

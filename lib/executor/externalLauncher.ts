@@ -5,8 +5,9 @@ import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
 import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError, InvalidStateError } from '../errors';
 import { startTimer } from '../timer';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { GrammarOutput, SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { Worker } from '../worker/worker';
 import {
   type ReconfigureDistributedRequest,

@@ -1,7 +1,7 @@
 /** What ranks compare to see that they step together (UNIPROC_CHECK_SCHEDULE=1). */
 import { createHash } from 'node:crypto';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { Future } from './future';
 
 export class ScheduleDigest {

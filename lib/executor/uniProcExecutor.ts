@@ -2,7 +2,7 @@
 import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
 import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
-import type { AsyncModelRunnerOutput } from '../worker/outputs';
+import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { Worker } from '../worker/worker';
 import {
   type ReconfigureDistributedRequest,

@@ -1,7 +1,7 @@
 /** Who waits for the outputs that are still being computed. */
 import { ShutdownError } from '../errors';
 import { native, type NativeEvent, type NativeOutputThread } from '../native';
-import type { AsyncModelRunnerOutput } from '../worker/outputs';
+import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 
 /** The native thread that waits when several batches may be in flight. */
 export function startOutputThread(): NativeOutputThread {

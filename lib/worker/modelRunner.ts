@@ -9,9 +9,10 @@ import {
   type ModelRunnerOutput,
   NO_NANS_IN_LOGITS,
   RaggedTokenIds,
-} from './outputs';
+} from '../contract/modelRunnerOutput';
 import { RefusedRequests } from './refusedRequests';
-import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { StepOutput } from './workerBase';
 
 export class ModelRunner {

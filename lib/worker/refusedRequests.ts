@@ -3,7 +3,7 @@
  * were scheduled before the engine heard of it.
  */
 import { InvalidRequestError } from '../errors';
-import type { SchedulerOutput } from './schedulerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 
 const NONE: ReadonlyMap<string, Error> = new Map<string, Error>();
 

@@ -19,10 +19,11 @@ import {
   type NativeDevice,
   type NativeModel,
 } from '../native';
-import { type KVCacheConfig, KVCacheSpec } from './kvCache';
+import { type KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import { ModelLoader } from './modelLoader';
 import { ModelRunner } from './modelRunner';
-import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { shardSpec } from './tensorParallel';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 

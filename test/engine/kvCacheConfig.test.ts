@@ -1,7 +1,7 @@
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { getKvCacheConfig, getKvCacheConfigs } from '../../lib/engine/kvCacheConfig';
 import { ConfigError } from '../../lib/errors';
-import { KVCacheSpec } from '../../lib/worker/kvCache';
+import { KVCacheSpec } from '../../lib/contract/kvCache';
 
 const MIB = 2 ** 20;
 

@@ -1,6 +1,6 @@
 import type { UniprocError } from '../../lib/errors';
-import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { type Outcome, promptOf, SchedulerDriver } from './schedulerDriver';
 

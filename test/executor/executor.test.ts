@@ -14,13 +14,10 @@ import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLaunche
 import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { NativeModel } from '../../lib/native';
-import { KVCacheSpec, type KVCacheConfig } from '../../lib/worker/kvCache';
-import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/worker/outputs';
-import {
-  emptySchedulerOutput,
-  type GrammarOutput,
-  type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+import { KVCacheSpec, type KVCacheConfig } from '../../lib/contract/kvCache';
+import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
+import type { GrammarOutput } from '../../lib/contract/grammarOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import type { SleepTag, StepOutput } from '../../lib/worker/workerBase';
 import {
   AsyncWorker,

@@ -2,7 +2,7 @@
 import { ConfigError, PeerLostError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { KVCacheConfig } from '../../lib/worker/kvCache';
+import type { KVCacheConfig } from '../../lib/contract/kvCache';
 import { type ExecutorOf, PlainWorker, outputOf, step, testConfig } from './support';
 
 const WORLD_OF_ONE = {

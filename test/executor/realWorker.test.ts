@@ -12,13 +12,13 @@ import {
 } from '../../lib/errors';
 import { Executor } from '../../lib/executor/executor';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
+import type { KVCacheConfig, KVCacheSpec } from '../../lib/contract/kvCache';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
 import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/schedulerOutput';
 
 const BLOCK_SIZE = 16;
 const NUM_BLOCKS = 32;

@@ -14,7 +14,7 @@ import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/schedulerOutput';
 
 const MAX_NUM_SEQS = 4;
 

@@ -8,8 +8,11 @@ import path from 'node:path';
 import { createUniprocConfig } from '../../lib/config/engineArgs';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import { EMPTY_MODEL_RUNNER_OUTPUT, type ModelRunnerOutput } from '../../lib/worker/outputs';
-import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import {
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type ModelRunnerOutput,
+} from '../../lib/contract/modelRunnerOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
 import { withNanRow } from './safetensors';

@@ -49,14 +49,6 @@ export interface SchedulerOutput {
   hasStructuredOutputRequests: boolean;
 }
 
-/** A grammar's verdict on a step's sampled rows, computed while the forward runs. */
-export interface GrammarOutput {
-  /** Requests that have a mask, in the order of its rows. */
-  structuredOutputRequestIds: string[];
-  /** [structuredOutputRequestIds.length, ceil(vocabSize / 32)]: a set bit allows a token. */
-  grammarBitmask: Int32Array;
-}
-
 /** A step that schedules nothing. */
 export function emptySchedulerOutput(): SchedulerOutput {
   return {
