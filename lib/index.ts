@@ -59,7 +59,7 @@ export {
 export { ExecutorWithExternalLauncher } from './executor/externalLauncher';
 export { Future } from './executor/future';
 export { UniProcExecutor } from './executor/uniProcExecutor';
-export { type KVCacheConfig, type KVCacheGroupSpec, KVCacheSpec } from './contract/kvCache';
+export { type KVCacheConfig, KVCacheSpec } from './contract/kvCache';
 export {
   AsyncModelRunnerOutput,
   EMPTY_MODEL_RUNNER_OUTPUT,

@@ -27,15 +27,7 @@ export class KVCacheSpec {
   }
 }
 
-/** Layers that share one block table. */
-export interface KVCacheGroupSpec {
-  layerNames: string[];
-  kvCacheSpec: KVCacheSpec;
-}
-
+/** A worker's KV cache: all its layers share one block table. */
 export interface KVCacheConfig {
   numBlocks: number;
-  /** Bytes of each tensor and the layers it serves. */
-  kvCacheTensors: { size: number; sharedBy: string[] }[];
-  kvCacheGroups: KVCacheGroupSpec[];
 }

@@ -29,8 +29,6 @@ export interface CachedRequestData {
   /** Appended blocks, null for none. */
   newBlockIds: (number[] | null)[];
   numComputedTokens: number[];
-  /** Tokens generated so far, those still in flight counted in. */
-  numOutputTokens: number[];
   /** For resumed requests: prompt and generated tokens. */
   allTokenIds: ReadonlyMap<string, Int32Array>;
 }
@@ -58,7 +56,6 @@ export function emptySchedulerOutput(): SchedulerOutput {
       resumedReqIds: new Set(),
       newBlockIds: [],
       numComputedTokens: [],
-      numOutputTokens: [],
       allTokenIds: new Map(),
     },
     numScheduledTokens: new Map(),

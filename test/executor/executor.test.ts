@@ -105,11 +105,7 @@ describe('the order of start', () => {
       new Map([['layer.0', new KVCacheSpec(16, 1, 8, 'float32', null)]]),
     ]);
     expect(await executor.determineAvailableMemory()).toEqual([4096]);
-    const configs = [8, 9].map((numBlocks): KVCacheConfig => ({
-      numBlocks,
-      kvCacheTensors: [],
-      kvCacheGroups: [],
-    }));
+    const configs = [8, 9].map((numBlocks): KVCacheConfig => ({ numBlocks }));
     await executor.initializeFromConfig(configs);
     expect(executor.driverWorker.worker.kvCacheConfig).toBe(configs[0]);
     expect(await executor.compileOrWarmUpModel()).toBe(0.25);

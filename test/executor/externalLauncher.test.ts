@@ -51,7 +51,7 @@ describe('ExecutorWithExternalLauncher', () => {
     }
     const executor = await create({ workerCls: Sized });
     expect(await executor.determineAvailableMemory()).toEqual([4096]);
-    const config: KVCacheConfig = { numBlocks: 1, kvCacheTensors: [], kvCacheGroups: [] };
+    const config: KVCacheConfig = { numBlocks: 1 };
     await executor.initializeFromConfig([config]);
     expect(configs).toEqual([config]);
     await executor.shutdown();

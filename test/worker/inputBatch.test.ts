@@ -115,7 +115,6 @@ function cached(
       resumedReqIds: new Set(resumed),
       newBlockIds: reqIds.map((reqId) => entries[reqId].blocks ?? null),
       numComputedTokens: reqIds.map((reqId) => entries[reqId].computed),
-      numOutputTokens: reqIds.map(() => 0),
       allTokenIds: new Map(
         resumed.map((reqId) => [reqId, Int32Array.from(entries[reqId].resumed ?? [])]),
       ),
