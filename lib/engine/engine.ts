@@ -11,7 +11,8 @@ import {
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, NotSupportedError, ShutdownError } from '../errors';
-import { Executor } from '../executor/executor';
+import type { Executor } from '../executor/executor';
+import { getExecutorClass } from '../executor/executorClass';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -83,7 +84,7 @@ export class LLMEngine {
   static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
     const { tokenizer, onProgress, signal } = options;
     signal?.throwIfAborted();
-    const executorClass = await Executor.getClass(config);
+    const executorClass = await getExecutorClass(config);
     const executor = await executorClass.create(config, { onProgress });
     try {
       const engine = new LLMEngine(executor, tokenizer);
@@ -122,7 +123,8 @@ export class LLMEngine {
     await executor.compileOrWarmUpModel();
     signal?.throwIfAborted();
     const { blockSize, enablePrefixCaching } = config.cache;
-    return new KVCacheManager(kvCacheConfigs[0].numBlocks, blockSize, enablePrefixCaching);
+    const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
+    return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
 
   /**

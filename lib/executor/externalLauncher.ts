@@ -13,7 +13,13 @@ import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import type { CreateOptions, RpcMethod, RpcOptions, StepOptions } from './executor';
+import {
+  type CreateOptions,
+  registerExecutorClass,
+  type RpcMethod,
+  type RpcOptions,
+  type StepOptions,
+} from './executor';
 import type { Future } from './future';
 import { ScheduleDigest } from './scheduleDigest';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
@@ -257,6 +263,8 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     return super.shutdown();
   }
 }
+
+registerExecutorClass('external_launcher', ExecutorWithExternalLauncher);
 
 /** What ranks must have alike, lest they schedule or sample differently. */
 function sharedOptions({ model, load, cache, scheduler, parallel, device }: UniprocConfig) {

@@ -9,7 +9,7 @@ import {
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
-import { type CreateOptions, Executor, type RpcOptions } from './executor';
+import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
@@ -235,6 +235,8 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     }
   }
 }
+
+registerExecutorClass('uni', UniProcExecutor);
 
 function isPromise(answer: unknown): answer is PromiseLike<unknown> {
   return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';

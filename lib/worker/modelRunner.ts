@@ -35,13 +35,10 @@ export class ModelRunner {
   }
 
   /**
-   * Launches a step. Null when its sampling waits for `sampleTokens`. Throws INVALID_STATE when
-   * every staging set is in flight, or when a step still waits for its sampling.
+   * Launches a step. Null when its sampling waits for `sampleTokens`, which the caller calls before
+   * the next step (the executor sees to it). Throws INVALID_STATE when every staging set is in flight.
    */
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
-    if (this.awaitingSample) {
-      throw new InvalidStateError('executeModel was called while a step waits for sampleTokens');
-    }
     const set = this.nextSet;
     const last = this.launched[set];
     if (last && !last.ready.done) {
