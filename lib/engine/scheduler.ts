@@ -15,6 +15,7 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
 import type { Request } from './request';
+import { OutputRecords } from './outputRecords';
 import { RequestQueue } from './requestQueue';
 import {
   addCachedRequest,
@@ -46,7 +47,7 @@ export class Scheduler {
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
-  private readonly outputs: EngineCoreOutput[] = [];
+  private readonly outputs = new OutputRecords();
   private numArrivals = 0;
   private preemptions = 0;
 
@@ -298,7 +299,7 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const result = this.outputAt(length++);
+      const result = this.outputs.at(length++);
       result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
@@ -309,7 +310,12 @@ export class Scheduler {
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
-    return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+    return {
+      outputs: this.outputs.records,
+      length,
+      sampledTokenIds: tokenIds,
+      logprobs: output.logprobs,
+    };
   }
 
   /** Writes what the step brought the request into `result`. */
@@ -351,21 +357,6 @@ export class Scheduler {
       result.finishReason = request.checkStop();
       if (result.finishReason !== null) this.finish(request, result.finishReason);
     }
-  }
-
-  /** The record of an earlier step, lest each token costs an object. */
-  private outputAt(index: number): EngineCoreOutput {
-    if (index === this.outputs.length) {
-      this.outputs.push({
-        requestId: '',
-        start: 0,
-        end: 0,
-        promptLogprobs: null,
-        finishReason: null,
-        error: null,
-      });
-    }
-    return this.outputs[index];
   }
 
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */

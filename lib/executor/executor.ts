@@ -251,6 +251,8 @@ export abstract class Executor {
 
   /** Keeps workers that must step together in step: a batch of nothing. */
   async executeDummyBatch(): Promise<void> {
+    const refusal = this.#sleep.refusalOf('executeDummyBatch');
+    if (refusal !== null) throw refusal;
     await this.collectiveRpc('executeDummyBatch');
   }
 

@@ -445,6 +445,15 @@ describe('sleep and wakeUp', () => {
     expect(calls).toEqual(['sleep 1']);
   });
 
+  it('refuses a dummy batch while asleep', async () => {
+    const { executor, calls } = await made();
+    await executor.sleep();
+    await expect(executor.executeDummyBatch()).rejects.toThrow(
+      'executeDummyBatch while weights and kv_cache are asleep',
+    );
+    expect(calls).toEqual(['sleep 1']);
+  });
+
   it('warns about a repeated call, and changes nothing', async () => {
     const { executor, calls } = await made();
     await executor.wakeUp();
