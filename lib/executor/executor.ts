@@ -12,6 +12,7 @@ import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest
 import type { SleepTag } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
 import { Future } from './future';
+import { NO_PEERS, type Peers } from './peerGroup';
 import { SleepState } from './sleepState';
 import { TwoPhaseStep } from './twoPhaseStep';
 import { joinOutputs, requireAnswers } from './workerResults';
@@ -57,6 +58,8 @@ export function registerExecutorClass(name: string, executorClass: ExecutorClass
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
  */
 export abstract class Executor {
+  /** The ranks that its worker computes with, in other processes: none. */
+  protected readonly peers: Peers = NO_PEERS;
   readonly #step = new TwoPhaseStep();
   readonly #sleep = new SleepState((method, args) => [
     ...requireAnswers(method, this.collectiveRpc(method, { args, nonBlock: true })),
@@ -146,20 +149,20 @@ export abstract class Executor {
    * same in each, and nothing that is decided here alone.
    */
   get inLockstep(): boolean {
-    return false;
+    return this.peers.inLockstep;
   }
 
   /**
    * Every process's value, by rank. Each must ask under the same name, one that was not used before.
    * Does not wait for steps.
    */
-  gather(_name: string, value: Uint8Array): Promise<Uint8Array[]> {
-    return Promise.resolve([value]);
+  gather(name: string, value: Uint8Array): Promise<Uint8Array[]> {
+    return this.peers.gather(name, value);
   }
 
   /** The value of the first rank that has one, on every rank; null when none has. Waits for steps. */
   broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
-    return Promise.resolve(value);
+    return this.peers.broadcast(value);
   }
 
   /** For each worker its layers' KV caches by name. */

@@ -24,7 +24,7 @@ const BOUNDED_METHODS = new Set<RpcMethod>([
   'checkHealth',
 ]);
 
-/** What a single-process executor asks of the ranks that its worker computes with. */
+/** What an executor asks of the ranks that its worker computes with. */
 export interface Peers {
   /** Whether there is another rank. */
   readonly inLockstep: boolean;

@@ -12,7 +12,6 @@ import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/worker
 import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
 import { freePort, hostIp } from './network';
-import { NO_PEERS, type Peers } from './peerGroup';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
 /** Of errors after which a worker cannot go on. */
@@ -34,9 +33,6 @@ export interface DistributedArgs {
 export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   /** The worker's wrapper: `driverWorker.worker.modelRunner` is there for whoever needs to reach in. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
-
-  /** The ranks that the worker computes with: none. */
-  protected readonly peers: Peers = NO_PEERS;
 
   /** Calls that wait for their result. */
   readonly #pending = new Set<Future<unknown>>();
@@ -76,18 +72,6 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   protected async distributedArgs(): Promise<DistributedArgs> {
     const distributedInitMethod = `tcp://${hostIp()}:${await freePort()}`;
     return { distributedInitMethod, rank: 0, localRank: this.config.device.index ?? 0 };
-  }
-
-  override get inLockstep(): boolean {
-    return this.peers.inLockstep;
-  }
-
-  override gather(name: string, value: Uint8Array): Promise<Uint8Array[]> {
-    return this.peers.gather(name, value);
-  }
-
-  override broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
-    return this.peers.broadcast(value);
   }
 
   override collectiveRpc<T = unknown>(
