@@ -84,7 +84,7 @@ export abstract class AsyncModelRunnerOutput {
   abstract getOutput(): ModelRunnerOutput;
 }
 
-/** Of a step without NaN: the same Map for every such step. */
+/** `numNansInLogits` of a step without NaN: the same Map for every such step. */
 export const NO_NANS_IN_LOGITS: ReadonlyMap<string, number> = Object.freeze(new Map());
 
 /** The output of a step without tokens. */

@@ -173,7 +173,7 @@ export class PeerGroup implements Peers {
   }
 }
 
-/** What ranks must have alike, lest they schedule or sample differently. */
+/** Options that must be the same on every rank, so that all schedule and sample the same. */
 function sharedOptions({ model, load, cache, scheduler, parallel, device }: UniprocConfig) {
   const { blockSize, enablePrefixCaching } = cache;
   return {

@@ -6,7 +6,7 @@ import type { Future } from './future';
 
 export class ScheduleDigest {
   #step = 0;
-  /** Of the steps that may be in flight. */
+  /** Outputs of the steps that may be in flight. */
   readonly #outputs: Future<ModelRunnerOutput | null>[] = [];
 
   /** `maxConcurrentBatches`: a step is launched once the one so many before it has been read. */

@@ -57,7 +57,7 @@ export class SleepState {
     const outcomes = await Promise.allSettled(workers.map((worker) => worker.result()));
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failed === undefined) return;
-    // Of several workers those that did fall asleep are woken: all are asleep, or none.
+    // Wakes the workers that did fall asleep: all are asleep, or none.
     if (outcomes.some(({ status }) => status === 'fulfilled')) {
       await all(this.callWorkers('wakeUp', [SLEEP_TAGS]));
     }

@@ -14,7 +14,7 @@ import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
-/** Of errors after which a worker cannot go on. */
+/** Codes of errors after which a worker cannot go on. */
 const FATAL_CODES = new Set<unknown>(['DEVICE_FAILED', 'PEER_LOST', 'COMMUNICATOR_FAILED']);
 
 /** How a worker finds the others, and its place among them. */
@@ -31,7 +31,7 @@ export interface DistributedArgs {
  * AsyncModelRunnerOutput, is awaited here.
  */
 export class UniProcExecutor<W extends Worker = Worker> extends Executor {
-  /** The worker's wrapper: `driverWorker.worker.modelRunner` is there for whoever needs to reach in. */
+  /** The worker's wrapper; programs that train the model reach it at `driverWorker.worker.modelRunner`. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 
   /** Calls that wait for their result. */
@@ -135,7 +135,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
         }
       })
       .catch((error: unknown) => this.#reject(future, error));
-    // A call given up (late, cancelled) holds nobody back.
+    // A call given up (late, cancelled) does not hold later ones back.
     const turn = Promise.race([followed, future.exception().catch(() => {})])
       .then(() => before)
       .then(() => {
@@ -149,7 +149,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     this.#outputs.submit(output.ready, (error) => {
       try {
         if (error !== null) throw error;
-        // Also when nobody wants it any more: reading it gives its staging buffers back.
+        // Also when the call was given up: reading the output releases its staging buffers.
         this.#resolve(future, output.getOutput());
       } catch (failed) {
         this.#reject(future, failed);

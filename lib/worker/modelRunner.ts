@@ -167,7 +167,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
     return numNans ?? NO_NANS_IN_LOGITS;
   }
 
-  /** The staging set is written again; an output nobody took is lost. */
+  /** The staging set is written again; an output that was not taken is lost. */
   overwrite(): void {
     if (this.state === 'pending') this.state = 'overwritten';
   }

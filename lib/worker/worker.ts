@@ -304,7 +304,7 @@ export class Worker extends WorkerBase {
         "reinitializeDistributed is for ranks that a launcher started ('external_launcher')",
       );
     }
-    // Nobody leaves while another's device still reads what it computed.
+    // No rank leaves while another's device still reads what it computed.
     await this.communicator?.barrier();
     await this.shutdown();
     const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;
