@@ -2,8 +2,10 @@
 import { z } from 'zod';
 import { CheckpointError, UnsupportedModelError } from '../errors';
 import type { RopeScaling } from '../native';
+import { checkRopeConstants } from './ropeConstants';
 import {
   integerOrNull,
+  isPositiveFloat32,
   MAX_POSITIONS,
   parseFields,
   positive,
@@ -24,6 +26,14 @@ function yarnMagnitude(factor: number, weight = 1): number {
   return factor > 1 ? 0.1 * weight * Math.log(factor) + 1 : 1;
 }
 
+/** YaRN's betas; 0 counts as missing. */
+const turns = () =>
+  z
+    .number()
+    .refine((value) => value === 0 || isPositiveFloat32(value))
+    .nullish()
+    .describe('0, a number above 0, within float32, or null');
+
 /** The keys of config.json that say how positions are told: in transformers 4's style and in 5's. */
 export interface RopeJson {
   rope_theta?: number | null;
@@ -34,9 +44,20 @@ export interface RopeJson {
   max_position_embeddings: number;
 }
 
-/** Throws CheckpointError and UnsupportedModelError, naming the key and the value. */
-export function readRope(file: string, json: RopeJson): Rope {
-  const key = Object.keys(json.rope_scaling ?? {}).length > 0 ? 'rope_scaling' : 'rope_parameters';
+/**
+ * `headDim`: size of a head, even. Throws CheckpointError and UnsupportedModelError, naming the key
+ * and the value; also where a constant computed from them is not finite in float32.
+ */
+export function readRope(file: string, json: RopeJson, headDim: number): Rope {
+  const section =
+    Object.keys(json.rope_scaling ?? {}).length > 0 ? 'rope_scaling' : 'rope_parameters';
+  const rope = readSection(file, json, section);
+  const fail = (message: string) => new CheckpointError(file, message);
+  checkRopeConstants({ section, ...rope, headDim }, fail);
+  return rope;
+}
+
+function readSection(file: string, json: RopeJson, key: 'rope_scaling' | 'rope_parameters'): Rope {
   const rope = json[key] ?? {};
   const fail = (message: string) => new CheckpointError(file, `${key}: ${message}`);
 
@@ -106,7 +127,8 @@ export function readRope(file: string, json: RopeJson): Rope {
         fail,
       );
       const { factor, low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor } = fields;
-      if (highFreqFactor <= lowFreqFactor) {
+      // In float32: their difference is divided by.
+      if (Math.fround(highFreqFactor) <= Math.fround(lowFreqFactor)) {
         throw fail(
           `high_freq_factor is ${highFreqFactor}; it must be above low_freq_factor, ${lowFreqFactor}`,
         );
@@ -125,8 +147,8 @@ export function readRope(file: string, json: RopeJson): Rope {
           attention_factor: positiveOrNull(),
           mscale: z.number().nullish().describe('a number, or null'),
           mscale_all_dim: z.number().nullish().describe('a number, or null'),
-          beta_fast: z.number().min(0).nullish().describe('a number of at least 0, or null'),
-          beta_slow: z.number().min(0).nullish().describe('a number of at least 0, or null'),
+          beta_fast: turns(),
+          beta_slow: turns(),
           truncate: z.boolean().optional().describe('true or false'),
         }),
         rope,
@@ -140,6 +162,13 @@ export function readRope(file: string, json: RopeJson): Rope {
         (mscale && mscaleAllDim
           ? yarnMagnitude(factor, mscale) / yarnMagnitude(factor, mscaleAllDim)
           : yarnMagnitude(factor));
+      if (!isPositiveFloat32(attentionFactor)) {
+        throw fail(
+          `mscale is ${show(mscale)} and mscale_all_dim is ${show(mscaleAllDim)}; with a factor of ` +
+            `${factor} the attention factor is ${attentionFactor}, and must be a number above 0, ` +
+            'within float32',
+        );
+      }
       return {
         theta,
         scaling: {

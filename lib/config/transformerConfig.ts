@@ -314,8 +314,8 @@ export function parseTransformerConfig(
   const eosTokenIds = [json.eos_token_id ?? []].flat();
   checkTokenIds(file, 'eos_token_id', eosTokenIds, json.vocab_size);
   checkTokenIds(file, 'bos_token_id', [json.bos_token_id ?? 0], json.vocab_size);
-  const rope = readRope(file, json);
   const heads = readHeads(file, json);
+  const rope = readRope(file, json, heads.headDim);
   const slidingWindows = family.slidingWindows(file, json);
   refuseForeignKeys(file, given, {
     modelType: family.modelType,

@@ -92,9 +92,10 @@ export class LLMEngine {
   private async start(signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
     this.kvCacheManager = await this.makeKVCache(signal);
-    const { model, scheduler } = this.config;
+    const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
-    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize);
+    const { maxListMemoryBytes } = limits;
+    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize, maxListMemoryBytes);
     this.admission.scheduler = this.scheduler;
     await this.lockstep.start();
     void this.run();

@@ -1,6 +1,7 @@
 /** One sequence on its way through the engine: its tokens, where it stands, the blocks it holds. */
 import type { SamplingParams } from '../config/samplingParams';
 import type { BlockHash } from './blockHash';
+import { listBytes } from './listMemory';
 import type { EndReason, FinishReason } from './outputs';
 
 export type RequestStatus = 'waiting' | 'running' | 'preempted' | 'finished';
@@ -38,6 +39,8 @@ export class Request {
   readonly maxTokens: number;
   readonly priority: number;
   readonly cacheSalt: string;
+  /** Of the lists of its sampling parameters on the device. */
+  readonly listBytes: number;
 
   status: RequestStatus = 'waiting';
   /** Whether the worker was told of it, and so has to hear of its end; the scheduler's. */
@@ -55,6 +58,8 @@ export class Request {
   readonly blockHashes: BlockHash[] = [];
   cacheGeneration = 0;
   numCachedBlocks = 0;
+  /** Where its lists are in the device's list memory; null where they are not; ListMemory's. */
+  listOffset: number | null = null;
   /** How many requests came before it; the scheduler's. */
   arrival = 0;
   /** Its place in the scheduler's queue; -1 while it is not there. */
@@ -79,6 +84,7 @@ export class Request {
     this.maxTokens = Math.min(init.samplingParams.maxTokens ?? room, room);
     this.priority = init.priority ?? 0;
     this.cacheSalt = init.cacheSalt ?? '';
+    this.listBytes = listBytes(init);
     this.tokenIds = new Int32Array(
       this.numPromptTokens + Math.min(this.maxTokens, INITIAL_OUTPUT_CAPACITY),
     );
@@ -164,4 +170,8 @@ export class Request {
     }
     return numOutputTokens >= this.maxTokens ? 'length' : null;
   }
+}
+
+export function isUnfinished(request: Request): boolean {
+  return request.status !== 'finished';
 }

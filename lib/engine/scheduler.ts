@@ -8,14 +8,15 @@
  * `updateFromOutput` brings it. Nothing here depends on when an output arrives, only on the order
  * of calls: the same calls give the same schedule.
  */
+import { DEFAULT_LIMITS } from '../config/limits';
 import type { SchedulerConfig } from '../config/uniprocConfig';
 import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
+import { ListMemory } from './listMemory';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
-import type { Request } from './request';
-import { OutputRecords } from './outputRecords';
+import { isUnfinished, type Request } from './request';
 import { RequestQueue } from './requestQueue';
 import {
   addCachedRequest,
@@ -25,7 +26,7 @@ import {
   removeLatest,
   type StepInMaking,
 } from './stepInMaking';
-import { checkOutput, faultOf, nothingPermitted } from './stepOutput';
+import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
@@ -48,8 +49,10 @@ export class Scheduler {
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
   private readonly outputs = new OutputRecords();
+  private readonly listMemory: ListMemory;
   private numArrivals = 0;
-  private preemptions = 0;
+  /** Since the start. */
+  numPreemptions = 0;
 
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
@@ -57,7 +60,10 @@ export class Scheduler {
     private kvCacheManager: KVCacheManager,
     /** Logits of a row, for messages. */
     private readonly vocabSize: number | null = null,
-  ) {}
+    maxListMemoryBytes: number = DEFAULT_LIMITS.maxListMemoryBytes,
+  ) {
+    this.listMemory = new ListMemory(maxListMemoryBytes);
+  }
 
   get numWaiting(): number {
     return this.waiting.size;
@@ -70,11 +76,6 @@ export class Scheduler {
   /** In the order in which they are scheduled. */
   get runningReqIds(): readonly string[] {
     return this.running.map(({ requestId }) => requestId);
-  }
-
-  /** Since the start. */
-  get numPreemptions(): number {
-    return this.preemptions;
   }
 
   /** By arrival. */
@@ -197,9 +198,10 @@ export class Scheduler {
   private preemptLast(step: StepInMaking): Request {
     const request = this.running.pop() as Request;
     this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
-    this.preemptions++;
+    this.numPreemptions++;
     this.waiting.add(request);
     step.preemptedReqIds.push(request.requestId);
     return request;
@@ -211,10 +213,11 @@ export class Scheduler {
    */
   restart(kvCacheManager: KVCacheManager): string[] {
     const ran = this.running.map(({ requestId }) => requestId);
-    this.preemptions += ran.length;
+    this.numPreemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
     this.running = [];
     this.waiting.clear();
+    this.listMemory.clear();
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
       request.status = 'waiting';
@@ -229,8 +232,8 @@ export class Scheduler {
   }
 
   /**
-   * Takes the first of the waiting requests up, if it can have a seat and blocks for all its known
-   * tokens. Returns how many of them the step computes; 0 when it has to wait.
+   * Takes the first of the waiting requests up, if it can have a seat, blocks for all its known
+   * tokens and a place for its lists. Returns how many of them the step computes; 0 when it has to wait.
    */
   private admit(request: Request, budget: number, step: StepInMaking): number {
     // A preempted one comes back with all its tokens, so those in flight have to be known.
@@ -238,6 +241,7 @@ export class Scheduler {
     const computedBlocks = this.makeRoom(request, step);
     if (computedBlocks === null) return 0;
     this.kvCacheManager.shareBlocks(request, computedBlocks);
+    this.listMemory.take(request);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
     if (request.isOnWorker) addResumedRequest(step, request);
@@ -256,14 +260,19 @@ export class Scheduler {
    * when even that would not be enough.
    */
   private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
-    const { kvCacheManager, running } = this;
+    const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
     if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    if (!listMemory.hasRoom(request, victims)) return null;
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
-    while (running.length >= maxNumSeqs || !kvCacheManager.hasRoomFor(request, computedBlocks)) {
+    while (
+      running.length >= maxNumSeqs ||
+      !kvCacheManager.hasRoomFor(request, computedBlocks) ||
+      !listMemory.hasRoom(request)
+    ) {
       this.preemptLast(step);
     }
     return computedBlocks;
@@ -379,6 +388,7 @@ export class Scheduler {
     request.finishReason = finishReason;
     if (finishReason === 'error') this.kvCacheManager.discard(request);
     else this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     this.requests.delete(request.requestId);
     if (request.isOnWorker) this.finishedReqIds.push(request.requestId);
   }
@@ -387,8 +397,4 @@ export class Scheduler {
     if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
     this.runningIsStale = false;
   }
-}
-
-function isUnfinished(request: Request): boolean {
-  return request.status !== 'finished';
 }

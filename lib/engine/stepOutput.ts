@@ -8,6 +8,7 @@ import {
 } from '../errors';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
+import type { EngineCoreOutput } from './outputs';
 import type { Request } from './request';
 
 /**
@@ -75,4 +76,23 @@ export function nothingPermitted({ requestId, numOutputTokens }: Request): Inval
 
 function misfit(requestId: string, message: string): RequestFailedError {
   return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
+}
+
+/** What steps bring their requests; the records of one step serve the next, lest each token costs an object. */
+export class OutputRecords {
+  readonly records: EngineCoreOutput[] = [];
+
+  at(index: number): EngineCoreOutput {
+    if (index === this.records.length) {
+      this.records.push({
+        requestId: '',
+        start: 0,
+        end: 0,
+        promptLogprobs: null,
+        finishReason: null,
+        error: null,
+      });
+    }
+    return this.records[index];
+  }
 }

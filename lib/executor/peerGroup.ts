@@ -174,13 +174,16 @@ export class PeerGroup implements Peers {
 }
 
 /** Options that must be the same on every rank, so that all schedule and sample the same. */
-function sharedOptions({ model, load, cache, scheduler, parallel, device }: UniprocConfig) {
+function sharedOptions(config: UniprocConfig) {
+  const { model, load, cache, scheduler, parallel, device, limits } = config;
   const { blockSize, enablePrefixCaching } = cache;
   return {
     ...model,
     path: undefined,
     ...load,
     ...scheduler,
+    // A call that one rank refuses would be waited for on the others; and long lists have places.
+    ...limits,
     blockSize,
     enablePrefixCaching,
     disableCustomAllReduce: parallel.disableCustomAllReduce,

@@ -165,6 +165,8 @@ export interface ModelLimits {
   numSteps: number;
   /** Most alternatives reported for a position. */
   maxLogprobs: number;
+  /** Device memory for lists of requests that a slot's own memory does not hold. */
+  listMemoryBytes: number;
   /** No CUDA graphs. */
   enforceEager: boolean;
 }
@@ -270,6 +272,25 @@ export interface NativeRequest {
   numPromptTokens: number;
   blockIds: Int32Array;
   sampling: NativeSampling;
+  /**
+   * Byte of the list memory from which on its lists are the request's alone; left out, they are in
+   * the slot's own memory, which holds `slotListBytes`.
+   */
+  listOffset?: number;
+}
+
+/** What the native side accepts of a request whatever the model (native/model/request.h). */
+export interface NativeRequestLimits {
+  /** Entries of each list. */
+  readonly maxListLength: number;
+  /** Bytes of all lists together in a slot's own memory. */
+  readonly slotListBytes: number;
+  /** A listOffset is a multiple of it. */
+  readonly listAlignment: number;
+  /** The most that `listMemoryBytes` may be. */
+  readonly maxListMemory: number;
+  /** Token ids, topK, minTokens and numbers of logprobs. */
+  readonly maxInt32: number;
 }
 
 /**
@@ -406,6 +427,7 @@ export interface Addon {
     limits: ModelLimits,
     communicator: NativeCommunicator | null,
   ) => NativeModel;
+  readonly requestLimits: NativeRequestLimits;
   /** How the addon makes its errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,

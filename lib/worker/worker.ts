@@ -172,21 +172,27 @@ export class Worker extends WorkerBase {
 
   /** Fills the weights from the checkpoint's files, or with random values ('dummy'). */
   async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
-    const { model, scheduler, cache } = this.#config;
+    const { model, scheduler, cache, limits } = this.#config;
     const device = this.#openDevice;
     // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
-    const limits: ModelLimits = {
+    const modelLimits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
       maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
       maxModelLen: model.maxModelLen,
       blockSize: cache.blockSize,
       numSteps,
       maxLogprobs: model.maxLogprobs,
+      listMemoryBytes: limits.maxListMemoryBytes,
       enforceEager: model.enforceEager,
     };
     await this.#loader.examine(device, this.rank);
-    const nativeModel = new (native().Model)(device, this.modelSpec, limits, this.communicator);
+    const nativeModel = new (native().Model)(
+      device,
+      this.modelSpec,
+      modelLimits,
+      this.communicator,
+    );
     this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,

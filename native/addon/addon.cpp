@@ -1,5 +1,8 @@
 #include <napi.h>
 
+#include <cstdint>
+#include <limits>
+
 #include "addon/communicator_binding.h"
 #include "addon/device_binding.h"
 #include "addon/environment.h"
@@ -8,6 +11,7 @@
 #include "addon/ops_binding.h"
 #include "addon/output_thread_binding.h"
 #include "addon/values.h"
+#include "model/request.h"
 #include "runtime/error.h"
 
 namespace uniproc {
@@ -24,6 +28,20 @@ void loseDevice(const Napi::CallbackInfo& info) {
   });
 }
 
+// What the native side accepts of a request whatever the model: the constants of RequestLimits.
+Napi::Object requestLimits(Napi::Env env) {
+  Napi::Object limits = Napi::Object::New(env);
+  const auto set = [&](const char* name, int64_t value) {
+    limits.Set(name, Napi::Number::New(env, static_cast<double>(value)));
+  };
+  set("maxListLength", RequestLimits::kMaxListLength);
+  set("slotListBytes", RequestLimits::kSlotListBytes);
+  set("listAlignment", RequestLimits::kListAlignment);
+  set("maxListMemory", RequestLimits::kMaxListMemory);
+  set("maxInt32", std::numeric_limits<int32_t>::max());
+  return limits;
+}
+
 // Runs once in each Node environment that loads the addon.
 Napi::Object open(Napi::Env env, Napi::Object exports) {
   Environment::open(env);
@@ -32,6 +50,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
   ModelBinding::define(env, exports);
+  exports.Set("requestLimits", requestLimits(env));
   exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
 
   // For tests and benchmarks.

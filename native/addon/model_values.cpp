@@ -131,6 +131,7 @@ ModelLimits toModelLimits(Napi::Object object) {
   limits.blockSize = int32(object, "blockSize");
   limits.numSteps = int32(object, "numSteps");
   limits.maxLogprobs = int32(object, "maxLogprobs");
+  limits.listMemoryBytes = toInt64(object.Get("listMemoryBytes"), "listMemoryBytes");
   limits.enforceEager = boolean(object, "enforceEager");
   return limits;
 }
@@ -165,6 +166,8 @@ Request readRequest(Napi::Object object) {
   request.tokenIds = int32s(object, "tokenIds");
   request.numPromptTokens = int32(object, "numPromptTokens");
   request.blockIds = int32s(object, "blockIds");
+  const Napi::Value listOffset = object.Get("listOffset");
+  if (!listOffset.IsUndefined()) request.listOffset = toInt64(listOffset, "listOffset");
   const Napi::Object sampling = toObject(object.Get("sampling"), "sampling");
   request.sampling = toSamplingParams(sampling);
   request.logitBiasTokenIds = int32s(sampling, "logitBiasTokenIds");

@@ -1,5 +1,6 @@
 #include "addon/ops_binding.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -34,6 +35,7 @@ struct Tensor {
 struct Requests {
   std::shared_ptr<Ops> ops;
   RequestSlots slots;
+  int64_t listBytes;  // of each
 };
 
 // A group's communicator; to JavaScript an opaque handle.
@@ -47,6 +49,10 @@ struct Recordings {
   std::shared_ptr<Ops> ops;
   std::unique_ptr<Graphs> graphs;
 };
+
+// For the lists of a table's requests, and the most for those of one.
+constexpr int64_t kListMemory = 1 << 28;
+constexpr int64_t kMaxListBytes = 1 << 20;
 
 constexpr napi_type_tag kTensorTag = {0x756e6970726f6301, 1};
 constexpr napi_type_tag kRequestsTag = {0x756e6970726f6301, 2};
@@ -301,15 +307,21 @@ class OpsBinding : public Binding<OpsBinding> {
     limits.maxModelLen = int32Of(object, "maxModelLen");
     limits.blockSize = int32Of(object, "blockSize");
     limits.maxLogprobs = int32Of(object, "maxLogprobs");
-    auto requests = std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits)});
+    const int64_t share = std::min(kListMemory / std::max(limits.maxNumSeqs, 1), kMaxListBytes);
+    const int64_t listBytes = share - share % RequestLimits::kListAlignment;
+    limits.listMemoryBytes = limits.maxNumSeqs * listBytes;
+    auto requests =
+        std::make_unique<Requests>(Requests{ops_, RequestSlots(*ops_, spec, limits), listBytes});
     return toHandle(info.Env(), std::move(requests), kRequestsTag);
   }
 
   // addRequest(requests, slot, request, numCacheBlocks)
   Napi::Value addRequest(const Info& info) {
     auto& requests = fromHandle<Requests>(info[0], "requests", kRequestsTag);
-    requests.slots.add(*ops_, toInt32(info[1], "slot"), toRequest(info[2]),
-                       toInt32(info[3], "numCacheBlocks"));
+    const int32_t slot = toInt32(info[1], "slot");
+    Request request = toRequest(info[2]);
+    request.listOffset = slot * requests.listBytes;
+    requests.slots.add(*ops_, slot, request, toInt32(info[3], "numCacheBlocks"));
     return info.Env().Undefined();
   }
 

@@ -31,6 +31,9 @@ void check(const ModelSpec& spec, const ModelLimits& limits,
     require(size >= 1, "sizes and limits must be positive, one is " + std::to_string(size));
   }
   require(limits.maxLogprobs >= 0, "maxLogprobs must not be negative");
+  require(limits.listMemoryBytes >= 0 && limits.listMemoryBytes <= RequestLimits::kMaxListMemory,
+          "listMemoryBytes is " + std::to_string(limits.listMemoryBytes) +
+              "; it may be from 0 to " + std::to_string(RequestLimits::kMaxListMemory));
   require(spec.numHeads % spec.numKvHeads == 0, "numHeads, " + std::to_string(spec.numHeads) +
                                                     ", must be a multiple of numKvHeads, " +
                                                     std::to_string(spec.numKvHeads));
@@ -396,6 +399,7 @@ void Model::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graph
   ops.synchronize();  // a step in flight may still be copied from where the inputs are laid
   ModelLimits limits = limits_;
   limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
+  limits.listMemoryBytes = 0;
   const int32_t blocksPerRow = limits.maxBlocksPerSeq();
   RequestSlots slots(ops, spec_, limits);
   const PagedKvCache cache =

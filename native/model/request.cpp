@@ -49,7 +49,17 @@ void requireOnce(const char* name, const std::vector<int32_t>& values, int32_t v
   }
 }
 
+template <typename T>
+size_t bytesOf(const std::vector<T>& values) {
+  return values.size() * sizeof(T);
+}
+
 }  // namespace
+
+size_t Request::listBytes() const {
+  return bytesOf(logitBiasTokenIds) + bytesOf(logitBiases) + bytesOf(allowedTokenIds) +
+         bytesOf(badWordsTokenIds) + bytesOf(badWordsEnds) + bytesOf(stopTokenIds);
+}
 
 void RequestLimits::check(const Request& request) const {
   const auto numTokens = static_cast<int64_t>(request.tokenIds.size());
@@ -91,6 +101,21 @@ void RequestLimits::check(const Request& request) const {
     throwInvalid("a request's bad words end at " + std::to_string(end) + " of " +
                  std::to_string(request.badWordsTokenIds.size()) + " tokens");
   }
+  requireRoom(request);
+}
+
+void RequestLimits::requireRoom(const Request& request) const {
+  const int64_t offset = request.listOffset;
+  if (offset < -1 || offset > listMemoryBytes || (offset >= 0 && offset % kListAlignment != 0)) {
+    throwInvalid("a request's listOffset is " + std::to_string(offset) + "; it may be -1 or a " +
+                 "multiple of " + std::to_string(kListAlignment) + " up to " +
+                 std::to_string(listMemoryBytes));
+  }
+  const int64_t room = offset < 0 ? kSlotListBytes : listMemoryBytes - offset;
+  const auto bytes = static_cast<int64_t>(request.listBytes());
+  if (bytes <= room) return;
+  throwInvalid("a request's lists (allowed token ids, biases, bad words, stop token ids) take " +
+               std::to_string(bytes) + " bytes; there are " + std::to_string(room) + " for them");
 }
 
 }  // namespace uniproc

@@ -1,6 +1,5 @@
 #include "model/request_slots.h"
 
-#include <bit>
 #include <string>
 
 #include "runtime/error.h"
@@ -11,9 +10,6 @@ namespace {
 [[noreturn]] void throwInvalid(const std::string& message) {
   throw Error("INVALID_STATE", message);
 }
-
-// Of each slot: a thousand entries of all its lists together.
-constexpr size_t kListBytes = 4096;
 
 template <typename T>
 size_t bytesOf(const std::vector<T>& values) {
@@ -35,7 +31,7 @@ int32_t sizeOf32(const std::vector<int32_t>& values) { return static_cast<int32_
 }  // namespace
 
 RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
-    : limits_(spec, limits), slots_(limits.maxNumSeqs), longLists_(limits.maxNumSeqs) {
+    : limits_(spec, limits), slots_(limits.maxNumSeqs) {
   const size_t rows = slots_.size();
   const auto allocate = [&ops](size_t bytes) { return Buffer(ops, bytes, "the request table"); };
   tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
@@ -43,7 +39,8 @@ RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& l
   numPromptTokens_ = allocate(rows * sizeof(int32_t));
   blockTable_ = allocate(rows * limits.maxBlocksPerSeq() * sizeof(int32_t));
   sampling_ = allocate(rows * sizeof(SamplingParams));
-  lists_ = allocate(rows * kListBytes);
+  slotLists_ = allocate(rows * RequestLimits::kSlotListBytes);
+  if (limits.listMemoryBytes > 0) listMemory_ = allocate(limits.listMemoryBytes);
   table_ = {
       tokenIds_.as<int32_t>(),   numTokens_.as<int32_t>(),       numPromptTokens_.as<int32_t>(),
       blockTable_.as<int32_t>(), sampling_.as<SamplingParams>(), limits.maxNumSeqs,
@@ -66,7 +63,7 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
 
   const int32_t numTokens = sizeOf32(request.tokenIds);
   std::vector<HostToDevice> copies;
-  const SamplingParams sampling = layLists(ops, slot, request, copies);
+  const SamplingParams sampling = layLists(slot, request, copies);
   const size_t row = slot;
   copies.push_back(copyOf(request.tokenIds, table_.tokenIds + row * table_.maxModelLen));
   copies.push_back(copyOf(numTokens, table_.numTokens + row));
@@ -101,26 +98,13 @@ void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t num
   }
 }
 
-// Lists of the usual length have their place in the table. What longer ones needed is kept, and
-// grows to the next power of two: giving device memory back waits for the device.
-std::byte* RequestSlots::listMemory(Ops& ops, int32_t slot, size_t bytes) {
-  if (bytes <= kListBytes) return lists_.as<std::byte>() + slot * kListBytes;
-  Buffer& lists = longLists_[slot];
-  if (lists.bytes() < bytes) {
-    lists = {};
-    lists = Buffer(ops, std::bit_ceil(bytes), "a request's sampling lists");
-  }
-  return lists.as<std::byte>();
-}
-
-// The request's parameters with its lists, one after the other in the slot's memory for them.
-SamplingParams RequestSlots::layLists(Ops& ops, int32_t slot, const Request& request,
-                                      std::vector<HostToDevice>& copies) {
+// The request's parameters with its lists, one after the other in the memory for them.
+SamplingParams RequestSlots::layLists(int32_t slot, const Request& request,
+                                      std::vector<HostToDevice>& copies) const {
   SamplingParams sampling = request.sampling;
-  const size_t bytes = bytesOf(request.logitBiasTokenIds) + bytesOf(request.logitBiases) +
-                       bytesOf(request.allowedTokenIds) + bytesOf(request.badWordsTokenIds) +
-                       bytesOf(request.badWordsEnds) + bytesOf(request.stopTokenIds);
-  std::byte* next = listMemory(ops, slot, bytes);
+  std::byte* next = request.listOffset < 0
+                        ? slotLists_.as<std::byte>() + slot * RequestLimits::kSlotListBytes
+                        : listMemory_.as<std::byte>() + request.listOffset;
   const auto lay = [&]<typename T>(const std::vector<T>& values, const T*& list, int32_t& count) {
     count = static_cast<int32_t>(values.size());
     if (values.empty()) return;

@@ -25,11 +25,10 @@ class RequestSlots {
 
   RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
 
-  // In place of the request that was there, if any; without waiting for the device, unless
-  // its lists are longer than any in the slot before. Throws Error REQUEST_INVALID as
-  // RequestLimits::check, INVALID_STATE when it names a block that is not there or too many, or
-  // OUT_OF_MEMORY for its lists: the slot is free then, and takes the next request as if nothing
-  // had been.
+  // In place of the request that was there, if any; without waiting for the device, and without
+  // allocating there. Throws Error REQUEST_INVALID as RequestLimits::check, or INVALID_STATE when
+  // it names a block that is not there or too many: the slot is free then, and takes the next
+  // request as if nothing had been.
   void add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks);
   void remove(int32_t slot);
   // The cache is gone, and what the block tables point to with it.
@@ -41,9 +40,8 @@ class RequestSlots {
 
  private:
   void checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const;
-  SamplingParams layLists(Ops& ops, int32_t slot, const Request& request,
-                          std::vector<HostToDevice>& copies);
-  std::byte* listMemory(Ops& ops, int32_t slot, size_t bytes);
+  SamplingParams layLists(int32_t slot, const Request& request,
+                          std::vector<HostToDevice>& copies) const;
 
   const RequestLimits limits_;
   std::vector<Slot> slots_;
@@ -52,8 +50,8 @@ class RequestSlots {
   Buffer numPromptTokens_;
   Buffer blockTable_;
   Buffer sampling_;
-  Buffer lists_;                   // of each slot in turn
-  std::vector<Buffer> longLists_;  // by slot: of requests whose lists do not fit there
+  Buffer slotLists_;   // [maxNumSeqs, kSlotListBytes]
+  Buffer listMemory_;  // of requests whose lists do not fit there, each from its listOffset on
   RequestTable table_;
 };
 

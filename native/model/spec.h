@@ -68,7 +68,8 @@ struct ModelLimits {
   int32_t blockSize = 0;
   int32_t numSteps = 0;
   int32_t maxLogprobs = 0;
-  bool enforceEager = false;  // no graphs
+  int64_t listMemoryBytes = 0;  // for lists of requests that a slot's own memory does not hold
+  bool enforceEager = false;    // no graphs
 
   int32_t maxBlocksPerSeq() const { return ceilDiv(maxModelLen, blockSize); }
   // A step's tokens fill so many blocks when each row starts one, and each row may straddle two.

@@ -134,6 +134,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 1,
   maxLogprobs: 0,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 const BLOCKS_PER_SEQUENCE = LIMITS.maxModelLen / LIMITS.blockSize;

@@ -52,6 +52,7 @@ const LIMITS: ModelLimits = {
   blockSize: 4,
   numSteps: 2,
   maxLogprobs: 6,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 
@@ -943,6 +944,58 @@ describe('a step that cannot be carried out', () => {
         `${name} has 16777217 entries; it may have 16777216`,
       );
     }
+  });
+
+  describe('has memory for long lists', () => {
+    // 4,400 bytes; a slot of its own has 4,096.
+    const only = (tokenId: number) => new Int32Array(1100).fill(tokenId);
+
+    it('in which each request has its own', async () => {
+      const { model } = await loadedModel();
+      for (const [slot, tokenId] of [7, 8, 9].entries()) {
+        const sampling = { allowedTokenIds: only(tokenId) };
+        const request = requestOf(prompt(10, slot), 20 * slot, sampling, 20);
+        model.addRequest(slot, { ...request, listOffset: 4608 * (2 - slot) });
+      }
+      const rows = [0, 1, 2].map((slot) => ({ slot, computed: 0, scheduled: 10 }));
+      await launch(model, 0, rows);
+      expect(Array.from(model.steps[0].sampledTokenIds.slice(0, 3))).toEqual([7, 8, 9]);
+    });
+
+    it('up to its last byte', async () => {
+      const { model } = await loadedModel(LLAMA, { ...LIMITS, listMemoryBytes: 4608 + 4400 });
+      const request = requestOf(prompt(10), 0, { allowedTokenIds: only(5) });
+      model.addRequest(0, { ...request, listOffset: 4608 });
+      await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 10 }]);
+      expect(model.steps[0].sampledTokenIds[0]).toBe(5);
+    });
+
+    it.each([
+      ['no place', undefined, 'take 4400 bytes; there are 4096 for them'],
+      ['too little of it', 8960, 'take 4400 bytes; there are 48 for them'],
+      ['a place that is not aligned', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
+      ['a place before it', -256, "a request's listOffset is -256"],
+      ['a place behind it', 2 ** 40, "a request's listOffset is 1099511627776"],
+    ])('and refuses a request with %s', async (_, listOffset, message) => {
+      const { model } = await loadedModel(LLAMA, { ...LIMITS, listMemoryBytes: 4608 + 4400 });
+      const request = { ...requestOf([1], 0, { allowedTokenIds: only(5) }), listOffset };
+      const refused = expect.objectContaining({
+        code: 'REQUEST_INVALID',
+        message: expect.stringContaining(message) as string,
+      }) as Error;
+      expect(() => model.checkRequest(request)).toThrow(refused);
+      model.addRequest(0, request);
+      await expect(launch(model, 0, [])).rejects.toEqual(refused);
+      await launch(model, 0, []);
+    });
+
+    it('of a size that the device counts', () => {
+      for (const listMemoryBytes of [-1, 2 ** 31 + 1]) {
+        expect(() => newModel(LLAMA, { ...LIMITS, listMemoryBytes })).toThrow(
+          `listMemoryBytes is ${listMemoryBytes}; it may be from 0 to 2147483648`,
+        );
+      }
+    });
   });
 
   it('takes the slot of a request that was refused for the next one', async () => {

@@ -37,6 +37,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 1,
   maxLogprobs: 5,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 const WIDTH = 1 + LIMITS.maxLogprobs;

@@ -47,6 +47,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 2,
   maxLogprobs: 5,
+  listMemoryBytes: 2 ** 20,
   enforceEager: true,
 };
 
