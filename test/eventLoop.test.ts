@@ -1,7 +1,8 @@
 /** Calls that grow with what callers ask for do not hold the event loop (bench/eventLoop.js measures). */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { setTimeout as pause } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
 import { LLM, SamplingParams } from '../lib';
+import type { EngineArgs } from '../lib/config/engineArgs';
 
 /** Seconds were usual before; a machine that others load holds a timer back by a fraction of one. */
 const GENEROUS_MS = 1000;
@@ -15,24 +16,69 @@ async function longestWait(work: () => Promise<unknown>): Promise<number> {
   return delay.max / 1e6;
 }
 
-test('a prompt of 1 MB, and 50,000 bad words', async () => {
-  const llm = await LLM.create({ device: 'cpu', maxModelLen: 256 });
+/** That `work` does not hold the loop, on an engine of its own. */
+async function expectServed(
+  work: (llm: LLM) => Promise<unknown>,
+  args: EngineArgs = {},
+): Promise<void> {
+  const llm = await LLM.create({ device: 'cpu', maxModelLen: 256, ...args });
   try {
-    const long = 'Once upon a time. '.repeat(58_000);
-    const badWords = Array.from({ length: 50_000 }, (_, i) => `word${i}`);
-    const params = new SamplingParams({ badWords, maxTokens: 1 });
     // What holds the loop holds it each time; other programs do not hold it back every time.
     let best = Infinity;
     for (let i = 0; i < 5 && best >= GENEROUS_MS; i++) {
       const idle = await longestWait(() => pause(1000));
-      const wait = await longestWait(async () => {
-        await expect(llm.generate(long)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
-        await llm.generate('Once', params);
-      });
+      const wait = await longestWait(() => work(llm));
       best = Math.min(best, wait - 10 * idle);
     }
     expect(best).toBeLessThan(GENEROUS_MS);
   } finally {
     await llm.shutdown();
   }
+}
+
+test('a prompt of 1 MB, and 50,000 bad words', async () => {
+  const long = 'Once upon a time. '.repeat(58_000);
+  const badWords = Array.from({ length: 50_000 }, (_, i) => `word${i}`);
+  const params = new SamplingParams({ badWords, maxTokens: 1 });
+  await expectServed(async (llm) => {
+    await expect(llm.generate(long)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    await llm.generate('Once', params);
+  });
+});
+
+test('10,000 prompts in a call', async () => {
+  const prompts = Array.from({ length: 10_000 }, (_, i) => `Story ${i}`);
+  const params = new SamplingParams({ maxTokens: 1, ignoreEos: true });
+  await expectServed(async (llm) => {
+    expect(await llm.generate(prompts, params, { progress: false })).toHaveLength(10_000);
+  });
+});
+
+test('many requests with 50,000 bad words each', async () => {
+  const badWords = Array.from({ length: 50_000 }, (_, i) => [i % 500, (7 * i) % 500]);
+  const params = new SamplingParams({ badWords, maxTokens: 1, n: 64 });
+  await expectServed((llm) => llm.generate('Once', params));
+});
+
+test.each([
+  ['fcfs', () => 0],
+  ['priority', (i: number) => -i],
+] as const)('20,000 requests that wait, by %s, and are given up', async (schedulingPolicy, of) => {
+  const params = new SamplingParams({ maxTokens: 200, ignoreEos: true });
+  await expectServed(
+    async (llm) => {
+      const controller = new AbortController();
+      const { signal } = controller;
+      const calls: Promise<unknown>[] = [];
+      for (let i = 0; i < 20_000; i++) {
+        const prompt = { promptTokenIds: [i % 256, 2, 3] };
+        calls.push(llm.generate(prompt, params, { signal, priority: of(i) }));
+        if (i % 100 === 99) await nextTurn();
+      }
+      expect(llm.stats().numWaitingReqs).toBeGreaterThan(15_000);
+      controller.abort();
+      for (const { status } of await Promise.allSettled(calls)) expect(status).toBe('rejected');
+    },
+    { maxNumSeqs: 4, schedulingPolicy },
+  );
 });

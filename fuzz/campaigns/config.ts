@@ -4,7 +4,7 @@ import path from 'node:path';
 import { parseGenerationConfig } from '../../lib/config/generationConfig';
 import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
 import { SamplingParams } from '../../lib/config/samplingParams';
-import { parseTransformerConfig } from '../../lib/config/transformerConfig';
+import { parseTransformerConfig } from '../../lib/model/transformerConfig';
 import type { TransformerConfig } from '../../lib/config/uniprocConfig';
 import { unusableConstants } from '../../test/support/ropeTable';
 import { type BytesTarget, type Campaign, expect } from '../campaign';

@@ -13,7 +13,7 @@ import { getExecutorClass } from '../executor/executorClass';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
-import { Admission, type CallReceiver } from './admission';
+import { Admission } from './admission';
 import { Call } from './call';
 import type { CallInputs } from './callInputs';
 import { getKvCacheConfigs } from './kvCacheConfig';
@@ -21,10 +21,12 @@ import { KVCacheManager } from './kvCacheManager';
 import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
-import { CallOutputs } from './callOutputs';
+import { CallOutputs, rejecting } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
+import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
+import { EventLoopTurn } from './slicedWork';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
@@ -127,15 +129,17 @@ export class LLMEngine {
    * Ids and seeds follow the order in which calls are made; requests of one call arrive together, once
    * all its prompts are encoded.
    */
-  async generate(
+  generate(
     inputs: CallInputs,
     options: RequestOptions = {},
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
-    if (this.error !== null) throw this.error;
-    const outputs = new CallOutputs(inputs.numPrompts);
-    this.lockstep.submit(inputs, outputs, options, call);
-    return outputs.done;
+    return rejecting(() => {
+      if (this.error !== null) throw this.error;
+      const outputs = new CallOutputs(inputs.numPrompts);
+      this.lockstep.submit(inputs, outputs, options, call);
+      return outputs.done;
+    });
   }
 
   /**
@@ -228,12 +232,13 @@ export class LLMEngine {
     const { executor, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
+    const turn = new EventLoopTurn();
     try {
       while (this.error === null) {
         const { change } = this.lockstep;
         if (change !== null && (await change.isDue())) {
           for (const { step, output } of inFlight.splice(0))
-            this.update(step, await outputOf(output));
+            this.update(step, await outputOf(output, turn));
           await change.carryOut();
           continue;
         }
@@ -252,7 +257,7 @@ export class LLMEngine {
         }
         const oldest = inFlight.shift();
         if (oldest !== undefined) {
-          const output = await outputOf(oldest.output);
+          const output = await outputOf(oldest.output, turn);
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
           this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
@@ -273,9 +278,7 @@ export class LLMEngine {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
     }
-    for (const { requestId, error } of this.scheduler.takeFaults()) {
-      this.admission.failRequest(requestId, 'scheduled', error);
-    }
+    for (const fault of this.scheduler.takeFaults()) this.admission.failToSchedule(fault);
     for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
     return step;
   }

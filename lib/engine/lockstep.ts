@@ -3,7 +3,7 @@
  * them, and a change of the group of ranks waits for the step at which all of them stop. Where there
  * is one rank calls overlap, and `SingleRank` does nothing of this.
  */
-import { divisionFault } from '../config/division';
+import { divisionFault } from '../model/division';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -11,9 +11,10 @@ import {
 import type { RequestOptions } from '../config/requestOptions';
 import { InvalidStateError, NotSupportedError, ShutdownError } from '../errors';
 import type { Executor } from '../executor/executor';
-import type { Admission, CallReceiver, PendingCall } from './admission';
+import type { Admission } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
+import type { CallReceiver, PendingCall } from './pendingCall';
 import {
   decodeState,
   encodeState,
@@ -141,7 +142,7 @@ export class RankLockstep implements Lockstep, RankChange {
   get numQueuedRequests(): number {
     let count = 0;
     for (const turn of this.turns) {
-      if (typeof turn === 'object' && !turn.call.isEnded) count += turn.callInputs.numRequests;
+      if (typeof turn === 'object' && !turn.call.isEnded) count += turn.numRequests;
     }
     return count;
   }
@@ -215,7 +216,7 @@ export class RankLockstep implements Lockstep, RankChange {
 
   private begin(turn: PendingCall): void {
     try {
-      this.admission.check(turn.callInputs, turn.options);
+      this.admission.check(turn, turn.options);
       this.admission.begin(turn);
     } catch (error) {
       this.admission.fail(turn, error);

@@ -25,6 +25,14 @@ export interface RequestInit {
   cacheSalt?: string;
 }
 
+/**
+ * What taking requests up may cost in a step, in entries of lists, some 15 ns each: a request's lists
+ * are copied for the device, and its tokens hashed and looked up in the prefix cache.
+ */
+export const MAX_ADMISSION_COST = 2 ** 18;
+/** What a token of a prompt costs, in entries. */
+const TOKEN_COST = 4;
+
 /** Output tokens that a new request has room for, before its array first grows. */
 const INITIAL_OUTPUT_CAPACITY = 64;
 
@@ -90,6 +98,18 @@ export class Request {
     );
     this.tokenIds.set(init.promptTokenIds);
     this.length = this.numPromptTokens;
+  }
+
+  /** What it costs to take it up, in the unit of MAX_ADMISSION_COST. */
+  get admissionCost(): number {
+    const { badWordsTokenIds, samplingParams, stopTokenIds } = this;
+    const { allowedTokenIds, logitBias } = samplingParams;
+    const numEntries =
+      numEntriesOf(badWordsTokenIds) +
+      stopTokenIds.length +
+      logitBias.size +
+      (allowedTokenIds?.length ?? 0);
+    return TOKEN_COST * this.length + numEntries;
   }
 
   /** Known tokens of prompt and output. */
@@ -170,6 +190,20 @@ export class Request {
     }
     return numOutputTokens >= this.maxTokens ? 'length' : null;
   }
+}
+
+/** By list, which requests of the same parameters share. */
+const badWordsEntries = new WeakMap<readonly (readonly number[])[], number>();
+
+/** Tokens of all bad words, and an end for each. */
+function numEntriesOf(badWords: readonly (readonly number[])[]): number {
+  if (badWords.length === 0) return 0;
+  let numEntries = badWordsEntries.get(badWords);
+  if (numEntries === undefined) {
+    numEntries = badWords.reduce((sum, word) => sum + word.length, badWords.length);
+    badWordsEntries.set(badWords, numEntries);
+  }
+  return numEntries;
 }
 
 export function isUnfinished(request: Request): boolean {

@@ -16,8 +16,8 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import { ListMemory } from './listMemory';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
-import { isUnfinished, type Request } from './request';
-import { RequestQueue } from './requestQueue';
+import { isUnfinished, MAX_ADMISSION_COST, Request } from './request';
+import { RunningRequests } from './runningRequests';
 import {
   addCachedRequest,
   addNewRequest,
@@ -27,28 +27,21 @@ import {
   type StepInMaking,
 } from './stepInMaking';
 import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
+import type { RequestSource, SchedulingFault, Waiting } from './waitingRequests';
+import { WaitingRequests } from './waitingRequests';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
-/** A request that could not be scheduled and was ended, and what was thrown. */
-export interface SchedulingFault {
-  requestId: string;
-  error: unknown;
-}
-
 export class Scheduler {
-  /** By id: all that are not finished. */
+  /** By id: all that were made and are not finished. */
   private readonly requests = new Map<string, Request>();
-  private readonly waiting = new RequestQueue((a, b) => this.precedes(a, b));
-  /** In the policy's order: the first to be scheduled in a step, and the last to be preempted, first. */
-  private running: Request[] = [];
-  /** Whether some of `running` have finished since it was last swept. */
-  private runningIsStale = false;
+  private readonly waiting = new WaitingRequests((a, b) => this.precedes(a, b));
+  private readonly running = new RunningRequests((a, b) => this.precedes(a, b));
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
-  private readonly outputs = new OutputRecords();
+  private readonly records = new OutputRecords();
   private readonly listMemory: ListMemory;
   private numArrivals = 0;
   /** Since the start. */
@@ -70,50 +63,54 @@ export class Scheduler {
   }
 
   get numRunning(): number {
-    return this.running.length;
+    return this.running.size;
   }
 
   /** In the order in which they are scheduled. */
   get runningReqIds(): readonly string[] {
-    return this.running.map(({ requestId }) => requestId);
+    return this.running.ids;
   }
 
-  /** By arrival. */
+  /** Those that were made, by arrival. */
   get unfinishedRequests(): readonly Request[] {
-    return [...this.requests.values()];
+    return [...this.requests.values()].sort((a, b) => a.arrival - b.arrival);
   }
 
   hasUnfinishedRequests(): boolean {
-    return this.requests.size > 0;
+    return this.requests.size + this.waiting.size > 0;
   }
 
-  addRequest(request: Request): void {
-    request.arrival = this.numArrivals++;
+  addRequest(request: Request, arrival = this.numArrivals++): void {
+    request.arrival = arrival;
     this.requests.set(request.requestId, request);
     this.waiting.add(request);
   }
 
+  /** Adds the requests that the source makes, which is one at least. */
+  addSource(source: RequestSource): void {
+    source.arrival = this.numArrivals;
+    this.numArrivals += source.numLeft;
+    this.waiting.addSource(source);
+  }
+
+  removeSource(source: RequestSource): void {
+    this.waiting.removeSource(source);
+  }
+
   /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
-  private precedes(a: Request, b: Request): boolean {
+  private precedes(a: Waiting, b: Waiting): boolean {
     if (this.config.policy === 'priority' && a.priority !== b.priority) {
       return a.priority < b.priority;
     }
     return a.arrival < b.arrival;
   }
 
-  /** Among those that run, of which there are `maxNumSeqs` at most. */
-  private insertRunning(request: Request): void {
-    const { running } = this;
-    let index = running.length;
-    while (index > 0 && this.precedes(request, running[index - 1])) index--;
-    running.splice(index, 0, request);
-  }
-
   /**
    * The next step: running and waiting requests in the policy's order, as far as there is budget; so
    * those that run come before those that wait, except, under 'priority', before a more urgent one.
    * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does.
+   * later. Once the first of the waiting requests cannot enter, none behind it does; nor does any once
+   * those that entered cost so much that the step would hold the event loop.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
@@ -123,18 +120,24 @@ export class Scheduler {
     /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
     let next = 0;
     let mayEnter = true;
+    let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
       const enters =
         mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
-      const candidate = enters ? first : request;
+      let candidate = enters ? first : request;
       if (candidate === undefined) break;
       try {
+        if (!(candidate instanceof Request)) {
+          candidate = this.waiting.makeNext(candidate);
+          this.addRequest(candidate, candidate.arrival);
+        }
         if (enters) {
           const numNewTokens = this.admit(candidate, budget, step);
-          mayEnter = numNewTokens > 0;
-          if (mayEnter) next++;
+          if (numNewTokens > 0) next++;
+          admissionCost += candidate.admissionCost;
+          mayEnter = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
@@ -142,7 +145,8 @@ export class Scheduler {
           if (candidate.status === 'running') next++;
         }
       } catch (error) {
-        this.fail(candidate, error, step);
+        if (candidate instanceof Request) this.fail(candidate, error, step);
+        else this.faults.push({ requestId: null, source: candidate, error });
       }
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
@@ -154,10 +158,10 @@ export class Scheduler {
     removeLatest(step, request);
     // It may have been on its way from one to the other.
     if (request.queueIndex >= 0) this.waiting.remove(request);
-    this.running = this.running.filter((other) => other !== request);
+    this.running.remove(request);
     request.status = 'running';
     this.finish(request, 'error');
-    this.faults.push({ requestId: request.requestId, error });
+    this.faults.push({ requestId: request.requestId, source: null, error });
   }
 
   /** Requests that ended because scheduling them threw, since this was last called. */
@@ -196,7 +200,7 @@ export class Scheduler {
   }
 
   private preemptLast(step: StepInMaking): Request {
-    const request = this.running.pop() as Request;
+    const request = this.running.takeLast();
     this.kvCacheManager.free(request);
     this.listMemory.free(request);
     request.status = 'preempted';
@@ -209,13 +213,16 @@ export class Scheduler {
 
   /**
    * The worker has lost all that it knew, and the cache is another: every request is new to it, and
-   * computed again from the tokens it has. No step is in flight. Returns the ids of those that ran.
+   * computed again from the tokens it has. No step is in flight. All requests are made, since other
+   * ranks are told of them. Returns the ids of those that ran.
    */
   restart(kvCacheManager: KVCacheManager): string[] {
-    const ran = this.running.map(({ requestId }) => requestId);
+    const add = (request: Request) => this.addRequest(request, request.arrival);
+    this.faults.push(...this.waiting.makeAll(add));
+    const ran = this.running.ids;
     this.numPreemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
-    this.running = [];
+    this.running.clear();
     this.waiting.clear();
     this.listMemory.clear();
     this.finishedReqIds = [];
@@ -248,7 +255,7 @@ export class Scheduler {
     else addNewRequest(step, request);
     request.isOnWorker = true;
     this.waiting.remove(request);
-    this.insertRunning(request);
+    this.running.add(request);
     request.status = 'running';
     this.advance(request, numNewTokens, step);
     return numNewTokens;
@@ -263,13 +270,13 @@ export class Scheduler {
     const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
-    if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    if (running.size >= maxNumSeqs && victims.length === 0) return null;
     if (!listMemory.hasRoom(request, victims)) return null;
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
     while (
-      running.length >= maxNumSeqs ||
+      running.size >= maxNumSeqs ||
       !kvCacheManager.hasRoomFor(request, computedBlocks) ||
       !listMemory.hasRoom(request)
     ) {
@@ -280,11 +287,7 @@ export class Scheduler {
 
   /** Running requests of strictly lower priority, where that is the policy. */
   private outrankedBy({ priority }: Request): readonly Request[] {
-    const { running } = this;
-    if (this.config.policy !== 'priority') return NO_REQUESTS;
-    let start = running.length;
-    while (start > 0 && running[start - 1].priority > priority) start--;
-    return start === running.length ? NO_REQUESTS : running.slice(start);
+    return this.config.policy === 'priority' ? this.running.outrankedBy(priority) : NO_REQUESTS;
   }
 
   /** Puts the request into the step, which samples once it has computed all tokens there are. */
@@ -308,7 +311,7 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const result = this.outputs.at(length++);
+      const result = this.records.at(length++);
       result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
@@ -319,12 +322,8 @@ export class Scheduler {
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
-    return {
-      outputs: this.outputs.records,
-      length,
-      sampledTokenIds: tokenIds,
-      logprobs: output.logprobs,
-    };
+    const { outputs } = this.records;
+    return { outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
   }
 
   /** Writes what the step brought the request into `result`. */
@@ -382,7 +381,7 @@ export class Scheduler {
    * carries steps out in order, so the next owner writes later.
    */
   private finish(request: Request, finishReason: EndReason): void {
-    if (request.status === 'running') this.runningIsStale = true;
+    if (request.status === 'running') this.running.isStale = true;
     else this.waiting.remove(request);
     request.status = 'finished';
     request.finishReason = finishReason;
@@ -394,7 +393,6 @@ export class Scheduler {
   }
 
   private dropFinished(): void {
-    if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
-    this.runningIsStale = false;
+    if (this.running.isStale) this.running.sweep();
   }
 }

@@ -78,13 +78,14 @@ function misfit(requestId: string, message: string): RequestFailedError {
   return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
 }
 
-/** What steps bring their requests; the records of one step serve the next, lest each token costs an object. */
+/** The records of a step's outputs, which the next step's overwrite, lest each token costs an object. */
 export class OutputRecords {
-  readonly records: EngineCoreOutput[] = [];
+  readonly outputs: EngineCoreOutput[] = [];
 
+  /** `index` is at most their number so far. */
   at(index: number): EngineCoreOutput {
-    if (index === this.records.length) {
-      this.records.push({
+    if (index === this.outputs.length) {
+      this.outputs.push({
         requestId: '',
         start: 0,
         end: 0,
@@ -93,6 +94,6 @@ export class OutputRecords {
         error: null,
       });
     }
-    return this.records[index];
+    return this.outputs[index];
   }
 }

@@ -21,11 +21,11 @@ import {
   type NativeDevice,
   type NativeModel,
 } from '../native';
+import { ModelLoader } from '../model/load';
+import { numKvHeadsOfRank } from '../model/division';
 import { MemoryBudget } from './memory';
-import { ModelLoader } from './modelLoader';
 import { ModelRunner } from './modelRunner';
 import { ReleasedMemory } from './sleep';
-import { shardSpec } from './tensorParallel';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
 export class Worker extends WorkerBase {
@@ -90,8 +90,7 @@ export class Worker extends WorkerBase {
 
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
-    const { dtype } = this.#config.model;
-    return { ...shardSpec(this.#loader.spec, this.rank, this.worldSize), dtype };
+    return this.#loader.spec;
   }
 
   /** Ranks on this machine, which divide its CPU among them. */
@@ -208,7 +207,7 @@ export class Worker extends WorkerBase {
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          spec.numKvHeads,
+          numKvHeadsOfRank(spec, this.worldSize),
           spec.headDim,
           spec.dtype,
           window === 0 ? null : window,

@@ -74,7 +74,10 @@ describe('lib/', () => {
     ['lib/contract/planted.ts', "import type { NativeEvent } from '../native';"],
     ['lib/contract/planted.ts', "import type { Request } from '../engine/request';"],
     ['lib/config/planted.ts', "import { Worker } from '../worker/worker';"],
-    ['lib/config/rope.ts', "import { Worker } from '../worker/worker';"],
+    ['lib/config/uniprocConfig.ts', "import type { Worker } from '../worker/worker';"],
+    ['lib/config/uniprocConfig.ts', "import { native } from '../native';"],
+    ['lib/config/uniprocConfig.ts', "const addon = await import('../native');"],
+    ['lib/model/families/planted.ts', "import { native } from '../../native';"],
     ['lib/model/families/planted.ts', "import { Executor } from '../../executor/executor';"],
     ['lib/tokenizer/jinja/planted.ts', "import { LLM } from '../../llm';"],
     [
@@ -96,6 +99,8 @@ describe('lib/', () => {
     ['lib/llm.ts', "import { LLMEngine } from './engine/engine';"],
     ['lib/index.ts', "export { Worker } from './worker/worker';"],
     ['lib/config/planted.ts', "import { z } from 'zod';"],
+    ['lib/model/families/planted.ts', "import type { ModelSpec } from '../../native';"],
+    ['lib/model/families/planted.ts', "type Spec = import('../../native').ModelSpec;"],
     ['lib/engine/planted.ts', "import { Worker } from 'node:worker_threads';"],
   ])('%s may say: %s', (file, text) => {
     expect(faultsOf(file, text)).toEqual([]);
