@@ -15,7 +15,7 @@
 #include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "comm/tcp_handshake.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace {
 

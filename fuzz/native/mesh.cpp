@@ -12,7 +12,7 @@
 #include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "comm/tcp_mesh.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 
 #include "addon/device_binding.h"
 #include "addon/values.h"
-#include "runtime/buffer.h"
-#include "runtime/error.h"
+#include "backend/buffer.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "addon/values.h"
+#include "base/error.h"
 #include "comm/peer_lost.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

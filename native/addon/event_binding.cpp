@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "addon/values.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 

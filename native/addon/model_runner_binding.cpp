@@ -7,7 +7,7 @@
 #include "addon/event_binding.h"
 #include "addon/model_values.h"
 #include "addon/values.h"
-#include "runtime/error.h"
+#include "base/error.h"
 #include "runtime/event.h"
 
 namespace uniproc {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "addon/values.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

@@ -9,8 +9,8 @@
 #include "addon_testing/library_objects.h"
 #include "addon_testing/ops_binding.h"
 #include "addon_testing/ops_values.h"
+#include "base/philox.h"
 #include "ops/cpu/host.h"
-#include "ops/philox.h"
 
 namespace uniproc {
 namespace {

@@ -7,10 +7,10 @@
 #include <memory>
 #include <string>
 
-#include "comm/communicator.h"
+#include "backend/buffer.h"
+#include "backend/communicator.h"
 #include "ops/ops.h"
 #include "runner/request_slots.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

@@ -10,7 +10,7 @@
 #include "addon/environment.h"
 #include "addon/model_runner_binding.h"
 #include "addon/values.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

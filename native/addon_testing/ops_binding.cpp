@@ -6,9 +6,9 @@
 #include "addon/values.h"
 #include "addon_testing/handles.h"
 #include "addon_testing/ops_values.h"
+#include "base/error.h"
 #include "ops/cpu/cpu_ops.h"
 #include "runtime/cuda_backend.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

@@ -7,7 +7,7 @@
 #include "addon_testing/handles.h"
 #include "addon_testing/ops_binding.h"
 #include "addon_testing/ops_values.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

@@ -7,8 +7,8 @@
 #include <limits>
 #include <tuple>
 
+#include "base/error.h"
 #include "comm/peer_lost.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {
@@ -26,11 +26,11 @@ DeviceCommunicator::DeviceCommunicator(const CommunicatorConfig& config, std::st
       whyNone_(std::make_exception_ptr(Error("INVALID_STATE", "the communicator is not open"))),
       whenAbandoned_(std::move(abandoned), Abandon{*this}) {}
 
-void DeviceCommunicator::open(Ops& ops) {
+void DeviceCommunicator::open(Backend& backend) {
   std::unique_ptr<Communicator> communicator;
   std::exception_ptr failure;
   try {
-    communicator = ops.makeCommunicator(config_);
+    communicator = backend.makeCommunicator(config_);
   } catch (...) {
     failure = std::current_exception();
   }

@@ -9,8 +9,9 @@
 #include <stop_token>
 #include <string>
 
-#include "comm/communicator.h"
-#include "runtime/device_thread.h"
+#include "backend/backend.h"
+#include "backend/communicator.h"
+#include "backend/resident.h"
 
 namespace uniproc {
 
@@ -27,7 +28,7 @@ class DeviceCommunicator : public Resident {
   // The rest but `abort` is for the device's thread. `open` makes the backend's communicator;
   // should that fail, `get` throws the same error. INVALID_STATE before `open`, SHUT_DOWN after
   // `release`.
-  void open(Ops& ops);
+  void open(Backend& backend);
   Communicator& get();
   void release() noexcept override;
 

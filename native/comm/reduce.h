@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "comm/communicator.h"
+#include "backend/communicator.h"
 
 namespace uniproc {
 

@@ -13,7 +13,7 @@
 #include <memory>
 #include <system_error>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

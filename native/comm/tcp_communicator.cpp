@@ -4,9 +4,9 @@
 #include <cstring>
 #include <span>
 
+#include "base/error.h"
 #include "comm/peer_lost.h"
 #include "comm/reduce.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

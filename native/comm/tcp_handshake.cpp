@@ -10,8 +10,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/error.h"
 #include "comm/peer_lost.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <utility>
 
+#include "base/error.h"
 #include "comm/peer_lost.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "backend/communicator.h"
 #include "comm/abort_signal.h"
-#include "comm/communicator.h"
 #include "comm/deadline.h"
 #include "comm/socket.h"
 

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "ops/cpu/float_types.h"
-#include "runtime/error.h"
+#include "base/error.h"
+#include "base/float_types.h"
 
 namespace uniproc {
 namespace {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/buffer.h"
 #include "model/spec.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

@@ -5,8 +5,8 @@
 #include <tuple>
 #include <utility>
 
-#include "ops/cpu/float_types.h"
-#include "runtime/error.h"
+#include "base/error.h"
+#include "base/float_types.h"
 
 namespace uniproc {
 namespace {

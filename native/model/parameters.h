@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "backend/buffer.h"
 #include "model/checkpoint.h"
 #include "model/parameter.h"
 #include "model/spec.h"
 #include "ops/cpu/memory.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

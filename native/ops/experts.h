@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "base/types.h"
 #include "ops/linear.h"
-#include "ops/types.h"
 
 namespace uniproc {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "ops/types.h"
+#include "base/types.h"
 
 namespace uniproc {
 

@@ -4,7 +4,7 @@
 
 #include <cfloat>
 
-#include "ops/philox.h"
+#include "base/philox.h"
 
 namespace uniproc {
 

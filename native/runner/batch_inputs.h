@@ -6,10 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "backend/buffer.h"
 #include "model/spec.h"
 #include "runner/request_slots.h"
 #include "runner/step_buffers.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc {
 namespace {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/resident.h"
 #include "comm/device_communicator.h"
 #include "model/decoder.h"
 #include "model/kv_cache.h"
@@ -21,7 +22,6 @@
 #include "runner/request.h"
 #include "runner/request_slots.h"
 #include "runner/step_buffers.h"
-#include "runtime/device_thread.h"
 
 namespace uniproc {
 

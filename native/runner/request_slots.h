@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/buffer.h"
 #include "model/spec.h"
 #include "runner/request.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

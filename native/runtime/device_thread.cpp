@@ -2,10 +2,10 @@
 
 #include <utility>
 
+#include "base/error.h"
+#include "base/thread_name.h"
 #include "ops/cpu/cpu_ops.h"
 #include "runtime/cuda_backend.h"
-#include "runtime/error.h"
-#include "runtime/thread_name.h"
 
 namespace uniproc {
 namespace {

@@ -11,19 +11,12 @@
 #include <thread>
 #include <vector>
 
+#include "backend/resident.h"
+#include "base/queue.h"
 #include "ops/ops.h"
-#include "runtime/queue.h"
 #include "runtime/stoppable.h"
 
 namespace uniproc {
-
-// What keeps memory on a device. The device has it let go, on its own thread, at the latest when it
-// closes.
-class Resident {
- public:
-  virtual ~Resident() = default;
-  virtual void release() noexcept = 0;
-};
 
 class DeviceThread : public Stoppable {
  public:

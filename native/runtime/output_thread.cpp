@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "runtime/error.h"
-#include "runtime/thread_name.h"
+#include "base/error.h"
+#include "base/thread_name.h"
 
 namespace uniproc {
 namespace {

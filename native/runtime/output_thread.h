@@ -9,8 +9,8 @@
 #include <string>
 #include <thread>
 
+#include "base/queue.h"
 #include "runtime/event.h"
-#include "runtime/queue.h"
 #include "runtime/stoppable.h"
 
 namespace uniproc {

@@ -1,13 +1,14 @@
 /** Collectives between CPU ranks, over TCP: in one process, where each has its device, and in several. */
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { connect as dial, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PeerLostError } from '../../lib/errors';
 import { type CommType, native, type NativeCommunicator, type ReduceOp } from '../../lib/native';
 import { encode, firstDifference, reduced, repeated, someValues, type Values } from './collectives';
+import { until } from '../executor/support';
 import { connect, startProcesses, startRanks } from './ranks';
 
 const TYPES: CommType[] = ['int64', 'float32', 'float16', 'bfloat16'];
@@ -342,6 +343,26 @@ describe('a peer that is lost', () => {
   });
 });
 
+/** Bytes that have arrived at this process's TCP connections and were not read. */
+function unreadBytes(): number {
+  const sockets = new Set(
+    readdirSync('/proc/self/fd').map((fd) => {
+      try {
+        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+      } catch {
+        return undefined; // It was closed meanwhile.
+      }
+    }),
+  );
+  const connections = ['tcp', 'tcp6'].flatMap((file) =>
+    readFileSync(`/proc/self/net/${file}`, 'utf8').trim().split('\n').slice(1),
+  );
+  return connections
+    .map((line) => line.trim().split(/\s+/))
+    .filter((fields) => sockets.has(fields[9]))
+    .reduce((sum, fields) => sum + parseInt(fields[4].split(':')[1], 16), 0);
+}
+
 describe('abort', () => {
   it('ends the wait for a collective at once, with its reason, for good', async () => {
     const [rank] = await connect(await startRanks(2, { timeout: WAIT_MS }));
@@ -374,7 +395,7 @@ describe('abort', () => {
     const [first, second] = await connect(await startRanks(2, { timeout: WAIT_MS }));
     const data = new Uint8Array(64 << 20); // more than the connection holds
     const sending = errorOf(first.allGather(data, 'float32'));
-    await sleep(200);
+    await until(() => unreadBytes() > 4096); // longer than the words that begin a collective
     first.abort('enough');
     expect(await sending).toEqual(lost(null, 'enough'));
     expect(await errorOf(second.allGather(data, 'float32'))).toEqual(lost(0, 'its connection'));

@@ -1315,6 +1315,7 @@ describe('shutdown', () => {
     expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
     const { threads, grown } = JSON.parse(stdout) as { threads: number; grown: number };
     expect(threads).toBe(0);
-    expect(grown).toBeLessThan(16);
+    // Sanitizers keep freed memory for a while, so that they can tell of its use.
+    if (!process.env.UNIPROC_SANITIZED_BUILD) expect(grown).toBeLessThan(16);
   });
 });

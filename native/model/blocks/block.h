@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "backend/buffer.h"
 #include "model/kv_cache.h"
 #include "model/parameters.h"
 #include "model/spec.h"
 #include "ops/ops.h"
-#include "runtime/buffer.h"
 
 namespace uniproc {
 

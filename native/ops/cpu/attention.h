@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "ops/cpu/kernels.h"
-#include "ops/cpu/thread_pool.h"
 #include "ops/ops.h"
 
 namespace uniproc {

@@ -6,18 +6,18 @@
 #include <optional>
 #include <vector>
 
+#include "base/error.h"
+#include "base/float_types.h"
+#include "base/philox.h"
+#include "base/thread_pool.h"
 #include "comm/tcp_communicator.h"
 #include "ops/cpu/attention.h"
 #include "ops/cpu/experts.h"
-#include "ops/cpu/float_types.h"
 #include "ops/cpu/host.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/linear.h"
 #include "ops/cpu/memory.h"
 #include "ops/cpu/sampler.h"
-#include "ops/cpu/thread_pool.h"
-#include "ops/philox.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

@@ -1,8 +1,8 @@
 // The operations of a mixture of experts on the CPU.
 #pragma once
 
+#include "base/thread_pool.h"
 #include "ops/cpu/linear.h"
-#include "ops/cpu/thread_pool.h"
 #include "ops/experts.h"
 
 namespace uniproc {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "ops/cpu/float_types.h"
+#include "base/float_types.h"
 #include "ops/cpu/kernels.h"
 
 #if defined(__x86_64__)

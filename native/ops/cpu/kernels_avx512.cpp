@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "ops/cpu/float_types.h"
+#include "base/float_types.h"
 #include "ops/cpu/kernels.h"
 
 #if defined(__x86_64__)

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "ops/cpu/float_types.h"
+#include "base/float_types.h"
 #include "ops/cpu/kernels.h"
 
 namespace uniproc {

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "base/thread_pool.h"
 #include "ops/cpu/kernels.h"
-#include "ops/cpu/thread_pool.h"
 #include "ops/linear.h"
 
 namespace uniproc {

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <string>
 
+#include "base/error.h"
 #include "ops/cpu/host.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace {

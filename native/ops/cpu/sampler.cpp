@@ -5,8 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "base/philox.h"
 #include "ops/logits.h"
-#include "ops/philox.h"
 
 namespace uniproc {
 namespace {

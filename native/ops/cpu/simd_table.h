@@ -1,7 +1,7 @@
 // The table of kernels made for the vector type V.
 #pragma once
 
-#include "ops/cpu/float_types.h"
+#include "base/float_types.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/simd_dot.h"
 #include "ops/cpu/simd_logits.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "ops/cpu/float_types.h"
+#include "base/float_types.h"
 
 namespace uniproc {
 namespace {

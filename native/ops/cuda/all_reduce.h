@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <span>
 
-#include "comm/communicator.h"
+#include "backend/communicator.h"
 #include "comm/deadline.h"
 #include "comm/tcp_farewell.h"
 #include "ops/cuda/memory.h"

@@ -1,9 +1,9 @@
 // Which kernels a batch's attention takes.
 #include <algorithm>
 
+#include "base/error.h"
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/kernels.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -2,12 +2,12 @@
 // only tests use.
 #include <string>
 
+#include "base/error.h"
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/attention_tile.cuh"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

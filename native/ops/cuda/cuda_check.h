@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <string>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc::cuda {
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/graphs.h"
 #include "ops/cuda/kernels.h"
@@ -19,7 +20,6 @@
 #include "ops/cuda/staging.h"
 #include "ops/cuda/steps.h"
 #include "ops/cuda/transfer.h"
-#include "runtime/error.h"
 
 namespace uniproc {
 namespace cuda {

@@ -8,11 +8,11 @@
 #include <string>
 #include <type_traits>
 
+#include "base/error.h"
+#include "base/philox.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
-#include "ops/philox.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -4,9 +4,9 @@
 #include <bit>
 #include <string>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -1,9 +1,9 @@
 // Log probabilities and ranks of given tokens, and the likeliest tokens of each row.
 #include <string>
 
+#include "base/error.h"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/sampling.cuh"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -7,9 +7,9 @@
 #include <span>
 #include <utility>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/nccl_library.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

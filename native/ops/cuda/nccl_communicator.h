@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "backend/communicator.h"
 #include "comm/abort_signal.h"
-#include "comm/communicator.h"
 #include "comm/tcp_farewell.h"
 #include "comm/tcp_handshake.h"
 #include "ops/cuda/all_reduce.h"

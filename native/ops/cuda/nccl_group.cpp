@@ -4,11 +4,11 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
+#include "base/thread_name.h"
 #include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "ops/cuda/cuda_check.h"
-#include "runtime/error.h"
-#include "runtime/thread_name.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <thread>
 
-#include "comm/communicator.h"
+#include "backend/communicator.h"
 #include "ops/cuda/nccl_library.h"
 
 namespace uniproc::cuda {

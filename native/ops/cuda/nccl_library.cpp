@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <type_traits>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace uniproc::cuda::nccl {
 namespace {

@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

@@ -9,12 +9,12 @@
 // Blocks of rows that need no truncation, or no logprobs, return at once.
 #include <type_traits>
 
+#include "base/philox.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/logits_processors.cuh"
 #include "ops/cuda/sampling.cuh"
 #include "ops/logits.h"
-#include "ops/philox.h"
 
 namespace uniproc::cuda {
 namespace {

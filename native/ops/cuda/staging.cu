@@ -3,10 +3,10 @@
 #include <bit>
 #include <cstring>
 
+#include "base/error.h"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/staging.h"
-#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {

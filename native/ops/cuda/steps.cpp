@@ -5,8 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "base/thread_name.h"
 #include "ops/cuda/cuda_check.h"
-#include "runtime/thread_name.h"
 
 namespace uniproc::cuda {
 namespace {

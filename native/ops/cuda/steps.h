@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/queue.h"
 #include "ops/cuda/event.h"
 #include "ops/ops.h"
-#include "runtime/queue.h"
 
 namespace uniproc::cuda {
 

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "ops/cpu/thread_pool.h"
+#include "base/thread_pool.h"
 #include "ops/cuda/pinned_buffer.h"
 #include "ops/ops.h"
 

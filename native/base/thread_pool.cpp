@@ -1,9 +1,9 @@
-#include "ops/cpu/thread_pool.h"
+#include "base/thread_pool.h"
 
 #include <algorithm>
 #include <string>
 
-#include "runtime/thread_name.h"
+#include "base/thread_name.h"
 
 namespace uniproc {
 namespace {

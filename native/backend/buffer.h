@@ -1,11 +1,11 @@
-// Memory that Ops gives out, given back with the object that holds it.
+// Memory that Backend gives out, given back with the object that holds it.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <utility>
 
-#include "ops/ops.h"
+#include "backend/backend.h"
 
 namespace uniproc {
 
@@ -14,7 +14,7 @@ class BasicBuffer {
  public:
   BasicBuffer() = default;
   // `what` names it should there be too little memory: Error OUT_OF_MEMORY.
-  BasicBuffer(Ops& ops, size_t bytes, const char* what)
+  BasicBuffer(Backend& ops, size_t bytes, const char* what)
       : ops_(&ops), data_((ops.*allocate)(bytes, what)), bytes_(bytes) {}
   ~BasicBuffer() {
     if (data_) (ops_->*release)(data_, bytes_);
@@ -39,24 +39,24 @@ class BasicBuffer {
     std::swap(bytes_, other.bytes_);
   }
 
-  Ops* ops_ = nullptr;
+  Backend* ops_ = nullptr;
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
 
 // Zeroed memory of the device.
-using Buffer = BasicBuffer<&Ops::allocate, &Ops::release>;
+using Buffer = BasicBuffer<&Backend::allocate, &Backend::release>;
 // Host memory that the device copies from and to without staging.
-using HostBuffer = BasicBuffer<&Ops::allocateHost, &Ops::releaseHost>;
+using HostBuffer = BasicBuffer<&Backend::allocateHost, &Backend::releaseHost>;
 
 struct Unpin {
-  Ops* ops = nullptr;
+  Backend* ops = nullptr;
   void operator()(void* memory) const noexcept { ops->unpin(memory); }
 };
 // Host memory for as long as the device may copy from and to it.
 using Pinned = std::unique_ptr<void, Unpin>;
 
-inline Pinned pin(Ops& ops, void* memory, size_t bytes) {
+inline Pinned pin(Backend& ops, void* memory, size_t bytes) {
   ops.pin(memory, bytes);
   return Pinned(memory, Unpin{&ops});
 }

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ops/types.h"
+#include "base/types.h"
 
 namespace uniproc {
 

@@ -1,0 +1,111 @@
+/**
+ * `npm run test:sanitizers`: builds the CPU addon with sanitizers, in folders of its own, and runs
+ * native tests on it. `-- address` or `-- thread` runs one of the two; further arguments are jest's,
+ * in place of the tests below. Fails when a test fails or a sanitizer reports anything, in a child
+ * process too.
+ *
+ * The compiler is CMake's choice or CXX: GCC, or Clang 16 or later.
+ */
+'use strict';
+
+const { execFileSync, spawnSync } = require('node:child_process');
+const { mkdtempSync, readdirSync, readFileSync, rmSync } = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+
+const root = path.join(__dirname, '..');
+const jobs = String(os.availableParallelism());
+
+const RUNS = {
+  // Memory and arithmetic: all native tests of the CPU.
+  address: {
+    sanitizers: 'address,undefined',
+    runtime: 'asan',
+    tests: ['test/native', '--testPathIgnorePatterns', 'cudaBackend'],
+    // Without leaks: Node does not free its own memory when it is ended by process.exit, as jest's
+    // workers are. leaks.js looks for them.
+    options: { ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=1' },
+    leakOptions: { ASAN_OPTIONS: 'detect_leaks=1' },
+  },
+  // The device's thread and its pool, the output thread, the mailbox and the TCP communicator.
+  thread: {
+    sanitizers: 'thread',
+    runtime: 'tsan',
+    tests: ['test/native/(runtime|communicator|tensorParallel|model)'],
+    // Node itself is not instrumented: its accesses to memory look unsynchronized.
+    options: { TSAN_OPTIONS: 'halt_on_error=1:ignore_noninstrumented_modules=1' },
+  },
+};
+
+function start(args, env) {
+  const { status, error } = spawnSync(process.execPath, args, {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, ...env },
+  });
+  if (error) throw error;
+  return status === 0;
+}
+
+/** The sanitizer's runtime library, of the compiler that CMake chose. */
+function runtimeLibrary(buildFolder, runtime) {
+  const cache = readFileSync(path.join(buildFolder, 'CMakeCache.txt'), 'utf8');
+  const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(cache)[1];
+  const ask = (argument) => execFileSync(compiler, [argument], { encoding: 'utf8' }).trim();
+  const name = ask('--version').includes('clang')
+    ? `libclang_rt.${runtime}-${os.machine()}.so`
+    : `lib${runtime}.so`;
+  const file = ask(`-print-file-name=${name}`);
+  if (!path.isAbsolute(file)) throw new Error(`${compiler} has no ${name}`);
+  return file;
+}
+
+/** Runs Node with the sanitized addons; what the sanitizers report is printed and fails it. */
+function runSanitized(args, { runtime, options }, buildFolder) {
+  const reports = mkdtempSync(path.join(os.tmpdir(), 'uniproc-sanitizers-'));
+  const common = `log_path=${path.join(reports, 'report')}`;
+  const env = { UBSAN_OPTIONS: `print_stacktrace=1:${common}` };
+  for (const [name, value] of Object.entries(options)) env[name] = `${value}:${common}`;
+  try {
+    const passed = start(args, {
+      ...env,
+      LD_PRELOAD: runtimeLibrary(buildFolder, runtime),
+      NODE_OPTIONS: `--require ${JSON.stringify(path.join(__dirname, 'sanitizers', 'redirect.js'))}`,
+      UNIPROC_SANITIZED_BUILD: path.join(buildFolder, 'Release'),
+    });
+    // Of each process one; a test may not look at how its child ended, and jest starts a worker
+    // that has ended anew.
+    const files = readdirSync(reports);
+    for (const file of files) console.error(readFileSync(path.join(reports, file), 'utf8'));
+    return passed && files.length === 0;
+  } finally {
+    rmSync(reports, { recursive: true, force: true });
+  }
+}
+
+/** Whether all is well under the sanitizers of RUNS[name]. */
+function test(name, jestArguments) {
+  const { sanitizers, tests, leakOptions, ...run } = RUNS[name];
+  const buildFolder = path.join(root, 'build', run.runtime);
+  const cmakeJs = require.resolve('cmake-js/bin/cmake-js');
+  const build = ['build', '--out', buildFolder, `--CDUNIPROC_SANITIZE=${sanitizers}`];
+  console.log(`uniproc: tests under -fsanitize=${sanitizers}`);
+  if (!start([cmakeJs, ...build, '--parallel', jobs])) return false;
+  const jest = [require.resolve('jest/bin/jest'), '--maxWorkers', jobs];
+  const passed = runSanitized(
+    [...jest, ...(jestArguments.length > 0 ? jestArguments : tests)],
+    run,
+    buildFolder,
+  );
+  if (!leakOptions) return passed;
+  const leaks = path.join(__dirname, 'sanitizers', 'leaks.js');
+  return runSanitized([leaks], { ...run, options: leakOptions }, buildFolder) && passed;
+}
+
+const [first, ...rest] = process.argv.slice(2);
+const names = first in RUNS ? [first] : Object.keys(RUNS);
+const jestArguments = first in RUNS ? rest : process.argv.slice(2);
+const failed = names.filter((name) => !test(name, jestArguments));
+for (const name of failed)
+  console.error(`uniproc: the tests under ${RUNS[name].sanitizers} failed`);
+process.exitCode = failed.length > 0 ? 1 : 0;
