@@ -162,9 +162,8 @@ const NATIVE_EXCEPTIONS = [
   // The collectives of CUDA are ops' and comm's at once, and the CPU's make their own connections.
   [/^ops\/cuda\/(all_reduce|nccl_\w+|shared_memory)\./, /^comm\//],
   [/^ops\/cpu\/cpu_ops\./, /^comm\/tcp_communicator\./],
-  // The thread that a model and its communicator run on has no interface below runtime.
-  [/^comm\/device_communicator\./, /^runtime\/device_thread\./],
-  [/^runner\/model_runner\./, /^(comm\/device_communicator|runtime\/device_thread)\./],
+  // The runner is given its communicator as what stands on the device's thread.
+  [/^runner\/model_runner\./, /^comm\/device_communicator\./],
 ];
 
 /** The room of a file by its path from native/; undefined when it has none. */
