@@ -3,6 +3,7 @@
 const js = require('@eslint/js');
 const globals = require('globals');
 const tseslint = require('typescript-eslint');
+const { eslintConfigs } = require('./scripts/rooms');
 
 module.exports = tseslint.config(
   { ignores: ['build', 'dist', 'coverage'] },
@@ -19,6 +20,8 @@ module.exports = tseslint.config(
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
     },
   },
+  // Which room of lib/ may import which, and how long its files may be.
+  ...eslintConfigs(),
   {
     // A worker class for a test may have nothing in it.
     files: ['test/**'],

@@ -59,20 +59,20 @@ export {
 export { ExecutorWithExternalLauncher } from './executor/externalLauncher';
 export { Future } from './executor/future';
 export { UniProcExecutor } from './executor/uniProcExecutor';
-export { type KVCacheConfig, type KVCacheGroupSpec, KVCacheSpec } from './worker/kvCache';
+export { type KVCacheConfig, KVCacheSpec } from './contract/kvCache';
 export {
   AsyncModelRunnerOutput,
   EMPTY_MODEL_RUNNER_OUTPUT,
   type LogprobsLists,
   type ModelRunnerOutput,
   RaggedTokenIds,
-} from './worker/outputs';
+} from './contract/modelRunnerOutput';
+export type { GrammarOutput } from './contract/grammarOutput';
 export type {
   CachedRequestData,
-  GrammarOutput,
   NewRequestData,
   SchedulerOutput,
-} from './worker/schedulerOutput';
+} from './contract/schedulerOutput';
 export { Worker } from './worker/worker';
 export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';
 export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';

@@ -300,7 +300,7 @@ describe('ranks that do not do the same', () => {
 test('a step that every rank refuses is no failure', async () => {
   const said = await runLLMs<string | string[]>(
     `
-    const { emptySchedulerOutput } = require('./lib/worker/schedulerOutput');
+    const { emptySchedulerOutput } = require('./lib/contract/schedulerOutput');
     const llm = await createLLM();
     const { executor } = llm.engine;
     await executor.sleep();
@@ -319,7 +319,7 @@ test.each(['sampleTokens', 'executeDummyBatch', 'checkHealth'])(
   async (method) => {
     const [[error]] = await runLLMs<DescribedError>(
       `
-      const { emptySchedulerOutput } = require('./lib/worker/schedulerOutput');
+      const { emptySchedulerOutput } = require('./lib/contract/schedulerOutput');
       class Silent extends Worker {
         executeModel() { return null; }
         ${method}() { return new Promise(() => {}); }

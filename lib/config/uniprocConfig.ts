@@ -1,5 +1,6 @@
 /** The validated, frozen configuration that executors and workers take. */
-import type { DType, ModelSpec } from '../native';
+import type { ModelSpec } from '../native';
+import type { DType } from './dtype';
 import type { RequestLimits } from './limits';
 
 /**

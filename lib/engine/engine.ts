@@ -4,30 +4,27 @@
  * never on which of two things happened to be quicker.
  */
 import { EventEmitter } from 'node:events';
-import {
-  type ReconfigureDistributedRequest,
-  ReconfigureRankType,
-} from '../config/reconfigureRequest';
+import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import { InvalidStateError, NotSupportedError, ShutdownError } from '../errors';
-import { Executor } from '../executor/executor';
+import { InvalidStateError, ShutdownError } from '../errors';
+import type { Executor } from '../executor/executor';
+import { getExecutorClass } from '../executor/executorClass';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { Admission } from './admission';
 import { Call } from './call';
-import { type CallInputs, encodedInputs } from './callInputs';
+import type { CallInputs } from './callInputs';
 import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
+import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
 import { CallOutputs, rejecting } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
-import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
-import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from './slicedWork';
 import type { EngineStats } from './stats';
@@ -42,13 +39,6 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
-/** Receives what other ranks hand out. */
-const NOBODY: CallReceiver = {
-  isStream: false,
-  of: () => ({ finished: () => {}, failed: () => {} }),
-  failed: () => {},
-};
-
 export class LLMEngine {
   readonly config: UniprocConfig;
   /** What happens to requests, for those who listen; without a listener it costs nothing. */
@@ -58,7 +48,8 @@ export class LLMEngine {
   private kvCacheManager!: KVCacheManager;
   private scheduler!: Scheduler;
   private readonly admission: Admission;
-  private readonly rankGroup: RankGroup;
+  private readonly singleRank: Lockstep;
+  private lockstep: Lockstep;
   /** Why nothing runs any more. */
   private error: Error | null = null;
   /** Resolves once all callers have heard of it. */
@@ -72,9 +63,11 @@ export class LLMEngine {
   ) {
     this.config = executor.config;
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
-    const wake = () => this.wake?.();
-    this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
-    this.rankGroup = new RankGroup(executor, this.admission, wake);
+    this.admission = new Admission(this.config, executor, this.outputProcessor, () =>
+      this.wake?.(),
+    );
+    this.singleRank = new SingleRank(this.admission);
+    this.lockstep = executor.inLockstep ? this.ranksInLockstep() : this.singleRank;
   }
 
   /**
@@ -85,7 +78,7 @@ export class LLMEngine {
   static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
     const { tokenizer, onProgress, signal } = options;
     signal?.throwIfAborted();
-    const executorClass = await Executor.getClass(config);
+    const executorClass = await getExecutorClass(config);
     const executor = await executorClass.create(config, { onProgress });
     try {
       const engine = new LLMEngine(executor, tokenizer);
@@ -106,9 +99,7 @@ export class LLMEngine {
     const { maxListMemoryBytes } = limits;
     this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize, maxListMemoryBytes);
     this.admission.scheduler = this.scheduler;
-    // Of ranks that were there before, and go on with what they have.
-    const state = await this.executor.broadcast(null);
-    if (state !== null) this.takeOver(state);
+    await this.lockstep.start();
     void this.run();
   }
 
@@ -125,7 +116,8 @@ export class LLMEngine {
     await executor.compileOrWarmUpModel();
     signal?.throwIfAborted();
     const { blockSize, enablePrefixCaching } = config.cache;
-    return new KVCacheManager(kvCacheConfigs[0].numBlocks, blockSize, enablePrefixCaching);
+    const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
+    return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
 
   /**
@@ -143,27 +135,11 @@ export class LLMEngine {
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
     return rejecting(() => {
+      if (this.error !== null) throw this.error;
       const outputs = new CallOutputs(inputs.numPrompts);
-      this.begin(inputs, outputs, options, call);
+      this.lockstep.submit(inputs, outputs, options, call);
       return outputs.done;
     });
-  }
-
-  private begin(
-    inputs: CallInputs,
-    outputs: CallReceiver,
-    options: RequestOptions,
-    call: Call,
-  ): void {
-    const { admission, rankGroup } = this;
-    if (this.error !== null) throw this.error;
-    if (rankGroup.takesTurns) {
-      rankGroup.checkTurn({ options });
-      rankGroup.queue(admission.make(inputs, outputs, options, call));
-    } else {
-      admission.check(inputs, options);
-      admission.begin(admission.make(inputs, outputs, options, call));
-    }
   }
 
   /**
@@ -174,7 +150,7 @@ export class LLMEngine {
   stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
       const { admission } = this;
-      if (this.rankGroup.takesTurns) throw rankLocal('a stream', "its reader's");
+      this.lockstep.checkStream();
       if (this.error !== null) throw this.error;
       const inputs = takeInputs();
       admission.check(inputs, options);
@@ -191,22 +167,19 @@ export class LLMEngine {
 
   /** Samples that were asked for and are not complete. */
   get numUnfinishedRequests(): number {
-    return this.admission.numUnfinishedRequests + this.rankGroup.numQueuedRequests;
+    return this.admission.numUnfinishedRequests + this.lockstep.numQueuedRequests;
   }
 
   /** Requests that come after this find nothing in the KV cache that was computed before it. */
   resetPrefixCache(): void {
-    if (this.rankGroup.takesTurns) {
-      if (this.error !== null) throw this.error;
-      this.rankGroup.queue('resetPrefixCache');
-    } else this.admission.resetPrefixCache();
+    this.lockstep.resetPrefixCache();
   }
 
   /** How the engine stands, and what it has done since it was made. */
   stats(): EngineStats {
     const { kvCacheManager, metrics, scheduler } = this;
     return {
-      numWaitingReqs: this.admission.numWaiting + this.rankGroup.numQueuedRequests,
+      numWaitingReqs: this.admission.numWaiting + this.lockstep.numQueuedRequests,
       numRunningReqs: scheduler.numRunning,
       kvCacheUsage: kvCacheManager.usage,
       prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
@@ -228,32 +201,55 @@ export class LLMEngine {
    */
   reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     if (this.error !== null) return Promise.reject(this.error);
-    return this.rankGroup.askForChange(request, this.config.model.transformer);
+    const ranks = this.lockstep instanceof RankLockstep ? this.lockstep : this.ranksInLockstep();
+    this.lockstep = ranks;
+    return ranks.reinitialize(request);
+  }
+
+  private ranksInLockstep(): RankLockstep {
+    return new RankLockstep(this.executor, this.admission, {
+      wake: () => this.wake?.(),
+      isStopped: () => this.error !== null,
+      unfinishedRequests: () => this.scheduler.unfinishedRequests,
+      takeArrivals: () => this.takeArrivals(),
+      restart: () => this.restart(),
+      stop: (error) => this.stop(error),
+      endLockstep: () => (this.lockstep = this.singleRank),
+    });
+  }
+
+  /** The worker has lost all that it had, and no step is in flight: every request is computed again. */
+  private async restart(): Promise<void> {
+    this.kvCacheManager = await this.makeKVCache();
+    for (const requestId of this.scheduler.restart(this.kvCacheManager)) {
+      emit(this.events, 'preempted', requestId);
+    }
+    this.outputProcessor.restart();
   }
 
   /** Runs until the engine stops. With nothing to do it waits for an arrival, and keeps no process alive. */
   private async run(): Promise<void> {
-    const { executor, rankGroup, scheduler } = this;
+    const { executor, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
     const turn = new EventLoopTurn();
     try {
       while (this.error === null) {
-        const { reinitialization } = rankGroup;
-        if (reinitialization !== null && (await rankGroup.isAtLastStep(reinitialization))) {
+        const { change } = this.lockstep;
+        if (change !== null && (await change.isDue())) {
           for (const { step, output } of inFlight.splice(0))
             this.update(step, await outputOf(output, turn));
-          await this.reinitialize(reinitialization);
+          await change.carryOut();
           continue;
         }
         if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
-        rankGroup.takeTurns();
+        this.lockstep.takeTurns();
         this.takeArrivals();
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
-            rankGroup.numSteps++;
+            this.lockstep.launched();
             inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
             continue;
           }
@@ -314,67 +310,12 @@ export class LLMEngine {
     this.scheduler.finishRequests(ended, 'stop');
   }
 
-  /** No step is in flight, on any rank. */
-  private async reinitialize(change: Reinitialization): Promise<void> {
-    const { request, numRequests, done, failed } = change;
-    const { executor, outputProcessor, rankGroup, scheduler } = this;
-    // Those that join are told of requests; what is still being encoded is to be among them.
-    await this.admission.settled();
-    if (this.error !== null) return;
-    this.takeArrivals();
-    try {
-      await executor.reinitializeDistributed(request);
-      if (request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK) {
-        rankGroup.endChange();
-        this.stop(new ShutdownError('this rank has left the others'));
-        done();
-        return;
-      }
-      this.kvCacheManager = await this.makeKVCache();
-      for (const requestId of scheduler.restart(this.kvCacheManager)) {
-        emit(this.events, 'preempted', requestId);
-      }
-      outputProcessor.restart();
-      const requests = scheduler.unfinishedRequests;
-      const turns = await rankGroup.turnsBeforeChange();
-      await executor.broadcast(encodeState({ numRequests, requests, turns }));
-    } catch (error) {
-      if (error instanceof NotSupportedError) {
-        rankGroup.endChange();
-        failed(error);
-        return;
-      }
-      // What is left of the executor is of no use, and others may wait for it.
-      void executor.shutdown(error).catch(() => {});
-      throw error;
-    }
-    rankGroup.endChange();
-    rankGroup.restartCounts(change);
-    done();
-  }
-
-  /** Computes along what the ranks have that were there before this one; they hand it out. */
-  private takeOver(bytes: Uint8Array): void {
-    const { numRequests, requests, turns } = decodeState(bytes, this.config.model.maxModelLen);
-    for (const request of requests) this.admission.adopt(request, NOBODY, new Call(1));
-    for (const turn of turns) {
-      if (turn === 'resetPrefixCache') this.rankGroup.takeOver(turn);
-      else {
-        const inputs = encodedInputs(turn.inputs);
-        const call = new Call(inputs.numPrompts);
-        const { firstRequest, options } = turn;
-        this.rankGroup.takeOver(this.admission.make(inputs, NOBODY, options, call, firstRequest));
-      }
-    }
-    this.admission.numRequests = numRequests;
-  }
-
   /** From now on nothing runs: calls that wait, and those that come, get the error. */
   private stop(error: Error): void {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
-    this.rankGroup.failAll(error);
+    this.lockstep.failAll(error);
     this.stopped = this.admission.failAll(error, isShutdown ? 'abort' : 'error');
     if (!isShutdown) emit(this.events, 'failed', error);
   }

@@ -2,7 +2,7 @@
 import { InvalidLogitsError } from '../errors';
 import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { LogprobsLists } from '../worker/outputs';
+import type { LogprobsLists } from '../contract/modelRunnerOutput';
 import { type Logprob, PositionLogprobs } from './outputs';
 
 /** What stands for bytes that are no UTF-8: not at all, or not yet. */

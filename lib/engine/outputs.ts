@@ -1,6 +1,6 @@
 /** What the engine gives: to its own parts in a step, and to the user in the end. */
 import type { UniprocError } from '../errors';
-import type { LogprobsLists } from '../worker/outputs';
+import type { LogprobsLists } from '../contract/modelRunnerOutput';
 
 /**
  * Why a request ended: its limit of tokens, a stop token or string, or whoever asked gave it up. Of

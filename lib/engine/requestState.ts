@@ -2,7 +2,7 @@
 import type { SamplingParams } from '../config/samplingParams';
 import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { LogprobsLists } from '../worker/outputs';
+import type { LogprobsLists } from '../contract/modelRunnerOutput';
 import type { Call } from './call';
 import { LogprobsDecoder } from './logprobs';
 import type { RequestTimes } from './metrics';

@@ -11,12 +11,13 @@
 import { DEFAULT_LIMITS } from '../config/limits';
 import type { SchedulerConfig } from '../config/uniprocConfig';
 import { RequestFailedError } from '../errors';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
 import { ListMemory } from './listMemory';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
 import { isUnfinished, MAX_ADMISSION_COST, Request } from './request';
+import { RunningRequests } from './runningRequests';
 import {
   addCachedRequest,
   addNewRequest,
@@ -36,10 +37,7 @@ export class Scheduler {
   /** By id: all that were made and are not finished. */
   private readonly requests = new Map<string, Request>();
   private readonly waiting = new WaitingRequests((a, b) => this.precedes(a, b));
-  /** In the policy's order: the first to be scheduled in a step, and the last to be preempted, first. */
-  private running: Request[] = [];
-  /** Whether some of `running` have finished since it was last swept. */
-  private runningIsStale = false;
+  private readonly running = new RunningRequests((a, b) => this.precedes(a, b));
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
@@ -65,12 +63,12 @@ export class Scheduler {
   }
 
   get numRunning(): number {
-    return this.running.length;
+    return this.running.size;
   }
 
   /** In the order in which they are scheduled. */
   get runningReqIds(): readonly string[] {
-    return this.running.map(({ requestId }) => requestId);
+    return this.running.ids;
   }
 
   /** Those that were made, by arrival. */
@@ -105,14 +103,6 @@ export class Scheduler {
       return a.priority < b.priority;
     }
     return a.arrival < b.arrival;
-  }
-
-  /** Among those that run, of which there are `maxNumSeqs` at most. */
-  private insertRunning(request: Request): void {
-    const { running } = this;
-    let index = running.length;
-    while (index > 0 && this.precedes(request, running[index - 1])) index--;
-    running.splice(index, 0, request);
   }
 
   /**
@@ -168,7 +158,7 @@ export class Scheduler {
     removeLatest(step, request);
     // It may have been on its way from one to the other.
     if (request.queueIndex >= 0) this.waiting.remove(request);
-    this.running = this.running.filter((other) => other !== request);
+    this.running.remove(request);
     request.status = 'running';
     this.finish(request, 'error');
     this.faults.push({ requestId: request.requestId, source: null, error });
@@ -210,7 +200,7 @@ export class Scheduler {
   }
 
   private preemptLast(step: StepInMaking): Request {
-    const request = this.running.pop() as Request;
+    const request = this.running.takeLast();
     this.kvCacheManager.free(request);
     this.listMemory.free(request);
     request.status = 'preempted';
@@ -229,10 +219,10 @@ export class Scheduler {
   restart(kvCacheManager: KVCacheManager): string[] {
     const add = (request: Request) => this.addRequest(request, request.arrival);
     this.faults.push(...this.waiting.makeAll(add));
-    const ran = this.running.map(({ requestId }) => requestId);
+    const ran = this.running.ids;
     this.numPreemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
-    this.running = [];
+    this.running.clear();
     this.waiting.clear();
     this.listMemory.clear();
     this.finishedReqIds = [];
@@ -265,7 +255,7 @@ export class Scheduler {
     else addNewRequest(step, request);
     request.isOnWorker = true;
     this.waiting.remove(request);
-    this.insertRunning(request);
+    this.running.add(request);
     request.status = 'running';
     this.advance(request, numNewTokens, step);
     return numNewTokens;
@@ -280,13 +270,13 @@ export class Scheduler {
     const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
-    if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    if (running.size >= maxNumSeqs && victims.length === 0) return null;
     if (!listMemory.hasRoom(request, victims)) return null;
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
     while (
-      running.length >= maxNumSeqs ||
+      running.size >= maxNumSeqs ||
       !kvCacheManager.hasRoomFor(request, computedBlocks) ||
       !listMemory.hasRoom(request)
     ) {
@@ -297,11 +287,7 @@ export class Scheduler {
 
   /** Running requests of strictly lower priority, where that is the policy. */
   private outrankedBy({ priority }: Request): readonly Request[] {
-    const { running } = this;
-    if (this.config.policy !== 'priority') return NO_REQUESTS;
-    let start = running.length;
-    while (start > 0 && running[start - 1].priority > priority) start--;
-    return start === running.length ? NO_REQUESTS : running.slice(start);
+    return this.config.policy === 'priority' ? this.running.outrankedBy(priority) : NO_REQUESTS;
   }
 
   /** Puts the request into the step, which samples once it has computed all tokens there are. */
@@ -395,7 +381,7 @@ export class Scheduler {
    * carries steps out in order, so the next owner writes later.
    */
   private finish(request: Request, finishReason: EndReason): void {
-    if (request.status === 'running') this.runningIsStale = true;
+    if (request.status === 'running') this.running.isStale = true;
     else this.waiting.remove(request);
     request.status = 'finished';
     request.finishReason = finishReason;
@@ -407,7 +393,6 @@ export class Scheduler {
   }
 
   private dropFinished(): void {
-    if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
-    this.runningIsStale = false;
+    if (this.running.isStale) this.running.sweep();
   }
 }

@@ -1,8 +1,8 @@
 /** A step that was launched, and how its output comes. */
 import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors';
 import type { Future } from '../executor/future';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { EventLoopTurn } from './slicedWork';
 
 export interface StepInFlight {

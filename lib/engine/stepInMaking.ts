@@ -4,7 +4,7 @@ import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../worker/schedulerOutput';
+} from '../contract/schedulerOutput';
 import type { Request } from './request';
 
 /** A SchedulerOutput that can be written to. */
@@ -62,7 +62,6 @@ export function addCachedRequest(
   cached.reqIds.push(request.requestId);
   cached.newBlockIds.push(newBlockIds.length > 0 ? (newBlockIds as number[]) : null);
   cached.numComputedTokens.push(request.numComputedTokens);
-  cached.numOutputTokens.push(request.numOutputTokens + request.numOutputPlaceholders);
 }
 
 /** Takes back what was written of the request that is being written. */
@@ -78,5 +77,4 @@ export function removeLatest(step: StepInMaking, { requestId }: Request): void {
   cached.reqIds.length = length;
   cached.newBlockIds.length = length;
   cached.numComputedTokens.length = length;
-  cached.numOutputTokens.length = length;
 }

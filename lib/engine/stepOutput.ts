@@ -6,8 +6,8 @@ import {
   RequestFailedError,
   type UniprocError,
 } from '../errors';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { EngineCoreOutput } from './outputs';
 import type { Request } from './request';
 

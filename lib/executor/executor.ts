@@ -1,16 +1,21 @@
 /** How an engine runs steps on workers, wherever those are (vLLM V1's abstract Executor). */
 import { inspect } from 'node:util';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import { InvalidStateError, NotSupportedError, type ExecutorFailedError } from '../errors';
+import { NotSupportedError, type ExecutorFailedError } from '../errors';
 import type { NativeModel } from '../native';
-import type { KVCacheConfig, KVCacheSpec } from '../worker/kvCache';
+import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import { loadClass } from '../worker/loadClass';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { GrammarOutput, SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import type { SleepTag } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
 import { Future } from './future';
+import { NO_PEERS, type Peers } from './peerGroup';
+import { SleepState } from './sleepState';
+import { TwoPhaseStep } from './twoPhaseStep';
+import { joinOutputs, requireAnswers } from './workerResults';
 
 export type { RpcMethod };
 
@@ -35,7 +40,15 @@ export interface CreateOptions {
 export type ExecutorClass<T extends Executor = Executor> = (new (config: UniprocConfig) => T) &
   Pick<typeof Executor, 'create' | 'supportsAsyncScheduling'>;
 
-const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
+const classesByName = new Map<unknown, ExecutorClass>();
+
+/**
+ * Gives a class the name by which a config asks for it. Each class's file does so for its own, since
+ * this one cannot import them: they extend what it defines.
+ */
+export function registerExecutorClass(name: string, executorClass: ExecutorClass): void {
+  classesByName.set(name, executorClass);
+}
 
 /**
  * What the engine has of the workers. A subclass says how they are made and called (`initExecutor`,
@@ -45,15 +58,12 @@ const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
  */
 export abstract class Executor {
-  /** Tags still asleep. */
-  readonly #sleepingTags = new Set<SleepTag>();
-  #numSleeps = 0;
-  /** The sleep or wakeUp under way; resolves once it has succeeded or failed. */
-  #lastTransition: Promise<void> | null = null;
-  /** The step last launched, until `sampleTokens` has followed it. */
-  #launched: Future<ModelRunnerOutput | null> | null = null;
-  /** Whether that step may turn out to wait for `sampleTokens`. */
-  #launchedMayWait = false;
+  /** The ranks that its worker computes with, in other processes: none. */
+  protected readonly peers: Peers = NO_PEERS;
+  readonly #step = new TwoPhaseStep();
+  readonly #sleep = new SleepState((method, args) => [
+    ...requireAnswers(method, this.collectiveRpc(method, { args, nonBlock: true })),
+  ]);
 
   /** Use `create`. */
   constructor(readonly config: UniprocConfig) {}
@@ -64,17 +74,7 @@ export abstract class Executor {
    */
   static async getClass(config: UniprocConfig): Promise<ExecutorClass> {
     const backend = config.parallel.distributedExecutorBackend;
-    // Required here and not imported above: both extend this class.
-    /* eslint-disable @typescript-eslint/no-require-imports */
-    switch (backend) {
-      case 'uni':
-        return (require('./uniProcExecutor') as typeof import('./uniProcExecutor')).UniProcExecutor;
-      case 'external_launcher':
-        return (require('./externalLauncher') as typeof import('./externalLauncher'))
-          .ExecutorWithExternalLauncher;
-    }
-    /* eslint-enable @typescript-eslint/no-require-imports */
-    const found = await loadClass(backend);
+    const found = classesByName.get(backend) ?? (await loadClass(backend));
     if (found?.prototype instanceof Executor) return found as unknown as ExecutorClass;
     throw new TypeError(
       "distributedExecutorBackend must be 'uni', 'external_launcher', a subclass of Executor or " +
@@ -149,20 +149,20 @@ export abstract class Executor {
    * same in each, and nothing that is decided here alone.
    */
   get inLockstep(): boolean {
-    return false;
+    return this.peers.inLockstep;
   }
 
   /**
    * Every process's value, by rank. Each must ask under the same name, one that was not used before.
    * Does not wait for steps.
    */
-  gather(_name: string, value: Uint8Array): Promise<Uint8Array[]> {
-    return Promise.resolve([value]);
+  gather(name: string, value: Uint8Array): Promise<Uint8Array[]> {
+    return this.peers.gather(name, value);
   }
 
   /** The value of the first rank that has one, on every rank; null when none has. Waits for steps. */
   broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
-    return Promise.resolve(value);
+    return this.peers.broadcast(value);
   }
 
   /** For each worker its layers' KV caches by name. */
@@ -182,7 +182,8 @@ export abstract class Executor {
 
   /** Seconds it took, of the slowest worker. Leaves sampling untouched. */
   async compileOrWarmUpModel(): Promise<number> {
-    return Math.max(...(await this.collectiveRpc<number>('compileOrWarmUpModel')));
+    const method = 'compileOrWarmUpModel';
+    return Math.max(...requireAnswers(method, await this.collectiveRpc<number>(method)));
   }
 
   /**
@@ -222,7 +223,9 @@ export abstract class Executor {
     grammarOutput: GrammarOutput | null,
     options: StepOptions & { nonBlock?: boolean } = {},
   ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
-    const future = this.#sample(grammarOutput, options.timeout);
+    const future = this.#step.sample(() =>
+      this.#callStep('sampleTokens', grammarOutput, options.timeout, false),
+    );
     return options.nonBlock ? future : future.result();
   }
 
@@ -230,131 +233,55 @@ export abstract class Executor {
     schedulerOutput: SchedulerOutput,
     timeout: number | undefined,
   ): Future<ModelRunnerOutput | null> {
-    if (this.isSleeping) {
-      return Future.failed(
-        new InvalidStateError(
-          `executeModel while ${[...this.#sleepingTags].join(' and ')} are asleep; call wakeUp first`,
-        ),
-      );
-    }
-    if (this.#mustSample()) {
-      return Future.failed(
-        new InvalidStateError('executeModel again before sampleTokens of the step before'),
-      );
-    }
-    const [future] = this.collectiveRpc<ModelRunnerOutput | null>('executeModel', {
-      args: [schedulerOutput],
-      timeout,
-      nonBlock: true,
-    });
-    this.#launched = future;
-    this.#launchedMayWait = schedulerOutput.hasStructuredOutputRequests;
-    return future;
+    const refusal = this.#sleep.refusalOf('executeModel');
+    if (refusal !== null) return Future.failed(refusal);
+    const mayWait = schedulerOutput.hasStructuredOutputRequests;
+    return this.#step.launch(mayWait, () =>
+      this.#callStep('executeModel', schedulerOutput, timeout, mayWait),
+    );
   }
 
-  #mustSample(): boolean {
-    if (this.#launched === null) return false;
-    const outcome = this.#launched.peek();
-    if (outcome === null) return this.#launchedMayWait;
-    return outcome.status === 'fulfilled' && outcome.value === null;
-  }
-
-  #sample(
-    grammarOutput: GrammarOutput | null,
+  #callStep(
+    method: 'executeModel' | 'sampleTokens',
+    arg: unknown,
     timeout: number | undefined,
+    mayWait: boolean,
   ): Future<ModelRunnerOutput | null> {
-    const launched = this.#launched;
-    if (launched === null) return Future.failed(nothingToSample());
-    if (launched.peek()?.status === 'rejected') {
-      this.#launched = null;
-      return Future.resolved<ModelRunnerOutput | null>(null);
-    }
-    if (!this.#mustSample()) return Future.failed(nothingToSample());
-    this.#launched = null;
-    const [sampled] = this.collectiveRpc<ModelRunnerOutput | null>('sampleTokens', {
-      args: [grammarOutput],
-      timeout,
-      nonBlock: true,
-    });
-    return launched.done() ? sampled : sampledUnlessFailed(launched, sampled);
+    const options = { args: [arg], timeout, nonBlock: true } as const;
+    const workers = this.collectiveRpc<ModelRunnerOutput | null>(method, options);
+    return joinOutputs(method, workers, mayWait);
   }
 
   /** Keeps workers that must step together in step: a batch of nothing. */
   async executeDummyBatch(): Promise<void> {
+    const refusal = this.#sleep.refusalOf('executeDummyBatch');
+    if (refusal !== null) throw refusal;
     await this.collectiveRpc('executeDummyBatch');
   }
 
   get isSleeping(): boolean {
-    return this.#sleepingTags.size > 0;
+    return this.#sleep.isSleeping;
   }
 
   /** Times it fell asleep, each of which dropped what the KV cache held. */
   get numSleeps(): number {
-    return this.#numSleeps;
+    return this.#sleep.numSleeps;
   }
 
   /**
    * Gives device memory back. Level 1 moves the weights to host memory, 2 drops them; the KV cache
    * is dropped. Another level is InvalidStateError; a repeated call warns.
    */
-  async sleep(level: 1 | 2 = 1): Promise<void> {
-    if (![1, 2].includes(level)) {
-      throw new InvalidStateError(`sleep level must be 1 or 2, not ${String(level)}`);
-    }
-    return this.#transition(() => this.#fallAsleep(level));
-  }
-
-  async #fallAsleep(level: 1 | 2): Promise<void> {
-    if (this.isSleeping) {
-      warn('sleep: the executor is already asleep');
-      return;
-    }
-    const [slept] = this.collectiveRpc('sleep', { args: [level], nonBlock: true });
-    // A worker that refuses at once leaves the executor awake for the steps of others.
-    if (slept.peek()?.status !== 'rejected') {
-      // Now, so that no step is launched into a worker that is falling asleep.
-      for (const tag of SLEEP_TAGS) this.#sleepingTags.add(tag);
-      this.#numSleeps++;
-    }
-    try {
-      await slept;
-    } catch (error) {
-      this.#sleepingTags.clear();
-      throw error;
-    }
+  sleep(level: 1 | 2 = 1): Promise<void> {
+    return this.#sleep.sleep(level);
   }
 
   /**
    * Takes memory again, all of it or that of `tags`; awake once no tag is asleep. A tag that is not
    * asleep, or a call while awake, warns and changes nothing.
    */
-  async wakeUp(tags?: readonly SleepTag[]): Promise<void> {
-    if (tags !== undefined && !Array.isArray(tags)) {
-      throw new InvalidStateError(`wakeUp takes a list of tags, not ${String(tags)}`);
-    }
-    return this.#transition(() => this.#wake(tags ?? [...this.#sleepingTags]));
-  }
-
-  async #wake(tags: readonly SleepTag[]): Promise<void> {
-    const awake = tags.find((tag) => !this.#sleepingTags.has(tag));
-    if (!this.isSleeping || awake !== undefined) {
-      warn(`wakeUp: ${awake ?? 'the executor'} is not asleep`);
-      return;
-    }
-    await this.collectiveRpc('wakeUp', { args: [tags] });
-    for (const tag of tags) this.#sleepingTags.delete(tag);
-  }
-
-  /** Sleep and wakeUp, one at a time in the order called; at once when none is under way. */
-  #transition(begin: () => Promise<void>): Promise<void> {
-    const done = this.#lastTransition === null ? begin() : this.#lastTransition.then(begin);
-    const settled = done
-      .catch(() => undefined)
-      .then(() => {
-        if (this.#lastTransition === settled) this.#lastTransition = null;
-      });
-    this.#lastTransition = settled;
-    return done;
+  wakeUp(tags?: readonly SleepTag[]): Promise<void> {
+    return this.#sleep.wakeUp(tags);
   }
 
   /** Starts or stops the device's profiler. NotSupportedError where there is none. */
@@ -362,9 +289,11 @@ export abstract class Executor {
     await this.collectiveRpc('profile', { args: [isStart] });
   }
 
-  /** What the model is for: 'generate'. */
+  /** What every worker's model is for: 'generate'. */
   async supportedTasks(): Promise<string[]> {
-    return (await this.collectiveRpc<string[]>('supportedTasks'))[0];
+    const answers = await this.collectiveRpc<string[]>('supportedTasks');
+    const [first, ...others] = requireAnswers('supportedTasks', answers);
+    return first.filter((task) => others.every((tasks) => tasks.includes(task)));
   }
 
   /** Calls `apply` with each worker's model. */
@@ -408,36 +337,6 @@ export abstract class Executor {
   }
 }
 
-/**
- * The samples of a step whose forward was not done when they were asked for: null if the forward
- * fails after all, whatever became of the sampling.
- */
-function sampledUnlessFailed(
-  launched: Future<ModelRunnerOutput | null>,
-  sampled: Future<ModelRunnerOutput | null>,
-): Future<ModelRunnerOutput | null> {
-  const future = new Future<ModelRunnerOutput | null>();
-  launched.addDoneCallback(() => {
-    const forward = launched.peek();
-    if (forward?.status !== 'fulfilled') future.setResult(null);
-    else if (forward.value !== null) future.setException(nothingToSample());
-    else
-      sampled.then(
-        (output) => future.setResult(output),
-        (error: unknown) => future.setException(error),
-      );
-  });
-  return future;
-}
-
-function nothingToSample(): InvalidStateError {
-  return new InvalidStateError('sampleTokens without an executeModel that resolved null before it');
-}
-
 function notSupported(call: string): Promise<never> {
   return Promise.reject(new NotSupportedError(call));
-}
-
-function warn(message: string): void {
-  process.emitWarning(message, 'UniprocWarning');
 }

@@ -3,9 +3,9 @@ import { CancelledError, FutureTimeoutError, InvalidStateError } from '../errors
 import { startTimer } from '../timer';
 
 /**
- * A value that is there later, in the hands of whoever completes it. Unlike a promise it can be
- * asked whether it is done, its failure goes unreported when nobody looks at it, and it does not
- * start a microtask until somebody awaits it.
+ * A value that is there later, completed from outside. Unlike a promise it can be asked whether it is
+ * done, a failure that no caller looks at is no unhandled rejection, and it starts no microtask until
+ * it is awaited.
  *
  * A method that returns a Future must not be `async`: awaiting would flatten it.
  */
@@ -39,7 +39,7 @@ export class Future<T> implements PromiseLike<T> {
   }
 
   /**
-   * Gives the result up: whoever waits gets a CancelledError and a late result is dropped. The work
+   * Gives the result up: callers that wait get a CancelledError and a late result is dropped. The work
    * itself goes on. False when it was done before.
    */
   cancel(): boolean {

@@ -12,7 +12,7 @@ export function hostIp(): string {
   return found.family === 'IPv4' ? found.address : `[${found.address}]`;
 }
 
-/** A TCP port that nobody listens on now. */
+/** A TCP port on which no process listens now. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();

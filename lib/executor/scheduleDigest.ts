@@ -1,12 +1,12 @@
 /** What ranks compare to see that they step together (UNIPROC_CHECK_SCHEDULE=1). */
 import { createHash } from 'node:crypto';
-import type { ModelRunnerOutput } from '../worker/outputs';
-import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { Future } from './future';
 
 export class ScheduleDigest {
   #step = 0;
-  /** Of the steps that may be in flight. */
+  /** Outputs of the steps that may be in flight. */
   readonly #outputs: Future<ModelRunnerOutput | null>[] = [];
 
   /** `maxConcurrentBatches`: a step is launched once the one so many before it has been read. */

@@ -2,19 +2,19 @@
 import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
 import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
-import type { AsyncModelRunnerOutput } from '../worker/outputs';
+import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { Worker } from '../worker/worker';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
-import { type CreateOptions, Executor, type RpcOptions } from './executor';
+import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
-/** Of errors after which a worker cannot go on. */
+/** Codes of errors after which a worker cannot go on. */
 const FATAL_CODES = new Set<unknown>(['DEVICE_FAILED', 'PEER_LOST', 'COMMUNICATOR_FAILED']);
 
 /** How a worker finds the others, and its place among them. */
@@ -31,7 +31,7 @@ export interface DistributedArgs {
  * AsyncModelRunnerOutput, is awaited here.
  */
 export class UniProcExecutor<W extends Worker = Worker> extends Executor {
-  /** The worker's wrapper: `driverWorker.worker.modelRunner` is there for whoever needs to reach in. */
+  /** The worker's wrapper; programs that train the model reach it at `driverWorker.worker.modelRunner`. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 
   /** Calls that wait for their result. */
@@ -62,12 +62,10 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     };
     if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
     await this.collectiveRpc('initWorker', { args: [[kwargs]] });
-    await this.initDevice();
-    await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
-  }
-
-  protected async initDevice(): Promise<void> {
+    this.peers.meet(this.driverWorker.worker);
     await this.collectiveRpc('initDevice');
+    await this.peers.joined();
+    await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
   }
 
   /** Rank 0 of a world of its own, on the device's index if its name has one. */
@@ -97,13 +95,15 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     this.#pending.add(future);
     try {
       this.#requireRunning();
-      if (timeout !== undefined) {
-        future.addDoneCallback(startTimer(timeout, () => this.#expire(future, method, timeout)));
+      const limit = timeout ?? this.peers.timeoutOf(method);
+      if (limit !== undefined) {
+        future.addDoneCallback(startTimer(limit, () => this.#expire(future, method, limit)));
       }
       this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
     } catch (error) {
-      this.reject(future, error);
+      this.#reject(future, error);
     }
+    this.peers.called(method, args, future);
     return future;
   }
 
@@ -134,8 +134,8 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
           this.#resolve(future, answer);
         }
       })
-      .catch((error: unknown) => this.reject(future, error));
-    // A call given up (late, cancelled) holds nobody back.
+      .catch((error: unknown) => this.#reject(future, error));
+    // A call given up (late, cancelled) does not hold later ones back.
     const turn = Promise.race([followed, future.exception().catch(() => {})])
       .then(() => before)
       .then(() => {
@@ -149,10 +149,10 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     this.#outputs.submit(output.ready, (error) => {
       try {
         if (error !== null) throw error;
-        // Also when nobody wants it any more: reading it gives its staging buffers back.
+        // Also when the call was given up: reading the output releases its staging buffers.
         this.#resolve(future, output.getOutput());
       } catch (failed) {
-        this.reject(future, failed);
+        this.#reject(future, failed);
       }
     });
   }
@@ -163,7 +163,12 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   }
 
   /** A call's end with an error, which may be the executor's end too. */
-  protected reject(future: Future<unknown>, error: unknown): void {
+  #reject(future: Future<unknown>, error: unknown): void {
+    if (this.peers.holdsBack(future, error, () => this.#end(future, error))) return;
+    this.#end(future, error);
+  }
+
+  #end(future: Future<unknown>, error: unknown): void {
     this.#pending.delete(future);
     if (!future.done()) future.setException(error);
     if (FATAL_CODES.has((error as { code?: unknown } | null | undefined)?.code)) this.fail(error);
@@ -172,13 +177,14 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   #expire(future: Future<unknown>, method: RpcMethod, timeout: number): void {
     const name = typeof method === 'string' ? method : method.name || 'a function';
     const error = new RpcTimeoutError(name, timeout);
-    this.reject(future, error);
-    if (this.isFatalWhenLate(method)) this.fail(error);
+    this.#reject(future, error);
+    if (this.#isFatalWhenLate(method)) this.fail(error);
   }
 
-  /** The device is somewhere inside a step: nothing that follows could rely on its state. */
-  protected isFatalWhenLate(method: RpcMethod): boolean {
-    return method === 'executeModel' || method === 'sampleTokens';
+  /** The device is somewhere inside a step, or ranks wait: what follows could not rely on the state. */
+  #isFatalWhenLate(method: RpcMethod): boolean {
+    const isStep = method === 'executeModel' || method === 'sampleTokens';
+    return isStep || this.peers.timeoutOf(method) !== undefined;
   }
 
   /** For good: whatever waits, and whatever comes, rejects with ExecutorFailedError and this cause. */
@@ -186,12 +192,13 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (this.#failure !== null) return;
     const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
     this.#failure = failure;
+    this.peers.abort(cause);
     this.#rejectPending(failure);
     for (const callback of this.#failureCallbacks.splice(0)) report(callback, failure);
   }
 
   #rejectPending(error: Error): void {
-    for (const future of [...this.#pending]) this.reject(future, error);
+    for (const future of [...this.#pending]) this.#reject(future, error);
   }
 
   override registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
@@ -207,7 +214,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     }
   }
 
-  /** To the worker; a rank that leaves is then shut down, for which the worker need know nothing. */
+  /** To the worker, which is then among the request's ranks; or, if it leaves, is shut down. */
   override async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     const leaves = request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK;
     try {
@@ -217,9 +224,12 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       if (!leaves || (code !== 'NOT_SUPPORTED' && code !== 'UNKNOWN_METHOD')) throw error;
     }
     if (leaves) await this.shutdown();
+    else await this.peers.joined(request.newDataParallelSize);
   }
 
-  override shutdown(_cause?: unknown): Promise<void> {
+  /** With a cause, steps that are launched fail on every rank; else all complete those they share. */
+  override shutdown(cause?: unknown): Promise<void> {
+    if (cause !== undefined) this.peers.abort(cause);
     return (this.#shutdown ??= this.#shutDown());
   }
 
@@ -235,6 +245,8 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     }
   }
 }
+
+registerExecutorClass('uni', UniProcExecutor);
 
 function isPromise(answer: unknown): answer is PromiseLike<unknown> {
   return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';

@@ -1,7 +1,7 @@
 /** Who waits for the outputs that are still being computed. */
 import { ShutdownError } from '../errors';
 import { native, type NativeEvent, type NativeOutputThread } from '../native';
-import type { AsyncModelRunnerOutput } from '../worker/outputs';
+import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 
 /** The native thread that waits when several batches may be in flight. */
 export function startOutputThread(): NativeOutputThread {
@@ -26,7 +26,7 @@ interface Waiting {
 }
 
 /**
- * The same without a thread: whoever completes an event calls back, and an event done early waits
+ * The same without a thread: the thread that completes an event calls back, and an event done early waits
  * here for those submitted before it.
  */
 export class InOrderOutputs implements NativeOutputThread {
@@ -40,7 +40,7 @@ export class InOrderOutputs implements NativeOutputThread {
     this.#queue.push(waiting);
   }
 
-  /** Waits, as the thread does: it borrows one, which knows the events that nobody will complete. */
+  /** Waits as the native thread does, and by one: it can tell which events will never complete. */
   async shutdown(): Promise<void> {
     this.#closed = true;
     if (this.#queue.length === 0) return;

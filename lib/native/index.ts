@@ -4,9 +4,10 @@
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import type { DType } from '../config/dtype';
 import { AddonUnavailableError, nativeError } from '../errors';
 
-export type DType = 'float32' | 'float16' | 'bfloat16';
+export type { DType };
 
 export interface DeviceProperties {
   /** 'cpu' or, say, 'NVIDIA H200'. */

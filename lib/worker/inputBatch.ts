@@ -9,7 +9,7 @@
 import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
 import type { NativeModel, NativeRequest, NativeSampling, StepBuffers } from '../native';
 import { samplingLists } from './samplingLists';
-import type { NewRequestData, SchedulerOutput } from './schedulerOutput';
+import type { NewRequestData, SchedulerOutput } from '../contract/schedulerOutput';
 
 /** What the worker remembers of a request between its steps. */
 export class CachedRequestState {

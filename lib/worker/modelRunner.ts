@@ -9,9 +9,10 @@ import {
   type ModelRunnerOutput,
   NO_NANS_IN_LOGITS,
   RaggedTokenIds,
-} from './outputs';
+} from '../contract/modelRunnerOutput';
 import { RefusedRequests } from './refusedRequests';
-import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { StepOutput } from './workerBase';
 
 export class ModelRunner {
@@ -34,13 +35,10 @@ export class ModelRunner {
   }
 
   /**
-   * Launches a step. Null when its sampling waits for `sampleTokens`. Throws INVALID_STATE when
-   * every staging set is in flight, or when a step still waits for its sampling.
+   * Launches a step. Null when its sampling waits for `sampleTokens`, which the caller calls before
+   * the next step (the executor sees to it). Throws INVALID_STATE when every staging set is in flight.
    */
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
-    if (this.awaitingSample) {
-      throw new InvalidStateError('executeModel was called while a step waits for sampleTokens');
-    }
     const set = this.nextSet;
     const last = this.launched[set];
     if (last && !last.ready.done) {
@@ -169,7 +167,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
     return numNans ?? NO_NANS_IN_LOGITS;
   }
 
-  /** The staging set is written again; an output nobody took is lost. */
+  /** The staging set is written again; an output that was not taken is lost. */
   overwrite(): void {
     if (this.state === 'pending') this.state = 'overwritten';
   }

@@ -3,7 +3,7 @@
  * were scheduled before the engine heard of it.
  */
 import { InvalidRequestError } from '../errors';
-import type { SchedulerOutput } from './schedulerOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 
 const NONE: ReadonlyMap<string, Error> = new Map<string, Error>();
 
@@ -54,7 +54,6 @@ export class RefusedRequests {
         reqIds: rows.map((i) => cached.reqIds[i]),
         newBlockIds: rows.map((i) => cached.newBlockIds[i]),
         numComputedTokens: rows.map((i) => cached.numComputedTokens[i]),
-        numOutputTokens: rows.map((i) => cached.numOutputTokens[i]),
       },
       numScheduledTokens,
       totalNumScheduledTokens: [...numScheduledTokens.values()].reduce((sum, n) => sum + n, 0),

@@ -5,7 +5,7 @@
 import { SamplingParams } from '../config/samplingParams';
 import { InvalidRequestError } from '../errors';
 import type { NativeSampling } from '../native';
-import type { NewRequestData } from './schedulerOutput';
+import type { NewRequestData } from '../contract/schedulerOutput';
 
 type BiasLists = Pick<NativeSampling, 'logitBiasTokenIds' | 'logitBiases'>;
 type BadWordsLists = Pick<NativeSampling, 'badWordsTokenIds' | 'badWordsEnds'>;

@@ -5,13 +5,15 @@ import {
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import { type KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { addressOf } from '../distributed/address';
 import { ProcessGroup } from '../distributed/processGroup';
 import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
-import { ConfigError, InvalidStateError, NotSupportedError, OutOfMemoryError } from '../errors';
+import { ConfigError, InvalidStateError, NotSupportedError } from '../errors';
 import {
   type DeviceProperties,
-  type MemoryInfo,
   type ModelLimits,
   type ModelSpec,
   native,
@@ -19,20 +21,12 @@ import {
   type NativeDevice,
   type NativeModel,
 } from '../native';
-import { type KVCacheConfig, KVCacheSpec } from './kvCache';
 import { ModelLoader } from '../model/load';
-import { ModelRunner } from './modelRunner';
-import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
 import { numKvHeadsOfRank } from '../model/division';
+import { MemoryBudget } from './memory';
+import { ModelRunner } from './modelRunner';
+import { ReleasedMemory } from './sleep';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
-
-/** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
-const CPU_CACHE_SHARE = 0.25;
-/** Share of a GPU's memory that an engine may use when the user names none, as in vLLM. */
-const CUDA_MEMORY_UTILIZATION = 0.9;
-
-const GIB = 2 ** 30;
-const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;
 
 export class Worker extends WorkerBase {
   /** The open device; null before `initDevice` and after `shutdown`. */
@@ -49,18 +43,17 @@ export class Worker extends WorkerBase {
   #place: RankPlace & { localRank: number; initMethod: string };
   /** Steps launched on the group of ranks: the same on each, once all have made the same calls. */
   #numSteps = 0;
-  /** Before anything was loaded. */
-  #baseline: MemoryInfo | null = null;
+  /** Since `initDevice`. */
+  #memory: MemoryBudget | null = null;
   readonly #loader: ModelLoader;
   #runner: ModelRunner | null = null;
   #kvCacheConfig: KVCacheConfig | null = null;
-  readonly #asleep = new Set<SleepTag>();
-  /** Of the last sleep. */
-  #sleepLevel: 1 | 2 = 1;
+  readonly #released: ReleasedMemory;
 
   constructor(args: WorkerArgs) {
     super(args);
     this.#loader = new ModelLoader(args.config);
+    this.#released = new ReleasedMemory(args.config.device.kind === 'cuda');
     const { rank, localRank, distributedInitMethod: initMethod } = args;
     const worldSize = args.config.parallel.tensorParallelSize;
     this.#place = { rank, worldSize, localRank, initMethod };
@@ -78,11 +71,6 @@ export class Worker extends WorkerBase {
 
   get #config(): UniprocConfig {
     return this.args.config;
-  }
-
-  /** The device is a GPU, whose memory is not the host's. */
-  get #onCuda(): boolean {
-    return this.#config.device.kind === 'cuda';
   }
 
   get #openDevice(): NativeDevice {
@@ -105,13 +93,6 @@ export class Worker extends WorkerBase {
     return this.#loader.spec;
   }
 
-  /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
-  get #memoryUtilization(): number | null {
-    const { memoryUtilization } = this.#config.cache;
-    if (this.#onCuda) return memoryUtilization ?? CUDA_MEMORY_UTILIZATION;
-    return memoryUtilization && memoryUtilization / this.#localWorldSize;
-  }
-
   /** Ranks on this machine, which divide its CPU among them. */
   get #localWorldSize(): number {
     if (this.worldSize === 1) return 1;
@@ -130,16 +111,8 @@ export class Worker extends WorkerBase {
     this.device = new (native().Device)(kind, this.#place.localRank, this.#cpuThreads());
     this.deviceProperties = await this.device.open();
     if (this.processGroup) await this.#connect(this.processGroup, this.device);
-    this.#baseline = await this.device.memory();
-    const { total, free } = this.#baseline;
-    const share = this.#memoryUtilization;
-    if (this.#config.cache.kvCacheMemoryBytes !== null || share === null) return;
-    if (total * share > free) {
-      throw new OutOfMemoryError(
-        `memoryUtilization ${share} asks for ${gib(total * share)} of ${gib(total)}, but only ` +
-          `${gib(free)} are free; lower memoryUtilization or free memory`,
-      );
-    }
+    this.#memory = new MemoryBudget(this.#config, this.#localWorldSize);
+    await this.#memory.measureBaseline(this.device);
   }
 
   async #joinGroup(): Promise<void> {
@@ -243,39 +216,12 @@ export class Worker extends WorkerBase {
     );
   }
 
-  /**
-   * Bytes the KV cache may take: runs a step at the largest batch and takes what it and the weights
-   * needed at most from the share of memory this engine was given. `kvCacheMemoryBytes` overrides
-   * the figure; the step runs all the same, so that a model too large fails here. Rejects with
-   * OUT_OF_MEMORY and the figures.
-   */
+  /** Bytes the KV cache may take, found by a step at the largest batch. Rejects with OUT_OF_MEMORY. */
   async determineAvailableMemory(): Promise<number> {
-    const { kvCacheMemoryBytes } = this.#config.cache;
-    await this.#openDevice.resetPeakMemory();
-    const graphBytes = await this.model.profile();
-    const { total, free, allocated, peakAllocated } = await this.#openDevice.memory();
-    if (kvCacheMemoryBytes !== null) return kvCacheMemoryBytes;
-    const share = this.#memoryUtilization;
-    if (share === null) return Math.floor((free * CPU_CACHE_SHARE) / this.#localWorldSize);
-
-    const freeBefore = this.#baseline?.free ?? 0;
-    if (this.#onCuda && free > freeBefore) {
-      throw new InvalidStateError(
-        `${gib(freeBefore)} were free before the model was loaded and ${gib(free)} are now: ` +
-          'somebody else gave memory back meanwhile, so what is left cannot be told; start again',
-      );
-    }
-    // A GPU's driver, kernels and other users take memory that is nobody's allocation here.
-    const needed = peakAllocated + graphBytes + (this.#onCuda ? total - free - allocated : 0);
-    const requested = Math.floor(total * share);
-    if (requested <= needed) {
-      throw new OutOfMemoryError(
-        `memoryUtilization ${share} gives ${gib(requested)} of ${gib(total)}, but the model ` +
-          `and its largest step need ${gib(needed)}; raise memoryUtilization or lower ` +
-          'maxNumBatchedTokens',
-      );
-    }
-    return requested - needed;
+    const device = this.#openDevice;
+    const { model } = this;
+    this.#memory ??= new MemoryBudget(this.#config, this.#localWorldSize);
+    return this.#memory.availableForKvCache(device, model);
   }
 
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
@@ -291,7 +237,6 @@ export class Worker extends WorkerBase {
   }
 
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
-    this.#requireAwake('executeModel');
     if (schedulerOutput.totalNumScheduledTokens > 0) this.#numSteps++;
     return this.modelRunner.executeModel(schedulerOutput);
   }
@@ -302,7 +247,6 @@ export class Worker extends WorkerBase {
 
   /** A step on no request, as ranks without work run beside others. */
   async executeDummyBatch(): Promise<void> {
-    this.#requireAwake('executeDummyBatch');
     this.#numSteps++;
     await this.model.warmUp();
   }
@@ -331,51 +275,24 @@ export class Worker extends WorkerBase {
     if (size > 0) {
       throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
     }
-    this.#asleep.add('weights').add('kv_cache');
-    this.#sleepLevel = level;
-    return this.#giveMemoryBack();
-  }
-
-  async #giveMemoryBack(): Promise<void> {
-    const { model } = this;
-    try {
-      // First what can fail.
-      if (this.#sleepLevel === 2) await model.releaseWeights();
-      else if (this.#onCuda) await model.offloadWeights();
-    } catch (error) {
-      this.#asleep.clear();
-      throw error;
-    }
-    await model.releaseKvCache();
+    return this.#released.release(this.model, level);
   }
 
   /**
    * Brings back what the tags name; weights dropped are read from the checkpoint again. Rejects with
    * OUT_OF_MEMORY and the figures; what was not brought back by then is asleep still.
    */
-  async wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
-    if (tags.includes('weights') && this.#asleep.has('weights')) {
-      if (this.#sleepLevel === 2) {
-        await this.#loader.reload(this.model, this.#openDevice, this.#place);
-      } else if (this.#onCuda) await this.model.restoreWeights();
-      this.#asleep.delete('weights');
-    }
-    if (tags.includes('kv_cache') && this.#asleep.has('kv_cache')) {
-      if (this.#kvCacheConfig) await this.model.allocateKvCache(this.#kvCacheConfig.numBlocks);
-      this.#asleep.delete('kv_cache');
-    }
-  }
-
-  #requireAwake(call: string): void {
-    if (this.#asleep.size === 0) return;
-    throw new InvalidStateError(
-      `${call} while ${[...this.#asleep].join(' and ')} are asleep; call wakeUp first`,
-    );
+  wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
+    const { model } = this;
+    return this.#released.restore(model, tags, {
+      loadWeights: () => this.#loader.reload(model, this.#openDevice, this.#place),
+      numBlocks: this.#kvCacheConfig?.numBlocks ?? null,
+    });
   }
 
   /** Rejects with NOT_SUPPORTED where there is no CUDA profiler. */
   async profile(isStart: boolean): Promise<void> {
-    if (!this.#onCuda) throw new NotSupportedError('profile');
+    if (this.#config.device.kind !== 'cuda') throw new NotSupportedError('profile');
     await this.#openDevice.profile(isStart);
   }
 
@@ -392,7 +309,7 @@ export class Worker extends WorkerBase {
         "reinitializeDistributed is for ranks that a launcher started ('external_launcher')",
       );
     }
-    // Nobody leaves while another's device still reads what it computed.
+    // No rank leaves while another's device still reads what it computed.
     await this.communicator?.barrier();
     await this.shutdown();
     const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;

@@ -1,8 +1,9 @@
 /** What an executor asks of a worker: one device's half of a step (vLLM V1's WorkerBase). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import type { KVCacheConfig, KVCacheSpec } from './kvCache';
-import type { AsyncModelRunnerOutput, ModelRunnerOutput } from './outputs';
-import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
+import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
+import type { AsyncModelRunnerOutput, ModelRunnerOutput } from '../contract/modelRunnerOutput';
+import type { GrammarOutput } from '../contract/grammarOutput';
+import type { SchedulerOutput } from '../contract/schedulerOutput';
 
 /** What a worker is made with (the wrapper keeps `sharedWorkerLock` for itself). */
 export interface WorkerArgs {

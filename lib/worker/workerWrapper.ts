@@ -1,7 +1,7 @@
 /** Holds the worker a config asks for; executors call the methods of both by name (vLLM's WorkerWrapperBase). */
 import { inspect } from 'node:util';
 import { ConfigError, InvalidStateError, UnknownMethodError } from '../errors';
-import type { KVCacheConfig } from './kvCache';
+import type { KVCacheConfig } from '../contract/kvCache';
 import { loadClass } from './loadClass';
 import { Worker } from './worker';
 import type { WorkerArgs } from './workerBase';

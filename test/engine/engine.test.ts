@@ -11,8 +11,8 @@ import {
   EMPTY_MODEL_RUNNER_OUTPUT,
   type ModelRunnerOutput,
   RaggedTokenIds,
-} from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import type { StepOutput } from '../../lib/worker/workerBase';
 import { generateAlone } from './pagedModel';
 import { byteTokenizer } from './byteTokenizer';

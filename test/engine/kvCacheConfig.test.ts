@@ -1,7 +1,7 @@
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { getKvCacheConfig, getKvCacheConfigs } from '../../lib/engine/kvCacheConfig';
 import { ConfigError } from '../../lib/errors';
-import { KVCacheSpec } from '../../lib/worker/kvCache';
+import { KVCacheSpec } from '../../lib/contract/kvCache';
 
 const MIB = 2 ** 20;
 
@@ -14,25 +14,19 @@ function config(limits: { maxModelLen: number; maxNumSeqs: number }): UniprocCon
 }
 
 /** Keys and values of 16 tokens, 8 heads of 64, two bytes: 32 KiB a block and layer. */
-const layer = (slidingWindow: number | null = null) =>
-  new KVCacheSpec(16, 8, 64, 'bfloat16', slidingWindow);
+const layer = () => new KVCacheSpec(16, 8, 64, 'bfloat16', null);
 const specs = new Map([
   ['layers.0', layer()],
   ['layers.1', layer()],
 ]);
 
 test('there are as many blocks as the bytes give, over all layers', () => {
-  const { numBlocks, kvCacheTensors, kvCacheGroups } = getKvCacheConfig(
+  const { numBlocks } = getKvCacheConfig(
     config({ maxModelLen: 160, maxNumSeqs: 64 }),
     specs,
     MIB - 1,
   );
   expect(numBlocks).toBe(15);
-  expect(kvCacheTensors).toEqual([
-    { size: 15 * 32 * 1024, sharedBy: ['layers.0'] },
-    { size: 15 * 32 * 1024, sharedBy: ['layers.1'] },
-  ]);
-  expect(kvCacheGroups).toEqual([{ layerNames: ['layers.0', 'layers.1'], kvCacheSpec: layer() }]);
 });
 
 test('there are no more blocks than maxNumSeqs requests of maxModelLen tokens can fill', () => {
@@ -62,19 +56,6 @@ test('no memory at all is such an error too', () => {
   );
 });
 
-test('one block table serves layers with a window and layers without', () => {
-  const mixed = new Map([
-    ['layers.0', layer(64)],
-    ['layers.1', layer()],
-  ]);
-  const { kvCacheGroups } = getKvCacheConfig(
-    config({ maxModelLen: 64, maxNumSeqs: 1 }),
-    mixed,
-    MIB,
-  );
-  expect(kvCacheGroups).toEqual([{ layerNames: ['layers.0', 'layers.1'], kvCacheSpec: layer() }]);
-});
-
 test('a worker whose blocks have another size is an error that names the layer', () => {
   const other = new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'bfloat16', null)]]);
   expect(() => getKvCacheConfig(config({ maxModelLen: 64, maxNumSeqs: 1 }), other, MIB)).toThrow(
@@ -85,17 +66,11 @@ test('a worker whose blocks have another size is an error that names the layer',
 describe('several workers', () => {
   const limits = config({ maxModelLen: 160, maxNumSeqs: 64 });
 
-  test('have as many blocks as the one with the fewest, each with tensors for its own layers', () => {
+  test('have as many blocks as the one with the fewest, whatever layers each has', () => {
     const half = new Map([['layers.1', layer()]]);
     const configs = getKvCacheConfigs(limits, [specs, half, specs], [4 * MIB, MIB, 3 * MIB]);
     // 64 KiB a block, 32 KiB, 64 KiB: 64, 32 and 48 blocks.
     expect(configs.map(({ numBlocks }) => numBlocks)).toEqual([32, 32, 32]);
-    expect(configs.map(({ kvCacheTensors }) => kvCacheTensors.map(({ size }) => size))).toEqual([
-      [MIB, MIB],
-      [MIB],
-      [MIB, MIB],
-    ]);
-    expect(configs[1].kvCacheGroups[0].layerNames).toEqual(['layers.1']);
   });
 
   test('of which one has too little is an error that names it', () => {
@@ -104,6 +79,28 @@ describe('several workers', () => {
     );
     expect(() => getKvCacheConfigs(limits, [specs, specs], [NaN, MIB])).toThrow(
       /^worker 0 of 2: .*determineAvailableMemory gave NaN/,
+    );
+  });
+
+  test.each([
+    ['no Map', undefined, 'worker 1 of 2: .*getKvCacheSpec gave undefined'],
+    [
+      'layers of another block size',
+      new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'float32', null)]]),
+      'worker 1 of 2: layers.0 has blocks of 32',
+    ],
+    ['no layer', new Map<string, KVCacheSpec>(), 'worker 1 of 2: the worker names no layer'],
+  ])('of which one gives %s are refused by its name', (_, theirs, message) => {
+    const workerSpecs = [specs, theirs as unknown as typeof specs];
+    const making = () => getKvCacheConfigs(limits, workerSpecs, [MIB, MIB]);
+    expect(making).toThrow(ConfigError);
+    expect(making).toThrow(new RegExp(message));
+  });
+
+  test('are refused when the executor does not give a list', () => {
+    const bytes = MIB as unknown as number[];
+    expect(() => getKvCacheConfigs(limits, [specs], bytes)).toThrow(
+      /determineAvailableMemory gave 1048576; it must give a list/,
     );
   });
 

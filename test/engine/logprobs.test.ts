@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { LogprobsDecoder } from '../../lib/engine/logprobs';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
-import type { LogprobsLists } from '../../lib/worker/outputs';
+import type { LogprobsLists } from '../../lib/contract/modelRunnerOutput';
 
 const folder = path.join(__dirname, '..', 'tokenizer', 'sentencepiece');
 let tokenizer: Tokenizer;

@@ -13,7 +13,7 @@ import { Request } from '../../lib/engine/request';
 import { InvalidLogitsError, RequestFailedError, type UniprocError } from '../../lib/errors';
 import { IncrementalDetokenizer } from '../../lib/tokenizer/detokenizer';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
-import type { LogprobsLists } from '../../lib/worker/outputs';
+import type { LogprobsLists } from '../../lib/contract/modelRunnerOutput';
 import { byteTokenizer, EOS_TOKEN_ID } from './byteTokenizer';
 
 let tokenizer: Tokenizer;

@@ -4,8 +4,8 @@
  * to a block that another request reads, shares one that holds something else or resumes a request
  * wrongly either throws here or changes what comes out.
  */
-import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 
 export const VOCAB_SIZE = 97;
 

@@ -6,9 +6,9 @@ import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/sam
 import { type EngineOptions, LLMEngine } from '../../lib/engine/engine';
 import { encodedInputs, type EngineInput } from '../../lib/engine/callInputs';
 import type { OutputStream, RequestOutput } from '../../lib/engine/outputs';
-import { type KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type KVCacheConfig, KVCacheSpec } from '../../lib/contract/kvCache';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
 import { PagedModel } from './pagedModel';
 

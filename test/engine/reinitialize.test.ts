@@ -1,5 +1,10 @@
 /** Requests whose worker loses all it knows between two steps, and goes on as another rank. */
-import { DeviceError, ExecutorFailedError, ShutdownError } from '../../lib/errors';
+import {
+  DeviceError,
+  ExecutorFailedError,
+  NotSupportedError,
+  ShutdownError,
+} from '../../lib/errors';
 import { decodeState, lastStepOf, type Standing } from '../../lib/engine/reinitialization';
 import {
   type ReconfigureDistributedRequest,
@@ -81,6 +86,29 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     );
     expect(together).toBe(true);
   });
+});
+
+class RefusingWorker extends SlowPagedWorker {
+  reinitializeDistributed(): Promise<void> {
+    return Promise.reject(new NotSupportedError('reinitializeDistributed'));
+  }
+}
+
+test.each([
+  ['done', ReinitializedWorker, 'done'],
+  ['refused', RefusingWorker, 'NOT_SUPPORTED'],
+])('a rank that is alone takes no turns as soon as a change is %s', async (_, workerCls, end) => {
+  const engine = await TestEngine.create<SlowPagedWorker>(workerCls);
+  const changing = engine.engine.reinitializeDistributed(request());
+  const outcome = changing.then(
+    () => 'done',
+    (error: unknown) => (error as { code: string }).code,
+  );
+  expect(await outcome).toBe(end);
+  // Ranks that take turns refuse a signal.
+  const { signal } = new AbortController();
+  const output = await engine.generate(promptOf(3), { maxTokens: 2 }, { signal });
+  expect(output.outputs[0].tokenIds).toHaveLength(2);
 });
 
 test('requests that have not been made yet are told to the ranks that join, by arrival', async () => {

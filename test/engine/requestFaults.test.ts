@@ -2,9 +2,9 @@
 import { InvalidLogitsError, RequestFailedError } from '../../lib/errors';
 import type { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { KVCacheConfig, KVCacheSpec } from '../../lib/contract/kvCache';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { ManualPagedWorker, PagedWorker, shutdownEngines, TestEngine, turns } from './pagedWorker';
 import { promptOf } from './schedulerDriver';

@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check';
 import type { Request } from '../../lib/engine/request';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { promptOf, SchedulerDriver } from './schedulerDriver';
 

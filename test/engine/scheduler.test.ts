@@ -1,6 +1,6 @@
 import type { UniprocError } from '../../lib/errors';
-import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { type Outcome, promptOf, SchedulerDriver } from './schedulerDriver';
 
@@ -34,12 +34,10 @@ describe('a request', () => {
       reqIds: ['a'],
       newBlockIds: [null],
       numComputedTokens: [7],
-      numOutputTokens: [1],
     });
     expect(third.scheduledCachedReqs).toMatchObject({
       newBlockIds: [[2]],
       numComputedTokens: [8],
-      numOutputTokens: [2],
     });
   });
 
@@ -669,7 +667,6 @@ describe('with two steps in flight', () => {
     expect(tokensIn(second)).toEqual({ a: 1 });
     expect(second.scheduledCachedReqs).toMatchObject({
       numComputedTokens: [5],
-      numOutputTokens: [1],
     });
   });
 

@@ -5,8 +5,8 @@ import type { FinishReason } from '../../lib/engine/outputs';
 import { Request, type RequestInit } from '../../lib/engine/request';
 import { Scheduler } from '../../lib/engine/scheduler';
 import type { UniprocError } from '../../lib/errors';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { PagedModel, VOCAB_SIZE } from './pagedModel';
 
 const DEFAULTS = {

@@ -1,7 +1,7 @@
 /** What an engine says of itself: counts, times, events. */
 import type { EngineArgs } from '../../lib/config/engineArgs';
 import type { FinishedRequest } from '../../lib/engine/metrics';
-import type { SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import type { StepOutput } from '../../lib/worker/workerBase';
 import { stopClock } from './clock';
 import { generateAlone } from './pagedModel';

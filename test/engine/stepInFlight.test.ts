@@ -1,7 +1,10 @@
 import { EventLoopTurn } from '../../lib/engine/slicedWork';
 import { outputOf } from '../../lib/engine/stepInFlight';
 import { Future } from '../../lib/executor/future';
-import { EMPTY_MODEL_RUNNER_OUTPUT, type ModelRunnerOutput } from '../../lib/worker/outputs';
+import {
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type ModelRunnerOutput,
+} from '../../lib/contract/modelRunnerOutput';
 
 /** A turn of the event loop that ends when the test says so. */
 class Turn extends EventLoopTurn {

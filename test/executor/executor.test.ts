@@ -14,13 +14,10 @@ import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLaunche
 import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import type { NativeModel } from '../../lib/native';
-import { KVCacheSpec, type KVCacheConfig } from '../../lib/worker/kvCache';
-import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/worker/outputs';
-import {
-  emptySchedulerOutput,
-  type GrammarOutput,
-  type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+import { KVCacheSpec, type KVCacheConfig } from '../../lib/contract/kvCache';
+import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
+import type { GrammarOutput } from '../../lib/contract/grammarOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import type { SleepTag, StepOutput } from '../../lib/worker/workerBase';
 import {
   AsyncWorker,
@@ -108,11 +105,7 @@ describe('the order of start', () => {
       new Map([['layer.0', new KVCacheSpec(16, 1, 8, 'float32', null)]]),
     ]);
     expect(await executor.determineAvailableMemory()).toEqual([4096]);
-    const configs = [8, 9].map((numBlocks): KVCacheConfig => ({
-      numBlocks,
-      kvCacheTensors: [],
-      kvCacheGroups: [],
-    }));
+    const configs = [8, 9].map((numBlocks): KVCacheConfig => ({ numBlocks }));
     await executor.initializeFromConfig(configs);
     expect(executor.driverWorker.worker.kvCacheConfig).toBe(configs[0]);
     expect(await executor.compileOrWarmUpModel()).toBe(0.25);
@@ -449,6 +442,15 @@ describe('sleep and wakeUp', () => {
     const { executor, calls } = await made();
     await executor.sleep();
     await expect(executor.executeModel(step('a'))).rejects.toBeInstanceOf(InvalidStateError);
+    expect(calls).toEqual(['sleep 1']);
+  });
+
+  it('refuses a dummy batch while asleep', async () => {
+    const { executor, calls } = await made();
+    await executor.sleep();
+    await expect(executor.executeDummyBatch()).rejects.toThrow(
+      'executeDummyBatch while weights and kv_cache are asleep',
+    );
     expect(calls).toEqual(['sleep 1']);
   });
 

@@ -2,7 +2,7 @@
 import { ConfigError, PeerLostError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { KVCacheConfig } from '../../lib/worker/kvCache';
+import type { KVCacheConfig } from '../../lib/contract/kvCache';
 import { type ExecutorOf, PlainWorker, outputOf, step, testConfig } from './support';
 
 const WORLD_OF_ONE = {
@@ -51,7 +51,7 @@ describe('ExecutorWithExternalLauncher', () => {
     }
     const executor = await create({ workerCls: Sized });
     expect(await executor.determineAvailableMemory()).toEqual([4096]);
-    const config: KVCacheConfig = { numBlocks: 1, kvCacheTensors: [], kvCacheGroups: [] };
+    const config: KVCacheConfig = { numBlocks: 1 };
     await executor.initializeFromConfig([config]);
     expect(configs).toEqual([config]);
     await executor.shutdown();

@@ -12,13 +12,12 @@ import {
 } from '../../lib/errors';
 import { Executor } from '../../lib/executor/executor';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { KVCacheConfig, KVCacheSpec } from '../../lib/worker/kvCache';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
 import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/schedulerOutput';
 
 const BLOCK_SIZE = 16;
 const NUM_BLOCKS = 32;
@@ -44,24 +43,12 @@ function makeConfig(args: EngineArgs = {}) {
   });
 }
 
-function kvCacheConfig(specs: Map<string, KVCacheSpec>): KVCacheConfig {
-  const [kvCacheSpec] = specs.values();
-  return {
-    numBlocks: NUM_BLOCKS,
-    kvCacheTensors: [...specs].map(([name, spec]) => ({
-      size: spec.pageSizeBytes * NUM_BLOCKS,
-      sharedBy: [name],
-    })),
-    kvCacheGroups: [{ layerNames: [...specs.keys()], kvCacheSpec }],
-  };
-}
-
 /** An executor in the order of start that the engine follows. */
 async function start(args: EngineArgs = {}): Promise<UniProcExecutor> {
   const executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig(args));
-  const [specs] = await executor.getKvCacheSpecs();
+  await executor.getKvCacheSpecs();
   await executor.determineAvailableMemory();
-  await executor.initializeFromConfig([kvCacheConfig(specs)]);
+  await executor.initializeFromConfig([{ numBlocks: NUM_BLOCKS }]);
   await executor.compileOrWarmUpModel();
   return executor;
 }
@@ -93,7 +80,6 @@ const decode = (step: number, reqId = 'r'): SchedulerOutput => ({
     reqIds: [reqId],
     newBlockIds: [null],
     numComputedTokens: [promptTokenIds.length + step],
-    numOutputTokens: [step + 1],
   },
   numScheduledTokens: new Map([[reqId, 1]]),
   totalNumScheduledTokens: 1,
@@ -260,8 +246,7 @@ describe('UniProcExecutor with the real worker', () => {
 
     it('that cannot be had is a typed error, after which the executor still shuts down', async () => {
       executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig());
-      const [specs] = await executor.getKvCacheSpecs();
-      const config = { ...kvCacheConfig(specs), numBlocks: 2 ** 30 };
+      const config = { numBlocks: 2 ** 30 };
       await expect(executor.initializeFromConfig([config])).rejects.toThrow(OutOfMemoryError);
       await executor.shutdown();
       executor = await start();

@@ -7,14 +7,14 @@ import { InvalidStateError } from '../../lib/errors';
 import { type CreateOptions } from '../../lib/executor/executor';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { native } from '../../lib/native';
-import { KVCacheSpec } from '../../lib/worker/kvCache';
+import { KVCacheSpec } from '../../lib/contract/kvCache';
 import {
   AsyncModelRunnerOutput,
   EMPTY_MODEL_RUNNER_OUTPUT,
   type ModelRunnerOutput,
   RaggedTokenIds,
-} from '../../lib/worker/outputs';
-import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/modelRunnerOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
 import type { WorkerWrapper } from '../../lib/worker/workerWrapper';
 

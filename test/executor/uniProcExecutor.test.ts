@@ -14,7 +14,7 @@ import type { Executor } from '../../lib/executor/executor';
 import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { native } from '../../lib/native';
-import type { ModelRunnerOutput } from '../../lib/worker/outputs';
+import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
 import { ReconfigureRankType } from '../../lib/config/reconfigureRequest';
 import type { StepOutput, WorkerArgs } from '../../lib/worker/workerBase';
 import { WorkerWrapper } from '../../lib/worker/workerWrapper';

@@ -1,6 +1,6 @@
 /** Sleep and wakeUp on a GPU: what they give back and take, and that nothing else changes. */
 import { InvalidStateError, LLM, OutOfMemoryError, SamplingParams, type SleepTag } from '../../lib';
-import { emptySchedulerOutput } from '../../lib/worker/schedulerOutput';
+import { emptySchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { cudaOps, type Tensor } from '../native/ops/binding';
 import { folderWith } from '../support/folder';
 import { stories } from '../support/stories';

@@ -14,7 +14,7 @@ import {
   emptySchedulerOutput,
   type NewRequestData,
   type SchedulerOutput,
-} from '../../lib/worker/schedulerOutput';
+} from '../../lib/contract/schedulerOutput';
 
 const MAX_NUM_SEQS = 4;
 
@@ -116,7 +116,6 @@ function cached(
       resumedReqIds: new Set(resumed),
       newBlockIds: reqIds.map((reqId) => entries[reqId].blocks ?? null),
       numComputedTokens: reqIds.map((reqId) => entries[reqId].computed),
-      numOutputTokens: reqIds.map(() => 0),
       allTokenIds: new Map(
         resumed.map((reqId) => [reqId, Int32Array.from(entries[reqId].resumed ?? [])]),
       ),

@@ -8,8 +8,11 @@ import path from 'node:path';
 import { createUniprocConfig } from '../../lib/config/engineArgs';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import { EMPTY_MODEL_RUNNER_OUTPUT, type ModelRunnerOutput } from '../../lib/worker/outputs';
-import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/worker/schedulerOutput';
+import {
+  EMPTY_MODEL_RUNNER_OUTPUT,
+  type ModelRunnerOutput,
+} from '../../lib/contract/modelRunnerOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
 import { withNanRow } from './safetensors';
@@ -47,19 +50,8 @@ async function start(tensor: string): Promise<void> {
     skipTokenizerInit: true,
   });
   executor = await UniProcExecutor.create<UniProcExecutor>(config);
-  const [specs] = await executor.getKvCacheSpecs();
   await executor.determineAvailableMemory();
-  const numBlocks = 4 * BLOCKS_EACH;
-  await executor.initializeFromConfig([
-    {
-      numBlocks,
-      kvCacheTensors: [...specs].map(([name, spec]) => ({
-        size: spec.pageSizeBytes * numBlocks,
-        sharedBy: [name],
-      })),
-      kvCacheGroups: [{ layerNames: [...specs.keys()], kvCacheSpec: [...specs.values()][0] }],
-    },
-  ]);
+  await executor.initializeFromConfig([{ numBlocks: 4 * BLOCKS_EACH }]);
   await executor.compileOrWarmUpModel();
 }
 
@@ -113,7 +105,6 @@ async function step(
       reqIds: known.map(({ reqId }) => reqId),
       newBlockIds: known.map(() => null),
       numComputedTokens: known.map(({ numComputed }) => numComputed),
-      numOutputTokens: known.map(({ tokenIds }) => tokenIds.length),
     },
     numScheduledTokens,
     totalNumScheduledTokens: [...numScheduledTokens.values()].reduce((a, b) => a + b, 0),

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { ConfigError, InvalidStateError, UnknownMethodError } from '../../lib/errors';
-import type { KVCacheConfig } from '../../lib/worker/kvCache';
+import type { KVCacheConfig } from '../../lib/contract/kvCache';
 import { Worker } from '../../lib/worker/worker';
 import type { WorkerArgs } from '../../lib/worker/workerBase';
 import { Lock, runMethod, type WorkerKwargs, WorkerWrapper } from '../../lib/worker/workerWrapper';

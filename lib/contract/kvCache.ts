@@ -1,8 +1,8 @@
 /** The paged KV cache as engine and worker speak of it (vLLM V1's KVCacheSpec and KVCacheConfig). */
-import type { DType } from '../native';
+import type { DType } from '../config/dtype';
 
 /** Bytes of one element. */
-export const BYTES_PER_ELEMENT: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 };
+const BYTES_PER_ELEMENT: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 };
 
 /** One layer's cache: blocks of `blockSize` tokens, keys and values. */
 export class KVCacheSpec {
@@ -27,15 +27,7 @@ export class KVCacheSpec {
   }
 }
 
-/** Layers that share one block table. */
-export interface KVCacheGroupSpec {
-  layerNames: string[];
-  kvCacheSpec: KVCacheSpec;
-}
-
+/** A worker's KV cache: all its layers share one block table. */
 export interface KVCacheConfig {
   numBlocks: number;
-  /** Bytes of each tensor and the layers it serves. */
-  kvCacheTensors: { size: number; sharedBy: string[] }[];
-  kvCacheGroups: KVCacheGroupSpec[];
 }

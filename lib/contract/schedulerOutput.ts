@@ -34,8 +34,6 @@ export interface CachedRequestData {
   /** Appended blocks, null for none. */
   newBlockIds: (number[] | null)[];
   numComputedTokens: number[];
-  /** Tokens generated so far, those still in flight counted in. */
-  numOutputTokens: number[];
   /** For resumed requests: prompt and generated tokens. */
   allTokenIds: ReadonlyMap<string, Int32Array>;
   /** For resumed requests that have one: their new NewRequestData.listOffset. */
@@ -56,14 +54,6 @@ export interface SchedulerOutput {
   hasStructuredOutputRequests: boolean;
 }
 
-/** A grammar's verdict on a step's sampled rows, computed while the forward runs. */
-export interface GrammarOutput {
-  /** Requests that have a mask, in the order of its rows. */
-  structuredOutputRequestIds: string[];
-  /** [structuredOutputRequestIds.length, ceil(vocabSize / 32)]: a set bit allows a token. */
-  grammarBitmask: Int32Array;
-}
-
 /** A step that schedules nothing. */
 export function emptySchedulerOutput(): SchedulerOutput {
   return {
@@ -73,7 +63,6 @@ export function emptySchedulerOutput(): SchedulerOutput {
       resumedReqIds: new Set(),
       newBlockIds: [],
       numComputedTokens: [],
-      numOutputTokens: [],
       allTokenIds: new Map(),
     },
     numScheduledTokens: new Map(),

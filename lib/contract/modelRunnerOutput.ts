@@ -1,5 +1,4 @@
 /** What a step gives back (vLLM V1's ModelRunnerOutput). */
-import type { NativeEvent } from '../native';
 
 /** A list of token ids for each request, laid end to end. */
 export class RaggedTokenIds {
@@ -67,14 +66,25 @@ export interface ModelRunnerOutput {
   failedReqs?: ReadonlyMap<string, Error>;
 }
 
+/**
+ * What completes once, when a step is done: a native event, which a worker written in JavaScript
+ * signals itself.
+ */
+export interface ReadyEvent {
+  readonly done: boolean;
+  signal(): void;
+  /** Calls back once after the event is done, on the JavaScript thread and never from inside this call. */
+  onReady(callback: (error: Error | null) => void): void;
+}
+
 /** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */
 export abstract class AsyncModelRunnerOutput {
-  abstract readonly ready: NativeEvent;
+  abstract readonly ready: ReadyEvent;
   /** Never waits. Throws INVALID_STATE a second time or before `ready`, or the step's own error. */
   abstract getOutput(): ModelRunnerOutput;
 }
 
-/** Of a step without NaN: the same Map for every such step. */
+/** `numNansInLogits` of a step without NaN: the same Map for every such step. */
 export const NO_NANS_IN_LOGITS: ReadonlyMap<string, number> = Object.freeze(new Map());
 
 /** The output of a step without tokens. */

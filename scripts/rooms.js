@@ -1,0 +1,187 @@
+/**
+ * The rooms of lib/ and native/ and the arrows between them: which room may import which. ESLint
+ * (eslint.config.js) holds lib/ to it, scripts/check-includes.js native/.
+ */
+'use strict';
+
+/** Lines that a file of lib/ may have. */
+const MAX_LINES = 400;
+
+// --- lib/ ---
+
+/** Import each other and nothing above them. */
+const SERVICES = ['common', 'config', 'contract', 'model', 'tokenizer', 'distributed', 'hub'];
+
+/**
+ * Rooms of lib/: folders of that name, or `files` beside the folders. `imports` beside its own files.
+ * The engine knows no worker: what crosses between them is the contract's.
+ */
+const LIB_ROOMS = {
+  common: { files: ['errors', 'timer', 'log'], imports: [] },
+  config: { imports: SERVICES },
+  contract: { imports: SERVICES },
+  model: { imports: SERVICES },
+  tokenizer: { imports: SERVICES },
+  distributed: { imports: SERVICES },
+  hub: { imports: SERVICES },
+  native: { imports: SERVICES },
+  worker: { imports: [...SERVICES, 'native'] },
+  executor: { imports: [...SERVICES, 'native', 'worker'] },
+  engine: { imports: [...SERVICES, 'executor'] },
+  llm: {
+    files: ['llm', 'progressBar'],
+    imports: [...SERVICES, 'native', 'worker', 'executor', 'engine'],
+  },
+  server: { imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm'] },
+  /** What users import and run. */
+  entry: {
+    files: ['index', 'cli'],
+    imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm', 'server'],
+  },
+};
+
+/**
+ * Files that break an arrow, and the rooms they import nevertheless; to be mended, never added to. Of
+ * `types` they import types alone.
+ */
+const LIB_EXCEPTIONS = {
+  'lib/config/uniprocConfig.ts': { types: ['native'] },
+  'lib/model/**/*.ts': { types: ['native'] },
+  // They ask the addon for the parameters of its blocks, and fill them.
+  'lib/model/{load,parameterSources}.ts': { imports: ['native'] },
+};
+
+/** Files above MAX_LINES; likewise. */
+const LONG_FILES = ['lib/errors.ts', 'lib/native/index.ts'];
+
+/** Globs of a room's files. */
+function filesOf(room) {
+  const { files } = LIB_ROOMS[room];
+  return files ? files.map((name) => `lib/${name}.ts`) : [`lib/${room}/**/*.ts`];
+}
+
+/** The room of a file by its path from the root; undefined when it has none. */
+function libRoomOf(file) {
+  return Object.keys(LIB_ROOMS).find((room) => {
+    const { files } = LIB_ROOMS[room];
+    return files
+      ? files.some((name) => file === `lib/${name}.ts`)
+      : file.startsWith(`lib/${room}/`);
+  });
+}
+
+/**
+ * Rules for the files of a room, which may import `imports` beside themselves, and the types of
+ * `types`.
+ */
+function rulesFor(room, { imports = [], types = [] }) {
+  const allowed = [...LIB_ROOMS[room].imports, ...imports];
+  const message = `lib's room '${room}' may import only ${allowed.join(', ') || 'itself'} (scripts/rooms.js)`;
+  const forbidden = Object.keys(LIB_ROOMS).filter(
+    (other) => other !== room && !allowed.includes(other),
+  );
+  const regexOf = (rooms) => importsOf(rooms, LIB_ROOMS[room].files !== undefined);
+  const strict = regexOf(forbidden.filter((other) => !types.includes(other)));
+  const literalOf = (regex) => `Literal[value=/${regex.replaceAll('/', '\\/')}/]`;
+  const all = literalOf(regexOf(forbidden));
+  return {
+    '@typescript-eslint/no-restricted-imports': [
+      'error',
+      {
+        patterns: [
+          { regex: strict, message },
+          ...(types.length > 0
+            ? [
+                {
+                  regex: regexOf(types),
+                  message: `${message}, types excepted`,
+                  allowTypeImports: true,
+                },
+              ]
+            : []),
+        ],
+      },
+    ],
+    'no-restricted-syntax': [
+      'error',
+      { selector: `ImportExpression > ${all}`, message },
+      { selector: `TSImportType ${literalOf(strict)}`, message },
+      { selector: `CallExpression[callee.name='require'] > ${all}`, message },
+    ],
+  };
+}
+
+/** What imports of the rooms look like, from a file beside the folders or from one within. */
+function importsOf(rooms, isBeside) {
+  const targets = rooms.flatMap((room) =>
+    LIB_ROOMS[room].files
+      ? LIB_ROOMS[room].files.map((name) => `${name}(\\.js)?`)
+      : [`${room}(/.*)?`],
+  );
+  // '..' itself is lib/index.ts.
+  const entry = rooms.includes('entry') ? '|^\\.\\.?(/\\.\\.)*/?$' : '';
+  return `^(.*/)?${isBeside ? '\\./' : '\\.\\./'}(${targets.join('|')})$${entry}`;
+}
+
+/** ESLint's configuration of the arrows and of the length of files. */
+function eslintConfigs() {
+  return [
+    ...Object.keys(LIB_ROOMS).map((room) => ({ files: filesOf(room), rules: rulesFor(room, {}) })),
+    ...Object.entries(LIB_EXCEPTIONS).map(([file, others]) => ({
+      files: [file],
+      rules: rulesFor(libRoomOf(file), others),
+    })),
+    {
+      files: ['lib/**/*.ts'],
+      ignores: LONG_FILES,
+      rules: { 'max-lines': ['error', MAX_LINES] },
+    },
+  ];
+}
+
+// --- native/ ---
+
+/** Rooms of native/, from the ground up. Each may include those before it, but for `comm`. */
+const NATIVE_ROOMS = [
+  'base',
+  'backend',
+  'comm',
+  'ops',
+  'model',
+  'runner',
+  'runtime',
+  'addon',
+  'addon_testing',
+];
+
+/** Rooms that may include comm: those that make communicators. Others know its interface, in backend. */
+const ABOVE_COMM = ['comm', 'runtime', 'addon', 'addon_testing'];
+
+/** Files that break an arrow, and what they include nevertheless; to be mended, never added to. */
+const NATIVE_EXCEPTIONS = [
+  // The collectives of CUDA are ops' and comm's at once, and the CPU's make their own connections.
+  [/^ops\/cuda\/(all_reduce|nccl_\w+|shared_memory)\./, /^comm\//],
+  [/^ops\/cpu\/cpu_ops\./, /^comm\/tcp_communicator\./],
+  // The runner is given its communicator as what stands on the device's thread.
+  [/^runner\/model_runner\./, /^comm\/device_communicator\./],
+];
+
+/** The room of a file by its path from native/; undefined when it has none. */
+function nativeRoomOf(file) {
+  return NATIVE_ROOMS.find((room) => file.startsWith(`${room}/`));
+}
+
+/** Whether `file` may include `included`; both are paths from native/. */
+function mayInclude(file, included) {
+  const from = nativeRoomOf(file);
+  const to = nativeRoomOf(included);
+  if (from === undefined || to === undefined) return false;
+  if (from === to) return true;
+  if (NATIVE_EXCEPTIONS.some(([files, what]) => files.test(file) && what.test(included))) {
+    return true;
+  }
+  if (to === 'comm' && !ABOVE_COMM.includes(from)) return false;
+  return NATIVE_ROOMS.indexOf(to) < NATIVE_ROOMS.indexOf(from);
+}
+
+module.exports = { eslintConfigs, libRoomOf, MAX_LINES, mayInclude, nativeRoomOf };

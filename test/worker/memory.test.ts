@@ -1,0 +1,106 @@
+/** What an engine may use of a device's memory. The figures are worked out by hand. */
+import type { UniprocConfig } from '../../lib/config/uniprocConfig';
+import { InvalidStateError, OutOfMemoryError } from '../../lib/errors';
+import type { MemoryInfo, NativeDevice, NativeModel } from '../../lib/native';
+import { MemoryBudget } from '../../lib/worker/memory';
+
+const GIB = 2 ** 30;
+
+interface Situation {
+  kind?: 'cpu' | 'cuda';
+  memoryUtilization?: number | null;
+  kvCacheMemoryBytes?: number | null;
+  localWorldSize?: number;
+  /** In GiB, as are those below. */
+  total?: number;
+  freeBefore?: number;
+  /** Once the model is loaded and its largest step has run. */
+  free?: number;
+  allocated?: number;
+  peakAllocated?: number;
+  graphs?: number;
+}
+
+/** Bytes for the KV cache, of a device that says of its memory what the situation does. */
+async function bytesIn({
+  kind = 'cuda',
+  memoryUtilization = null,
+  kvCacheMemoryBytes = null,
+  localWorldSize = 1,
+  total = 100,
+  freeBefore = 98,
+  free = 60,
+  allocated = 30,
+  peakAllocated = 35,
+  graphs = 1,
+}: Situation): Promise<number> {
+  const says: MemoryInfo[] = [
+    { total, free: freeBefore, allocated: 0, peakAllocated: 0 },
+    { total, free, allocated, peakAllocated },
+  ];
+  const device = {
+    memory: () => {
+      const { total, free, allocated, peakAllocated } = says.shift() as MemoryInfo;
+      return Promise.resolve({
+        total: total * GIB,
+        free: free * GIB,
+        allocated: allocated * GIB,
+        peakAllocated: peakAllocated * GIB,
+      });
+    },
+    resetPeakMemory: () => Promise.resolve(),
+  } as Partial<NativeDevice> as NativeDevice;
+  const model = {
+    profile: () => Promise.resolve(graphs * GIB),
+  } as Partial<NativeModel> as NativeModel;
+  const config = {
+    device: { kind },
+    cache: { memoryUtilization, kvCacheMemoryBytes },
+  } as UniprocConfig;
+  const budget = new MemoryBudget(config, localWorldSize);
+  await budget.measureBaseline(device);
+  return budget.availableForKvCache(device, model);
+}
+
+test('a GPU gives its share, less the peak, the graphs and what is not allocated here', async () => {
+  // 0.8 of 100, less 35, 1, and the 10 that are neither free nor allocated.
+  expect((await bytesIn({ memoryUtilization: 0.8 })) / GIB).toBeCloseTo(80 - 35 - 1 - 10, 6);
+});
+
+test('a GPU gives 0.9 of its memory when no share is named', async () => {
+  expect((await bytesIn({})) / GIB).toBeCloseTo(90 - 35 - 1 - 10, 6);
+});
+
+test('a CPU gives a quarter of what is free, which its ranks divide', async () => {
+  expect((await bytesIn({ kind: 'cpu', localWorldSize: 3 })) / GIB).toBeCloseTo(60 / 4 / 3, 6);
+});
+
+test("a CPU's named share is divided among its ranks, and others' memory does not count", async () => {
+  const situation = { kind: 'cpu', memoryUtilization: 0.8, localWorldSize: 2 } as const;
+  expect((await bytesIn(situation)) / GIB).toBeCloseTo(40 - 35 - 1, 6);
+});
+
+test('kvCacheMemoryBytes stands for all figures', async () => {
+  expect(await bytesIn({ freeBefore: 1, kvCacheMemoryBytes: 12345 })).toBe(12345);
+});
+
+test('less free memory than the share is an error with both figures', async () => {
+  const refused = bytesIn({ freeBefore: 89 });
+  await expect(refused).rejects.toBeInstanceOf(OutOfMemoryError);
+  await expect(refused).rejects.toThrow('asks for 90.00 GiB of 100.00 GiB, but only 89.00 GiB');
+});
+
+test('memory that another process frees during the load is an error with the figures', async () => {
+  const refused = bytesIn({ freeBefore: 92, free: 93, allocated: 5 });
+  await expect(refused).rejects.toBeInstanceOf(InvalidStateError);
+  await expect(refused).rejects.toThrow(
+    '92.00 GiB were free before the model was loaded and 93.00',
+  );
+});
+
+test('a model that needs its whole share is an error with the figures', async () => {
+  const refused = bytesIn({ peakAllocated: 79 });
+  await expect(refused).rejects.toBeInstanceOf(OutOfMemoryError);
+  await expect(refused).rejects.toThrow('gives 90.00 GiB of 100.00 GiB, but the model and its');
+  await expect(refused).rejects.toThrow('need 90.00 GiB');
+});

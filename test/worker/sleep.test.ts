@@ -1,0 +1,71 @@
+/** Memory that a worker gives back and takes again, on a device whose model says what it is asked for. */
+import { OutOfMemoryError } from '../../lib/errors';
+import type { NativeModel } from '../../lib/native';
+import { ReleasedMemory } from '../../lib/worker/sleep';
+import type { SleepTag } from '../../lib/worker/workerBase';
+
+const BOTH: readonly SleepTag[] = ['weights', 'kv_cache'];
+
+/** `refuses`: methods that reject once for want of memory. */
+function situation(onCuda: boolean, ...refuses: string[]) {
+  const calls: string[] = [];
+  const call = (name: string) => {
+    calls.push(name);
+    const refused = refuses.indexOf(name);
+    if (refused < 0) return Promise.resolve();
+    refuses.splice(refused, 1);
+    return Promise.reject(new OutOfMemoryError(name));
+  };
+  const model = {
+    releaseWeights: () => call('releaseWeights'),
+    offloadWeights: () => call('offloadWeights'),
+    restoreWeights: () => call('restoreWeights'),
+    releaseKvCache: () => call('releaseKvCache'),
+    allocateKvCache: (numBlocks: number) => call(`allocateKvCache ${numBlocks}`),
+  } as Partial<NativeModel> as NativeModel;
+  const memory = new ReleasedMemory(onCuda);
+  return {
+    calls,
+    release: (level: 1 | 2) => memory.release(model, level),
+    restore: (tags: readonly SleepTag[] = BOTH) =>
+      memory.restore(model, tags, { loadWeights: () => call('loadWeights'), numBlocks: 7 }),
+  };
+}
+
+test.each([
+  [true, 1, ['offloadWeights', 'releaseKvCache'], ['restoreWeights', 'allocateKvCache 7']],
+  [true, 2, ['releaseWeights', 'releaseKvCache'], ['loadWeights', 'allocateKvCache 7']],
+  // On the CPU level 1 leaves the weights where they are.
+  [false, 1, ['releaseKvCache'], ['allocateKvCache 7']],
+  [false, 2, ['releaseWeights', 'releaseKvCache'], ['loadWeights', 'allocateKvCache 7']],
+] as const)('on CUDA (%p) at level %d', async (onCuda, level, released, restored) => {
+  const { calls, release, restore } = situation(onCuda);
+  await release(level);
+  expect(calls).toEqual(released);
+  await restore();
+  expect(calls.slice(released.length)).toEqual(restored);
+});
+
+test('takes each tag once, in whatever order they are named', async () => {
+  const { calls, release, restore } = situation(true);
+  await release(1);
+  await restore(['kv_cache']);
+  await restore(['kv_cache']);
+  await restore();
+  expect(calls.slice(2)).toEqual(['allocateKvCache 7', 'restoreWeights']);
+});
+
+test('goes on with what is left after it could not take all', async () => {
+  const { calls, release, restore } = situation(true, 'allocateKvCache 7');
+  await release(2);
+  await expect(restore()).rejects.toBeInstanceOf(OutOfMemoryError);
+  await restore();
+  expect(calls.slice(2)).toEqual(['loadWeights', 'allocateKvCache 7', 'allocateKvCache 7']);
+});
+
+test('has given nothing back when the host has no memory for the weights', async () => {
+  const { calls, release, restore } = situation(true, 'offloadWeights');
+  await expect(release(1)).rejects.toBeInstanceOf(OutOfMemoryError);
+  await restore();
+  expect(calls).toEqual(['offloadWeights']);
+});
