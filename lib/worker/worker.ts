@@ -22,7 +22,7 @@ import {
   type NativeModel,
 } from '../native';
 import { ModelLoader } from '../model/load';
-import { numKvHeadsOfRank } from '../model/division';
+import { shareOf } from '../model/division';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
 import { ReleasedMemory } from './sleep';
@@ -88,9 +88,9 @@ export class Worker extends WorkerBase {
     return this.modelRunner.model;
   }
 
-  /** The forward pass this worker runs. */
+  /** The sizes of this rank's share of the model. */
   get modelSpec(): ModelSpec {
-    return this.#loader.spec;
+    return shareOf(this.#loader.spec, this.worldSize);
   }
 
   /** Ranks on this machine, which divide its CPU among them. */
@@ -188,7 +188,7 @@ export class Worker extends WorkerBase {
     await this.#loader.examine(device, this.rank);
     const nativeModel = new (native().Model)(
       device,
-      this.modelSpec,
+      this.#loader.spec,
       modelLimits,
       this.communicator,
     );
@@ -207,7 +207,7 @@ export class Worker extends WorkerBase {
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          numKvHeadsOfRank(spec, this.worldSize),
+          spec.numKvHeads,
           spec.headDim,
           spec.dtype,
           window === 0 ? null : window,
