@@ -49,7 +49,7 @@ describe('chat', () => {
   test.each([false, true])(
     'refuses what cannot fit before it is encoded, splitSpecialTokens %s',
     async (splitSpecialTokens) => {
-      const encoded = jest.spyOn(tokenizer, 'encode');
+      const encoded = jest.spyOn(tokenizer, 'encodeBatch');
       const messages = [{ role: 'user', content: `<|user|>${'word '.repeat(50_000)}` }];
       await expect(llm.chat(messages, one, { splitSpecialTokens })).rejects.toMatchObject({
         code: 'REQUEST_INVALID',
@@ -164,7 +164,7 @@ describe('a text prompt', () => {
 
   test('that begins with two BOS is a warning, once', async () => {
     const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation();
-    const text = tokenizer.renderChatTemplate(MESSAGES);
+    const text = await tokenizer.renderChatTemplate(MESSAGES);
     await textPrompt(text, { addSpecialTokens: false });
     expect(emitWarning).not.toHaveBeenCalled();
     await textPrompt(text, {});

@@ -128,7 +128,7 @@ export class PromptEncoder {
     }
     const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
     for (const [start, end] of batches(prompts.map(lengthToEncode))) {
-      const encoded = await this.encodeBatch(prompts, settings, start, end);
+      const encoded = await this.encodeBatch(prompts, settings, [start, end], isWanted);
       if (!isWanted()) throw new NotWanted();
       const take = (i: number) =>
         this.take(prompts[start + i], start + i, last(encoded[i], settings.maxPromptTokens));
@@ -152,34 +152,47 @@ export class PromptEncoder {
   /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
-    { maxPromptTokens, ...settings }: EncodeSettings,
-    start: number,
-    end: number,
+    settings: EncodeSettings,
+    [start, end]: readonly [number, number],
+    isWanted: () => boolean,
   ): Promise<readonly ArrayLike<number>[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
-    const { addSpecialTokens, splitSpecialTokens } = settings;
-    const { maxModelLen } = this.config.model;
-    const check = (rendered: string) => {
-      if (maxPromptTokens === null) checkFits(tokenizer, rendered, maxModelLen);
-    };
     const batch = prompts.slice(start, end);
-    const texts = batch.flatMap(({ prompt, promptTokenIds, messages }) =>
-      promptTokenIds === undefined && messages === undefined ? [prompt ?? ''] : [],
+    // A call has prompts or conversations, not both.
+    const conversations = batch.flatMap(({ messages }) => (messages ? [messages] : []));
+    if (conversations.length > 0) {
+      return this.encodeChats(tokenizer, conversations, settings, start, isWanted);
+    }
+    const { addSpecialTokens, splitSpecialTokens } = settings;
+    const texts = batch.flatMap(({ prompt, promptTokenIds }) =>
+      promptTokenIds === undefined ? [prompt ?? ''] : [],
     );
-    const chats = batch.map(({ messages, promptTokenIds }, i) =>
-      messages === undefined || promptTokenIds !== undefined
-        ? Promise.resolve(null)
-        : naming(
-            nameOf(batch[i], start + i),
-            tokenizer.applyChatTemplate(messages, settings, check),
-          ),
-    );
-    const [encodedTexts, encodedChats] = await Promise.all([
-      tokenizer.encodeBatch(texts, { addSpecialTokens, splitSpecialTokens }),
-      Promise.all(chats),
-    ]);
+    const encoded = await tokenizer.encodeBatch(texts, { addSpecialTokens, splitSpecialTokens });
     let next = 0;
-    return encodedChats.map((chat, i) => chat ?? batch[i].promptTokenIds ?? encodedTexts[next++]);
+    return batch.map(({ promptTokenIds }) => promptTokenIds ?? encoded[next++]);
+  }
+
+  /** `conversations` are those of the call from `start` on. */
+  private async encodeChats(
+    tokenizer: Tokenizer,
+    conversations: readonly (readonly ChatMessage[])[],
+    { maxPromptTokens, ...settings }: EncodeSettings,
+    start: number,
+    isWanted: () => boolean,
+  ): Promise<readonly ArrayLike<number>[]> {
+    const { limits, model } = this.config;
+    const maxModelLen = maxPromptTokens === null ? model.maxModelLen : null;
+    const rendered = await tokenizer.renderChats(
+      conversations,
+      { ...settings, limits, maxModelLen },
+      isWanted,
+    );
+    if (!isWanted()) throw new NotWanted();
+    const texts = rendered.map((text, i) => {
+      if (text instanceof Error) throw named(`conversation ${start + i}`, text);
+      return text;
+    });
+    return tokenizer.encodeRendered(texts, settings.addSpecialTokens ?? false);
   }
 
   private take(prompt: PendingPrompt, index: number, tokenIds: ArrayLike<number>): Int32Array {
@@ -262,16 +275,6 @@ export class PromptEncoder {
   }
 }
 
-/** Refuses a text that cannot fit, before it is encoded. Throws InvalidRequestError. */
-export function checkFits(tokenizer: Tokenizer, text: string, maxModelLen: number): void {
-  const least = tokenizer.minNumTokens(text);
-  if (least < maxModelLen) return;
-  throw new InvalidRequestError(
-    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-      `${maxModelLen - 1}, so that one can be generated`,
-  );
-}
-
 /** At the start of a text, and after a space. */
 function bothSpellings(word: string): string[] {
   const bare = word.trimStart();
@@ -313,18 +316,6 @@ function* batches(lengths: readonly number[]): Iterable<[start: number, end: num
 function last(tokenIds: ArrayLike<number>, count: number | null): ArrayLike<number> {
   if (count === null || tokenIds.length <= count) return tokenIds;
   return Array.prototype.slice.call(tokenIds, -count) as number[];
-}
-
-function nameOf({ messages }: PendingPrompt, index: number): string {
-  return `${messages === undefined ? 'prompt' : 'conversation'} ${index}`;
-}
-
-async function naming<T>(subject: string, work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw named(subject, error);
-  }
 }
 
 /** An InvalidRequestError says what it is about; another error is as it is. */
