@@ -10,9 +10,9 @@ import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } f
 import type { Executor } from '../executor/executor';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
-import type { EndReason } from './metrics';
-import type { OutputReceiver } from './outputCollector';
+import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { OutputProcessor } from './outputProcessor';
+import { type CallReceiver, PendingCall, type UnmadeRequest } from './pendingCall';
 import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
@@ -21,48 +21,6 @@ import { type Pieces, slicedWork } from './slicedWork';
 
 /** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
 const DROPPED_AT_ONCE = 64;
-
-/** Who waits for a call's outputs. */
-export interface CallReceiver {
-  /** Its reader may leave before the outputs are complete. */
-  readonly isStream: boolean;
-  /** Who waits for those of the prompt `index`. */
-  of(index: number): OutputReceiver;
-  /** The call has ended without them; once. */
-  failed(error: unknown, atOnce?: boolean): void;
-}
-
-/** A call that was made and is not done. */
-export class PendingCall {
-  /** By `performance.now()`. */
-  readonly time = performance.now();
-  /** Once encoded. */
-  inputs: readonly EngineInput[] | null = null;
-  /** Resolves when it is encoded or has ended; null where it was encoded at once. */
-  encoding: Promise<void> | null = null;
-  /** Made so far. */
-  readonly requestIds: string[] = [];
-  /** Made, and not yet with the scheduler. */
-  requests: Request[] = [];
-  /** Whether the scheduler has its requests. */
-  isScheduled = false;
-  /** Why it ends, where not all prompts are done. */
-  endReason: EndReason = 'error';
-
-  constructor(
-    readonly callInputs: CallInputs,
-    readonly receiver: CallReceiver,
-    readonly options: RequestOptions,
-    readonly call: Call,
-    /** The place of its first prompt among all prompts that the engine was ever given. */
-    readonly firstRequest: number,
-  ) {}
-
-  /** Samples of which there is no request yet. */
-  get numUnmade(): number {
-    return this.callInputs.numRequests - this.requestIds.length;
-  }
-}
 
 type Arrival = PendingCall | 'resetPrefixCache';
 
@@ -86,6 +44,7 @@ export class Admission {
     private readonly config: UniprocConfig,
     private readonly executor: Executor,
     private readonly outputProcessor: OutputProcessor,
+    private readonly metrics: EngineMetrics,
     /** Has the loop look for what arrived. */
     private readonly wake: () => void,
   ) {}
@@ -144,21 +103,14 @@ export class Admission {
           },
           (error: unknown) => this.failToEncode(pending, error),
         );
-      } else {
-        pending.inputs = encoded;
-      }
+      } else pending.inputs = encoded;
     } catch (error) {
       this.failToEncode(pending, error);
     }
   }
 
   private failToEncode(pending: PendingCall, error: unknown): void {
-    const isTyped = error instanceof UniprocError;
-    const { firstRequest } = pending;
-    this.fail(
-      pending,
-      isTyped ? error : new RequestFailedError(String(firstRequest), 'encoded', error),
-    );
+    this.fail(pending, asRequestError(String(pending.firstRequest), 'encoded', error));
     this.wake();
   }
 
@@ -180,15 +132,21 @@ export class Admission {
     throw new QueueFullError(maxQueuedRequests, numWaiting, numRequests);
   }
 
+  /** From now on the requests of the call count. It may have ended already. */
+  admit(pending: PendingCall): void {
+    pending.isAdmitted = true;
+    pending.call.whenEnded(() => this.ended(pending));
+  }
+
   /** Has a call's requests come as soon as they can. It may have ended already. */
   begin(pending: PendingCall): void {
     const { call, callInputs } = pending;
     if (callInputs.numPrompts === 0) call.end();
     if (call.isEnded) return;
     this.watch(pending);
+    this.admit(pending);
     this.calls.set(call, pending);
     this.numArriving += callInputs.numRequests;
-    call.whenEnded(() => this.ended(pending));
     if (pending.inputs !== null) this.makeRequests(pending, pending.inputs);
     else void pending.encoding?.then(() => this.makeRequests(pending, pending.inputs ?? []));
   }
@@ -241,7 +199,7 @@ export class Admission {
       const seed = samplingParams.seed ?? requestSeed(this.config.model.seed, count);
       for (let index = 0; index < n; index++) {
         if (call.isEnded) return;
-        this.makeRequest(pending, input, parent, index, BigInt(seed));
+        this.makeRequest(pending, input, i, parent, index, BigInt(seed));
         yield;
       }
     }
@@ -250,6 +208,7 @@ export class Admission {
   private makeRequest(
     pending: PendingCall,
     input: EngineInput,
+    promptIndex: number,
     parent: ParentRequest,
     index: number,
     seed: bigint,
@@ -257,7 +216,7 @@ export class Admission {
     const { promptTokenIds, samplingParams, stopTokenIds, badWordsTokenIds } = input;
     const { priority, cacheSalt } = pending.options;
     const request = new Request({
-      requestId: samplingParams.n === 1 ? parent.requestId : `${parent.requestId}-${index}`,
+      requestId: pending.requestId(promptIndex, index),
       promptTokenIds,
       samplingParams,
       stopTokenIds,
@@ -275,7 +234,7 @@ export class Admission {
   /** A request that other ranks began: it is computed along, and given to the scheduler at once. */
   adopt(request: Request, receiver: CallReceiver, call: Call): void {
     const { requestId, promptTokenIds, samplingParams } = request;
-    const inputs: CallInputs = { numPrompts: 1, numRequests: 1, encode: () => [] };
+    const inputs = { numPrompts: 1, numRequests: 1, numSamples: [1], encode: () => [] };
     const pending = new PendingCall(inputs, receiver, {}, call, 0);
     const parent = new ParentRequest(
       requestId,
@@ -290,7 +249,7 @@ export class Admission {
     pending.requestIds.push(requestId);
     pending.isScheduled = true;
     this.calls.set(call, pending);
-    call.whenEnded(() => this.ended(pending));
+    this.admit(pending);
     this.scheduler.addRequest(request);
   }
 
@@ -344,33 +303,23 @@ export class Admission {
 
   /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
   private ended(pending: PendingCall): void {
-    const { call, callInputs, requestIds } = pending;
-    this.calls.delete(call);
-    if (!pending.isScheduled) this.numArriving -= callInputs.numRequests;
+    const { call, requestIds, numUnmade } = pending;
+    const hasBegun = this.calls.delete(call);
+    if (hasBegun && !pending.isScheduled) this.numArriving -= pending.callInputs.numRequests;
     pending.requests = [];
-    if (call.numPromptsDone === call.numPrompts) return;
+    if (call.numPromptsDone === call.numPrompts || !pending.isAdmitted) return;
     // Ranks that step together drop requests between the same steps.
-    if (requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep) {
-      this.drop(pending, requestIds);
-      return;
+    const isAtOnce = requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep;
+    // Of many, first those that hold seats and blocks.
+    const isRunning = (requestId: string) => this.outputProcessor.callOf(requestId) === call;
+    this.drop(pending, isAtOnce ? requestIds : this.scheduler.runningReqIds.filter(isRunning));
+    if (isAtOnce && numUnmade <= DROPPED_AT_ONCE) {
+      for (const unmade of pending.unmade()) this.dropUnmade(pending, unmade);
+    } else {
+      const dropped = slicedWork.finish(this.dropped(pending));
+      this.drops.add(dropped);
+      void dropped.finally(() => this.drops.delete(dropped));
     }
-    // First those that hold seats and blocks.
-    const { outputProcessor, scheduler } = this;
-    this.drop(
-      pending,
-      scheduler.runningReqIds.filter((requestId) => outputProcessor.callOf(requestId) === call),
-    );
-    const drop = (requestId: string) => this.drop(pending, [requestId]);
-    const dropped = slicedWork.finish(
-      (function* (): Pieces {
-        for (const requestId of requestIds) {
-          drop(requestId);
-          yield;
-        }
-      })(),
-    );
-    this.drops.add(dropped);
-    void dropped.finally(() => this.drops.delete(dropped));
   }
 
   /** Ends requests of a call that has ended, those that have not; the worker hears of it by the next step. */
@@ -379,6 +328,24 @@ export class Admission {
     if (!isScheduled || dropped.length === 0) return;
     this.scheduler.finishRequests(dropped, 'abort');
     this.wake();
+  }
+
+  /** All of a call's requests, one by one. */
+  private *dropped(pending: PendingCall): Pieces {
+    for (const requestId of pending.requestIds) {
+      this.drop(pending, [requestId]);
+      yield;
+    }
+    for (const unmade of pending.unmade()) {
+      this.dropUnmade(pending, unmade);
+      yield;
+    }
+  }
+
+  /** Finished like a request, though it never was one. */
+  private dropUnmade({ endReason, time }: PendingCall, unmade: UnmadeRequest): void {
+    const ended = { ...unmade, numCachedTokens: null };
+    this.metrics.finished(ended, new RequestTimes(time), 0, endReason);
   }
 
   /** Ends a call with an error. */
@@ -396,8 +363,7 @@ export class Admission {
     const call = this.outputProcessor.callOf(requestId);
     const pending = call && this.calls.get(call);
     if (pending === undefined) return;
-    const isTyped = cause instanceof UniprocError;
-    this.fail(pending, isTyped ? cause : new RequestFailedError(requestId, stage, cause));
+    this.fail(pending, asRequestError(requestId, stage, cause));
   }
 
   /** Nothing runs any more: ends every call, in slices; resolves once all have heard of it. */
@@ -422,6 +388,10 @@ export class Admission {
       while (isUnderWay(pending)) await new Promise((resolve) => setImmediate(resolve));
     }
   }
+}
+
+function asRequestError(requestId: string, stage: string, error: unknown): UniprocError {
+  return error instanceof UniprocError ? error : new RequestFailedError(requestId, stage, error);
 }
 
 function asleep(): InvalidStateError {

@@ -1,5 +1,5 @@
 /** Where the outputs of a call's prompts gather until all are there. */
-import type { CallReceiver } from './admission';
+import type { CallReceiver } from './pendingCall';
 import type { OutputReceiver } from './outputCollector';
 import type { RequestOutput } from './outputs';
 

@@ -15,7 +15,7 @@ import { Executor } from '../executor/executor';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
-import { Admission, type CallReceiver } from './admission';
+import { Admission } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
 import { getKvCacheConfigs } from './kvCacheConfig';
@@ -25,6 +25,7 @@ import { RequestOutputCollector } from './outputCollector';
 import { CallOutputs } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
+import type { CallReceiver } from './pendingCall';
 import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
 import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
@@ -71,7 +72,8 @@ export class LLMEngine {
     this.config = executor.config;
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
     const wake = () => this.wake?.();
-    this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
+    const { config, metrics, outputProcessor } = this;
+    this.admission = new Admission(config, executor, outputProcessor, metrics, wake);
     this.rankGroup = new RankGroup(executor, this.admission, wake);
   }
 
@@ -361,8 +363,9 @@ export class LLMEngine {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
-    this.rankGroup.failAll(error);
-    this.stopped = this.admission.failAll(error, isShutdown ? 'abort' : 'error');
+    const reason = isShutdown ? 'abort' : 'error';
+    this.rankGroup.failAll(error, reason);
+    this.stopped = this.admission.failAll(error, reason);
     if (!isShutdown) emit(this.events, 'failed', error);
   }
 

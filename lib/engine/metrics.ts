@@ -8,6 +8,7 @@ export type { EndReason } from './outputs';
 /** One request that has ended, for a log. Of a prompt with `n` samples each is one. */
 export interface FinishedRequest {
   requestId: string;
+  /** 0 where it ended before its prompt was encoded. */
   numPromptTokens: number;
   /** Of those, taken from the prefix cache. */
   numCachedTokens: number;
@@ -136,7 +137,11 @@ export class EngineMetrics {
   }
 
   finished(
-    { requestId, numPromptTokens, numCachedTokens }: Request,
+    {
+      requestId,
+      numPromptTokens,
+      numCachedTokens,
+    }: Pick<Request, 'requestId' | 'numPromptTokens' | 'numCachedTokens'>,
     { arrival, scheduled, firstToken }: RequestTimes,
     numOutputTokens: number,
     finishReason: EndReason,

@@ -7,7 +7,7 @@ import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import type { ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { CallInputs, EngineInput } from './callInputs';
+import { type CallInputs, countsOf, type EngineInput } from './callInputs';
 import { type Pieces, slicedWork } from './slicedWork';
 import { copyTokenIds } from './tokenIds';
 
@@ -55,8 +55,7 @@ export class PromptEncoder {
   ): CallInputs {
     check(prompts);
     return {
-      numPrompts: prompts.length,
-      numRequests: prompts.reduce((sum, { samplingParams: { n } }) => sum + n, 0),
+      ...countsOf(prompts),
       encode: (isWanted) => {
         const isEncoded = prompts.every(
           ({ promptTokenIds, samplingParams }) =>

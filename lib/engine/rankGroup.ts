@@ -7,7 +7,9 @@ import { divisionFault } from '../config/division';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import { InvalidStateError, NotSupportedError } from '../errors';
 import type { Executor } from '../executor/executor';
-import type { Admission, PendingCall } from './admission';
+import type { Admission } from './admission';
+import type { EndReason } from './metrics';
+import type { PendingCall } from './pendingCall';
 import { lastStepOf, type QueuedCall, type Standing } from './reinitialization';
 
 /** A call, or what is to happen between two calls. */
@@ -73,12 +75,13 @@ export class RankGroup {
   /** Has a call, or a reset of the prefix cache, wait for the calls before it to end. */
   queue(turn: PendingCall | 'resetPrefixCache'): void {
     if (turn !== 'resetPrefixCache') this.numCalls++;
-    this.turns.push(turn);
+    this.takeOver(turn);
     this.wake();
   }
 
   /** The same for one that other ranks queued, which does not count as made in this group. */
   takeOver(turn: PendingCall | 'resetPrefixCache'): void {
+    if (turn !== 'resetPrefixCache') this.admission.admit(turn);
     this.turns.push(turn);
   }
 
@@ -104,6 +107,7 @@ export class RankGroup {
       this.admission.check(turn.callInputs, turn.options);
       this.admission.begin(turn);
     } catch (error) {
+      turn.isAdmitted = false;
       this.admission.fail(turn, error);
     }
   }
@@ -196,10 +200,11 @@ export class RankGroup {
   }
 
   /** Nothing runs any more: ends the calls that wait for their turn, and the change. */
-  failAll(error: Error): void {
+  failAll(error: Error, reason: EndReason): void {
     const { turns } = this;
     this.turns = [];
-    for (const turn of turns) if (typeof turn === 'object') this.admission.fail(turn, error);
+    for (const turn of turns)
+      if (typeof turn === 'object') this.admission.fail(turn, error, reason);
     this.pendingChange?.failed(error);
   }
 }

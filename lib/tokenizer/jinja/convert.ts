@@ -25,7 +25,8 @@ function fromNumber(value: number): Value {
  * Number object is a float even where it is integral: JSON's 1.0. Throws ConversionError.
  */
 export function fromJs(value: unknown, path: string, depth = 0): Value {
-  if (depth > MAX_DATA_DEPTH) throw new ConversionError(path, `is nested deeper than ${MAX_DATA_DEPTH}`);
+  if (depth > MAX_DATA_DEPTH)
+    throw new ConversionError(path, `is nested deeper than ${MAX_DATA_DEPTH}`);
   if (value === null || value === undefined) return null;
   if (typeof value === 'string' || typeof value === 'boolean' || typeof value === 'bigint') {
     return value;
