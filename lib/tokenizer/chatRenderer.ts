@@ -13,17 +13,16 @@ import type {
 const MAX_CONVERSATIONS = 16;
 const MAX_MESSAGES = 512;
 
-/**
- * A template's steps are counted (jinja/budget.ts) and take about a second at most. One that takes this long
- * has found a step that costs more than it counts.
- */
-const MAX_MILLISECONDS = 60_000;
-
-/**
- * The thread's heap. A template's budget lets it make some 2 GB of strings, which must not reach the limit:
- * a heap that is exhausted by one large string ends the process, not the thread.
- */
-const HEAP_MEGABYTES = 4096;
+/** What one request to the thread may take; a template takes about a second and 2 GB at most, by its steps. */
+const LIMITS = {
+  /** Reached by a step that costs more than it counts (jinja/budget.ts). */
+  milliseconds: 60_000,
+  /**
+   * Of the thread's heap. It must not be reached by strings: where one large string exhausts the heap,
+   * the process ends, not the thread.
+   */
+  heapMegabytes: 4096,
+};
 
 interface Job {
   conversations: readonly Conversation[];
@@ -44,10 +43,11 @@ export class ChatRenderer {
   /** `setUp` is asked when the first conversation comes. */
   constructor(
     private readonly setUp: () => TemplateSetUp,
-    private readonly maxMilliseconds = MAX_MILLISECONDS,
+    private readonly limits: Partial<typeof LIMITS> = {},
   ) {
+    const { heapMegabytes } = { ...LIMITS, ...limits };
     this.thread = new ThreadClient('templateThread', 'uniproc chat templates', {
-      maxOldGenerationSizeMb: HEAP_MEGABYTES,
+      maxOldGenerationSizeMb: heapMegabytes,
     });
   }
 
@@ -114,12 +114,13 @@ export class ChatRenderer {
     conversations: readonly Conversation[],
     settings: RenderSettings,
   ): Promise<Rendered[]> {
-    const { thread, maxMilliseconds } = this;
+    const { thread } = this;
+    const { heapMegabytes, milliseconds } = { ...LIMITS, ...this.limits };
     if (!thread.isRunning) thread.openWith('setUp', this.setUp());
     const timer = setTimeout(() => {
-      const message = `the chat template takes more than ${maxMilliseconds} ms; it was given up`;
+      const message = `the chat template takes more than ${milliseconds} ms; it was given up`;
       thread.kill(new InvalidRequestError(message));
-    }, maxMilliseconds);
+    }, milliseconds);
     try {
       return await thread.request('render', { conversations, settings });
     } catch (error) {
@@ -127,7 +128,7 @@ export class ChatRenderer {
       if (!(error instanceof TokenizerFailedError) || code !== 'ERR_WORKER_OUT_OF_MEMORY')
         throw error;
       throw new InvalidRequestError(
-        `the chat template takes more than ${HEAP_MEGABYTES} MB of memory`,
+        `the chat template takes more than ${heapMegabytes} MB of memory`,
         { cause: error },
       );
     } finally {

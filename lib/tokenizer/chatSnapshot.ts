@@ -11,7 +11,7 @@ export function snapshotOfChat(
   messages: unknown,
   options: RenderSettings | null,
 ): { conversation: Conversation; settings: RenderSettings } {
-  return readingOf('messages', () => {
+  return readingOf('the call', () => {
     const { tools, documents, chatTemplateKwargs, ...rest } = options ?? {};
     checkMessages(messages);
     checkTemplateOptions({ ...rest, tools, documents, chatTemplateKwargs });
