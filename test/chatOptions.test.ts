@@ -49,7 +49,7 @@ describe('chat', () => {
   test.each([false, true])(
     'refuses what cannot fit before it is encoded, splitSpecialTokens %s',
     async (splitSpecialTokens) => {
-      const encoded = jest.spyOn(tokenizer, 'encodeBatch');
+      const encoded = jest.spyOn(tokenizer, 'encodeArrays');
       const messages = [{ role: 'user', content: `<|user|>${'word '.repeat(50_000)}` }];
       await expect(llm.chat(messages, one, { splitSpecialTokens })).rejects.toMatchObject({
         code: 'REQUEST_INVALID',

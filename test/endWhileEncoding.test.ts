@@ -143,12 +143,12 @@ describe('the executor sleeps', () => {
 
   test('and wakes before its prompts are encoded: it is carried out', async () => {
     const tokenizer = llm.tokenizer as Tokenizer;
-    const encodeBatch = tokenizer.encodeBatch.bind(tokenizer);
+    const encodeArrays = tokenizer.encodeArrays.bind(tokenizer);
     let encode!: () => void;
     const mayEncode = new Promise<void>((resolve) => (encode = resolve));
-    jest.spyOn(tokenizer, 'encodeBatch').mockImplementation(async (...args) => {
+    jest.spyOn(tokenizer, 'encodeArrays').mockImplementation(async (...args) => {
       await mayEncode;
-      return encodeBatch(...args);
+      return encodeArrays(...args);
     });
     const call = llm.generate(prompts.slice(0, 50), params);
     await llm.engine.executor.sleep();

@@ -154,7 +154,7 @@ export class PromptEncoder {
     settings: EncodeSettings,
     [start, end]: readonly [number, number],
     isWanted: () => boolean,
-  ): Promise<readonly ArrayLike<number>[]> {
+  ): Promise<readonly Int32Array[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
     const batch = prompts.slice(start, end);
     // A call has prompts or conversations, not both.
@@ -166,7 +166,7 @@ export class PromptEncoder {
     const texts = batch.flatMap(({ prompt, promptTokenIds }) =>
       promptTokenIds === undefined ? [prompt ?? ''] : [],
     );
-    const encoded = await tokenizer.encodeBatch(texts, { addSpecialTokens, splitSpecialTokens });
+    const encoded = await tokenizer.encodeArrays(texts, { addSpecialTokens, splitSpecialTokens });
     let next = 0;
     return batch.map(({ promptTokenIds }) => promptTokenIds ?? encoded[next++]);
   }
@@ -178,7 +178,7 @@ export class PromptEncoder {
     { maxPromptTokens, ...settings }: EncodeSettings,
     start: number,
     isWanted: () => boolean,
-  ): Promise<readonly ArrayLike<number>[]> {
+  ): Promise<readonly Int32Array[]> {
     const { limits, model } = this.config;
     const maxModelLen = maxPromptTokens === null ? model.maxModelLen : null;
     const rendered = await tokenizer.renderChats(
@@ -194,12 +194,12 @@ export class PromptEncoder {
     return tokenizer.encodeRendered(texts, settings.addSpecialTokens ?? false);
   }
 
-  private take(prompt: PendingPrompt, index: number, tokenIds: ArrayLike<number>): Int32Array {
+  private take(prompt: PendingPrompt, index: number, tokenIds: Int32Array): Int32Array {
     if (prompt.promptTokenIds !== undefined) return prompt.promptTokenIds;
     const { maxModelLen, transformer } = this.config.model;
     try {
       const { vocabSize } = transformer.spec;
-      return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? Int32Array.from(tokenIds);
+      return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? tokenIds;
     } catch (error) {
       throw named(`prompt ${index}`, error);
     }
@@ -312,9 +312,8 @@ function* batches(lengths: readonly number[]): Iterable<[start: number, end: num
 }
 
 /** The last `count` tokens; null: all. */
-function last(tokenIds: ArrayLike<number>, count: number | null): ArrayLike<number> {
-  if (count === null || tokenIds.length <= count) return tokenIds;
-  return Array.prototype.slice.call(tokenIds, -count) as number[];
+function last(tokenIds: Int32Array, count: number | null): Int32Array {
+  return count === null || tokenIds.length <= count ? tokenIds : tokenIds.slice(-count);
 }
 
 /** An InvalidRequestError says what it is about; another error is as it is. */

@@ -8,6 +8,7 @@ import type {
   TemplateRequests,
   TemplateSetUp,
 } from './threadMessages';
+import type { TokenTable } from './tokenTable';
 
 /** Conversations, and about as many messages, that go to the thread at once. */
 const MAX_CONVERSATIONS = 16;
@@ -135,4 +136,18 @@ export class ChatRenderer {
       clearTimeout(timer);
     }
   }
+}
+
+/** Does not hold the tokenizer: its renderer may outlive it. */
+export function rendererOf(
+  { vocabulary }: TokenTable,
+  setUp: Omit<TemplateSetUp, 'specialTexts'>,
+): ChatRenderer {
+  return new ChatRenderer(() => {
+    const specialTexts: string[] = [];
+    for (let id = 0; id < vocabulary.size; id++) {
+      if (vocabulary.isSpecial(id)) specialTexts.push(vocabulary.token(id));
+    }
+    return { ...setUp, specialTexts };
+  });
 }

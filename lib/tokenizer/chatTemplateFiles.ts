@@ -1,9 +1,10 @@
-/** A checkpoint's chat templates: where they are. */
+/** A checkpoint's chat templates: where they are, and whether they compile. */
 import path from 'node:path';
 import { fileExists, namesIn, readJsonObject, readText } from '../config/jsonFile';
 import { show } from '../config/schema';
-import { CheckpointError } from '../errors';
-import type { ChatTemplateFile } from './threadMessages';
+import { CheckpointError, ConfigError } from '../errors';
+import type { ThreadClient } from './threadClient';
+import type { ChatTemplateFile, TokenizerRequests } from './threadMessages';
 
 /**
  * The chat templates of `folder`, in transformers' order: chat_template.jinja and
@@ -68,4 +69,29 @@ function readTemplates(file: string, value: unknown): ChatTemplateFile[] {
     );
   }
   return templates;
+}
+
+/**
+ * Has them compiled: one that does not is a warning; `own`, where it is a text, a
+ * ConfigError.
+ */
+export async function checkTemplates(
+  thread: ThreadClient<TokenizerRequests>,
+  templates: readonly ChatTemplateFile[],
+  own: string | null,
+): Promise<void> {
+  const isText = own !== null && !templates.some(({ name }) => name === own);
+  const texts = [...templates.map(({ text }) => text), ...(isText ? [own] : [])];
+  if (texts.length === 0) return;
+  const faults = await thread.request('checkTemplates', { texts });
+  for (const [i, { name, file }] of templates.entries()) {
+    if (faults[i] === null) continue;
+    process.emitWarning(
+      `${file}: the chat template ${show(name)} cannot be compiled: ${faults[i]}; generate ` +
+        'works, chat needs another chatTemplate',
+      'UniprocWarning',
+    );
+  }
+  const fault = isText ? faults[templates.length] : null;
+  if (fault !== null) throw new ConfigError(`chatTemplate cannot be compiled: ${fault}`);
 }

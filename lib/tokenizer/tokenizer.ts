@@ -7,18 +7,17 @@ import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
-import { CheckpointError, ConfigError, InvalidRequestError, NotSupportedError } from '../errors';
+import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
-import { ChatRenderer } from './chatRenderer';
+import { type ChatRenderer, rendererOf } from './chatRenderer';
 import { snapshotOfChat } from './chatSnapshot';
-import { readChatTemplates } from './chatTemplateFiles';
+import { checkTemplates, readChatTemplates } from './chatTemplateFiles';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
 import { readSpecialTokens } from './specialTokens';
 import { StreamDecoder } from './streamDecoder';
 import { errorOf, ThreadClient } from './threadClient';
 import type {
-  ChatTemplateFile,
   Conversation,
   LoadedTokenizer,
   RenderSettings,
@@ -143,14 +142,18 @@ export class Tokenizer {
 
   /** `encode` of each text. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    const lists: number[][] = [];
+    for (const ids of await this.encodeArrays(texts, options)) lists.push(await plain(ids));
+    return lists;
+  }
+
+  /** The same, as the thread gives them: nothing on this one grows with the texts. */
+  async encodeArrays(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     if (!Array.isArray(texts)) {
       throw new InvalidRequestError(`texts is ${show(texts)}; it must be a list of strings`);
     }
     texts.forEach((text: unknown, i) => checkText(`texts[${i}]`, text));
-    const input = { texts, ...encodeSettings(options) };
-    const lists: number[][] = [];
-    for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
-    return lists;
+    return this.thread.request('encodeBatch', { texts, ...encodeSettings(options) });
   }
 
   /**
@@ -238,7 +241,7 @@ export class Tokenizer {
     const { conversation, settings } = snapshotOfChat(messages, options);
     const parts = await this.renderOne(conversation, settings);
     const [ids] = await this.encodeRendered([parts], settings.addSpecialTokens ?? false);
-    return ids;
+    return plain(ids);
   }
 
   private async renderOne(
@@ -267,22 +270,21 @@ export class Tokenizer {
   async encodeRendered(
     texts: readonly (readonly RenderedPart[])[],
     addSpecialTokens: boolean,
-  ): Promise<number[][]> {
+  ): Promise<Int32Array[]> {
     const parts = texts.flat();
-    const encoded = new Map<RenderedPart, number[]>();
+    const encoded = new Map<RenderedPart, Int32Array>();
     for (const isPlain of [false, true]) {
       const alike = parts.filter((part) => part.isPlain === isPlain);
       for (let start = 0; start < alike.length; start += MAX_PARTS) {
         const batch = alike.slice(start, start + MAX_PARTS);
-        const lists = await this.encodeBatch(
+        const lists = await this.encodeArrays(
           batch.map(({ text }) => text),
           { addSpecialTokens, splitSpecialTokens: isPlain },
         );
         batch.forEach((part, i) => encoded.set(part, lists[i]));
       }
     }
-    const idsOf = (part: RenderedPart) => encoded.get(part) ?? [];
-    return texts.map((text) => (text.length === 1 ? idsOf(text[0]) : text.flatMap(idsOf)));
+    return texts.map((text) => joined(text.map((part) => encoded.get(part) as Int32Array)));
   }
 
   /** Ends the tokenizer's threads; calls that wait, or come later, reject with ShutdownError. Idempotent. */
@@ -293,43 +295,15 @@ export class Tokenizer {
   }
 }
 
-/** Does not hold the tokenizer: its renderer may outlive it. */
-function rendererOf(
-  { vocabulary }: TokenTable,
-  setUp: Omit<TemplateSetUp, 'specialTexts'>,
-): ChatRenderer {
-  return new ChatRenderer(() => {
-    const specialTexts: string[] = [];
-    for (let id = 0; id < vocabulary.size; id++) {
-      if (vocabulary.isSpecial(id)) specialTexts.push(vocabulary.token(id));
-    }
-    return { ...setUp, specialTexts };
-  });
-}
-
-/**
- * A template of the checkpoint's that does not compile is a warning; `own`, where it is a text, a
- * ConfigError.
- */
-async function checkTemplates(
-  thread: ThreadClient<TokenizerRequests>,
-  templates: readonly ChatTemplateFile[],
-  own: string | null,
-): Promise<void> {
-  const isText = own !== null && !templates.some(({ name }) => name === own);
-  const texts = [...templates.map(({ text }) => text), ...(isText ? [own] : [])];
-  if (texts.length === 0) return;
-  const faults = await thread.request('checkTemplates', { texts });
-  for (const [i, { name, file }] of templates.entries()) {
-    if (faults[i] === null) continue;
-    process.emitWarning(
-      `${file}: the chat template ${show(name)} cannot be compiled: ${faults[i]}; generate ` +
-        'works, chat needs another chatTemplate',
-      'UniprocWarning',
-    );
+function joined(arrays: readonly Int32Array[]): Int32Array {
+  if (arrays.length === 1) return arrays[0];
+  const all = new Int32Array(arrays.reduce((sum, { length }) => sum + length, 0));
+  let start = 0;
+  for (const array of arrays) {
+    all.set(array, start);
+    start += array.length;
   }
-  const fault = isText ? faults[templates.length] : null;
-  if (fault !== null) throw new ConfigError(`chatTemplate cannot be compiled: ${fault}`);
+  return all;
 }
 
 function textOf(parts: readonly RenderedPart[]): string {
