@@ -59,6 +59,7 @@ export class DataSnapshot {
     if (typeof value !== 'object' || value === null) return value;
     if (depth >= this.maxDepth) throw new SnapshotError(`is deeper than ${this.maxDepth} levels`);
     if (Array.isArray(value)) return this.copyList(value, depth);
+    if (Object.getPrototypeOf(value) === Object.prototype) return this.copyObject(value, depth);
     // To a chat template a Number object is a float, a Map a dict, and a Date its JSON.
     if (types.isNumberObject(value)) return Object(Number(value)) as object;
     if (types.isDate(value)) return value.toJSON();

@@ -25,16 +25,24 @@ export function snapshotOfChat(
       conversation: copyOf(messages, 'messages') as Conversation,
       settings: {
         chatTemplate,
-        addGenerationPrompt,
-        continueFinalMessage,
+        addGenerationPrompt: flag(addGenerationPrompt),
+        continueFinalMessage:
+          typeof continueFinalMessage === 'string'
+            ? continueFinalMessage
+            : flag(continueFinalMessage),
         tools: copyOf(tools, 'tools') as RenderSettings['tools'],
         documents: copyOf(documents, 'documents') as RenderSettings['documents'],
         chatTemplateKwargs: Object.fromEntries(kwargs),
-        addSpecialTokens: rest.addSpecialTokens,
-        splitSpecialTokens: rest.splitSpecialTokens,
+        addSpecialTokens: flag(rest.addSpecialTokens),
+        splitSpecialTokens: flag(rest.splitSpecialTokens),
       },
     };
   });
+}
+
+/** What an option amounts to; null counts as missing. */
+function flag(value: unknown): boolean | undefined {
+  return value === undefined || value === null ? undefined : Boolean(value);
 }
 
 function copyOf(value: unknown, name: string): unknown {
