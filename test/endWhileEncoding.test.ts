@@ -17,7 +17,7 @@ afterEach(() => llm.shutdown());
 
 let finished: FinishedRequest[];
 
-/** The records of a call whose prompts were not encoded, the first that the engine was given. */
+/** The records of a call that ended before its prompts were encoded, the engine's first. */
 function expectFinished(numRequests: number, finishReason: FinishedRequest['finishReason']): void {
   expect(finished.map(({ requestId }) => requestId)).toEqual(
     Array.from({ length: numRequests }, (_, i) => String(i)),

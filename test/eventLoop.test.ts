@@ -44,7 +44,7 @@ test('a prompt of 1 MB, and 50,000 bad words', async () => {
   });
 });
 
-test('conversations whose template takes all that it may', async () => {
+test('conversations with a template that takes all that it may', async () => {
   const chatTemplate =
     '{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}{% endfor %}{% endfor %}';
   const messages = [{ role: 'user', content: 'Once' }];

@@ -16,7 +16,7 @@ export interface CallReceiver {
   failed(error: unknown, atOnce?: boolean): void;
 }
 
-/** A sample whose call ended before it was a request. */
+/** A sample of a call that ended before the sample was a request. */
 export interface UnmadeRequest {
   requestId: string;
   /** 0 where its prompt was not encoded. */

@@ -1,4 +1,4 @@
-/** Which of a checkpoint's chat templates is meant, and whose fault a failure is. */
+/** Which of a checkpoint's chat templates is meant, and who is at fault where it fails. */
 import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
 import { type ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
 import type { ChatTemplateFile } from './threadMessages';
