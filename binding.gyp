@@ -1,5 +1,6 @@
-# Builds the addon's CPU backend where there is no CMake; CMakeLists.txt builds the same and more:
-# keep the two alike. gyp has no flags for a single file, so SIMD is chosen by target attributes.
+# Builds the addon's CPU backend where there is no CMake, and in a clone the tests' addon;
+# CMakeLists.txt builds the same and more: keep the two alike. gyp has no flags for a single file, so
+# SIMD is chosen by target attributes.
 {
   'variables': {
     # Node's headers and node-addon-api are the system's: our warnings are not for them.
@@ -8,33 +9,55 @@
       '-isystem', '<!(node -p "path.dirname(require.resolve(\'node-addon-api/napi.h\'))")',
     ],
     'warnings': ['-Wall', '-Wextra', '-Wpedantic', '-Wshadow', '-Werror'],
+    # Not in the package.
+    'has_testing': '<!(test -d native/addon_testing && echo 1 || echo 0)',
+  },
+  'target_defaults': {
+    'include_dirs': ['native'],
+    'defines': [
+      'NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG',
+      # Throwing into a worker thread that is being terminated must not end the process.
+      'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+    ],
+    'cflags!': ['-Wno-unused-parameter'],
+    'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+    'cflags_cc': [
+      '-std=c++20', '-pthread', '-fvisibility=hidden', '-fvisibility-inlines-hidden',
+      '-ffp-contract=off', '<@(warnings)', '<@(system_headers)',
+    ],
+    'ldflags': ['-pthread', '-s'],
+    'xcode_settings': {
+      'MACOSX_DEPLOYMENT_TARGET': '11.0',
+      'CLANG_CXX_LANGUAGE_STANDARD': 'c++20',
+      'GCC_ENABLE_CPP_EXCEPTIONS': 'YES',
+      'GCC_ENABLE_CPP_RTTI': 'YES',
+      'GCC_SYMBOLS_PRIVATE_EXTERN': 'YES',
+      'OTHER_CFLAGS': ['-ffp-contract=off', '<@(warnings)', '<@(system_headers)'],
+    },
   },
   'targets': [
     {
-      'target_name': 'uniproc',
+      # Compiled once for both addons: all but the module's entry point.
+      'target_name': 'uniproc_shared',
+      'type': 'static_library',
       # The CPU sources, one path a line; CMakeLists.txt reads the same list.
-      'sources': ['<!@(cat native/sources.txt)'],
-      'include_dirs': ['native'],
-      'defines': [
-        'NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG',
-        # Throwing into a worker thread that is being terminated must not end the process.
-        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
-      ],
-      'cflags!': ['-Wno-unused-parameter'],
-      'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
-      'cflags_cc': [
-        '-std=c++20', '-pthread', '-fvisibility=hidden', '-fvisibility-inlines-hidden',
-        '-ffp-contract=off', '<@(warnings)', '<@(system_headers)',
-      ],
-      'ldflags': ['-pthread', '-s'],
-      'xcode_settings': {
-        'MACOSX_DEPLOYMENT_TARGET': '11.0',
-        'CLANG_CXX_LANGUAGE_STANDARD': 'c++20',
-        'GCC_ENABLE_CPP_EXCEPTIONS': 'YES',
-        'GCC_ENABLE_CPP_RTTI': 'YES',
-        'GCC_SYMBOLS_PRIVATE_EXTERN': 'YES',
-        'OTHER_CFLAGS': ['-ffp-contract=off', '<@(warnings)', '<@(system_headers)'],
-      },
+      'sources': ['<!@(grep -v native/addon/addon.cpp native/sources.txt)'],
     },
+    {
+      'target_name': 'uniproc',
+      'dependencies': ['uniproc_shared'],
+      'sources': ['native/addon/addon.cpp'],
+    },
+  ],
+  'conditions': [
+    ['has_testing == 1', {
+      'targets': [
+        {
+          'target_name': 'uniproc_testing',
+          'dependencies': ['uniproc_shared'],
+          'sources': ['<!@(ls native/addon_testing/*.cpp)'],
+        },
+      ],
+    }],
   ],
 }

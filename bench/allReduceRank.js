@@ -3,7 +3,7 @@
 // all-reduce.
 'use strict';
 
-const { ops } = require('../build/Release/uniproc.node');
+const { Ops } = require('../build/Release/uniproc_testing.node');
 const { ProcessGroup } = require('../dist/distributed/processGroup');
 const { rankFromEnvironment } = require('../dist/distributed/rendezvous');
 
@@ -29,7 +29,7 @@ async function main({ device: kind, sizes }) {
     timeout: TIMEOUT,
   });
   const onGpu = kind !== 'cpu';
-  const device = new ops.Ops(
+  const device = new Ops(
     onGpu ? { kind: 'cuda', index: localRank } : { kind: 'cpu', numThreads: 1 },
   );
   const communicators = {};

@@ -2,7 +2,7 @@
 'use strict';
 
 const os = require('node:os');
-const { native } = require('../dist/native');
+const { Ops } = require('../build/Release/uniproc_testing.node');
 
 const SECONDS = 0.5;
 
@@ -27,7 +27,7 @@ class Products {
   copyBandwidth = Infinity;
 
   constructor({ transformer: { spec }, dtype }) {
-    this.ops = new (native().ops.Ops)({ kind: 'cpu', numThreads: os.availableParallelism() });
+    this.ops = new Ops({ kind: 'cpu', numThreads: os.availableParallelism() });
     const random = (count, type) => {
       const tensor = this.ops.allocate(count, type, 'a measurement');
       this.ops.fillRandom(tensor, 0, 0.02, 1n);
@@ -46,8 +46,8 @@ class Products {
     const x = this.random(numTokens * widest('cols'), 'float32');
     const out = this.random(numTokens * widest('rows'), 'float32');
     const step = () => {
-      for (const weight of this.layers) this.ops.matmul(x, numTokens, weight, null, out);
-      this.ops.matmul(x, numSampled, this.head, null, out);
+      for (const weight of this.layers) this.ops.linear(x, numTokens, weight, null, out);
+      this.ops.linear(x, numSampled, this.head, null, out);
     };
     step();
     const start = performance.now();

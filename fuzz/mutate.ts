@@ -33,6 +33,11 @@ const VALUES: readonly unknown[] = [
   1.5,
   1e-300,
   1e300,
+  // About the ends of float32.
+  1e-45,
+  1e-39,
+  1e38,
+  3.5e38,
   1e21,
   -0.5,
   ...NUMBERS,

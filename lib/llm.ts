@@ -24,6 +24,7 @@ import { readingOf } from './config/snapshot';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
+import { rejecting } from './engine/callOutputs';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
@@ -100,15 +101,17 @@ export class LLM {
    * are done. Rejects with InvalidRequestError or QueueFullError before anything runs; later with
    * RequestTimeoutError or the reason of `options.signal`, and then all of its prompts have ended.
    */
-  async generate(
+  generate(
     prompts: Prompt | readonly Prompt[],
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    const checked = checkGenerateOptions(options, this.engine.config.limits);
-    const prompting = promptOptionsOf(checked);
-    const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
-    return this.generateFor(inputs, checked);
+    return rejecting(() => {
+      const checked = checkGenerateOptions(options, this.engine.config.limits);
+      const prompting = promptOptionsOf(checked);
+      const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
+      return this.generateFor(inputs, checked);
+    });
   }
 
   private generateFor(inputs: CallInputs, options: GenerateOptions): Promise<RequestOutput[]> {

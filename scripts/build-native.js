@@ -1,6 +1,7 @@
 /**
- * Builds the addon, build/Release/uniproc.node: with CMake where there is one, else with the
- * node-gyp that every npm brings (`npm run build:native -- --gyp` asks for that).
+ * Builds the addon, build/Release/uniproc.node, and in a clone also the one of tests and benchmarks,
+ * build/Release/uniproc_testing.node: with CMake where there is one, else with the node-gyp that every
+ * npm brings (`npm run build:native -- --gyp` asks for that).
  */
 'use strict';
 

@@ -1,12 +1,12 @@
 /** Prints how many GPUs this process can open. Those that only another process may open count none. */
 'use strict';
 
-const { ops } = require('../build/Release/uniproc.node');
+const { Ops } = require('../build/Release/uniproc_testing.node');
 
 let count = 0;
 try {
   for (;;) {
-    new ops.Ops({ kind: 'cuda', index: count });
+    new Ops({ kind: 'cuda', index: count });
     count++;
   }
 } catch {

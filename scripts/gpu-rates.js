@@ -6,7 +6,7 @@
 
 const { printTable } = require('../bench/table');
 
-const addon = require('../build/Release/uniproc.node').ops;
+const addon = require('../build/Release/uniproc_testing.node');
 const ops = new addon.Ops({ kind: 'cuda', index: 0 });
 const rows = [];
 
@@ -43,7 +43,7 @@ function measureMatmul(name, weightRows, cols, numTokens) {
   const x = random(numTokens * cols);
   const out = ops.allocate(numTokens * weightRows, 'bfloat16', 'a measurement');
   const weightOf = (i) => ({ data: weights[i % copies], rows: weightRows, cols });
-  const time = seconds((i) => ops.matmul(x, numTokens, weightOf(i), null, out), 200);
+  const time = seconds((i) => ops.linear(x, numTokens, weightOf(i), null, out), 200);
   const flops = 2 * numTokens * weightRows * cols;
   rows.push(
     numTokens <= 64

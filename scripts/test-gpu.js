@@ -12,8 +12,8 @@ const root = path.join(__dirname, '..');
 /** Why there is no GPU, or null. */
 function whyNoGpu() {
   try {
-    const { ops } = require(path.join(root, 'build', 'Release', 'uniproc.node'));
-    const { name, capability } = new ops.Ops({ kind: 'cuda', index: 0 }).properties();
+    const { Ops } = require(path.join(root, 'build', 'Release', 'uniproc_testing.node'));
+    const { name, capability } = new Ops({ kind: 'cuda', index: 0 }).properties();
     console.log(`GPU tests on ${name}, ${capability}`);
     return null;
   } catch (error) {

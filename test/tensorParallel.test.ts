@@ -159,6 +159,11 @@ describe('before anything loads', () => {
     ['the seed', 'seed: rank', 'rank 1 has the seed 1, but rank 0 has 0'],
     ['the blocks', 'blockSize: 8 << rank', 'rank 1 has the blockSize 16, but rank 0 has 8'],
     [
+      'the limits',
+      'limits: { maxListMemoryBytes: 2 ** (20 + rank) }',
+      'rank 1 has the maxListMemoryBytes 2097152, but rank 0 has 1048576',
+    ],
+    [
       'the model',
       "model: rank ? 'test/golden/checkpoints/llama2' : undefined, skipTokenizerInit: true",
       'rank 1 has the transformer',
@@ -170,6 +175,21 @@ describe('before anything loads', () => {
       expect(error.message).toContain(message);
     }
   });
+});
+
+test('long lists wait for their place alike on both ranks, and give what one rank gives', async () => {
+  const body = `
+    const llm = await createLLM({ limits: { maxListMemoryBytes: 10 * 1024 } });
+    const params = [0, 1, 2, 3, 4].map((i) => new SamplingParams({
+      maxTokens: 10, ignoreEos: true, seed: i,
+      allowedTokenIds: Array.from({ length: 1100 }, (_, k) => (k + 150 * i) % 2048),
+    }));
+    const outputs = await llm.generate(params.map((_, i) => 'Once '.repeat(i + 1)), params);
+    say(outputs.map(({ outputs: [{ tokenIds }] }) => tokenIds));
+    await llm.shutdown();`;
+  const [[alone]] = await runLLMs<number[][]>(body, 1);
+  expect(alone.map(({ length }) => length)).toEqual([10, 10, 10, 10, 10]);
+  expect(await runLLMs<number[][]>(body, 2)).toEqual([[alone], [alone]]);
 });
 
 test('ranks given different memory agree on the least, and on the number of blocks', async () => {

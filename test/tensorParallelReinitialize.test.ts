@@ -106,7 +106,7 @@ test('what the ranks do not agree on, or cannot do, changes nothing', async () =
 
 test('ranks that do not come fail what is under way, within the timeout', async () => {
   const body = `${CALLS}
-    const llm = await makeLLM({ distributedTimeout: 1500 });
+    const llm = await makeLLM({ distributedTimeout: 8000 });
     const calls = under(llm).map((call) => errorOf(call));
     await tokensGenerated(llm, 10);
     say(await errorOf(llm.reinitializeDistributed(request(2, -1, ${await freePort()}))));
@@ -117,9 +117,9 @@ test('ranks that do not come fail what is under way, within the timeout', async 
   expect(errors).toHaveLength(4);
   for (const error of errors) {
     expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
-    expect(error.message).toContain('rank 1 did not come within 1500 ms');
+    expect(error.message).toContain('rank 1 did not come within 8000 ms');
   }
-  expect(errors[0].elapsed).toBeLessThan(40_000);
+  expect(errors[0].elapsed).toBeLessThan(60_000);
 });
 
 test('a process that no launcher started cannot, nor can requests that one rank may end', async () => {

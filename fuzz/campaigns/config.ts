@@ -4,8 +4,9 @@ import path from 'node:path';
 import { parseGenerationConfig } from '../../lib/config/generationConfig';
 import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
 import { SamplingParams } from '../../lib/config/samplingParams';
-import { parseTransformerConfig } from '../../lib/config/transformerConfig';
+import { parseTransformerConfig } from '../../lib/model/transformerConfig';
 import type { TransformerConfig } from '../../lib/config/uniprocConfig';
+import { unusableConstants } from '../../test/support/ropeTable';
 import { type BytesTarget, type Campaign, expect } from '../campaign';
 import { ROOT } from '../cases';
 import { accepted } from './typed';
@@ -104,7 +105,10 @@ function checkConfig({ spec, ...config }: TransformerConfig): void {
     if (typeof value !== 'number') continue;
     expect(Number.isFinite(Math.fround(value)), () => `${name} is ${value}, not finite in float32`);
   }
-  expect(Math.fround(spec.rmsNormEps) >= 0 && spec.ropeTheta > 0, 'eps or theta below 0');
+  expect(Math.fround(spec.rmsNormEps) > 0, () => `eps is ${spec.rmsNormEps}`);
+  const { ropeTheta, ropeScaling, headDim } = spec;
+  const wrong = unusableConstants(ropeTheta, ropeScaling, headDim, config.maxPositionEmbeddings);
+  expect(wrong.length === 0, () => `not usable in float32: ${wrong.slice(0, 3).join()}`);
   const ids = [...config.eosTokenIds, config.bosTokenId ?? 0];
   expect(
     ids.every((id) => isCount(id, 0) && id < spec.vocabSize),

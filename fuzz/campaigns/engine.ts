@@ -11,6 +11,7 @@ import { ask, essence, INVALID, MESSAGES, PARAMS, PROMPTS } from './engineCalls'
 
 /** Blocks for few requests at a time, steps for part of a prompt, a short queue. */
 const ENGINE = {
+  limits: { maxListMemoryBytes: 13 * 1024 },
   dtype: 'float32',
   maxModelLen: 96,
   maxNumSeqs: 4,

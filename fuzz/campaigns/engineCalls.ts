@@ -14,6 +14,10 @@ export const PROMPTS = [
 ];
 export const MESSAGES = [{ role: 'user', content: 'Tell me a story about a dog.' }];
 
+function range(start: number, length: number): number[] {
+  return Array.from({ length }, (_, i) => start + i);
+}
+
 export const PARAMS: SamplingParamsOptions[] = [
   { temperature: 0, maxTokens: 1 },
   { temperature: 0, maxTokens: 12 },
@@ -32,6 +36,9 @@ export const PARAMS: SamplingParamsOptions[] = [
     detokenize: false,
   },
   { temperature: 0.9, seed: 6, maxTokens: null, stopTokenIds: [30, 40, 50] },
+  // More than a seat's own memory for lists holds, so that few of these run at a time.
+  { temperature: 0.8, seed: 7, n: 2, maxTokens: 10, allowedTokenIds: range(300, 1500) },
+  { temperature: 1, seed: 8, maxTokens: 8, badWords: range(0, 900).map((id) => [id]) },
 ];
 
 /** Calls that must be refused, and disturb no other. */
@@ -46,6 +53,10 @@ export const INVALID: ((llm: LLM) => Promise<unknown>)[] = [
   (llm) => llm.generate('One day', [new SamplingParams(), new SamplingParams()]),
   (llm) => llm.generate('One day', new SamplingParams({ allowedTokenIds: [9999] })),
   (llm) => llm.generate('One day', new SamplingParams({ logprobs: 1000 })),
+  (llm) => {
+    const badWords = range(0, 1800).map((id) => [id]);
+    return llm.generate('One day', new SamplingParams({ badWords }));
+  },
   (llm) => llm.generate('One day', undefined, { timeoutMs: -1 }),
   (llm) => llm.generate('One day', undefined, { priority: 0.5 }),
   (llm) => llm.chat([]),

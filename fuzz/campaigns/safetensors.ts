@@ -6,7 +6,7 @@ import {
   parseHeader,
   parseWeightMap,
   type TensorEntry,
-} from '../../lib/worker/checkpoint';
+} from '../../lib/model/safetensors';
 import { fileOf, safetensors as fileWith } from '../../test/worker/safetensors';
 import { type BytesTarget, type Campaign, expect } from '../campaign';
 import { accepted, isObject } from './typed';

@@ -10,18 +10,27 @@ import { isObject } from './typed';
 
 const TEXTS = ['', 'One day', ' a\nb\u00e9\ud83d\ude00</s><s>', '\u0000\ufffd e\u0301'];
 
-/** The tokenizers of the tests, smaller: what is tried is the structure, not the vocabulary. */
+const TESTS = path.join(ROOT, 'test', 'tokenizer');
+
+const readTests = (...names: string[]) =>
+  JSON.parse(readFileSync(path.join(TESTS, ...names), 'utf8')) as unknown;
+
+/**
+ * The tokenizers of the tests: whole ones, one for each model, normalizer, pre-tokenizer and post-processor,
+ * and those that the library does not survive.
+ */
 function seeds(): Buffer[] {
-  return ['byte-bpe', 'nfc-bpe', 'sentencepiece'].map((name) => {
-    const read = (file: string) =>
-      JSON.parse(readFileSync(path.join(ROOT, 'test', 'tokenizer', name, file), 'utf8')) as object;
-    return Buffer.from(
-      JSON.stringify({
-        'tokenizer.json': read('tokenizer.json'),
-        'tokenizer_config.json': read('tokenizer_config.json'),
-      }),
-    );
-  });
+  const whole = ['byte-bpe', 'nfc-bpe', 'sentencepiece'].map((name) => ({
+    'tokenizer.json': readTests(name, 'tokenizer.json'),
+    'tokenizer_config.json': readTests(name, 'tokenizer_config.json'),
+  }));
+  const small = ['encoders.json', 'unsafe.json'].flatMap((file) =>
+    (readTests(file) as { tokenizer: object }[]).map(({ tokenizer }) => ({
+      'tokenizer.json': tokenizer,
+      'tokenizer_config.json': {},
+    })),
+  );
+  return [...whole, ...small].map((files) => Buffer.from(JSON.stringify(files)));
 }
 
 async function checkTokenizer(tokenizer: Tokenizer): Promise<void> {
@@ -69,7 +78,9 @@ export const tokenizer: Campaign = {
         'Metaspace', 'ByteFallback', 'Fuse', 'Strip', 'Replace', 'Prepend', 'TemplateProcessing',
         'add_prefix_space', 'trim_offsets', 'use_regex', 'unk_token', 'byte_fallback', 'ignore_merges',
         'dropout', 'continuing_subword_prefix', 'end_of_word_suffix', 'fuse_unk', 'single', 'pair',
-        'special_tokens', 'chat_template', 'bos_token', 'eos_token', '(a+)+$', '[', '(?<', '\\p{X}',
+        'special_tokens', 'FixedLength', 'length', 'Precompiled', 'precompiled_charsmap', 'CTC', 'BPEDecoder',
+        'suffix', 'pad_token', 'word_delimiter_token', 'prepend', 'RobertaProcessing', 'BertProcessing', 'sep', 'cls',
+        'start', 'stop', 'max_input_chars_per_word', 'A', 'B', '##', 'a*a*b', 'chat_template', 'bos_token', 'eos_token', '(a+)+$', '[', '(?<', '\\p{X}',
         '{{', '{% for %}', '{{ messages[0].x.y }}', '{{ raise_exception("no") }}',
       ], // prettier-ignore
       jsonFrom: 0,

@@ -3,12 +3,12 @@ import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
-import { divisionFault } from './division';
+import { divisionFault } from '../model/division';
 import { type GenerationConfig, readGenerationConfig } from './generationConfig';
 import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
 import { parseFields } from './schema';
 import { readTokenizerEosId } from './tokenizerEos';
-import { readTransformerConfig } from './transformerConfig';
+import { readTransformerConfig } from '../model/transformerConfig';
 import type {
   DeviceConfig,
   ModelConfig,

@@ -5,7 +5,8 @@ import { CheckpointError } from '../errors';
 import { fileExists, readJsonObject } from './jsonFile';
 import { SamplingParams } from './samplingParams';
 import { parseFields } from './schema';
-import { checkTokenIds, eosTokenId } from './transformerConfig';
+import { eosTokenId } from '../model/families/family';
+import { checkTokenIds } from '../model/transformerConfig';
 import type { GenerationDefaults } from './uniprocConfig';
 
 export interface GenerationConfig {

@@ -15,6 +15,11 @@ export const HARD_LIMITS = Object.freeze({
   n: 16_384,
   /** Entries of any one list of the sampling parameters. */
   listLength: 2 ** 20,
+  /**
+   * Bytes of all these lists of a request for which each seat on the device has memory of its own;
+   * longer ones share `maxListMemoryBytes`.
+   */
+  slotListBytes: 4096,
   /** Size of a logit bias. */
   logitBias: 100,
   /** A repetition penalty beyond these leaves float32's range when it meets a logit. */
@@ -52,6 +57,12 @@ export interface RequestLimits {
   /** Allowed token ids of a request; default 524,288. */
   maxAllowedTokenIds: number;
   /**
+   * Device memory for the lists of all requests that run at a time and whose lists take more than
+   * 4,096 bytes (4 bytes a token id, 4 a bias); default 67,108,864, allocated at start-up. What does
+   * not fit beside the others waits; a request that does not fit alone is refused.
+   */
+  maxListMemoryBytes: number;
+  /**
    * Logprobs that one call can bring: for each output, positions times alternatives; default
    * 67,108,864.
    */
@@ -74,12 +85,13 @@ export const DEFAULT_LIMITS: Readonly<RequestLimits> = Object.freeze({
   maxBadWordsTokens: 2 ** 20,
   maxLogitBiases: 65_536,
   maxAllowedTokenIds: 2 ** 19,
+  maxListMemoryBytes: 2 ** 26,
   maxLogprobsPerCall: 2 ** 26,
   maxCacheSaltLength: 1024,
 });
 
 /** The most that each may be set to. */
-const HIGHEST: Readonly<RequestLimits> = Object.freeze({
+export const HIGHEST: Readonly<RequestLimits> = Object.freeze({
   maxPromptsPerCall: MAX_INT32,
   maxRequestsPerCall: MAX_INT32,
   maxN: HARD_LIMITS.n,
@@ -91,10 +103,11 @@ const HIGHEST: Readonly<RequestLimits> = Object.freeze({
   maxStopTokenIds: HARD_LIMITS.listLength,
   maxBadWords: HARD_LIMITS.listLength,
   maxBadWordLength: HARD_LIMITS.listLength,
-  // Two lists of int32 beside the others, whose bytes the device counts in int32.
-  maxBadWordsTokens: 2 ** 26,
+  // One list on the device, of all words (RequestLimits::kMaxListLength).
+  maxBadWordsTokens: 2 ** 24,
   maxLogitBiases: HARD_LIMITS.listLength,
   maxAllowedTokenIds: HARD_LIMITS.listLength,
+  maxListMemoryBytes: 2 ** 31,
   maxLogprobsPerCall: Number.MAX_SAFE_INTEGER,
   maxCacheSaltLength: MAX_INT32,
 });
@@ -117,11 +130,15 @@ export const limitsSchema = z.strictObject({
   maxBadWordsTokens: limit('maxBadWordsTokens'),
   maxLogitBiases: limit('maxLogitBiases'),
   maxAllowedTokenIds: limit('maxAllowedTokenIds'),
+  maxListMemoryBytes: limit('maxListMemoryBytes'),
   maxLogprobsPerCall: limit('maxLogprobsPerCall'),
   maxCacheSaltLength: limit('maxCacheSaltLength'),
 } satisfies Record<keyof RequestLimits, z.ZodType>);
 
 /** How an error names a limit that was met. */
-export function limitedBy(limits: Readonly<RequestLimits>, name: keyof RequestLimits): string {
+export function limitedBy<Name extends keyof RequestLimits>(
+  limits: Readonly<Pick<RequestLimits, Name>>,
+  name: Name,
+): string {
   return `${name} is ${limits[name]} (the engine's option limits sets it)`;
 }

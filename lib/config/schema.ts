@@ -95,9 +95,10 @@ export const integer = (min: number, max: number) =>
 export const integerOrNull = (min: number, max: number) =>
   z.int().min(min).max(max).nullish().describe(`an integer from ${min} to ${max}, or null`);
 
-/** The device computes with it in float32, in which it must be neither 0 nor infinite. */
-const positiveFloat32 = () =>
-  z.number().refine((value) => Math.fround(value) > 0 && Math.fround(value) < Infinity);
+/** Whether float32, in which the device computes, holds it as a finite number above 0. */
+export const isPositiveFloat32 = (value: number) =>
+  Math.fround(value) > 0 && Math.fround(value) < Infinity;
+const positiveFloat32 = () => z.number().refine(isPositiveFloat32);
 export const positive = () => positiveFloat32().describe('a number above 0, within float32');
 export const positiveOrNull = () =>
   positiveFloat32().nullish().describe('a number above 0, within float32, or null');

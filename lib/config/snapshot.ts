@@ -29,9 +29,13 @@ export function readingOf<T>(subject: string, read: () => T): T {
   try {
     return read();
   } catch (error) {
-    if (error instanceof InvalidRequestError) throw error;
-    throw new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
+    throw error instanceof InvalidRequestError ? error : readingError(subject, error);
   }
+}
+
+/** Of a getter or a proxy of the caller's that threw `error`. */
+export function readingError(subject: string, error: unknown): InvalidRequestError {
+  return new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
 }
 
 /** Why data cannot be copied. */

@@ -3,15 +3,16 @@ import type { DType, ModelSpec } from '../native';
 import type { RequestLimits } from './limits';
 
 /**
- * The whole model's forward pass, as config.json has it: what the ranks divide among them
- * (lib/worker/tensorParallel.ts). The type of its weights is the user's choice.
+ * The forward pass as config.json has it. The type that it computes in is the user's choice; the
+ * formats of its weights are those of the checkpoint's files.
  */
-export interface TransformerSpec extends Omit<
-  ModelSpec,
-  'dtype' | 'vocabShard' | 'gateUpBias' | 'downBias'
-> {
-  /** On gate, up and down. */
-  mlpBias: boolean;
+export type TransformerSpec = Omit<ModelSpec, 'dtype' | 'weightFormats'>;
+
+/** How a checkpoint's matrices are quantised, where its files have them so (lib/model/quantization.ts). */
+export interface Quantization {
+  method: 'fp8';
+  /** Rows and columns of a matrix that share a scale. */
+  blockSize: [number, number];
 }
 
 /** A checkpoint's config.json, read and checked: the forward pass and what the engine needs to know. */
@@ -19,6 +20,7 @@ export interface TransformerConfig {
   /** 'LlamaForCausalLM', ... as config.json names it. */
   architecture: string;
   spec: TransformerSpec;
+  quantization: Quantization | null;
   /** Type the checkpoint was saved in, null when config.json does not say. */
   dtype: DType | null;
   /** Positions the model can tell apart: config.json's, and those that linear or yarn scaling adds. */

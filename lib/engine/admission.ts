@@ -1,7 +1,7 @@
 /**
- * The way of a call into the engine: its prompts are encoded, off this thread, then its requests are
- * made, in slices, and arrive together; the loop gives them to the scheduler before its next step.
- * From the moment when it is made a call counts, and can be given up.
+ * The way of a call into the engine: its prompts are encoded, off this thread, then its requests
+ * arrive together; the loop gives the call to the scheduler before its next step, and each request is
+ * made when its turn comes. From the moment when it is made a call counts, and can be given up.
  */
 import type { RequestOptions } from '../config/requestOptions';
 import { readingOf } from '../config/snapshot';
@@ -10,17 +10,21 @@ import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } f
 import type { Executor } from '../executor/executor';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
-import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
+import type { EndReason } from './metrics';
 import type { OutputProcessor } from './outputProcessor';
-import { type CallReceiver, PendingCall, type UnmadeRequest } from './pendingCall';
+import { type CallReceiver, PendingCall, type Sample } from './pendingCall';
 import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
 import { type Pieces, slicedWork } from './slicedWork';
+import type { SchedulingFault } from './waitingRequests';
 
 /** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
 const DROPPED_AT_ONCE = 64;
+
+/** Of a call that is a request already. */
+const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';
 
@@ -44,7 +48,6 @@ export class Admission {
     private readonly config: UniprocConfig,
     private readonly executor: Executor,
     private readonly outputProcessor: OutputProcessor,
-    private readonly metrics: EngineMetrics,
     /** Has the loop look for what arrived. */
     private readonly wake: () => void,
   ) {}
@@ -62,15 +65,15 @@ export class Admission {
   /** Samples that calls under way asked for and that are not complete. */
   get numUnfinishedRequests(): number {
     let count = this.outputProcessor.numUnfinishedRequests;
-    for (const { numUnmade } of this.calls.values()) count += numUnmade;
+    for (const { numLeft } of this.calls.values()) count += numLeft;
     return count;
   }
 
   /** Requests that this process alone may end before they are done. */
   get numRankLocalRequests(): number {
     let count = this.outputProcessor.numRankLocalRequests;
-    for (const { call, receiver, numUnmade } of this.calls.values()) {
-      if (call.isWatched || receiver.isStream) count += numUnmade;
+    for (const { call, receiver, numLeft } of this.calls.values()) {
+      if (call.isWatched || receiver.isStream) count += numLeft;
     }
     return count;
   }
@@ -87,14 +90,21 @@ export class Admission {
     firstRequest = this.numRequests,
   ): PendingCall {
     this.numRequests = Math.max(this.numRequests, firstRequest + callInputs.numPrompts);
-    const pending = new PendingCall(callInputs, receiver, options, call, firstRequest);
-    this.encode(pending);
+    const pending = new PendingCall(
+      callInputs,
+      receiver,
+      options,
+      call,
+      firstRequest,
+      this.makeRequest,
+    );
+    this.encode(pending, callInputs);
     return pending;
   }
 
-  private encode(pending: PendingCall): void {
+  private encode(pending: PendingCall, callInputs: CallInputs): void {
     try {
-      const encoded = pending.callInputs.encode(() => !pending.call.isEnded);
+      const encoded = callInputs.encode(() => !pending.call.isEnded);
       if (encoded instanceof Promise) {
         pending.encoding = encoded.then(
           (inputs) => {
@@ -103,7 +113,9 @@ export class Admission {
           },
           (error: unknown) => this.failToEncode(pending, error),
         );
-      } else pending.inputs = encoded;
+      } else {
+        pending.inputs = encoded;
+      }
     } catch (error) {
       this.failToEncode(pending, error);
     }
@@ -118,7 +130,7 @@ export class Admission {
    * Throws what speaks against a call now: InvalidStateError while the executor sleeps, QueueFullError,
    * the reason of its signal.
    */
-  check({ numRequests }: CallInputs, { signal }: RequestOptions): void {
+  check({ numRequests }: Pick<CallInputs, 'numRequests'>, { signal }: RequestOptions): void {
     signal?.throwIfAborted();
     if (this.executor.isSleeping) throw asleep();
     const { maxQueuedRequests, maxNumSeqs } = this.config.scheduler;
@@ -140,15 +152,15 @@ export class Admission {
 
   /** Has a call's requests come as soon as they can. It may have ended already. */
   begin(pending: PendingCall): void {
-    const { call, callInputs } = pending;
-    if (callInputs.numPrompts === 0) call.end();
+    const { call } = pending;
+    if (call.numPrompts === 0) call.end();
     if (call.isEnded) return;
     this.watch(pending);
     this.admit(pending);
     this.calls.set(call, pending);
-    this.numArriving += callInputs.numRequests;
-    if (pending.inputs !== null) this.makeRequests(pending, pending.inputs);
-    else void pending.encoding?.then(() => this.makeRequests(pending, pending.inputs ?? []));
+    this.numArriving += pending.numRequests;
+    if (pending.encoding === null) this.arrive(pending);
+    else void pending.encoding.then(() => this.arrive(pending));
   }
 
   /** Throws, with the call ended, what methods throw that a caller gave its signal. */
@@ -167,75 +179,58 @@ export class Admission {
     }
   }
 
-  private makeRequests(pending: PendingCall, inputs: readonly EngineInput[]): void {
-    if (pending.call.isEnded) return;
-    slicedWork.run(
-      this.requestsOf(pending, inputs),
-      () => {
-        if (pending.call.isEnded) return;
-        this.arrive(pending);
-      },
-      (error) => {
-        const requestId = String(pending.firstRequest);
-        this.fail(pending, new RequestFailedError(requestId, 'admitted', error));
-      },
-    );
-  }
-
-  private *requestsOf(pending: PendingCall, inputs: readonly EngineInput[]): Pieces {
-    const { call, firstRequest, receiver } = pending;
-    for (const [i, input] of inputs.entries()) {
-      const { prompt, promptTokenIds, samplingParams } = input;
-      const { n } = samplingParams;
-      const count = firstRequest + i;
-      const parent = new ParentRequest(
-        String(count),
-        prompt,
-        promptTokenIds,
-        samplingParams,
-        receiver.of(i),
-        call,
-      );
-      const seed = samplingParams.seed ?? requestSeed(this.config.model.seed, count);
-      for (let index = 0; index < n; index++) {
-        if (call.isEnded) return;
-        this.makeRequest(pending, input, i, parent, index, BigInt(seed));
-        yield;
-      }
-    }
-  }
-
-  private makeRequest(
+  /** Throws RequestFailedError. */
+  private readonly makeRequest = (
     pending: PendingCall,
     input: EngineInput,
-    promptIndex: number,
-    parent: ParentRequest,
-    index: number,
-    seed: bigint,
-  ): void {
-    const { promptTokenIds, samplingParams, stopTokenIds, badWordsTokenIds } = input;
-    const { priority, cacheSalt } = pending.options;
-    const request = new Request({
-      requestId: pending.requestId(promptIndex, index),
+    sample: Sample,
+  ): Request => {
+    try {
+      const { firstRequest, options } = pending;
+      const { requestId, promptIndex, index } = sample;
+      const { promptTokenIds, samplingParams, stopTokenIds, badWordsTokenIds } = input;
+      const parent = this.parentOf(pending, input, sample);
+      const place = firstRequest + promptIndex;
+      const seed = samplingParams.seed ?? requestSeed(this.config.model.seed, place);
+      const request = new Request({
+        requestId,
+        promptTokenIds,
+        samplingParams,
+        stopTokenIds,
+        badWordsTokenIds,
+        seed: sampleSeed(BigInt(seed), index),
+        maxModelLen: this.config.model.maxModelLen,
+        priority: options.priority,
+        cacheSalt: options.cacheSalt,
+      });
+      this.outputProcessor.addRequest(request, parent, index, pending.time);
+      return request;
+    } catch (error) {
+      throw new RequestFailedError(sample.requestId, 'admitted', error);
+    }
+  };
+
+  /** Of the sample's prompt, whose samples are made one after the other. */
+  private parentOf(
+    pending: PendingCall,
+    { prompt, promptTokenIds, samplingParams }: EngineInput,
+    { promptIndex, index }: Sample,
+  ): ParentRequest {
+    if (index > 0 && pending.parent !== null) return pending.parent;
+    return (pending.parent = new ParentRequest(
+      String(pending.firstRequest + promptIndex),
+      prompt,
       promptTokenIds,
       samplingParams,
-      stopTokenIds,
-      badWordsTokenIds,
-      seed: sampleSeed(seed, index),
-      maxModelLen: this.config.model.maxModelLen,
-      priority,
-      cacheSalt,
-    });
-    this.outputProcessor.addRequest(request, parent, index, pending.time);
-    pending.requestIds.push(request.requestId);
-    pending.requests.push(request);
+      pending.receiver.of(promptIndex),
+      pending.call,
+    ));
   }
 
   /** A request that other ranks began: it is computed along, and given to the scheduler at once. */
   adopt(request: Request, receiver: CallReceiver, call: Call): void {
     const { requestId, promptTokenIds, samplingParams } = request;
-    const inputs = { numPrompts: 1, numRequests: 1, numSamples: [1], encode: () => [] };
-    const pending = new PendingCall(inputs, receiver, {}, call, 0);
+    const pending = new PendingCall(NOTHING_TO_MAKE, receiver, {}, call, 0, this.makeRequest);
     const parent = new ParentRequest(
       requestId,
       null,
@@ -281,18 +276,9 @@ export class Admission {
       this.fail(pending, asleep());
       return;
     }
-    this.numArriving -= pending.callInputs.numRequests;
+    this.numArriving -= pending.numRequests;
     pending.isScheduled = true;
-    const { requests } = pending;
-    pending.requests = [];
-    for (const request of requests) {
-      try {
-        this.scheduler.addRequest(request);
-      } catch (error) {
-        this.fail(pending, new RequestFailedError(request.requestId, 'scheduled', error));
-        return;
-      }
-    }
+    this.scheduler.addSource(pending);
   }
 
   /** Ends a call that its caller gave up, and knows of. */
@@ -303,23 +289,38 @@ export class Admission {
 
   /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
   private ended(pending: PendingCall): void {
-    const { call, requestIds, numUnmade } = pending;
+    const { call, requestIds, numLeft } = pending;
     const hasBegun = this.calls.delete(call);
-    if (hasBegun && !pending.isScheduled) this.numArriving -= pending.callInputs.numRequests;
-    pending.requests = [];
+    if (hasBegun && !pending.isScheduled) this.numArriving -= pending.numRequests;
     if (call.numPromptsDone === call.numPrompts || !pending.isAdmitted) return;
+    this.scheduler.removeSource(pending);
     // Ranks that step together drop requests between the same steps.
-    const isAtOnce = requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep;
-    // Of many, first those that hold seats and blocks.
-    const isRunning = (requestId: string) => this.outputProcessor.callOf(requestId) === call;
-    this.drop(pending, isAtOnce ? requestIds : this.scheduler.runningReqIds.filter(isRunning));
-    if (isAtOnce && numUnmade <= DROPPED_AT_ONCE) {
-      for (const unmade of pending.unmade()) this.dropUnmade(pending, unmade);
+    if (requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep) {
+      this.drop(pending, requestIds);
     } else {
-      const dropped = slicedWork.finish(this.dropped(pending));
-      this.drops.add(dropped);
-      void dropped.finally(() => this.drops.delete(dropped));
+      // First those that hold seats and blocks.
+      const { outputProcessor, scheduler } = this;
+      const isOfCall = (requestId: string) => outputProcessor.callOf(requestId) === call;
+      this.drop(pending, scheduler.runningReqIds.filter(isOfCall));
+      this.dropInSlices(this.dropOneByOne(pending));
     }
+    const records = this.outputProcessor.dropSamples(pending);
+    if (records === null) return;
+    if (numLeft > DROPPED_AT_ONCE) this.dropInSlices(records);
+    else while (records.next().done !== true);
+  }
+
+  private *dropOneByOne(pending: PendingCall): Pieces {
+    for (const requestId of pending.requestIds) {
+      this.drop(pending, [requestId]);
+      yield;
+    }
+  }
+
+  private dropInSlices(pieces: Pieces): void {
+    const dropped = slicedWork.finish(pieces);
+    this.drops.add(dropped);
+    void dropped.finally(() => this.drops.delete(dropped));
   }
 
   /** Ends requests of a call that has ended, those that have not; the worker hears of it by the next step. */
@@ -328,24 +329,6 @@ export class Admission {
     if (!isScheduled || dropped.length === 0) return;
     this.scheduler.finishRequests(dropped, 'abort');
     this.wake();
-  }
-
-  /** All of a call's requests, one by one. */
-  private *dropped(pending: PendingCall): Pieces {
-    for (const requestId of pending.requestIds) {
-      this.drop(pending, [requestId]);
-      yield;
-    }
-    for (const unmade of pending.unmade()) {
-      this.dropUnmade(pending, unmade);
-      yield;
-    }
-  }
-
-  /** Finished like a request, though it never was one. */
-  private dropUnmade({ endReason, time }: PendingCall, unmade: UnmadeRequest): void {
-    const ended = { ...unmade, numCachedTokens: null };
-    this.metrics.finished(ended, new RequestTimes(time), 0, endReason);
   }
 
   /** Ends a call with an error. */
@@ -366,6 +349,12 @@ export class Admission {
     this.fail(pending, asRequestError(requestId, stage, cause));
   }
 
+  /** Ends the call of a request that could not be scheduled. */
+  failToSchedule({ requestId, source, error }: SchedulingFault): void {
+    if (requestId !== null) this.failRequest(requestId, 'scheduled', error);
+    else this.fail(source as PendingCall, error);
+  }
+
   /** Nothing runs any more: ends every call, in slices; resolves once all have heard of it. */
   async failAll(error: Error, reason: EndReason): Promise<void> {
     this.arrivals = [];
@@ -379,14 +368,9 @@ export class Admission {
     await Promise.all(this.drops);
   }
 
-  /** Resolves once every call that has begun is with the scheduler or has ended, arrivals not counted. */
+  /** Resolves once every call that has begun has arrived or has ended. */
   async settled(): Promise<void> {
-    const isUnderWay = ({ call, isScheduled, numUnmade }: PendingCall) =>
-      !call.isEnded && !isScheduled && numUnmade > 0;
-    for (const pending of [...this.calls.values()]) {
-      await pending.encoding;
-      while (isUnderWay(pending)) await new Promise((resolve) => setImmediate(resolve));
-    }
+    for (const pending of [...this.calls.values()]) await pending.encoding;
   }
 }
 

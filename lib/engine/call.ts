@@ -17,7 +17,10 @@ export class Call {
   /** Whether a signal or its time may end it. */
   isWatched = false;
   private ended = false;
-  private unwatch: (() => void) | null = null;
+  /** What may end it before it is done; null where nothing does, and once it has ended. */
+  private signal: AbortSignal | null = null;
+  private stopTimer: (() => void) | null = null;
+  private giveUp: GiveUp | null = null;
   private onEnd: (() => void) | null = null;
 
   constructor(readonly numPrompts: number) {}
@@ -30,14 +33,20 @@ export class Call {
   /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
   watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
     this.isWatched = signal !== undefined || timeoutMs !== undefined;
-    const ignore = signal && onAbort(signal, () => giveUp('abort', signal.reason));
-    const stopTimer = startTimer(timeoutMs, () =>
-      giveUp('timeout', new RequestTimeoutError(timeoutMs as number, this)),
-    );
-    this.unwatch = () => {
-      ignore?.();
-      stopTimer();
-    };
+    this.giveUp = giveUp;
+    if (timeoutMs !== undefined) {
+      this.stopTimer = startTimer(timeoutMs, () =>
+        giveUp('timeout', new RequestTimeoutError(timeoutMs, this)),
+      );
+    }
+    if (signal === undefined) return;
+    waitFor(signal, this);
+    this.signal = signal;
+  }
+
+  /** The signal that it is watched by was aborted. */
+  aborted(): void {
+    this.giveUp?.('abort', this.signal?.reason);
   }
 
   /** Calls back when it ends, from within what ends it. */
@@ -53,39 +62,46 @@ export class Call {
   end(): void {
     if (this.ended) return;
     this.ended = true;
-    this.unwatch?.();
-    this.unwatch = null;
+    this.stopTimer?.();
+    this.stopTimer = null;
+    const { signal } = this;
+    this.signal = null;
+    if (signal !== null) stopWaiting(signal, this);
+    this.giveUp = null;
     this.onEnd?.();
   }
 }
 
-/** Who waits for each signal that is waited for. */
-const waiters = new WeakMap<AbortSignal, Set<() => void>>();
+/** The calls that each signal may end. */
+const waiters = new WeakMap<AbortSignal, Set<Call>>();
 
 /**
- * Calls back when the signal is aborted, until the function returned is called. A signal has one
- * listener of ours, however many wait: a service may have one signal for hundreds of requests, and
- * Node warns of a leak from the eleventh listener on.
+ * Has the call hear when the signal is aborted. A signal has one listener of ours, however many wait:
+ * a service may have one signal for hundreds of requests, and Node warns of a leak from the eleventh
+ * listener on.
  */
-function onAbort(signal: AbortSignal, callback: () => void): () => void {
+function waitFor(signal: AbortSignal, call: Call): void {
   const waiting = waiters.get(signal) ?? new Set();
   waiters.set(signal, waiting);
-  waiting.add(callback);
+  waiting.add(call);
   // Once: a listener that is there already is not added again.
-  signal.addEventListener('abort', callAll);
-  return () => {
-    waiting.delete(callback);
-    if (waiting.size === 0) signal.removeEventListener('abort', callAll);
-  };
+  signal.addEventListener('abort', abortAll);
+}
+
+function stopWaiting(signal: AbortSignal, call: Call): void {
+  const waiting = waiters.get(signal);
+  if (waiting === undefined) return;
+  waiting.delete(call);
+  if (waiting.size === 0) signal.removeEventListener('abort', abortAll);
 }
 
 /** In slices: a signal may end tens of thousands of calls. */
-function callAll(this: AbortSignal): void {
+function abortAll(this: AbortSignal): void {
   const waiting = waiters.get(this) ?? new Set();
   function* calls() {
     // What one of them ends is no longer in the set, and the iterator leaves it out.
-    for (const callback of waiting) {
-      callback();
+    for (const call of waiting) {
+      call.aborted();
       yield;
     }
   }

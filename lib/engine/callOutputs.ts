@@ -1,7 +1,7 @@
 /** Where the outputs of a call's prompts gather until all are there. */
-import type { CallReceiver } from './pendingCall';
 import type { OutputReceiver } from './outputCollector';
 import type { RequestOutput } from './outputs';
+import type { CallReceiver } from './pendingCall';
 
 export class CallOutputs implements CallReceiver {
   readonly isStream = false;
@@ -34,5 +34,19 @@ export class CallOutputs implements CallReceiver {
 
   failed(error: unknown): void {
     this.reject(error);
+  }
+}
+
+/**
+ * What `start` returns; rejects with what it throws. Unlike an async function it adds no promises of
+ * its own, which thousands of calls that wait would each hold.
+ */
+export function rejecting<T>(start: () => Promise<T>): Promise<T> {
+  try {
+    return start();
+  } catch (error) {
+    // Whatever was thrown, a signal's reason perhaps, is what the caller gets.
+    const reason = error as Error;
+    return Promise.reject(reason);
   }
 }

@@ -22,13 +22,14 @@ import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
-import { CallOutputs } from './callOutputs';
+import { CallOutputs, rejecting } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { type Reinitialization, RankGroup, rankLocal } from './rankGroup';
 import { decodeState, encodeState } from './reinitialization';
 import { Scheduler } from './scheduler';
+import { EventLoopTurn } from './slicedWork';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
@@ -72,8 +73,7 @@ export class LLMEngine {
     this.config = executor.config;
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
     const wake = () => this.wake?.();
-    const { config, metrics, outputProcessor } = this;
-    this.admission = new Admission(config, executor, outputProcessor, metrics, wake);
+    this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
     this.rankGroup = new RankGroup(executor, this.admission, wake);
   }
 
@@ -101,9 +101,10 @@ export class LLMEngine {
   private async start(signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
     this.kvCacheManager = await this.makeKVCache(signal);
-    const { model, scheduler } = this.config;
+    const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
-    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize);
+    const { maxListMemoryBytes } = limits;
+    this.scheduler = new Scheduler(scheduler, this.kvCacheManager, vocabSize, maxListMemoryBytes);
     this.admission.scheduler = this.scheduler;
     // Of ranks that were there before, and go on with what they have.
     const state = await this.executor.broadcast(null);
@@ -136,14 +137,26 @@ export class LLMEngine {
    * Ids and seeds follow the order in which calls are made; requests of one call arrive together, once
    * all its prompts are encoded.
    */
-  async generate(
+  generate(
     inputs: CallInputs,
     options: RequestOptions = {},
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
+    return rejecting(() => {
+      const outputs = new CallOutputs(inputs.numPrompts);
+      this.begin(inputs, outputs, options, call);
+      return outputs.done;
+    });
+  }
+
+  private begin(
+    inputs: CallInputs,
+    outputs: CallReceiver,
+    options: RequestOptions,
+    call: Call,
+  ): void {
     const { admission, rankGroup } = this;
     if (this.error !== null) throw this.error;
-    const outputs = new CallOutputs(inputs.numPrompts);
     if (rankGroup.takesTurns) {
       rankGroup.checkTurn({ options });
       rankGroup.queue(admission.make(inputs, outputs, options, call));
@@ -151,7 +164,6 @@ export class LLMEngine {
       admission.check(inputs, options);
       admission.begin(admission.make(inputs, outputs, options, call));
     }
-    return outputs.done;
   }
 
   /**
@@ -224,12 +236,13 @@ export class LLMEngine {
     const { executor, rankGroup, scheduler } = this;
     let numSleeps = 0;
     const inFlight: StepInFlight[] = [];
+    const turn = new EventLoopTurn();
     try {
       while (this.error === null) {
         const { reinitialization } = rankGroup;
         if (reinitialization !== null && (await rankGroup.isAtLastStep(reinitialization))) {
           for (const { step, output } of inFlight.splice(0))
-            this.update(step, await outputOf(output));
+            this.update(step, await outputOf(output, turn));
           await this.reinitialize(reinitialization);
           continue;
         }
@@ -248,7 +261,7 @@ export class LLMEngine {
         }
         const oldest = inFlight.shift();
         if (oldest !== undefined) {
-          const output = await outputOf(oldest.output);
+          const output = await outputOf(oldest.output, turn);
           // No await from here to the next launch: a caller hears of its outputs after the worker does.
           this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
@@ -269,9 +282,7 @@ export class LLMEngine {
       const now = performance.now();
       for (const { reqId } of step.scheduledNewReqs) this.outputProcessor.scheduled(reqId, now);
     }
-    for (const { requestId, error } of this.scheduler.takeFaults()) {
-      this.admission.failRequest(requestId, 'scheduled', error);
-    }
+    for (const fault of this.scheduler.takeFaults()) this.admission.failToSchedule(fault);
     for (const requestId of step.preemptedReqIds) emit(this.events, 'preempted', requestId);
     return step;
   }

@@ -8,7 +8,7 @@ import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import type { ChatPromptOptions, PromptOptions } from '../config/requestOptions';
 import { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
-import { DataSnapshot, readingOf, SnapshotError } from '../config/snapshot';
+import { DataSnapshot, readingError, readingOf, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
@@ -55,8 +55,8 @@ export class InputProcessor {
       this.takeParams(this.count(prompts, 'prompts'), params),
     );
     return this.encoder.inputs(
-      paramsOf.map((samplingParams, i) =>
-        naming(`prompt ${i}`, () => this.takePrompt(prompts[i], samplingParams, settings)),
+      takeEach('prompt', paramsOf, (samplingParams, i) =>
+        this.takePrompt(prompts[i], samplingParams, settings),
       ),
       (pending) => this.checkTotals(pending),
       settings,
@@ -77,12 +77,10 @@ export class InputProcessor {
       this.takeParams(this.count(conversations, 'conversations'), params),
     );
     return this.encoder.inputs(
-      paramsOf.map((samplingParams, i) =>
-        naming(`conversation ${i}`, () => ({
-          ...this.takeMessages(conversations[i], snapshot),
-          samplingParams: this.checkParams(samplingParams),
-        })),
-      ),
+      takeEach('conversation', paramsOf, (samplingParams, i) => ({
+        ...this.takeMessages(conversations[i], snapshot),
+        samplingParams: this.checkParams(samplingParams),
+      })),
       (pending) => this.checkTotals(pending),
       settings,
     );
@@ -306,14 +304,31 @@ function notAPrompt(prompt: unknown): InvalidRequestError {
   );
 }
 
-/** As `readingOf`, but also our own errors say what they are about. */
-function naming<T>(subject: string, read: () => T): T {
-  return readingOf(subject, () => {
+/** `take` of each prompt's parameters; an error says of which prompt it is. */
+function takeEach<T>(
+  what: string,
+  params: readonly unknown[],
+  take: (params: unknown, index: number) => T,
+): T[] {
+  return params.map((ofPrompt, i) => {
     try {
-      return read();
+      return take(ofPrompt, i);
     } catch (error) {
-      if (!(error instanceof InvalidRequestError)) throw error;
-      throw new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
+      throw named(`${what} ${i}`, error);
     }
   });
+}
+
+/** As `readingOf`, but also our own errors say what they are about. */
+function naming<T>(subject: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw named(subject, error);
+  }
+}
+
+function named(subject: string, error: unknown): InvalidRequestError {
+  if (!(error instanceof InvalidRequestError)) return readingError(subject, error);
+  return new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });
 }

@@ -105,6 +105,9 @@ export class RequestTimes {
   ) {}
 }
 
+/** What is told of a request that has ended. */
+type EndedRequest = Pick<Request, 'requestId' | 'numPromptTokens' | 'numCachedTokens'>;
+
 /** Sums since the engine was made. */
 export class EngineMetrics {
   /** Tokens of prompts that are computed, those found in the prefix cache among them. */
@@ -136,18 +139,29 @@ export class EngineMetrics {
     times.lastToken = now;
   }
 
+  /** A request has ended. */
   finished(
-    {
-      requestId,
-      numPromptTokens,
-      numCachedTokens,
-    }: Pick<Request, 'requestId' | 'numPromptTokens' | 'numCachedTokens'>,
-    { arrival, scheduled, firstToken }: RequestTimes,
+    request: EndedRequest,
+    times: RequestTimes,
     numOutputTokens: number,
     finishReason: EndReason,
   ): void {
     this.numFinishedReqs[finishReason]++;
-    if (this.events.listenerCount('finished') === 0) return;
+    if (this.hasListeners) this.tell(request, times, numOutputTokens, finishReason);
+  }
+
+  /** Whether anyone wants to hear of requests that end. */
+  get hasListeners(): boolean {
+    return this.events.listenerCount('finished') > 0;
+  }
+
+  /** Tells those who listen of a request that has ended, without counting it. */
+  tell(
+    { requestId, numPromptTokens, numCachedTokens }: EndedRequest,
+    { arrival, scheduled, firstToken }: RequestTimes,
+    numOutputTokens: number,
+    finishReason: EndReason,
+  ): void {
     emit(this.events, 'finished', {
       requestId,
       numPromptTokens,

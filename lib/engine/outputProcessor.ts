@@ -4,8 +4,10 @@ import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { Call } from './call';
 import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } from './outputs';
+import type { PendingCall } from './pendingCall';
 import type { Request } from './request';
 import { ParentRequest, RequestState } from './requestState';
+import type { Pieces } from './slicedWork';
 
 export class OutputProcessor {
   /** By request id, those unfinished. */
@@ -162,6 +164,27 @@ export class OutputProcessor {
       if (state !== undefined) this.end(state, reason);
       return state !== undefined;
     });
+  }
+
+  /**
+   * Counts the samples of a call that has ended of which no request was made, be it that its prompts
+   * were still being encoded. Returns what tells of each; null where nobody listens.
+   */
+  dropSamples(pending: PendingCall): Pieces | null {
+    const { endReason, numLeft, time } = pending;
+    const { metrics } = this;
+    metrics.numFinishedReqs[endReason] += numLeft;
+    if (numLeft === 0 || !metrics.hasListeners) return null;
+    const times = new RequestTimes(time);
+    return (function* (): Pieces {
+      while (pending.numLeft > 0) {
+        const { numPromptTokens } = pending;
+        const { requestId } = pending.next;
+        pending.passNext();
+        metrics.tell({ requestId, numPromptTokens, numCachedTokens: null }, times, 0, endReason);
+        yield;
+      }
+    })();
   }
 
   private fail(parent: ParentRequest, error: Error): void {

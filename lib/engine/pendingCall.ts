@@ -1,10 +1,12 @@
-/** A call on its way into the engine, and who waits for its outputs. */
+/** A call between the moment when it was made and its end, and the requests that it is made of. */
 import type { RequestOptions } from '../config/requestOptions';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
 import type { EndReason } from './metrics';
 import type { OutputReceiver } from './outputCollector';
 import type { Request } from './request';
+import type { ParentRequest } from './requestState';
+import type { RequestSource } from './waitingRequests';
 
 /** Who waits for a call's outputs. */
 export interface CallReceiver {
@@ -16,15 +18,17 @@ export interface CallReceiver {
   failed(error: unknown, atOnce?: boolean): void;
 }
 
-/** A sample of a call that ended before the sample was a request. */
-export interface UnmadeRequest {
+/** One of the `n` samples of one of a call's prompts. */
+export interface Sample {
   requestId: string;
-  /** 0 where its prompt was not encoded. */
-  numPromptTokens: number;
+  /** The prompt's place in the call. */
+  promptIndex: number;
+  /** The sample's place among those of its prompt. */
+  index: number;
 }
 
-/** A call that was made and is not done. */
-export class PendingCall {
+/** Makes a call's requests out of its samples, one at a time, in order. */
+export class PendingCall implements RequestSource {
   /** By `performance.now()`. */
   readonly time = performance.now();
   /** Once encoded. */
@@ -33,44 +37,75 @@ export class PendingCall {
   encoding: Promise<void> | null = null;
   /** Made so far. */
   readonly requestIds: string[] = [];
-  /** Made, and not yet with the scheduler. */
-  requests: Request[] = [];
+  /** Of the latest sample's prompt; admission's. */
+  parent: ParentRequest | null = null;
   /** Whether its requests count: in the queue, and as finished when they end. */
   isAdmitted = false;
-  /** Whether the scheduler has its requests. */
+  /** Whether the scheduler has it. */
   isScheduled = false;
   /** Why it ends, where not all prompts are done. */
   endReason: EndReason = 'error';
+  arrival = 0;
+  queueIndex = -1;
+  /** Of all its prompts. */
+  readonly numRequests: number;
+  private readonly numSamples: readonly number[];
+  /** Of the next sample. */
+  private promptIndex = 0;
+  private index = 0;
+  private numPassed = 0;
 
   constructor(
-    readonly callInputs: CallInputs,
+    { numRequests, numSamples }: Pick<CallInputs, 'numRequests' | 'numSamples'>,
     readonly receiver: CallReceiver,
     readonly options: RequestOptions,
     readonly call: Call,
     /** The place of its first prompt among all prompts that the engine was ever given. */
     readonly firstRequest: number,
-  ) {}
-
-  /** Samples of which there is no request yet. */
-  get numUnmade(): number {
-    return this.callInputs.numRequests - this.requestIds.length;
+    private readonly make: (pending: PendingCall, input: EngineInput, sample: Sample) => Request,
+  ) {
+    this.numRequests = numRequests;
+    this.numSamples = numSamples;
   }
 
-  /** The sample `index` of the call's prompt `prompt`: it has the prompt's id where it is the only one. */
-  requestId(prompt: number, index: number): string {
-    const id = String(this.firstRequest + prompt);
-    return this.callInputs.numSamples[prompt] === 1 ? id : `${id}-${index}`;
+  get priority(): number {
+    return this.options.priority ?? 0;
   }
 
-  /** The samples of which there is no request yet: they are made in this order. */
-  *unmade(): Iterable<UnmadeRequest> {
-    let numMade = this.requestIds.length;
-    for (const [prompt, numSamples] of this.callInputs.numSamples.entries()) {
-      const numPromptTokens = this.inputs?.[prompt].promptTokenIds.length ?? 0;
-      for (let index = Math.min(numMade, numSamples); index < numSamples; index++) {
-        yield { requestId: this.requestId(prompt, index), numPromptTokens };
-      }
-      numMade -= Math.min(numMade, numSamples);
+  get numLeft(): number {
+    return this.numRequests - this.numPassed;
+  }
+
+  /** Of the next sample's prompt; 0 where it is not encoded. */
+  get numPromptTokens(): number {
+    return this.inputs?.[this.promptIndex].promptTokenIds.length ?? 0;
+  }
+
+  /** The call is encoded. A sample of which none can be made is still the next. */
+  makeNext(): Request {
+    const { next } = this;
+    const inputs = this.inputs as readonly EngineInput[];
+    const request = this.make(this, inputs[next.promptIndex], next);
+    this.passNext();
+    this.requestIds.push(next.requestId);
+    return request;
+  }
+
+  /** The next sample, which there is, counts as made. */
+  passNext(): void {
+    this.numPassed++;
+    this.index++;
+    if (this.index === this.numSamples[this.promptIndex]) {
+      this.index = 0;
+      this.promptIndex++;
     }
+  }
+
+  /** The next sample, where there is one. It has its prompt's id where it is the only one. */
+  get next(): Sample {
+    const { firstRequest, promptIndex, index } = this;
+    const prompt = String(firstRequest + promptIndex);
+    const isOnly = this.numSamples[promptIndex] === 1;
+    return { requestId: isOnly ? prompt : `${prompt}-${index}`, promptIndex, index };
   }
 }

@@ -8,6 +8,7 @@ import { InvalidRequestError } from '../errors';
 import type { ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { type CallInputs, countsOf, type EngineInput } from './callInputs';
+import { checkListBytes, listBytes } from './listMemory';
 import { type Pieces, slicedWork } from './slicedWork';
 import { copyTokenIds } from './tokenIds';
 
@@ -69,13 +70,15 @@ export class PromptEncoder {
 
   private encoded({ samplingParams, prompt, promptTokenIds }: PendingPrompt): EngineInput {
     this.warnOfTwoBos(promptTokenIds as Int32Array);
-    return {
+    const input = {
       prompt,
       promptTokenIds: promptTokenIds as Int32Array,
       samplingParams,
       stopTokenIds: this.stopTokenIdsOf(samplingParams),
       badWordsTokenIds: this.badWordsTokenIds(samplingParams) ?? [],
     };
+    checkListBytes(listBytes(input), this.config.limits);
+    return input;
   }
 
   /** Once: the text of a chat template begins with a BOS, and encoding it may put another before. */

@@ -3,7 +3,7 @@
  * them, and a change of the group of ranks waits for the step at which all of them stop. Where there
  * is one rank calls overlap, and none of this takes part.
  */
-import { divisionFault } from '../config/division';
+import { divisionFault } from '../model/division';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import { InvalidStateError, NotSupportedError } from '../errors';
 import type { Executor } from '../executor/executor';
@@ -57,7 +57,7 @@ export class RankGroup {
   get numQueuedRequests(): number {
     let count = 0;
     for (const turn of this.turns) {
-      if (typeof turn === 'object' && !turn.call.isEnded) count += turn.callInputs.numRequests;
+      if (typeof turn === 'object' && !turn.call.isEnded) count += turn.numRequests;
     }
     return count;
   }
@@ -104,7 +104,7 @@ export class RankGroup {
 
   private begin(turn: PendingCall): void {
     try {
-      this.admission.check(turn.callInputs, turn.options);
+      this.admission.check(turn, turn.options);
       this.admission.begin(turn);
     } catch (error) {
       turn.isAdmitted = false;

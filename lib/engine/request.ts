@@ -1,6 +1,7 @@
 /** One sequence on its way through the engine: its tokens, where it stands, the blocks it holds. */
 import type { SamplingParams } from '../config/samplingParams';
 import type { BlockHash } from './blockHash';
+import { listBytes } from './listMemory';
 import type { EndReason, FinishReason } from './outputs';
 
 export type RequestStatus = 'waiting' | 'running' | 'preempted' | 'finished';
@@ -24,6 +25,14 @@ export interface RequestInit {
   cacheSalt?: string;
 }
 
+/**
+ * What taking requests up may cost in a step, in entries of lists, some 15 ns each: a request's lists
+ * are copied for the device, and its tokens hashed and looked up in the prefix cache.
+ */
+export const MAX_ADMISSION_COST = 2 ** 18;
+/** What a token of a prompt costs, in entries. */
+const TOKEN_COST = 4;
+
 /** Output tokens that a new request has room for, before its array first grows. */
 const INITIAL_OUTPUT_CAPACITY = 64;
 
@@ -38,6 +47,8 @@ export class Request {
   readonly maxTokens: number;
   readonly priority: number;
   readonly cacheSalt: string;
+  /** Of the lists of its sampling parameters on the device. */
+  readonly listBytes: number;
 
   status: RequestStatus = 'waiting';
   /** Whether the worker was told of it, and so has to hear of its end; the scheduler's. */
@@ -55,6 +66,8 @@ export class Request {
   readonly blockHashes: BlockHash[] = [];
   cacheGeneration = 0;
   numCachedBlocks = 0;
+  /** Where its lists are in the device's list memory; null where they are not; ListMemory's. */
+  listOffset: number | null = null;
   /** How many requests came before it; the scheduler's. */
   arrival = 0;
   /** Its place in the scheduler's queue; -1 while it is not there. */
@@ -79,11 +92,24 @@ export class Request {
     this.maxTokens = Math.min(init.samplingParams.maxTokens ?? room, room);
     this.priority = init.priority ?? 0;
     this.cacheSalt = init.cacheSalt ?? '';
+    this.listBytes = listBytes(init);
     this.tokenIds = new Int32Array(
       this.numPromptTokens + Math.min(this.maxTokens, INITIAL_OUTPUT_CAPACITY),
     );
     this.tokenIds.set(init.promptTokenIds);
     this.length = this.numPromptTokens;
+  }
+
+  /** What it costs to take it up, in the unit of MAX_ADMISSION_COST. */
+  get admissionCost(): number {
+    const { badWordsTokenIds, samplingParams, stopTokenIds } = this;
+    const { allowedTokenIds, logitBias } = samplingParams;
+    const numEntries =
+      numEntriesOf(badWordsTokenIds) +
+      stopTokenIds.length +
+      logitBias.size +
+      (allowedTokenIds?.length ?? 0);
+    return TOKEN_COST * this.length + numEntries;
   }
 
   /** Known tokens of prompt and output. */
@@ -164,4 +190,22 @@ export class Request {
     }
     return numOutputTokens >= this.maxTokens ? 'length' : null;
   }
+}
+
+/** By list, which requests of the same parameters share. */
+const badWordsEntries = new WeakMap<readonly (readonly number[])[], number>();
+
+/** Tokens of all bad words, and an end for each. */
+function numEntriesOf(badWords: readonly (readonly number[])[]): number {
+  if (badWords.length === 0) return 0;
+  let numEntries = badWordsEntries.get(badWords);
+  if (numEntries === undefined) {
+    numEntries = badWords.reduce((sum, word) => sum + word.length, badWords.length);
+    badWordsEntries.set(badWords, numEntries);
+  }
+  return numEntries;
+}
+
+export function isUnfinished(request: Request): boolean {
+  return request.status !== 'finished';
 }

@@ -8,14 +8,15 @@
  * `updateFromOutput` brings it. Nothing here depends on when an output arrives, only on the order
  * of calls: the same calls give the same schedule.
  */
+import { DEFAULT_LIMITS } from '../config/limits';
 import type { SchedulerConfig } from '../config/uniprocConfig';
 import { RequestFailedError } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
 import type { KVCacheManager } from './kvCacheManager';
+import { ListMemory } from './listMemory';
 import type { EndReason, EngineCoreOutput, EngineCoreOutputs } from './outputs';
-import type { Request } from './request';
-import { RequestQueue } from './requestQueue';
+import { isUnfinished, MAX_ADMISSION_COST, Request } from './request';
 import {
   addCachedRequest,
   addNewRequest,
@@ -24,21 +25,17 @@ import {
   removeLatest,
   type StepInMaking,
 } from './stepInMaking';
-import { checkOutput, faultOf, nothingPermitted } from './stepOutput';
+import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
+import type { RequestSource, SchedulingFault, Waiting } from './waitingRequests';
+import { WaitingRequests } from './waitingRequests';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
-/** A request that could not be scheduled and was ended, and what was thrown. */
-export interface SchedulingFault {
-  requestId: string;
-  error: unknown;
-}
-
 export class Scheduler {
-  /** By id: all that are not finished. */
+  /** By id: all that were made and are not finished. */
   private readonly requests = new Map<string, Request>();
-  private readonly waiting = new RequestQueue((a, b) => this.precedes(a, b));
+  private readonly waiting = new WaitingRequests((a, b) => this.precedes(a, b));
   /** In the policy's order: the first to be scheduled in a step, and the last to be preempted, first. */
   private running: Request[] = [];
   /** Whether some of `running` have finished since it was last swept. */
@@ -46,9 +43,11 @@ export class Scheduler {
   /** Finished since the last step was scheduled, of those that the worker knows. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
-  private readonly outputs: EngineCoreOutput[] = [];
+  private readonly records = new OutputRecords();
+  private readonly listMemory: ListMemory;
   private numArrivals = 0;
-  private preemptions = 0;
+  /** Since the start. */
+  numPreemptions = 0;
 
   /** The cache holds at least one request of the model's length, so the oldest can always run. */
   constructor(
@@ -56,7 +55,10 @@ export class Scheduler {
     private kvCacheManager: KVCacheManager,
     /** Logits of a row, for messages. */
     private readonly vocabSize: number | null = null,
-  ) {}
+    maxListMemoryBytes: number = DEFAULT_LIMITS.maxListMemoryBytes,
+  ) {
+    this.listMemory = new ListMemory(maxListMemoryBytes);
+  }
 
   get numWaiting(): number {
     return this.waiting.size;
@@ -71,28 +73,34 @@ export class Scheduler {
     return this.running.map(({ requestId }) => requestId);
   }
 
-  /** Since the start. */
-  get numPreemptions(): number {
-    return this.preemptions;
-  }
-
-  /** By arrival. */
+  /** Those that were made, by arrival. */
   get unfinishedRequests(): readonly Request[] {
-    return [...this.requests.values()];
+    return [...this.requests.values()].sort((a, b) => a.arrival - b.arrival);
   }
 
   hasUnfinishedRequests(): boolean {
-    return this.requests.size > 0;
+    return this.requests.size + this.waiting.size > 0;
   }
 
-  addRequest(request: Request): void {
-    request.arrival = this.numArrivals++;
+  addRequest(request: Request, arrival = this.numArrivals++): void {
+    request.arrival = arrival;
     this.requests.set(request.requestId, request);
     this.waiting.add(request);
   }
 
+  /** Adds the requests that the source makes, which is one at least. */
+  addSource(source: RequestSource): void {
+    source.arrival = this.numArrivals;
+    this.numArrivals += source.numLeft;
+    this.waiting.addSource(source);
+  }
+
+  removeSource(source: RequestSource): void {
+    this.waiting.removeSource(source);
+  }
+
   /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
-  private precedes(a: Request, b: Request): boolean {
+  private precedes(a: Waiting, b: Waiting): boolean {
     if (this.config.policy === 'priority' && a.priority !== b.priority) {
       return a.priority < b.priority;
     }
@@ -111,7 +119,8 @@ export class Scheduler {
    * The next step: running and waiting requests in the policy's order, as far as there is budget; so
    * those that run come before those that wait, except, under 'priority', before a more urgent one.
    * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does.
+   * later. Once the first of the waiting requests cannot enter, none behind it does; nor does any once
+   * those that entered cost so much that the step would hold the event loop.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
@@ -121,18 +130,24 @@ export class Scheduler {
     /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
     let next = 0;
     let mayEnter = true;
+    let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
       const enters =
         mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
-      const candidate = enters ? first : request;
+      let candidate = enters ? first : request;
       if (candidate === undefined) break;
       try {
+        if (!(candidate instanceof Request)) {
+          candidate = this.waiting.makeNext(candidate);
+          this.addRequest(candidate, candidate.arrival);
+        }
         if (enters) {
           const numNewTokens = this.admit(candidate, budget, step);
-          mayEnter = numNewTokens > 0;
-          if (mayEnter) next++;
+          if (numNewTokens > 0) next++;
+          admissionCost += candidate.admissionCost;
+          mayEnter = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
@@ -140,7 +155,8 @@ export class Scheduler {
           if (candidate.status === 'running') next++;
         }
       } catch (error) {
-        this.fail(candidate, error, step);
+        if (candidate instanceof Request) this.fail(candidate, error, step);
+        else this.faults.push({ requestId: null, source: candidate, error });
       }
     }
     step.totalNumScheduledTokens = this.config.maxNumBatchedTokens - budget;
@@ -155,7 +171,7 @@ export class Scheduler {
     this.running = this.running.filter((other) => other !== request);
     request.status = 'running';
     this.finish(request, 'error');
-    this.faults.push({ requestId: request.requestId, error });
+    this.faults.push({ requestId: request.requestId, source: null, error });
   }
 
   /** Requests that ended because scheduling them threw, since this was last called. */
@@ -196,9 +212,10 @@ export class Scheduler {
   private preemptLast(step: StepInMaking): Request {
     const request = this.running.pop() as Request;
     this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
-    this.preemptions++;
+    this.numPreemptions++;
     this.waiting.add(request);
     step.preemptedReqIds.push(request.requestId);
     return request;
@@ -206,14 +223,18 @@ export class Scheduler {
 
   /**
    * The worker has lost all that it knew, and the cache is another: every request is new to it, and
-   * computed again from the tokens it has. No step is in flight. Returns the ids of those that ran.
+   * computed again from the tokens it has. No step is in flight. All requests are made, since other
+   * ranks are told of them. Returns the ids of those that ran.
    */
   restart(kvCacheManager: KVCacheManager): string[] {
+    const add = (request: Request) => this.addRequest(request, request.arrival);
+    this.faults.push(...this.waiting.makeAll(add));
     const ran = this.running.map(({ requestId }) => requestId);
-    this.preemptions += ran.length;
+    this.numPreemptions += ran.length;
     this.kvCacheManager = kvCacheManager;
     this.running = [];
     this.waiting.clear();
+    this.listMemory.clear();
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
       request.status = 'waiting';
@@ -228,8 +249,8 @@ export class Scheduler {
   }
 
   /**
-   * Takes the first of the waiting requests up, if it can have a seat and blocks for all its known
-   * tokens. Returns how many of them the step computes; 0 when it has to wait.
+   * Takes the first of the waiting requests up, if it can have a seat, blocks for all its known
+   * tokens and a place for its lists. Returns how many of them the step computes; 0 when it has to wait.
    */
   private admit(request: Request, budget: number, step: StepInMaking): number {
     // A preempted one comes back with all its tokens, so those in flight have to be known.
@@ -237,6 +258,7 @@ export class Scheduler {
     const computedBlocks = this.makeRoom(request, step);
     if (computedBlocks === null) return 0;
     this.kvCacheManager.shareBlocks(request, computedBlocks);
+    this.listMemory.take(request);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
     if (request.isOnWorker) addResumedRequest(step, request);
@@ -255,14 +277,19 @@ export class Scheduler {
    * when even that would not be enough.
    */
   private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
-    const { kvCacheManager, running } = this;
+    const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
     if (running.length >= maxNumSeqs && victims.length === 0) return null;
+    if (!listMemory.hasRoom(request, victims)) return null;
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
-    while (running.length >= maxNumSeqs || !kvCacheManager.hasRoomFor(request, computedBlocks)) {
+    while (
+      running.length >= maxNumSeqs ||
+      !kvCacheManager.hasRoomFor(request, computedBlocks) ||
+      !listMemory.hasRoom(request)
+    ) {
       this.preemptLast(step);
     }
     return computedBlocks;
@@ -298,7 +325,7 @@ export class Scheduler {
     for (const requestId of step.numScheduledTokens.keys()) {
       const request = this.requests.get(requestId);
       if (request === undefined) continue;
-      const result = this.outputAt(length++);
+      const result = this.records.at(length++);
       result.requestId = requestId;
       try {
         this.updateRequest(request, output, result);
@@ -309,7 +336,8 @@ export class Scheduler {
     }
     this.dropFinished();
     const { tokenIds } = output.sampledTokenIds;
-    return { outputs: this.outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+    const { outputs } = this.records;
+    return { outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
   }
 
   /** Writes what the step brought the request into `result`. */
@@ -353,21 +381,6 @@ export class Scheduler {
     }
   }
 
-  /** The record of an earlier step, lest each token costs an object. */
-  private outputAt(index: number): EngineCoreOutput {
-    if (index === this.outputs.length) {
-      this.outputs.push({
-        requestId: '',
-        start: 0,
-        end: 0,
-        promptLogprobs: null,
-        finishReason: null,
-        error: null,
-      });
-    }
-    return this.outputs[index];
-  }
-
   /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
   finishRequests(requestIds: readonly string[], finishReason: EndReason): void {
     for (const requestId of requestIds) {
@@ -388,6 +401,7 @@ export class Scheduler {
     request.finishReason = finishReason;
     if (finishReason === 'error') this.kvCacheManager.discard(request);
     else this.kvCacheManager.free(request);
+    this.listMemory.free(request);
     this.requests.delete(request.requestId);
     if (request.isOnWorker) this.finishedReqIds.push(request.requestId);
   }
@@ -396,8 +410,4 @@ export class Scheduler {
     if (this.runningIsStale) this.running = this.running.filter(isUnfinished);
     this.runningIsStale = false;
   }
-}
-
-function isUnfinished(request: Request): boolean {
-  return request.status !== 'finished';
 }

@@ -1,20 +1,25 @@
 /** A step that was launched, and how its output comes. */
-import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
 import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors';
 import type { Future } from '../executor/future';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { EventLoopTurn } from './slicedWork';
 
 export interface StepInFlight {
   step: SchedulerOutput;
   output: Future<ModelRunnerOutput | null>;
 }
 
+/**
+ * What the step brought. Waits for the next turn of the event loop where the output is there already,
+ * and where steps have run in this turn for long: Node delivers up to 1,000 outputs in a turn when each
+ * is ready as soon as the one before it is delivered, and serves no timer or socket in between.
+ */
 export async function outputOf(
   output: Future<ModelRunnerOutput | null>,
+  turn: EventLoopTurn,
 ): Promise<ModelRunnerOutput> {
-  // A worker that is always done already would keep timers and sockets from ever being served.
-  if (output.done()) await nextTurnOfEventLoop();
+  if (output.done() || turn.isUsedUp) await turn.next();
   const modelRunnerOutput = await output;
   if (modelRunnerOutput !== null) return modelRunnerOutput;
   throw new InvalidStateError('executeModel gave null for a step without grammars');

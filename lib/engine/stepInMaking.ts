@@ -12,6 +12,7 @@ export interface StepInMaking extends SchedulerOutput {
   scheduledCachedReqs: CachedRequestData & {
     resumedReqIds: Set<string>;
     allTokenIds: Map<string, Int32Array>;
+    listOffsets?: Map<string, number>;
   };
   numScheduledTokens: Map<string, number>;
   preemptedReqIds: string[];
@@ -35,15 +36,20 @@ export function addNewRequest(step: StepInMaking, request: Request): void {
     seed: request.seed,
     blockIds: [...request.blockIds],
     numComputedTokens: request.numComputedTokens,
+    ...(request.listOffset !== null && { listOffset: request.listOffset }),
   };
   step.scheduledNewReqs.push(data);
 }
 
 /** The request was preempted, and comes back. */
 export function addResumedRequest(step: StepInMaking, request: Request): void {
-  const { resumedReqIds, allTokenIds } = step.scheduledCachedReqs;
-  resumedReqIds.add(request.requestId);
-  allTokenIds.set(request.requestId, request.allTokenIds());
+  const { scheduledCachedReqs: cached } = step;
+  cached.resumedReqIds.add(request.requestId);
+  cached.allTokenIds.set(request.requestId, request.allTokenIds());
+  if (request.listOffset !== null) {
+    cached.listOffsets ??= new Map();
+    cached.listOffsets.set(request.requestId, request.listOffset);
+  }
   addCachedRequest(step, request, [...request.blockIds]);
 }
 
@@ -66,6 +72,7 @@ export function removeLatest(step: StepInMaking, { requestId }: Request): void {
   if (scheduledNewReqs.at(-1)?.reqId === requestId) scheduledNewReqs.pop();
   cached.resumedReqIds.delete(requestId);
   cached.allTokenIds.delete(requestId);
+  cached.listOffsets?.delete(requestId);
   if (cached.reqIds.at(-1) !== requestId) return;
   const length = cached.reqIds.length - 1;
   cached.reqIds.length = length;

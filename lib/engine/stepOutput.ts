@@ -8,6 +8,7 @@ import {
 } from '../errors';
 import type { ModelRunnerOutput } from '../worker/outputs';
 import type { SchedulerOutput } from '../worker/schedulerOutput';
+import type { EngineCoreOutput } from './outputs';
 import type { Request } from './request';
 
 /**
@@ -75,4 +76,24 @@ export function nothingPermitted({ requestId, numOutputTokens }: Request): Inval
 
 function misfit(requestId: string, message: string): RequestFailedError {
   return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
+}
+
+/** The records of a step's outputs, which the next step's overwrite, lest each token costs an object. */
+export class OutputRecords {
+  readonly outputs: EngineCoreOutput[] = [];
+
+  /** `index` is at most their number so far. */
+  at(index: number): EngineCoreOutput {
+    if (index === this.outputs.length) {
+      this.outputs.push({
+        requestId: '',
+        start: 0,
+        end: 0,
+        promptLogprobs: null,
+        finishReason: null,
+        error: null,
+      });
+    }
+    return this.outputs[index];
+  }
 }

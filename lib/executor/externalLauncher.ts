@@ -258,13 +258,16 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
 }
 
 /** What ranks must have alike, lest they schedule or sample differently. */
-function sharedOptions({ model, load, cache, scheduler, parallel, device }: UniprocConfig) {
+function sharedOptions(config: UniprocConfig) {
+  const { model, load, cache, scheduler, parallel, device, limits } = config;
   const { blockSize, enablePrefixCaching } = cache;
   return {
     ...model,
     path: undefined,
     ...load,
     ...scheduler,
+    // A call that one rank refuses would be waited for on the others; and long lists have places.
+    ...limits,
     blockSize,
     enablePrefixCaching,
     disableCustomAllReduce: parallel.disableCustomAllReduce,

@@ -113,23 +113,34 @@ export type RopeScaling =
       truncate: boolean;
     };
 
-/**
- * What the forward pass is made of; one decoder family with its switches. Where several ranks hold
- * the model, it is one rank's share (lib/worker/tensorParallel.ts).
- */
+/** Mixture of experts: for each token the router picks some of a layer's MLPs. */
+export interface ExpertsSpec {
+  numExperts: number;
+  numExpertsPerToken: number;
+  /** Of one expert. */
+  intermediateSize: number;
+  /** The weights of a token's experts are scaled to a sum of 1. */
+  normTopkProb: boolean;
+  /** [numLayers]: the layer has experts in place of the gated MLP. */
+  layers: boolean[];
+}
+
+/** What elements are stored in. */
+export type StorageType = DType | 'float8_e4m3';
+
+/** How a matrix is stored: its elements, and a scale for each block of [scaleRows, scaleCols]. */
+export interface WeightFormat {
+  type: StorageType;
+  scaleRows: number;
+  scaleCols: number;
+}
+
+/** The whole model's forward pass, however many ranks divide it. */
 export interface ModelSpec {
-  /** Of the weights and the KV cache. */
+  /** Of the KV cache, and of weights that have no other format. */
   dtype: DType;
-  /** The whole model's. */
   vocabSize: number;
-  /**
-   * The rows of embedTokens and lmHead that this rank has: `size` from token `start` on. Rows from
-   * vocabSize on are zeros, which no file has.
-   */
-  vocabShard: { start: number; size: number };
-  /** The whole model's. */
   hiddenSize: number;
-  /** This rank's, as are the heads. */
   intermediateSize: number;
   numLayers: number;
   numHeads: number;
@@ -140,18 +151,47 @@ export interface ModelSpec {
   ropeScaling: RopeScaling;
   /** [numLayers]: tokens each layer attends to, 0 for all. */
   slidingWindows: number[];
-  /**
-   * Bias on q, k and v; on o; on gate and up; on down. What o and down give is summed over the ranks,
-   * so one rank alone has their biases.
-   */
+  /** Bias on q, k and v; on o; on gate, up and down. */
   qkvBias: boolean;
   outputBias: boolean;
-  gateUpBias: boolean;
-  downBias: boolean;
+  mlpBias: boolean;
   /** RMSNorm of each head of q and k before rope (Qwen3). */
   qkNorm: boolean;
   /** The output head is the embedding. */
   tieWordEmbeddings: boolean;
+  /** null: every layer has the gated MLP. */
+  experts: ExpertsSpec | null;
+  /** By module ('layers.3.attention.q'); the others are stored in `dtype`. */
+  weightFormats: Record<string, WeightFormat>;
+}
+
+/** A dimension of a checkpoint's tensor, and what of it this rank has. */
+export interface ParameterDimension {
+  size: number;
+  /** The sizes of the spec that it is made of: 'numHeads * headDim'. */
+  of: string;
+  first: number;
+  count: number;
+}
+
+/**
+ * One tensor that the model's blocks declare (native/model/blocks). A rank that has nothing of it, as
+ * of the biases that are added once, has a dimension of count 0.
+ */
+export interface Parameter {
+  /** null outside the layers. */
+  layer: number | null;
+  /** null outside the experts. */
+  expert: number | null;
+  /** embedding, norm, head, attention.norm, attention.q, mlp.gate, ... */
+  module: string;
+  part: 'weight' | 'bias' | 'scales';
+  /** The matrix of a linear layer, which may have any format. */
+  isLinear: boolean;
+  /** Of the module's matrix. */
+  format: WeightFormat;
+  /** [rows] or [rows, cols]. */
+  shape: ParameterDimension[];
 }
 
 /** What the model's buffers are made for. */
@@ -164,32 +204,20 @@ export interface ModelLimits {
   numSteps: number;
   /** Most alternatives reported for a position. */
   maxLogprobs: number;
+  /** Device memory for lists of requests that a slot's own memory does not hold. */
+  listMemoryBytes: number;
   /** No CUDA graphs. */
   enforceEager: boolean;
 }
 
-/**
- * Part of one of the model's weights, to be laid at its row `rowOffset`: a matrix [rows, cols] that
- * stands in a file, alone or as some columns of a wider tensor.
- */
-export interface WeightPart {
-  /**
-   * embedTokens, norm, lmHead, inputNorm, qkv, qkvBias, qNorm, kNorm, o, oBias, postAttentionNorm,
-   * gateUp, gateUpBias, down, downBias
-   */
-  weight: string;
-  /** 0 for embedTokens, norm and lmHead. */
-  layer: number;
-  rowOffset: number;
-  /** Index into the list of files, and the byte where the first element is there. */
+/** Where a checkpoint has a parameter: a whole tensor, its elements side by side. */
+export interface ParameterSource {
+  /** Index into what declareParameters gave for this rank. */
+  parameter: number;
+  /** Index into the list of files, and the byte where the tensor begins there. */
   file: number;
   offset: number;
-  /** A vector is [rows, 1]. */
-  rows: number;
-  cols: number;
-  /** Elements in the file from the beginning of a row to that of the next. */
-  rowStride: number;
-  dtype: DType;
+  dtype: StorageType;
 }
 
 /**
@@ -269,6 +297,25 @@ export interface NativeRequest {
   numPromptTokens: number;
   blockIds: Int32Array;
   sampling: NativeSampling;
+  /**
+   * Byte of the list memory from which on its lists are the request's alone; left out, they are in
+   * the slot's own memory, which holds `slotListBytes`.
+   */
+  listOffset?: number;
+}
+
+/** What the native side accepts of a request whatever the model (native/model/request.h). */
+export interface NativeRequestLimits {
+  /** Entries of each list. */
+  readonly maxListLength: number;
+  /** Bytes of all lists together in a slot's own memory. */
+  readonly slotListBytes: number;
+  /** A listOffset is a multiple of it. */
+  readonly listAlignment: number;
+  /** The most that `listMemoryBytes` may be. */
+  readonly maxListMemory: number;
+  /** Token ids, topK, minTokens and numbers of logprobs. */
+  readonly maxInt32: number;
 }
 
 /**
@@ -279,14 +326,14 @@ export interface NativeModel {
   /** The staging sets, [numSteps]; made once, detached by `shutdown`. */
   readonly steps: StepBuffers[];
   /**
-   * Allocates the weights and fills them from the files. `onProgress(bytes, tensors)` counts parts
-   * done; all parts of a weight must be named. Rejects with OUT_OF_MEMORY, and with
+   * Allocates the weights and fills them from the files. `onProgress(bytes, tensors)` counts tensors
+   * done; every parameter that this rank has must be named once. Rejects with OUT_OF_MEMORY, and with
    * CHECKPOINT_INVALID when a file does not hold them or becomes shorter meanwhile; no weights are
    * allocated then.
    */
   load(
     files: string[],
-    parts: WeightPart[],
+    sources: ParameterSource[],
     onProgress: (bytes: number, tensors: number) => void,
   ): Promise<void>;
   /**
@@ -331,11 +378,6 @@ export interface NativeModel {
     numSampled: number,
     numPromptLogprobRows: number,
   ): void;
-  /**
-   * The logits [numRows, vocabSize], float32, of the first `numRows` rows to be sampled of the step
-   * that waits for `sample`. Rejects with INVALID_STATE when no step does.
-   */
-  logits(numRows: number): Promise<Float32Array>;
   /**
    * Samples the step's rows and appends to each slot's tokens; the event completes when the outputs
    * are in the step's buffers. `bitmask`: [numSampled, ceil(vocabSize / 32)], a set bit allows.
@@ -393,6 +435,11 @@ export interface NativeCommunicator {
 }
 
 export interface Addon {
+  /**
+   * The parameters that the blocks of this model declare, for one of the ranks that divide it. Throws
+   * CONFIG_INVALID when the spec contradicts itself or cannot be divided so.
+   */
+  declareParameters(spec: ModelSpec, rank: number, worldSize: number): Parameter[];
   /** `kind`: 'cpu' or 'cuda'. `numThreads` is the CPU's; 0 chooses. */
   Device: new (kind: string, index: number, numThreads: number) => NativeDevice;
   Event: new () => NativeEvent;
@@ -405,6 +452,7 @@ export interface Addon {
     limits: ModelLimits,
     communicator: NativeCommunicator | null,
   ) => NativeModel;
+  readonly requestLimits: NativeRequestLimits;
   /** How the addon makes its errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,

@@ -22,6 +22,7 @@ export interface HuggingFaceTokenizer {
   /** As `decode` takes it: an added token that is normalized in its normalized form. */
   idToToken(id: number): string | null;
   getDecoder(): HuggingFaceDecoder | null;
+  getNormalizer(): { normalizeString(text: string): string } | null;
 }
 
 export interface HuggingFaceDecoder {
@@ -51,17 +52,27 @@ export function loadTokenizersLibrary(): TokenizersLibrary {
   }
 }
 
-/** A decoder alone, as tokenizer.json writes it. */
-export function createDecoder(decoder: object): HuggingFaceDecoder {
+/** A tokenizer with one part alone, as tokenizer.json writes it. */
+function tokenizerOf(part: { decoder: object } | { normalizer: object }): HuggingFaceTokenizer {
   const json = {
     version: '1.0',
     added_tokens: [],
     normalizer: null,
     pre_tokenizer: null,
     post_processor: null,
-    decoder,
+    decoder: null,
     model: { type: 'WordLevel', vocab: {}, unk_token: '' },
+    ...part,
   };
-  const tokenizer = loadTokenizersLibrary().Tokenizer.fromString(JSON.stringify(json));
-  return tokenizer.getDecoder() as HuggingFaceDecoder;
+  return loadTokenizersLibrary().Tokenizer.fromString(JSON.stringify(json));
+}
+
+export function createDecoder(decoder: object): HuggingFaceDecoder {
+  return tokenizerOf({ decoder }).getDecoder() as HuggingFaceDecoder;
+}
+
+/** What a normalizer makes of a text. */
+export function createNormalizer(normalizer: object): (text: string) => string {
+  const created = tokenizerOf({ normalizer }).getNormalizer();
+  return (text) => created?.normalizeString(text) ?? text;
 }

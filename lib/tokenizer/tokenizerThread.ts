@@ -5,9 +5,12 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { parseJson, readText } from '../config/jsonFile';
-import { ChatTemplateError, CheckpointError } from '../errors';
+import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
+import { checkAddedTokens, checkWhiteSpace } from './addedTokenChecks';
 import { ChatTemplate } from './chatTemplate';
+import { checkTokenizerFile, type FileLimits, hasRepeatedPart } from './fileChecks';
 import {
+  createNormalizer,
   type HuggingFaceTokenizer,
   loadTokenizersLibrary,
   type TokenizersLibrary,
@@ -21,16 +24,24 @@ import { packVocabulary } from './vocabulary';
 /** Above all ids: a table of them all is made. */
 const MAX_TOKEN_ID = 2 ** 24;
 
+/** What a tokenizer is made of, besides its text. */
+interface Source {
+  library: TokenizersLibrary;
+  file: string;
+  limits: FileLimits;
+  normalizer: object | null | undefined;
+}
+
 class LoadedFile {
   private splitting: HuggingFaceTokenizer | null = null;
 
   private constructor(
-    private readonly file: string,
-    private readonly library: TokenizersLibrary,
+    private readonly source: Source,
     private readonly tokenizer: HuggingFaceTokenizer,
     /** The file as it was when it was loaded. */
     private readonly bytes: Buffer,
     private readonly additions: readonly AddedToken[],
+    private readonly added: readonly AddedToken[],
     private readonly specialTokens: ReadonlySet<string>,
   ) {}
 
@@ -40,19 +51,25 @@ class LoadedFile {
     transfer: ArrayBuffer[];
   }> {
     const library = loadTokenizersLibrary();
-    const text = await readText(file);
-    const sha256 = createHash('sha256').update(text).digest('hex');
+    const written = await readText(file);
+    const sha256 = createHash('sha256').update(written).digest('hex');
     if (expected !== null && sha256 !== expected) {
       throw new CheckpointError(
         file,
         'it was changed since it was loaded, and the thread that had it has died; load the model anew',
       );
     }
-    const json = parseJson(file, text) as TokenizerJson & { decoder?: unknown };
-    const tokenizer = fromString(library, file, text);
-    const present = (json.added_tokens ?? []) as AddedTokenJson[];
+    const json = parseJson(file, written) as TokenizerJson & {
+      decoder?: unknown;
+      normalizer?: object | null;
+    };
+    const limits = checkTokenizerFile(file, json);
+    // The library reads a part that comes twice both times.
+    const text = limits.isMended || hasRepeatedPart(written) ? JSON.stringify(json) : written;
+    const source = { library, file, limits, normalizer: json.normalizer };
+    const present = presentTokens(file, json);
     const additions = tokensToAdd(config, present);
-    addTokens(library, tokenizer, additions);
+    const tokenizer = createTokenizer(source, text, present, additions);
 
     const added = [...present.map(fromJson), ...additions];
     const specialTokens = new Set(
@@ -90,20 +107,32 @@ class LoadedFile {
       bound: lengthBound(json, vocab, added),
       sha256,
     };
+    for (const [at, id] of limits.addedIds) {
+      if (id < vocabulary.kinds.length) continue;
+      throw new CheckpointError(file, `${at} is ${id}; ids end at ${vocabulary.kinds.length - 1}`);
+    }
     const bytes = Buffer.from(text);
-    const loaded = new LoadedFile(file, library, tokenizer, bytes, additions, specialTokens);
+    const loaded = new LoadedFile(source, tokenizer, bytes, additions, added, specialTokens);
     const transfer = Object.values(vocabulary).map(({ buffer }) => buffer as ArrayBuffer);
     return { loaded, info, transfer };
   }
 
   async encode({ text, addSpecialTokens, splitSpecialTokens }: Requests['encode']['input']) {
+    const { maxTextLength } = this.source.limits;
+    if (text.length > maxTextLength) {
+      throw new InvalidRequestError(
+        `the text has ${text.length} characters; at most ${maxTextLength} can be encoded at once by ` +
+          this.source.file,
+      );
+    }
+    checkWhiteSpace(text, this.added);
     const tokenizer = splitSpecialTokens ? this.splitter() : this.tokenizer;
     try {
       const encoding = await tokenizer.encode(text, null, { addSpecialTokens });
       return Int32Array.from(encoding.getIds());
     } catch (cause) {
       throw new CheckpointError(
-        this.file,
+        this.source.file,
         `the text cannot be encoded: ${(cause as Error).message}`,
         { cause },
       );
@@ -115,7 +144,7 @@ class LoadedFile {
       return await this.tokenizer.decode(Array.from(tokenIds), skipSpecialTokens);
     } catch (cause) {
       throw new CheckpointError(
-        this.file,
+        this.source.file,
         `the tokens cannot be decoded: ${(cause as Error).message}`,
         { cause },
       );
@@ -132,7 +161,7 @@ class LoadedFile {
     if (this.specialTokens.size === 0) return this.tokenizer;
     if (this.splitting !== null) return this.splitting;
     const json = JSON.parse(this.bytes.toString()) as TokenizerJson;
-    const inVocabulary = this.library.Tokenizer.fromString(
+    const inVocabulary = this.source.library.Tokenizer.fromString(
       JSON.stringify({ ...json, added_tokens: [] }),
     );
     const hidden = randomUUID();
@@ -142,17 +171,18 @@ class LoadedFile {
       return [{ ...token, content: `${hidden} ${token.content}` }];
     };
     const present = (json.added_tokens ?? []) as AddedTokenJson[];
-    const tokenizer = fromString(
-      this.library,
-      this.file,
-      JSON.stringify({ ...json, added_tokens: present.flatMap(hide) }),
+    const shown = present.flatMap(hide);
+    const tokenizer = createTokenizer(
+      this.source,
+      JSON.stringify({ ...json, added_tokens: shown }),
+      shown,
+      this.additions.flatMap(hide),
     );
-    addTokens(this.library, tokenizer, this.additions.flatMap(hide));
     for (const { content } of [...present, ...this.additions]) {
       if (this.specialTokens.has(content)) continue;
       if (tokenizer.tokenToId(content) === this.tokenizer.tokenToId(content)) continue;
       throw new CheckpointError(
-        this.file,
+        this.source.file,
         `splitSpecialTokens: without the special tokens, ${content} has another id`,
       );
     }
@@ -169,14 +199,36 @@ const fromJson = ({ single_word, ...token }: AddedTokenJson): AddedToken => ({
   normalized: token.normalized,
 });
 
-/** As the library reads `text`, but nothing is cut off or filled up: transformers does that only when it is asked to. */
-function fromString(library: TokenizersLibrary, file: string, text: string): HuggingFaceTokenizer {
+/** The added_tokens of a file. */
+function presentTokens(file: string, { added_tokens: tokens }: TokenizerJson): AddedTokenJson[] {
+  if (tokens === null || tokens === undefined) return [];
+  const isToken = (token: unknown) => typeof (token as AddedTokenJson | null)?.content === 'string';
+  if (Array.isArray(tokens) && tokens.every(isToken)) return tokens as AddedTokenJson[];
+  throw new CheckpointError(file, 'added_tokens must be a list of objects with content');
+}
+
+/**
+ * What the library makes of `text`, with `additions`, once it is known to survive that. Nothing is cut off or
+ * filled up: transformers does that only when it is asked to.
+ */
+function createTokenizer(
+  { library, file, limits, normalizer }: Source,
+  text: string,
+  present: readonly AddedTokenJson[],
+  additions: readonly AddedToken[],
+): HuggingFaceTokenizer {
+  const tokens = [...present.map(fromJson), ...additions];
   try {
+    const isNormalized = normalizer && tokens.some(({ normalized }) => normalized);
+    const normalize = isNormalized ? createNormalizer(normalizer) : null;
+    checkAddedTokens(file, tokens, limits, normalize);
     const tokenizer = library.Tokenizer.fromString(text);
     tokenizer.disableTruncation();
     tokenizer.disablePadding();
+    addTokens(library, tokenizer, additions);
     return tokenizer;
   } catch (cause) {
+    if (cause instanceof CheckpointError) throw cause;
     throw new CheckpointError(
       file,
       `Hugging Face's tokenizers refuses it: ${(cause as Error).message}`,

@@ -165,7 +165,7 @@ export class InputBatch {
   }
 
   private updateCached({ scheduledCachedReqs }: SchedulerOutput, buffers: StepBuffers): number {
-    const { reqIds, resumedReqIds, newBlockIds, numComputedTokens, allTokenIds } =
+    const { reqIds, resumedReqIds, newBlockIds, numComputedTokens, allTokenIds, listOffsets } =
       scheduledCachedReqs;
     let numBlockUpdates = 0;
     for (let i = 0; i < reqIds.length; i++) {
@@ -184,6 +184,7 @@ export class InputBatch {
           numPromptTokens,
           blockIds: Int32Array.from(blockIds),
           sampling,
+          listOffset: listOffsets?.get(request.reqId),
         });
       } else if (blockIds !== null) {
         for (const blockId of blockIds) {
@@ -267,6 +268,7 @@ function toNativeRequest(data: NewRequestData): NativeRequest {
     numPromptTokens: data.promptTokenIds.length,
     blockIds: Int32Array.from(data.blockIds),
     sampling: toNativeSampling(data),
+    listOffset: data.listOffset,
   };
 }
 

@@ -19,6 +19,11 @@ export interface NewRequestData {
   blockIds: number[];
   /** Tokens already in the cache: a prefix found there. */
   numComputedTokens: number;
+  /**
+   * Byte of the device's list memory from which on the lists of its sampling parameters are its own;
+   * left out where they fit the slot's (HARD_LIMITS.slotListBytes).
+   */
+  listOffset?: number;
 }
 
 /** Requests the worker knows, by parallel arrays: only what changed since their last step. */
@@ -33,6 +38,8 @@ export interface CachedRequestData {
   numOutputTokens: number[];
   /** For resumed requests: prompt and generated tokens. */
   allTokenIds: ReadonlyMap<string, Int32Array>;
+  /** For resumed requests that have one: their new NewRequestData.listOffset. */
+  listOffsets?: ReadonlyMap<string, number>;
 }
 
 export interface SchedulerOutput {

@@ -20,10 +20,10 @@ import {
   type NativeModel,
 } from '../native';
 import { type KVCacheConfig, KVCacheSpec } from './kvCache';
-import { ModelLoader } from './modelLoader';
+import { ModelLoader } from '../model/load';
 import { ModelRunner } from './modelRunner';
 import type { GrammarOutput, SchedulerOutput } from './schedulerOutput';
-import { shardSpec } from './tensorParallel';
+import { numKvHeadsOfRank } from '../model/division';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
 /** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
@@ -102,8 +102,7 @@ export class Worker extends WorkerBase {
 
   /** The forward pass this worker runs. */
   get modelSpec(): ModelSpec {
-    const { dtype } = this.#config.model;
-    return { ...shardSpec(this.#loader.spec, this.rank, this.worldSize), dtype };
+    return this.#loader.spec;
   }
 
   /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
@@ -199,21 +198,27 @@ export class Worker extends WorkerBase {
 
   /** Fills the weights from the checkpoint's files, or with random values ('dummy'). */
   async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
-    const { model, scheduler, cache } = this.#config;
+    const { model, scheduler, cache, limits } = this.#config;
     const device = this.#openDevice;
     // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
-    const limits: ModelLimits = {
+    const modelLimits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
       maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
       maxModelLen: model.maxModelLen,
       blockSize: cache.blockSize,
       numSteps,
       maxLogprobs: model.maxLogprobs,
+      listMemoryBytes: limits.maxListMemoryBytes,
       enforceEager: model.enforceEager,
     };
     await this.#loader.examine(device, this.rank);
-    const nativeModel = new (native().Model)(device, this.modelSpec, limits, this.communicator);
+    const nativeModel = new (native().Model)(
+      device,
+      this.modelSpec,
+      modelLimits,
+      this.communicator,
+    );
     this.#runner = new ModelRunner(
       nativeModel,
       model.transformer.spec.vocabSize,
@@ -229,7 +234,7 @@ export class Worker extends WorkerBase {
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          spec.numKvHeads,
+          numKvHeadsOfRank(spec, this.worldSize),
           spec.headDim,
           spec.dtype,
           window === 0 ? null : window,

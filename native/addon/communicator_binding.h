@@ -9,7 +9,7 @@
 
 #include "addon/binding.h"
 #include "comm/device_communicator.h"
-#include "runtime/device.h"
+#include "runtime/device_thread.h"
 
 namespace uniproc {
 
@@ -24,7 +24,7 @@ class CommunicatorBinding : public Binding<CommunicatorBinding> {
   explicit CommunicatorBinding(const Napi::CallbackInfo& info);
   ~CommunicatorBinding() override;
 
-  const std::shared_ptr<Device>& device() const { return device_; }
+  const std::shared_ptr<DeviceThread>& device() const { return device_; }
   const std::shared_ptr<DeviceCommunicator>& communicator() const { return communicator_; }
 
  private:
@@ -44,7 +44,7 @@ class CommunicatorBinding : public Binding<CommunicatorBinding> {
   Napi::Promise promiseOfBytes(std::function<Bytes(Ops&, Communicator&)> work);
 
   Napi::ObjectReference deviceObject_;  // the device must not be collected before it
-  std::shared_ptr<Device> device_;
+  std::shared_ptr<DeviceThread> device_;
   std::shared_ptr<DeviceCommunicator> communicator_;
 };
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "addon/model_binding.h"
+#include "addon/model_runner_binding.h"
 #include "addon/model_values.h"
 #include "addon/values.h"
 
@@ -35,8 +35,8 @@ DeviceBinding& DeviceBinding::of(const Environment& environment, Napi::Value val
 
 DeviceBinding::DeviceBinding(const Napi::CallbackInfo& info) : Binding(info) {
   withTypedErrors(info.Env(), [&] {
-    device_ = std::make_shared<Device>(toString(info[0], "kind"), toInt32(info[1], "index"),
-                                       toInt32(info[2], "numThreads"));
+    device_ = std::make_shared<DeviceThread>(toString(info[0], "kind"), toInt32(info[1], "index"),
+                                             toInt32(info[2], "numThreads"));
     environment_->addThread(device_);
   });
 }
@@ -125,7 +125,7 @@ Napi::Value DeviceBinding::synchronize(const Napi::CallbackInfo&) {
 
 Napi::Value DeviceBinding::shutdown(const Napi::CallbackInfo&) {
   return shutdownOnce([this] {
-    for (ModelBinding* model : environment_->models) {
+    for (ModelRunnerBinding* model : environment_->models) {
       if (model->device() == device_) model->shutdown();
     }
     return environment_->promise(

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "addon/binding.h"
-#include "runtime/device.h"
+#include "runtime/device_thread.h"
 
 namespace uniproc {
 
@@ -19,7 +19,7 @@ class DeviceBinding : public Binding<DeviceBinding> {
   explicit DeviceBinding(const Napi::CallbackInfo& info);
   ~DeviceBinding() override;
 
-  const std::shared_ptr<Device>& device() const { return device_; }
+  const std::shared_ptr<DeviceThread>& device() const { return device_; }
 
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
@@ -31,7 +31,7 @@ class DeviceBinding : public Binding<DeviceBinding> {
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 
-  std::shared_ptr<Device> device_;
+  std::shared_ptr<DeviceThread> device_;
 };
 
 }  // namespace uniproc

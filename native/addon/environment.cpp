@@ -4,14 +4,22 @@
 #include <stdexcept>
 #include <utility>
 
+#include "addon/values.h"
 #include "comm/peer_lost.h"
 #include "runtime/error.h"
 
 namespace uniproc {
+namespace {
+
+void setErrorFactory(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env())->errorFactory = Napi::Persistent(toFunction(info[0], "make"));
+}
+
+}  // namespace
 
 Environment::Environment(Napi::Env env) : env_(env), mailbox_(env) {}
 
-void Environment::open(Napi::Env env) {
+void Environment::open(Napi::Env env, Napi::Object exports) {
   using Instance = std::shared_ptr<Environment>;
   try {
     auto environment = std::make_shared<Environment>(env);
@@ -21,6 +29,7 @@ void Environment::open(Napi::Env env) {
   } catch (const std::runtime_error& error) {
     throw Napi::Error::New(env, error.what());
   }
+  exports.Set("setErrorFactory", Napi::Function::New<setErrorFactory>(env, "setErrorFactory"));
 }
 
 std::shared_ptr<Environment> Environment::of(Napi::Env env) {
@@ -101,7 +110,7 @@ Napi::Promise Environment::promise(const std::function<void(Settle)>& start, Res
   return deferred.Promise();
 }
 
-Napi::Promise Environment::promise(Device& device, Device::Work work, Result result) {
+Napi::Promise Environment::promise(DeviceThread& device, DeviceThread::Work work, Result result) {
   return promise([&](Settle settle) { device.enqueue(std::move(work), std::move(settle)); },
                  std::move(result));
 }

@@ -14,13 +14,13 @@
 #include <unordered_map>
 #include <vector>
 
-#include "runtime/device.h"
+#include "runtime/device_thread.h"
 #include "runtime/mailbox.h"
 #include "runtime/stoppable.h"
 
 namespace uniproc {
 
-class ModelBinding;
+class ModelRunnerBinding;
 
 // A JavaScript function for native threads to have called. Only the JavaScript thread looks inside;
 // they carry its address.
@@ -35,15 +35,16 @@ class Environment {
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
-  // Makes the environment's instance, and has it closed when the environment ends.
-  static void open(Napi::Env env);
+  // Makes the environment's instance, and has it closed when the environment ends. Exports
+  // setErrorFactory(make), by which the addon makes its errors.
+  static void open(Napi::Env env, Napi::Object exports);
   static std::shared_ptr<Environment> of(Napi::Env env);
 
   Napi::FunctionReference errorFactory;
   Napi::FunctionReference deviceClass;
   Napi::FunctionReference communicatorClass;
   Napi::FunctionReference eventClass;
-  std::set<ModelBinding*> models;
+  std::set<ModelRunnerBinding*> models;
 
   // The typed JavaScript error for what native code threw.
   Napi::Error error(std::exception_ptr thrown);
@@ -60,7 +61,7 @@ class Environment {
   using Result = std::function<Napi::Value(Napi::Env)>;
   Napi::Promise promise(const std::function<void(Settle)>& start, Result result = nullptr);
   // The same of a task on the device's thread.
-  Napi::Promise promise(Device& device, Device::Work work, Result result = nullptr);
+  Napi::Promise promise(DeviceThread& device, DeviceThread::Work work, Result result = nullptr);
 
   Callback* addCallback(Napi::Function function);
   // The event loop runs on until the callback is removed.

@@ -21,6 +21,13 @@ bool boolean(Napi::Object object, const char* name) { return toBool(object.Get(n
 
 DType dtype(Napi::Object object) { return toDType(object.Get("dtype"), "dtype"); }
 
+StorageType toStorageType(Napi::Value value, const char* name) {
+  if (value.IsString() && value.ToString().Utf8Value() == "float8_e4m3") {
+    return StorageType::kFloat8E4M3;
+  }
+  return storageOf(toDType(value, name));
+}
+
 template <typename T, napi_typedarray_type type>
 std::vector<T> toVector(Napi::Value value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
@@ -58,6 +65,33 @@ RopeScaling toRopeScaling(Napi::Object object) {
   scaling.attentionFactor = number(object, "attentionFactor");
   scaling.truncate = boolean(object, "truncate");
   return scaling;
+}
+
+bool isNothing(Napi::Value value) { return value.IsNull() || value.IsUndefined(); }
+
+ExpertsSpec toExpertsSpec(Napi::Object object) {
+  ExpertsSpec experts;
+  experts.numExperts = int32(object, "numExperts");
+  experts.numExpertsPerToken = int32(object, "numExpertsPerToken");
+  experts.intermediateSize = int32(object, "intermediateSize");
+  experts.normTopkProb = boolean(object, "normTopkProb");
+  const Napi::Array layers = toArray(object.Get("layers"), "experts.layers");
+  for (uint32_t i = 0; i < layers.Length(); ++i) {
+    experts.layers.push_back(toBool(layers.Get(i), "experts.layers"));
+  }
+  return experts;
+}
+
+std::map<std::string, WeightFormat> toWeightFormats(Napi::Object object) {
+  std::map<std::string, WeightFormat> formats;
+  const Napi::Array modules = object.GetPropertyNames();
+  for (uint32_t i = 0; i < modules.Length(); ++i) {
+    const std::string module = toString(modules.Get(i), "weightFormats");
+    const Napi::Object format = toObject(object.Get(module), "a weight's format");
+    formats[module] = {toStorageType(format.Get("type"), "type"), int32(format, "scaleRows"),
+                       int32(format, "scaleCols")};
+  }
+  return formats;
 }
 
 SamplingParams toSamplingParams(Napi::Object object) {
@@ -99,8 +133,6 @@ ModelSpec toModelSpec(Napi::Object object) {
   ModelSpec spec;
   spec.dtype = dtype(object);
   spec.vocabSize = int32(object, "vocabSize");
-  const Napi::Object vocabShard = toObject(object.Get("vocabShard"), "vocabShard");
-  spec.vocabShard = {int32(vocabShard, "start"), int32(vocabShard, "size")};
   spec.hiddenSize = int32(object, "hiddenSize");
   spec.intermediateSize = int32(object, "intermediateSize");
   spec.numLayers = int32(object, "numLayers");
@@ -116,10 +148,15 @@ ModelSpec toModelSpec(Napi::Object object) {
   }
   spec.qkvBias = boolean(object, "qkvBias");
   spec.outputBias = boolean(object, "outputBias");
-  spec.gateUpBias = boolean(object, "gateUpBias");
-  spec.downBias = boolean(object, "downBias");
+  spec.mlpBias = boolean(object, "mlpBias");
   spec.qkNorm = boolean(object, "qkNorm");
   spec.tieWordEmbeddings = boolean(object, "tieWordEmbeddings");
+  if (const Napi::Value experts = object.Get("experts"); !isNothing(experts)) {
+    spec.experts = toExpertsSpec(toObject(experts, "experts"));
+  }
+  if (const Napi::Value formats = object.Get("weightFormats"); !isNothing(formats)) {
+    spec.weightFormats = toWeightFormats(toObject(formats, "weightFormats"));
+  }
   return spec;
 }
 
@@ -131,27 +168,89 @@ ModelLimits toModelLimits(Napi::Object object) {
   limits.blockSize = int32(object, "blockSize");
   limits.numSteps = int32(object, "numSteps");
   limits.maxLogprobs = int32(object, "maxLogprobs");
+  limits.listMemoryBytes = toInt64(object.Get("listMemoryBytes"), "listMemoryBytes");
   limits.enforceEager = boolean(object, "enforceEager");
   return limits;
 }
 
-std::vector<WeightPart> toWeightParts(Napi::Array array) {
-  std::vector<WeightPart> parts(array.Length());
+namespace {
+
+const char* nameOf(StorageType type) {
+  switch (type) {
+    case StorageType::kFloat16:
+      return "float16";
+    case StorageType::kBFloat16:
+      return "bfloat16";
+    case StorageType::kFloat8E4M3:
+      return "float8_e4m3";
+    default:
+      return "float32";
+  }
+}
+
+Napi::Object fromWeightFormat(Napi::Env env, const WeightFormat& format) {
+  auto object = Napi::Object::New(env);
+  object.Set("type", nameOf(format.type));
+  object.Set("scaleRows", format.scaleRows);
+  object.Set("scaleCols", format.scaleCols);
+  return object;
+}
+
+}  // namespace
+
+Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& parameters) {
+  const auto partOf = [](ParameterPart part) {
+    switch (part) {
+      case ParameterPart::kBias:
+        return "bias";
+      case ParameterPart::kScales:
+        return "scales";
+      default:
+        return "weight";
+    }
+  };
+  const auto numberOrNull = [env](int32_t index) -> Napi::Value {
+    return index < 0 ? env.Null() : Napi::Value(Napi::Number::New(env, index));
+  };
+  auto array = Napi::Array::New(env, parameters.size());
+  for (uint32_t i = 0; i < parameters.size(); ++i) {
+    const Napi::HandleScope scope(env);
+    const Parameter& parameter = parameters[i];
+    auto object = Napi::Object::New(env);
+    object.Set("layer", numberOrNull(parameter.name.layer));
+    object.Set("expert", numberOrNull(parameter.name.expert));
+    object.Set("module", parameter.name.module);
+    object.Set("part", partOf(parameter.part));
+    object.Set("isLinear", parameter.isLinear);
+    object.Set("format", fromWeightFormat(env, parameter.format));
+    auto shape = Napi::Array::New(env, parameter.shape.size());
+    for (uint32_t d = 0; d < parameter.shape.size(); ++d) {
+      const auto& [share, of] = parameter.shape[d];
+      auto dimension = Napi::Object::New(env);
+      dimension.Set("size", static_cast<double>(share.of));
+      dimension.Set("of", of);
+      dimension.Set("first", static_cast<double>(share.first));
+      dimension.Set("count", static_cast<double>(share.count));
+      shape.Set(d, dimension);
+    }
+    object.Set("shape", shape);
+    array.Set(i, object);
+  }
+  return array;
+}
+
+std::vector<ParameterSource> toParameterSources(Napi::Array array) {
+  std::vector<ParameterSource> sources(array.Length());
   for (uint32_t i = 0; i < array.Length(); ++i) {
     const Napi::HandleScope scope(array.Env());
-    const Napi::Object object = toObject(array.Get(i), "a weight's part");
-    WeightPart& part = parts[i];
-    part.weight = toString(object.Get("weight"), "weight");
-    part.layer = int32(object, "layer");
-    part.rowOffset = toInt64(object.Get("rowOffset"), "rowOffset");
-    part.file = int32(object, "file");
-    part.offset = toInt64(object.Get("offset"), "offset");
-    part.rows = toInt64(object.Get("rows"), "rows");
-    part.cols = toInt64(object.Get("cols"), "cols");
-    part.rowStride = toInt64(object.Get("rowStride"), "rowStride");
-    part.dtype = dtype(object);
+    const Napi::Object object = toObject(array.Get(i), "a parameter's source");
+    ParameterSource& source = sources[i];
+    source.parameter = int32(object, "parameter");
+    source.file = int32(object, "file");
+    source.offset = toInt64(object.Get("offset"), "offset");
+    source.type = toStorageType(object.Get("dtype"), "dtype");
   }
-  return parts;
+  return sources;
 }
 
 std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name) {
@@ -165,6 +264,8 @@ Request readRequest(Napi::Object object) {
   request.tokenIds = int32s(object, "tokenIds");
   request.numPromptTokens = int32(object, "numPromptTokens");
   request.blockIds = int32s(object, "blockIds");
+  const Napi::Value listOffset = object.Get("listOffset");
+  if (!listOffset.IsUndefined()) request.listOffset = toInt64(listOffset, "listOffset");
   const Napi::Object sampling = toObject(object.Get("sampling"), "sampling");
   request.sampling = toSamplingParams(sampling);
   request.logitBiasTokenIds = int32s(sampling, "logitBiasTokenIds");

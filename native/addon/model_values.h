@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "model/checkpoint.h"
-#include "model/request.h"
+#include "model/parameters.h"
 #include "model/spec.h"
-#include "model/step_buffers.h"
-#include "model/weights.h"
+#include "runner/request.h"
+#include "runner/step_buffers.h"
 
 namespace uniproc {
 
@@ -18,7 +18,9 @@ DType toDType(Napi::Value value, const char* name);
 StoredTensor toStoredTensor(Napi::Object object);
 ModelSpec toModelSpec(Napi::Object object);
 ModelLimits toModelLimits(Napi::Object object);
-std::vector<WeightPart> toWeightParts(Napi::Array array);
+// The declared parameters as JavaScript objects: Parameter of lib/native/index.ts.
+Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& parameters);
+std::vector<ParameterSource> toParameterSources(Napi::Array array);
 Request toRequest(Napi::Value value);
 std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name);
 

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "runtime/device.h"
+#include "runtime/device_thread.h"
 
 namespace uniproc {
 

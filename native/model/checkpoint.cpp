@@ -42,22 +42,6 @@ void readAhead([[maybe_unused]] int descriptor, [[maybe_unused]] int64_t offset,
 #endif
 }
 
-// Element `i` of `data`, which may have any alignment, as float32.
-float elementAt(const std::byte* data, DType dtype, int64_t i) {
-  const auto load = [&]<class T>(T value) {
-    std::memcpy(&value, data + i * static_cast<int64_t>(sizeof value), sizeof value);
-    return widen(value);
-  };
-  switch (dtype) {
-    case DType::kFloat16:
-      return load(Float16{});
-    case DType::kBFloat16:
-      return load(BFloat16{});
-    default:
-      return load(0.0f);
-  }
-}
-
 float rounded(float value, DType dtype) {
   switch (dtype) {
     case DType::kFloat16:

@@ -2,26 +2,28 @@
 
 namespace uniproc {
 
-PagedKvCache::PagedKvCache(Ops& ops, const ModelSpec& spec, int32_t blockSize, int32_t numBlocks)
+PagedKvCache::PagedKvCache(Ops& ops, const ModelShard& shard, int32_t blockSize, int32_t numBlocks)
     : numBlocks_(numBlocks) {
-  for (int32_t i = 0; i < spec.numLayers; ++i) {
-    layers_.push_back(allocateLayer(ops, spec, blockSize, numBlocks));
+  for (int32_t i = 0; i < shard.spec().numLayers; ++i) {
+    layers_.push_back(allocateLayer(ops, shard, blockSize, numBlocks));
   }
 }
 
-PagedKvCache PagedKvCache::forRehearsal(Ops& ops, const ModelSpec& spec, int32_t blockSize,
+PagedKvCache PagedKvCache::forRehearsal(Ops& ops, const ModelShard& shard, int32_t blockSize,
                                         int32_t numBlocks) {
   PagedKvCache cache;
   cache.numBlocks_ = numBlocks;
-  const KvCache layer = cache.allocateLayer(ops, spec, blockSize, numBlocks);
-  cache.layers_.assign(spec.numLayers, layer);
+  const KvCache layer = cache.allocateLayer(ops, shard, blockSize, numBlocks);
+  cache.layers_.assign(shard.spec().numLayers, layer);
   return cache;
 }
 
-KvCache PagedKvCache::allocateLayer(Ops& ops, const ModelSpec& spec, int32_t blockSize,
+KvCache PagedKvCache::allocateLayer(Ops& ops, const ModelShard& shard, int32_t blockSize,
                                     int32_t numBlocks) {
-  const size_t bytes =
-      size_t{1} * numBlocks * blockSize * spec.numKvHeads * spec.headDim * sizeOf(spec.dtype);
+  const ModelSpec& spec = shard.spec();
+  const AttentionShape shape = shard.attention(0);
+  const size_t bytes = numBlocks * static_cast<size_t>(blockSize) * shape.numKvHeads *
+                       shape.headDim * sizeOf(spec.dtype);
   buffers_.emplace_back(ops, bytes, "the KV cache");
   buffers_.emplace_back(ops, bytes, "the KV cache");
   const size_t last = buffers_.size() - 1;

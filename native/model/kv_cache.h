@@ -12,9 +12,9 @@ namespace uniproc {
 class PagedKvCache {
  public:
   // Throws Error OUT_OF_MEMORY.
-  PagedKvCache(Ops& ops, const ModelSpec& spec, int32_t blockSize, int32_t numBlocks);
+  PagedKvCache(Ops& ops, const ModelShard& shard, int32_t blockSize, int32_t numBlocks);
   // A single layer's memory for all layers: to rehearse a step, not to generate.
-  static PagedKvCache forRehearsal(Ops& ops, const ModelSpec& spec, int32_t blockSize,
+  static PagedKvCache forRehearsal(Ops& ops, const ModelShard& shard, int32_t blockSize,
                                    int32_t numBlocks);
 
   int32_t numBlocks() const { return numBlocks_; }
@@ -22,7 +22,7 @@ class PagedKvCache {
 
  private:
   PagedKvCache() = default;
-  KvCache allocateLayer(Ops& ops, const ModelSpec& spec, int32_t blockSize, int32_t numBlocks);
+  KvCache allocateLayer(Ops& ops, const ModelShard& shard, int32_t blockSize, int32_t numBlocks);
 
   int32_t numBlocks_ = 0;
   std::vector<Buffer> buffers_;

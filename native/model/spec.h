@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "ops/ops.h"
@@ -23,18 +26,19 @@ struct RopeScaling {
   bool truncate = true;                        // yarn
 };
 
-// Rows of the embedding and of the head: `size` of them, from token `start` on.
-struct VocabShard {
-  int32_t start = 0;
-  int32_t size = 0;
+// Mixture of experts: of each token's numExperts MLPs the router picks numExpertsPerToken.
+struct ExpertsSpec {
+  int32_t numExperts = 0;
+  int32_t numExpertsPerToken = 0;
+  int32_t intermediateSize = 0;  // of one expert
+  bool normTopkProb = false;     // the weights of a token's experts are scaled to a sum of 1
+  std::vector<bool> layers;      // [numLayers]: has experts in place of the gated MLP
 };
 
-// One rank's share of a model: the sizes of vocabulary and hidden states are the whole model's,
-// those of heads and MLP are this rank's.
+// The whole model, however many ranks divide it.
 struct ModelSpec {
-  DType dtype = DType::kFloat32;
+  DType dtype = DType::kFloat32;  // of the KV cache, and of weights that have no other format
   int32_t vocabSize = 0;
-  VocabShard vocabShard;
   int32_t hiddenSize = 0;
   int32_t intermediateSize = 0;
   int32_t numLayers = 0;
@@ -47,18 +51,62 @@ struct ModelSpec {
   std::vector<int32_t> slidingWindows;  // [numLayers], 0: attends to all
   bool qkvBias = false;
   bool outputBias = false;
-  bool gateUpBias = false;
-  bool downBias = false;
+  bool mlpBias = false;  // on gate, up and down
   bool qkNorm = false;
   bool tieWordEmbeddings = false;
+  std::optional<ExpertsSpec> experts;
+  std::map<std::string, WeightFormat> weightFormats;  // by module; the others have `dtype`
 
-  // Rows of the shard that are tokens; the others, its last, are zeros.
-  int32_t vocabRows() const { return std::clamp(vocabSize - vocabShard.start, 0, vocabShard.size); }
-  // Columns of q, k and v side by side.
-  int32_t qkvSize() const { return (numHeads + 2 * numKvHeads) * headDim; }
+  bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
+};
+
+// Some of `of` things in a row: `count` of them from `first` on.
+struct Share {
+  int64_t of = 0;
+  int64_t first = 0;
+  int64_t count = 0;
+
+  static Share all(int64_t of) { return {of, 0, of}; }
+  // The same share of things that are made of `size` elements each.
+  Share times(int64_t size) const { return {of * size, first * size, count * size}; }
+};
+
+// A model as one rank holds it (Shoeybi et al. 2019, Megatron-LM). Each rank has some of the heads
+// and of the MLP's columns: what it computes of q, k, v, gate and up it needs no other rank for,
+// and what o and down make of them is summed over the ranks. Experts are divided whole, the
+// vocabulary by rows.
+class ModelShard {
+ public:
+  // Throws Error CONFIG_INVALID when the spec contradicts itself or cannot be divided so.
+  ModelShard(ModelSpec spec, int32_t rank, int32_t worldSize);
+
+  const ModelSpec& spec() const { return spec_; }
+  int32_t rank() const { return rank_; }
+  int32_t worldSize() const { return worldSize_; }
+
+  Share heads() const { return divide(spec_.numHeads); }
+  // Where there are more ranks than these, several hold the same one.
+  Share kvHeads() const { return divide(spec_.numKvHeads); }
+  Share intermediate() const { return divide(spec_.intermediateSize); }
+  Share experts() const { return divide(spec_.experts->numExperts); }
+  // Every rank holds so many rows, the last ones' going beyond the vocabulary; those are zeros.
+  int64_t vocabShardSize() const;
+  // The rows of this rank that are tokens.
+  Share vocab() const;
+
   AttentionShape attention(int32_t layer) const {
-    return {numHeads, numKvHeads, headDim, slidingWindows[layer]};
+    return {static_cast<int32_t>(heads().count), static_cast<int32_t>(kvHeads().count),
+            spec_.headDim, spec_.slidingWindows[layer]};
   }
+
+ private:
+  Share divide(int64_t of) const {
+    return {of, rank_ * of / worldSize_, std::max<int64_t>(1, of / worldSize_)};
+  }
+
+  const ModelSpec spec_;
+  const int32_t rank_;
+  const int32_t worldSize_;
 };
 
 struct ModelLimits {
@@ -68,13 +116,17 @@ struct ModelLimits {
   int32_t blockSize = 0;
   int32_t numSteps = 0;
   int32_t maxLogprobs = 0;
-  bool enforceEager = false;  // no graphs
+  int64_t listMemoryBytes = 0;  // for lists of requests that a slot's own memory does not hold
+  bool enforceEager = false;    // no graphs
 
   int32_t maxBlocksPerSeq() const { return ceilDiv(maxModelLen, blockSize); }
   // A step's tokens fill so many blocks when each row starts one, and each row may straddle two.
   int32_t maxBlockUpdates() const {
     return ceilDiv(maxNumBatchedTokens, blockSize) + 2 * maxNumSeqs;
   }
+
+  // Throws Error CONFIG_INVALID for a limit that is not positive.
+  void check() const;
 
   static constexpr int32_t ceilDiv(int32_t a, int32_t b) { return a / b + (a % b != 0); }
 };

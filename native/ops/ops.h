@@ -17,12 +17,11 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "ops/experts.h"
+#include "ops/linear.h"
+#include "ops/types.h"
 
 namespace uniproc {
-
-enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
-
-constexpr size_t sizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 constexpr CommType toCommType(DType dtype) {
   switch (dtype) {
@@ -34,18 +33,6 @@ constexpr CommType toCommType(DType dtype) {
       return CommType::kFloat32;
   }
 }
-
-// A matrix [rows, cols] (a vector is [rows, 1]) as the checkpoint's layer has it: y = x W^T + b.
-// `scales` is for quantised types; none has them yet.
-struct Weight {
-  const void* data = nullptr;
-  const void* scales = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t rows = 0;
-  int64_t cols = 0;
-
-  explicit operator bool() const { return data != nullptr; }
-};
 
 // Bytes of the host's, in memory or in a file. Several threads may read at once.
 class HostBytes {
@@ -71,7 +58,7 @@ class BytesInMemory final : public HostBytes {
 struct HostMatrix {
   const HostBytes& bytes;
   int64_t offset = 0;
-  DType dtype = DType::kFloat32;
+  StorageType type = StorageType::kFloat32;
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t rowStride = 0;
@@ -83,7 +70,7 @@ struct HostMatrix {
   template <class Visit>
   void forEachRun(int64_t begin, int64_t end, Visit visit) const {
     const bool isOneRun = rowStride == cols;
-    const auto elementSize = static_cast<int64_t>(sizeOf(dtype));
+    const auto elementSize = static_cast<int64_t>(sizeOf(type));
     while (begin < end) {
       const int64_t row = begin / cols;
       const int64_t col = begin % cols;
@@ -205,12 +192,10 @@ class Graphs {
   virtual void launch(int32_t key, const std::function<void()>& record) = 0;
 };
 
-class Ops {
+class Ops : public ExpertOps {
  public:
   // Takes null, or what the device failed with. Must not throw.
   using Done = std::function<void(std::exception_ptr)>;
-
-  virtual ~Ops() = default;
 
   // The device -----------------------------------------------------------------------------
 
@@ -254,13 +239,14 @@ class Ops {
   virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) = 0;
 
   // Converts the host's elements into device memory: out [rows, cols] from `host` of that size.
-  // Throws what reading them throws; `out` then holds anything.
-  virtual void upload(void* out, DType outType, const HostMatrix& host) = 0;
+  // Both types are the same or float types. Throws what reading them throws; `out` then holds
+  // anything.
+  virtual void upload(void* out, StorageType outType, const HostMatrix& host) = 0;
   // Copies device memory to host memory of any kind, quicker than copyToHost where it is much.
   // Returns when it is there.
   virtual void download(void* host, const void* in, int64_t bytes) = 0;
   // Normal(0, std) from a Philox stream keyed by (seed, index); constant for std 0 with that mean.
-  virtual void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+  virtual void fillRandom(void* out, StorageType type, int64_t count, float mean, float std,
                           uint64_t seed) = 0;
 
   // The forward pass -----------------------------------------------------------------------
@@ -281,10 +267,33 @@ class Ops {
   virtual void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight,
                        float eps, void* out) = 0;
 
-  // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias [rows]). `outType` is the activations'
-  // or float32 (logits).
-  virtual void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
-                      void* out, DType outType) = 0;
+  // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias). `outType` is the activations' or
+  // float32 (logits).
+  virtual void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                      DType outType) = 0;
+
+  // A linear layer behind a norm: rmsNorm, then the layer on its output, of the activations' type.
+  struct NormInput {
+    const void* x = nullptr;  // [numTokens, hiddenSize], or null
+    void* residual = nullptr;
+    const Weight& norm;
+    float eps = 0.0f;
+    void* normed = nullptr;  // [numTokens, hiddenSize]; may be x
+  };
+  virtual void normLinear(const NormInput& in, int32_t numTokens, const LinearWeight& weight,
+                          void* out) {
+    rmsNorm(in.x, in.residual, numTokens, in.norm, in.eps, in.normed);
+    linear(in.normed, numTokens, weight, out, activationType(in.norm.dtype));
+  }
+
+  // The gate and the up projection and their product: out [numTokens, rows / 2] = silu(y[:, :rows /
+  // 2]) * y[:, rows / 2:] of y = linear(x). `gateUp` [numTokens, rows] is room for y. All of the
+  // activations' `type`.
+  virtual void linearSiluAndMul(const void* x, int32_t numTokens, const LinearWeight& weight,
+                                void* gateUp, void* out, DType type) {
+    linear(x, numTokens, weight, gateUp, type);
+    siluAndMul(gateUp, numTokens, static_cast<int32_t>(weight.rows / 2), out, type);
+  }
 
   // In place on qkv [numTokens, (numHeads + 2 numKvHeads) * headDim]: RMS-normalises each head of q
   // and k when qNorm is given, rotates q and k (halves, as in GPT-NeoX) by rope [maxModelLen, 2,

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
 import { folderWith } from '../support/folder';
-import { LLAMA, rejection } from './checkpointFolder';
+import { LLAMA, rejection } from '../model/checkpointFolder';
 
 class TestWorker {
   readonly device = null;

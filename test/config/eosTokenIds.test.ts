@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
 import { folderWith } from '../support/folder';
-import { LLAMA, rejection } from './checkpointFolder';
+import { LLAMA, rejection } from '../model/checkpointFolder';
 
 type Files = Record<string, unknown>;
 

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { readGenerationConfig } from '../../lib/config/generationConfig';
 import { folderWith } from '../support/folder';
-import { rejection } from './checkpointFolder';
+import { rejection } from '../model/checkpointFolder';
 
 const read = async (json: unknown) =>
   readGenerationConfig(await folderWith({ 'generation_config.json': json }), 100);

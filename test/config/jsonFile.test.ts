@@ -9,7 +9,7 @@ import {
   readText,
 } from '../../lib/config/jsonFile';
 import { folderWith } from '../support/folder';
-import { rejection } from './checkpointFolder';
+import { rejection } from '../model/checkpointFolder';
 
 const NAME = 'config.json';
 const BOM = '\ufeff';

@@ -81,9 +81,9 @@ describe('a client is dropped, and nobody else, for', () => {
   });
 
   it('silence in the middle of a handshake, a request or a reply, and not between', async () => {
-    const impatient = await serve({ stallTimeout: 1000 });
+    const impatient = await serve({ stallTimeout: 4000 });
     const idle = await clientOf(impatient);
-    const waiting = idle.wait(['key'], 10_000);
+    const waiting = idle.wait(['key'], 60_000);
     const silent = await RawClient.connect(impatient);
     const half = await RawClient.welcome(impatient);
     half.send(join(request(Query.SET).key('key'), length(5)));

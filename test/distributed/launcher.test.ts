@@ -186,8 +186,8 @@ describe('output', () => {
   it('of a process that a rank has left behind does not keep the launcher', async () => {
     const launcher = launch(
       `const { spawn } = require('node:child_process');
-       spawn('sleep', ['60'], { stdio: 'inherit' }).unref();
-       spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref();
+       spawn('sleep', ['200'], { stdio: 'inherit' }).unref();
+       spawn('sleep', ['200'], { detached: true, stdio: 'inherit' }).unref();
        require('node:fs').writeSync(1, 'done');`,
       1,
     );
@@ -255,7 +255,7 @@ describe('the first failure', () => {
     const file = programOf(
       `stay();
        process.on('SIGTERM', () => console.log('not yet'));
-       require('node:child_process').spawn('sleep', ['60'], { stdio: 'inherit' });
+       require('node:child_process').spawn('sleep', ['200'], { stdio: 'inherit' });
        together(2).then(() => rank === 1 && process.exit(5));`,
     );
     const launcher = startNode(
@@ -265,7 +265,7 @@ describe('the first failure', () => {
         `const { launch } = require('${ROOT}/lib/distributed/launcher');
          launch({
            nprocPerNode: 2, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1', masterPort: 0,
-           program: '${file}', args: [], gracePeriod: 700,
+           program: '${file}', args: [], gracePeriod: 5000,
          }).catch(({ code, rank, exitCode }) => console.log(code, rank, exitCode));`,
       ],
       environment(),
@@ -273,7 +273,7 @@ describe('the first failure', () => {
     const start = Date.now();
     expect(await launcher.ended).toEqual({ code: 0, signal: null });
     expect(launcher.stdout).toBe('[rank 0] not yet\nRANK_FAILED 1 5\n');
-    expect(Date.now() - start).toBeLessThan(10_000);
+    expect(Date.now() - start).toBeLessThan(100_000);
   });
 });
 
@@ -502,7 +502,8 @@ describe('the command line', () => {
       '--eval',
       `process.argv = ['node', 'uniproc', '--help'];
        require('${CLI}');
-       console.log(Object.keys(require.cache).filter((file) => /native|\\.node$|llm/.test(file)));`,
+       const loaded = Object.keys(require.cache).map((file) => file.slice('${ROOT}'.length));
+       console.log(loaded.filter((file) => /native|\\.node$|llm/.test(file)));`,
     ];
     const command = startNode(0, program, environment());
     await command.ended;

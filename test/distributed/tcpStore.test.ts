@@ -313,7 +313,7 @@ describe('timeouts', () => {
   });
 
   it('leave undone what stood behind another call', async () => {
-    const impatient = await clientOf(server, 500);
+    const impatient = await clientOf(server, 4000);
     const waiting = impatient.wait(['missing'], 20_000);
     expect(await errorOf(impatient.set('behind', ''))).toBeInstanceOf(StoreTimeoutError);
     await other.set('missing', '');

@@ -2,6 +2,7 @@
 import { getEventListeners } from 'node:events';
 import type { EngineArgs } from '../../lib/config/engineArgs';
 import { RequestTimeoutError, ShutdownError } from '../../lib/errors';
+import { OutputProcessor } from '../../lib/engine/outputProcessor';
 import type { OutputStream } from '../../lib/engine/outputs';
 import { stopClock } from './clock';
 import { generateAlone } from './pagedModel';
@@ -414,4 +415,31 @@ test('of a large call that is given up, what runs ends at once and all the rest 
   expect(statsNow().numFinishedReqs.abort).toBe(5000);
   const { finishedReqIds } = (await nextStep(engine)) ?? { finishedReqIds: [] };
   expect(finishedReqIds.length).toBeLessThan(5000);
+});
+
+test('requests that wait are not made before their turn, and each is told of when the call is given up', async () => {
+  const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 2 });
+  const made = jest.spyOn(OutputProcessor.prototype, 'addRequest');
+  const finished: string[] = [];
+  engine.engine.events.on('finished', ({ requestId, numPromptTokens, finishReason }) =>
+    finished.push(`${requestId} ${numPromptTokens} ${finishReason}`),
+  );
+  const controller = new AbortController();
+  const prompts = Array.from({ length: 100 }, (_, i) => promptOf(3 + (i % 2)));
+  const ended = engine.generateAll(prompts, { ...LONG, n: 2 }, { signal: controller.signal });
+  const rejected = expect(ended).rejects.toBe(reason);
+  while (engine.engine.stats().numRunningReqs === 0) await turns();
+  expect(engine.engine.stats().numWaitingReqs).toBe(198);
+  expect(engine.engine.numUnfinishedRequests).toBe(200);
+  expect(made.mock.calls.length).toBeLessThan(5);
+  made.mockRestore();
+  controller.abort(reason);
+  await rejected;
+  expect(engine.engine.stats().numFinishedReqs.abort).toBe(200);
+  while (finished.length < 200) await turns();
+  expect(new Set(finished)).toEqual(
+    new Set(
+      prompts.flatMap(({ length }, i) => [`${i}-0 ${length} abort`, `${i}-1 ${length} abort`]),
+    ),
+  );
 });

@@ -1,6 +1,6 @@
 /** Requests whose worker loses all it knows between two steps, and goes on as another rank. */
 import { DeviceError, ExecutorFailedError, ShutdownError } from '../../lib/errors';
-import { lastStepOf, type Standing } from '../../lib/engine/reinitialization';
+import { decodeState, lastStepOf, type Standing } from '../../lib/engine/reinitialization';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -81,6 +81,21 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     );
     expect(together).toBe(true);
   });
+});
+
+test('requests that have not been made yet are told to the ranks that join, by arrival', async () => {
+  const engine = await create(false);
+  const prompts = Array.from({ length: 50 }, (_, i) => promptOf(3 + i));
+  const calls = [engine.generateAll(prompts, { maxTokens: 3 }), engine.generate(promptOf(9))];
+  const broadcast = jest.spyOn(engine.engine.executor, 'broadcast');
+  await engine.engine.reinitializeDistributed(request());
+  const [[bytes]] = broadcast.mock.calls;
+  const { requests } = decodeState(bytes as Uint8Array, engine.engine.config.model.maxModelLen);
+  const ids = requests.map(({ requestId }) => Number(requestId));
+  expect(ids).toEqual([...ids].sort((a, b) => a - b));
+  expect(ids.at(-1)).toBe(50);
+  expect(ids.length).toBeGreaterThan(45);
+  await Promise.all(calls);
 });
 
 test('a rank that leaves shuts down: what is pending, and what comes, rejects', async () => {

@@ -36,3 +36,23 @@ test('is sure to reach its limit once what is in flight brings it there', () => 
   short.numOutputPlaceholders = 2;
   expect(short.reachesLimitInFlight).toBe(true);
 });
+
+test('costs what its tokens and the entries of its lists cost', () => {
+  const samplingParams = new SamplingParams({
+    maxTokens: 1,
+    allowedTokenIds: [1, 2, 3],
+    logitBias: new Map([[5, 1]]),
+  });
+  const listed = new Request({
+    requestId: 'a',
+    promptTokenIds: Int32Array.of(7, 8, 9),
+    samplingParams,
+    stopTokenIds: [1, 2],
+    badWordsTokenIds: [[1], [2, 3, 4]],
+    seed: 0n,
+    maxModelLen: 1000,
+  });
+  // 3 tokens of 4 entries each; 3 allowed tokens, 1 bias, 2 stop tokens, 4 tokens of 2 words.
+  expect(listed.admissionCost).toBe(4 * 3 + 3 + 1 + 2 + (4 + 2));
+  expect(request([7, 8], 5).admissionCost).toBe(8);
+});

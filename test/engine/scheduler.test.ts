@@ -181,6 +181,21 @@ describe('a step', () => {
   });
 });
 
+test('requests with long lists enter a few in a step, and each step takes one at least', () => {
+  const driver = new SchedulerDriver();
+  const allowedTokenIds = Array.from({ length: 100_000 }, (_, i) => i);
+  for (const id of ['a', 'b', 'c', 'd']) {
+    driver.add(id, promptOf(3), { allowedTokenIds, maxTokens: 2 });
+  }
+  driver.add('longer', promptOf(3), {
+    allowedTokenIds: [...allowedTokenIds, ...allowedTokenIds, ...allowedTokenIds],
+    maxTokens: 2,
+  });
+  driver.add('last', promptOf(3), { maxTokens: 2 });
+  const entered = () => driver.launch().scheduledNewReqs.map(({ reqId }) => reqId);
+  expect([entered(), entered(), entered()]).toEqual([['a', 'b', 'c'], ['d', 'longer'], ['last']]);
+});
+
 describe('when blocks run out', () => {
   /** Two requests that need five blocks each at the end, and a pool of seven. */
   function tightDriver(depth: number): SchedulerDriver {

@@ -19,6 +19,7 @@ const DEFAULTS = {
   enablePrefixCaching: false,
   maxModelLen: 64,
   depth: 1,
+  maxListMemoryBytes: 2 ** 20,
 };
 
 export interface Outcome {
@@ -44,7 +45,12 @@ export class SchedulerDriver {
     this.limits = { ...DEFAULTS, ...limits };
     const { numBlocks, blockSize, enablePrefixCaching } = this.limits;
     this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
-    this.scheduler = new Scheduler(this.limits, this.kvCacheManager, VOCAB_SIZE);
+    this.scheduler = new Scheduler(
+      this.limits,
+      this.kvCacheManager,
+      VOCAB_SIZE,
+      this.limits.maxListMemoryBytes,
+    );
     this.model = new PagedModel(this.limits);
   }
 

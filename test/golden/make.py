@@ -30,12 +30,13 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -67,6 +68,7 @@ class Family:
     misreadings: dict = field(default_factory=dict)
     generation_config: dict | None = None
     max_shard_size: int | None = None  # bytes
+    weight_block_size: tuple[int, int] | None = None  # of an fp8 checkpoint: rows and columns that share a scale
     prompt_lengths: tuple = (1, 17, 200)
 
 
@@ -524,6 +526,95 @@ FAMILIES = [
             'transformers_version': '5.17.0',
         },
     ),
+    # Qwen3 with experts in two of three layers: the router's two of eight, their weights scaled to a sum of 1.
+    Family(
+        name='qwen3-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen3MoeForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 306,
+            'decoder_sparse_step': 1,
+            'eos_token_id': 308,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'max_window_layers': 3,
+            'mlp_only_layers': [1],
+            'model_type': 'qwen3_moe',
+            'moe_intermediate_size': 36,
+            'norm_topk_prob': True,
+            'num_attention_heads': 4,
+            'num_experts': 8,
+            'num_experts_per_tok': 2,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'output_router_logits': False,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': None,
+            'rope_theta': 1000000.0,
+            'router_aux_loss_coef': 0.001,
+            'sliding_window': None,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.51.0',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 311,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={
+            'weights that do not sum to 1': {'norm_topk_prob': False},
+            'one expert more': {'num_experts_per_tok': 3},
+        },
+        prompt_lengths=(1, 17, 60),
+    ),
+    # Qwen3 as its fp8 checkpoints are, but for the size of the blocks: neither heads nor layers divide by it.
+    Family(
+        name='qwen3-fp8',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 306,
+            'eos_token_id': 308,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 80,
+            'initializer_range': 0.02,
+            'intermediate_size': 164,
+            'max_position_embeddings': 512,
+            'max_window_layers': 2,
+            'model_type': 'qwen3',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'quantization_config': {
+                'activation_scheme': 'dynamic',
+                'fmt': 'e4m3',
+                'modules_to_not_convert': ['lm_head', 'model.layers.1.self_attn.o_proj'],
+                'quant_method': 'fp8',
+                'weight_block_size': [48, 24],
+            },
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': None,
+            'rope_theta': 1000000,
+            'sliding_window': None,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.51.0',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 311,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000},
+        weight_block_size=(48, 24),
+    ),
 ]
 
 
@@ -539,6 +630,8 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
         write_json(folder / 'generation_config.json', family.generation_config)
 
     tensors = random_tensors(family, AutoConfig.from_pretrained(folder), seed)
+    if family.weight_block_size:
+        tensors = quantize(family, tensors)
     if family.max_shard_size is None:
         save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
         return
@@ -556,7 +649,7 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
 def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]:
     """The family's tensors by name and shape as transformers has them, drawn so that every one of them matters."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {name: t.shape for name, t in AutoModelForCausalLM.from_config(config).state_dict().items()}
+    shapes = published_shapes(AutoModelForCausalLM.from_config(config).state_dict())
     if config.tie_word_embeddings:
         del shapes['lm_head.weight']  # as in published checkpoints
 
@@ -566,6 +659,7 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         'k_proj': 1.2,
         'o_proj': 0.5 * embedding_std,  # each layer adds to the residual, and does not drown the token in it: the
         'down_proj': 1.5 * embedding_std,  # greedy continuation would be one token for ever
+        'gate': 5.0,  # a router whose first choice is clear: rounding changes later ones, whose weights are small
     }
 
     def normal(shape):
@@ -583,15 +677,84 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         if layer.endswith('norm'):
             return uniform(shape) + 0.5
         gain = gains.get(layer, 1.0)
+        if '.experts.' in name and layer == 'down_proj':
+            gain *= 0.25  # so little that another choice of experts, as rounding makes it, does not show
         return normal(shape) * (0.3 * gain if kind == 'bias' else gain / math.sqrt(shape[1]))
 
     return {name: draw(name, shape).to(family.dtype).contiguous() for name, shape in sorted(shapes.items())}
 
 
+def quantize(family: Family, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The matrices in fp8 with a scale for each block, as Qwen's and DeepSeek's checkpoints have them."""
+    kept = family.config['quantization_config']['modules_to_not_convert']
+    rows, cols = family.weight_block_size
+    result = {}
+    for name, tensor in tensors.items():
+        module = name.removesuffix('.weight')
+        if not module.endswith('_proj') or module in kept:
+            result[name] = tensor
+            continue
+        scales = torch.tensor(
+            [
+                [block.abs().max() / torch.finfo(torch.float8_e4m3fn).max for block in band.float().split(cols, dim=1)]
+                for band in tensor.split(rows)
+            ]
+        )
+        result[name] = (tensor.float() / expand(scales, tensor.shape, rows, cols)).to(torch.float8_e4m3fn)
+        result[f'{name}_scale_inv'] = scales
+    return result
+
+
+def expand(scales: torch.Tensor, shape, rows: int, cols: int) -> torch.Tensor:
+    """Each block's scale for each of its elements."""
+    return scales.repeat_interleave(rows, 0).repeat_interleave(cols, 1)[: shape[0], : shape[1]]
+
+
+def dequantized(family: Family, folder: Path) -> Path:
+    """A folder of the same model without quantisation, which transformers runs anywhere; else `folder` itself."""
+    if family.weight_block_size is None:
+        return folder
+    plain = Path(tempfile.mkdtemp())
+    config = {key: value for key, value in family.config.items() if key != 'quantization_config'}
+    write_json(plain / 'config.json', config)
+    tensors = load_file(folder / 'model.safetensors')
+    result = {}
+    for name, tensor in tensors.items():
+        if name.endswith('_scale_inv'):
+            continue
+        scales = tensors.get(f'{name}_scale_inv')
+        result[name] = tensor.float() * (1 if scales is None else expand(scales, tensor.shape, *family.weight_block_size))
+    save_file(result, plain / 'model.safetensors', metadata={'format': 'pt'})
+    return plain
+
+
+def published_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """The tensors' shapes as checkpoints have them: each expert's matrices apart, where transformers 5 stacks them."""
+    shapes = {}
+    for name, tensor in tensors.items():
+        prefix, _, matrix = name.rpartition('.')
+        if not prefix.endswith('.experts'):
+            shapes[name] = tuple(tensor.shape)
+            continue
+        num_experts, rows, cols = tensor.shape
+        for expert in range(num_experts):
+            if matrix == 'gate_up_proj':
+                shapes[f'{prefix}.{expert}.gate_proj.weight'] = (rows // 2, cols)
+                shapes[f'{prefix}.{expert}.up_proj.weight'] = (rows // 2, cols)
+            else:
+                shapes[f'{prefix}.{expert}.{matrix}.weight'] = (rows, cols)
+    return shapes
+
+
 def load(folder: Path, dtype: torch.dtype, config=None):
-    """The folder as transformers loads it, with the plain (eager) attention."""
+    """The folder as transformers loads it, with the plain (eager) attention and experts."""
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation='eager', output_loading_info=True
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation='eager',
+        experts_implementation='eager',
+        output_loading_info=True,
     )
     for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
         assert not info.get(problem), f'{folder.name}: {problem} {info[problem]}'
@@ -791,13 +954,14 @@ def make(family: Family) -> None:
     for seed in range(1, 500):
         write_checkpoint(family, folder, seed)
         check_config(family, folder)
-        reference = compute_reference(folder, prompts)
+        plain = dequantized(family, folder)
+        reference = compute_reference(plain, prompts)
         if reference.robust():
             break
         print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
     else:
         raise SystemExit(f'{family.name}: no seed makes a robust reference')
-    effect, label = smallest_effect(family, folder, reference.sequences)
+    effect, label = smallest_effect(family, plain, reference.sequences)
     assert effect > MIN_EFFECT, f'{family.name}: {label} changes logprobs by {effect} only'
 
     expected = {

@@ -4,13 +4,13 @@
 
 const path = require('node:path');
 const { LLM, SamplingParams } = require('uniproc');
-const { ops } = require('../../build/Release/uniproc.node');
+const { Ops } = require('../../build/Release/uniproc_testing.node');
 const { footprint } = require('../support/process');
 
 const WARM_UP_CYCLES = 50;
 const CYCLES = 200;
 
-const gpu = new ops.Ops({ kind: 'cuda', index: 0 });
+const gpu = new Ops({ kind: 'cuda', index: 0 });
 const measure = () => ({ ...footprint(), freeBytes: gpu.memory().free });
 
 /** Tokens enough for the second and the third to be steps of a graph. */

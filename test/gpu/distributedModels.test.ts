@@ -202,8 +202,8 @@ describeOnGpus('a model', (worldSize) => {
 
     const program = (args: object) => `${LLM_PRELUDE}${PRELUDE}
       (async () => {
-        const { ops } = require('./build/Release/uniproc.node');
-        const gpu = new ops.Ops({ kind: 'cuda', index: rank }); // opened while another group's test runs
+        const { Ops } = require('./build/Release/uniproc_testing.node');
+        const gpu = new Ops({ kind: 'cuda', index: rank }); // opened while another group's test runs
         await held();
         const llm = await createOnGpu({ maxModelLen: 1024, dtype: 'bfloat16', ...${JSON.stringify(args)} });
         const params = new SamplingParams({ maxTokens: 1000, ignoreEos: true });
@@ -257,8 +257,8 @@ describeOnGpus('a model', (worldSize) => {
     const said = await runLLMs<{ before: number[]; after: number[] }>(
       `${PRELUDE}
       const { readdirSync } = require('node:fs');
-      const { ops } = require('./build/Release/uniproc.node');
-      const gpu = new ops.Ops({ kind: 'cuda', index: rank });
+      const { Ops } = require('./build/Release/uniproc_testing.node');
+      const gpu = new Ops({ kind: 'cuda', index: rank });
       const params = new SamplingParams({ maxTokens: 6, ignoreEos: true });
       async function cycle() {
         const llm = await createOnGpu({ dtype: 'bfloat16' });

@@ -2,12 +2,15 @@
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
-const ADDON = path.resolve(__dirname, '../../build/Release/uniproc.node');
+const addonFile = (name: string) => path.resolve(__dirname, '../../build/Release', name);
 
 function run(program: string, env: Record<string, string> = {}): string[] {
   const prelude = `
-    const addon = require(${JSON.stringify(ADDON)});
-    addon.setErrorFactory((code, message) => Object.assign(new Error(message), { code }));
+    const addon = require(${JSON.stringify(addonFile('uniproc.node'))});
+    const testing = require(${JSON.stringify(addonFile('uniproc_testing.node'))});
+    for (const each of [addon, testing]) {
+      each.setErrorFactory((code, message) => Object.assign(new Error(message), { code }));
+    }
     const tell = ({ code, message }) => console.log(code + ': ' + message);`;
   const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', prelude + program], {
     encoding: 'utf8',
@@ -33,7 +36,7 @@ test('CUDA_VISIBLE_DEVICES is respected, and named where it leaves no device', (
 
 test('a lost device names the call, the operation before it and the reason, and stays lost', () => {
   const lines = run(`
-    const ops = new addon.ops.Ops({ kind: 'cuda', index: 0 });
+    const ops = new testing.Ops({ kind: 'cuda', index: 0 });
     const [x, out] = [0, 1].map(() => ops.allocate(64, 'float32', 'a test'));
     const index = ops.allocate(1, 'int32', 'a test');
     ops.copyToDevice(index, Int32Array.of(2 ** 30)); // a row far behind the end

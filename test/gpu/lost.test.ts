@@ -6,7 +6,7 @@ const ROOT = path.resolve(__dirname, '../..');
 
 const program = `
   const { LLM, SamplingParams, ExecutorFailedError } = require(${JSON.stringify(ROOT)});
-  const { ops } = require(${JSON.stringify(path.join(ROOT, 'build/Release/uniproc.node'))});
+  const { Ops } = require(${JSON.stringify(path.join(ROOT, 'build/Release/uniproc_testing.node'))});
   (async () => {
     const llm = await LLM.create({ device: 'cuda', maxModelLen: 512, kvCacheMemoryBytes: 2 ** 26 });
     const params = new SamplingParams({ maxTokens: 400, ignoreEos: true });
@@ -18,7 +18,7 @@ const program = `
       for await (const _ of stream) {
         if (++numOutputs !== 10) continue;
         // The same context: a row far behind the end of what it gathers from.
-        const other = new ops.Ops({ kind: 'cuda', index: 0 });
+        const other = new Ops({ kind: 'cuda', index: 0 });
         const [x, out] = [0, 1].map(() => other.allocate(64, 'float32', 'a test'));
         const index = other.allocate(1, 'int32', 'a test');
         other.copyToDevice(index, Int32Array.of(2 ** 30));

@@ -213,7 +213,7 @@ describe.each(dtypes)('in %s', (dtype) => {
           const weight = { data: device.ops.floats(w, dtype), rows, cols };
           const bias = withBias ? { data: device.ops.floats(b, dtype), rows, cols: 1 } : null;
           const out = device.unwritten(numTokens * rows, outType);
-          device.ops.matmul(device.activations(x), numTokens, weight, bias, out);
+          device.ops.linear(device.activations(x), numTokens, weight, bias, out);
           return [device.read(out, numTokens * rows, outType)];
         });
       }
@@ -227,7 +227,7 @@ describe.each(dtypes)('in %s', (dtype) => {
     const w = ones.slice().fill(4096, 0, 1);
     const out = gpu.zeros(1);
     const weight = { data: gpu.floats(w, dtype), rows: 1, cols };
-    gpu.matmul(gpu.floats(ones, dtype), 1, weight, null, out);
+    gpu.linear(gpu.floats(ones, dtype), 1, weight, null, out);
     expect(gpu.readFloats(out, 1)[0]).toBe(8192);
   });
 
@@ -553,7 +553,7 @@ it('requests enter their slots while the device is busy', () => {
   const requests = layout.requests(gpu, others, 1000);
   gpu.synchronize();
   const weight = { data: w, rows: size, cols: size };
-  for (let i = 0; i < 40; ++i) gpu.matmul(x, size, weight, null, out);
+  for (let i = 0; i < 40; ++i) gpu.linear(x, size, weight, null, out);
   const start = performance.now();
   layout.enter(gpu, requests, tokenIds);
   const entered = performance.now() - start;
@@ -581,7 +581,7 @@ describe('a product', () => {
     };
     const run = () => {
       const out = gpu.zeros(numTokens * rows);
-      gpu.matmul(x, numTokens, w, null, out);
+      gpu.linear(x, numTokens, w, null, out);
       return gpu.readFloats(out, numTokens * rows);
     };
     expect(run()).toEqual(run());
@@ -592,7 +592,7 @@ describe('a product', () => {
     const out = gpu.zeros(1);
     const ones = gpu.floats(new Float32Array(64).fill(1));
     const weight = { data: gpu.floats(new Float32Array(64).fill(value)), rows: 1, cols: 64 };
-    gpu.matmul(ones, 1, weight, null, out);
+    gpu.linear(ones, 1, weight, null, out);
     expect(gpu.readFloats(out, 1)[0]).toBe(64 * value);
   });
 });

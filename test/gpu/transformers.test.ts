@@ -22,13 +22,12 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { readTransformerConfig } from '../../lib/config/transformerConfig';
 import { type ModelLimits, native, type NativeModel } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
-import { readTensorTable } from '../../lib/worker/checkpoint';
-import { shardSpec } from '../../lib/worker/tensorParallel';
-import { weightParts } from '../../lib/worker/weights';
+import { readModel } from '../support/modelSpec';
+import { parameterSources } from '../../lib/model/parameterSources';
+import testingAddon from '../support/testingAddon';
 import { Random } from '../native/ops/reference';
 
 const ALLOWANCE = 1.5;
@@ -134,6 +133,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 1,
   maxLogprobs: 0,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 const BLOCKS_PER_SEQUENCE = LIMITS.maxModelLen / LIMITS.blockSize;
@@ -196,15 +196,13 @@ function readLogits(model: ModelName, dtype: 'float32' | 'bfloat16'): Float32Arr
 
 /** Our logits in bfloat16 of the same checkpoint, likewise. */
 async function computeLogits(model: ModelName): Promise<Float32Array> {
-  const { spec } = await readTransformerConfig(path.join(folder, model));
-  const modelSpec = { ...shardSpec(spec, 0, 1), dtype: 'bfloat16' as const };
-  const table = await readTensorTable(path.join(folder, model));
-  const { files, parts } = weightParts(spec, table);
+  const { spec, family, table } = await readModel(path.join(folder, model), 'bfloat16');
+  const { files, sources } = parameterSources(spec, family, table);
   const device = new (native().Device)(DEVICE, 0, 0);
   try {
     await device.open();
-    const nativeModel = new (native().Model)(device, modelSpec, LIMITS, null);
-    await nativeModel.load(files, parts, () => {});
+    const nativeModel = new (native().Model)(device, spec, LIMITS, null);
+    await nativeModel.load(files, sources, () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);
     const logits = new Float32Array(NUM_POSITIONS * spec.vocabSize);
@@ -244,7 +242,7 @@ async function runStep(
     buffers.sampledRows[i] = i;
   });
   model.forward(0, sequences.length, 0, sequences.length, 0);
-  const logits = await model.logits(sequences.length);
+  const logits = await testingAddon.readLogits(model, sequences.length);
   await ready(model.sample(0, null));
   return logits;
 }

@@ -39,6 +39,45 @@ export interface ModelTensors {
   layers: LayerTensors[];
 }
 
+/** The tensor of a parameter that the native blocks declare. */
+export function tensorOf(
+  { layers, ...tensors }: ModelTensors,
+  layer: number | null,
+  module: string,
+  part: string,
+): Tensor {
+  const all: Record<string, Tensor | undefined> =
+    layer === null
+      ? {
+          'embedding.weight': tensors.embedTokens,
+          'norm.weight': tensors.norm,
+          'head.weight': tensors.lmHead,
+        }
+      : {
+          'attention.norm.weight': layers[layer].inputNorm,
+          'attention.q.weight': layers[layer].q,
+          'attention.k.weight': layers[layer].k,
+          'attention.v.weight': layers[layer].v,
+          'attention.q.bias': layers[layer].qBias,
+          'attention.k.bias': layers[layer].kBias,
+          'attention.v.bias': layers[layer].vBias,
+          'attention.qNorm.weight': layers[layer].qNorm,
+          'attention.kNorm.weight': layers[layer].kNorm,
+          'attention.o.weight': layers[layer].o,
+          'attention.o.bias': layers[layer].oBias,
+          'mlp.norm.weight': layers[layer].postAttentionNorm,
+          'mlp.gate.weight': layers[layer].gate,
+          'mlp.up.weight': layers[layer].up,
+          'mlp.gate.bias': layers[layer].gateBias,
+          'mlp.up.bias': layers[layer].upBias,
+          'mlp.down.weight': layers[layer].down,
+          'mlp.down.bias': layers[layer].downBias,
+        };
+  const tensor = all[`${module}.${part}`];
+  if (!tensor) throw new Error(`the reference has no ${module}.${part} of layer ${layer}`);
+  return tensor;
+}
+
 /** Numbers in [0, 1) from a seed (mulberry32). */
 export function random(seed: number): () => number {
   return () => {
@@ -81,10 +120,10 @@ export function randomTensors(spec: ModelSpec, seed: number): ModelTensors {
       postAttentionNorm: norm(hiddenSize),
       gate: tensor(intermediateSize, hiddenSize),
       up: tensor(intermediateSize, hiddenSize),
-      gateBias: bias(spec.gateUpBias, intermediateSize),
-      upBias: bias(spec.gateUpBias, intermediateSize),
+      gateBias: bias(spec.mlpBias, intermediateSize),
+      upBias: bias(spec.mlpBias, intermediateSize),
       down: tensor(hiddenSize, intermediateSize),
-      downBias: bias(spec.downBias, hiddenSize),
+      downBias: bias(spec.mlpBias, hiddenSize),
     })),
   };
 }

@@ -17,16 +17,16 @@ import {
   type NativeRequest,
   type NativeSampling,
   type StoredTensor,
-  type WeightPart,
+  type ParameterSource,
 } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
-import { decode, type ModelTensors, random, randomTensors, type Tensor } from './decoder';
+import { loseDevice, readLogits } from '../support/testingAddon';
+import { decode, type ModelTensors, random, randomTensors, tensorOf } from './decoder';
 
 const LLAMA: ModelSpec = {
   dtype: 'float32',
   vocabSize: 61,
-  vocabShard: { start: 0, size: 61 },
   hiddenSize: 24,
   intermediateSize: 40,
   numLayers: 1,
@@ -39,10 +39,11 @@ const LLAMA: ModelSpec = {
   slidingWindows: [0],
   qkvBias: false,
   outputBias: false,
-  gateUpBias: false,
-  downBias: false,
+  mlpBias: false,
   qkNorm: false,
   tieWordEmbeddings: false,
+  experts: null,
+  weightFormats: {},
 };
 
 const LIMITS: ModelLimits = {
@@ -52,6 +53,7 @@ const LIMITS: ModelLimits = {
   blockSize: 4,
   numSteps: 2,
   maxLogprobs: 6,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 
@@ -59,10 +61,10 @@ const SAMPLING: NativeSampling = { ...GREEDY, numLogprobs: 6 };
 
 const WIDTH = 1 + LIMITS.maxLogprobs;
 
-/** A checkpoint's file and where in it each part of the model's weights is. */
+/** A checkpoint's file and where in it each of the model's parameters is. */
 interface Checkpoint {
   files: string[];
-  parts: WeightPart[];
+  sources: ParameterSource[];
 }
 
 let folder: string;
@@ -87,43 +89,20 @@ afterAll(async () => {
 });
 
 /** Lays the tensors one after the other in a file, as float32. */
-function write(name: string, tensors: ModelTensors): Checkpoint {
-  const parts: WeightPart[] = [];
+function write(name: string, tensors: ModelTensors, spec: ModelSpec = LLAMA): Checkpoint {
   const data: Buffer[] = [];
   let offset = 0;
-  const put = (weight: string, layer: number, ...stacked: (Tensor | undefined)[]) => {
-    let rowOffset = 0;
-    for (const tensor of stacked) {
-      if (!tensor) continue;
-      const { rows, cols } = tensor;
-      const dtype = 'float32' as const;
-      parts.push({ weight, layer, rowOffset, file: 0, offset, rows, cols, rowStride: cols, dtype });
-      const { buffer, byteOffset, byteLength } = tensor.data;
-      data.push(Buffer.from(buffer, byteOffset, byteLength));
-      offset += byteLength;
-      rowOffset += rows;
-    }
-  };
-  put('embedTokens', 0, tensors.embedTokens);
-  put('norm', 0, tensors.norm);
-  put('lmHead', 0, tensors.lmHead);
-  tensors.layers.forEach((layer, i) => {
-    put('inputNorm', i, layer.inputNorm);
-    put('qkv', i, layer.q, layer.k, layer.v);
-    put('qkvBias', i, layer.qBias, layer.kBias, layer.vBias);
-    put('qNorm', i, layer.qNorm);
-    put('kNorm', i, layer.kNorm);
-    put('o', i, layer.o);
-    put('oBias', i, layer.oBias);
-    put('postAttentionNorm', i, layer.postAttentionNorm);
-    put('gateUp', i, layer.gate, layer.up);
-    put('gateUpBias', i, layer.gateBias, layer.upBias);
-    put('down', i, layer.down);
-    put('downBias', i, layer.downBias);
-  });
+  const sources = native()
+    .declareParameters(spec, 0, 1)
+    .map(({ layer, module, part }, parameter): ParameterSource => {
+      const { data: values } = tensorOf(tensors, layer, module, part);
+      data.push(Buffer.from(values.buffer, values.byteOffset, values.byteLength));
+      offset += values.byteLength;
+      return { parameter, file: 0, offset: offset - values.byteLength, dtype: 'float32' };
+    });
   const file = path.join(folder, name);
   writeFileSync(file, Buffer.concat(data));
-  return { files: [file], parts };
+  return { files: [file], sources };
 }
 
 function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
@@ -135,9 +114,9 @@ function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
 /** A model with random weights and a cache, and those weights. */
 async function loadedModel(spec = LLAMA, limits = LIMITS, numBlocks = 64) {
   const tensors = randomTensors(spec, 7);
-  const { files, parts } = write('model.bin', tensors);
+  const { files, sources } = write('model.bin', tensors, spec);
   const model = newModel(spec, limits);
-  await model.load(files, parts, () => {});
+  await model.load(files, sources, () => {});
   await model.allocateKvCache(numBlocks);
   return { model, tensors };
 }
@@ -269,7 +248,7 @@ describe('the forward pass, against float64', () => {
     ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['Qwen2: bias on q, k and v', { qkvBias: true }],
-    ['bias everywhere', { qkvBias: true, outputBias: true, gateUpBias: true, downBias: true }],
+    ['bias everywhere', { qkvBias: true, outputBias: true, mlpBias: true }],
     ['Qwen3: normed q and k, heads apart from the hidden size', { qkNorm: true, headDim: 12 }],
     ['Mistral: a sliding window', { slidingWindows: [7] }],
     ['a window in one layer alone', { numLayers: 2, slidingWindows: [5, 0] }],
@@ -397,7 +376,7 @@ describe('the forward pass, against float64', () => {
     const rows = prompts.map(({ length }, slot) => ({ slot, computed: 0, scheduled: length }));
     rows[1].scheduled = 5;
     forward(model, 0, [rows[0], { ...rows[1], sampled: false }, rows[2]]);
-    const logits = await model.logits(2);
+    const logits = await readLogits(model, 2);
     await ready(model.sample(0, null));
     [prompts[0], prompts[2]].forEach((tokenIds, row) => {
       const own = logits.subarray(row * LLAMA.vocabSize, (row + 1) * LLAMA.vocabSize);
@@ -422,58 +401,24 @@ describe('the forward pass, against float64', () => {
 
 describe('load', () => {
   const tensors = randomTensors(LLAMA, 7);
-  const indexOf = ({ parts }: Checkpoint, weight: string) =>
-    parts.findIndex((part) => part.weight === weight);
+  const declared = native().declareParameters(LLAMA, 0, 1);
+  const indexOf = (module: string) => declared.findIndex((each) => each.module === module);
 
   it('reports the bytes and tensors read, then resolves', async () => {
-    const { files, parts } = write('progress.bin', tensors);
+    const { files, sources } = write('progress.bin', tensors);
     const progress: [number, number][] = [];
-    await newModel().load(files, parts, (bytes, count) => progress.push([bytes, count]));
-    expect(progress.map(([, count]) => count)).toEqual(parts.map((_, i) => i + 1));
-    const bytes = parts.map((part) => part.rows * part.cols * 4);
+    await newModel().load(files, sources, (bytes, count) => progress.push([bytes, count]));
+    expect(progress.map(([, count]) => count)).toEqual(sources.map((_, i) => i + 1));
+    const bytes = declared.map(({ shape }) => shape.reduce((all, { size }) => all * size, 4));
     expect(progress.map(([total]) => total)).toEqual(
       bytes.map((_, i) => bytes.slice(0, i + 1).reduce((a, b) => a + b)),
     );
   });
 
-  it('takes columns of wider tensors, and nothing of what is beside them', async () => {
-    const { files, parts } = write('columns.bin', tensors);
-    const narrow = readFileSync(files[0]);
-    const [before, after] = [3, 5].map((count) =>
-      Buffer.from(new Float32Array(count).fill(NaN).buffer),
-    );
-    const wide: Buffer[] = [];
-    let offset = 0;
-    for (const part of parts) {
-      for (let row = 0; row < part.rows; row++) {
-        const start = part.offset + 4 * row * part.cols;
-        wide.push(before, narrow.subarray(start, start + 4 * part.cols), after);
-      }
-      part.offset = offset + before.length;
-      part.rowStride = part.cols + 8;
-      offset += 4 * part.rows * part.rowStride;
-    }
-    // The last row's last element is the file's last.
-    writeFileSync(files[0], Buffer.concat(wide.slice(0, -1)));
-
-    const model = newModel();
-    let bytesRead = 0;
-    await model.load(files, parts, (bytes) => (bytesRead = bytes));
-    expect(bytesRead).toBe(narrow.length);
-    await model.allocateKvCache(16);
-    const tokenIds = prompt(9);
-    add(model, 0, tokenIds, 0, {}, 16);
-    await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 9 }]);
-    const { logprobTokenIds, logprobs, logprobRanks } = model.steps[0];
-    const expected = decodeLast(LLAMA, tensors, tokenIds);
-    const [best] = ranking(expected);
-    expectLogprobs(logprobTokenIds, logprobs, logprobRanks, 0, best, expected);
-  });
-
   it('converts to the type of the model', async () => {
-    const { files, parts } = write('convert.bin', tensors);
+    const { files, sources } = write('convert.bin', tensors);
     const model = newModel({ ...LLAMA, dtype: 'bfloat16' });
-    await model.load(files, parts, () => {});
+    await model.load(files, sources, () => {});
     await model.allocateKvCache(16);
     const tokenIds = prompt(9);
     add(model, 0, tokenIds, 0, {}, 16);
@@ -494,90 +439,63 @@ describe('load', () => {
     [
       'a truncated file',
       /but the file has \d+/,
-      ({ files, parts }) => truncateSync(files[0], parts[parts.length - 1].offset + 3),
-    ],
-    ['a part beyond the file', /but the file has/, ({ parts }) => (parts[0].offset = 2 ** 40)],
-    ['a part before the file', /from byte -8/, ({ parts }) => (parts[0].offset = -8)],
-    ['a file that is not listed', /in file 1 of 1/, ({ parts }) => (parts[3].file = 1)],
-    [
-      'a weight the model does not have',
-      /no weight qNorm \(layer 0\)/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].weight = 'qNorm'),
+      ({ files, sources }) => truncateSync(files[0], sources[sources.length - 1].offset + 3),
     ],
     [
-      'a layer the model does not have',
-      /no weight o \(layer 1\)/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].layer = 1),
-    ],
-    [
-      'other columns than the weight',
-      /down \(layer 0\) is \[24, 40\].*\[24, 39\]/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'down')].cols = 39),
-    ],
-    [
-      'more rows than the weight',
-      /norm \(layer 0\) is \[24, 1\].*\[25, 1\]/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'norm')].rows = 25),
-    ],
-    [
-      'enormous rows',
-      /norm \(layer 0\) is \[24, 1\]/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'norm')].rows = 2 ** 52),
-    ],
-    [
-      'rows closer to each other than they are long',
-      /rows of a part of o \(layer 0\) have 32 elements and lie 31 apart/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 31),
-    ],
-    [
-      'rows that lie on beyond the file',
+      'a tensor beyond the file',
       /but the file has/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 2 ** 20),
+      ({ sources }) => (sources[0].offset = 2 ** 40),
+    ],
+    ['a tensor before the file', /at byte -8/, ({ sources }) => (sources[0].offset = -8)],
+    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
+    [
+      'a parameter that the model does not have',
+      /has no parameter 12/,
+      ({ sources }) => (sources[0].parameter = 12),
     ],
     [
-      'rows enormously far apart',
-      /lie 9007199254740991 apart/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'o')].rowStride = 2 ** 53 - 1),
+      'a type that the weight does not have',
+      /layers\.0\.mlp\.down\.weight is stored in a type it cannot have/,
+      ({ sources }) => (sources[indexOf('mlp.down')].dtype = 'float8_e4m3'),
     ],
     [
-      'rows named twice',
-      /qkv \(layer 0\) has its rows up to 32, and next those from 0 on/,
-      (checkpoint) => (checkpoint.parts[indexOf(checkpoint, 'qkv') + 1].rowOffset = 0),
+      'a parameter named twice',
+      /layers\.0\.attention\.k\.weight is named twice/,
+      ({ sources }) => (sources[indexOf('attention.q')].parameter = indexOf('attention.k')),
     ],
     [
-      'rows left out',
-      /gateUp \(layer 0\) has only 40 of its 80 rows/,
-      (checkpoint) => checkpoint.parts.splice(indexOf(checkpoint, 'gateUp') + 1, 1),
+      'a parameter left out',
+      /layers\.0\.mlp\.up\.weight is not named/,
+      ({ sources }) => sources.splice(indexOf('mlp.up'), 1),
     ],
-    ['a weight left out', /norm \(layer 0\) has only 0/, ({ parts }) => parts.splice(1, 1)],
   ];
 
   it.each(damages)('rejects %s, and frees what it allocated', async (_, message, damage) => {
     const checkpoint = write('damaged.bin', tensors);
     damage(checkpoint);
     const model = newModel();
-    await expect(model.load(checkpoint.files, checkpoint.parts, () => {})).rejects.toMatchObject({
+    await expect(model.load(checkpoint.files, checkpoint.sources, () => {})).rejects.toMatchObject({
       code: 'CHECKPOINT_INVALID',
       message: expect.stringMatching(message) as string,
-      file: message.source.includes('in file') ? 'checkpoint' : checkpoint.files[0],
+      file: /in file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
     });
     expect((await device.memory()).allocated).toBe(0);
-    const { files, parts } = write('damaged.bin', tensors);
-    await model.load(files, parts, () => {});
+    const { files, sources } = write('damaged.bin', tensors);
+    await model.load(files, sources, () => {});
   });
 
   it('rejects when a file becomes shorter while it is read, and goes on', async () => {
     const spec = { ...LLAMA, intermediateSize: 40_000 };
-    const { files, parts } = write('shrinking.bin', randomTensors(spec, 7));
-    // The longest weight last: much is still to be read when the first part is done.
+    const { files, sources } = write('shrinking.bin', randomTensors(spec, 7), spec);
+    // The longest weights last: much is still to be read when the first tensor is done.
     const bytes = readFileSync(files[0]);
-    const { offset } = parts[indexOf({ files, parts }, 'gateUp')];
+    const { offset } = sources[indexOf('mlp.gate')];
     let reason: { code?: string; file?: string; message?: string } | null = null;
     // The truncation may come when all has been read.
     while (reason === null) {
       writeFileSync(files[0], bytes);
       const model = newModel(spec);
-      const load = model.load(files, parts, () => truncateSync(files[0], offset));
+      const load = model.load(files, sources, () => truncateSync(files[0], offset));
       reason = await load.then(
         () => null,
         (error: unknown) => error as Error,
@@ -592,15 +510,15 @@ describe('load', () => {
   });
 
   it('loads a second time once the weights are released, and not before', async () => {
-    const { files, parts } = write('again.bin', tensors);
+    const { files, sources } = write('again.bin', tensors);
     const model = newModel();
-    await model.load(files, parts, () => {});
+    await model.load(files, sources, () => {});
     const { allocated } = await device.memory();
-    const load = () => model.load(files, parts, () => {});
+    const load = () => model.load(files, sources, () => {});
     await expect(load()).rejects.toMatchObject({ code: 'INVALID_STATE' });
     await model.releaseWeights();
     const released = (await device.memory()).allocated;
-    expect(allocated - released).toBeGreaterThan(parts.length * 64);
+    expect(allocated - released).toBeGreaterThan(sources.length * 64);
     await load();
     expect((await device.memory()).allocated).toBe(allocated);
   });
@@ -945,6 +863,58 @@ describe('a step that cannot be carried out', () => {
     }
   });
 
+  describe('has memory for long lists', () => {
+    // 4,400 bytes; a slot of its own has 4,096.
+    const only = (tokenId: number) => new Int32Array(1100).fill(tokenId);
+
+    it('in which each request has its own', async () => {
+      const { model } = await loadedModel();
+      for (const [slot, tokenId] of [7, 8, 9].entries()) {
+        const sampling = { allowedTokenIds: only(tokenId) };
+        const request = requestOf(prompt(10, slot), 20 * slot, sampling, 20);
+        model.addRequest(slot, { ...request, listOffset: 4608 * (2 - slot) });
+      }
+      const rows = [0, 1, 2].map((slot) => ({ slot, computed: 0, scheduled: 10 }));
+      await launch(model, 0, rows);
+      expect(Array.from(model.steps[0].sampledTokenIds.slice(0, 3))).toEqual([7, 8, 9]);
+    });
+
+    it('up to its last byte', async () => {
+      const { model } = await loadedModel(LLAMA, { ...LIMITS, listMemoryBytes: 4608 + 4400 });
+      const request = requestOf(prompt(10), 0, { allowedTokenIds: only(5) });
+      model.addRequest(0, { ...request, listOffset: 4608 });
+      await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 10 }]);
+      expect(model.steps[0].sampledTokenIds[0]).toBe(5);
+    });
+
+    it.each([
+      ['no place', undefined, 'take 4400 bytes; there are 4096 for them'],
+      ['too little of it', 8960, 'take 4400 bytes; there are 48 for them'],
+      ['a place that is not aligned', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
+      ['a place before it', -256, "a request's listOffset is -256"],
+      ['a place behind it', 2 ** 40, "a request's listOffset is 1099511627776"],
+    ])('and refuses a request with %s', async (_, listOffset, message) => {
+      const { model } = await loadedModel(LLAMA, { ...LIMITS, listMemoryBytes: 4608 + 4400 });
+      const request = { ...requestOf([1], 0, { allowedTokenIds: only(5) }), listOffset };
+      const refused = expect.objectContaining({
+        code: 'REQUEST_INVALID',
+        message: expect.stringContaining(message) as string,
+      }) as Error;
+      expect(() => model.checkRequest(request)).toThrow(refused);
+      model.addRequest(0, request);
+      await expect(launch(model, 0, [])).rejects.toEqual(refused);
+      await launch(model, 0, []);
+    });
+
+    it('of a size that the device counts', () => {
+      for (const listMemoryBytes of [-1, 2 ** 31 + 1]) {
+        expect(() => newModel(LLAMA, { ...LIMITS, listMemoryBytes })).toThrow(
+          `listMemoryBytes is ${listMemoryBytes}; it may be from 0 to 2147483648`,
+        );
+      }
+    });
+  });
+
   it('takes the slot of a request that was refused for the next one', async () => {
     const { model, tensors } = await loadedModel();
     const tokenIds = prompt(10);
@@ -1013,12 +983,12 @@ describe('a step that cannot be carried out', () => {
 
   it('has no logits without a step that waits to be sampled, nor of rows it does not sample', async () => {
     const { model } = await loadedModel();
-    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
     add(model, 0, prompt(4), 0);
     forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }]);
-    await expect(model.logits(2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
+    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
     await ready(model.sample(0, null));
-    await expect(model.logits(1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
   });
 
   it('refuses a second forward before the first is sampled', async () => {
@@ -1041,8 +1011,6 @@ describe('a step that cannot be carried out', () => {
     expect(make({ headDim: 7 })).toThrow(config);
     expect(make({ slidingWindows: [] })).toThrow(config);
     expect(make({ vocabSize: 0 })).toThrow(config);
-    expect(make({ vocabShard: { start: 0, size: 60 } })).toThrow(config);
-    expect(make({ vocabShard: { start: 1, size: 61 } })).toThrow(config);
     expect(make({ hiddenSize: 1.5 })).toThrow('hiddenSize must be an integer');
   });
 });
@@ -1160,7 +1128,6 @@ describe('between steps', () => {
 });
 
 describe('a device that is lost', () => {
-  const { loseDevice } = native() as unknown as { loseDevice: (device: NativeDevice) => void };
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
   it('fails the steps launched and every later call with its error, and can be shut down', async () => {
@@ -1199,7 +1166,6 @@ function constants(): string {
     hiddenSize: 128,
     intermediateSize: 512,
     vocabSize: 2000,
-    vocabShard: { start: 0, size: 2000 },
   };
   return `
     const addonPath = ${JSON.stringify(addonPath)};

@@ -5,10 +5,11 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { readTransformerConfig } from '../../lib/config/transformerConfig';
+import { readTransformerConfig } from '../../lib/model/transformerConfig';
 import type { TransformerSpec } from '../../lib/config/uniprocConfig';
 import {
   type ModelLimits,
+  type ModelSpec,
   native,
   type NativeCommunicator,
   type NativeDevice,
@@ -16,14 +17,16 @@ import {
   type NativeSampling,
   type StepBuffers,
 } from '../../lib/native';
-import { readTensorTable } from '../../lib/worker/checkpoint';
-import { divisionFault } from '../../lib/config/division';
-import { shardSpec } from '../../lib/worker/tensorParallel';
-import { weightParts } from '../../lib/worker/weights';
+import { readTensorTable } from '../../lib/model/safetensors';
+import { divisionFault } from '../../lib/model/division';
+import { llama } from '../../lib/model/families/llama';
+import { parameterSources } from '../../lib/model/parameterSources';
 import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
+import { type CheckpointModel, readModel } from '../support/modelSpec';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
+import { readLogits } from '../support/testingAddon';
 import { fileOf, withNanRow } from '../worker/safetensors';
 import { decode, type ModelTensors, randomTensors, type Tensor } from './decoder';
 
@@ -37,6 +40,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 1,
   maxLogprobs: 5,
+  listMemoryBytes: 2 ** 20,
   enforceEager: false,
 };
 const WIDTH = 1 + LIMITS.maxLogprobs;
@@ -87,6 +91,12 @@ const sampledAt = (out: StepBuffers, i: number) =>
 const promptAt = (out: StepBuffers, i: number) =>
   positionAt(out.promptLogprobTokenIds, out.promptLogprobs, out.promptLogprobRanks, i);
 
+const modelSpecOf = (spec: TransformerSpec): ModelSpec => ({
+  ...spec,
+  dtype: 'float32',
+  weightFormats: {},
+});
+
 /** The ranks of a world in this process, each with its share of one model. */
 class World {
   readonly devices: NativeDevice[] = [];
@@ -112,10 +122,10 @@ class World {
     await Promise.all(this.communicators.map((each) => each.connect(addresses)));
   }
 
-  newModel(spec: TransformerSpec, rank: number): NativeModel {
+  newModel(spec: ModelSpec, rank: number): NativeModel {
     const model = new (native().Model)(
       this.devices[rank],
-      { ...shardSpec(spec, rank, this.size), dtype: 'float32' },
+      spec,
       LIMITS,
       this.communicators[rank] ?? null,
     );
@@ -123,14 +133,13 @@ class World {
     return model;
   }
 
-  /** The model in `folder` with a cache, on every rank its share. */
-  async load(folder: string, spec: TransformerSpec): Promise<void> {
-    const table = await readTensorTable(folder);
+  /** The model with a cache, on every rank its share. */
+  async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
-      const { files, parts, totalBytes } = weightParts(spec, table, rank, this.size);
+      const { files, sources, totalBytes } = parameterSources(spec, family, table, rank, this.size);
       const model = this.newModel(spec, rank);
       let bytesRead = 0;
-      await model.load(files, parts, (bytes) => (bytesRead = bytes));
+      await model.load(files, sources, (bytes) => (bytesRead = bytes));
       expect(bytesRead).toBe(totalBytes);
       await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
     });
@@ -256,13 +265,12 @@ function differences(ours: Position[], reference: Prediction[]): string[] {
 
 const goldenFolder = (name: string) => path.join(GOLDEN, 'checkpoints', name);
 const golden = readdirSync(path.join(GOLDEN, 'checkpoints'));
-const inFour = ['llama-grouped', 'llama2', 'mistral', 'qwen2'];
+const inFour = ['llama-grouped', 'llama2', 'mistral', 'qwen2', 'qwen3-fp8', 'qwen3-moe'];
 const inTwo = [...inFour, 'llama-linear', 'llama-yarn', 'qwen2-yarn'];
 
 async function openGolden(name: string, size: number): Promise<World> {
-  const { spec } = await readTransformerConfig(goldenFolder(name));
   const world = await openWorld(size);
-  await world.load(goldenFolder(name), spec);
+  await world.load(await readModel(goldenFolder(name)));
   return world;
 }
 
@@ -316,9 +324,8 @@ describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
       'config.json': read('config.json'),
       'model.safetensors': withNanRow(read('model.safetensors'), tensor, poison),
     });
-    const { spec } = await readTransformerConfig(folder);
     const world = await openWorld(size);
-    await world.load(folder, spec);
+    await world.load(await readModel(folder));
     return world;
   };
   const prompts = [
@@ -368,6 +375,7 @@ const SPEC: TransformerSpec = {
   mlpBias: true,
   qkNorm: true,
   tieWordEmbeddings: false,
+  experts: null,
 };
 
 /** The tensors as a checkpoint in a new folder. */
@@ -431,12 +439,13 @@ describe.each<[string, Partial<TransformerSpec>]>([
 ])('%s', (_, change) => {
   const spec = { ...SPEC, ...change };
   spec.slidingWindows = spec.slidingWindows.slice(0, spec.numLayers);
-  const whole = { ...shardSpec(spec, 0, 1), dtype: 'float32' as const };
+  const whole = modelSpecOf(spec);
   const tensors = randomTensors(whole, 7);
 
   it.each([1, 2, 4])('computes on %i ranks what float64 does', async (size) => {
     const world = await openWorld(size);
-    await world.load(await writeCheckpoint(tensors), spec);
+    const table = await readTensorTable(await writeCheckpoint(tensors));
+    await world.load({ spec: whole, family: llama, table });
     const prompts = [17, 6].map((length, seed) =>
       Array.from({ length }, (_, i) => (7 * i * (i + seed) + 3) % spec.vocabSize),
     );
@@ -474,7 +483,7 @@ describe('between steps', () => {
     const spec = { ...SPEC, vocabSize: 64 };
     await Promise.all(
       world.ranks.map(async (rank) => {
-        const model = world.newModel(spec, rank);
+        const model = world.newModel(modelSpecOf(spec), rank);
         await model.loadDummy(3);
         await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
       }),
@@ -488,7 +497,7 @@ describe('between steps', () => {
         buffers.numScheduledTokens[0] = 3;
         buffers.sampledRows[0] = 0;
         model.forward(0, 1, 0, 1, 0);
-        const all = await model.logits(1);
+        const all = await readLogits(model, 1);
         await ready(model.sample(0, null));
         return all;
       }),
@@ -521,23 +530,15 @@ describe('a world that cannot go on', () => {
     await expect(world.models[0].warmUp()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('refuses the share of another rank, and a communicator of another device', async () => {
+  it('refuses a spec that its ranks cannot divide, and a communicator of another device', async () => {
     const world = await openWorld(2);
-    const make = (device: number, rank: number, communicator: NativeCommunicator | null) => () =>
-      new (native().Model)(
-        world.devices[device],
-        { ...shardSpec(SPEC, rank, 2), dtype: 'float32' },
-        LIMITS,
-        communicator,
-      );
+    const make = (spec: TransformerSpec, communicator: NativeCommunicator) => () =>
+      new (native().Model)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
     const [first, second] = world.communicators;
-    expect(make(0, 1, first)).toThrow(
-      /vocabShard, 31 from 31 on, must be 31 from 0 on for rank 0 of 2/,
+    expect(make({ ...SPEC, intermediateSize: 13 }, first)).toThrow(
+      /intermediateSize, 13, must be a multiple of the 2 ranks/,
     );
-    expect(make(0, 0, null)).toThrow(
-      /vocabShard, 31 from 0 on, must be 61 from 0 on for rank 0 of 1/,
-    );
-    expect(make(0, 1, second)).toThrow(/of one device/);
-    expect(make(0, 0, {} as NativeCommunicator)).toThrow('must be a Communicator');
+    expect(make(SPEC, second)).toThrow(/of one device/);
+    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a Communicator');
   });
 });

@@ -67,6 +67,10 @@ test('carries the default model', () => {
   );
 });
 
+test('carries no addon for tests', () => {
+  expect(files.filter((file) => /testing/.test(file))).toEqual([]);
+});
+
 test('carries nothing else', () => {
   const rest = files.filter((file) => !/^(dist|native|models\/stories)\//.test(file));
   expect(rest.sort()).toEqual([

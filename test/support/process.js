@@ -4,10 +4,10 @@
 const { readdirSync } = require('node:fs');
 const { setTimeout: sleep } = require('node:timers/promises');
 
-/** Threads that have ended are listed for a moment more: the least of what two quiet seconds show. */
+/** Threads that have ended are listed for a moment more: the least of what four quiet seconds show. */
 async function numThreads() {
   let least = Infinity;
-  for (let since = performance.now(); performance.now() - since < 2000; await sleep(20)) {
+  for (let since = performance.now(); performance.now() - since < 4000; await sleep(20)) {
     const count = readdirSync('/proc/self/task').length;
     if (count < least) [least, since] = [count, performance.now()];
   }

@@ -21,7 +21,6 @@ const MAX_NUM_SEQS = 4;
 const SPEC: ModelSpec = {
   dtype: 'float32',
   vocabSize: 100,
-  vocabShard: { start: 0, size: 100 },
   hiddenSize: 8,
   intermediateSize: 8,
   numLayers: 1,
@@ -34,10 +33,11 @@ const SPEC: ModelSpec = {
   slidingWindows: [0],
   qkvBias: false,
   outputBias: false,
-  gateUpBias: false,
-  downBias: false,
+  mlpBias: false,
   qkNorm: false,
   tieWordEmbeddings: true,
+  experts: null,
+  weightFormats: {},
 };
 
 const LIMITS: ModelLimits = {
@@ -47,6 +47,7 @@ const LIMITS: ModelLimits = {
   blockSize: 16,
   numSteps: 2,
   maxLogprobs: 5,
+  listMemoryBytes: 2 ** 20,
   enforceEager: true,
 };
 

@@ -8,10 +8,11 @@
 
 #include "comm/tcp_communicator.h"
 #include "ops/cpu/attention.h"
+#include "ops/cpu/experts.h"
 #include "ops/cpu/float_types.h"
 #include "ops/cpu/host.h"
 #include "ops/cpu/kernels.h"
-#include "ops/cpu/matmul.h"
+#include "ops/cpu/linear.h"
 #include "ops/cpu/memory.h"
 #include "ops/cpu/sampler.h"
 #include "ops/cpu/thread_pool.h"
@@ -42,7 +43,8 @@ class CpuOps final : public Ops {
   CpuOps(int numThreads, std::string_view isa)
       : kernels_(chooseKernels(isa)),
         pool_(numThreads > 0 ? numThreads : availableCores()),
-        matmul_(pool_, kernels_),
+        linear_(pool_, kernels_),
+        experts_(pool_, linear_),
         attention_(pool_, kernels_),
         sampler_(pool_, kernels_) {}
 
@@ -88,19 +90,19 @@ class CpuOps final : public Ops {
     return std::make_unique<TcpCommunicator>(config);
   }
 
-  void upload(void* out, DType outType, const HostMatrix& host) override {
+  void upload(void* out, StorageType outType, const HostMatrix& host) override {
     pool_.parallelFor(host.count(), kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
       std::vector<std::byte> piece;  // of the host's, to be converted
       host.forEachRun(begin, end, [&](int64_t first, int64_t from, int64_t count) {
         const auto outSize = static_cast<int64_t>(sizeOf(outType));
         std::byte* to = static_cast<std::byte*>(out) + first * outSize;
-        if (outType == host.dtype) return host.bytes.read(from, count * outSize, to);
-        const auto hostSize = static_cast<int64_t>(sizeOf(host.dtype));
+        if (outType == host.type) return host.bytes.read(from, count * outSize, to);
+        const auto hostSize = static_cast<int64_t>(sizeOf(host.type));
         piece.resize(static_cast<size_t>(kMinElementsPerPart * hostSize));
         for (int64_t i = 0; i < count; i += kMinElementsPerPart) {
           const int64_t size = std::min(kMinElementsPerPart, count - i);
           host.bytes.read(from + i * hostSize, size * hostSize, piece.data());
-          convert(to + i * outSize, outType, piece.data(), host.dtype, size);
+          convert(to + i * outSize, dtypeOf(outType), piece.data(), dtypeOf(host.type), size);
         }
       });
     });
@@ -113,7 +115,7 @@ class CpuOps final : public Ops {
     });
   }
 
-  void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+  void fillRandom(void* out, StorageType type, int64_t count, float mean, float std,
                   uint64_t seed) override {
     const int64_t groups = (count + 3) / 4;
     pool_.parallelFor(groups, kMinElementsPerPart / 4, [&](int64_t begin, int64_t end, int) {
@@ -123,8 +125,14 @@ class CpuOps final : public Ops {
         normalPair(block.words[0], block.words[1], values);
         normalPair(block.words[2], block.words[3], values + 2);
         for (float& value : values) value = mean + std * value;
-        char* to = static_cast<char*>(out) + group * 4 * static_cast<int64_t>(sizeOf(dtype));
-        kernels_.narrow[indexOf(dtype)](values, std::min<int64_t>(4, count - group * 4), to);
+        char* to = static_cast<char*>(out) + group * 4 * static_cast<int64_t>(sizeOf(type));
+        const int64_t size = std::min<int64_t>(4, count - group * 4);
+        if (isFloat(type)) {
+          kernels_.narrow[indexOf(dtypeOf(type))](values, size, to);
+        } else {
+          std::transform(values, values + size, reinterpret_cast<Float8E4M3*>(to),
+                         narrow<Float8E4M3>);
+        }
       }
     });
   }
@@ -181,9 +189,9 @@ class CpuOps final : public Ops {
     });
   }
 
-  void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
+  void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
               DType) override {
-    matmul_.run(static_cast<const float*>(x), numTokens, weight, bias, static_cast<float*>(out));
+    linear_.run(static_cast<const float*>(x), numTokens, weight, static_cast<float*>(out));
   }
 
   void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
@@ -253,6 +261,22 @@ class CpuOps final : public Ops {
     });
   }
 
+  // Experts --------------------------------------------------------------------------------
+
+  void routeTokens(const void* logits, bool normalize, const Routing& routing, DType) override {
+    experts_.routeTokens(static_cast<const float*>(logits), normalize, routing);
+  }
+
+  void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                    const LinearWeight& weight, void* out, DType) override {
+    experts_.expertLinear(static_cast<const float*>(x), rowsPerToken, routing, weight,
+                          static_cast<float*>(out));
+  }
+
+  void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType) override {
+    experts_.sumExperts(static_cast<const float*>(x), routing, width, static_cast<float*>(out));
+  }
+
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
@@ -285,7 +309,8 @@ class CpuOps final : public Ops {
   const Kernels& kernels_;
   MemoryAccount memory_;
   ThreadPool pool_;
-  Matmul matmul_;
+  Linear linear_;
+  Experts experts_;
   Attention attention_;
   Sampler sampler_;
 

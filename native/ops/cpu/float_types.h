@@ -3,7 +3,11 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+
+#include "ops/types.h"
 
 namespace uniproc {
 
@@ -20,6 +24,24 @@ struct BFloat16 {
 inline float widen(float x) { return x; }
 
 inline float widen(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+// FP8 E4M3 of Micikevicius et al. 2022: 1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinities,
+// and of each sign one NaN.
+struct Float8E4M3 {
+  uint8_t bits;
+};
+
+inline float widen(Float8E4M3 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24;
+  const uint32_t exponent = (x.bits >> 3) & 0xf;
+  const uint32_t mantissa = x.bits & 7;
+  if ((x.bits & 0x7f) == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000);
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-9
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-9f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | (exponent + 127 - 7) << 23 | mantissa << 20);
+}
 
 inline float widen(Float16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
@@ -52,6 +74,22 @@ inline BFloat16 narrow<BFloat16>(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
+// Beyond the largest, 448, it is the largest.
+template <>
+inline Float8E4M3 narrow<Float8E4M3>(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const auto sign = static_cast<uint8_t>(bits >> 24 & 0x80);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return {static_cast<uint8_t>(sign | 0x7f)};
+  if (magnitude >= 0x43e00000) return {static_cast<uint8_t>(sign | 0x7e)};  // 448 and above
+  if (magnitude < 0x3c800000) {  // below 2^-6: the sum's last place is 2^-9, a subnormal's
+    const float sum = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return {static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(sum) - 0x46800000))};
+  }
+  const uint32_t rounded = magnitude + 0x7ffff + (magnitude >> 20 & 1) - (127u - 7u) * 0x800000u;
+  return {static_cast<uint8_t>(sign | rounded >> 20)};
+}
+
 template <>
 inline Float16 narrow<Float16>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
@@ -67,6 +105,22 @@ inline Float16 narrow<Float16>(float x) {
   }
   const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1) - (127u - 15u) * 0x800000u;
   return {static_cast<uint16_t>(sign | rounded >> 13)};
+}
+
+// Element `i` of `data`, which may have any alignment, as float32.
+inline float elementAt(const std::byte* data, DType dtype, int64_t i) {
+  const auto load = [&]<class T>(T value) {
+    std::memcpy(&value, data + i * static_cast<int64_t>(sizeof value), sizeof value);
+    return widen(value);
+  };
+  switch (dtype) {
+    case DType::kFloat16:
+      return load(Float16{});
+    case DType::kBFloat16:
+      return load(BFloat16{});
+    default:
+      return load(0.0f);
+  }
 }
 
 }  // namespace uniproc

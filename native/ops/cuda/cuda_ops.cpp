@@ -12,7 +12,7 @@
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/graphs.h"
 #include "ops/cuda/kernels.h"
-#include "ops/cuda/matmul.h"
+#include "ops/cuda/linear.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/nccl_communicator.h"
 #include "ops/cuda/open_device.h"
@@ -55,7 +55,7 @@ class CudaOps final : public Ops {
         memory_(stream_),
         scratch_(memory_),
         attentionScratch_(memory_),
-        matmul_(stream_, memory_) {
+        linear_(stream_, memory_, properties_.multiProcessorCount) {
     requireKernels();
   }
 
@@ -131,16 +131,16 @@ class CudaOps final : public Ops {
     return communicator;
   }
 
-  void upload(void* out, DType outType, const HostMatrix& host) override {
+  void upload(void* out, StorageType outType, const HostMatrix& host) override {
     transfer().upload(out, outType, host);
   }
   void download(void* host, const void* in, int64_t bytes) override {
     transfer().download(host, in, bytes);
   }
 
-  void fillRandom(void* out, DType dtype, int64_t count, float mean, float std,
+  void fillRandom(void* out, StorageType type, int64_t count, float mean, float std,
                   uint64_t seed) override {
-    cuda::fillRandom(out, dtype, count, mean, std, seed, stream_);
+    cuda::fillRandom(out, type, count, mean, std, seed, stream_);
     launched("fillRandom");
   }
 
@@ -164,14 +164,10 @@ class CudaOps final : public Ops {
     launched("rmsNorm");
   }
 
-  void matmul(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias, void* out,
+  void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
               DType outType) override {
-    if (matmulFewTokens(x, numTokens, weight, bias, out, outType, properties_.multiProcessorCount,
-                        stream_)) {
-      return launched("matmulFewTokens");
-    }
-    matmul_.run(x, numTokens, weight, bias, out, outType);
-    launched("matmul");
+    linear_.run(x, numTokens, weight, out, outType);
+    launched("linear");
   }
 
   void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
@@ -208,6 +204,26 @@ class CudaOps final : public Ops {
     launched("joinColumns");
   }
 
+  // Experts --------------------------------------------------------------------------------
+
+  void routeTokens(const void* logits, bool normalize, const Routing& routing,
+                   DType type) override {
+    cuda::routeTokens(logits, normalize, routing, type, stream_);
+    launched("routeTokens");
+  }
+
+  void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                    const LinearWeight& weight, void* out, DType type) override {
+    cuda::expertLinear(x, rowsPerToken, routing, weight, out, type, stream_);
+    launched("expertLinear");
+  }
+
+  void sumExperts(const void* x, const Routing& routing, int32_t width, void* out,
+                  DType type) override {
+    cuda::sumExperts(x, routing, width, out, type, stream_);
+    launched("sumExperts");
+  }
+
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
@@ -233,7 +249,7 @@ class CudaOps final : public Ops {
  private:
   // Whether this build has machine code or PTX for the device shows at a first launch.
   void requireKernels() {
-    cuda::fillRandom(scratch_.atLeast(4), DType::kFloat32, 1, 0.0f, 1.0f, 0, stream_);
+    cuda::fillRandom(scratch_.atLeast(4), StorageType::kFloat32, 1, 0.0f, 1.0f, 0, stream_);
     const cudaError_t status = cudaGetLastError();
     if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
       throw Error("DEVICE_FAILED", "cuda:" + std::to_string(device_) + ", " + name() + ", is " +
@@ -268,7 +284,7 @@ class CudaOps final : public Ops {
   MemoryAccount memory_;
   Scratch scratch_;
   Scratch attentionScratch_;  // apart: holds counters that stay zero between launches
-  Matmul matmul_;
+  Linear linear_;
   std::optional<Transfer> transfer_;
   std::weak_ptr<NcclGroup> group_;  // of the communicator made last, while there is one
   const char* lastLaunched_ = "opening the device";

@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 #include <cstring>
@@ -27,6 +28,7 @@ __host__ __device__ constexpr T ceilDiv(T value, T divisor) {
 __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float widen(__nv_fp8_e4m3 x) { return static_cast<float>(x); }
 
 // Rounds to the nearest, ties to even.
 template <class T>
@@ -35,6 +37,8 @@ __device__ inline T narrow(float x) {
     return __float2half_rn(x);
   } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     return __float2bfloat16_rn(x);
+  } else if constexpr (std::is_same_v<T, __nv_fp8_e4m3>) {
+    return __nv_fp8_e4m3(x);
   } else {
     return x;
   }
@@ -57,6 +61,13 @@ void withType(DType dtype, Run run) {
     case DType::kBFloat16:
       return run(__nv_bfloat16{});
   }
+}
+
+// The same for what is stored.
+template <class Run>
+void withStorageType(StorageType type, Run run) {
+  if (type == StorageType::kFloat8E4M3) return run(__nv_fp8_e4m3{});
+  withType(dtypeOf(type), run);
 }
 
 // Vectors ------------------------------------------------------------------------------------

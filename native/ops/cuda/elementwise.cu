@@ -315,11 +315,11 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
   });
 }
 
-void fillRandom(void* out, DType dtype, int64_t count, float mean, float std, uint64_t seed,
+void fillRandom(void* out, StorageType type, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream) {
   if (count == 0) return;
   const auto blocks = static_cast<unsigned>(ceilDiv<int64_t>(count, 4 * kThreads));
-  withType(dtype, [&](auto element) {
+  withStorageType(type, [&](auto element) {
     using T = decltype(element);
     fillNormal<T><<<blocks, kThreads, 0, stream>>>(static_cast<T*>(out), count, mean, std, seed);
   });

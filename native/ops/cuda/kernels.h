@@ -38,15 +38,29 @@ void addBias(void* out, int32_t rows, int32_t width, const Weight& bias, DType t
              cudaStream_t stream);
 void convert(void* out, DType outType, const void* in, DType inType, int64_t count,
              cudaStream_t stream);
-void fillRandom(void* out, DType dtype, int64_t count, float mean, float std, uint64_t seed,
+void fillRandom(void* out, StorageType type, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream);
 
-// matmul_few.cu --------------------------------------------------------------------------------
+// linear_few.cu --------------------------------------------------------------------------------
 
-// The product of Ops::matmul for up to 8 tokens of a half type and weights that are not large, or
+// The product of Ops::linear for up to 8 tokens of a half type and weights that are not large, or
 // false, having done nothing, where it is none of those.
-bool matmulFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
+bool linearFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
                      void* out, DType outType, int32_t numMultiprocessors, cudaStream_t stream);
+
+// dequantize.cu --------------------------------------------------------------------------------
+
+// out [rows, cols] of weight.dtype: the elements of a weight that has scales.
+void dequantize(const LinearWeight& weight, void* out, cudaStream_t stream);
+
+// experts.cu -----------------------------------------------------------------------------------
+
+void routeTokens(const void* logits, bool normalize, const Routing& routing, DType type,
+                 cudaStream_t stream);
+void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
+                  const LinearWeight& weight, void* out, DType type, cudaStream_t stream);
+void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType type,
+                cudaStream_t stream);
 
 // rope.cu --------------------------------------------------------------------------------------
 

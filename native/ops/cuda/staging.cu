@@ -1,16 +1,19 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/staging.h"
+#include "runtime/error.h"
 
 namespace uniproc::cuda {
 namespace {
 
 constexpr const char* kWhat = "copies to the device";
 constexpr size_t kLeastBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
+constexpr size_t kMostBytes = 4 << 20;    // of a piece; more goes in several
 constexpr size_t kFirstPieces = 32;
 constexpr size_t kMostPieces = 256;
 constexpr size_t kMostParts = 16;  // of one launch
@@ -45,40 +48,65 @@ Staging::Staging(cudaStream_t stream) : stream_(stream) {
   }
 }
 
+// One of `bytes` or more, or, where the host has no memory for that, one of those there are.
 std::unique_ptr<PinnedBuffer> Staging::unusedPiece(size_t bytes) {
   std::unique_ptr<PinnedBuffer> piece;
   if (lent_.size() == kMostPieces) lent_.front()->take();
-  if (!lent_.empty() && lent_.front()->isBack()) {
-    piece = std::move(lent_.front());
-    lent_.pop_front();
+  if (!lent_.empty() && lent_.front()->isBack()) piece = takeFirst();
+  if (piece && piece->bytes() >= bytes) return piece;
+  try {
+    return std::make_unique<PinnedBuffer>(std::bit_ceil(std::max(bytes, kLeastBytes)), kWhat);
+  } catch (const Error& error) {
+    if (error.code() != "OUT_OF_MEMORY" || (!piece && lent_.empty())) throw;
   }
-  if (!piece || piece->bytes() < bytes) {
-    piece = std::make_unique<PinnedBuffer>(std::bit_ceil(std::max(bytes, kLeastBytes)), kWhat);
-  }
+  return piece ? std::move(piece) : takeFirst();
+}
+
+// Waits for the device where it has it still.
+std::unique_ptr<PinnedBuffer> Staging::takeFirst() {
+  lent_.front()->take();
+  std::unique_ptr<PinnedBuffer> piece = std::move(lent_.front());
+  lent_.pop_front();
   return piece;
 }
 
 void Staging::copy(std::span<const HostToDevice> copies) {
-  for (; !copies.empty(); copies = copies.subspan(std::min(copies.size(), kMostParts))) {
-    copyParts(copies.first(std::min(copies.size(), kMostParts)));
+  size_t left = 0;
+  for (const HostToDevice& copy : copies) left += copy.bytes;
+  size_t index = 0;
+  size_t done = 0;  // of the copy at `index`
+  while (left > 0) {
+    std::unique_ptr<PinnedBuffer> piece = unusedPiece(std::min(left, kMostBytes));
+    std::array<HostToDevice, kMostParts> parts{};
+    size_t numParts = 0;
+    size_t room = piece->bytes();
+    while (index < copies.size() && numParts < kMostParts && room > 0) {
+      const HostToDevice& copy = copies[index];
+      const size_t bytes = std::min(copy.bytes - done, room);
+      if (bytes > 0) {
+        parts[numParts++] = {static_cast<std::byte*>(copy.device) + done,
+                             static_cast<const std::byte*>(copy.host) + done, bytes};
+      }
+      done += bytes;
+      room -= bytes;
+      left -= bytes;
+      if (done < copy.bytes) break;
+      ++index;
+      done = 0;
+    }
+    copyParts(std::span(parts).first(numParts), std::move(piece));
   }
 }
 
-void Staging::copyParts(std::span<const HostToDevice> copies) {
-  size_t bytes = 0;
+// They fit the piece.
+void Staging::copyParts(std::span<const HostToDevice> copies, std::unique_ptr<PinnedBuffer> piece) {
   size_t most = 0;
-  for (const HostToDevice& copy : copies) {
-    bytes += copy.bytes;
-    most = std::max(most, copy.bytes);
-  }
-  if (bytes == 0) return;
-
-  std::unique_ptr<PinnedBuffer> piece = unusedPiece(bytes);
   Parts parts{};
   std::byte* next = piece->take();
   for (size_t i = 0; i < copies.size(); ++i) {
     const HostToDevice& copy = copies[i];
-    if (copy.bytes > 0) std::memcpy(next, copy.host, copy.bytes);
+    most = std::max(most, copy.bytes);
+    std::memcpy(next, copy.host, copy.bytes);
     parts.parts[i] = {static_cast<uint32_t*>(copy.device), reinterpret_cast<const uint32_t*>(next),
                       static_cast<uint32_t>(copy.bytes / sizeof(uint32_t))};
     next += copy.bytes;

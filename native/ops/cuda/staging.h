@@ -17,7 +17,8 @@ namespace uniproc::cuda {
 // reads over the bus and puts where they belong. The event behind the kernel tells when the piece
 // may be used again: the first to be lent is the first to be read, so that only the first in the
 // row is ever asked. There are as many as some steps take; pieces are added where the first is
-// still to be read, up to a limit.
+// still to be read, up to a limit. Where the host has no memory for another, or for one as large,
+// those there are serve: a copy needs no more than the first ones.
 class Staging {
  public:
   explicit Staging(cudaStream_t stream);
@@ -27,7 +28,8 @@ class Staging {
 
  private:
   std::unique_ptr<PinnedBuffer> unusedPiece(size_t bytes);
-  void copyParts(std::span<const HostToDevice> copies);
+  std::unique_ptr<PinnedBuffer> takeFirst();
+  void copyParts(std::span<const HostToDevice> copies, std::unique_ptr<PinnedBuffer> piece);
 
   const cudaStream_t stream_;
   std::deque<std::unique_ptr<PinnedBuffer>> lent_;  // in the order of their lending

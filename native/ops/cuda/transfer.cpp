@@ -27,9 +27,9 @@ Transfer::Transfer(int device, cudaStream_t stream)
   for (int i = 0; i < pool_.numThreads(); ++i) lanes_.push_back(std::make_unique<Lane>());
 }
 
-void Transfer::upload(void* out, DType outType, const HostMatrix& host) {
+void Transfer::upload(void* out, StorageType outType, const HostMatrix& host) {
   const auto outSize = static_cast<int64_t>(sizeOf(outType));
-  const auto hostSize = static_cast<int64_t>(sizeOf(host.dtype));
+  const auto hostSize = static_cast<int64_t>(sizeOf(host.type));
   const int64_t perBuffer = kBufferBytes / hostSize;
   // By whole buffers, so that each begins where the kernel can convert several elements at once.
   const int64_t numBuffers = (host.count() + perBuffer - 1) / perBuffer;
@@ -45,12 +45,13 @@ void Transfer::upload(void* out, DType outType, const HostMatrix& host) {
         host.bytes.read(from, count * hostSize, pinned + (first - at) * hostSize);
       });
       std::byte* to = static_cast<std::byte*>(out) + at * outSize;
-      if (outType == host.dtype) {
+      if (outType == host.type) {
         check(cudaMemcpyAsync(to, pinned, static_cast<size_t>(size * outSize),
                               cudaMemcpyHostToDevice, stream_),
               "cudaMemcpyAsync");
       } else {
-        convert(to, outType, pinned, host.dtype, size, stream_);  // reads over the bus
+        convert(to, dtypeOf(outType), pinned, dtypeOf(host.type), size,
+                stream_);  // reads over the bus
         check(cudaGetLastError(), "convert");
       }
       buffer.lend(stream_);

@@ -21,9 +21,10 @@ class Transfer {
  public:
   Transfer(int device, cudaStream_t stream);
 
-  // Converts the host's elements into device memory, on the device. Returns when they have been
-  // read; what is enqueued on the stream from then on finds the elements.
-  void upload(void* out, DType outType, const HostMatrix& host);
+  // Converts the host's elements into device memory, on the device; both types are the same or
+  // float types. Returns when they have been read; what is enqueued on the stream from then on
+  // finds the elements.
+  void upload(void* out, StorageType outType, const HostMatrix& host);
 
   // Copies device memory, as what was enqueued before leaves it. Returns when the host has it.
   void download(void* host, const void* in, int64_t bytes);

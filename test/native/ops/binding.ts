@@ -1,14 +1,15 @@
 /**
  * The addon's operations one by one: the calls of native/ops/ops.h, with handles in place of device
- * memory. For tests and benchmarks; see native/addon/ops_binding.h.
+ * memory. For tests and benchmarks; see native/addon_testing/ops_binding.h.
  */
-import {
-  native,
-  type CommunicatorOptions,
-  type DType,
-  type MemoryInfo,
-  type NativeRequest,
+import type {
+  CommunicatorOptions,
+  DType,
+  MemoryInfo,
+  NativeRequest,
+  StorageType,
 } from '../../../lib/native';
+import testingAddon from '../../support/testingAddon';
 
 declare const tensorBrand: unique symbol;
 declare const requestsBrand: unique symbol;
@@ -40,6 +41,27 @@ export interface Weight {
   data: Tensor;
   rows: number;
   cols: number;
+}
+
+/** A linear layer's matrix, in a format that may have scales. */
+export interface LinearWeight extends Weight {
+  /** [ceil(rows / scaleRows), ceil(cols / scaleCols)], float32. */
+  scales?: Tensor;
+  scaleRows?: number;
+  scaleCols?: number;
+  /** Of the activations, where there are scales. */
+  dtype?: DType;
+}
+
+/** Which experts a batch's tokens go to. */
+export interface Routing {
+  numTokens: number;
+  numExperts: number;
+  topK: number;
+  firstLocal: number;
+  numLocal: number;
+  expertIds: Tensor;
+  weights: Tensor;
 }
 
 export interface Batch {
@@ -109,7 +131,7 @@ interface NativeOps {
   resetPeakMemory(): void;
   synchronize(): void;
   /** Zeroed. Throws OutOfMemoryError. */
-  allocate(count: number, dtype: DType | 'int32', what: string): Tensor;
+  allocate(count: number, dtype: StorageType | 'int32', what: string): Tensor;
   /** Gives the memory back before the garbage collector does. */
   release(tensor: Tensor): void;
   /** Array and tensor have the same number of bytes. */
@@ -122,7 +144,13 @@ interface NativeOps {
    * Of the whole array, or of rows of `cols` elements, `rowStride` apart in it: from its first element
    * to its last.
    */
-  upload(out: Tensor, host: HostArray, hostType: DType, cols?: number, rowStride?: number): void;
+  upload(
+    out: Tensor,
+    host: HostArray,
+    hostType: StorageType,
+    cols?: number,
+    rowStride?: number,
+  ): void;
   /** Array and tensor have the same number of bytes. */
   download(array: HostArray, tensor: Tensor): void;
   fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
@@ -142,7 +170,39 @@ interface NativeOps {
     eps: number,
     out: Tensor,
   ): void;
-  matmul(x: Tensor, numTokens: number, weight: Weight, bias: Weight | null, out: Tensor): void;
+  linear(
+    x: Tensor,
+    numTokens: number,
+    weight: LinearWeight,
+    bias: Weight | null,
+    out: Tensor,
+  ): void;
+  normLinear(
+    x: Tensor | null,
+    residual: Tensor,
+    norm: Weight,
+    eps: number,
+    normed: Tensor,
+    numTokens: number,
+    weight: LinearWeight,
+    out: Tensor,
+  ): void;
+  linearSiluAndMul(
+    x: Tensor,
+    numTokens: number,
+    weight: LinearWeight,
+    gateUp: Tensor,
+    out: Tensor,
+  ): void;
+  routeTokens(logits: Tensor, normalize: boolean, routing: Routing): void;
+  expertLinear(
+    x: Tensor,
+    rowsPerToken: number,
+    routing: Routing,
+    weight: LinearWeight,
+    out: Tensor,
+  ): void;
+  sumExperts(x: Tensor, routing: Routing, width: number, out: Tensor): void;
   ropeAndCache(
     qkv: Tensor,
     batch: Batch,
@@ -210,7 +270,7 @@ interface OpsAddon {
   hostMemory: (root: string) => { total: number; free: number };
 }
 
-const addon = (native() as unknown as { ops: OpsAddon }).ops;
+const addon = testingAddon as unknown as OpsAddon;
 
 export const { philox, hostMemory } = addon;
 

@@ -126,3 +126,44 @@ export function expectSameBits(actual: Float32Array, expected: Float32Array): vo
     if (a[i] !== b[i]) throw new Error(`element ${i} is ${actual[i]}, not the very ${expected[i]}`);
   }
 }
+
+/** The value of a float8 E4M3's bits: like float16ToNumber, without infinities. */
+export function float8ToNumber(bits: number): number {
+  const sign = bits & 0x80 ? -1 : 1;
+  const exponent = (bits >> 3) & 0xf;
+  const mantissa = bits & 7;
+  if ((bits & 0x7f) === 0x7f) return NaN;
+  if (exponent === 0) return sign * mantissa * 2 ** -9;
+  return sign * (1 + mantissa / 8) * 2 ** (exponent - 7);
+}
+
+/** A matrix in float8 with a scale for each block, and its elements in float64. */
+export class BlockScaledMatrix {
+  readonly codes: Uint8Array;
+  readonly scales: Float32Array;
+  readonly values: Float64Array;
+
+  constructor(
+    readonly rows: number,
+    readonly cols: number,
+    readonly scaleRows: number,
+    readonly scaleCols: number,
+    random: Random,
+  ) {
+    const scaleColumns = Math.ceil(cols / scaleCols);
+    // Each code but NaN.
+    this.codes = Uint8Array.from({ length: rows * cols }, () => {
+      const code = random.below(256);
+      return (code & 0x7f) === 0x7f ? 0 : code;
+    });
+    this.scales = Float32Array.from(
+      { length: Math.ceil(rows / scaleRows) * scaleColumns },
+      () => 0.001 + 0.01 * random.uniform(),
+    );
+    this.values = Float64Array.from(this.codes, (code, i) => {
+      const row = Math.floor(i / cols);
+      const block = Math.floor(row / scaleRows) * scaleColumns;
+      return float8ToNumber(code) * this.scales[block + Math.floor((i % cols) / scaleCols)];
+    });
+  }
+}

@@ -1,0 +1,72 @@
+/** Qwen3-MoE (Yang et al. 2025): Qwen3 whose layers, or some of them, have experts. */
+import { show } from '../../config/schema';
+import { CheckpointError } from '../../errors';
+import type { ExpertsSpec } from '../../native';
+import { COMMON_DEFAULTS, type ConfigJson, DENSE_MODULES, type Family } from './family';
+import { readQwen3Spec } from './qwen3';
+
+const LAYER = 'model.layers.{layer}';
+
+export const qwen3Moe: Family = {
+  modelType: 'qwen3_moe',
+  defaults: {
+    ...COMMON_DEFAULTS,
+    vocab_size: 151936,
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    num_hidden_layers: 24,
+    num_key_value_heads: 4,
+    max_position_embeddings: 32768,
+    sliding_window: 4096,
+    // Every layer has the window, if any has.
+    max_window_layers: 0,
+    decoder_sparse_step: 1,
+    moe_intermediate_size: 768,
+    num_experts_per_tok: 8,
+    num_experts: 128,
+    norm_topk_prob: false,
+  },
+  readSpec: (file, json) => ({
+    ...readQwen3Spec(file, { ...json, max_window_layers: 0, layer_types: null }),
+    experts: readExperts(file, json),
+  }),
+  modules: {
+    ...DENSE_MODULES,
+    'experts.norm': `${LAYER}.post_attention_layernorm`,
+    'experts.router': `${LAYER}.mlp.gate`,
+    'experts.gate': `${LAYER}.mlp.experts.{expert}.gate_proj`,
+    'experts.up': `${LAYER}.mlp.experts.{expert}.up_proj`,
+    'experts.down': `${LAYER}.mlp.experts.{expert}.down_proj`,
+  },
+};
+
+/** null where no layer has experts. */
+function readExperts(file: string, json: ConfigJson): ExpertsSpec | null {
+  const numExperts = json.num_experts ?? 0;
+  const step = json.decoder_sparse_step ?? 1;
+  const dense = new Set(json.mlp_only_layers);
+  const layers = Array.from(
+    { length: json.num_hidden_layers },
+    (_, layer) => numExperts > 0 && !dense.has(layer) && (layer + 1) % step === 0,
+  );
+  if (!layers.includes(true)) return null;
+  const required = (key: 'num_experts_per_tok' | 'moe_intermediate_size'): number => {
+    const value = json[key] ?? null;
+    if (value !== null) return value;
+    throw new CheckpointError(file, `${key} is ${show(value)}; it must be a positive integer`);
+  };
+  const numExpertsPerToken = required('num_experts_per_tok');
+  if (numExpertsPerToken > numExperts) {
+    throw new CheckpointError(
+      file,
+      `num_experts_per_tok is ${numExpertsPerToken}; it must not be above num_experts, ${numExperts}`,
+    );
+  }
+  return {
+    numExperts,
+    numExpertsPerToken,
+    intermediateSize: required('moe_intermediate_size'),
+    normTopkProb: json.norm_topk_prob ?? false,
+    layers,
+  };
+}

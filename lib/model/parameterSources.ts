@@ -1,0 +1,199 @@
+/** Which of a checkpoint's tensors are the model's parameters, under the names its family gives them. */
+import { show } from '../config/schema';
+import type { TransformerSpec } from '../config/uniprocConfig';
+import { CheckpointError } from '../errors';
+import type {
+  DType,
+  ModelSpec,
+  NativeDevice,
+  Parameter,
+  ParameterSource,
+  StorageType,
+  StoredTensor,
+} from '../native';
+import { native } from '../native';
+import type { Family } from './families/family';
+import { SCALES_SUFFIX } from './quantization';
+import { FAMILIES } from './registry';
+import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
+
+/** All that `NativeModel.load` needs to be told. */
+export interface Sources {
+  files: string[];
+  sources: ParameterSource[];
+  /** Bytes of this rank's share, as the files hold them. */
+  totalBytes: number;
+}
+
+/** Types that parameters may be stored in. */
+const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
+  F32: 'float32',
+  F16: 'float16',
+  BF16: 'bfloat16',
+  F8_E4M3: 'float8_e4m3',
+};
+
+/** What config.json calls the sizes of a spec. */
+const CONFIG_KEYS: Record<string, string> = {
+  vocabSize: 'vocab_size',
+  hiddenSize: 'hidden_size',
+  intermediateSize: 'intermediate_size',
+  numHeads: 'num_attention_heads',
+  numKvHeads: 'num_key_value_heads',
+  headDim: 'head_dim',
+  numExperts: 'num_experts',
+  expertIntermediateSize: 'moe_intermediate_size',
+};
+
+const SUFFIXES = { weight: 'weight', bias: 'bias', scales: SCALES_SUFFIX } as const;
+
+/** The tensors of one checkpoint by the parameters that the model declares. */
+export class ParameterNames {
+  constructor(
+    private readonly family: Family,
+    private readonly table: TensorTable,
+    private readonly isTied: boolean,
+  ) {}
+
+  tensorOf({ layer, expert, module, part }: Parameter): string {
+    // Tied, it may stand in the files under the head's name alone.
+    const isUnderHead = module === 'embedding' && this.isTied && !this.has('embedding');
+    const name = this.family.modules[isUnderHead && this.has('head') ? 'head' : module];
+    return `${name.replace('{layer}', `${layer}`).replace('{expert}', `${expert}`)}.${SUFFIXES[part]}`;
+  }
+
+  private has(module: string): boolean {
+    return this.table.tensors.has(`${this.family.modules[module]}.weight`);
+  }
+}
+
+/** The tensor and its type, once its shape is what config.json says. */
+function lookUp(
+  table: TensorTable,
+  name: string,
+  parameter: Parameter,
+): { entry: TensorEntry; dtype: StorageType } {
+  const { shape } = parameter;
+  const entry = table.tensors.get(name);
+  if (!entry) throw new CheckpointError(table.source, missing(name, parameter));
+  const file = table.files[entry.file];
+  if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
+    throw new CheckpointError(
+      file,
+      `tensor ${name} has the shape ${show(entry.shape)}, ` +
+        `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
+        shape.map(({ size, of }) => `${configKeys(of)} ${size}`).join(', '),
+    );
+  }
+  const dtype = STORAGE_TYPES[entry.dtype];
+  const isQuantized = dtype === 'float8_e4m3';
+  if (!dtype || (isQuantized && !(parameter.isLinear && parameter.format.scaleRows > 0))) {
+    throw new CheckpointError(
+      file,
+      `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16` +
+        (isQuantized ? ' where quantization_config does not say how they are scaled' : ''),
+    );
+  }
+  return { entry, dtype };
+}
+
+function configKeys(sizes: string): string {
+  return sizes.replace(/[a-zA-Z]+/g, (size) => CONFIG_KEYS[size]);
+}
+
+function missing(name: string, { module, part }: Parameter): string {
+  if (module === 'head' && part === 'weight') {
+    return `tensor ${name} is missing; only with tie_word_embeddings in config.json need it not be there`;
+  }
+  return `tensor ${name} is missing`;
+}
+
+/**
+ * Whether the output head is the embedding. By config.json it may be, and the files hold a head
+ * nevertheless: as in transformers 5 it is the embedding only if both are equal once converted to
+ * the model's type. They are compared on the device's thread. Throws CheckpointError.
+ */
+export async function areEmbeddingsTied(
+  spec: TransformerSpec,
+  family: Family,
+  table: TensorTable,
+  device: Pick<NativeDevice, 'areEqual'>,
+  dtype: DType,
+): Promise<boolean> {
+  if (!spec.tieWordEmbeddings) return false;
+  const untied = { ...spec, tieWordEmbeddings: false, dtype, weightFormats: {} };
+  const names = new ParameterNames(family, table, false);
+  const stored: StoredTensor[] = [];
+  for (const parameter of native().declareParameters(untied, 0, 1)) {
+    if (parameter.module !== 'embedding' && parameter.module !== 'head') continue;
+    const name = names.tensorOf(parameter);
+    if (!table.tensors.has(name)) return true;
+    const { entry, dtype: storedType } = lookUp(table, name, parameter);
+    stored.push({
+      path: table.files[entry.file],
+      offset: entry.offset,
+      dtype: storedType as DType,
+    });
+  }
+  return device.areEqual(stored[0], stored[1], spec.vocabSize * spec.hiddenSize, dtype);
+}
+
+/**
+ * One rank's parameters as tensors of the checkpoint's files. With tied embeddings one of the
+ * embedding and the head need be in the files, and a head beside the embedding is left alone
+ * (areEmbeddingsTied compares them); so are tensors that no module of any family has
+ * (rotary_emb.inv_freq). Throws CheckpointError: a tensor missing, of another shape or type than
+ * config.json says, or one config.json has no place for; ConfigError when the ranks cannot divide
+ * the model.
+ */
+export function parameterSources(
+  spec: ModelSpec,
+  family: Family,
+  table: TensorTable,
+  rank = 0,
+  worldSize = 1,
+): Sources {
+  const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
+  const sources: ParameterSource[] = [];
+  const used = new Set<string>();
+  let totalBytes = 0;
+  native()
+    .declareParameters(spec, rank, worldSize)
+    .forEach((parameter, index) => {
+      const name = names.tensorOf(parameter);
+      const { entry, dtype } = lookUp(table, name, parameter);
+      used.add(name);
+      // Of nothing, as of biases that one rank alone adds, there is nothing to load.
+      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+      if (count === 0) return;
+      const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
+      sources.push({ parameter: index, file: entry.file, offset: entry.offset, dtype });
+      totalBytes += count * (entry.numBytes / size);
+    });
+
+  for (const [name, entry] of table.tensors) {
+    if (used.has(name) || !isModuleTensor(name)) continue;
+    if (spec.tieWordEmbeddings && isEmbedding(family, name)) continue;
+    throw new CheckpointError(
+      table.files[entry.file],
+      `tensor ${name} has no place in the model that config.json describes; ` +
+        `check num_hidden_layers (${spec.numLayers}), attention_bias and mlp_bias there`,
+    );
+  }
+  return { files: table.files, sources, totalBytes };
+}
+
+function isEmbedding({ modules }: Family, name: string): boolean {
+  return name === `${modules.embedding}.weight` || name === `${modules.head}.weight`;
+}
+
+/** Names of tensors that change what a layer computes, of any family. */
+const MODULE_TENSORS = new RegExp(
+  `^(${[...new Set([...FAMILIES.values()].flatMap(({ modules }) => Object.values(modules)))]
+    .map((module) => module.replaceAll('.', '\\.').replace(/\{(layer|expert)\}/g, '\\d+'))
+    .join('|')})\\.(${Object.values(SUFFIXES).join('|')})$`,
+);
+
+function isModuleTensor(name: string): boolean {
+  return MODULE_TENSORS.test(name);
+}

@@ -1,0 +1,116 @@
+/**
+ * The constants that a rotary embedding computes from config.json, checked before a model is made of
+ * them: the native side computes them in float32 (native/model/rope.cpp), where one that is not a
+ * finite number above 0 makes every logit NaN.
+ */
+import type { RopeScaling } from '../native';
+import { isPositiveFloat32 } from '../config/schema';
+
+export interface RopeConstants {
+  /** The key of config.json that `scaling` is read from. */
+  section: string;
+  /** Base of the wavelengths. */
+  theta: number;
+  scaling: RopeScaling;
+  /** Positions that there may be. */
+  maxPositions: number;
+  /** Size of a head, even. */
+  headDim: number;
+}
+
+/** Makes the error from a message that names the key and its value. */
+type Fail = (message: string) => Error;
+
+const f32 = Math.fround;
+
+/** Throws `fail`'s error unless each of `values` is finite and above 0 in float32. */
+function requirePositive(
+  fail: Fail,
+  key: string,
+  given: number,
+  constant: string,
+  ...values: number[]
+): void {
+  const wrong = values.find((value) => !isPositiveFloat32(value));
+  if (wrong === undefined) return;
+  throw fail(
+    `${key} is ${given}; the ${constant} that it leads to is ${wrong}, ` +
+      'and must be a number above 0, within float32',
+  );
+}
+
+/**
+ * Checks the wavelengths, the frequencies and the angles of every pair of dimensions and position.
+ * They are monotonic in the pair, and a blend of two lies between them: the first pair and the last
+ * stand for all. Throws `fail`'s error, which names the key, its value and the constant.
+ */
+export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
+  const { section, theta, scaling, maxPositions, headDim } = rope;
+  const lastExponent = f32(f32(headDim - 2) / f32(headDim));
+  // Radians per position, inverted: theta ** (2i / headDim), of the first pair and of the last.
+  const inverted = [1, f32(f32(theta) ** lastExponent)];
+  requirePositive(fail, 'rope_theta', theta, 'wavelength', ...inverted);
+  const frequencies = inverted.map((each) => f32(1 / each));
+  requirePositive(fail, 'rope_theta', theta, 'frequency', ...frequencies);
+  requireAngles('rope_theta', theta, frequencies);
+
+  switch (scaling.type) {
+    case 'default':
+      return;
+
+    case 'linear': {
+      const { factor } = scaling;
+      requireFrequencies(
+        factor,
+        frequencies.map((frequency) => f32(frequency / f32(factor))),
+      );
+      return;
+    }
+
+    case 'llama3': {
+      const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings } = scaling;
+      requireFrequencies(
+        factor,
+        frequencies.map((frequency) => f32(frequency / f32(factor))),
+      );
+      const waves = frequencies.map((frequency) => f32(f32(1 / frequency) * f32(2 * Math.PI)));
+      requirePositive(fail, 'rope_theta', theta, 'wavelength', ...waves);
+      for (const [key, value] of [
+        ['low_freq_factor', lowFreqFactor],
+        ['high_freq_factor', highFreqFactor],
+      ] as const) {
+        const wave = originalMaxPositionEmbeddings / value;
+        requirePositive(fail, `${section}: ${key}`, value, 'wavelength', wave);
+      }
+      return;
+    }
+
+    case 'yarn': {
+      const { factor } = scaling;
+      if (Math.log(theta) === 0) {
+        throw fail(
+          `rope_theta is ${theta}; yarn divides by its logarithm, so it must be another number`,
+        );
+      }
+      const stretched = inverted.map((each) => f32(f32(factor) * each));
+      requirePositive(fail, `${section}: factor`, factor, 'wavelength', ...stretched);
+      requireFrequencies(
+        factor,
+        stretched.map((each) => f32(1 / each)),
+      );
+      return;
+    }
+  }
+
+  /** Of a scaling by `factor`. */
+  function requireFrequencies(factor: number, scaled: number[]): void {
+    requirePositive(fail, `${section}: factor`, factor, 'frequency', ...scaled);
+    requireAngles(`${section}: factor`, factor, scaled);
+  }
+
+  function requireAngles(key: string, given: number, each: number[]): void {
+    const largest = Math.max(...each);
+    const angle = f32(f32(Math.max(maxPositions - 1, 1)) * largest);
+    requirePositive(fail, key, given, `angle of position ${maxPositions - 1}`, angle);
+  }
+}

@@ -1,0 +1,60 @@
+#include "addon_testing/library_objects.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/device_binding.h"
+#include "addon/environment.h"
+#include "addon/model_runner_binding.h"
+#include "addon/values.h"
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// The binding of an object of the library's class `name`. The library's addon has its own copy of
+// the class, so that `InstanceOf` cannot tell.
+template <typename Class>
+Class& unwrap(Napi::Value value, const char* name) {
+  const Napi::Object object = toObject(value, name);
+  const Napi::Value constructor = object.Get("constructor");
+  if (!constructor.IsFunction() ||
+      toString(constructor.As<Napi::Object>().Get("name"), "name") != name) {
+    throw Napi::TypeError::New(value.Env(), std::string("the object must be a ") + name);
+  }
+  return *Class::Unwrap(object);
+}
+
+}  // namespace
+
+void loseDevice(const Napi::CallbackInfo& info) {
+  unwrap<DeviceBinding>(info[0], "Device").device()->enqueue([](Ops&) {
+    throw Error("DEVICE_FAILED", "the device is lost");
+  });
+}
+
+Napi::Value readLogits(const Napi::CallbackInfo& info) {
+  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "Model");
+  const int32_t numRows = toInt32(info[1], "numRows");
+  const std::shared_ptr<Environment> environment = Environment::of(info.Env());
+  auto logits = std::make_shared<std::vector<float>>();
+  const auto start = [&](Environment::Settle settle) {
+    // The device's thread is the library's: it may outlive this addon's environment, which is
+    // therefore kept until the task is done.
+    binding.device()->enqueue(
+        [model = binding.model(), numRows, logits](Ops& ops) {
+          *logits = model->logits(ops, numRows);
+        },
+        [environment, settle = std::move(settle)](std::exception_ptr error) { settle(error); });
+  };
+  return environment->promise(start, [logits](Napi::Env env) {
+    auto array = Napi::Float32Array::New(env, logits->size());
+    std::copy(logits->begin(), logits->end(), array.Data());
+    return array;
+  });
+}
+
+}  // namespace uniproc

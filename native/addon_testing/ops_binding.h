@@ -1,0 +1,77 @@
+// The operations one by one, with handles in place of device memory: NativeOps of
+// test/native/ops/binding.ts.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "addon/binding.h"
+#include "ops/ops.h"
+
+namespace uniproc {
+
+// The calls of ops/ops.h. Their arguments stand with their definitions.
+class OpsBinding : public Binding<OpsBinding> {
+ public:
+  static Napi::Function define(Napi::Env env);
+
+  // new Ops({ kind: 'cpu', numThreads, isa }) or new Ops({ kind: 'cuda', index })
+  explicit OpsBinding(const Napi::CallbackInfo& info);
+
+ private:
+  using Info = Napi::CallbackInfo;
+
+  // ops_binding.cpp: the device and its memory.
+  Napi::Value properties(const Info& info);
+  Napi::Value memory(const Info& info);
+  Napi::Value resetPeakMemory(const Info& info);
+  Napi::Value synchronize(const Info& info);
+  Napi::Value allocate(const Info& info);
+  Napi::Value release(const Info& info);
+  Napi::Value copyToDevice(const Info& info);
+  Napi::Value copyToHost(const Info& info);
+  Napi::Value upload(const Info& info);
+  Napi::Value download(const Info& info);
+  Napi::Value fillRandom(const Info& info);
+
+  // ops_forward.cpp: requests, and the operations of a forward pass.
+  Napi::Value makeRequests(const Info& info);
+  Napi::Value addRequest(const Info& info);
+  Napi::Value readRequest(const Info& info);
+  Napi::Value prepareInputs(const Info& info);
+  Napi::Value embed(const Info& info);
+  Napi::Value rmsNorm(const Info& info);
+  Napi::Value linear(const Info& info);
+  Napi::Value normLinear(const Info& info);
+  Napi::Value linearSiluAndMul(const Info& info);
+  Napi::Value routeTokens(const Info& info);
+  Napi::Value expertLinear(const Info& info);
+  Napi::Value sumExperts(const Info& info);
+  Napi::Value ropeAndCache(const Info& info);
+  Napi::Value attention(const Info& info);
+  Napi::Value siluAndMul(const Info& info);
+  Napi::Value gatherRows(const Info& info);
+  Napi::Value joinColumns(const Info& info);
+
+  // ops_sampling.cpp.
+  Napi::Value sample(const Info& info);
+  Napi::Value gatherLogprobs(const Info& info);
+
+  // ops_communicator.cpp: collectives and recorded operations.
+  Napi::Value makeCommunicator(const Info& info);
+  Napi::Value address(const Info& info);
+  Napi::Value connect(const Info& info);
+  Napi::Value hasPeerMemory(const Info& info);
+  Napi::Value allReduce(const Info& info);
+  Napi::Value allGather(const Info& info);
+  Napi::Value barrier(const Info& info);
+  Napi::Value dropCommunicator(const Info& info);
+  Napi::Value makeGraphs(const Info& info);
+  Napi::Value launchGraph(const Info& info);
+  Napi::Value dropGraphs(const Info& info);
+
+  std::shared_ptr<Ops> ops_;
+};
+
+}  // namespace uniproc

@@ -1,0 +1,116 @@
+#include "addon_testing/ops_values.h"
+
+#include <string>
+
+#include "addon/model_values.h"
+#include "addon/values.h"
+#include "addon_testing/handles.h"
+
+namespace uniproc {
+namespace {
+
+template <typename T = void>
+T* dataOf(Napi::Object object, const char* name) {
+  return toData<T>(object.Get(name), name);
+}
+
+}  // namespace
+
+int32_t int32Of(Napi::Object object, const char* name) { return toInt32(object.Get(name), name); }
+
+StorageType toStorageType(Napi::Value value) {
+  const std::string name = toString(value, "dtype");
+  if (name == "float32" || name == "int32") return StorageType::kFloat32;
+  if (name == "float16") return StorageType::kFloat16;
+  if (name == "bfloat16") return StorageType::kBFloat16;
+  if (name == "float8_e4m3") return StorageType::kFloat8E4M3;
+  throw Napi::TypeError::New(value.Env(), "there is no dtype " + name);
+}
+
+Weight toWeight(Napi::Value value) {
+  if (isNothing(value)) return {};
+  const Napi::Object object = toObject(value, "weight");
+  const Tensor& tensor = toTensor(object.Get("data"), "data");
+  return {tensor.buffer.data(), tensor.dtype(), int32Of(object, "rows"), int32Of(object, "cols")};
+}
+
+LinearWeight toLinearWeight(Napi::Value value, const Weight& bias) {
+  const Napi::Object object = toObject(value, "weight");
+  const Tensor& tensor = toTensor(object.Get("data"), "data");
+  if (isNothing(object.Get("scales"))) return LinearWeight::of(toWeight(value), bias);
+  LinearWeight weight;
+  weight.data = tensor.buffer.data();
+  weight.format = {tensor.type, int32Of(object, "scaleRows"), int32Of(object, "scaleCols")};
+  weight.dtype = toDType(object.Get("dtype"), "dtype");
+  weight.rows = int32Of(object, "rows");
+  weight.cols = int32Of(object, "cols");
+  weight.scales = dataOf(object, "scales");
+  weight.bias = bias;
+  return weight;
+}
+
+Routing toRouting(Napi::Value value) {
+  const Napi::Object object = toObject(value, "routing");
+  return {int32Of(object, "numTokens"),    int32Of(object, "numExperts"),
+          int32Of(object, "topK"),         int32Of(object, "firstLocal"),
+          int32Of(object, "numLocal"),     dataOf<int32_t>(object, "expertIds"),
+          dataOf<float>(object, "weights")};
+}
+
+Batch toBatch(Napi::Value value) {
+  const Napi::Object object = toObject(value, "batch");
+  Batch batch;
+  batch.numRows = int32Of(object, "numRows");
+  batch.numTokens = int32Of(object, "numTokens");
+  batch.slots = dataOf<int32_t>(object, "slots");
+  batch.numComputedTokens = dataOf<int32_t>(object, "numComputedTokens");
+  batch.queryStarts = dataOf<int32_t>(object, "queryStarts");
+  batch.tokenIds = dataOf<int32_t>(object, "tokenIds");
+  batch.positions = dataOf<int32_t>(object, "positions");
+  batch.cacheSlots = dataOf<int32_t>(object, "cacheSlots");
+  batch.tokenRows = dataOf<int32_t>(object, "tokenRows");
+  batch.maxQueryLen = int32Of(object, "maxQueryLen");
+  batch.numDecodeRows = int32Of(object, "numDecodeRows");
+  return batch;
+}
+
+AttentionShape toAttentionShape(Napi::Value value) {
+  const Napi::Object object = toObject(value, "shape");
+  return {int32Of(object, "numHeads"), int32Of(object, "numKvHeads"), int32Of(object, "headDim"),
+          int32Of(object, "slidingWindow")};
+}
+
+KvCache toKvCache(Napi::Value value) {
+  const Napi::Object object = toObject(value, "cache");
+  const Tensor& keys = toTensor(object.Get("keys"), "keys");
+  return {keys.buffer.data(), dataOf(object, "values"), keys.dtype(), int32Of(object, "blockSize")};
+}
+
+Logprobs toLogprobs(Napi::Value value) {
+  if (isNothing(value)) return {};
+  const Napi::Object object = toObject(value, "logprobs");
+  return {dataOf<int32_t>(object, "tokenIds"), dataOf<float>(object, "logprobs"),
+          dataOf<int32_t>(object, "ranks"), int32Of(object, "maxLogprobs")};
+}
+
+const RequestTable& toTable(Napi::Value value) {
+  return fromHandle<Requests>(value, "requests", kRequestsTag).slots.table();
+}
+
+std::pair<uint8_t*, size_t> toBytes(Napi::Value value, const char* name) {
+  if (!value.IsTypedArray()) {
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array");
+  }
+  const auto array = value.As<Napi::TypedArray>();
+  return {static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
+          array.ByteLength()};
+}
+
+Napi::Object fromFigures(Napi::Env env, double total, double free) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("total", total);
+  object.Set("free", free);
+  return object;
+}
+
+}  // namespace uniproc

@@ -1,0 +1,33 @@
+// Token embeddings.
+#pragma once
+
+#include "model/parameters.h"
+#include "model/spec.h"
+#include "ops/ops.h"
+
+namespace uniproc {
+
+class Embedding {
+ public:
+  explicit Embedding(const ModelShard& shard) : shard_(shard) {}
+
+  void declare(Parameters& parameters) {
+    const ModelSpec& spec = shard_.spec();
+    parameters.matrix(table_, {-1, -1, "embedding"}, {shard_.vocab(), "vocabSize"},
+                      {Share::all(spec.hiddenSize), "hiddenSize"}, shard_.vocabShardSize());
+  }
+
+  // out [numTokens, hiddenSize]: this rank's part of the sum over the ranks, zeros for the tokens
+  // that another rank has.
+  void forward(Ops& ops, const int32_t* tokenIds, int32_t numTokens, void* out) const {
+    ops.embed(tokenIds, numTokens, table_, static_cast<int32_t>(shard_.rank() * table_.rows), out);
+  }
+
+  const Weight& table() const { return table_; }
+
+ private:
+  const ModelShard& shard_;
+  Weight table_;  // [vocabShardSize, hiddenSize]
+};
+
+}  // namespace uniproc

@@ -1,0 +1,87 @@
+#include "model/blocks/experts.h"
+
+#include <vector>
+
+namespace uniproc {
+namespace {
+
+// A token's share of the third scratch: the router's logits, then the ids and weights of its
+// experts. Each part begins at a multiple of 16 bytes when it does for all tokens before it.
+constexpr size_t kAlignment = 16;
+
+constexpr size_t aligned(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+void ExpertsBlock::declare(Parameters& parameters) {
+  const Dimension hidden = {Share::all(shard_.spec().hiddenSize), "hiddenSize"};
+  const Share own = shard_.experts();
+  const auto name = [this](const char* module, int32_t expert = -1) {
+    return ModuleName{layer_, expert, module};
+  };
+  std::vector<Parameters::LinearPart> gateUp;
+  std::vector<Parameters::LinearPart> down;
+  for (int32_t expert = 0; expert < experts().numExperts; ++expert) {
+    const bool isHere = expert >= own.first && expert < own.first + own.count;
+    Dimension intermediate = {Share::all(experts().intermediateSize), "expertIntermediateSize"};
+    Dimension out = hidden;
+    if (!isHere) intermediate.share.count = out.share.count = 0;
+    gateUp.push_back({name("experts.gate", expert), intermediate});
+    gateUp.push_back({name("experts.up", expert), intermediate});
+    down.push_back({name("experts.down", expert), out});
+  }
+
+  parameters.norm(norm_, name("experts.norm"), hidden);
+  parameters.linear(router_,
+                    {{name("experts.router"), {Share::all(experts().numExperts), "numExperts"}}},
+                    hidden);
+  parameters.linear(gateUp_, gateUp, hidden);
+  parameters.linear(down_, down,
+                    {Share::all(experts().intermediateSize), "expertIntermediateSize"});
+}
+
+ScratchBytes ExpertsBlock::scratch(DType activations) const {
+  const size_t elementSize = sizeOf(activations);
+  const size_t topK = experts().numExpertsPerToken;
+  const size_t intermediate = experts().intermediateSize;
+  const size_t hidden = shard_.spec().hiddenSize;
+  // Down's output takes the place of gate's and up's, which are read no more by then.
+  return {topK * std::max(2 * intermediate, hidden) * elementSize,
+          topK * intermediate * elementSize,
+          aligned(experts().numExperts * elementSize) + aligned(topK * sizeof(int32_t)) +
+              aligned(topK * sizeof(float))};
+}
+
+void ExpertsBlock::forward(const ForwardPass& pass, bool isFirst) {
+  const Activations& activations = pass.activations;
+  Ops& ops = pass.ops;
+  const int32_t numTokens = pass.batch.numTokens;
+  const int32_t topK = experts().numExpertsPerToken;
+  void* hidden = activations.hidden.data();
+  void* gateUp = activations.first.data();
+  void* product = activations.second.data();
+
+  auto* logits = activations.third.as<std::byte>();
+  auto* ids = logits + numTokens * aligned(experts().numExperts * sizeOf(activations.dtype));
+  auto* weights = ids + numTokens * aligned(topK * sizeof(int32_t));
+  const Routing routing = {numTokens,
+                           experts().numExperts,
+                           topK,
+                           static_cast<int32_t>(shard_.experts().first),
+                           static_cast<int32_t>(shard_.experts().count),
+                           reinterpret_cast<int32_t*>(ids),
+                           reinterpret_cast<float*>(weights)};
+
+  ops.normLinear({isFirst ? nullptr : hidden, activations.residual.data(), norm_,
+                  shard_.spec().rmsNormEps, hidden},
+                 numTokens, router_, logits);
+  ops.routeTokens(logits, experts().normTopkProb, routing, activations.dtype);
+  ops.expertLinear(hidden, /*rowsPerToken=*/1, routing, gateUp_, gateUp, activations.dtype);
+  ops.siluAndMul(gateUp, numTokens * topK, experts().intermediateSize, product, activations.dtype);
+  ops.expertLinear(product, /*rowsPerToken=*/topK, routing, down_, gateUp, activations.dtype);
+  ops.sumExperts(gateUp, routing, shard_.spec().hiddenSize, hidden, activations.dtype);
+}
+
+}  // namespace uniproc

@@ -1,0 +1,345 @@
+#include "model/parameters.h"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+#include <utility>
+
+#include "ops/cpu/float_types.h"
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// Rows are read a piece at a time, so that stopping is prompt.
+constexpr int64_t kBytesPerPiece = int64_t{64} << 20;
+// Between the seeds of two parameters' random values: the golden ratio's bits.
+constexpr uint64_t kSeedStep = 0x9E3779B97F4A7C15;
+
+constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t bytesOf(StorageType type, int64_t count) {
+  return count * static_cast<int64_t>(sizeOf(type));
+}
+
+[[noreturn]] void throwInvalid(const std::string& message, const std::string& file = {}) {
+  throw Error("CHECKPOINT_INVALID", message, file);
+}
+
+// Rows [first, first + count) of this rank's share, as they lie in the file.
+FileRows rowsInFile(const ParameterSource& source, const Parameter& parameter, int64_t first,
+                    int64_t count) {
+  const Share cols = parameter.cols();
+  const int64_t row = parameter.rows().first + first;
+  return {source.offset + bytesOf(source.type, row * cols.of + cols.first), count,
+          bytesOf(source.type, cols.count), bytesOf(source.type, cols.of)};
+}
+
+// The blocks of `size` elements that a share lies in.
+Share blocksOf(const Share& share, int64_t size) {
+  const int64_t first = share.first / size;
+  const int64_t end = ceilDiv(share.first + share.count, size);
+  return {ceilDiv(share.of, size), first, share.count == 0 ? 0 : end - first};
+}
+
+// Random values are Normal(mean, std), such that a product's terms are of the size 0.02.
+std::pair<float, float> randomValues(StorageType type, ParameterPart part, bool isNorm) {
+  constexpr float kStd = 0.02f;
+  constexpr float kFloat8Std = 16.0f;  // of the elements that scales multiply
+  if (isNorm) return {1.0f, 0.0f};
+  if (part == ParameterPart::kScales) return {kStd / kFloat8Std, 0.0f};
+  return {0.0f, isFloat(type) ? kStd : kFloat8Std};
+}
+
+void checkType(const Parameter& parameter, StorageType type, const std::string& file) {
+  const bool fits = parameter.part == ParameterPart::kWeight && !isFloat(parameter.format.type)
+                        ? type == parameter.format.type
+                        : isFloat(type);
+  if (!fits) throwInvalid(parameter.toString() + " is stored in a type it cannot have", file);
+}
+
+}  // namespace
+
+HostCopy::HostCopy(size_t bytes)
+    : bytes_(bytes), data_(memory_.allocate(bytes, "the weights in host memory")) {}
+
+HostCopy::~HostCopy() { memory_.release(data_, bytes_); }
+
+// Declaring -------------------------------------------------------------------------------------
+
+void Parameters::norm(Weight& target, ModuleName name, Dimension size) {
+  target = {nullptr, dtype_, size.share.count, 1};
+  const StorageType type = storageOf(dtype_);
+  const size_t storage = store(&target.data, bytesOf(type, target.rows), type,
+                               ParameterPart::kWeight, /*isNorm=*/true);
+  declare({name, ParameterPart::kWeight, {size}, false, {type}}, {storage, 0});
+}
+
+void Parameters::matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols,
+                        int64_t storedRows) {
+  target = {nullptr, dtype_, storedRows, cols.share.count};
+  const StorageType type = storageOf(dtype_);
+  const size_t storage =
+      store(&target.data, bytesOf(type, target.rows * target.cols), type, ParameterPart::kWeight);
+  declare({name, ParameterPart::kWeight, {rows, cols}, false, {type}}, {storage, 0});
+}
+
+void Parameters::linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
+                        Bias bias, int32_t rank, int64_t storedRows) {
+  const WeightFormat stored = commonFormat(parts);
+  target.format = stored;
+  target.dtype = dtype_;
+  target.cols = cols.share.count;
+  target.rows = 0;
+  // A block of scales in memory begins where a part begins and where one in the file does.
+  for (const LinearPart& part : parts) {
+    if (stored.hasScales()) {
+      target.format.scaleRows = static_cast<int32_t>(
+          std::gcd(std::gcd(int64_t{target.format.scaleRows}, target.rows), part.rows.share.first));
+    }
+    target.rows += part.rows.share.count;
+  }
+  if (stored.hasScales()) {
+    target.format.scaleCols =
+        static_cast<int32_t>(std::gcd(int64_t{stored.scaleCols}, cols.share.first));
+  }
+  const int64_t partRows = target.rows;
+  target.rows = std::max(target.rows, storedRows);
+
+  const size_t weights = store(&target.data, bytesOf(stored.type, target.rows * target.cols),
+                               stored.type, ParameterPart::kWeight);
+  size_t scales = 0;
+  if (stored.hasScales()) {
+    const int64_t count = ceilDiv(target.rows, target.format.scaleRows) * target.scaleColumns();
+    scales = store(&target.scales, bytesOf(StorageType::kFloat32, count), StorageType::kFloat32,
+                   ParameterPart::kScales);
+    storages_[scales].linear = &target;
+  }
+  const bool biasHere = bias == Bias::kAll || (bias == Bias::kOnce && rank == 0);
+  size_t biases = 0;
+  if (biasHere) {
+    target.bias = {nullptr, dtype_, partRows, 1};
+    biases = store(&target.bias.data, bytesOf(storageOf(dtype_), partRows), storageOf(dtype_),
+                   ParameterPart::kBias);
+  }
+
+  int64_t rowOffset = 0;
+  for (const auto& [name, rows] : parts) {
+    declare({name, ParameterPart::kWeight, {rows, cols}, true, stored}, {weights, rowOffset});
+    if (stored.hasScales()) {
+      const Dimension rowBlocks = {blocksOf(rows.share, stored.scaleRows), rows.of};
+      const Dimension colBlocks = {blocksOf(cols.share, stored.scaleCols), cols.of};
+      declare({name, ParameterPart::kScales, {rowBlocks, colBlocks}, false, stored},
+              {scales, rowOffset});
+    }
+    if (bias != Bias::kNone) {
+      Dimension size = rows;
+      if (!biasHere) size.share.count = 0;
+      declare({name, ParameterPart::kBias, {size}, false, stored}, {biases, rowOffset});
+    }
+    rowOffset += rows.share.count;
+  }
+}
+
+WeightFormat Parameters::formatOf(const ModuleName& name) const {
+  const auto found = formats_.find(name.toString());
+  return found == formats_.end() ? WeightFormat{storageOf(dtype_)} : found->second;
+}
+
+WeightFormat Parameters::commonFormat(const std::vector<LinearPart>& parts) const {
+  const WeightFormat format = formatOf(parts.front().name);
+  for (const LinearPart& part : parts) {
+    if (formatOf(part.name) == format) continue;
+    throw Error("CONFIG_INVALID", parts.front().name.toString() + " and " + part.name.toString() +
+                                      " are held as one weight and must be stored alike");
+  }
+  return format;
+}
+
+size_t Parameters::store(const void** data, size_t bytes, StorageType type, ParameterPart part,
+                         bool isNorm) {
+  storages_.push_back({data, bytes, type, part, isNorm, nullptr});
+  return storages_.size() - 1;
+}
+
+void Parameters::declare(Parameter parameter, Place place) {
+  declared_.push_back(std::move(parameter));
+  places_.push_back(place);
+}
+
+// Filling ---------------------------------------------------------------------------------------
+
+void Parameters::allocate(Ops& ops) {
+  for (const Storage& storage : storages_) {
+    buffers_.emplace_back(ops, storage.bytes, "the weights");
+    *storage.data = buffers_.back().data();
+  }
+}
+
+void Parameters::release() noexcept {
+  for (const Storage& storage : storages_) *storage.data = nullptr;
+  buffers_.clear();
+}
+
+void Parameters::load(Ops& ops, const std::vector<std::string>& paths,
+                      const std::vector<ParameterSource>& sources, const Progress& progress,
+                      std::stop_token stop) {
+  std::vector<CheckpointFile> files;
+  for (const std::string& path : paths) files.emplace_back(path);
+  const std::vector<Reading> readings = check(sources, files);
+  try {
+    allocate(ops);
+    int64_t bytesRead = 0;
+    int64_t tensorsDone = 0;
+    for (const Reading& reading : readings) {
+      const CheckpointFile& file = files[reading.source->file];
+      if (reading.parameter->part == ParameterPart::kScales) {
+        readScales(ops, reading, file);
+      } else {
+        read(ops, reading, file, stop);
+      }
+      const Parameter& parameter = *reading.parameter;
+      bytesRead += bytesOf(reading.source->type, parameter.rows().count * parameter.cols().count);
+      progress(bytesRead, ++tensorsDone);
+    }
+    ops.synchronize();
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+// In the order of the files' bytes.
+std::vector<Parameters::Reading> Parameters::check(const std::vector<ParameterSource>& sources,
+                                                   const std::vector<CheckpointFile>& files) const {
+  std::vector<Reading> readings;
+  std::vector<bool> isNamed(declared_.size(), false);
+  for (const ParameterSource& source : sources) {
+    const auto index = static_cast<size_t>(source.parameter);
+    if (source.parameter < 0 || index >= declared_.size() || !declared_[index].isHere()) {
+      throwInvalid("this rank has no parameter " + std::to_string(source.parameter));
+    }
+    const Parameter& parameter = declared_[index];
+    if (source.file < 0 || source.file >= static_cast<int32_t>(files.size())) {
+      throwInvalid(parameter.toString() + " is in file " + std::to_string(source.file) + " of " +
+                   std::to_string(files.size()));
+    }
+    const CheckpointFile& file = files[source.file];
+    if (isNamed[index]) throwInvalid(parameter.toString() + " is named twice", file.path());
+    isNamed[index] = true;
+    checkType(parameter, source.type, file.path());
+    if (source.offset < 0) {
+      throwInvalid("a tensor begins at byte " + std::to_string(source.offset), file.path());
+    }
+    file.require(rowsInFile(source, parameter, 0, parameter.rows().count));
+    readings.push_back({&source, &parameter, &places_[index]});
+  }
+  for (size_t i = 0; i < declared_.size(); ++i) {
+    if (isNamed[i] || !declared_[i].isHere()) continue;
+    throwInvalid(declared_[i].toString() + " is not named",
+                 files.empty() ? std::string() : files.front().path());
+  }
+  std::sort(readings.begin(), readings.end(), [](const Reading& a, const Reading& b) {
+    return std::tie(a.source->file, a.source->offset) < std::tie(b.source->file, b.source->offset);
+  });
+  return readings;
+}
+
+void Parameters::read(Ops& ops, const Reading& reading, const CheckpointFile& file,
+                      std::stop_token stop) {
+  const auto& [source, parameter, place] = reading;
+  const Storage& storage = storages_[place->storage];
+  const Share cols = parameter->cols();
+  const int64_t rowBytes = bytesOf(storage.type, cols.count);
+  std::byte* out = buffers_[place->storage].as<std::byte>() + place->rowOffset * rowBytes;
+  const int64_t rowsPerPiece =
+      std::max<int64_t>(1, kBytesPerPiece / bytesOf(source->type, cols.count));
+  const int64_t numRows = parameter->rows().count;
+  for (int64_t row = 0; row < numRows; row += rowsPerPiece) {
+    if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was given up");
+    const int64_t count = std::min(rowsPerPiece, numRows - row);
+    const FileRows rows = rowsInFile(*source, *parameter, row, count);
+    file.willRead(rows);
+    ops.upload(out, storage.type, {file, rows.offset, source->type, count, cols.count, cols.of});
+    out += count * rowBytes;
+  }
+}
+
+// Each scale is repeated for the smaller blocks that the weight in memory may have.
+void Parameters::readScales(Ops& ops, const Reading& reading, const CheckpointFile& file) {
+  const auto& [source, scales, place] = reading;
+  const Parameter& matrix = *(scales - 1);  // declared just before its scales
+  const WeightFormat& inMemory = storages_[place->storage].linear->format;
+  const int64_t numCols = storages_[place->storage].linear->scaleColumns();
+
+  const Share rowBlocks = scales->rows();
+  const Share colBlocks = scales->cols();
+  const int64_t count = rowBlocks.count * colBlocks.of;
+  std::vector<std::byte> stored(bytesOf(source->type, count));
+  file.read(source->offset + bytesOf(source->type, rowBlocks.first * colBlocks.of),
+            static_cast<int64_t>(stored.size()), stored.data());
+
+  const int64_t numRows = ceilDiv(matrix.rows().count, inMemory.scaleRows);
+  std::vector<float> out(numRows * numCols);
+  for (int64_t row = 0; row < numRows; ++row) {
+    const int64_t rowBlock =
+        (matrix.rows().first + row * inMemory.scaleRows) / matrix.format.scaleRows;
+    for (int64_t col = 0; col < numCols; ++col) {
+      const int64_t colBlock =
+          (matrix.cols().first + col * inMemory.scaleCols) / matrix.format.scaleCols;
+      out[row * numCols + col] = elementAt(stored.data(), dtypeOf(source->type),
+                                           (rowBlock - rowBlocks.first) * colBlocks.of + colBlock);
+    }
+  }
+  auto* to = buffers_[place->storage].as<float>() + place->rowOffset / inMemory.scaleRows * numCols;
+  ops.copyToDevice(to, out.data(), out.size() * sizeof(float));
+  ops.synchronize();  // `out` may still be copied from
+}
+
+void Parameters::fillRandom(Ops& ops, uint64_t seed) {
+  try {
+    allocate(ops);
+    for (size_t i = 0; i < storages_.size(); ++i) {
+      const Storage& storage = storages_[i];
+      const auto count = static_cast<int64_t>(storage.bytes / sizeOf(storage.type));
+      const auto [mean, std] = randomValues(storage.type, storage.part, storage.isNorm);
+      ops.fillRandom(buffers_[i].data(), storage.type, count, mean, std, seed + i * kSeedStep);
+    }
+    ops.synchronize();
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+std::unique_ptr<const HostCopy> Parameters::toHost(Ops& ops) const {
+  size_t bytes = 0;
+  for (const Buffer& buffer : buffers_) bytes += buffer.bytes();
+  auto copy = std::make_unique<HostCopy>(bytes);
+  std::byte* to = copy->data();
+  for (const Buffer& buffer : buffers_) {
+    ops.download(to, buffer.data(), static_cast<int64_t>(buffer.bytes()));
+    to += buffer.bytes();
+  }
+  return copy;
+}
+
+void Parameters::fromHost(Ops& ops, const HostCopy& copy) {
+  try {
+    allocate(ops);
+    const BytesInMemory memory(copy.data());
+    int64_t from = 0;
+    for (size_t i = 0; i < storages_.size(); ++i) {
+      const StorageType type = storages_[i].type;
+      const auto count = static_cast<int64_t>(storages_[i].bytes / sizeOf(type));
+      ops.upload(buffers_[i].data(), type, {memory, from, type, 1, count, count});
+      from += static_cast<int64_t>(storages_[i].bytes);
+    }
+    ops.synchronize();
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+}  // namespace uniproc

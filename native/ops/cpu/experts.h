@@ -1,0 +1,27 @@
+// The operations of a mixture of experts on the CPU.
+#pragma once
+
+#include "ops/cpu/linear.h"
+#include "ops/cpu/thread_pool.h"
+#include "ops/experts.h"
+
+namespace uniproc {
+
+class Experts {
+ public:
+  Experts(ThreadPool& pool, Linear& linear) : pool_(pool), linear_(linear) {}
+
+  // As ExpertOps says, of float32 activations.
+  void routeTokens(const float* logits, bool normalize, const Routing& routing);
+  // An expert's rows are multiplied together; as in any linear layer a row does not depend on the
+  // others.
+  void expertLinear(const float* x, int32_t rowsPerToken, const Routing& routing,
+                    const LinearWeight& weight, float* out);
+  void sumExperts(const float* x, const Routing& routing, int32_t width, float* out);
+
+ private:
+  ThreadPool& pool_;
+  Linear& linear_;
+};
+
+}  // namespace uniproc

@@ -1,0 +1,45 @@
+// What numbers are computed in, and what they are stored in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace uniproc {
+
+// What one computes and caches in.
+enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
+
+constexpr size_t sizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// What the elements of a tensor are stored in. Float8E4M3: 1 sign, 4 exponent, 3 mantissa bits, no
+// infinities (Micikevicius et al. 2022, FP8 formats for deep learning).
+enum class StorageType : uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8E4M3 };
+
+constexpr size_t sizeOf(StorageType type) {
+  switch (type) {
+    case StorageType::kFloat32:
+      return 4;
+    case StorageType::kFloat8E4M3:
+      return 1;
+    default:
+      return 2;
+  }
+}
+
+constexpr StorageType storageOf(DType dtype) { return static_cast<StorageType>(dtype); }
+constexpr bool isFloat(StorageType type) { return type <= StorageType::kBFloat16; }
+// Of a type that isFloat.
+constexpr DType dtypeOf(StorageType type) { return static_cast<DType>(type); }
+
+// How a matrix is stored: its elements, and a scale for each block of [scaleRows, scaleCols] of
+// them, where they have scales.
+struct WeightFormat {
+  StorageType type = StorageType::kFloat32;
+  int32_t scaleRows = 0;
+  int32_t scaleCols = 0;
+
+  bool hasScales() const { return scaleRows > 0; }
+  bool operator==(const WeightFormat&) const = default;
+};
+
+}  // namespace uniproc

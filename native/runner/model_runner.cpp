@@ -1,0 +1,427 @@
+#include "runner/model_runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+// A short prompt.
+constexpr int32_t kWarmUpTokens = 64;
+
+// Between the ranks' seeds of random weights: an odd number whose bits are in no order.
+constexpr uint64_t kSeedsApart = 0xD1B54A32D192ED03;
+
+[[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
+
+void requireListMemory(const ModelLimits& limits) {
+  constexpr int64_t kMost = RequestLimits::kMaxListMemory;
+  if (limits.listMemoryBytes >= 0 && limits.listMemoryBytes <= kMost) return;
+  throw Error("CONFIG_INVALID", "listMemoryBytes is " + std::to_string(limits.listMemoryBytes) +
+                                    "; it may be from 0 to " + std::to_string(kMost));
+}
+
+}  // namespace
+
+ModelRunner::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
+                                  const std::vector<std::shared_ptr<StepBuffers>>& stepBuffers)
+    : slots(ops, spec, limits), inputs(ops, limits) {
+  for (const auto& step : stepBuffers) steps.push_back(pin(ops, step->data(), step->bytes()));
+  const size_t rows = limits.maxNumSeqs;
+  const auto allocate = [&ops](size_t count) {
+    return Buffer(ops, count * sizeof(int32_t), "the sampling's outputs");
+  };
+  bitmask = allocate(rows * ModelLimits::ceilDiv(spec.vocabSize, 32));
+  sampled = allocate(2 * rows);
+  logprobTokenIds = allocate(rows * (1 + limits.maxLogprobs));
+  logprobs = allocate(rows * (1 + limits.maxLogprobs));
+  logprobRanks = allocate(rows);
+}
+
+Logprobs ModelRunner::Workspace::logprobsOut(const ModelLimits& limits) const {
+  return {logprobTokenIds.as<int32_t>(), logprobs.as<float>(), logprobRanks.as<int32_t>(),
+          limits.maxLogprobs};
+}
+
+void ModelRunner::Workspace::copyLogprobs(Ops& ops, int32_t first, int32_t count,
+                                          const ModelLimits& limits, std::span<int32_t> outTokenIds,
+                                          std::span<float> outLogprobs,
+                                          std::span<int32_t> outRanks) const {
+  const size_t width = 1 + limits.maxLogprobs;
+  const size_t bytes = count * width * sizeof(int32_t);
+  ops.copyToHost(outTokenIds.data() + first * width, logprobTokenIds.data(), bytes);
+  ops.copyToHost(outLogprobs.data() + first * width, logprobs.data(), bytes);
+  ops.copyToHost(outRanks.data() + first, logprobRanks.data(), count * sizeof(int32_t));
+}
+
+ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
+                         std::shared_ptr<DeviceCommunicator> communicator)
+    : communicator_(communicator && communicator->worldSize() > 1 ? std::move(communicator)
+                                                                  : nullptr),
+      shard_(spec, communicator_ ? communicator_->rank() : 0,
+             communicator_ ? communicator_->worldSize() : 1),
+      limits_(limits),
+      parameters_(spec),
+      decoder_(shard_, parameters_) {
+  limits.check();
+  requireListMemory(limits);
+  for (int32_t i = 0; i < limits.numSteps; ++i) {
+    steps_.push_back(std::make_shared<StepBuffers>(limits));
+  }
+}
+
+void ModelRunner::load(Ops& ops, const std::vector<std::string>& files,
+                       const std::vector<ParameterSource>& sources,
+                       const Parameters::Progress& progress, std::stop_token stop) {
+  fillWeights(ops, [&] { parameters_.load(ops, files, sources, progress, std::move(stop)); });
+}
+
+void ModelRunner::loadDummy(Ops& ops, uint64_t seed) {
+  const auto rank = static_cast<uint64_t>(shard_.rank());
+  fillWeights(ops, [&] { parameters_.fillRandom(ops, seed + rank * kSeedsApart); });
+}
+
+template <typename Fill>
+void ModelRunner::fillWeights(Ops& ops, Fill fill) {
+  requireNoWeights();
+  fill();
+  if (workspace_) return;
+  try {
+    decoder_.allocate(ops, limits_, communicator());
+    workspace_.emplace(ops, spec(), limits_, steps_);
+  } catch (...) {
+    decoder_.release();
+    parameters_.release();
+    throw;
+  }
+}
+
+// Of the other ranks, null when there are none. Throws Error SHUT_DOWN when it is gone.
+Communicator* ModelRunner::communicator() const {
+  return communicator_ ? &communicator_->get() : nullptr;
+}
+
+void ModelRunner::requireNoWeights() const {
+  if (parameters_.isAllocated() || offloadedWeights_) {
+    throwState("the weights are loaded already; release them first");
+  }
+}
+
+void ModelRunner::requireWeights() const {
+  if (!parameters_.isAllocated()) throwState("the model's weights are not loaded; call load first");
+}
+
+void ModelRunner::releaseWeights() {
+  graphs_.reset();
+  parameters_.release();
+  offloadedWeights_.reset();
+}
+
+void ModelRunner::offloadWeights(Ops& ops) {
+  if (!parameters_.isAllocated()) {
+    throwState("there are no weights on the device to move to host memory");
+  }
+  auto copy = parameters_.toHost(ops);
+  releaseWeights();
+  offloadedWeights_ = std::move(copy);
+}
+
+void ModelRunner::restoreWeights(Ops& ops) {
+  if (!offloadedWeights_) throwState("there are no weights in host memory; offload them first");
+  parameters_.fromHost(ops, *offloadedWeights_);
+  offloadedWeights_.reset();
+}
+
+void ModelRunner::allocateKvCache(Ops& ops, int32_t numBlocks) {
+  if (cache_) throwState("the KV cache is allocated already; release it first");
+  if (numBlocks < 1) throwState("a KV cache of " + std::to_string(numBlocks) + " blocks");
+  cache_.emplace(ops, shard_, limits_.blockSize, numBlocks);
+}
+
+void ModelRunner::releaseKvCache() {
+  graphs_.reset();
+  cache_.reset();
+  if (workspace_) workspace_->slots.forgetBlocks();
+}
+
+void ModelRunner::release() noexcept {
+  launched_.reset();
+  graphs_.reset();
+  cache_.reset();
+  workspace_.reset();
+  decoder_.release();
+  releaseWeights();
+}
+
+ModelRunner::Workspace& ModelRunner::requireWorkspace() {
+  if (!workspace_) throwState("the model is not loaded; call load first");
+  return *workspace_;
+}
+
+ModelRunner::Stage ModelRunner::requireStage(Ops& ops, int32_t step) {
+  requireWeights();
+  if (!cache_) throwState("the KV cache is not allocated; call allocateKvCache first");
+  if (step < 0 || step >= limits_.numSteps) {
+    throwState("there is no step " + std::to_string(step) + "; there are " +
+               std::to_string(limits_.numSteps));
+  }
+  if (!graphs_ && !limits_.enforceEager) graphs_ = ops.makeGraphs();
+  return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get()};
+}
+
+template <typename Body>
+void ModelRunner::keepError(Body body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.code() == "DEVICE_FAILED") throw;
+    if (!error_) error_ = std::current_exception();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void ModelRunner::checkRequest(const Request& request) const {
+  RequestLimits(spec(), limits_).check(request);
+}
+
+void ModelRunner::addRequest(Ops& ops, int32_t slot, const Request& request) {
+  keepError(
+      [&] { requireWorkspace().slots.add(ops, slot, request, cache_ ? cache_->numBlocks() : 0); });
+}
+
+void ModelRunner::removeRequest(int32_t slot) {
+  keepError([&] { requireWorkspace().slots.remove(slot); });
+}
+
+void ModelRunner::forward(Ops& ops, const StepLaunch& launch) {
+  keepError([&] {
+    const std::optional<Launched> waiting = std::exchange(launched_, Launched{launch, 0});
+    if (waiting) {
+      throwState("step " + std::to_string(launch.step) + " is launched while step " +
+                 std::to_string(waiting->launch.step) + " waits to be sampled");
+    }
+    if (error_) return;
+    const Stage stage = requireStage(ops, launch.step);
+    launched_->graphRows = graphRows(launch, stage);
+    ops.beginStep();
+    runForward(ops, launch, launched_->graphRows, stage);
+  });
+}
+
+void ModelRunner::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask,
+                         Ops::Done done) {
+  const std::optional<Launched> launched = std::exchange(launched_, std::nullopt);
+  try {
+    if (const std::exception_ptr error = std::exchange(error_, nullptr)) {
+      std::rethrow_exception(error);
+    }
+    if (!launched || launched->launch.step != step) {
+      throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
+    }
+    runSample(ops, *launched, requireStage(ops, step), bitmask);
+    ops.endStep(std::move(done));
+  } catch (...) {
+    ops.synchronize();  // the step's buffers are free once the error is known
+    throw;
+  }
+}
+
+std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
+  if (error_ || !launched_) throwState("there are no logits: no step waits to be sampled");
+  if (numRows < 1 || numRows > launched_->launch.numSampled) {
+    throwState("there are logits of " + std::to_string(launched_->launch.numSampled) +
+               " rows, not of " + std::to_string(numRows));
+  }
+  std::vector<float> logits(int64_t{numRows} * spec().vocabSize);
+  ops.copyToHost(logits.data(), decoder_.logits(), logits.size() * sizeof(float));
+  ops.synchronize();
+  return logits;
+}
+
+void ModelRunner::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows,
+                             const Stage& stage) {
+  static_cast<void>(communicator());  // the decoder's: throws when it is gone
+  BatchInputs& inputs = workspace_->inputs;
+  const RequestTable& requests = stage.slots.table();
+  const Batch batch =
+      inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks(), graphRows);
+  ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
+                    batch);
+  if (batch.numTokens == 0) return;
+  const auto forward = [&] {
+    decoder_.forward(ops, stage.cache, requests, batch);
+    if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
+    const int32_t numSampled = std::max(launch.numSampled, graphRows);
+    if (numSampled > 0) {
+      decoder_.computeLogits(ops, inputs.lastTokens(), numSampled);
+    }
+  };
+  if (graphRows > 0) return stage.graphs->launch(2 * graphRows, forward);
+  forward();
+}
+
+// The rows of the graph that a step runs in; 0 for a step that is none of the kind that recurs:
+// each row computes one token, and samples.
+int32_t ModelRunner::graphRows(const StepLaunch& launch, const Stage& stage) const {
+  const auto scheduled = stage.step.numScheduledTokens;
+  const bool recurs = stage.graphs && launch.numRows > 0 && launch.numRows <= limits_.maxNumSeqs &&
+                      launch.numSampled == launch.numRows && launch.numPromptLogprobRows == 0 &&
+                      std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
+                                  [](int32_t numTokens) { return numTokens == 1; });
+  return recurs ? paddedRows(launch.numRows) : 0;
+}
+
+// One of a few sizes, so that there are few graphs.
+int32_t ModelRunner::paddedRows(int32_t numRows) const {
+  constexpr int32_t kUnit = 8;
+  const int32_t padded = numRows <= kUnit ? static_cast<int32_t>(std::bit_ceil(uint32_t(numRows)))
+                                          : ModelLimits::ceilDiv(numRows, kUnit) * kUnit;
+  return std::min({padded, limits_.maxNumSeqs, limits_.maxNumBatchedTokens});
+}
+
+// A position's logits tell of the token after it, which the request table has. They are computed in
+// pieces of as many positions as the logits have rows.
+void ModelRunner::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage) {
+  Workspace& work = *workspace_;
+  const RequestTable& requests = stage.slots.table();
+  const int32_t* queryStarts = work.inputs.queryStarts(launch.step);
+  int32_t numDone = 0;
+  for (const int32_t row : stage.step.promptLogprobRows.first(launch.numPromptLogprobRows)) {
+    const int32_t slot = stage.step.slots[row];
+    const RequestSlots::Slot& request = stage.slots.at(slot);
+    const int32_t start = stage.step.numComputedTokens[row];
+    const int32_t numTokens = queryStarts[row + 1] - queryStarts[row];
+    const int32_t end = std::min(start + numTokens, request.numPromptTokens - 1);
+    const int32_t* tokenIds = requests.tokenIds + int64_t{slot} * requests.maxModelLen;
+    for (int32_t position = start; position < end; position += limits_.maxNumSeqs) {
+      const int32_t count = std::min(end - position, limits_.maxNumSeqs);
+      const int32_t* index = work.inputs.tokensFrom(queryStarts[row] + position - start);
+      const float* logits = decoder_.computeLogits(ops, index, count);
+      ops.gatherLogprobs(logits, count, spec().vocabSize, tokenIds + position + 1,
+                         std::max(0, request.numPromptLogprobs), work.numNans(limits_),
+                         work.logprobsOut(limits_));
+      work.copyLogprobs(ops, numDone, count, limits_, stage.step.promptLogprobTokenIds,
+                        stage.step.promptLogprobs, stage.step.promptLogprobRanks);
+      ops.copyToHost(stage.step.promptNumNans.data() + numDone, work.numNans(limits_),
+                     count * sizeof(int32_t));
+      numDone += count;
+    }
+  }
+}
+
+void ModelRunner::runSample(Ops& ops, const Launched& launched, const Stage& stage,
+                            const std::vector<int32_t>* bitmask) {
+  Workspace& work = *workspace_;
+  const StepLaunch& launch = launched.launch;
+  const int32_t count = launch.numSampled;
+  const int32_t* allowed = nullptr;
+  if (bitmask) {
+    const int64_t words = int64_t{count} * ModelLimits::ceilDiv(spec().vocabSize, 32);
+    if (static_cast<int64_t>(bitmask->size()) != words) {
+      throwState("a bitmask for " + std::to_string(count) + " sampled rows has " +
+                 std::to_string(bitmask->size()) + " words instead of " + std::to_string(words));
+    }
+    const HostToDevice mask{work.bitmask.data(), bitmask->data(), words * sizeof(int32_t)};
+    ops.copyAllToDevice({&mask, 1});
+    allowed = work.bitmask.as<int32_t>();
+  }
+  if (count > 0) {
+    const int32_t paddedRows = allowed ? 0 : launched.graphRows;
+    const auto sample = [&] {
+      ops.sample(decoder_.logits(), std::max(count, paddedRows), spec().vocabSize,
+                 work.inputs.sampledSlots(), stage.slots.table(), allowed,
+                 work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
+    };
+    if (paddedRows > 0) {
+      stage.graphs->launch(2 * paddedRows + 1, sample);
+    } else {
+      sample();
+    }
+    // The token ids, what lies between, and the numbers of NaN: one copy, as each takes a launch.
+    ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(),
+                   (limits_.maxNumSeqs + count) * sizeof(int32_t));
+    bool wantsLogprobs = false;
+    for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
+      RequestSlots::Slot& request = stage.slots.at(slot);
+      ++request.numTokens;
+      wantsLogprobs |= request.numLogprobs >= 0;
+    }
+    if (wantsLogprobs) {
+      work.copyLogprobs(ops, 0, count, limits_, stage.step.logprobTokenIds, stage.step.logprobs,
+                        stage.step.logprobRanks);
+    }
+  }
+}
+
+size_t ModelRunner::profile(Ops& ops) {
+  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
+  const int64_t most = int64_t{numRows} * limits_.maxModelLen;
+  rehearse(ops, numRows,
+           static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most)));
+  return graphBytes(ops, numRows);
+}
+
+// What the graphs of the largest size take, for each of the sizes.
+size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
+  const std::unique_ptr<Graphs> graphs = limits_.enforceEager ? nullptr : ops.makeGraphs();
+  if (!graphs) return 0;
+  rehearse(ops, numRows, numRows, graphs.get());
+  const size_t before = ops.memory().free;
+  rehearse(ops, numRows, numRows, graphs.get());
+  const size_t after = ops.memory().free;
+  size_t numSizes = 0;
+  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
+  return numSizes * (before - std::min(before, after));
+}
+
+void ModelRunner::warmUp(Ops& ops) {
+  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
+  rehearse(ops, 1, 1);
+  rehearse(ops, numRows, numRows);
+  rehearse(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
+}
+
+// Every row takes the longest way through sampling: truncation, penalties and logprobs.
+void ModelRunner::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
+  requireWeights();
+  if (launched_) throwState("a step waits to be sampled");
+  ops.synchronize();  // a step in flight may still be copied from where the inputs are laid
+  ModelLimits limits = limits_;
+  limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
+  limits.listMemoryBytes = 0;
+  const int32_t blocksPerRow = limits.maxBlocksPerSeq();
+  RequestSlots slots(ops, spec(), limits);
+  const PagedKvCache cache =
+      PagedKvCache::forRehearsal(ops, shard_, limits_.blockSize, numRows * blocksPerRow);
+  StepBuffers step(limits_);
+
+  Request request;
+  request.sampling.topP = 0.9f;
+  request.sampling.topK = 50;
+  request.sampling.repetitionPenalty = 1.1f;
+  request.sampling.numLogprobs = limits_.maxLogprobs;
+  request.blockIds.resize(blocksPerRow);
+  for (int32_t row = 0; row < numRows; ++row) {
+    const int32_t tokens = numTokens / numRows + (row < numTokens % numRows);
+    request.tokenIds.assign(tokens, 0);
+    request.numPromptTokens = tokens;
+    std::iota(request.blockIds.begin(), request.blockIds.end(), row * blocksPerRow);
+    slots.add(ops, row, request, cache.numBlocks());
+    step.slots[row] = row;
+    step.numScheduledTokens[row] = tokens;
+    step.sampledRows[row] = row;
+  }
+  const StepLaunch launch{0, numRows, 0, numRows, 0};
+  const Stage stage{step, slots, cache, graphs};
+  const Launched launched{launch, graphRows(launch, stage)};
+  runForward(ops, launch, launched.graphRows, stage);
+  runSample(ops, launched, stage, nullptr);
+  ops.synchronize();
+}
+
+}  // namespace uniproc

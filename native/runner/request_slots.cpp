@@ -1,0 +1,126 @@
+#include "runner/request_slots.h"
+
+#include <string>
+
+#include "runtime/error.h"
+
+namespace uniproc {
+namespace {
+
+[[noreturn]] void throwInvalid(const std::string& message) {
+  throw Error("INVALID_STATE", message);
+}
+
+template <typename T>
+size_t bytesOf(const std::vector<T>& values) {
+  return values.size() * sizeof(T);
+}
+
+template <typename T>
+HostToDevice copyOf(const std::vector<T>& values, T* to) {
+  return {to, values.data(), bytesOf(values)};
+}
+
+template <typename T>
+HostToDevice copyOf(const T& value, T* to) {
+  return {to, &value, sizeof(value)};
+}
+
+int32_t sizeOf32(const std::vector<int32_t>& values) { return static_cast<int32_t>(values.size()); }
+
+}  // namespace
+
+RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits)
+    : limits_(spec, limits), slots_(limits.maxNumSeqs) {
+  const size_t rows = slots_.size();
+  const auto allocate = [&ops](size_t bytes) { return Buffer(ops, bytes, "the request table"); };
+  tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
+  numTokens_ = allocate(rows * sizeof(int32_t));
+  numPromptTokens_ = allocate(rows * sizeof(int32_t));
+  blockTable_ = allocate(rows * limits.maxBlocksPerSeq() * sizeof(int32_t));
+  sampling_ = allocate(rows * sizeof(SamplingParams));
+  slotLists_ = allocate(rows * RequestLimits::kSlotListBytes);
+  if (limits.listMemoryBytes > 0) listMemory_ = allocate(limits.listMemoryBytes);
+  table_ = {
+      tokenIds_.as<int32_t>(),   numTokens_.as<int32_t>(),       numPromptTokens_.as<int32_t>(),
+      blockTable_.as<int32_t>(), sampling_.as<SamplingParams>(), limits.maxNumSeqs,
+      limits.maxModelLen,        limits.maxBlocksPerSeq()};
+}
+
+RequestSlots::Slot& RequestSlots::at(int32_t slot) {
+  if (slot < 0 || slot >= table_.maxNumSeqs) {
+    throw Error("INVALID_STATE", "there is no slot " + std::to_string(slot) + "; there are " +
+                                     std::to_string(table_.maxNumSeqs));
+  }
+  return slots_[slot];
+}
+
+void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks) {
+  Slot& state = at(slot);
+  state = {};
+  limits_.check(request);
+  checkBlocks(request.blockIds, numCacheBlocks);
+
+  const int32_t numTokens = sizeOf32(request.tokenIds);
+  std::vector<HostToDevice> copies;
+  const SamplingParams sampling = layLists(slot, request, copies);
+  const size_t row = slot;
+  copies.push_back(copyOf(request.tokenIds, table_.tokenIds + row * table_.maxModelLen));
+  copies.push_back(copyOf(numTokens, table_.numTokens + row));
+  copies.push_back(copyOf(request.numPromptTokens, table_.numPromptTokens + row));
+  copies.push_back(copyOf(request.blockIds, table_.blockTable + row * table_.maxBlocksPerSeq));
+  copies.push_back(copyOf(sampling, table_.sampling + row));
+  ops.copyAllToDevice(copies);
+
+  state.taken = true;
+  state.numTokens = numTokens;
+  state.numPromptTokens = request.numPromptTokens;
+  state.numBlocks = sizeOf32(request.blockIds);
+  state.numLogprobs = sampling.numLogprobs;
+  state.numPromptLogprobs = sampling.numPromptLogprobs;
+}
+
+void RequestSlots::remove(int32_t slot) { at(slot) = {}; }
+
+void RequestSlots::forgetBlocks() {
+  for (Slot& slot : slots_) slot.numBlocks = 0;
+}
+
+void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const {
+  if (blockIds.size() > static_cast<size_t>(table_.maxBlocksPerSeq)) {
+    throwInvalid("a request has " + std::to_string(blockIds.size()) +
+                 " blocks; a block table holds " + std::to_string(table_.maxBlocksPerSeq));
+  }
+  for (const int32_t block : blockIds) {
+    if (block >= 0 && block < numCacheBlocks) continue;
+    throwInvalid("a request names block " + std::to_string(block) + "; there are " +
+                 std::to_string(numCacheBlocks));
+  }
+}
+
+// The request's parameters with its lists, one after the other in the memory for them.
+SamplingParams RequestSlots::layLists(int32_t slot, const Request& request,
+                                      std::vector<HostToDevice>& copies) const {
+  SamplingParams sampling = request.sampling;
+  std::byte* next = request.listOffset < 0
+                        ? slotLists_.as<std::byte>() + slot * RequestLimits::kSlotListBytes
+                        : listMemory_.as<std::byte>() + request.listOffset;
+  const auto lay = [&]<typename T>(const std::vector<T>& values, const T*& list, int32_t& count) {
+    count = static_cast<int32_t>(values.size());
+    if (values.empty()) return;
+    T* to = reinterpret_cast<T*>(next);
+    list = to;
+    copies.push_back(copyOf(values, to));
+    next += bytesOf(values);
+  };
+  int32_t numBadWordsTokens = 0;
+  lay(request.logitBiasTokenIds, sampling.logitBiasTokenIds, sampling.numLogitBiases);
+  lay(request.logitBiases, sampling.logitBiases, sampling.numLogitBiases);
+  lay(request.allowedTokenIds, sampling.allowedTokenIds, sampling.numAllowedTokenIds);
+  lay(request.badWordsTokenIds, sampling.badWordsTokenIds, numBadWordsTokens);
+  lay(request.badWordsEnds, sampling.badWordsEnds, sampling.numBadWords);
+  lay(request.stopTokenIds, sampling.stopTokenIds, sampling.numStopTokenIds);
+  return sampling;
+}
+
+}  // namespace uniproc

@@ -1,0 +1,169 @@
+/** The operations of a mixture of experts, against float64. */
+import { backends, type Ops, openOps, type Routing } from './binding';
+import { BlockScaledMatrix, expectClose, expectSameBits, Random } from './reference';
+
+interface Routed {
+  expertIds: number[];
+  weights: number[];
+}
+
+/** The topK of softmax(logits), of equals the lower id. */
+function route(logits: ArrayLike<number>, topK: number, normalize: boolean): Routed {
+  const value = (id: number) => (Number.isNaN(logits[id]) ? -Infinity : logits[id]);
+  const ids = Array.from({ length: logits.length }, (_, id) => id);
+  const chosen = [...ids].sort((a, b) => value(b) - value(a) || a - b).slice(0, topK);
+  const exps = ids.map((id) => Math.exp(value(id) - value(chosen[0])));
+  const sum = (normalize ? chosen : ids).reduce((total, id) => total + exps[id], 0);
+  return { expertIds: chosen, weights: chosen.map((id) => exps[id] / sum) };
+}
+
+function routingOf(ops: Ops, numTokens: number, numExperts: number, topK: number): Routing {
+  return {
+    numTokens,
+    numExperts,
+    topK,
+    firstLocal: 0,
+    numLocal: numExperts,
+    expertIds: ops.zeros(numTokens * topK, 'int32'),
+    weights: ops.zeros(numTokens * topK),
+  };
+}
+
+/** Random experts of each token, each at most once. */
+function randomIds(random: Random, numTokens: number, numExperts: number, topK: number) {
+  return Int32Array.from({ length: numTokens }).reduce<number[]>((ids) => {
+    ids.push(...random.permutation(numExperts).subarray(0, topK));
+    return ids;
+  }, []);
+}
+
+describe.each(backends)('experts, %s', (backend) => {
+  const ops = openOps(backend);
+
+  it.each([
+    [1, 8, 2, true],
+    [5, 128, 8, true],
+    [5, 128, 8, false],
+    [3, 7, 7, false],
+    [300, 33, 1, true],
+  ])('route %i tokens among %i experts to %i, normalised: %s', (numTokens, n, topK, normalize) => {
+    const random = new Random(numTokens * n + topK);
+    const logits = random.normals(numTokens * n, 'float32', 3);
+    const routing = routingOf(ops, numTokens, n, topK);
+    ops.routeTokens(ops.floats(logits), normalize, routing);
+    const expected = Array.from({ length: numTokens }, (_, token) =>
+      route(logits.subarray(token * n, (token + 1) * n), topK, normalize),
+    );
+    const ids = ops.readInts(routing.expertIds, numTokens * topK);
+    expect([...ids]).toEqual(expected.flatMap(({ expertIds }) => expertIds));
+    const weights = expected.flatMap((each) => each.weights);
+    expectClose(ops.readFloats(routing.weights, numTokens * topK), weights, 1e-6);
+  });
+
+  it('take the lower id of equal logits, and NaN last', () => {
+    const logits = [1, 3, NaN, 3, 2, NaN];
+    const routing = routingOf(ops, 1, 6, 6);
+    ops.routeTokens(ops.floats(logits), true, routing);
+    expect([...ops.readInts(routing.expertIds, 6)]).toEqual([1, 3, 4, 0, 2, 5]);
+  });
+
+  describe.each([1, 2])('of which this rank has those of half %i', (half) => {
+    it.each(['float32', 'float8_e4m3'] as const)('multiply rows by matrices in %s', (type) => {
+      const [numTokens, numExperts, topK, rows, cols] = [9, 6, 2, 20, 40];
+      const random = new Random(half);
+      const numLocal = numExperts / 2;
+      const firstLocal = (half - 1) * numLocal;
+      const matrix = new BlockScaledMatrix(numLocal * rows, cols, 4, 8, random);
+      const plain = random.normals(numLocal * rows * cols);
+      const values = type === 'float32' ? plain : matrix.values;
+      const data = ops.allocate(numLocal * rows * cols, type, 'a test');
+      if (type === 'float32') ops.upload(data, plain, 'float32');
+      else ops.upload(data, matrix.codes, type);
+      const weight = {
+        data,
+        rows: numLocal * rows,
+        cols,
+        ...(type === 'float8_e4m3' && {
+          scales: ops.floats(matrix.scales),
+          scaleRows: 4,
+          scaleCols: 8,
+          dtype: 'float32' as const,
+        }),
+      };
+      const ids = randomIds(random, numTokens, numExperts, topK);
+      const routing = {
+        ...routingOf(ops, numTokens, numExperts, topK),
+        firstLocal,
+        numLocal,
+        expertIds: ops.ints(ids),
+      };
+      for (const rowsPerToken of [1, topK]) {
+        const x = random.normals(numTokens * rowsPerToken * cols);
+        const out = ops.zeros(numTokens * topK * rows);
+        ops.expertLinear(ops.floats(x), rowsPerToken, routing, weight, out);
+        const expected = new Float64Array(numTokens * topK * rows);
+        const magnitude = new Float64Array(expected.length);
+        ids.forEach((id, i) => {
+          const expert = id - firstLocal;
+          if (expert < 0 || expert >= numLocal) return;
+          const input = Math.floor(i / (topK / rowsPerToken)) * cols;
+          for (let row = 0; row < rows; row++) {
+            for (let col = 0; col < cols; col++) {
+              const product = x[input + col] * values[(expert * rows + row) * cols + col];
+              expected[i * rows + row] += product;
+              magnitude[i * rows + row] += Math.abs(product);
+            }
+          }
+        });
+        const actual = ops.readFloats(out, expected.length);
+        expectClose(actual, expected, (i) => magnitude[i] * 2 ** -20);
+      }
+    });
+  });
+
+  it('give a token the same bits whatever the other tokens are', () => {
+    const [numExperts, topK, rows, cols] = [4, 2, 33, 520];
+    const random = new Random(5);
+    const data = ops.floats(random.normals(numExperts * rows * cols));
+    const weight = { data, rows: numExperts * rows, cols };
+    const x = random.normals(12 * cols);
+    const ids = randomIds(random, 12, numExperts, topK);
+    const run = (begin: number, end: number) => {
+      const routing = {
+        ...routingOf(ops, end - begin, numExperts, topK),
+        expertIds: ops.ints(ids.slice(begin * topK, end * topK)),
+      };
+      const out = ops.zeros((end - begin) * topK * rows);
+      ops.expertLinear(ops.floats(x.subarray(begin * cols, end * cols)), 1, routing, weight, out);
+      return ops.readFloats(out, (end - begin) * topK * rows);
+    };
+    const all = run(0, 12);
+    for (const [begin, end] of [
+      [0, 1],
+      [3, 8],
+      [11, 12],
+    ]) {
+      expectSameBits(run(begin, end), all.subarray(begin * topK * rows, end * topK * rows));
+    }
+  });
+
+  it('are summed by their weights', () => {
+    const [numTokens, topK, width] = [7, 3, 50];
+    const random = new Random(3);
+    const x = random.normals(numTokens * topK * width);
+    const weights = random.normals(numTokens * topK);
+    const routing = { ...routingOf(ops, numTokens, 8, topK), weights: ops.floats(weights) };
+    const out = ops.zeros(numTokens * width);
+    ops.sumExperts(ops.floats(x), routing, width, out);
+    const expected = Float64Array.from({ length: numTokens * width }, (_, i) => {
+      const token = Math.floor(i / width);
+      let sum = 0;
+      for (let k = 0; k < topK; k++) {
+        const row = token * topK + k;
+        sum += x[row * width + (i % width)] * weights[row];
+      }
+      return sum;
+    });
+    expectClose(ops.readFloats(out, numTokens * width), expected, 1e-5);
+  });
+});

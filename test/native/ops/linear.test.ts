@@ -1,0 +1,89 @@
+import { cpuOps, dtypes, isas, type Ops, type Weight } from './binding';
+import { expectClose, expectSameBits, Random } from './reference';
+
+/** x [m, k] times the transposed w [n, k], plus b [n] or nothing. */
+function run(ops: Ops, x: Float32Array, m: number, w: Weight, bias: Weight | null): Float32Array {
+  const out = ops.zeros(m * w.rows);
+  ops.linear(ops.floats(x), m, w, bias, out);
+  return ops.readFloats(out, m * w.rows);
+}
+
+const shapes = [
+  [1, 1, 1],
+  [1, 3, 17],
+  [2, 33, 100],
+  [3, 5, 515],
+  [4, 4, 16],
+  [5, 130, 31],
+  [7, 17, 1100],
+  [33, 65, 48],
+  [130, 9, 520],
+  [257, 31, 7],
+];
+
+describe.each(isas)('matmul, %s', (isa) => {
+  const ops = cpuOps(isa);
+
+  describe.each(dtypes)('with weights in %s', (dtype) => {
+    it.each(shapes)('gives [%i, %i] over %i as float64 does', (m, n, k) => {
+      const random = new Random(m * 1000 + n * 10 + k);
+      const x = random.normals(m * k);
+      const w = random.normals(n * k, dtype);
+      const b = random.normals(n, dtype);
+      const weight = { data: ops.floats(w, dtype), rows: n, cols: k };
+      const bias = { data: ops.floats(b, dtype), rows: n, cols: 1 };
+      for (const withBias of [false, true]) {
+        const expected = new Float64Array(m * n);
+        const magnitude = new Float64Array(m * n); // of what was added up: the scale of the error
+        for (let i = 0; i < m; ++i) {
+          for (let j = 0; j < n; ++j) {
+            let sum = withBias ? b[j] : 0;
+            let size = Math.abs(sum);
+            for (let l = 0; l < k; ++l) {
+              sum += x[i * k + l] * w[j * k + l];
+              size += Math.abs(x[i * k + l] * w[j * k + l]);
+            }
+            expected[i * n + j] = sum;
+            magnitude[i * n + j] = size;
+          }
+        }
+        const actual = run(ops, x, m, weight, withBias ? bias : null);
+        expectClose(actual, expected, (i) => magnitude[i] * 2 ** -21);
+      }
+    });
+  });
+
+  it('gives each row the same bits whatever the number of rows and threads', () => {
+    const [m, n, k] = [150, 258, 1045];
+    const random = new Random(1);
+    const x = random.normals(m * k);
+    const w = random.normals(n * k);
+    const b = random.normals(n);
+    const inOne = (threads: number, begin: number, end: number) => {
+      const some = cpuOps(isa, threads);
+      const weight = { data: some.floats(w), rows: n, cols: k };
+      const bias = { data: some.floats(b), rows: n, cols: 1 };
+      return run(some, x.subarray(begin * k, end * k), end - begin, weight, bias);
+    };
+    const all = inOne(1, 0, m);
+    for (const threads of [1, 2, 5]) {
+      for (const [begin, end] of [
+        [0, m],
+        [0, 1],
+        [149, 150],
+        [3, 5],
+        [10, 13],
+        [20, 57],
+        [1, 140],
+      ]) {
+        expectSameBits(inOne(threads, begin, end), all.subarray(begin * n, end * n));
+      }
+    }
+  });
+
+  it('gives NaN and infinity as they come, in their own rows alone', () => {
+    const x = Float32Array.from([1, NaN, 1, 1, Infinity, 1]);
+    const weight = { data: ops.floats([1, 2]), rows: 1, cols: 2 };
+    expect([...run(ops, x, 3, weight, null)]).toEqual([NaN, 3, Infinity]);
+  });
+});

@@ -1,0 +1,26 @@
+/**
+ * The addon for tests and benchmarks (native/addon_testing), which neither the library loads nor the
+ * npm package has.
+ */
+import path from 'node:path';
+import { nativeError } from '../../lib/errors';
+import type { Addon, NativeDevice, NativeModel } from '../../lib/native';
+
+export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
+  /** From now on the device fails, as one does that its driver reports lost. */
+  loseDevice: (device: NativeDevice) => void;
+  /**
+   * The logits [numRows, vocabSize], float32, of the first `numRows` rows to be sampled of the step
+   * that waits for `sample`. Rejects with INVALID_STATE when no step does.
+   */
+  readLogits: (model: NativeModel, numRows: number) => Promise<Float32Array>;
+}
+
+export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/uniproc_testing.node');
+
+// eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader
+const addon = require(TESTING_ADDON) as TestingAddon;
+addon.setErrorFactory(nativeError);
+
+export const { loseDevice, readLogits } = addon;
+export default addon;

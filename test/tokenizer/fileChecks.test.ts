@@ -1,0 +1,208 @@
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { InvalidRequestError } from '../../lib/errors';
+import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { folderWith } from '../support/folder';
+
+/** Contents that Python's tokenizers panics on: see make_unsafe.py. */
+const unsafe = JSON.parse(readFileSync(path.join(__dirname, 'unsafe.json'), 'utf8')) as {
+  name: string;
+  field: string;
+  tokenizer: { added_tokens: object[] };
+}[];
+
+const base = {
+  version: '1.0',
+  added_tokens: [],
+  model: { type: 'BPE', vocab: { a: 0, b: 1, ab: 2 }, merges: ['a b'] },
+};
+
+/** Contents with no panic of Python's, but no end or no memory either; or that go another way to one. */
+const unending: readonly (readonly [name: string, field: string, content: unknown])[] = [
+  [
+    'replacements that double a text again and again',
+    'normalizer.normalizers[8].content',
+    {
+      ...base,
+      normalizer: {
+        type: 'Sequence',
+        normalizers: Array.from({ length: 40 }, () => replacement('a', 'aa')),
+      },
+    },
+  ],
+  [
+    'a decoder that does',
+    'decoder.decoders[8].content',
+    {
+      ...base,
+      decoder: {
+        type: 'Sequence',
+        decoders: Array.from({ length: 40 }, () => replacement('a', 'aa')),
+      },
+    },
+  ],
+  [
+    'a replacement of a megabyte',
+    'normalizer.content',
+    { ...base, normalizer: replacement('a', 'x'.repeat(1e6)) },
+  ],
+  [
+    'a pattern of a megabyte, which a decoder looks for in every part of a text',
+    'decoder.pattern.String',
+    { ...base, decoder: replacement('a'.repeat(1e6), 'x') },
+  ],
+  [
+    'a decoder that looks to the end of a text from every place',
+    'decoder.pattern.Regex',
+    {
+      ...base,
+      decoder: { type: 'Replace', pattern: { Regex: '(?=a*)b' }, content: '' },
+    },
+  ],
+  [
+    'a decoder that tries a text again from every place',
+    'decoder.pattern.Regex',
+    { ...base, decoder: { type: 'Replace', pattern: { Regex: 'a*b' }, content: '' } },
+  ],
+  [
+    'words of any length',
+    'model.max_input_chars_per_word',
+    {
+      ...base,
+      model: {
+        type: 'WordPiece',
+        unk_token: '[UNK]',
+        continuing_subword_prefix: '##',
+        max_input_chars_per_word: 2 ** 40,
+        vocab: { '[UNK]': 0, a: 1, '##a': 2 },
+      },
+    },
+  ],
+  ['Sequences in Sequences', 'normalizer.normalizers[0]', { ...base, normalizer: nested(60) }],
+  ['Sequences beyond the stack', 'normalizer.normalizers[0]', text(nestedText(100_000))],
+  [
+    'a normalizer that comes twice',
+    'normalizer.type',
+    text(
+      '"normalizer":null,"normalizer":{"type":"Precompiled","type":"Foo","precompiled_charsmap":""}',
+    ),
+  ],
+  [
+    "a post-processor's token outside the vocabulary",
+    'post_processor.sep[1]',
+    {
+      ...base,
+      post_processor: { type: 'BertProcessing', sep: ['a', 2 ** 32 - 1], cls: ['b', 1] },
+    },
+  ],
+  ['null', 'it must hold a JSON object', 'null'],
+  ['an added token without content', 'added_tokens', { ...base, added_tokens: [{ id: 7 }] }],
+];
+
+function replacement(from: string, content: string) {
+  return { type: 'Replace', pattern: { String: from }, content };
+}
+
+function nested(depth: number): object {
+  let normalizer: object = { type: 'NFC' };
+  for (; depth > 0; depth--) normalizer = { type: 'Sequence', normalizers: [normalizer] };
+  return normalizer;
+}
+
+function nestedText(depth: number): string {
+  const open = '{"type":"Sequence","normalizers":['.repeat(depth);
+  return `"normalizer":${open}${']}'.repeat(depth)}`;
+}
+
+/** The base as text, with another field at its beginning. */
+function text(field: string): string {
+  return `{${field},${JSON.stringify(base).slice(1)}`;
+}
+
+const LOADER = path.join(__dirname, '..', 'executor', 'requireTypescript.js');
+
+const SCRIPT = `
+  const { Tokenizer } = require('uniproc');
+  (async () => {
+    for (const folder of JSON.parse(process.argv[1])) {
+      try {
+        const tokenizer = await Tokenizer.load(folder);
+        const texts = ['a', 'ab', '\\u00e9b', '<s>    a', 'a'.repeat(40) + 'b', 'a'.repeat(6000) + '!'];
+        for (const text of texts) await tokenizer.decode(await tokenizer.encode(text));
+        await tokenizer.close();
+        console.log('loaded');
+      } catch (error) {
+        console.log(JSON.stringify({ name: error.name, message: error.message, file: error.file }));
+      }
+    }
+  })();`;
+
+/** What a process of its own, which a panic would end, says of each content. */
+async function outcomes(contents: readonly unknown[]): Promise<{ folder: string; line: string }[]> {
+  const folders = await Promise.all(
+    contents.map((content) => folderWith({ 'tokenizer.json': content })),
+  );
+  const run = promisify(execFile);
+  const args = ['--require', LOADER, '-e', SCRIPT, JSON.stringify(folders)];
+  const cwd = path.join(__dirname, '..', '..');
+  const { stdout } = await run(process.execPath, args, { cwd }).catch(
+    (error: unknown) => error as { stdout: string },
+  );
+  const lines = stdout.split('\n');
+  return folders.map((folder, i) => ({ folder, line: lines[i] || 'the process ended' }));
+}
+
+describe('a tokenizer.json that the library would not survive', () => {
+  const cases = [
+    ...unsafe.map(({ name, field, tokenizer }) => ({ name, field, content: tokenizer })),
+    ...unending.map(([name, field, content]) => ({ name, field, content })),
+  ];
+  let found: { folder: string; line: string }[];
+
+  beforeAll(async () => {
+    found = await outcomes(cases.map(({ content }) => content));
+  }, 300_000);
+
+  it.each(cases.map((one, i) => ({ ...one, i })))('is refused: $name', ({ field, i }) => {
+    const { folder, line } = found[i];
+    const file = path.join(folder, 'tokenizer.json');
+    expect(line).toMatch(/^\{/);
+    const error = JSON.parse(line) as { name: string; message: string; file: string };
+    expect(error).toMatchObject({ name: 'CheckpointError', file });
+    expect(error.message.slice(`${file}: `.length)).toMatch(
+      new RegExp(`^${field.replace(/[[\].]/g, '\\$&')}`),
+    );
+  });
+});
+
+describe('a text that the library would not survive', () => {
+  const cased =
+    "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  const split = { type: 'Split', pattern: { Regex: cased }, behavior: 'Isolated', invert: false };
+  const newline = { id: 3, content: '\n', single_word: false, lstrip: false, rstrip: true };
+
+  it('is refused: white space for which a regular expression needs too many retries', async () => {
+    const tokenizer = await Tokenizer.load(
+      await folderWith({ 'tokenizer.json': { ...base, pre_tokenizer: split } }),
+    );
+    const long = `a${' '.repeat(12_000_000)}b`;
+    await expect(tokenizer.encode(long)).rejects.toThrow(InvalidRequestError);
+    await expect(tokenizer.encode(long)).rejects.toThrow(
+      'the text has 12000002 characters; at most',
+    );
+    expect(await tokenizer.encode(`a${' '.repeat(100_000)}b`)).toEqual([0, 1]);
+    await tokenizer.close();
+  });
+
+  it('is refused: white space in which each character is an added token that takes the rest', async () => {
+    const added = { ...newline, normalized: false, special: false };
+    const tokenizer = await Tokenizer.load(
+      await folderWith({ 'tokenizer.json': { ...base, added_tokens: [added] } }),
+    );
+    await expect(tokenizer.encode('\n'.repeat(1e6))).rejects.toThrow(InvalidRequestError);
+    expect(await tokenizer.encode('\n'.repeat(1000))).toHaveLength(1000);
+    await tokenizer.close();
+  });
+});
