@@ -290,7 +290,7 @@ describe('calls', () => {
 });
 
 test('whoever trains a model between generations reaches it, and the group, on each rank', async () => {
-  const said = await runLLMs<{ sum: number[]; ranks: string[]; numHeads: number; same: boolean }>(
+  const said = await runLLMs<{ sum: number[]; ranks: string[]; worldSize: number; same: boolean }>(
     `
     const llm = await createLLM();
     const { worker } = llm.engine.executor.driverWorker;
@@ -301,13 +301,13 @@ test('whoever trains a model between generations reaches it, and the group, on e
     say({
       sum: [...new Float32Array(sum.buffer, sum.byteOffset, 2)],
       ranks: ranks.map((value) => Buffer.from(value).toString()),
-      numHeads: worker.modelSpec.numHeads,
+      worldSize: worker.worldSize,
       same: same,
     });
     await llm.shutdown();`,
     2,
   );
-  const expected = { sum: [3, 20], ranks: ['rank 0', 'rank 1'], numHeads: 4, same: true };
+  const expected = { sum: [3, 20], ranks: ['rank 0', 'rank 1'], worldSize: 2, same: true };
   expect(said.flat()).toEqual([expected, expected]);
 });
 

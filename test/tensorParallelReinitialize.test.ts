@@ -65,7 +65,7 @@ test('2 → 2: ranks may change places', async () => {
   await expectGoodEnds(ranks);
   for (const [oldRank, rank] of ranks.entries()) {
     const [standing, outputs] = rank.lines<object>();
-    expect(standing).toMatchObject({ rank: 1 - oldRank, numHeads: 4 });
+    expect(standing).toMatchObject({ rank: 1 - oldRank, worldSize: 2 });
     expectUndisturbed(outputs as Output[][]);
   }
 });

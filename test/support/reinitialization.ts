@@ -87,7 +87,7 @@ export const STAYS = (size: number, port: number, newRank = '-1') => `${CALLS}
   // A call that comes while the ranks change is made by all that there are then.
   calls.push(after(llm));
   await changing;
-  say({ before, rank: worker.rank, numHeads: worker.modelSpec.numHeads });
+  say({ before, rank: worker.rank, worldSize: worker.worldSize });
   await sayAll(calls);
   say({ numPreemptions: llm.stats().numPreemptions > 0, usage: llm.stats().kvCacheUsage });
   await llm.shutdown();`;
@@ -121,7 +121,7 @@ export function specifyLeavingAndJoining(): void {
     );
     await expectGoodEnds(ranks);
     const [standing, outputs, end] = ranks[0].lines<object>();
-    expect(standing).toMatchObject({ rank: 0, numHeads: 8 });
+    expect(standing).toMatchObject({ rank: 0, worldSize: 1 });
     expectUndisturbed(outputs as Output[][]);
     expect(end).toEqual({ numPreemptions: true, usage: 0 });
     const errors = ranks[1].lines<DescribedError>();
@@ -134,7 +134,7 @@ export function specifyLeavingAndJoining(): void {
     const joiner = await startLLMs(JOINS, 2, { ranks: [1], masterPort: port });
     await expectGoodEnds([...resident, ...joiner]);
     const [standing, outputs, end] = resident[0].lines<object>();
-    expect(standing).toMatchObject({ rank: 0, numHeads: 4 });
+    expect(standing).toMatchObject({ rank: 0, worldSize: 2 });
     expectUndisturbed(outputs as Output[][]);
     expect(end).toEqual({ numPreemptions: true, usage: 0 });
     const [joined, usage] = joiner[0].lines<Output[][]>();
