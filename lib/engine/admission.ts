@@ -23,7 +23,7 @@ import type { SchedulingFault } from './waitingRequests';
 /** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
 const DROPPED_AT_ONCE = 64;
 
-/** Of a call that is a request already. */
+/** Counts of a call with one request, which exists already. */
 const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';

@@ -167,8 +167,8 @@ export class OutputProcessor {
   }
 
   /**
-   * Counts the samples of a call that has ended of which no request was made, be it that its prompts
-   * were still being encoded. Returns what tells of each; null where nobody listens.
+   * Counts those samples of an ended call that are no requests yet: the call waited, or its prompts
+   * were being encoded. Returns what emits `finished` for each; null where nobody listens.
    */
   dropSamples(pending: PendingCall): Pieces | null {
     const { endReason, numLeft, time } = pending;

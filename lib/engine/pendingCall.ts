@@ -81,7 +81,7 @@ export class PendingCall implements RequestSource {
     return this.inputs?.[this.promptIndex].promptTokenIds.length ?? 0;
   }
 
-  /** The call is encoded. A sample of which none can be made is still the next. */
+  /** The call must be encoded. When this throws, the sample stays the next one, not made. */
   makeNext(): Request {
     const { next } = this;
     const inputs = this.inputs as readonly EngineInput[];
