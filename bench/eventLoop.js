@@ -101,6 +101,26 @@ const ROWS = [
       return llm.generate('Once', new SamplingParams({ badWords, maxTokens: 1 }));
     },
   ],
+  [
+    'a chat of 10,000 messages',
+    {},
+    (llm) => {
+      const messages = Array.from({ length: 10_000 }, (_, i) => ({
+        role: i % 2 === 0 ? 'user' : 'assistant',
+        content: 'Once upon a time. '.repeat(6),
+      }));
+      return llm.chat(messages, short, { truncatePromptTokens: -1 });
+    },
+  ],
+  [
+    'a chat template without end',
+    {},
+    (llm) => {
+      const loop = '{% for i in range(100000) %}';
+      const chatTemplate = `${loop}${loop}{% set x = i %}{% endfor %}{% endfor %}`;
+      return refused(llm.chat([{ role: 'user', content: 'Once' }], short, { chatTemplate }));
+    },
+  ],
 ];
 
 async function benchEventLoop({ model }) {

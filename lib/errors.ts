@@ -349,6 +349,16 @@ export class RankFailedError extends UniprocError {
   }
 }
 
+/**
+ * The thread that encodes, decodes or renders chat templates ended while it worked for the call; the next
+ * call has a new one. `cause` is why, where it is known. `code`: TOKENIZER_FAILED.
+ */
+export class TokenizerFailedError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('TOKENIZER_FAILED', message, options);
+  }
+}
+
 /** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {

@@ -111,7 +111,11 @@ export const tokenizer: Campaign = {
           return;
         }
         counts.accepted++;
-        await checkTokenizer(loaded);
+        try {
+          await checkTokenizer(loaded);
+        } finally {
+          await loaded.close();
+        }
       },
       close() {
         rmSync(folder, { recursive: true, force: true });

@@ -2,6 +2,7 @@
  * Copies of what callers pass in. A caller may change its objects after the call, and a getter or a
  * proxy may answer differently each time: everything is read once, and only the copy is checked.
  */
+import { types } from 'node:util';
 import { InvalidRequestError } from '../errors';
 import { show } from './schema';
 
@@ -41,7 +42,7 @@ export function readingError(subject: string, error: unknown): InvalidRequestErr
 export class SnapshotError extends Error {}
 
 /**
- * Copies data as JSON knows it (and undefined and bigints), counting values: lists, objects, their
+ * Copies data as JSON knows it (and undefined, bigints, Number objects, Dates and Maps), counting values: lists, objects, their
  * fields and entries. Strings are shared, since they cannot change.
  */
 export class DataSnapshot {
@@ -61,7 +62,19 @@ export class DataSnapshot {
     }
     if (typeof value !== 'object' || value === null) return value;
     if (depth >= this.maxDepth) throw new SnapshotError(`is deeper than ${this.maxDepth} levels`);
-    return Array.isArray(value) ? this.copyList(value, depth) : this.copyObject(value, depth);
+    if (Array.isArray(value)) return this.copyList(value, depth);
+    if (Object.getPrototypeOf(value) === Object.prototype) return this.copyObject(value, depth);
+    // To a chat template a Number object is a float, a Map a dict, and a Date its JSON.
+    if (types.isNumberObject(value)) return Object(Number(value)) as object;
+    if (types.isDate(value)) return value.toJSON();
+    return types.isMap(value) ? this.copyMap(value, depth) : this.copyObject(value, depth);
+  }
+
+  private copyMap(map: ReadonlyMap<unknown, unknown>, depth: number): Map<unknown, unknown> {
+    const copy = new Map<unknown, unknown>();
+    for (const [key, value] of map)
+      copy.set(this.copy(key, depth + 1), this.copy(value, depth + 1));
+    return copy;
   }
 
   private copyList(list: readonly unknown[], depth: number): unknown[] {

@@ -315,8 +315,9 @@ export class LLMEngine {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
-    this.lockstep.failAll(error);
-    this.stopped = this.admission.failAll(error, isShutdown ? 'abort' : 'error');
+    const reason = isShutdown ? 'abort' : 'error';
+    this.lockstep.failAll(error, reason);
+    this.stopped = this.admission.failAll(error, reason);
     if (!isShutdown) emit(this.events, 'failed', error);
   }
 
