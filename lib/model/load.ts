@@ -3,7 +3,6 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
 import {
   type ModelSpec,
-  native,
   type NativeDevice,
   type NativeModel,
   type Parameter,
@@ -29,7 +28,11 @@ export class ModelLoader {
   #table: TensorTable | null = null;
   readonly #family: Family;
 
-  constructor(private readonly config: UniprocConfig) {
+  /** `declare` gives the parameters that a model's native blocks declare for one rank. */
+  constructor(
+    private readonly config: UniprocConfig,
+    private readonly declare: (spec: ModelSpec, rank: number, worldSize: number) => Parameter[],
+  ) {
     this.#family = familyOf(config.model.transformer.architecture);
   }
 
@@ -58,7 +61,7 @@ export class ModelLoader {
       return;
     }
     const table = await readTensorTable(model.path);
-    const isTied = await areEmbeddingsTied(spec, this.#family, table, device, model.dtype);
+    const isTied = await this.#isTied(table, device);
     const isNews = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
     if (isNews && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
@@ -66,9 +69,16 @@ export class ModelLoader {
     this.#table = table;
   }
 
-  /** The model's parameters, whichever rank has them, as if none were quantised. */
-  #declared(): Parameter[] {
-    return native().declareParameters({ ...this.spec, weightFormats: {} }, 0, 1);
+  /** The whole model's parameters, without quantisation. */
+  #declared(changes: Partial<ModelSpec> = {}): Parameter[] {
+    return this.declare({ ...this.spec, ...changes, weightFormats: {} }, 0, 1);
+  }
+
+  async #isTied(table: TensorTable, device: NativeDevice): Promise<boolean> {
+    const { dtype, transformer } = this.config.model;
+    if (!transformer.spec.tieWordEmbeddings) return false;
+    const untied = this.#declared({ tieWordEmbeddings: false });
+    return areEmbeddingsTied(untied, this.#family, table, device, dtype);
   }
 
   #formatsIn(table: TensorTable): Record<string, WeightFormat> {
@@ -103,8 +113,7 @@ export class ModelLoader {
     if (load.loadFormat === 'dummy') return model.loadDummy(config.seed);
     const table = await readTensorTable(config.path);
     const { spec } = this;
-    const isTied = () => areEmbeddingsTied(spec, this.#family, table, device, config.dtype);
-    if (spec.tieWordEmbeddings && !(await isTied())) {
+    if (spec.tieWordEmbeddings && !(await this.#isTied(table, device))) {
       throw new CheckpointError(
         table.source,
         'lm_head.weight was equal to the embedding when the model was loaded and is not now; ' +
@@ -120,13 +129,9 @@ export class ModelLoader {
     { rank, worldSize }: Place,
     onProgress?: (progress: LoadProgress) => void,
   ): Promise<void> {
-    const { files, sources, totalBytes } = parameterSources(
-      this.spec,
-      this.#family,
-      table,
-      rank,
-      worldSize,
-    );
+    const { spec } = this;
+    const declared = this.declare(spec, rank, worldSize);
+    const { files, sources, totalBytes } = parameterSources(declared, spec, this.#family, table);
     const start = performance.now();
     let failure: unknown = null;
     await model.load(files, sources, (bytes, tensors) => {

@@ -4,14 +4,12 @@ import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
 import type {
   DType,
-  ModelSpec,
   NativeDevice,
   Parameter,
   ParameterSource,
   StorageType,
   StoredTensor,
 } from '../native';
-import { native } from '../native';
 import type { Family } from './families/family';
 import { SCALES_SUFFIX } from './quantization';
 import { FAMILIES } from './registry';
@@ -109,67 +107,64 @@ function missing(name: string, { module, part }: Parameter): string {
 }
 
 /**
- * Whether the output head is the embedding. By config.json it may be, and the files hold a head
- * nevertheless: as in transformers 5 it is the embedding only if both are equal once converted to
- * the model's type. They are compared on the device's thread. Throws CheckpointError.
+ * Whether the output head is the embedding, where config.json ties them: true if the files hold only
+ * one of the two, or if both are equal once converted to the model's type, as in transformers 5. They
+ * are compared on the device's thread. `untied`: the model's parameters, the head among them. Throws
+ * CheckpointError.
  */
 export async function areEmbeddingsTied(
-  spec: TransformerSpec,
+  untied: readonly Parameter[],
   family: Family,
   table: TensorTable,
   device: Pick<NativeDevice, 'areEqual'>,
   dtype: DType,
 ): Promise<boolean> {
-  if (!spec.tieWordEmbeddings) return false;
-  const untied = { ...spec, tieWordEmbeddings: false, dtype, weightFormats: {} };
   const names = new ParameterNames(family, table, false);
   const stored: StoredTensor[] = [];
-  for (const parameter of native().declareParameters(untied, 0, 1)) {
+  let count = 0;
+  for (const parameter of untied) {
     if (parameter.module !== 'embedding' && parameter.module !== 'head') continue;
     const name = names.tensorOf(parameter);
     if (!table.tensors.has(name)) return true;
     const { entry, dtype: storedType } = lookUp(table, name, parameter);
+    count = entry.shape.reduce((product, size) => product * size, 1);
     stored.push({
       path: table.files[entry.file],
       offset: entry.offset,
       dtype: storedType as DType,
     });
   }
-  return device.areEqual(stored[0], stored[1], spec.vocabSize * spec.hiddenSize, dtype);
+  return device.areEqual(stored[0], stored[1], count, dtype);
 }
 
 /**
- * One rank's parameters as tensors of the checkpoint's files. With tied embeddings one of the
- * embedding and the head need be in the files, and a head beside the embedding is left alone
+ * The tensors of the checkpoint's files for the parameters that one rank declares. With tied
+ * embeddings the files need only the embedding or the head, and a head beside the embedding is ignored
  * (areEmbeddingsTied compares them); so are tensors that no module of any family has
- * (rotary_emb.inv_freq). Throws CheckpointError: a tensor missing, of another shape or type than
- * config.json says, or one config.json has no place for; ConfigError when the ranks cannot divide
- * the model.
+ * (rotary_emb.inv_freq). Throws CheckpointError for a tensor that is missing, that has another shape or
+ * type than config.json says, or that config.json has no place for.
  */
 export function parameterSources(
-  spec: ModelSpec,
+  declared: readonly Parameter[],
+  spec: Pick<TransformerSpec, 'tieWordEmbeddings' | 'numLayers'>,
   family: Family,
   table: TensorTable,
-  rank = 0,
-  worldSize = 1,
 ): Sources {
   const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
   const sources: ParameterSource[] = [];
   const used = new Set<string>();
   let totalBytes = 0;
-  native()
-    .declareParameters(spec, rank, worldSize)
-    .forEach((parameter, index) => {
-      const name = names.tensorOf(parameter);
-      const { entry, dtype } = lookUp(table, name, parameter);
-      used.add(name);
-      // Of nothing, as of biases that one rank alone adds, there is nothing to load.
-      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
-      if (count === 0) return;
-      const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
-      sources.push({ parameter: index, file: entry.file, offset: entry.offset, dtype });
-      totalBytes += count * (entry.numBytes / size);
-    });
+  declared.forEach((parameter, index) => {
+    const name = names.tensorOf(parameter);
+    const { entry, dtype } = lookUp(table, name, parameter);
+    used.add(name);
+    // Of nothing, as of biases that one rank alone adds, there is nothing to load.
+    const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+    if (count === 0) return;
+    const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
+    sources.push({ parameter: index, file: entry.file, offset: entry.offset, dtype });
+    totalBytes += count * (entry.numBytes / size);
+  });
 
   for (const [name, entry] of table.tensors) {
     if (used.has(name) || !isModuleTensor(name)) continue;

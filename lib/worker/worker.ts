@@ -52,7 +52,7 @@ export class Worker extends WorkerBase {
 
   constructor(args: WorkerArgs) {
     super(args);
-    this.#loader = new ModelLoader(args.config);
+    this.#loader = new ModelLoader(args.config, (...model) => native().declareParameters(...model));
     this.#released = new ReleasedMemory(args.config.device.kind === 'cuda');
     const { rank, localRank, distributedInitMethod: initMethod } = args;
     const worldSize = args.config.parallel.tensorParallelSize;

@@ -78,9 +78,11 @@ async function table(shapes: Shapes, dtypes: Record<string, string> = {}): Promi
   return readTensorTable(await folderWith({ 'model.safetensors': file }));
 }
 
+const declare = (spec: ModelSpec) => native().declareParameters(spec, 0, 1);
+
 function complaint(spec: ModelSpec, tensors: TensorTable): string {
   try {
-    parameterSources(spec, llama, tensors);
+    parameterSources(declare(spec), spec, llama, tensors);
   } catch (error) {
     expect(error).toBeInstanceOf(CheckpointError);
     expect(error).toHaveProperty('code', 'CHECKPOINT_INVALID');
@@ -92,12 +94,14 @@ function complaint(spec: ModelSpec, tensors: TensorTable): string {
 
 /** 'tensor: module.part in layer' of each source. */
 function mapping(spec: ModelSpec, tensors: TensorTable): string[] {
-  const declared = native().declareParameters(spec, 0, 1);
+  const declared = declare(spec);
   const names = new Map([...tensors.tensors].map(([name, { offset }]) => [offset, name]));
-  return parameterSources(spec, llama, tensors).sources.map(({ parameter, offset }) => {
-    const { layer, module, part } = declared[parameter];
-    return `${names.get(offset)}: ${module}.${part} in ${layer}`;
-  });
+  return parameterSources(declare(spec), spec, llama, tensors).sources.map(
+    ({ parameter, offset }) => {
+      const { layer, module, part } = declared[parameter];
+      return `${names.get(offset)}: ${module}.${part} in ${layer}`;
+    },
+  );
 }
 
 describe('parameterSources', () => {
@@ -139,7 +143,7 @@ describe('parameterSources', () => {
 
   it('says where in which file each tensor is, in the type it is stored in', async () => {
     const tensors = await table(SHAPES, { 'model.norm.weight': 'BF16', 'lm_head.weight': 'F16' });
-    const { files, sources, totalBytes } = parameterSources(SPEC, llama, tensors);
+    const { files, sources, totalBytes } = parameterSources(declare(SPEC), SPEC, llama, tensors);
     expect(files).toEqual(tensors.files);
     const offset = tensors.tensors.get('model.norm.weight')?.offset;
     expect(sources[10]).toEqual({ parameter: 10, file: 0, offset, dtype: 'bfloat16' });
@@ -210,7 +214,7 @@ describe('parameterSources', () => {
 
   it('lets a tensor that is not used have any type', async () => {
     const tensors = await table({ ...SHAPES, extra: [3] }, { extra: 'U8' });
-    expect(parameterSources(SPEC, llama, tensors).sources).toHaveLength(12);
+    expect(parameterSources(declare(SPEC), SPEC, llama, tensors).sources).toHaveLength(12);
   });
 
   it.each([
@@ -228,7 +232,7 @@ describe('parameterSources', () => {
   it.each(readdirSync(GOLDEN))('uses every tensor of the golden checkpoint %s', async (name) => {
     const folder = path.join(GOLDEN, name);
     const { spec, family, table: tensors } = await readModel(folder);
-    const { sources } = parameterSources(spec, family, tensors);
+    const { sources } = parameterSources(declare(spec), spec, family, tensors);
     const used = sources.map(({ file, offset }) => `${file}:${offset}`);
     const all = [...tensors.tensors.values()].map(({ file, offset }) => `${file}:${offset}`);
     expect(used.sort()).toEqual(all.sort());
