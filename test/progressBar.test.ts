@@ -1,7 +1,7 @@
 import { Call } from '../lib/engine/call';
 import { drawCall, loadProgressBar } from '../lib/progressBar';
 
-/** What a terminal of this many columns is told. */
+/** Records the output to a terminal of this many columns. */
 class FakeTerminal {
   readonly drawn: string[] = [];
   constructor(readonly columns?: number) {}

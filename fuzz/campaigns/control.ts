@@ -84,10 +84,10 @@ const SEEDS = [
   stream(0, value('other', 'two'), value('g', 'one')),
   stream(0, digest(1, 'abc'), digest(2, 'd')),
   stream(0, digest(1, 'same')),
-  stream(0, frame(Kind.GOODBYE, new Message().i64(3).bytes())),
+  stream(0, frame(Kind.LEAVE, new Message().i64(3).bytes())),
   stream(0, frame(Kind.HELLO, Buffer.alloc(24)), frame(Kind.MISSING, Buffer.from('[1]'))),
   stream(1, frame(Kind.VALUES, named('g').value('a').value('b').bytes())),
-  stream(1, frame(Kind.GOODBYE, new Message().i64(0).bytes())),
+  stream(1, frame(Kind.LEAVE, new Message().i64(0).bytes())),
   stream(1, frame(Kind.LEFT, new Message().i64(0).i64(3).bytes())),
   stream(1, frame(Kind.READY), frame(Kind.HEARTBEAT)),
   ...FAILURES.flatMap((failure) => [stream(0, failure), stream(1, failure)]),
@@ -102,7 +102,7 @@ async function checkStream(bytes: Buffer): Promise<void> {
   const connections = new Map(
     [...sockets].map(([peer, { socket }]) => {
       const connection = new ControlConnection(socket);
-      connection.trust();
+      connection.acceptLongFrames();
       return [peer, connection];
     }),
   );

@@ -1,7 +1,7 @@
 /** One rank of several processes that a launcher started (vLLM V1's ExecutorWithExternalLauncher). */
 import { inspect, isDeepStrictEqual } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
-import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
+import { rendezvousEndpoint, rankFromEnvironment } from '../distributed/rendezvous';
 import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError, InvalidStateError } from '../errors';
 import { startTimer } from '../timer';
@@ -62,7 +62,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   protected override distributedArgs(): Promise<DistributedArgs> {
     const distributedInitMethod = 'env://';
     const { rank, localRank, worldSize } = rankFromEnvironment();
-    meetingPlace(distributedInitMethod);
+    rendezvousEndpoint(distributedInitMethod);
     const { tensorParallelSize } = this.config.parallel;
     if (worldSize !== tensorParallelSize) {
       throw new ConfigError(
