@@ -1,7 +1,7 @@
-/** Whether ranks can divide a model among them. */
+/** Checks that ranks can divide a model. */
 import type { TransformerSpec } from '../config/uniprocConfig';
 
-/** Why a model cannot be divided among that many ranks; null when it can. */
+/** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
   const { numHeads, numKvHeads, intermediateSize, experts } = spec;
   const divided = {
@@ -23,7 +23,7 @@ export function divisionFault(spec: TransformerSpec, worldSize: number): string 
   return null;
 }
 
-/** Key-value heads that a rank holds: where there are more ranks than heads, several hold the same one. */
+/** Key-value heads per rank; with more ranks than heads, several ranks hold the same head. */
 export function numKvHeadsOfRank({ numKvHeads }: TransformerSpec, worldSize: number): number {
   return Math.max(1, numKvHeads / worldSize);
 }
