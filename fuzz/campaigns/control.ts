@@ -1,4 +1,4 @@
-/** What a rank may send to another on their connection: a typed end of the group, or nothing. */
+/** Frames between ranks: the group works or fails with a typed error. */
 import { setImmediate } from 'node:timers/promises';
 import { ControlConnection, Kind } from '../../lib/distributed/controlConnection';
 import { failureToJson } from '../../lib/distributed/failure';
@@ -13,9 +13,9 @@ import {
 import { type BytesTarget, type Campaign, expect } from '../campaign';
 import { fakeSocket, inPieces } from './fakeSocket';
 
-/** Milliseconds; long, so that no case meets it. */
+/** Milliseconds; long enough that no case reaches it. */
 const TIMEOUT = 600_000;
-/** Turns of the event loop within which what has happened is known. */
+/** Event loop turns after which all effects have occurred. */
 const TURNS = 20;
 
 type GroupConstructor = new (
@@ -25,7 +25,7 @@ type GroupConstructor = new (
 ) => ProcessGroup;
 
 function checkError(error: unknown): void {
-  expect(error instanceof UniprocError, () => `an error without a type: ${String(error)}`);
+  expect(error instanceof UniprocError, () => `an untyped error: ${String(error)}`);
   expect(typeof error.code === 'string' && error.code !== '', 'its code is no text');
   expect(typeof error.message === 'string', 'its message is no text');
   if (error instanceof PeerLostError) {
@@ -67,13 +67,13 @@ const value = (name: string, text: string) =>
 const digest = (step: number, text: string) =>
   frame(Kind.DIGEST, new Message().i64(step).value(text).bytes());
 
-/** The pieces' pattern, the rank that reads (0 of 3, or 1 of 2), and what it reads. */
+/** The chunk pattern, the reading rank (0 of 3, or 1 of 2), and its input. */
 const stream = (rank: number, ...frames: Buffer[]) =>
   Buffer.concat([Buffer.of(0, rank), ...frames]);
 
 const FAILURES = [
   new PeerLostError(1, 'it died'),
-  new PeerLostError(null, 'the group was given up'),
+  new PeerLostError(null, 'the group was aborted'),
   new ScheduleMismatchError(7, [0, 1], ['ab', null]),
   new RendezvousError('too late'),
   new UniprocError('DEVICE_FAILED', 'no more'),
@@ -114,7 +114,7 @@ async function checkStream(bytes: Buffer): Promise<void> {
     }
   };
   const pieces = inPieces(bytes.subarray(2), bytes[0]);
-  // What comes before the group takes the connection over is kept for it.
+  // Frames that arrive before the group takes the connection over are queued.
   const numEarly = bytes[1] % 4 >= 2 ? pieces.length : 0;
   await send(pieces.slice(0, numEarly));
   if (numEarly > 0) await setImmediate();
