@@ -42,7 +42,7 @@ const failed = async (llm) => {
   clearInterval(alive);
 };
 
-/** Resolves when `count` tokens have been generated. */
+/** Resolves when count tokens have been generated. */
 const tokensGenerated = async (llm, count) => {
   while (llm.stats().numOutputTokens < count) await pause(1);
 };
