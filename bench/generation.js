@@ -26,7 +26,7 @@ async function benchGeneration({ model, dtype }) {
     device: 'cpu',
     maxNumSeqs: Math.max(...BATCHES),
     maxNumBatchedTokens: MAX_STEP_TOKENS,
-    enablePrefixCaching: false, // The same prompts come again and again.
+    enablePrefixCaching: false, // The prompts repeat.
   });
   const config = llm.engine.executor.config.model;
   const { vocabSize } = config.transformer.spec;

@@ -114,7 +114,7 @@ class ShapeBench {
       ...this.engineArgs,
       maxNumSeqs: Math.max(...DECODE_ROWS),
       maxNumBatchedTokens: MAX_STEP_TOKENS,
-      enablePrefixCaching: false, // The same prompts come again and again.
+      enablePrefixCaching: false, // The prompts repeat.
       distributedExecutorBackend: RecordingExecutor,
     });
     try {

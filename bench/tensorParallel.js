@@ -97,7 +97,7 @@ async function benchTensorParallel({ device, dtype, shape: shapes }) {
         dtype,
         loadFormat: 'dummy',
         skipTokenizerInit: true,
-        enablePrefixCaching: false, // The same prompts come again and again.
+        enablePrefixCaching: false, // The prompts repeat.
         seed: 0,
         maxModelLen: 512,
         maxNumSeqs: Math.max(...ROWS),

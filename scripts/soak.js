@@ -373,7 +373,7 @@ async function main() {
     const stats = llm.stats();
     const ends = Object.values(stats.numFinishedReqs).reduce((sum, count) => sum + count, 0);
     if (numFinished !== ends)
-      unexpected.push(`${ends} requests ended, ${numFinished} were told of`);
+      unexpected.push(`${ends} requests ended, but ${numFinished} 'finished' events were emitted`);
     const result = {
       seconds,
       rate,

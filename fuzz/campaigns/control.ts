@@ -121,8 +121,8 @@ async function checkStream(bytes: Buffer): Promise<void> {
 
   const Group = ProcessGroup as unknown as GroupConstructor;
   const group = new Group({ rank, worldSize }, TIMEOUT, connections);
-  const told: UniprocError[] = [];
-  group.onFailure((error) => told.push(error));
+  const reported: UniprocError[] = [];
+  group.onFailure((error) => reported.push(error));
   const gather = { isSettled: false };
   const gathered = group.gather('g', Buffer.from('own')).then(
     (values) => {
@@ -139,12 +139,12 @@ async function checkStream(bytes: Buffer): Promise<void> {
   await send(pieces.slice(numEarly));
   speaker.close();
   for (let turn = 0; turn < TURNS && !gather.isSettled; turn++) await setImmediate();
-  expect(gather.isSettled, 'a gather goes on though a rank is gone');
+  expect(gather.isSettled, 'a gather is still pending after a rank failed');
   await gathered;
   if (group.failure !== null) {
     checkError(group.failure);
     await Promise.resolve();
-    expect(told[0] === group.failure, 'a failure without its callback');
+    expect(reported[0] === group.failure, 'a failure without its callback');
   }
   await group.leave();
 }

@@ -63,7 +63,7 @@ export class KeyTable {
   set(key: string, value: Buffer): void {
     const before = this.#values.get(key);
     this.reserve(value.length - (before?.length ?? -key.length - ENTRY_BYTES));
-    this.#values.set(key, copyFromPool(value));
+    this.#values.set(key, withoutPool(value));
     for (const wait of this.#waits.get(key) ?? []) {
       wait.missing.delete(key);
       if (wait.missing.size === 0) wait.done();
@@ -101,7 +101,7 @@ export class KeyTable {
 }
 
 /** A slice of Buffer's pool would keep the whole pool in memory uncounted. */
-function copyFromPool(value: Buffer): Buffer {
+function withoutPool(value: Buffer): Buffer {
   if (value.length === value.buffer.byteLength) return value;
   const copy = Buffer.allocUnsafeSlow(value.length);
   value.copy(copy);

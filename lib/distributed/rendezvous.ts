@@ -40,7 +40,7 @@ export async function rendezvous(
   checkTimeout(timeout);
   if (!Number.isInteger(worldSize) || !Number.isInteger(rank) || rank < 0 || rank >= worldSize) {
     throw new ConfigError(
-      `rank is ${rank}; with a world size of ${worldSize} it must be an integer from 0 to ${worldSize - 1}`,
+      `rank is ${rank} and world size is ${worldSize}; both must be integers, rank from 0 to below the world size`,
     );
   }
   if (worldSize === 1) return new Map();

@@ -102,11 +102,11 @@ export class HeldRanks {
 
   /** Starts them; `program` waits at `await held()`. */
   static start(program: string, worldSize: number, options: RankOptions = {}): HeldRanks {
-    const held = `const told = new Promise((resolve) => process.once('message', () => {
+    const held = `const released = new Promise((resolve) => process.once('message', () => {
       process.disconnect();
       resolve();
     }));
-    const held = () => told;\n`;
+    const held = () => released;\n`;
     const ranks = startRanks(held + program, worldSize, { ...options, isResident: true });
     return new HeldRanks(ranks);
   }

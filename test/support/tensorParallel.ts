@@ -62,7 +62,7 @@ export interface DescribedError {
 
 /**
  * Starts ranks that run `body`, the body of an async function with the definitions above. Each has one
-  * CPU thread and compares its schedule with the others.
+ * CPU thread and compares its schedule with the others.
  */
 export function startLLMs(
   body: string,
