@@ -45,7 +45,7 @@ async function expectUnharmed(): Promise<void> {
 
 describe('only the offending client is disconnected for', () => {
   it.each<[string, Buffer]>([
-    ['another protocol', Buffer.from('GET / HTTP/1.1\r\nHost: store\r\n\r\n')],
+    ['a different protocol', Buffer.from('GET / HTTP/1.1\r\nHost: store\r\n\r\n')],
     ['a query before the handshake', join(request(Query.GETNUMKEYS))],
     ['a wrong validation', join(request(Query.VALIDATE).u32(0x3c85f7cf))],
     ['an unknown query', join(HELLO, request(99))],
@@ -58,7 +58,7 @@ describe('only the offending client is disconnected for', () => {
     ['131,073 keys', join(HELLO, request(Query.WAIT), length(131073))],
     ['2^64 - 1 keys', join(HELLO, request(Query.MULTI_GET), length(-1))],
     ['2^40 keys to set', join(HELLO, request(Query.MULTI_SET), length(2n ** 40n))],
-    ['an add to what is not a number', join(HELLO, request(Query.ADD).key('/kept').i64(1))],
+    ['an add to a value that is not a number', join(HELLO, request(Query.ADD).key('/kept').i64(1))],
     [
       'a wait within a wait',
       join(HELLO, request(Query.WAIT).keys(['a', 'b']), request(Query.WAIT).keys(['c'])),

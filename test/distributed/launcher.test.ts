@@ -478,7 +478,7 @@ describe('the command line', () => {
   });
 
   it.each<[string, string[], string]>([
-    ['another command', ['lunch'], 'unknown command lunch'],
+    ['an unknown command', ['lunch'], 'unknown command lunch'],
     ['a missing program', ['launch', '/nowhere.js'], 'the program /nowhere.js does not exist'],
     ['a wrong option', ['launch', '--nproc-per-node=x', 'y'], '--nproc-per-node is x'],
   ])('exits with code 2 for %s', async (_, args, message) => {

@@ -45,12 +45,12 @@ async function withRankOne() {
 
 describe('rank 0 loses a rank that sends', () => {
   it.each<[string, number, Buffer]>([
-    ['a value whose name is longer than the frame', Kind.VALUE, new Message().i64(100).bytes()],
-    ['a value of a length below 0', Kind.VALUE, named('g').i64(TIMEOUT).i64(-1).bytes()],
+    ['a value with a name longer than the frame', Kind.VALUE, new Message().i64(100).bytes()],
+    ['a value with a negative length', Kind.VALUE, named('g').i64(TIMEOUT).i64(-1).bytes()],
     ['a value without a name', Kind.VALUE, Buffer.alloc(0)],
-    ['a gather whose timeout is below 0', Kind.VALUE, named('h').i64(-1).value('x').bytes()],
-    ['a digest of a step beyond counting', Kind.DIGEST, new Message().i64(2n ** 62n).bytes()],
-    ['the farewell of a rank that there is not', Kind.LEFT, new Message().i64(2).bytes()],
+    ['a gather with a negative timeout', Kind.VALUE, named('h').i64(-1).value('x').bytes()],
+    ['a digest of a step beyond safe integers', Kind.DIGEST, new Message().i64(2n ** 62n).bytes()],
+    ['LEFT of a rank outside the world', Kind.LEFT, new Message().i64(2).bytes()],
   ])('%s', async (_, kind, payload) => {
     const { other, group, gathering } = await withRankOne();
     other.send(kind, payload);
@@ -67,9 +67,9 @@ describe('a malformed FAIL frame is still a failure', () => {
     ['no JSON', Buffer.from('{')],
     ['null', json(null)],
     ['an object without a code', json({ message: 'x' })],
-    ['a code that is no text', json({ code: 7, message: 'x' })],
-    ['a rank that is none', json({ code: 'PEER_LOST', message: 'x', rank: 0.5 })],
-    ['ranks that are none', json({ code: 'SCHEDULE_MISMATCH', message: 'x', ranks: null })],
+    ['a code that is not a string', json({ code: 7, message: 'x' })],
+    ['an invalid rank', json({ code: 'PEER_LOST', message: 'x', rank: 0.5 })],
+    ['invalid ranks', json({ code: 'SCHEDULE_MISMATCH', message: 'x', ranks: null })],
     ['one digest', json({ code: 'SCHEDULE_MISMATCH', message: 'x', digests: ['a'] })],
   ])('%s', (_, payload) => {
     const error = failureOf(payload);

@@ -498,7 +498,7 @@ describe('env://', () => {
   });
 
   it.each(['TORCHELASTIC_RESTART_COUNT', 'TORCHELASTIC_RUN_ID'])(
-    'does not meet ranks of another %s',
+    'keeps ranks with a different %s apart',
     async (name) => {
       closing(await TCPStoreServer.listen({ host: HOST, port }));
       const env = variables({ TORCHELASTIC_USE_AGENT_STORE: 'True' });
@@ -553,9 +553,9 @@ describe("rank 0's listener", () => {
     ['nothing', undefined],
     ['random bytes', randomBytes(100_000)],
     ['a length without an end', Buffer.from('01ffffffffffffff7f', 'hex')],
-    ['half a hello', Buffer.from('011800000000000000aabb', 'hex')],
+    ['a truncated HELLO', Buffer.from('011800000000000000aabb', 'hex')],
     [
-      'a hello with another token',
+      'a HELLO with a wrong token',
       Buffer.concat([
         Buffer.from('011800000000000000', 'hex'),
         randomBytes(16),

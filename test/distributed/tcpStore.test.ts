@@ -409,7 +409,7 @@ describe('connect', () => {
     ['no server listens', async () => ({ port: await freePort() }), 'ECONNREFUSED'],
     ['the server does not answer', () => serveRaw(() => {}), 'the handshake timed out'],
     [
-      'another server answers',
+      'a different server answers',
       () => serveRaw((socket) => socket.write('220 mail.example')),
       'not a TCPStore',
     ],

@@ -117,7 +117,7 @@ describe('config.json', () => {
   });
 
   it.each(['rms_norm_eps', 'rope_theta', 'hidden_size', 'num_key_value_heads'])(
-    'with a %s that is no finite number is refused by that name',
+    'with a non-finite %s is refused by key',
     async (key) => {
       for (const value of ['NaN', 'Infinity', '-Infinity']) {
         const text = JSON.stringify({ ...LLAMA, [key]: '?' }).replace('"?"', value);

@@ -236,12 +236,12 @@ async function randomTable(spec: ModelSpec, dtype: 'F32' | 'BF16'): Promise<Tens
 
 describe('the shares of a rank', () => {
   const variants: [string, Partial<ModelSpec>][] = [
-    ['biases, head norms, two key-value heads, a vocabulary that does not divide', {}],
+    ['biases, head norms, two key-value heads, an indivisible vocabulary', {}],
     ['as many key-value heads as heads', { numKvHeads: 8 }],
     ['one key-value head', { numKvHeads: 1 }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['a vocabulary that divides', { vocabSize: 32 }],
-    ['a vocabulary that the last rank has nothing of', { vocabSize: 5 }],
+    ['a vocabulary without a share for the last rank', { vocabSize: 5 }],
     [
       'no biases, no head norms',
       { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false },
