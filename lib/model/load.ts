@@ -1,4 +1,4 @@
-/** How a worker's model gets its weights: from the checkpoint's files, or at random ('dummy'). */
+/** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
 import {
@@ -14,17 +14,16 @@ import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
 
-/** A rank's place among those that share the model. */
 interface Place {
   rank: number;
   worldSize: number;
 }
 
 export class ModelLoader {
-  /** The output head is the embedding; null before the files were looked at: as config.json says. */
+  /** Whether the output head is the embedding; null before `examine`: as in config.json. */
   #embeddingsTied: boolean | null = null;
   #weightFormats: Record<string, WeightFormat> = {};
-  /** What `examine` found, for the `load` that follows it. */
+  /** The table that `examine` read, for the next `load`. */
   #table: TensorTable | null = null;
   readonly #family: Family;
 
@@ -36,7 +35,7 @@ export class ModelLoader {
     this.#family = familyOf(config.model.transformer.architecture);
   }
 
-  /** The forward pass, with what the files say of tied embeddings and of the weights' formats. */
+  /** The forward pass, with tied embeddings and weight formats according to the files. */
   get spec(): ModelSpec {
     const { transformer, dtype } = this.config.model;
     const { spec } = transformer;
@@ -49,9 +48,8 @@ export class ModelLoader {
   }
 
   /**
-   * Reads the files' headers and decides whether the output head is the embedding, which the model
-   * has to be made for. Rank 0 warns, once, where the files contradict config.json. Rejects with
-   * CheckpointError.
+   * Reads the files' headers and determines whether the output head is the embedding, before the model
+   * is made. Rank 0 warns once if the files contradict config.json. Rejects with CheckpointError.
    */
   async examine(device: NativeDevice, rank: number): Promise<void> {
     const { load, model } = this.config;
@@ -62,8 +60,8 @@ export class ModelLoader {
     }
     const table = await readTensorTable(model.path);
     const isTied = await this.#isTied(table, device);
-    const isNews = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
-    if (isNews && rank === 0) warnOfUntiedEmbeddings(table);
+    const isNewlyUntied = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
+    if (isNewlyUntied && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
     this.#weightFormats = this.#formatsIn(table);
     this.#table = table;
@@ -92,7 +90,7 @@ export class ModelLoader {
     );
   }
 
-  /** Fills a model made for what `examine` found. */
+  /** Loads the weights into a model made from `spec` after `examine`. */
   async load(
     model: NativeModel,
     place: Place,
@@ -105,8 +103,8 @@ export class ModelLoader {
   }
 
   /**
-   * Fills the model once more, from the files as they are now. Rejects with CheckpointError, also
-   * where the head was tied and differs from the embedding now: the model has no place for it.
+   * Loads the weights again from the current files. Rejects with CheckpointError, also if the head was
+   * tied and now differs from the embedding.
    */
   async reload(model: NativeModel, device: NativeDevice, place: Place): Promise<void> {
     const { load, model: config } = this.config;
@@ -116,8 +114,8 @@ export class ModelLoader {
     if (spec.tieWordEmbeddings && !(await this.#isTied(table, device))) {
       throw new CheckpointError(
         table.source,
-        'lm_head.weight was equal to the embedding when the model was loaded and is not now; ' +
-          'put the files back, or load the model anew',
+        'lm_head.weight was equal to the embedding when the model was loaded, but now differs; ' +
+          'restore the files, or create the LLM again',
       );
     }
     await this.#fill(model, table, place);
@@ -140,7 +138,7 @@ export class ModelLoader {
         const totalTensors = sources.length;
         onProgress?.({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond });
       } catch (error) {
-        // Thrown from a native callback it would end the process.
+        // An exception in a native callback would end the process.
         failure ??= error;
       }
     });
@@ -148,7 +146,7 @@ export class ModelLoader {
   }
 }
 
-/** Says that the files and config.json do not agree, as transformers 5 does. */
+/** Warns, as transformers 5, that the files contradict config.json. */
 function warnOfUntiedEmbeddings(table: TensorTable): void {
   process.emitWarning(
     `${table.source}: config.json has tie_word_embeddings, but lm_head.weight differs from ` +

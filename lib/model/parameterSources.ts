@@ -1,4 +1,4 @@
-/** Which of a checkpoint's tensors are the model's parameters, under the names its family gives them. */
+/** Maps the model's parameters to the checkpoint's tensors, by the names of its family. */
 import { show } from '../config/schema';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
@@ -15,15 +15,15 @@ import { SCALES_SUFFIX } from './quantization';
 import { FAMILIES } from './registry';
 import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
 
-/** All that `NativeModel.load` needs to be told. */
+/** Arguments of `NativeModel.load`. */
 export interface Sources {
   files: string[];
   sources: ParameterSource[];
-  /** Bytes of this rank's share, as the files hold them. */
+  /** Bytes of this rank's share in the files. */
   totalBytes: number;
 }
 
-/** Types that parameters may be stored in. */
+/** Supported storage types of parameters. */
 const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F32: 'float32',
   F16: 'float16',
@@ -31,7 +31,7 @@ const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F8_E4M3: 'float8_e4m3',
 };
 
-/** What config.json calls the sizes of a spec. */
+/** The config.json keys of a spec's sizes. */
 const CONFIG_KEYS: Record<string, string> = {
   vocabSize: 'vocab_size',
   hiddenSize: 'hidden_size',
@@ -45,7 +45,7 @@ const CONFIG_KEYS: Record<string, string> = {
 
 const SUFFIXES = { weight: 'weight', bias: 'bias', scales: SCALES_SUFFIX } as const;
 
-/** The tensors of one checkpoint by the parameters that the model declares. */
+/** Tensor names of a checkpoint by parameter. */
 export class ParameterNames {
   constructor(
     private readonly family: Family,
@@ -54,7 +54,7 @@ export class ParameterNames {
   ) {}
 
   tensorOf({ layer, expert, module, part }: Parameter): string {
-    // Tied, it may stand in the files under the head's name alone.
+    // A tied embedding may be in the files under the head's name only.
     const isUnderHead = module === 'embedding' && this.isTied && !this.has('embedding');
     const name = this.family.modules[isUnderHead && this.has('head') ? 'head' : module];
     return `${name.replace('{layer}', `${layer}`).replace('{expert}', `${expert}`)}.${SUFFIXES[part]}`;
@@ -65,7 +65,7 @@ export class ParameterNames {
   }
 }
 
-/** The tensor and its type, once its shape is what config.json says. */
+/** Returns the tensor and its type after checking its shape against config.json. */
 function lookUp(
   table: TensorTable,
   name: string,
@@ -78,8 +78,8 @@ function lookUp(
   if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the shape ${show(entry.shape)}, ` +
-        `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
+      `tensor ${name} has shape ${show(entry.shape)}; ` +
+        `config.json requires ${show(shape.map(({ size }) => size))}: ` +
         shape.map(({ size, of }) => `${configKeys(of)} ${size}`).join(', '),
     );
   }
@@ -88,8 +88,8 @@ function lookUp(
   if (!dtype || (isQuantized && !(parameter.isLinear && parameter.format.scaleRows > 0))) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16` +
-        (isQuantized ? ' where quantization_config does not say how they are scaled' : ''),
+      `tensor ${name} has dtype ${entry.dtype}; weights must be F32, F16 or BF16` +
+        (isQuantized ? ' unless quantization_config describes their scales' : ''),
     );
   }
   return { entry, dtype };
@@ -101,16 +101,15 @@ function configKeys(sizes: string): string {
 
 function missing(name: string, { module, part }: Parameter): string {
   if (module === 'head' && part === 'weight') {
-    return `tensor ${name} is missing; only with tie_word_embeddings in config.json need it not be there`;
+    return `tensor ${name} is missing; it is required unless config.json has tie_word_embeddings`;
   }
   return `tensor ${name} is missing`;
 }
 
 /**
- * Whether the output head is the embedding, where config.json ties them: true if the files hold only
- * one of the two, or if both are equal once converted to the model's type, as in transformers 5. They
- * are compared on the device's thread. `untied`: the model's parameters, the head among them. Throws
- * CheckpointError.
+ * Whether the output head is the embedding, if config.json ties them: true if the files have only one
+ * of the two, or if both are equal in the model's dtype, as in transformers 5. Compares on the device's
+ * thread. `untied`: the parameters of the model with a separate head. Throws CheckpointError.
  */
 export async function areEmbeddingsTied(
   untied: readonly Parameter[],
@@ -138,11 +137,10 @@ export async function areEmbeddingsTied(
 }
 
 /**
- * The tensors of the checkpoint's files for the parameters that one rank declares. With tied
- * embeddings the files need only the embedding or the head, and a head beside the embedding is ignored
- * (areEmbeddingsTied compares them); so are tensors that no module of any family has
- * (rotary_emb.inv_freq). Throws CheckpointError for a tensor that is missing, that has another shape or
- * type than config.json says, or that config.json has no place for.
+ * Maps one rank's parameters to tensors of the checkpoint's files. With tied embeddings only one of
+ * embedding and head is required, and the other is ignored (areEmbeddingsTied compares them). Tensors
+ * of no known module (rotary_emb.inv_freq) are ignored. Throws CheckpointError for a tensor that is
+ * missing, contradicts config.json's shape or type, or belongs to no declared parameter.
  */
 export function parameterSources(
   declared: readonly Parameter[],
@@ -158,7 +156,7 @@ export function parameterSources(
     const name = names.tensorOf(parameter);
     const { entry, dtype } = lookUp(table, name, parameter);
     used.add(name);
-    // Of nothing, as of biases that one rank alone adds, there is nothing to load.
+    // An empty share, such as a bias that only one rank adds, needs no load.
     const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
     if (count === 0) return;
     const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
@@ -171,8 +169,8 @@ export function parameterSources(
     if (spec.tieWordEmbeddings && isEmbedding(family, name)) continue;
     throw new CheckpointError(
       table.files[entry.file],
-      `tensor ${name} has no place in the model that config.json describes; ` +
-        `check num_hidden_layers (${spec.numLayers}), attention_bias and mlp_bias there`,
+      `tensor ${name} is not part of the model that config.json describes; ` +
+        `check its num_hidden_layers (${spec.numLayers}), attention_bias and mlp_bias`,
     );
   }
   return { files: table.files, sources, totalBytes };
@@ -182,7 +180,7 @@ function isEmbedding({ modules }: Family, name: string): boolean {
   return name === `${modules.embedding}.weight` || name === `${modules.head}.weight`;
 }
 
-/** Names of tensors that change what a layer computes, of any family. */
+/** Tensor names of all families' modules. */
 const MODULE_TENSORS = new RegExp(
   `^(${[...new Set([...FAMILIES.values()].flatMap(({ modules }) => Object.values(modules)))]
     .map((module) => module.replaceAll('.', '\\.').replace(/\{(layer|expert)\}/g, '\\d+'))
