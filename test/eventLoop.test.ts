@@ -84,9 +84,13 @@ test.each([
         calls.push(llm.generate(prompt, params, { signal, priority: of(i) }));
         if (i % 100 === 99) await nextTurn();
       }
-      expect(llm.stats().numWaitingReqs).toBeGreaterThan(15_000);
+      const { numWaitingReqs } = llm.stats();
+      expect(numWaitingReqs).toBeGreaterThan(15_000);
       controller.abort();
-      for (const { status } of await Promise.allSettled(calls)) expect(status).toBe('rejected');
+      // The first ones may have finished before.
+      const results = await Promise.allSettled(calls);
+      const rejected = results.filter(({ status }) => status === 'rejected');
+      expect(rejected.length).toBeGreaterThanOrEqual(numWaitingReqs);
     },
     { maxNumSeqs: 4, schedulingPolicy },
   );
