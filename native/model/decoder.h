@@ -44,7 +44,7 @@ class Decoder {
   const ModelShard& shard_;
   Buffer rope_;  // [maxModelLen, 2, headDim / 2], float32
   Embedding embedding_;
-  std::vector<std::unique_ptr<Block>> blocks_;  // of all layers, in order
+  std::vector<std::unique_ptr<Block>> blocks_;  // all layers, in order
   Head head_;
 
   Communicator* communicator_ = nullptr;

@@ -45,7 +45,7 @@ Share blocksOf(const Share& share, int64_t size) {
 // Mean and standard deviation of random values, such that a product's terms are about 0.02.
 std::pair<float, float> randomValues(StorageType type, ParameterPart part, bool isNorm) {
   constexpr float kStd = 0.02f;
-  constexpr float kFloat8Std = 16.0f;  // of the elements, which scales multiply
+  constexpr float kFloat8Std = 16.0f;  // standard deviation before scaling
   if (isNorm) return {1.0f, 0.0f};
   if (part == ParameterPart::kScales) return {kStd / kFloat8Std, 0.0f};
   return {0.0f, isFloat(type) ? kStd : kFloat8Std};

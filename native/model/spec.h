@@ -30,7 +30,7 @@ struct RopeScaling {
 struct ExpertsSpec {
   int32_t numExperts = 0;
   int32_t numExpertsPerToken = 0;
-  int32_t intermediateSize = 0;  // of one expert
+  int32_t intermediateSize = 0;  // per expert
   bool normTopkProb = false;     // the weights of a token's experts are scaled to a sum of 1
   std::vector<bool> layers;      // [numLayers]: the layer has experts instead of the gated MLP
 };
@@ -55,7 +55,7 @@ struct ModelSpec {
   bool qkNorm = false;
   bool tieWordEmbeddings = false;
   std::optional<ExpertsSpec> experts;
-  std::map<std::string, WeightFormat> weightFormats;  // by module; the others have `dtype`
+  std::map<std::string, WeightFormat> weightFormats;  // by module; others have `dtype`
 
   bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
 };

@@ -138,7 +138,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   const int32_t firstKey = (begin / kTile + run.firstTile) * kTile + warp * kStrip;
 
   const int32_t* blocks = args.blocksOf(args.slots[run.row]);
-  const auto cacheSlotOf = [&](int32_t strip) {  // of this lane's key
+  const auto cacheSlotOf = [&](int32_t strip) {  // cache slot of this lane's key
     const int32_t key = firstKey + strip * kTile + lane % kStrip;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   const int32_t lastTile = (end - 1) / kKeys;
 
   const int32_t* blocks = args.blocksOf(args.slots[row]);
-  const auto cacheSlotOf = [&](int32_t tile) {  // of the key that this lane addresses
+  const auto cacheSlotOf = [&](int32_t tile) {  // cache slot of this lane's key
     const int32_t key = tile * kKeys + warp * Tiles::kKeysOfWarp + lane % Tiles::kKeysOfWarp;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
