@@ -169,7 +169,7 @@ ModelRunner::StepContext ModelRunner::requireStepContext(Ops& ops, int32_t step)
   if (!cache_) throwState("the KV cache is not allocated; call allocateKvCache first");
   if (step < 0 || step >= limits_.numSteps) {
     throwState("step " + std::to_string(step) + " does not exist; the model has " +
-               std::to_string(limits_.numSteps));
+               std::to_string(limits_.numSteps) + " step buffers");
   }
   if (!graphs_ && !limits_.enforceEager) graphs_ = ops.makeGraphs();
   return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get()};

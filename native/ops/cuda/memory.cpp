@@ -17,7 +17,7 @@ std::string inGiB(size_t bytes) {
   return text;
 }
 
-std::string asked(const char* what, size_t bytes) {
+std::string describeRequest(const char* what, size_t bytes) {
   return std::string("not enough memory for ") + what + ": " + std::to_string(bytes) + " bytes (" +
          inGiB(bytes) + ") requested";
 }
@@ -38,9 +38,9 @@ void* MemoryAccount::allocate(size_t bytes, const char* what) {
   if (status == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());  // clear the error: the device still works
     const DeviceMemory memory = usage();
-    throw Error("OUT_OF_MEMORY", asked(what, bytes) + ", " + inGiB(memory.free) + " free of " +
-                                     inGiB(memory.total) + ", " + inGiB(memory.allocated) +
-                                     " of it used by this device");
+    throw Error("OUT_OF_MEMORY", describeRequest(what, bytes) + ", " + inGiB(memory.free) +
+                                     " free of " + inGiB(memory.total) + ", " +
+                                     inGiB(memory.allocated) + " of it used by this device");
   }
   check(status, "cudaMalloc");
   allocated_ += bytes;
@@ -66,7 +66,7 @@ void* MemoryAccount::allocateHost(size_t bytes, const char* what) {
   const cudaError_t status = cudaMallocHost(&result, std::max<size_t>(bytes, 1));
   if (status == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());
-    throw Error("OUT_OF_MEMORY", asked(what, bytes) + " as pinned host memory");
+    throw Error("OUT_OF_MEMORY", describeRequest(what, bytes) + " as pinned host memory");
   }
   check(status, "cudaMallocHost");
   std::memset(result, 0, bytes);
