@@ -28,7 +28,7 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
 DeviceBinding& DeviceBinding::of(const Environment& environment, Napi::Value value) {
   const Napi::Object object = toObject(value, "device");
   if (!object.InstanceOf(environment.deviceClass.Value())) {
-    throw Napi::TypeError::New(value.Env(), "device must be a Device of the addon");
+    throw Napi::TypeError::New(value.Env(), "device must be a NativeDevice");
   }
   return *Unwrap(object);
 }

@@ -15,8 +15,8 @@
 namespace uniproc {
 namespace {
 
-// The binding of an object of the library's class `name`. The library's addon has its own copy of
-// the class, so that `InstanceOf` cannot tell.
+// The binding of an object of the library's class `name`. `InstanceOf` does not work, because the
+// library's addon has its own copy of the class.
 template <typename Class>
 Class& unwrap(Napi::Value value, const char* name) {
   const Napi::Object object = toObject(value, name);
@@ -42,8 +42,8 @@ Napi::Value readLogits(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Environment> environment = Environment::of(info.Env());
   auto logits = std::make_shared<std::vector<float>>();
   const auto start = [&](Environment::Settle settle) {
-    // The device's thread is the library's: it may outlive this addon's environment, which is
-    // therefore kept until the task is done.
+    // The device's thread belongs to the library and may outlive this addon's environment, so keep
+    // the environment until the task is done.
     binding.device()->enqueue(
         [model = binding.model(), numRows, logits](Ops& ops) {
           *logits = model->logits(ops, numRows);

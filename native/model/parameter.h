@@ -1,4 +1,4 @@
-// What a model's blocks declare of their parameters: Parameter of lib/native/index.ts.
+// Parameters declared by a model's blocks; Parameter of lib/native/index.ts.
 #pragma once
 
 #include <array>
@@ -10,13 +10,13 @@
 
 namespace uniproc {
 
-// A dimension of a tensor as the checkpoint has it, and this rank's share of that.
+// A dimension of a checkpoint's tensor, and this rank's share of it.
 struct Dimension {
   Share share;
-  const char* of = "";  // the sizes of the spec that it is made of
+  const char* of = "";  // product of the spec's sizes that it equals
 };
 
-// Where a module is: in a layer or none (-1), and there in an expert or none (-1).
+// A module's location: its layer (-1: none) and expert (-1: none).
 struct ModuleName {
   int32_t layer = -1;
   int32_t expert = -1;
@@ -27,18 +27,18 @@ struct ModuleName {
 
 enum class ParameterPart : uint8_t { kWeight, kBias, kScales };
 
-// One tensor that a checkpoint has for this model.
+// One tensor of the model's checkpoint.
 struct Parameter {
   ModuleName name;
   ParameterPart part = ParameterPart::kWeight;
   std::vector<Dimension> shape;  // one or two
-  bool isLinear = false;         // the matrix of a linear layer, which may have any WeightFormat
+  bool isLinear = false;         // a linear layer's matrix, which may have any WeightFormat
   WeightFormat format;           // of the module's matrix
 
   const Share& rows() const { return shape[0].share; }
   Share cols() const { return shape.size() > 1 ? shape[1].share : Share::all(1); }
-  // Whether this rank has anything of it.
-  bool isHere() const { return rows().count > 0 && cols().count > 0; }
+  // Whether this rank holds any part of it.
+  bool isLocal() const { return rows().count > 0 && cols().count > 0; }
   std::string toString() const;  // "layers.3.attention.q.weight"
 };
 

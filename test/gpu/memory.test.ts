@@ -152,7 +152,7 @@ describe('too little memory', () => {
     await expect(create).rejects.toThrow(OutOfMemoryError);
     await expect(create).rejects.toThrow(
       new RegExp(
-        `^no memory for ${what}: \\d+ bytes .* asked for, .* GiB free of .* GiB, .* in use`,
+        `^not enough memory for ${what}: \\d+ bytes .* requested, .* GiB free of .* GiB, .* used`,
       ),
     );
     expect(freeMemory()).toBeGreaterThanOrEqual(free);

@@ -153,7 +153,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
         const refused = executor.wakeUp();
         await expect(refused).rejects.toThrow(OutOfMemoryError);
         await expect(refused).rejects.toThrow(
-          new RegExp(`${what}: \\d+ bytes .* asked for, .* GiB free of .* GiB`),
+          new RegExp(`${what}: \\d+ bytes .* requested, .* GiB free of .* GiB`),
         );
         expect(executor.isSleeping).toBe(true);
       }

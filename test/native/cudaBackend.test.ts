@@ -39,7 +39,7 @@ test('a backend that cannot be loaded is named with the reason and what it needs
   await expect(open(addon, 'cuda', 0)).rejects.toMatchObject({
     code: 'DEVICE_FAILED',
     message: expect.stringMatching(
-      /uniproc_cuda\.so.*; it needs cuBLASLt, libcublasLt\.so\.13/,
+      /uniproc_cuda\.so.*; it requires cuBLASLt \(libcublasLt\.so\.13\)/,
     ) as unknown,
   });
 });

@@ -435,7 +435,7 @@ describe('load', () => {
       /cannot be opened/,
       ({ files }) => files.splice(0, 1, path.join(folder, 'missing.bin')),
     ],
-    ['a folder', /cannot be read: it is a folder/, ({ files }) => files.splice(0, 1, folder)],
+    ['a folder', /cannot be read: it is a directory/, ({ files }) => files.splice(0, 1, folder)],
     [
       'a truncated file',
       /but the file has \d+/,
@@ -447,7 +447,7 @@ describe('load', () => {
       ({ sources }) => (sources[0].offset = 2 ** 40),
     ],
     ['a tensor before the file', /at byte -8/, ({ sources }) => (sources[0].offset = -8)],
-    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
+    ['a file that is not listed', /refers to file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
     [
       'a parameter that the model does not have',
       /has no parameter 12/,
@@ -455,17 +455,17 @@ describe('load', () => {
     ],
     [
       'a type that the weight does not have',
-      /layers\.0\.mlp\.down\.weight is stored in a type it cannot have/,
+      /layers\.0\.mlp\.down\.weight is stored in a type that this model does not support for it/,
       ({ sources }) => (sources[indexOf('mlp.down')].dtype = 'float8_e4m3'),
     ],
     [
       'a parameter named twice',
-      /layers\.0\.attention\.k\.weight is named twice/,
+      /layers\.0\.attention\.k\.weight has two sources/,
       ({ sources }) => (sources[indexOf('attention.q')].parameter = indexOf('attention.k')),
     ],
     [
       'a parameter left out',
-      /layers\.0\.mlp\.up\.weight is not named/,
+      /layers\.0\.mlp\.up\.weight has no source/,
       ({ sources }) => sources.splice(indexOf('mlp.up'), 1),
     ],
   ];
@@ -477,7 +477,7 @@ describe('load', () => {
     await expect(model.load(checkpoint.files, checkpoint.sources, () => {})).rejects.toMatchObject({
       code: 'CHECKPOINT_INVALID',
       message: expect.stringMatching(message) as string,
-      file: /in file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
+      file: /refers to file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
     });
     expect((await device.memory()).allocated).toBe(0);
     const { files, sources } = write('damaged.bin', tensors);
@@ -504,7 +504,7 @@ describe('load', () => {
     }
     expect(reason).toMatchObject({ code: 'CHECKPOINT_INVALID', file: files[0] });
     expect(reason.message).toMatch(
-      /it was truncated while it was read: it had \d+ bytes .* ends before/,
+      /was truncated while it was read: it had \d+ bytes .* ends before/,
     );
     expect((await device.memory()).allocated).toBe(0);
   });
@@ -714,11 +714,16 @@ describe('a step that cannot be carried out', () => {
   });
 
   const steps: [string, RegExp, Row[], BlockUpdate[]][] = [
-    ['a slot there is none of', /no slot 4/, [{ slot: 4, computed: 0, scheduled: 1 }], []],
-    ['an empty slot', /slot 2\) has no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
+    [
+      'a slot there is none of',
+      /slot 4 does not exist/,
+      [{ slot: 4, computed: 0, scheduled: 1 }],
+      [],
+    ],
+    ['an empty slot', /slot 2\) holds no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
     [
       'a slot twice',
-      /is in the step twice/,
+      /appears twice in the step/,
       [
         { slot: 0, computed: 0, scheduled: 10 },
         { slot: 0, computed: 0, scheduled: 10 },
@@ -747,7 +752,7 @@ describe('a step that cannot be carried out', () => {
     ],
     [
       'more tokens than the batch may have',
-      /more tokens than maxNumBatchedTokens, 64/,
+      /exceeds maxNumBatchedTokens, 64/,
       [
         { slot: 3, computed: 0, scheduled: 60, sampled: false },
         { slot: 0, computed: 0, scheduled: 10, sampled: false },
@@ -755,8 +760,8 @@ describe('a step that cannot be carried out', () => {
       [],
     ],
     ['a block there is none of', /block 64 of 64/, [], [[1, 2, 64]]],
-    ['a block before its turn', /at most index 2 can come next/, [], [[1, 3, 0]]],
-    ['a block for an empty slot', /slot 2, which has no request/, [], [[2, 0, 0]]],
+    ['a block before its turn', /which can take indices up to 2/, [], [[1, 3, 0]]],
+    ['a block for an empty slot', /slot 2, which holds no request/, [], [[2, 0, 0]]],
   ];
 
   it.each(steps)('refuses %s, and the next step is unharmed', async (_, message, rows, updates) => {
@@ -772,8 +777,8 @@ describe('a step that cannot be carried out', () => {
   });
 
   it.each<[string, RegExp, (model: NativeModel) => void]>([
-    ['a block there is none of', /names block 64/, (model) => add(model, 0, [1], 41)],
-    ['a slot there is none of', /no slot -1/, (model) => add(model, -1, [1], 0)],
+    ['a block there is none of', /refers to block 64/, (model) => add(model, 0, [1], 41)],
+    ['a slot there is none of', /slot -1 does not exist/, (model) => add(model, -1, [1], 0)],
   ])('refuses a request with %s', async (_, message, addBad) => {
     const { model } = await loadedModel();
     addBad(model);
@@ -830,11 +835,11 @@ describe('a step that cannot be carried out', () => {
     ],
     [
       'more logprobs than there is room for',
-      /7 logprobs; maxLogprobs is 6/,
+      /numPromptLogprobs is 7; it must be from -1 \(none\) to maxLogprobs, 6/,
       [1],
       { numPromptLogprobs: 7 },
     ],
-    ['fewer logprobs than none', /-2 logprobs/, [1], { numLogprobs: -2 }],
+    ['fewer logprobs than none', /numLogprobs is -2;/, [1], { numLogprobs: -2 }],
   ];
 
   it.each(requests)('refuses a request with %s', async (_, message, tokenIds, sampling) => {
@@ -858,7 +863,7 @@ describe('a step that cannot be carried out', () => {
       'stopTokenIds',
     ]) {
       expect(() => model.checkRequest(requestOf([1], 0, { [name]: many }))).toThrow(
-        `${name} has 16777217 entries; it may have 16777216`,
+        `${name} has 16777217 entries; the maximum is 16777216`,
       );
     }
   });
@@ -888,9 +893,13 @@ describe('a step that cannot be carried out', () => {
     });
 
     it.each([
-      ['no place', undefined, 'take 4400 bytes; there are 4096 for them'],
-      ['too little of it', 8960, 'take 4400 bytes; there are 48 for them'],
-      ['a place that is not aligned', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
+      ['no place', undefined, 'take 4400 bytes; 4096 are available for them'],
+      ['too little of it', 8960, 'take 4400 bytes; 48 are available for them'],
+      [
+        'a place that is not aligned',
+        4,
+        "a request's listOffset is 4; it must be -1 or a multiple",
+      ],
       ['a place before it', -256, "a request's listOffset is -256"],
       ['a place behind it', 2 ** 40, "a request's listOffset is 1099511627776"],
     ])('and refuses a request with %s', async (_, listOffset, message) => {
@@ -909,7 +918,7 @@ describe('a step that cannot be carried out', () => {
     it('of a size that the device counts', () => {
       for (const listMemoryBytes of [-1, 2 ** 31 + 1]) {
         expect(() => newModel(LLAMA, { ...LIMITS, listMemoryBytes })).toThrow(
-          `listMemoryBytes is ${listMemoryBytes}; it may be from 0 to 2147483648`,
+          `listMemoryBytes is ${listMemoryBytes}; it must be from 0 to 2147483648`,
         );
       }
     });
@@ -983,12 +992,16 @@ describe('a step that cannot be carried out', () => {
 
   it('has no logits without a step that waits to be sampled, nor of rows it does not sample', async () => {
     const { model } = await loadedModel();
-    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(
+      invalid(/no launched step is waiting/),
+    );
     add(model, 0, prompt(4), 0);
     forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }]);
-    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
+    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/for 1 rows, not for 2/));
     await ready(model.sample(0, null));
-    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(
+      invalid(/no launched step is waiting/),
+    );
   });
 
   it('refuses a second forward before the first is sampled', async () => {
@@ -1087,7 +1100,7 @@ describe('between steps', () => {
     expect((await device.memory()).allocated).toBe(empty);
     const gone = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 13 }]);
     await expect(gone).rejects.toMatchObject({
-      message: expect.stringMatching(/slot 0\) has no request/) as string,
+      message: expect.stringMatching(/slot 0\) holds no request/) as string,
     });
   });
 

@@ -200,7 +200,7 @@ describe('OutputThread', () => {
 
   it('takes events alone', async () => {
     const thread = outputThread();
-    expect(() => thread.submit({} as NativeEvent, () => {})).toThrow('must be an Event');
+    expect(() => thread.submit({} as NativeEvent, () => {})).toThrow('must be a NativeEvent');
     await thread.shutdown();
   });
 });

@@ -543,7 +543,7 @@ describe('a world that cannot go on', () => {
     expect(make({ ...SPEC, intermediateSize: 13 }, first)).toThrow(
       /intermediateSize, 13, must be a multiple of the 2 ranks/,
     );
-    expect(make(SPEC, second)).toThrow(/of one device/);
-    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a Communicator');
+    expect(make(SPEC, second)).toThrow(/must use the same device/);
+    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a NativeCommunicator');
   });
 });

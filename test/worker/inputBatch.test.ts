@@ -311,7 +311,7 @@ describe('InputBatch', () => {
     const faults: [string, RegExp, object][] = [
       [
         'minTokens of 2 ** 31',
-        /minTokens must be an integer of 32 bits/,
+        /minTokens must be a 32-bit integer/,
         params({ minTokens: 2 ** 31 }),
       ],
       ['a bad word without tokens', /bad word 1 .*no token/, { badWordsTokenIds: [[1], [], [2]] }],
@@ -352,7 +352,11 @@ describe('InputBatch', () => {
       ['no biases', /./, params({ logitBias: undefined })],
       ['a seed of 65 bits', /seed must be/, { seed: 2n ** 64n }],
       ['a seed that is a number', /seed must be/, { seed: 3 }],
-      ['more logprobs than there are', /6 logprobs; maxLogprobs is 5/, params({ logprobs: 6 })],
+      [
+        'more logprobs than there are',
+        /numLogprobs is 6; it must be from -1 \(none\) to maxLogprobs, 5/,
+        params({ logprobs: 6 }),
+      ],
       ['topK that is NaN', /topK must be/, params({ topK: NaN })],
       [
         'a temperature that is none',

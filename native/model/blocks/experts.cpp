@@ -5,8 +5,8 @@
 namespace uniproc {
 namespace {
 
-// A token's share of the third scratch: the router's logits, then the ids and weights of its
-// experts. Each part begins at a multiple of 16 bytes when it does for all tokens before it.
+// A token's part of the third scratch buffer: router logits, then ids and weights of its experts.
+// Each array is a multiple of 16 bytes per token, so each starts aligned.
 constexpr size_t kAlignment = 16;
 
 constexpr size_t aligned(size_t bytes) {
@@ -24,10 +24,10 @@ void ExpertsBlock::declare(Parameters& parameters) {
   std::vector<Parameters::LinearPart> gateUp;
   std::vector<Parameters::LinearPart> down;
   for (int32_t expert = 0; expert < experts().numExperts; ++expert) {
-    const bool isHere = expert >= own.first && expert < own.first + own.count;
+    const bool isLocal = expert >= own.first && expert < own.first + own.count;
     Dimension intermediate = {Share::all(experts().intermediateSize), "expertIntermediateSize"};
     Dimension out = hidden;
-    if (!isHere) intermediate.share.count = out.share.count = 0;
+    if (!isLocal) intermediate.share.count = out.share.count = 0;
     gateUp.push_back({name("experts.gate", expert), intermediate});
     gateUp.push_back({name("experts.up", expert), intermediate});
     down.push_back({name("experts.down", expert), out});
@@ -47,7 +47,7 @@ ScratchBytes ExpertsBlock::scratch(DType activations) const {
   const size_t topK = experts().numExpertsPerToken;
   const size_t intermediate = experts().intermediateSize;
   const size_t hidden = shard_.spec().hiddenSize;
-  // Down's output takes the place of gate's and up's, which are read no more by then.
+  // Down's output reuses the memory of gate's and up's, which are no longer read.
   return {topK * std::max(2 * intermediate, hidden) * elementSize,
           topK * intermediate * elementSize,
           aligned(experts().numExperts * elementSize) + aligned(topK * sizeof(int32_t)) +
