@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as errors from '../lib/errors';
+import { nativeError } from '../lib/nativeError';
 
 const ROOT = path.resolve(__dirname, '..');
 
@@ -40,13 +41,13 @@ test('every documented class is exported', () => {
 });
 
 test.each([...fromNative])('native code %s maps to its class', (code) => {
-  const error = errors.nativeError(code, 'a message', 'a file', 0);
+  const error = nativeError(code, 'a message', 'a file', 0);
   expect(error.code).toBe(code);
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
 test('an unknown code becomes INTERNAL and is named', () => {
-  const error = errors.nativeError('STRANGE', 'a message');
+  const error = nativeError('STRANGE', 'a message');
   expect(error).toBeInstanceOf(errors.InternalError);
   expect(error.message).toContain('STRANGE');
 });

@@ -1,5 +1,5 @@
 /** The validated, frozen configuration that executors and workers take. */
-import type { ModelSpec } from '../native';
+import type { ModelSpec } from '../model/spec';
 import type { DType } from './dtype';
 import type { RequestLimits } from './limits';
 

@@ -2,13 +2,13 @@
 import { z } from 'zod';
 import {
   CheckpointError,
-  nativeError,
   PeerLostError,
   RendezvousError,
   ScheduleMismatchError,
   UniprocError,
   UnsupportedModelError,
 } from '../errors';
+import { nativeError } from '../nativeError';
 
 interface Failure {
   code: string;

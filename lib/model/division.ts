@@ -1,6 +1,6 @@
 /** Checks that ranks can divide a model. */
 import type { TransformerSpec } from '../config/uniprocConfig';
-import type { ModelSpec } from '../native';
+import type { ModelSpec } from './spec';
 
 /** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {

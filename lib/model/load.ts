@@ -1,22 +1,31 @@
 /** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
-import {
-  type ModelSpec,
-  type NativeDevice,
-  type NativeModel,
-  type Parameter,
-  type WeightFormat,
-} from '../native';
 import type { Family } from './families/family';
-import { areEmbeddingsTied, ParameterNames, parameterSources } from './parameterSources';
+import {
+  areEmbeddingsTied,
+  ParameterNames,
+  parameterSources,
+  type TensorComparer,
+} from './parameterSources';
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
+import type { ModelSpec, Parameter, ParameterSource, WeightFormat } from './spec';
 
 interface Place {
   rank: number;
   worldSize: number;
+}
+
+/** A model that can be loaded, as the native one. */
+interface LoadableModel {
+  load(
+    files: string[],
+    sources: ParameterSource[],
+    onProgress: (bytes: number, tensors: number) => void,
+  ): Promise<void>;
+  loadDummy(seed: number): Promise<void>;
 }
 
 export class ModelLoader {
@@ -51,7 +60,7 @@ export class ModelLoader {
    * Reads the files' headers and determines whether the output head is the embedding, before the model
    * is made. Rank 0 warns once if the files contradict config.json. Rejects with CheckpointError.
    */
-  async examine(device: NativeDevice, rank: number): Promise<void> {
+  async examine(device: TensorComparer, rank: number): Promise<void> {
     const { load, model } = this.config;
     const { spec, quantization } = model.transformer;
     if (load.loadFormat === 'dummy') {
@@ -72,7 +81,7 @@ export class ModelLoader {
     return this.declare({ ...this.spec, ...changes, weightFormats: {} }, 0, 1);
   }
 
-  async #isTied(table: TensorTable, device: NativeDevice): Promise<boolean> {
+  async #isTied(table: TensorTable, device: TensorComparer): Promise<boolean> {
     const { dtype, transformer } = this.config.model;
     if (!transformer.spec.tieWordEmbeddings) return false;
     const untied = this.#declared({ tieWordEmbeddings: false });
@@ -92,7 +101,7 @@ export class ModelLoader {
 
   /** Loads the weights into a model made from `spec` after `examine`. */
   async load(
-    model: NativeModel,
+    model: LoadableModel,
     place: Place,
     onProgress?: (progress: LoadProgress) => void,
   ): Promise<void> {
@@ -106,7 +115,7 @@ export class ModelLoader {
    * Loads the weights again from the current files. Rejects with CheckpointError, also if the head was
    * tied and now differs from the embedding.
    */
-  async reload(model: NativeModel, device: NativeDevice, place: Place): Promise<void> {
+  async reload(model: LoadableModel, device: TensorComparer, place: Place): Promise<void> {
     const { load, model: config } = this.config;
     if (load.loadFormat === 'dummy') return model.loadDummy(config.seed);
     const table = await readTensorTable(config.path);
@@ -122,7 +131,7 @@ export class ModelLoader {
   }
 
   async #fill(
-    model: NativeModel,
+    model: LoadableModel,
     table: TensorTable,
     { rank, worldSize }: Place,
     onProgress?: (progress: LoadProgress) => void,

@@ -1,19 +1,13 @@
 /** Maps the model's parameters to the checkpoint's tensors, by the names of its family. */
+import type { DType } from '../config/dtype';
 import { show } from '../config/schema';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
-import type {
-  DType,
-  NativeDevice,
-  Parameter,
-  ParameterSource,
-  StorageType,
-  StoredTensor,
-} from '../native';
 import type { Family } from './families/family';
 import { SCALES_SUFFIX } from './quantization';
 import { FAMILIES } from './registry';
 import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
+import type { Parameter, ParameterSource, StorageType, StoredTensor } from './spec';
 
 /** Arguments of `NativeModel.load`. */
 export interface Sources {
@@ -21,6 +15,11 @@ export interface Sources {
   sources: ParameterSource[];
   /** Bytes of this rank's share in the files. */
   totalBytes: number;
+}
+
+/** A device that compares tensors of files, converted to `dtype`. */
+export interface TensorComparer {
+  areEqual(a: StoredTensor, b: StoredTensor, count: number, dtype: DType): Promise<boolean>;
 }
 
 /** Supported storage types of parameters. */
@@ -115,7 +114,7 @@ export async function areEmbeddingsTied(
   untied: readonly Parameter[],
   family: Family,
   table: TensorTable,
-  device: Pick<NativeDevice, 'areEqual'>,
+  device: TensorComparer,
   dtype: DType,
 ): Promise<boolean> {
   const names = new ParameterNames(family, table, false);

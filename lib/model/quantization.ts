@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
 import type { Quantization } from '../config/uniprocConfig';
 import { CheckpointError, UnsupportedModelError } from '../errors';
-import type { Parameter, WeightFormat } from '../native';
+import type { Parameter, WeightFormat } from './spec';
 import type { SafetensorsDType } from './safetensors';
 
 /** Maximum rows and columns of a block. */

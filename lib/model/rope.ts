@@ -1,7 +1,7 @@
 /** A checkpoint's rotary embedding and its scaling. */
 import { z } from 'zod';
 import { CheckpointError, UnsupportedModelError } from '../errors';
-import type { RopeScaling } from '../native';
+import type { RopeScaling } from './spec';
 import { checkRopeConstants } from './ropeConstants';
 import {
   integerOrNull,

@@ -2,7 +2,7 @@
  * Checks the constants of a rotary embedding before the model is made. The native side computes them in
  * float32 (native/model/rope.cpp); one that is not finite and above 0 makes every logit NaN.
  */
-import type { RopeScaling } from '../native';
+import type { RopeScaling } from './spec';
 import { isPositiveFloat32 } from '../config/schema';
 
 export interface RopeConstants {

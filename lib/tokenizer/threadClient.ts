@@ -1,13 +1,8 @@
 /** The JavaScript thread's end of a Tokenizer's thread. */
 import path from 'node:path';
 import { type ResourceLimits, Worker } from 'node:worker_threads';
-import {
-  CheckpointError,
-  nativeError,
-  ShutdownError,
-  TokenizerFailedError,
-  type UniprocError,
-} from '../errors';
+import { CheckpointError, ShutdownError, TokenizerFailedError, type UniprocError } from '../errors';
+import { nativeError } from '../nativeError';
 import type { Answer, Failure, Methods } from './threadMessages';
 
 interface Pending {

@@ -3,7 +3,7 @@
  * the npm package.
  */
 import path from 'node:path';
-import { nativeError } from '../../lib/errors';
+import { nativeError } from '../../lib/nativeError';
 import type { Addon, NativeDevice, NativeModel } from '../../lib/native';
 
 export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {

@@ -1,7 +1,7 @@
 /** Qwen3-MoE (Yang et al. 2025): Qwen3 with experts in all or some layers. */
 import { show } from '../../config/schema';
 import { CheckpointError } from '../../errors';
-import type { ExpertsSpec } from '../../native';
+import type { ExpertsSpec } from '../spec';
 import { COMMON_DEFAULTS, type ConfigJson, DENSE_MODULES, type Family } from './family';
 import { readQwen3Spec } from './qwen3';
 
