@@ -1,12 +1,15 @@
 /** How a worker's model gets its weights: from the checkpoint's files, or at random ('dummy'). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
 import {
+  type DType,
   type ModelSpec,
   native,
   type NativeDevice,
   type NativeModel,
   type Parameter,
+  type StorageType,
   type WeightFormat,
 } from '../native';
 import type { Family } from './families/family';
@@ -19,6 +22,20 @@ import { readTensorTable, type TensorTable } from './safetensors';
 interface Place {
   rank: number;
   worldSize: number;
+}
+
+/** Bytes of one element. */
+const BYTES_PER_ELEMENT: Record<StorageType, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  float8_e4m3: 1,
+};
+
+/** The type that a parameter has on the device. */
+function storedTypeOf({ part, isLinear, format }: Parameter, dtype: DType): StorageType {
+  if (part === 'scales') return 'float32';
+  return part === 'weight' && isLinear ? format.type : dtype;
 }
 
 export class ModelLoader {
@@ -80,6 +97,17 @@ export class ModelLoader {
       this.#declared(),
       (parameter) => table.tensors.get(names.tensorOf(parameter))?.dtype,
     );
+  }
+
+  /** Bytes of a rank's share of the weights, as the device stores them. */
+  weightBytes({ rank, worldSize }: Place): WeightBytes {
+    const sums: WeightBytes = {};
+    for (const parameter of native().declareParameters(this.spec, rank, worldSize)) {
+      const type = storedTypeOf(parameter, this.spec.dtype);
+      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+      if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
+    }
+    return sums;
   }
 
   /** Fills a model made for what `examine` found. */
