@@ -157,33 +157,17 @@ const NATIVE_ROOMS = [
 /** Rooms that may include comm: those that make communicators. Others know its interface, in backend. */
 const ABOVE_COMM = ['comm', 'runtime', 'addon', 'addon_testing'];
 
-/** Files that stand in another folder than their room's. */
-const NATIVE_PLACES = [
-  [/^runtime\/(error|queue|stoppable|thread_name)\./, 'base'],
-  [/^ops\/(philox|types)\./, 'base'],
-  [/^ops\/cpu\/float_types\./, 'base'],
-  [/^runtime\/buffer\./, 'backend'],
-  [/^ops\/(ops|linear|logits|experts)\./, 'backend'],
-  [/^comm\/(communicator|deadline|peer_lost)\./, 'backend'],
-];
-
 /** Files that break an arrow, and what they include nevertheless; to be mended, never added to. */
 const NATIVE_EXCEPTIONS = [
   // The collectives of CUDA are ops' and comm's at once, and the CPU's make their own connections.
   [/^ops\/cuda\/(all_reduce|nccl_\w+|shared_memory)\./, /^comm\//],
   [/^ops\/cpu\/cpu_ops\./, /^comm\/tcp_communicator\./],
-  // The thread that a model and its communicator run on has no interface below runtime.
-  [/^comm\/device_communicator\./, /^runtime\/device(_thread)?\./],
-  [
-    /^(model\/model|runner\/model_runner)\./,
-    /^(comm\/device_communicator|runtime\/device(_thread)?)\./,
-  ],
+  // The runner is given its communicator as what stands on the device's thread.
+  [/^runner\/model_runner\./, /^comm\/device_communicator\./],
 ];
 
 /** The room of a file by its path from native/; undefined when it has none. */
 function nativeRoomOf(file) {
-  const placed = NATIVE_PLACES.find(([pattern]) => pattern.test(file));
-  if (placed) return placed[1];
   return NATIVE_ROOMS.find((room) => file.startsWith(`${room}/`));
 }
 
