@@ -40,11 +40,20 @@ import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 
 export interface CreateArgs extends EngineArgs {
-  /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */
+  /**
+   * Told how far the load of the weights is.
+   * @defaultValue a bar on stderr where that is a terminal, else none
+   */
   onProgress?: (progress: LoadProgress) => void;
-  /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
+  /**
+   * Gives the start up at its next stage; `create` then rejects with the signal's reason.
+   * @defaultValue none
+   */
   signal?: AbortSignal;
-  /** The chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  /**
+   * The chat template's text, or the name of one of the checkpoint's.
+   * @defaultValue none: the checkpoint's
+   */
   chatTemplate?: string;
 }
 

@@ -18,65 +18,144 @@ import type {
   UniprocConfig,
 } from './uniprocConfig';
 
-/** Options of an engine; all may be left out. */
+/**
+ * Options of an engine; all may be left out. `npm run docs` makes docs/options.md of these comments,
+ * of the schema below and of `RequestLimits`.
+ */
 export interface EngineArgs {
-  /** Folder of a Hugging Face checkpoint; default: the small model that comes with the package. */
+  /**
+   * Folder of a Hugging Face checkpoint.
+   * @defaultValue the small model that comes with the package
+   */
   model?: string;
-  /** 'cpu', 'cuda' or 'cuda:N'; default: a CUDA device where LLM.create finds one, else the CPU. */
+  /**
+   * Where the model runs.
+   * @defaultValue the first CUDA device where there is one, else `'cpu'`
+   */
   device?: string;
-  /** Type of weights and KV cache; default 'auto': the one the checkpoint was saved in. */
+  /**
+   * Type that the model computes and caches in, and of weights that are not quantised. `'auto'` is the
+   * one that config.json names.
+   * @defaultValue `'auto'`
+   */
   dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
-  /** Most tokens of a prompt and its output together; default: the model's, on a CPU at most 8192. */
+  /**
+   * Most tokens of a prompt and its output together.
+   * @defaultValue what the model has positions for; on a CPU at most `8192`
+   */
   maxModelLen?: number;
-  /** Tokens in a block of the KV cache; 1 to 256, default 16. */
+  /**
+   * Tokens in a block of the KV cache.
+   * @defaultValue `16`
+   */
   blockSize?: number;
-  /** Share of the device's memory the engine may use; above 0 to 1, default: the worker's. */
+  /**
+   * Share of the device's memory that the engine may use.
+   * @defaultValue on CUDA `0.9`; on a CPU none: the KV cache takes a quarter of the free memory
+   */
   memoryUtilization?: number;
-  /** Bytes for the KV cache, in place of a share of memory; default: what memoryUtilization leaves. */
+  /**
+   * Bytes for the KV cache, in place of a share of memory.
+   * @defaultValue none: what `memoryUtilization` leaves
+   */
   kvCacheMemoryBytes?: number;
-  /** Most requests in a step; default 64 on a CPU, 256 on CUDA. */
+  /**
+   * Most requests in a step.
+   * @defaultValue on CUDA `256`; on a CPU `64`
+   */
   maxNumSeqs?: number;
-  /** Most tokens in a step, at least maxNumSeqs; default 2048 on a CPU, 8192 on CUDA. */
+  /**
+   * Most tokens in a step; at least `maxNumSeqs`.
+   * @defaultValue on CUDA `8192`; on a CPU `2048`
+   */
   maxNumBatchedTokens?: number;
-  /** Most tokens of one prompt in a step, so that others go on beside it; 0, the default: no limit. */
+  /**
+   * Most tokens of one prompt in a step, so that others go on beside it; 0: no such limit.
+   * @defaultValue `0`
+   */
   longPrefillTokenThreshold?: number;
-  /** Who runs first: 'fcfs' by arrival, 'priority' by the requests' priority; default 'fcfs'. */
+  /**
+   * Which request runs first: `'fcfs'` by arrival, `'priority'` by the requests' priority.
+   * @defaultValue `'fcfs'`
+   */
   schedulingPolicy?: 'fcfs' | 'priority';
-  /** Requests share the cache of what they begin with alike; default true. */
+  /**
+   * Requests that begin with the same tokens share their blocks of the KV cache.
+   * @defaultValue `true`
+   */
   enablePrefixCaching?: boolean;
   /**
    * Most requests that may wait, beside those that run or that a free engine takes up at once; a call
-   * beyond rejects with QueueFullError. Default: no limit.
+   * beyond rejects with QueueFullError.
+   * @defaultValue none: no limit
    */
   maxQueuedRequests?: number;
-  /** Bounds on what one call may ask for; each has a default (docs/engine.md). */
+  /**
+   * Bounds on what one call may ask for.
+   * @defaultValue each limit has its own
+   */
   limits?: Partial<RequestLimits>;
-  /** Schedule the next step while this one runs; default true. */
+  /**
+   * Schedule the next step while this one runs.
+   * @defaultValue `true`
+   */
   asyncScheduling?: boolean;
-  /** Do without CUDA graphs; default false. */
+  /**
+   * Do without CUDA graphs.
+   * @defaultValue `false`
+   */
   enforceEager?: boolean;
-  /** 'auto' reads the checkpoint's weights, 'dummy' makes random ones; default 'auto'. */
+  /**
+   * `'auto'` reads the checkpoint's weights, `'dummy'` makes random ones.
+   * @defaultValue `'auto'`
+   */
   loadFormat?: 'auto' | 'dummy';
-  /** Seed of the sampling of requests that bring none; an integer, default 0; ranks must be given one. */
+  /**
+   * Seed of the sampling of requests that bring none. Must be given where `tensorParallelSize` is above
+   * 1.
+   * @defaultValue `0`
+   */
   seed?: number;
-  /** Ranks that share the model; default 1. */
+  /**
+   * Ranks that share the model.
+   * @defaultValue `1`
+   */
   tensorParallelSize?: number;
-  /** Most milliseconds to wait for other ranks: to meet, in a step; default 300,000. */
+  /**
+   * Most milliseconds to wait for other ranks: to meet, in a collective, in a step.
+   * @defaultValue `300000`
+   */
   distributedTimeout?: number;
-  /** Sum by NCCL alone, never by reading the other GPUs' memory; default false. */
+  /**
+   * Sum by NCCL alone, never by reading the other GPUs' memory.
+   * @defaultValue `false`
+   */
   disableCustomAllReduce?: boolean;
-  /** 'uni', 'external_launcher', a subclass of Executor, or where to find one; default 'uni'. */
+  /**
+   * The executor: `'uni'` runs one rank, `'external_launcher'` one of several that a launcher started.
+   * @defaultValue `'uni'`
+   */
   distributedExecutorBackend?: unknown;
-  /** The worker's class, or where to find it ({ module, export }); default: Worker. */
+  /**
+   * The worker's class.
+   * @defaultValue none: `Worker`
+   */
   workerCls?: unknown;
-  /** A class whose methods are added to the worker's, or where to find it; default none. */
+  /**
+   * A class that has methods to be added to the worker's.
+   * @defaultValue none
+   */
   workerExtensionCls?: unknown;
   /**
    * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
-   * tokenizer's eos_token name; [] for none.
+   * tokenizer's `eos_token` name; `[]` for none.
+   * @defaultValue all that these files name
    */
   eosTokenIds?: readonly number[];
-  /** Do without a tokenizer: prompts and outputs are token ids; default false. */
+  /**
+   * Do without a tokenizer: prompts and outputs are token ids.
+   * @defaultValue `false`
+   */
   skipTokenizerInit?: boolean;
 }
 
@@ -96,7 +175,8 @@ const optionalClass = () =>
     .optional()
     .describe('a class or { module, export }');
 
-const schema = z.strictObject({
+/** What each option may be, described in words. */
+export const engineArgsSchema = z.strictObject({
   model: z.string().min(1).optional().describe('the path of a folder'),
   device: z
     .string()
@@ -117,7 +197,8 @@ const schema = z.strictObject({
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
   maxQueuedRequests: optionalInteger(1),
-  limits: z.custom<Partial<RequestLimits>>().optional(), // parsed by itself, so that errors name a limit
+  // Parsed by itself, so that errors name a limit.
+  limits: z.custom<Partial<RequestLimits>>().optional().describe('an object of the limits below'),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -126,7 +207,10 @@ const schema = z.strictObject({
   distributedTimeout: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
   // Executor.getClass says what it may be.
-  distributedExecutorBackend: z.unknown().optional(),
+  distributedExecutorBackend: z
+    .unknown()
+    .optional()
+    .describe("'uni', 'external_launcher', a subclass of Executor or { module, export } of one"),
   workerCls: optionalClass(),
   workerExtensionCls: optionalClass(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
@@ -291,7 +375,7 @@ function deepFreeze<T>(value: T): T {
  * and UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
-  const options: EngineArgs = parseFields(schema, args, fail);
+  const options: EngineArgs = parseFields(engineArgsSchema, args, fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
   const model = await readModel(options, device);

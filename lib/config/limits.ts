@@ -30,44 +30,87 @@ export const HARD_LIMITS = Object.freeze({
 
 /** What one call may ask of an engine; the option `limits`. */
 export interface RequestLimits {
-  /** Prompts of one call; default 65,536. */
+  /**
+   * Prompts of one call.
+   * @defaultValue `65536`
+   */
   maxPromptsPerCall: number;
-  /** Outputs of one call: the sum of its prompts' `n`; default 65,536. */
+  /**
+   * Outputs of one call: the sum of its prompts' `n`.
+   * @defaultValue `65536`
+   */
   maxRequestsPerCall: number;
-  /** Outputs of one prompt; default 16,384. */
+  /**
+   * Outputs of one prompt.
+   * @defaultValue `16384`
+   */
   maxN: number;
-  /** Length of a prompt's text, in UTF-16 code units; default 16,777,216. */
+  /**
+   * Length of a prompt's text, in UTF-16 code units.
+   * @defaultValue `16777216`
+   */
   maxPromptLength: number;
-  /** Messages, fields and list entries in the conversations of one call; default 262,144. */
+  /**
+   * Messages, fields and list entries in the conversations of one call.
+   * @defaultValue `262144`
+   */
   maxMessageValues: number;
-  /** Stop strings of a request; default 64. */
+  /**
+   * Stop strings of a request.
+   * @defaultValue `64`
+   */
   maxStopStrings: number;
-  /** Length of a stop string, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a stop string, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxStopStringLength: number;
-  /** Stop token ids of a request; default 4,096. */
+  /**
+   * Stop token ids of a request.
+   * @defaultValue `4096`
+   */
   maxStopTokenIds: number;
-  /** Bad words of a request; default 65,536. */
+  /**
+   * Bad words of a request.
+   * @defaultValue `65536`
+   */
   maxBadWords: number;
-  /** Length of a bad word: UTF-16 code units of a text, tokens of a list; default 1,024. */
+  /**
+   * Length of a bad word: UTF-16 code units of a text, tokens of a list.
+   * @defaultValue `1024`
+   */
   maxBadWordLength: number;
-  /** Tokens of a request's bad words in all; default 1,048,576. */
+  /**
+   * Tokens of a request's bad words in all.
+   * @defaultValue `1048576`
+   */
   maxBadWordsTokens: number;
-  /** Tokens of a request with a logit bias; default 65,536. */
+  /**
+   * Tokens of a request with a logit bias.
+   * @defaultValue `65536`
+   */
   maxLogitBiases: number;
-  /** Allowed token ids of a request; default 524,288. */
+  /**
+   * Allowed token ids of a request.
+   * @defaultValue `524288`
+   */
   maxAllowedTokenIds: number;
   /**
-   * Device memory for the lists of all requests that run at a time and whose lists take more than
-   * 4,096 bytes (4 bytes a token id, 4 a bias); default 67,108,864, allocated at start-up. What does
-   * not fit beside the others waits; a request that does not fit alone is refused.
+   * Bytes of device memory, allocated at start-up, for the lists of all requests that run at a time
+   * and have lists of more than 4,096 bytes (4 bytes a token id, 4 a bias). What does not fit beside
+   * the others waits; a request that does not fit alone is refused.
+   * @defaultValue `67108864`
    */
   maxListMemoryBytes: number;
   /**
-   * Logprobs that one call can bring: for each output, positions times alternatives; default
-   * 67,108,864.
+   * Logprobs that one call can bring: for each output, positions times alternatives.
+   * @defaultValue `67108864`
    */
   maxLogprobsPerCall: number;
-  /** Length of a cache salt, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a cache salt, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxCacheSaltLength: number;
 }
 
