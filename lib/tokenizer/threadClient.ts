@@ -67,6 +67,8 @@ export class ThreadClient {
   }
 
   private take(answer: Answer): void {
+    // `close` waits for the thread, and must keep the process until it is gone.
+    if (this.ended !== null) return;
     const pending = this.pending.get(answer.number);
     this.pending.delete(answer.number);
     if (this.pending.size === 0) {
