@@ -99,7 +99,7 @@ export class ModelLoader {
     );
   }
 
-  /** Bytes of a rank's share of the weights, as the device stores them. */
+  /** Bytes of a rank's share of the weights; scales counted as the files hold them. */
   weightBytes({ rank, worldSize }: Place): WeightBytes {
     const sums: WeightBytes = {};
     for (const parameter of native().declareParameters(this.spec, rank, worldSize)) {
