@@ -149,7 +149,7 @@ export interface EngineArgs {
   /**
    * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
    * tokenizer's `eos_token` name; `[]` for none.
-   * @defaultValue all that these files name
+   * @defaultValue all that the checkpoint's files name
    */
   eosTokenIds?: readonly number[];
   /**

@@ -39,7 +39,7 @@ export interface StartupRecord {
   startupTimeMs: number;
 }
 
-/** The record of an engine whose workers' layers have these caches. */
+/** The record of an engine; `specs` are the caches of each worker's layers. */
 export async function startupRecord(
   executor: Executor,
   specs: readonly ReadonlyMap<string, KVCacheSpec>[],

@@ -73,7 +73,7 @@ test('the page has every limit with its default', () => {
 /** Those of which the page gives a value. */
 const valued = [...engine].filter(([, text]) => byDevice(text).cpu !== undefined);
 
-/** Where the config has the options whose default is none. */
+/** Where the config has the options that are none by default. */
 const NONE: Record<string, (config: UniprocConfig) => unknown> = {
   kvCacheMemoryBytes: ({ cache }) => cache.kvCacheMemoryBytes,
   maxQueuedRequests: ({ scheduler }) => scheduler.maxQueuedRequests,
