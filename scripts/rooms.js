@@ -40,6 +40,9 @@ const LIB_ROOMS = {
   },
 };
 
+/** From the top down: each imports those after it, and the services. */
+const LIB_ORDER = ['llm', 'engine', 'executor', 'worker', 'native'];
+
 /**
  * Files that break an arrow, and the rooms they import nevertheless; to be mended, never added to. Of
  * `types` they import types alone.
@@ -47,8 +50,6 @@ const LIB_ROOMS = {
 const LIB_EXCEPTIONS = {
   'lib/config/uniprocConfig.ts': { types: ['native'] },
   'lib/model/**/*.ts': { types: ['native'] },
-  // They ask the addon for the parameters of its blocks, and fill them.
-  'lib/model/{load,parameterSources}.ts': { imports: ['native'] },
 };
 
 /** Files above MAX_LINES; likewise. */
@@ -141,7 +142,7 @@ function eslintConfigs() {
 
 // --- native/ ---
 
-/** Rooms of native/, from the ground up. Each may include those before it, but for `comm`. */
+/** Rooms of native/, from the ground up. Each may include those before it. */
 const NATIVE_ROOMS = [
   'base',
   'backend',
@@ -152,18 +153,6 @@ const NATIVE_ROOMS = [
   'runtime',
   'addon',
   'addon_testing',
-];
-
-/** Rooms that may include comm: those that make communicators. Others know its interface, in backend. */
-const ABOVE_COMM = ['comm', 'runtime', 'addon', 'addon_testing'];
-
-/** Files that break an arrow, and what they include nevertheless; to be mended, never added to. */
-const NATIVE_EXCEPTIONS = [
-  // The collectives of CUDA are ops' and comm's at once, and the CPU's make their own connections.
-  [/^ops\/cuda\/(all_reduce|nccl_\w+|shared_memory)\./, /^comm\//],
-  [/^ops\/cpu\/cpu_ops\./, /^comm\/tcp_communicator\./],
-  // The runner is given its communicator as what stands on the device's thread.
-  [/^runner\/model_runner\./, /^comm\/device_communicator\./],
 ];
 
 /** The room of a file by its path from native/; undefined when it has none. */
@@ -177,11 +166,15 @@ function mayInclude(file, included) {
   const to = nativeRoomOf(included);
   if (from === undefined || to === undefined) return false;
   if (from === to) return true;
-  if (NATIVE_EXCEPTIONS.some(([files, what]) => files.test(file) && what.test(included))) {
-    return true;
-  }
-  if (to === 'comm' && !ABOVE_COMM.includes(from)) return false;
   return NATIVE_ROOMS.indexOf(to) < NATIVE_ROOMS.indexOf(from);
 }
 
-module.exports = { eslintConfigs, libRoomOf, MAX_LINES, mayInclude, nativeRoomOf };
+module.exports = {
+  eslintConfigs,
+  LIB_ORDER,
+  libRoomOf,
+  MAX_LINES,
+  mayInclude,
+  NATIVE_ROOMS,
+  nativeRoomOf,
+};

@@ -46,10 +46,29 @@ async function textPrompt(text: string, options: StreamOptions): Promise<number[
 }
 
 describe('chat', () => {
+  test('gives the template numbers, maps and dates as JSON has them', async () => {
+    const x = [new Number(1), new Map([['a', 1]]), new Date(0)];
+    const options = { chatTemplate: '{{ x }}', chatTemplateKwargs: { x } };
+    // As Python prints [1.0, {'a': 1}, '1970-01-01T00:00:00.000Z'].
+    const text = "[1.0, {'a': 1}, '1970-01-01T00:00:00.000Z']";
+    expect(await chatPrompt(options)).toEqual(await encode(text));
+  });
+
+  test('refuses a rendered text that is longer than the limit, before it is encoded', async () => {
+    const chatTemplate = "{{ 'x' * 20000000 }}";
+    const refused = chatPrompt({ chatTemplate, truncatePromptTokens: 1 });
+    await expect(refused).rejects.toMatchObject({
+      code: 'REQUEST_INVALID',
+      message:
+        'conversation 0: its text has 20000000 characters; maxPromptLength is 16777216 ' +
+        "(the engine's option limits sets it)",
+    });
+  });
+
   test.each([false, true])(
     'refuses what cannot fit before it is encoded, splitSpecialTokens %s',
     async (splitSpecialTokens) => {
-      const encoded = jest.spyOn(tokenizer, 'encode');
+      const encoded = jest.spyOn(tokenizer, 'encodeArrays');
       const messages = [{ role: 'user', content: `<|user|>${'word '.repeat(50_000)}` }];
       await expect(llm.chat(messages, one, { splitSpecialTokens })).rejects.toMatchObject({
         code: 'REQUEST_INVALID',
@@ -164,7 +183,7 @@ describe('a text prompt', () => {
 
   test('that begins with two BOS is a warning, once', async () => {
     const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation();
-    const text = tokenizer.renderChatTemplate(MESSAGES);
+    const text = await tokenizer.renderChatTemplate(MESSAGES);
     await textPrompt(text, { addSpecialTokens: false });
     expect(emitWarning).not.toHaveBeenCalled();
     await textPrompt(text, {});

@@ -16,13 +16,24 @@ async function longestWait(work: () => Promise<unknown>): Promise<number> {
   return delay.max / 1e6;
 }
 
-/** That `work` does not hold the loop, on an engine of its own. */
-async function expectServed(
+async function withEngine(
   work: (llm: LLM) => Promise<unknown>,
   args: EngineArgs = {},
 ): Promise<void> {
   const llm = await LLM.create({ device: 'cpu', maxModelLen: 256, ...args });
   try {
+    await work(llm);
+  } finally {
+    await llm.shutdown();
+  }
+}
+
+/** That `work` does not hold the loop, on an engine of its own. */
+async function expectServed(
+  work: (llm: LLM) => Promise<unknown>,
+  args: EngineArgs = {},
+): Promise<void> {
+  await withEngine(async (llm) => {
     // What holds the loop holds it each time; other programs do not hold it back every time.
     let best = Infinity;
     for (let i = 0; i < 5 && best >= GENEROUS_MS; i++) {
@@ -31,9 +42,7 @@ async function expectServed(
       best = Math.min(best, wait - 10 * idle);
     }
     expect(best).toBeLessThan(GENEROUS_MS);
-  } finally {
-    await llm.shutdown();
-  }
+  }, args);
 }
 
 test('a prompt of 1 MB, and 50,000 bad words', async () => {
@@ -75,10 +84,47 @@ test.each([
         calls.push(llm.generate(prompt, params, { signal, priority: of(i) }));
         if (i % 100 === 99) await nextTurn();
       }
-      expect(llm.stats().numWaitingReqs).toBeGreaterThan(15_000);
+      const { numWaitingReqs } = llm.stats();
+      expect(numWaitingReqs).toBeGreaterThan(15_000);
       controller.abort();
-      for (const { status } of await Promise.allSettled(calls)) expect(status).toBe('rejected');
+      // The first ones may have finished before.
+      const results = await Promise.allSettled(calls);
+      const rejected = results.filter(({ status }) => status === 'rejected');
+      expect(rejected.length).toBeGreaterThanOrEqual(numWaitingReqs);
     },
     { maxNumSeqs: 4, schedulingPolicy },
   );
+});
+
+test('conversations with a template that takes all that it may', async () => {
+  const chatTemplate =
+    '{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}{% endfor %}{% endfor %}';
+  const messages = [{ role: 'user', content: 'Once' }];
+  await expectServed(async (llm) => {
+    const call = llm.chat(new Array(20).fill(messages), undefined, { chatTemplate });
+    await expect(call).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+  });
+});
+
+test('a template that takes long, while others are answered', async () => {
+  const chatTemplate =
+    '{% for i in range(100000) %}{% for j in range(5) %}{% set x = i %}{% endfor %}{% endfor %}';
+  const messages = [{ role: 'user', content: 'Once' }];
+  await withEngine(async (llm) => {
+    const controller = new AbortController();
+    const ended: string[] = [];
+    // Some minutes' worth.
+    const slow = llm
+      .chat(new Array(500).fill(messages), undefined, { chatTemplate, signal: controller.signal })
+      .finally(() => ended.push('slow'));
+    const rejected = expect(slow).rejects.toThrow('gone');
+    const params = new SamplingParams({ maxTokens: 4 });
+    await llm.generate('Once upon a time', params).then(() => ended.push('prompt'));
+    await llm.chat(messages, params).then(() => ended.push('chat'));
+    controller.abort(new Error('gone'));
+    await rejected;
+    expect(ended).toEqual(['prompt', 'chat', 'slow']);
+    // Its conversations that were not rendered are dropped: they would take minutes.
+    await llm.chat(messages, params);
+  });
 });

@@ -27,24 +27,24 @@ describe('README', () => {
     expect(scripts).toHaveProperty('test');
   });
 
-  it('npm start tells a story and its speed', async () => {
+  it('npm start prints a story and its speed', async () => {
     const { stdout } = await run('npm', ['start', '--silent'], { cwd: root });
     expect(stdout).toMatch(/^Once upon a time[^]{40,}\n\n\d+ tokens, \d+ tokens\/s, first after/);
   });
 
-  it('npm start -- "A prompt" continues another', async () => {
+  it('npm start -- "A prompt" continues that prompt', async () => {
     const { stdout } = await run('npm', ['start', '--silent', '--', 'The little robot'], {
       cwd: root,
     });
     expect(stdout).toMatch(/^The little robot\W/);
   });
 
-  it('its API example runs as it is written', async () => {
+  it('its API example runs as written', async () => {
     const [example] = blocks('js');
     const code = example
       .replace("require('uniproc')", `require(${JSON.stringify(root)})`)
       .replace('path/to/checkpoint', path.join(root, 'models', 'stories'));
-    // What the comments promise is checked where they promise it.
+    // Check the types that the example's comments state.
     const checks = `
       const assert = require('node:assert');
       assert(Array.isArray(out.promptTokenIds) && Number.isInteger(out.outputs[0].tokenIds[0]));

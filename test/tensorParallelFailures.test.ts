@@ -229,7 +229,7 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     await expectGoodEnds(ranks);
     const [error] = ranks[0].lines<DescribedError>();
     expect(error.code).toBe('RENDEZVOUS');
-    expect(error.message).toContain(`rank 1 did not come within ${TIMEOUT} ms`);
+    expect(error.message).toContain(`rank 1 did not join within ${TIMEOUT} ms`);
     expect(error.elapsed).toBeLessThan(TIMEOUT + SLACK);
   });
 });

@@ -117,7 +117,7 @@ test('ranks that do not come fail what is under way, within the timeout', async 
   expect(errors).toHaveLength(4);
   for (const error of errors) {
     expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
-    expect(error.message).toContain('rank 1 did not come within 8000 ms');
+    expect(error.message).toContain('rank 1 did not join within 8000 ms');
   }
   expect(errors[0].elapsed).toBeLessThan(60_000);
 });

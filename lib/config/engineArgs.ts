@@ -1,4 +1,4 @@
-/** What users set, flat; and the validated configuration made from it. */
+/** The engine's options, and the validated configuration made from them. */
 import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
@@ -217,29 +217,29 @@ export const engineArgsSchema = z.strictObject({
   skipTokenizerInit: optionalFlag(),
 } satisfies Record<keyof EngineArgs, z.ZodType>);
 
-/** The model that comes with the package, from lib/config as from dist/config. */
+/** The package's model; the same path from lib/config and dist/config. */
 const DEFAULT_MODEL = path.resolve(__dirname, '..', '..', 'models', 'stories');
 
-/** Longest requests on a CPU by default: a cache for the full length of a large model would not fit. */
+/** Default maxModelLen on a CPU: a KV cache for a large model's full length would not fit. */
 const MAX_DEFAULT_CPU_MODEL_LEN = 8192;
 
-/** Defaults that depend on what the device can do in a step. */
+/** Defaults by device. */
 const SCHEDULER_DEFAULTS = {
   cpu: { maxNumSeqs: 64, maxNumBatchedTokens: 2048 },
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
 
-/** As long as PyTorch's process groups wait. */
+/** The default timeout of PyTorch's process groups. */
 const DISTRIBUTED_TIMEOUT = 300_000;
 
-/** Most alternatives a request may ask logprobs of, as in vLLM. */
+/** Maximum logprobs per position, as in vLLM. */
 const MAX_LOGPROBS = 20;
 
 function fail(message: string): ConfigError {
   return new ConfigError(`engine arguments: ${message}`);
 }
 
-/** The device named; without a name the CPU, which is always there (LLM.create looks for a GPU). */
+/** Parses the device's name; default: the CPU (LLM.create looks for a GPU). */
 function chooseDevice(name = 'cpu'): DeviceConfig {
   const [kind, index] = name.split(':');
   return {
@@ -250,8 +250,8 @@ function chooseDevice(name = 'cpu'): DeviceConfig {
 }
 
 /**
- * All that the files name. The family's default, which may be a word in another vocabulary, counts
- * only where they name none; a tokenizer's that is beyond the model's vocabulary cannot be generated.
+ * All ids that the files name. The family's default, which may be a word in another vocabulary, is
+ * used only if they name none. A tokenizer's id beyond the vocabulary is ignored.
  */
 async function readEosTokenIds(
   folder: string,
@@ -259,11 +259,13 @@ async function readEosTokenIds(
   transformer: TransformerConfig,
   namesEos: boolean,
 ): Promise<number[]> {
-  const ofTokenizer = await readTokenizerEosId(folder);
+  const tokenizerEosId = await readTokenizerEosId(folder);
   const named = [
     ...(generation.eosTokenIds ?? []),
     ...(namesEos ? transformer.eosTokenIds : []),
-    ...(ofTokenizer === null || ofTokenizer >= transformer.spec.vocabSize ? [] : [ofTokenizer]),
+    ...(tokenizerEosId === null || tokenizerEosId >= transformer.spec.vocabSize
+      ? []
+      : [tokenizerEosId]),
   ];
   return named.length > 0 || namesEos ? named : transformer.eosTokenIds;
 }
@@ -277,7 +279,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
   const outside = eosTokenIds.find((id) => id >= transformer.spec.vocabSize);
   if (outside !== undefined) {
     throw fail(
-      `eosTokenIds has ${outside}, but the model in ${folder} has ${transformer.spec.vocabSize} tokens`,
+      `eosTokenIds has ${outside}; the model in ${folder} has token ids 0 to ${transformer.spec.vocabSize - 1}`,
     );
   }
 
@@ -287,7 +289,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
     (device.kind === 'cpu' ? Math.min(longest, MAX_DEFAULT_CPU_MODEL_LEN) : longest);
   if (maxModelLen > longest) {
     throw fail(
-      `maxModelLen is ${maxModelLen}, but the model in ${folder} has ${longest} positions`,
+      `maxModelLen is ${maxModelLen}; it must be at most ${longest}, the positions of the model in ${folder}`,
     );
   }
   const dtype = args.dtype ?? 'auto';
@@ -306,7 +308,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
 
 function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfig {
   const defaults = SCHEDULER_DEFAULTS[device.kind];
-  // A default gives way to the other value where the user gave that.
+  // Fit a default to the other option if the user set that one.
   const maxNumSeqs =
     args.maxNumSeqs ?? Math.min(defaults.maxNumSeqs, args.maxNumBatchedTokens ?? Infinity);
   const maxNumBatchedTokens =
@@ -346,8 +348,8 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   }
   if (size > 1 && args.seed === undefined) {
     throw fail(
-      `tensorParallelSize is ${size}, but there is no seed; all ranks must be given the same, so ` +
-        'that they sample the same tokens',
+      `tensorParallelSize is ${size}, but seed is not set; give all ranks the same seed, so that ` +
+        'they sample the same tokens',
     );
   }
   return Object.freeze({
@@ -360,7 +362,7 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   });
 }
 
-/** Freezes `value` and what it holds; what is frozen already (users' classes under it) stays as it is. */
+/** Freezes `value` recursively; does not descend into frozen objects or classes. */
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
     Object.values(value).forEach(deepFreeze);
@@ -370,9 +372,9 @@ function deepFreeze<T>(value: T): T {
 }
 
 /**
- * The configuration that `args` and the model's own files make, deeply frozen. Throws ConfigError (an
- * option that does not exist, has the wrong type or contradicts another or the model), CheckpointError
- * and UnsupportedModelError (the model's files).
+ * Makes the configuration, deeply frozen, from `args` and the model's files. Throws ConfigError (an
+ * unknown or invalid option, or one that contradicts another or the model), CheckpointError and
+ * UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
   const options: EngineArgs = parseFields(engineArgsSchema, args, fail);

@@ -10,7 +10,7 @@ import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } f
 import type { Executor } from '../executor/executor';
 import { codeOf, log } from '../log';
 import type { Call } from './call';
-import type { CallInputs } from './callInputs';
+import type { CallInputs, EngineInput } from './callInputs';
 import type { EndReason } from './metrics';
 import type { OutputProcessor } from './outputProcessor';
 import { type CallReceiver, PendingCall, type Sample } from './pendingCall';
@@ -23,6 +23,9 @@ import type { SchedulingFault } from './waitingRequests';
 
 /** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
 const DROPPED_AT_ONCE = 64;
+
+/** Counts of a call with one request, which exists already. */
+const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';
 
@@ -88,9 +91,8 @@ export class Admission {
     firstRequest = this.numRequests,
   ): PendingCall {
     this.numRequests = Math.max(this.numRequests, firstRequest + callInputs.numPrompts);
-    const { numRequests } = callInputs;
     const pending = new PendingCall(
-      numRequests,
+      callInputs,
       receiver,
       options,
       call,
@@ -121,12 +123,7 @@ export class Admission {
   }
 
   private failToEncode(pending: PendingCall, error: unknown): void {
-    const isTyped = error instanceof UniprocError;
-    const { firstRequest } = pending;
-    this.fail(
-      pending,
-      isTyped ? error : new RequestFailedError(String(firstRequest), 'encoded', error),
-    );
+    this.fail(pending, asRequestError(String(pending.firstRequest), 'encoded', error));
     this.wake();
   }
 
@@ -148,15 +145,21 @@ export class Admission {
     throw new QueueFullError(maxQueuedRequests, numWaiting, numRequests);
   }
 
+  /** From now on the requests of the call count. It may have ended already. */
+  admit(pending: PendingCall): void {
+    pending.isAdmitted = true;
+    pending.call.whenEnded(() => this.ended(pending));
+  }
+
   /** Has a call's requests come as soon as they can. It may have ended already. */
   begin(pending: PendingCall): void {
     const { call } = pending;
     if (call.numPrompts === 0) call.end();
     if (call.isEnded) return;
     this.watch(pending);
+    this.admit(pending);
     this.calls.set(call, pending);
     this.numArriving += pending.numRequests;
-    call.whenEnded(() => this.ended(pending));
     if (pending.encoding === null) this.arrive(pending);
     else void pending.encoding.then(() => this.arrive(pending));
   }
@@ -178,12 +181,16 @@ export class Admission {
   }
 
   /** Throws RequestFailedError. */
-  private readonly makeRequest = (pending: PendingCall, sample: Sample): Request => {
+  private readonly makeRequest = (
+    pending: PendingCall,
+    input: EngineInput,
+    sample: Sample,
+  ): Request => {
     try {
       const { firstRequest, options } = pending;
-      const { requestId, input, promptIndex, index } = sample;
+      const { requestId, promptIndex, index } = sample;
       const { promptTokenIds, samplingParams, stopTokenIds, badWordsTokenIds } = input;
-      const parent = this.parentOf(pending, sample);
+      const parent = this.parentOf(pending, input, sample);
       const place = firstRequest + promptIndex;
       const seed = samplingParams.seed ?? requestSeed(this.config.model.seed, place);
       const request = new Request({
@@ -205,9 +212,12 @@ export class Admission {
   };
 
   /** Of the sample's prompt, whose samples are made one after the other. */
-  private parentOf(pending: PendingCall, { input, promptIndex, index }: Sample): ParentRequest {
+  private parentOf(
+    pending: PendingCall,
+    { prompt, promptTokenIds, samplingParams }: EngineInput,
+    { promptIndex, index }: Sample,
+  ): ParentRequest {
     if (index > 0 && pending.parent !== null) return pending.parent;
-    const { prompt, promptTokenIds, samplingParams } = input;
     return (pending.parent = new ParentRequest(
       String(pending.firstRequest + promptIndex),
       prompt,
@@ -221,7 +231,7 @@ export class Admission {
   /** A request that other ranks began: it is computed along, and given to the scheduler at once. */
   adopt(request: Request, receiver: CallReceiver, call: Call): void {
     const { requestId, promptTokenIds, samplingParams } = request;
-    const pending = new PendingCall(0, receiver, {}, call, 0, this.makeRequest);
+    const pending = new PendingCall(NOTHING_TO_MAKE, receiver, {}, call, 0, this.makeRequest);
     const parent = new ParentRequest(
       requestId,
       null,
@@ -235,7 +245,7 @@ export class Admission {
     pending.requestIds.push(requestId);
     pending.isScheduled = true;
     this.calls.set(call, pending);
-    call.whenEnded(() => this.ended(pending));
+    this.admit(pending);
     this.scheduler.addRequest(request);
   }
 
@@ -280,12 +290,11 @@ export class Admission {
 
   /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
   private ended(pending: PendingCall): void {
-    const { call, requestIds } = pending;
-    this.calls.delete(call);
-    if (!pending.isScheduled) this.numArriving -= pending.numRequests;
-    if (call.numPromptsDone === call.numPrompts) return;
+    const { call, requestIds, numLeft } = pending;
+    const hasBegun = this.calls.delete(call);
+    if (hasBegun && !pending.isScheduled) this.numArriving -= pending.numRequests;
+    if (call.numPromptsDone === call.numPrompts || !pending.isAdmitted) return;
     this.scheduler.removeSource(pending);
-    if (pending.inputs !== null) this.dropInSlices(this.outputProcessor.dropSamples(pending));
     // Ranks that step together drop requests between the same steps.
     if (requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep) {
       this.drop(pending, requestIds);
@@ -296,6 +305,10 @@ export class Admission {
       this.drop(pending, scheduler.runningReqIds.filter(isOfCall));
       this.dropInSlices(this.dropOneByOne(pending));
     }
+    const records = this.outputProcessor.dropSamples(pending);
+    if (records === null) return;
+    if (numLeft > DROPPED_AT_ONCE) this.dropInSlices(records);
+    else while (records.next().done !== true);
   }
 
   private *dropOneByOne(pending: PendingCall): Pieces {
@@ -305,8 +318,7 @@ export class Admission {
     }
   }
 
-  private dropInSlices(pieces: Pieces | null): void {
-    if (pieces === null) return;
+  private dropInSlices(pieces: Pieces): void {
     const dropped = slicedWork.finish(pieces);
     this.drops.add(dropped);
     void dropped.finally(() => this.drops.delete(dropped));
@@ -337,8 +349,7 @@ export class Admission {
     const call = this.outputProcessor.callOf(requestId);
     const pending = call && this.calls.get(call);
     if (pending === undefined) return;
-    const isTyped = cause instanceof UniprocError;
-    this.fail(pending, isTyped ? cause : new RequestFailedError(requestId, stage, cause));
+    this.fail(pending, asRequestError(requestId, stage, cause));
   }
 
   /** Ends the call of a request that could not be scheduled. */
@@ -364,6 +375,10 @@ export class Admission {
   async settled(): Promise<void> {
     for (const pending of [...this.calls.values()]) await pending.encoding;
   }
+}
+
+function asRequestError(requestId: string, stage: string, error: unknown): UniprocError {
+  return error instanceof UniprocError ? error : new RequestFailedError(requestId, stage, error);
 }
 
 function asleep(): InvalidStateError {

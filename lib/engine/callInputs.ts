@@ -17,6 +17,8 @@ export interface CallInputs {
   readonly numPrompts: number;
   /** Outputs in all: each of a prompt's `n` samples is a request. */
   readonly numRequests: number;
+  /** Of each prompt, its `n`. */
+  readonly numSamples: readonly number[];
   /**
    * The prompts, in order: at once where nothing has to be encoded. Rejects with InvalidRequestError,
    * and anyhow soon after `isWanted` has become false.
@@ -26,9 +28,14 @@ export interface CallInputs {
 
 /** Prompts that are encoded already. */
 export function encodedInputs(inputs: readonly EngineInput[]): CallInputs {
-  return {
-    numPrompts: inputs.length,
-    numRequests: inputs.reduce((sum, { samplingParams: { n } }) => sum + n, 0),
-    encode: () => inputs,
-  };
+  return { ...countsOf(inputs), encode: () => inputs };
+}
+
+/** How many prompts and outputs a call has. */
+export function countsOf(
+  prompts: readonly Pick<EngineInput, 'samplingParams'>[],
+): Omit<CallInputs, 'encode'> {
+  const numSamples = prompts.map(({ samplingParams: { n } }) => n);
+  const numRequests = numSamples.reduce((sum, n) => sum + n, 0);
+  return { numPrompts: prompts.length, numRequests, numSamples };
 }

@@ -335,8 +335,9 @@ export class LLMEngine {
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
     log('the engine stops: %s', codeOf(error));
-    this.lockstep.failAll(error);
-    this.stopped = this.admission.failAll(error, isShutdown ? 'abort' : 'error');
+    const reason = isShutdown ? 'abort' : 'error';
+    this.lockstep.failAll(error, reason);
+    this.stopped = this.admission.failAll(error, reason);
     if (!isShutdown) emit(this.events, 'failed', error);
   }
 

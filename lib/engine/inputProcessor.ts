@@ -12,9 +12,10 @@ import { DataSnapshot, readingError, readingOf, SnapshotError } from '../config/
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
+import { checkFits } from '../tokenizer/lengthBound';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs } from './callInputs';
-import { checkFits, type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
+import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
 /** Text, or token ids (and, if one likes, the text they stand for). */
@@ -144,7 +145,9 @@ export class InputProcessor {
     }
     if (text === null) throw notAPrompt(prompt);
     const tokenizer = this.requireTokenizer('a text prompt');
-    if (maxPromptTokens === null) checkFits(tokenizer, text, this.config.model.maxModelLen);
+    if (maxPromptTokens === null) {
+      checkFits(tokenizer.minNumTokens(text), this.config.model.maxModelLen);
+    }
     return { samplingParams: params, prompt: text };
   }
 

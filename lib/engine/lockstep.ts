@@ -14,6 +14,7 @@ import type { Executor } from '../executor/executor';
 import type { Admission } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
+import type { EndReason } from './metrics';
 import type { CallReceiver, PendingCall } from './pendingCall';
 import {
   decodeState,
@@ -42,7 +43,7 @@ export interface Lockstep {
   /** A step was launched. */
   launched(): void;
   /** Nothing runs any more: ends the calls that wait for their turn, and the change. */
-  failAll(error: Error): void;
+  failAll(error: Error, reason: EndReason): void;
 }
 
 /** A change of the group of ranks that was asked for. */
@@ -164,7 +165,9 @@ export class RankLockstep implements Lockstep, RankChange {
         const { firstRequest, options } = turn;
         const inputs = encodedInputs(turn.inputs);
         const call = new Call(inputs.numPrompts);
-        this.turns.push(admission.make(inputs, DISCARD_OUTPUTS, options, call, firstRequest));
+        const pending = admission.make(inputs, DISCARD_OUTPUTS, options, call, firstRequest);
+        admission.admit(pending);
+        this.turns.push(pending);
       }
     }
     admission.numRequests = numRequests;
@@ -192,6 +195,7 @@ export class RankLockstep implements Lockstep, RankChange {
   }
 
   private queue(turn: Turn): void {
+    if (typeof turn === 'object') this.admission.admit(turn);
     this.turns.push(turn);
     this.engine.wake();
   }
@@ -219,6 +223,7 @@ export class RankLockstep implements Lockstep, RankChange {
       this.admission.check(turn, turn.options);
       this.admission.begin(turn);
     } catch (error) {
+      turn.isAdmitted = false;
       this.admission.fail(turn, error);
     }
   }
@@ -347,11 +352,12 @@ export class RankLockstep implements Lockstep, RankChange {
     if (isOver) this.engine.endLockstep();
   }
 
-  failAll(error: Error): void {
+  failAll(error: Error, reason: EndReason): void {
     const { turns } = this;
     this.error = error;
     this.turns = [];
-    for (const turn of turns) if (typeof turn === 'object') this.admission.fail(turn, error);
+    for (const turn of turns)
+      if (typeof turn === 'object') this.admission.fail(turn, error, reason);
     this.pending?.failed(error);
   }
 }

@@ -9,6 +9,7 @@ export type { EndReason } from './outputs';
 /** One request that has ended, for a log. Of a prompt with `n` samples each is one. */
 export interface FinishedRequest {
   requestId: string;
+  /** 0 where it ended before its prompt was encoded. */
   numPromptTokens: number;
   /** Of those, taken from the prefix cache. */
   numCachedTokens: number;

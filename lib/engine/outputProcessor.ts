@@ -167,8 +167,8 @@ export class OutputProcessor {
   }
 
   /**
-   * Counts the samples of a call that has ended of which no request was made. Returns what tells of
-   * each; null where nobody listens.
+   * Counts those samples of an ended call that are no requests yet: the call waited, or its prompts
+   * were being encoded. Returns what emits `finished` for each; null where nobody listens.
    */
   dropSamples(pending: PendingCall): Pieces | null {
     const { endReason, numLeft, time } = pending;
@@ -178,9 +178,10 @@ export class OutputProcessor {
     const times = new RequestTimes(time);
     return (function* (): Pieces {
       while (pending.numLeft > 0) {
-        const { requestId, input } = pending.takeNext();
-        const request = { requestId, numPromptTokens: input.promptTokenIds.length };
-        metrics.tell({ ...request, numCachedTokens: null }, times, 0, endReason);
+        const { numPromptTokens } = pending;
+        const { requestId } = pending.next;
+        pending.passNext();
+        metrics.tell({ requestId, numPromptTokens, numCachedTokens: null }, times, 0, endReason);
         yield;
       }
     })();

@@ -1,7 +1,7 @@
 /** A call between the moment when it was made and its end, and the requests that it is made of. */
 import type { RequestOptions } from '../config/requestOptions';
 import type { Call } from './call';
-import type { EngineInput } from './callInputs';
+import type { CallInputs, EngineInput } from './callInputs';
 import type { EndReason } from './metrics';
 import type { OutputReceiver } from './outputCollector';
 import type { Request } from './request';
@@ -21,7 +21,6 @@ export interface CallReceiver {
 /** One of the `n` samples of one of a call's prompts. */
 export interface Sample {
   requestId: string;
-  input: EngineInput;
   /** The prompt's place in the call. */
   promptIndex: number;
   /** The sample's place among those of its prompt. */
@@ -40,54 +39,73 @@ export class PendingCall implements RequestSource {
   readonly requestIds: string[] = [];
   /** Of the latest sample's prompt; admission's. */
   parent: ParentRequest | null = null;
+  /** Whether its requests count: in the queue, and as finished when they end. */
+  isAdmitted = false;
   /** Whether the scheduler has it. */
   isScheduled = false;
   /** Why it ends, where not all prompts are done. */
   endReason: EndReason = 'error';
   arrival = 0;
   queueIndex = -1;
+  /** Of all its prompts. */
+  readonly numRequests: number;
+  private readonly numSamples: readonly number[];
   /** Of the next sample. */
   private promptIndex = 0;
   private index = 0;
-  private numTaken = 0;
+  private numPassed = 0;
 
   constructor(
-    /** Of all its prompts. */
-    readonly numRequests: number,
+    { numRequests, numSamples }: Pick<CallInputs, 'numRequests' | 'numSamples'>,
     readonly receiver: CallReceiver,
     readonly options: RequestOptions,
     readonly call: Call,
     /** The place of its first prompt among all prompts that the engine was ever given. */
     readonly firstRequest: number,
-    private readonly make: (pending: PendingCall, sample: Sample) => Request,
-  ) {}
+    private readonly make: (pending: PendingCall, input: EngineInput, sample: Sample) => Request,
+  ) {
+    this.numRequests = numRequests;
+    this.numSamples = numSamples;
+  }
 
   get priority(): number {
     return this.options.priority ?? 0;
   }
 
   get numLeft(): number {
-    return this.numRequests - this.numTaken;
+    return this.numRequests - this.numPassed;
   }
 
+  /** Of the next sample's prompt; 0 where it is not encoded. */
+  get numPromptTokens(): number {
+    return this.inputs?.[this.promptIndex].promptTokenIds.length ?? 0;
+  }
+
+  /** The call must be encoded. When this throws, the sample stays the next one, not made. */
   makeNext(): Request {
-    const sample = this.takeNext();
-    this.requestIds.push(sample.requestId);
-    return this.make(this, sample);
+    const { next } = this;
+    const inputs = this.inputs as readonly EngineInput[];
+    const request = this.make(this, inputs[next.promptIndex], next);
+    this.passNext();
+    this.requestIds.push(next.requestId);
+    return request;
   }
 
-  /** The next sample, which counts as made from now on. There is one, and the call is encoded. */
-  takeNext(): Sample {
-    const { firstRequest, promptIndex, index } = this;
-    const input = (this.inputs as readonly EngineInput[])[promptIndex];
-    const { n } = input.samplingParams;
-    const prompt = String(firstRequest + promptIndex);
-    this.numTaken++;
+  /** The next sample, which there is, counts as made. */
+  passNext(): void {
+    this.numPassed++;
     this.index++;
-    if (this.index === n) {
+    if (this.index === this.numSamples[this.promptIndex]) {
       this.index = 0;
       this.promptIndex++;
     }
-    return { requestId: n === 1 ? prompt : `${prompt}-${index}`, input, promptIndex, index };
+  }
+
+  /** The next sample, where there is one. It has its prompt's id where it is the only one. */
+  get next(): Sample {
+    const { firstRequest, promptIndex, index } = this;
+    const prompt = String(firstRequest + promptIndex);
+    const isOnly = this.numSamples[promptIndex] === 1;
+    return { requestId: isOnly ? prompt : `${prompt}-${index}`, promptIndex, index };
   }
 }

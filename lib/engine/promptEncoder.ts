@@ -7,7 +7,7 @@ import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import type { ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import type { CallInputs, EngineInput } from './callInputs';
+import { type CallInputs, countsOf, type EngineInput } from './callInputs';
 import { checkListBytes, listBytes } from './listMemory';
 import { type Pieces, slicedWork } from './slicedWork';
 import { copyTokenIds } from './tokenIds';
@@ -56,8 +56,7 @@ export class PromptEncoder {
   ): CallInputs {
     check(prompts);
     return {
-      numPrompts: prompts.length,
-      numRequests: prompts.reduce((sum, { samplingParams: { n } }) => sum + n, 0),
+      ...countsOf(prompts),
       encode: (isWanted) => {
         const isEncoded = prompts.every(
           ({ promptTokenIds, samplingParams }) =>
@@ -131,7 +130,7 @@ export class PromptEncoder {
     }
     const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
     for (const [start, end] of batches(prompts.map(lengthToEncode))) {
-      const encoded = await this.encodeBatch(prompts, settings, start, end);
+      const encoded = await this.encodeBatch(prompts, settings, [start, end], isWanted);
       if (!isWanted()) throw new NotWanted();
       const take = (i: number) =>
         this.take(prompts[start + i], start + i, last(encoded[i], settings.maxPromptTokens));
@@ -155,42 +154,55 @@ export class PromptEncoder {
   /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
-    { maxPromptTokens, ...settings }: EncodeSettings,
-    start: number,
-    end: number,
-  ): Promise<readonly ArrayLike<number>[]> {
+    settings: EncodeSettings,
+    [start, end]: readonly [number, number],
+    isWanted: () => boolean,
+  ): Promise<readonly Int32Array[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
-    const { addSpecialTokens, splitSpecialTokens } = settings;
-    const { maxModelLen } = this.config.model;
-    const check = (rendered: string) => {
-      if (maxPromptTokens === null) checkFits(tokenizer, rendered, maxModelLen);
-    };
     const batch = prompts.slice(start, end);
-    const texts = batch.flatMap(({ prompt, promptTokenIds, messages }) =>
-      promptTokenIds === undefined && messages === undefined ? [prompt ?? ''] : [],
+    // A call has prompts or conversations, not both.
+    const conversations = batch.flatMap(({ messages }) => (messages ? [messages] : []));
+    if (conversations.length > 0) {
+      return this.encodeChats(tokenizer, conversations, settings, start, isWanted);
+    }
+    const { addSpecialTokens, splitSpecialTokens } = settings;
+    const texts = batch.flatMap(({ prompt, promptTokenIds }) =>
+      promptTokenIds === undefined ? [prompt ?? ''] : [],
     );
-    const chats = batch.map(({ messages, promptTokenIds }, i) =>
-      messages === undefined || promptTokenIds !== undefined
-        ? Promise.resolve(null)
-        : naming(
-            nameOf(batch[i], start + i),
-            tokenizer.applyChatTemplate(messages, settings, check),
-          ),
-    );
-    const [encodedTexts, encodedChats] = await Promise.all([
-      tokenizer.encodeBatch(texts, { addSpecialTokens, splitSpecialTokens }),
-      Promise.all(chats),
-    ]);
+    const encoded = await tokenizer.encodeArrays(texts, { addSpecialTokens, splitSpecialTokens });
     let next = 0;
-    return encodedChats.map((chat, i) => chat ?? batch[i].promptTokenIds ?? encodedTexts[next++]);
+    return batch.map(({ promptTokenIds }) => promptTokenIds ?? encoded[next++]);
   }
 
-  private take(prompt: PendingPrompt, index: number, tokenIds: ArrayLike<number>): Int32Array {
+  /** `conversations` are those of the call from `start` on. */
+  private async encodeChats(
+    tokenizer: Tokenizer,
+    conversations: readonly (readonly ChatMessage[])[],
+    { maxPromptTokens, ...settings }: EncodeSettings,
+    start: number,
+    isWanted: () => boolean,
+  ): Promise<readonly Int32Array[]> {
+    const { limits, model } = this.config;
+    const maxModelLen = maxPromptTokens === null ? model.maxModelLen : null;
+    const rendered = await tokenizer.renderChats(
+      conversations,
+      { ...settings, limits, maxModelLen },
+      isWanted,
+    );
+    if (!isWanted()) throw new NotWanted();
+    const texts = rendered.map((text, i) => {
+      if (text instanceof Error) throw named(`conversation ${start + i}`, text);
+      return text;
+    });
+    return tokenizer.encodeRendered(texts, settings.addSpecialTokens ?? false);
+  }
+
+  private take(prompt: PendingPrompt, index: number, tokenIds: Int32Array): Int32Array {
     if (prompt.promptTokenIds !== undefined) return prompt.promptTokenIds;
     const { maxModelLen, transformer } = this.config.model;
     try {
       const { vocabSize } = transformer.spec;
-      return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? Int32Array.from(tokenIds);
+      return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? tokenIds;
     } catch (error) {
       throw named(`prompt ${index}`, error);
     }
@@ -265,16 +277,6 @@ export class PromptEncoder {
   }
 }
 
-/** Refuses a text that cannot fit, before it is encoded. Throws InvalidRequestError. */
-export function checkFits(tokenizer: Tokenizer, text: string, maxModelLen: number): void {
-  const least = tokenizer.minNumTokens(text);
-  if (least < maxModelLen) return;
-  throw new InvalidRequestError(
-    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-      `${maxModelLen - 1}, so that one can be generated`,
-  );
-}
-
 /** At the start of a text, and after a space. */
 function bothSpellings(word: string): string[] {
   const bare = word.trimStart();
@@ -313,21 +315,8 @@ function* batches(lengths: readonly number[]): Iterable<[start: number, end: num
 }
 
 /** The last `count` tokens; null: all. */
-function last(tokenIds: ArrayLike<number>, count: number | null): ArrayLike<number> {
-  if (count === null || tokenIds.length <= count) return tokenIds;
-  return Array.prototype.slice.call(tokenIds, -count) as number[];
-}
-
-function nameOf({ messages }: PendingPrompt, index: number): string {
-  return `${messages === undefined ? 'prompt' : 'conversation'} ${index}`;
-}
-
-async function naming<T>(subject: string, work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw named(subject, error);
-  }
+function last(tokenIds: Int32Array, count: number | null): Int32Array {
+  return count === null || tokenIds.length <= count ? tokenIds : tokenIds.slice(-count);
 }
 
 /** An InvalidRequestError says what it is about; another error is as it is. */

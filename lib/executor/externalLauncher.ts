@@ -1,5 +1,5 @@
 /** One rank of several processes that a launcher started (vLLM V1's ExecutorWithExternalLauncher). */
-import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
+import { rendezvousEndpoint, rankFromEnvironment } from '../distributed/rendezvous';
 import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError } from '../errors';
 import type { Worker } from '../worker/worker';
@@ -37,7 +37,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   protected override distributedArgs(): Promise<DistributedArgs> {
     const distributedInitMethod = 'env://';
     const { rank, localRank, worldSize } = rankFromEnvironment();
-    meetingPlace(distributedInitMethod);
+    rendezvousEndpoint(distributedInitMethod);
     const { tensorParallelSize } = this.config.parallel;
     if (worldSize !== tensorParallelSize) {
       throw new ConfigError(

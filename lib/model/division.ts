@@ -1,7 +1,8 @@
-/** Whether ranks can divide a model among them. */
+/** Checks that ranks can divide a model. */
 import type { TransformerSpec } from '../config/uniprocConfig';
+import type { ModelSpec } from '../native';
 
-/** Why a model cannot be divided among that many ranks; null when it can. */
+/** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
   const { numHeads, numKvHeads, intermediateSize, experts } = spec;
   const divided = {
@@ -23,7 +24,14 @@ export function divisionFault(spec: TransformerSpec, worldSize: number): string 
   return null;
 }
 
-/** Key-value heads that a rank holds: where there are more ranks than heads, several hold the same one. */
-export function numKvHeadsOfRank({ numKvHeads }: TransformerSpec, worldSize: number): number {
-  return Math.max(1, numKvHeads / worldSize);
+/** The sizes of one rank's share; with more ranks than key-value heads, several ranks hold the same head. */
+export function shareOf(spec: ModelSpec, worldSize: number): ModelSpec {
+  const { experts } = spec;
+  return {
+    ...spec,
+    numHeads: spec.numHeads / worldSize,
+    numKvHeads: Math.max(1, spec.numKvHeads / worldSize),
+    intermediateSize: spec.intermediateSize / worldSize,
+    experts: experts && { ...experts, numExperts: experts.numExperts / worldSize },
+  };
 }

@@ -1,16 +1,15 @@
-/** How a worker's model gets its weights: from the checkpoint's files, or at random ('dummy'). */
+/** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
-import {
-  type DType,
-  type ModelSpec,
-  native,
-  type NativeDevice,
-  type NativeModel,
-  type Parameter,
-  type StorageType,
-  type WeightFormat,
+import type {
+  DType,
+  ModelSpec,
+  NativeDevice,
+  NativeModel,
+  Parameter,
+  StorageType,
+  WeightFormat,
 } from '../native';
 import type { Family } from './families/family';
 import { areEmbeddingsTied, ParameterNames, parameterSources } from './parameterSources';
@@ -18,7 +17,6 @@ import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
 
-/** A rank's place among those that share the model. */
 interface Place {
   rank: number;
   worldSize: number;
@@ -39,18 +37,22 @@ function storedTypeOf({ part, isLinear, format }: Parameter, dtype: DType): Stor
 }
 
 export class ModelLoader {
-  /** The output head is the embedding; null before the files were looked at: as config.json says. */
+  /** Whether the output head is the embedding; null before `examine`: as in config.json. */
   #embeddingsTied: boolean | null = null;
   #weightFormats: Record<string, WeightFormat> = {};
-  /** What `examine` found, for the `load` that follows it. */
+  /** The table that `examine` read, for the next `load`. */
   #table: TensorTable | null = null;
   readonly #family: Family;
 
-  constructor(private readonly config: UniprocConfig) {
+  /** `declare` gives the parameters that a model's native blocks declare for one rank. */
+  constructor(
+    private readonly config: UniprocConfig,
+    private readonly declare: (spec: ModelSpec, rank: number, worldSize: number) => Parameter[],
+  ) {
     this.#family = familyOf(config.model.transformer.architecture);
   }
 
-  /** The forward pass, with what the files say of tied embeddings and of the weights' formats. */
+  /** The forward pass, with tied embeddings and weight formats according to the files. */
   get spec(): ModelSpec {
     const { transformer, dtype } = this.config.model;
     const { spec } = transformer;
@@ -63,9 +65,8 @@ export class ModelLoader {
   }
 
   /**
-   * Reads the files' headers and decides whether the output head is the embedding, which the model
-   * has to be made for. Rank 0 warns, once, where the files contradict config.json. Rejects with
-   * CheckpointError.
+   * Reads the files' headers and determines whether the output head is the embedding, before the model
+   * is made. Rank 0 warns once if the files contradict config.json. Rejects with CheckpointError.
    */
   async examine(device: NativeDevice, rank: number): Promise<void> {
     const { load, model } = this.config;
@@ -75,17 +76,24 @@ export class ModelLoader {
       return;
     }
     const table = await readTensorTable(model.path);
-    const isTied = await areEmbeddingsTied(spec, this.#family, table, device, model.dtype);
-    const isNews = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
-    if (isNews && rank === 0) warnOfUntiedEmbeddings(table);
+    const isTied = await this.#isTied(table, device);
+    const isNewlyUntied = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
+    if (isNewlyUntied && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
     this.#weightFormats = this.#formatsIn(table);
     this.#table = table;
   }
 
-  /** The model's parameters, whichever rank has them, as if none were quantised. */
-  #declared(): Parameter[] {
-    return native().declareParameters({ ...this.spec, weightFormats: {} }, 0, 1);
+  /** The whole model's parameters, without quantisation. */
+  #declared(changes: Partial<ModelSpec> = {}): Parameter[] {
+    return this.declare({ ...this.spec, ...changes, weightFormats: {} }, 0, 1);
+  }
+
+  async #isTied(table: TensorTable, device: NativeDevice): Promise<boolean> {
+    const { dtype, transformer } = this.config.model;
+    if (!transformer.spec.tieWordEmbeddings) return false;
+    const untied = this.#declared({ tieWordEmbeddings: false });
+    return areEmbeddingsTied(untied, this.#family, table, device, dtype);
   }
 
   #formatsIn(table: TensorTable): Record<string, WeightFormat> {
@@ -102,7 +110,7 @@ export class ModelLoader {
   /** Bytes of a rank's share of the weights; scales counted as the files hold them. */
   weightBytes({ rank, worldSize }: Place): WeightBytes {
     const sums: WeightBytes = {};
-    for (const parameter of native().declareParameters(this.spec, rank, worldSize)) {
+    for (const parameter of this.declare(this.spec, rank, worldSize)) {
       const type = storedTypeOf(parameter, this.spec.dtype);
       const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
       if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
@@ -110,7 +118,7 @@ export class ModelLoader {
     return sums;
   }
 
-  /** Fills a model made for what `examine` found. */
+  /** Loads the weights into a model made from `spec` after `examine`. */
   async load(
     model: NativeModel,
     place: Place,
@@ -123,20 +131,19 @@ export class ModelLoader {
   }
 
   /**
-   * Fills the model once more, from the files as they are now. Rejects with CheckpointError, also
-   * where the head was tied and differs from the embedding now: the model has no place for it.
+   * Loads the weights again from the current files. Rejects with CheckpointError, also if the head was
+   * tied and now differs from the embedding.
    */
   async reload(model: NativeModel, device: NativeDevice, place: Place): Promise<void> {
     const { load, model: config } = this.config;
     if (load.loadFormat === 'dummy') return model.loadDummy(config.seed);
     const table = await readTensorTable(config.path);
     const { spec } = this;
-    const isTied = () => areEmbeddingsTied(spec, this.#family, table, device, config.dtype);
-    if (spec.tieWordEmbeddings && !(await isTied())) {
+    if (spec.tieWordEmbeddings && !(await this.#isTied(table, device))) {
       throw new CheckpointError(
         table.source,
-        'lm_head.weight was equal to the embedding when the model was loaded and is not now; ' +
-          'put the files back, or load the model anew',
+        'lm_head.weight was equal to the embedding when the model was loaded, but now differs; ' +
+          'restore the files, or create the LLM again',
       );
     }
     await this.#fill(model, table, place);
@@ -148,13 +155,9 @@ export class ModelLoader {
     { rank, worldSize }: Place,
     onProgress?: (progress: LoadProgress) => void,
   ): Promise<void> {
-    const { files, sources, totalBytes } = parameterSources(
-      this.spec,
-      this.#family,
-      table,
-      rank,
-      worldSize,
-    );
+    const { spec } = this;
+    const declared = this.declare(spec, rank, worldSize);
+    const { files, sources, totalBytes } = parameterSources(declared, spec, this.#family, table);
     const start = performance.now();
     let failure: unknown = null;
     await model.load(files, sources, (bytes, tensors) => {
@@ -163,7 +166,7 @@ export class ModelLoader {
         const totalTensors = sources.length;
         onProgress?.({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond });
       } catch (error) {
-        // Thrown from a native callback it would end the process.
+        // An exception in a native callback would end the process.
         failure ??= error;
       }
     });
@@ -171,7 +174,7 @@ export class ModelLoader {
   }
 }
 
-/** Says that the files and config.json do not agree, as transformers 5 does. */
+/** Warns, as transformers 5, that the files contradict config.json. */
 function warnOfUntiedEmbeddings(table: TensorTable): void {
   process.emitWarning(
     `${table.source}: config.json has tie_word_embeddings, but lm_head.weight differs from ` +

@@ -1,31 +1,29 @@
-/** Which of a checkpoint's tensors are the model's parameters, under the names its family gives them. */
+/** Maps the model's parameters to the checkpoint's tensors, by the names of its family. */
 import { show } from '../config/schema';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
 import type {
   DType,
-  ModelSpec,
   NativeDevice,
   Parameter,
   ParameterSource,
   StorageType,
   StoredTensor,
 } from '../native';
-import { native } from '../native';
 import type { Family } from './families/family';
 import { SCALES_SUFFIX } from './quantization';
 import { FAMILIES } from './registry';
 import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
 
-/** All that `NativeModel.load` needs to be told. */
+/** Arguments of `NativeModel.load`. */
 export interface Sources {
   files: string[];
   sources: ParameterSource[];
-  /** Bytes of this rank's share, as the files hold them. */
+  /** Bytes of this rank's share in the files. */
   totalBytes: number;
 }
 
-/** Types that parameters may be stored in. */
+/** Supported storage types of parameters. */
 const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F32: 'float32',
   F16: 'float16',
@@ -33,7 +31,7 @@ const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F8_E4M3: 'float8_e4m3',
 };
 
-/** What config.json calls the sizes of a spec. */
+/** The config.json keys of a spec's sizes. */
 const CONFIG_KEYS: Record<string, string> = {
   vocabSize: 'vocab_size',
   hiddenSize: 'hidden_size',
@@ -47,7 +45,7 @@ const CONFIG_KEYS: Record<string, string> = {
 
 const SUFFIXES = { weight: 'weight', bias: 'bias', scales: SCALES_SUFFIX } as const;
 
-/** The tensors of one checkpoint by the parameters that the model declares. */
+/** Tensor names of a checkpoint by parameter. */
 export class ParameterNames {
   constructor(
     private readonly family: Family,
@@ -56,7 +54,7 @@ export class ParameterNames {
   ) {}
 
   tensorOf({ layer, expert, module, part }: Parameter): string {
-    // Tied, it may stand in the files under the head's name alone.
+    // A tied embedding may be in the files under the head's name only.
     const isUnderHead = module === 'embedding' && this.isTied && !this.has('embedding');
     const name = this.family.modules[isUnderHead && this.has('head') ? 'head' : module];
     return `${name.replace('{layer}', `${layer}`).replace('{expert}', `${expert}`)}.${SUFFIXES[part]}`;
@@ -67,7 +65,7 @@ export class ParameterNames {
   }
 }
 
-/** The tensor and its type, once its shape is what config.json says. */
+/** Returns the tensor and its type after checking its shape against config.json. */
 function lookUp(
   table: TensorTable,
   name: string,
@@ -80,8 +78,8 @@ function lookUp(
   if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the shape ${show(entry.shape)}, ` +
-        `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
+      `tensor ${name} has shape ${show(entry.shape)}; ` +
+        `config.json requires ${show(shape.map(({ size }) => size))}: ` +
         shape.map(({ size, of }) => `${configKeys(of)} ${size}`).join(', '),
     );
   }
@@ -90,8 +88,8 @@ function lookUp(
   if (!dtype || (isQuantized && !(parameter.isLinear && parameter.format.scaleRows > 0))) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the dtype ${entry.dtype}; weights must be F32, F16 or BF16` +
-        (isQuantized ? ' where quantization_config does not say how they are scaled' : ''),
+      `tensor ${name} has dtype ${entry.dtype}; weights must be F32, F16 or BF16` +
+        (isQuantized ? ' unless quantization_config describes their scales' : ''),
     );
   }
   return { entry, dtype };
@@ -103,81 +101,76 @@ function configKeys(sizes: string): string {
 
 function missing(name: string, { module, part }: Parameter): string {
   if (module === 'head' && part === 'weight') {
-    return `tensor ${name} is missing; only with tie_word_embeddings in config.json need it not be there`;
+    return `tensor ${name} is missing; it is required unless config.json has tie_word_embeddings`;
   }
   return `tensor ${name} is missing`;
 }
 
 /**
- * Whether the output head is the embedding. By config.json it may be, and the files hold a head
- * nevertheless: as in transformers 5 it is the embedding only if both are equal once converted to
- * the model's type. They are compared on the device's thread. Throws CheckpointError.
+ * Whether the output head is the embedding, if config.json ties them: true if the files have only one
+ * of the two, or if both are equal in the model's dtype, as in transformers 5. Compares on the device's
+ * thread. `untied`: the parameters of the model with a separate head. Throws CheckpointError.
  */
 export async function areEmbeddingsTied(
-  spec: TransformerSpec,
+  untied: readonly Parameter[],
   family: Family,
   table: TensorTable,
   device: Pick<NativeDevice, 'areEqual'>,
   dtype: DType,
 ): Promise<boolean> {
-  if (!spec.tieWordEmbeddings) return false;
-  const untied = { ...spec, tieWordEmbeddings: false, dtype, weightFormats: {} };
   const names = new ParameterNames(family, table, false);
   const stored: StoredTensor[] = [];
-  for (const parameter of native().declareParameters(untied, 0, 1)) {
+  let count = 0;
+  for (const parameter of untied) {
     if (parameter.module !== 'embedding' && parameter.module !== 'head') continue;
     const name = names.tensorOf(parameter);
     if (!table.tensors.has(name)) return true;
     const { entry, dtype: storedType } = lookUp(table, name, parameter);
+    count = entry.shape.reduce((product, size) => product * size, 1);
     stored.push({
       path: table.files[entry.file],
       offset: entry.offset,
       dtype: storedType as DType,
     });
   }
-  return device.areEqual(stored[0], stored[1], spec.vocabSize * spec.hiddenSize, dtype);
+  return device.areEqual(stored[0], stored[1], count, dtype);
 }
 
 /**
- * One rank's parameters as tensors of the checkpoint's files. With tied embeddings one of the
- * embedding and the head need be in the files, and a head beside the embedding is left alone
- * (areEmbeddingsTied compares them); so are tensors that no module of any family has
- * (rotary_emb.inv_freq). Throws CheckpointError: a tensor missing, of another shape or type than
- * config.json says, or one config.json has no place for; ConfigError when the ranks cannot divide
- * the model.
+ * Maps one rank's parameters to tensors of the checkpoint's files. With tied embeddings only one of
+ * embedding and head is required, and the other is ignored (areEmbeddingsTied compares them). Tensors
+ * of no known module (rotary_emb.inv_freq) are ignored. Throws CheckpointError for a tensor that is
+ * missing, contradicts config.json's shape or type, or belongs to no declared parameter.
  */
 export function parameterSources(
-  spec: ModelSpec,
+  declared: readonly Parameter[],
+  spec: Pick<TransformerSpec, 'tieWordEmbeddings' | 'numLayers'>,
   family: Family,
   table: TensorTable,
-  rank = 0,
-  worldSize = 1,
 ): Sources {
   const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
   const sources: ParameterSource[] = [];
   const used = new Set<string>();
   let totalBytes = 0;
-  native()
-    .declareParameters(spec, rank, worldSize)
-    .forEach((parameter, index) => {
-      const name = names.tensorOf(parameter);
-      const { entry, dtype } = lookUp(table, name, parameter);
-      used.add(name);
-      // Of nothing, as of biases that one rank alone adds, there is nothing to load.
-      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
-      if (count === 0) return;
-      const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
-      sources.push({ parameter: index, file: entry.file, offset: entry.offset, dtype });
-      totalBytes += count * (entry.numBytes / size);
-    });
+  declared.forEach((parameter, index) => {
+    const name = names.tensorOf(parameter);
+    const { entry, dtype } = lookUp(table, name, parameter);
+    used.add(name);
+    // An empty share, such as a bias that only one rank adds, needs no load.
+    const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+    if (count === 0) return;
+    const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
+    sources.push({ parameter: index, file: entry.file, offset: entry.offset, dtype });
+    totalBytes += count * (entry.numBytes / size);
+  });
 
   for (const [name, entry] of table.tensors) {
     if (used.has(name) || !isModuleTensor(name)) continue;
     if (spec.tieWordEmbeddings && isEmbedding(family, name)) continue;
     throw new CheckpointError(
       table.files[entry.file],
-      `tensor ${name} has no place in the model that config.json describes; ` +
-        `check num_hidden_layers (${spec.numLayers}), attention_bias and mlp_bias there`,
+      `tensor ${name} is not part of the model that config.json describes; ` +
+        `check its num_hidden_layers (${spec.numLayers}), attention_bias and mlp_bias`,
     );
   }
   return { files: table.files, sources, totalBytes };
@@ -187,7 +180,7 @@ function isEmbedding({ modules }: Family, name: string): boolean {
   return name === `${modules.embedding}.weight` || name === `${modules.head}.weight`;
 }
 
-/** Names of tensors that change what a layer computes, of any family. */
+/** Tensor names of all families' modules. */
 const MODULE_TENSORS = new RegExp(
   `^(${[...new Set([...FAMILIES.values()].flatMap(({ modules }) => Object.values(modules)))]
     .map((module) => module.replaceAll('.', '\\.').replace(/\{(layer|expert)\}/g, '\\d+'))

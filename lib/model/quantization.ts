@@ -1,6 +1,6 @@
 /**
- * How a checkpoint's weights are quantised. `quantization_config` of config.json says the method; the
- * files say which modules have it: those whose tensor is of the method's type.
+ * A checkpoint's quantization. config.json's `quantization_config` names the method; modules are
+ * quantized if their tensor in the files has the method's type.
  */
 import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
@@ -9,13 +9,13 @@ import { CheckpointError, UnsupportedModelError } from '../errors';
 import type { Parameter, WeightFormat } from '../native';
 import type { SafetensorsDType } from './safetensors';
 
-/** Rows and columns that no block has. */
+/** Maximum rows and columns of a block. */
 const MAX_BLOCK = 2 ** 16;
 
-/** The name that a matrix's scales have beside its '.weight'. */
+/** Suffix of a matrix's scales, in place of 'weight'. */
 export const SCALES_SUFFIX = 'weight_scale_inv';
 
-/** Throws UnsupportedModelError for a method that is not known, CheckpointError for a key at fault. */
+/** Throws UnsupportedModelError for an unsupported method, CheckpointError for an invalid key. */
 export function readQuantization(file: string, given: unknown): Quantization | null {
   if (given === undefined || given === null) return null;
   const { quant_method: method } = given as Record<string, unknown>;
@@ -49,19 +49,19 @@ export function readQuantization(file: string, given: unknown): Quantization | n
   if (scheme && scheme !== 'dynamic') refuse('activation_scheme', scheme, "'dynamic'");
   return {
     method: 'fp8',
-    blockSize: blockSize ?? refuse('weight_block_size', blockSize, 'a scale for each block'),
+    blockSize: blockSize ?? refuse('weight_block_size', blockSize, 'block-wise scaling'),
   };
 }
 
-/** The name of a parameter's module, as `ModelSpec.weightFormats` has it. */
+/** A parameter's module name, as in `ModelSpec.weightFormats`. */
 export function moduleOf({ layer, expert, module }: Parameter): string {
   const inLayer = layer === null ? module : `layers.${layer}.${module}`;
   return expert === null ? inLayer : `${inLayer}.${expert}`;
 }
 
 /**
- * The formats of all modules that are quantised. `storedType` gives the type of a parameter's tensor
- * in the files; null where there are no files: then all are that usually are.
+ * The formats of all quantized modules. `storedType` returns the type of a parameter's tensor in the
+ * files; null without files: every linear module except the head and routers is quantized.
  */
 export function weightFormats(
   quantization: Quantization | null,

@@ -1,57 +1,18 @@
-/** A checkpoint's chat templates: where they are, which one is meant, and whose fault a failure is. */
-import path from 'node:path';
-import { fileExists, namesIn, readJsonObject, readText } from '../config/jsonFile';
-import { show } from '../config/schema';
-import { ChatTemplateError, CheckpointError, ConfigError, InvalidRequestError } from '../errors';
-import { ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
-
-/** A template of a checkpoint's, or why it is none. */
-interface Source {
-  file: string;
-  template: ChatTemplate | ChatTemplateError;
-}
-
-function source(file: string, text: string): Source {
-  try {
-    return { file, template: new ChatTemplate(text) };
-  } catch (error) {
-    if (error instanceof ChatTemplateError) return { file, template: error };
-    throw error;
-  }
-}
+/** Which of a checkpoint's chat templates is meant, and who is at fault where it fails. */
+import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
+import { type ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
+import type { ChatTemplateFile } from './threadMessages';
 
 export class ChatTemplates {
-  private constructor(
-    /** By name; a single template is 'default'. */
-    private readonly sources: ReadonlyMap<string, Source>,
+  /** By name; of two of one name the later counts. */
+  private readonly files: ReadonlyMap<string, ChatTemplateFile>;
+
+  constructor(
+    files: readonly ChatTemplateFile[],
     /** Instead of the checkpoint's choice, a template or the name of one. */
     private readonly own: string | null,
   ) {
-    for (const [name, { file, template }] of sources) {
-      if (!(template instanceof ChatTemplateError)) continue;
-      process.emitWarning(
-        `${file}: the chat template ${show(name)} cannot be compiled: ${template.message}; generate ` +
-          'works, chat needs another chatTemplate',
-        'UniprocWarning',
-      );
-    }
-    if (own === null || sources.has(own)) return;
-    try {
-      compileChatTemplate(own);
-    } catch (cause) {
-      if (!(cause instanceof ChatTemplateError)) throw cause;
-      throw new ConfigError(`chatTemplate cannot be compiled: ${cause.message}`, { cause });
-    }
-  }
-
-  /**
-   * The templates of `folder`, in transformers' order: chat_template.jinja and
-   * additional_chat_templates/*.jinja, else chat_template.json, else `inConfig`, the chat_template of
-   * tokenizer_config.json. One that does not compile is a warning. `own` is used instead of them, or names
-   * the one to use. Throws CheckpointError, and ConfigError when `own` does not compile.
-   */
-  static async load(folder: string, inConfig: unknown, own?: string): Promise<ChatTemplates> {
-    return new ChatTemplates(await readAll(folder, inConfig), own ?? null);
+    this.files = new Map(files.map((file) => [file.name, file]));
   }
 
   /**
@@ -68,8 +29,8 @@ export class ChatTemplates {
   }
 
   private choose(chosen: string | null, hasTools: boolean): ChatTemplate {
-    const named = chosen === null ? this.byUse(hasTools) : this.sources.get(chosen);
-    if (named) return checked(named);
+    const named = chosen === null ? this.byUse(hasTools) : this.files.get(chosen);
+    if (named) return compiled(named);
     if (chosen === null) throw this.noTemplate();
     try {
       return compileChatTemplate(chosen);
@@ -79,13 +40,13 @@ export class ChatTemplates {
     }
   }
 
-  private byUse(hasTools: boolean): Source | undefined {
-    return (hasTools && this.sources.get('tool_use')) || this.sources.get('default');
+  private byUse(hasTools: boolean): ChatTemplateFile | undefined {
+    return (hasTools && this.files.get('tool_use')) || this.files.get('default');
   }
 
   private noTemplate(): InvalidRequestError {
-    if (this.sources.size > 0) {
-      const names = [...this.sources.keys()].sort().join(', ');
+    if (this.files.size > 0) {
+      const names = [...this.files.keys()].sort().join(', ');
       return new InvalidRequestError(
         `this model has the chat templates ${names} and none is named 'default'; name one of them ` +
           'as chatTemplate, or give one of your own',
@@ -98,64 +59,13 @@ export class ChatTemplates {
   }
 }
 
-function checked({ file, template }: Source): ChatTemplate {
-  if (template instanceof ChatTemplate) return template;
-  throw new CheckpointError(file, `the chat template cannot be compiled: ${template.message}`, {
-    cause: template,
-  });
-}
-
-async function readAll(folder: string, inConfig: unknown): Promise<Map<string, Source>> {
-  const files = await readTemplateFiles(folder);
-  if (files.size > 0) return files;
-  const legacy = path.join(folder, 'chat_template.json');
-  if (await fileExists(legacy)) {
-    const { chat_template: value } = await readJsonObject(legacy);
-    if (value !== undefined && value !== null) return readTemplates(legacy, value);
+function compiled({ file, text }: ChatTemplateFile): ChatTemplate {
+  try {
+    return compileChatTemplate(text);
+  } catch (cause) {
+    if (!(cause instanceof ChatTemplateError)) throw cause;
+    throw new CheckpointError(file, `the chat template cannot be compiled: ${cause.message}`, {
+      cause,
+    });
   }
-  const config = path.join(folder, 'tokenizer_config.json');
-  const isThere = inConfig !== undefined && inConfig !== null;
-  return isThere ? readTemplates(config, inConfig) : new Map<string, Source>();
-}
-
-/** chat_template.jinja as 'default', and each file of additional_chat_templates by its name. */
-async function readTemplateFiles(folder: string): Promise<Map<string, Source>> {
-  const templates = new Map<string, Source>();
-  const main = path.join(folder, 'chat_template.jinja');
-  if (await fileExists(main)) templates.set('default', source(main, await readText(main)));
-  const more = path.join(folder, 'additional_chat_templates');
-  const names = await namesIn(more);
-  for (const name of names.filter((file) => file.endsWith('.jinja')).sort()) {
-    const file = path.join(more, name);
-    templates.set(path.basename(name, '.jinja'), source(file, await readText(file)));
-  }
-  return templates;
-}
-
-/** A string, a list of { name, template }, or an object of templates by name. Throws CheckpointError. */
-function readTemplates(file: string, value: unknown): Map<string, Source> {
-  if (typeof value === 'string') return new Map([['default', source(file, value)]]);
-  const entries: [unknown, unknown][] = [];
-  if (Array.isArray(value)) {
-    for (const entry of value as unknown[]) {
-      const { name, template } = (entry ?? {}) as { name?: unknown; template?: unknown };
-      entries.push([name, template]);
-    }
-  } else if (typeof value === 'object' && value !== null) {
-    entries.push(...Object.entries(value));
-  }
-  const templates = new Map<string, Source>();
-  for (const [name, text] of entries) {
-    if (typeof name === 'string' && typeof text === 'string') {
-      templates.set(name, source(file, text));
-    }
-  }
-  if (templates.size === 0 || templates.size < entries.length) {
-    throw new CheckpointError(
-      file,
-      `chat_template is ${show(value)}; it must be a string, a list of { name, template }, or an ` +
-        'object of templates by name',
-    );
-  }
-  return templates;
 }

@@ -1,5 +1,6 @@
 /** How few tokens a text can be: what lets a prompt that is far too long be refused without encoding it. */
 import { BYTE_LETTERS } from './byteLevel';
+import { InvalidRequestError } from '../errors';
 import type { AddedToken } from './specialTokens';
 
 /** As fields of tokenizer.json, which the library has read without complaint. */
@@ -125,4 +126,13 @@ export function minNumTokens(text: string, bound: LengthBound | null): number {
   let size = bound.unit === 'bytes' ? numBytes : text.length;
   if (bound.composes && numBytes !== text.length) size = text.length / MAX_COMPOSED;
   return Math.ceil(size / bound.maxPerToken);
+}
+
+/** Refuses a prompt of `least` tokens at least, which cannot fit, before it is encoded. Throws InvalidRequestError. */
+export function checkFits(least: number, maxModelLen: number): void {
+  if (least < maxModelLen) return;
+  throw new InvalidRequestError(
+    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
+      `${maxModelLen - 1}, so that one can be generated`,
+  );
 }

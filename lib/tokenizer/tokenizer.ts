@@ -8,16 +8,24 @@ import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
 import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
-import { checkMessages, type ChatMessage, type ChatTemplateOptions } from './chatMessages';
-import { ChatTemplates } from './chatTemplates';
+import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
+import { type ChatRenderer, rendererOf } from './chatRenderer';
+import { snapshotOfChat } from './chatSnapshot';
+import { checkTemplates, readChatTemplates } from './chatTemplateFiles';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
 import { readSpecialTokens } from './specialTokens';
 import { StreamDecoder } from './streamDecoder';
-import { ThreadClient } from './threadClient';
-import type { LoadedTokenizer } from './threadMessages';
+import { errorOf, ThreadClient } from './threadClient';
+import type {
+  Conversation,
+  LoadedTokenizer,
+  RenderSettings,
+  TemplateSetUp,
+  TokenizerRequests,
+} from './threadMessages';
 import { TokenTable } from './tokenTable';
-import { protectTexts } from './userText';
+import type { RenderedPart } from './userText';
 import { Vocabulary } from './vocabulary';
 
 export interface EncodeOptions {
@@ -47,7 +55,11 @@ export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
 }
 
 /** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
-const forgotten = new FinalizationRegistry((thread: ThreadClient) => thread.closeWhenIdle());
+const forgotten = new FinalizationRegistry(
+  (threads: readonly { closeWhenIdle(): void }[]): void => {
+    for (const thread of threads) thread.closeWhenIdle();
+  },
+);
 
 /** An id that is no token's. */
 const NO_TOKEN = -1;
@@ -55,6 +67,9 @@ const MAX_INT32 = 0x7fffffff;
 
 /** Ids that are copied in one turn of the event loop. */
 const SLICE = 2 ** 15;
+
+/** Parts of rendered texts that are encoded at once. */
+const MAX_PARTS = 256;
 
 export class Tokenizer {
   /** Above all ids. The model's own vocabulary may be larger, padded. */
@@ -68,12 +83,12 @@ export class Tokenizer {
   private readonly bound: LengthBound | null;
   /** What `idToToken` found, by id. */
   private readonly texts: (string | undefined)[];
-  private specialTextsFound: readonly string[] | undefined;
+  private readonly renderer: ChatRenderer;
 
   private constructor(
-    private readonly thread: ThreadClient,
+    private readonly thread: ThreadClient<TokenizerRequests>,
     { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
-    private readonly chatTemplates: ChatTemplates,
+    templates: Pick<TemplateSetUp, 'templates' | 'own'>,
     /** The tokens that have a name, by that name: what chat templates know them by. */
     readonly specialTokens: Readonly<Record<string, string>>,
   ) {
@@ -84,7 +99,8 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    forgotten.register(this, thread, this);
+    this.renderer = rendererOf(this.tokens, { ...templates, specialTokens, bound });
+    forgotten.register(this, [thread, this.renderer], this);
   }
 
   /**
@@ -95,14 +111,17 @@ export class Tokenizer {
    */
   static async load(folder: string, { chatTemplate }: LoadOptions = {}): Promise<Tokenizer> {
     const { config, tokens } = await readSpecialTokens(folder);
-    const chatTemplates = await ChatTemplates.load(folder, config.chat_template, chatTemplate);
+    const templates = await readChatTemplates(folder, config.chat_template);
+    const own = chatTemplate ?? null;
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
     const file = path.join(folder, 'tokenizer.json');
-    const thread = new ThreadClient();
+    const thread = new ThreadClient<TokenizerRequests>('tokenizerThread', 'uniproc tokenizer');
     try {
-      const loaded = await thread.request('load', { file, config: tokens });
+      await checkTemplates(thread, templates, own);
+      const loaded = await thread.request('load', { file, config: tokens, sha256: null });
+      thread.openWith('load', { file, config: tokens, sha256: loaded.sha256 });
       const specialTokens = Object.fromEntries(named) as Record<string, string>;
-      return new Tokenizer(thread, loaded, chatTemplates, specialTokens);
+      return new Tokenizer(thread, loaded, { templates, own }, specialTokens);
     } catch (error) {
       await thread.close();
       if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
@@ -123,14 +142,18 @@ export class Tokenizer {
 
   /** `encode` of each text. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    const lists: number[][] = [];
+    for (const ids of await this.encodeArrays(texts, options)) lists.push(await plain(ids));
+    return lists;
+  }
+
+  /** The same, as the thread gives them: nothing on this one grows with the texts. */
+  async encodeArrays(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     if (!Array.isArray(texts)) {
       throw new InvalidRequestError(`texts is ${show(texts)}; it must be a list of strings`);
     }
     texts.forEach((text: unknown, i) => checkText(`texts[${i}]`, text));
-    const input = { texts, ...encodeSettings(options) };
-    const lists: number[][] = [];
-    for (const ids of await this.thread.request('encodeBatch', input)) lists.push(await plain(ids));
-    return lists;
+    return this.thread.request('encodeBatch', { texts, ...encodeSettings(options) });
   }
 
   /**
@@ -193,106 +216,98 @@ export class Tokenizer {
 
   /**
    * A conversation as text, by the checkpoint's own template or by the one that `options` names; with the
-   * opening of the model's turn, unless that is declined or the last message is gone on with. Throws
-   * InvalidRequestError: there is no template, or it refuses the messages; CheckpointError: the
-   * checkpoint's does not compile.
+   * opening of the model's turn, unless that is declined or the last message is gone on with. The template
+   * runs on a thread of its own, on a copy of the messages made at the call. Rejects with
+   * InvalidRequestError: there is no template, or it refuses the messages, or takes too much time or
+   * memory; with CheckpointError: the checkpoint's does not compile.
    */
-  renderChatTemplate(
+  async renderChatTemplate(
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
-  ): string {
-    const { chatTemplate, tools, documents, continueFinalMessage, chatTemplateKwargs } = options;
-    const addGenerationPrompt = options.addGenerationPrompt ?? !options.continueFinalMessage;
-    const { specialTokens } = this;
-    return this.chatTemplates.render(
-      messages,
-      {
-        tools,
-        documents,
-        continueFinalMessage,
-        chatTemplateKwargs,
-        addGenerationPrompt,
-        specialTokens,
-      },
-      chatTemplate,
-    );
+  ): Promise<string> {
+    const chat = snapshotOfChat(messages, options);
+    const settings = { ...chat.settings, addSpecialTokens: false, splitSpecialTokens: false };
+    return textOf(await this.renderOne(chat.conversation, settings));
   }
 
   /**
    * The same as [numTokens] ids. The template has put the special tokens where they belong; with
    * splitSpecialTokens, those that stand in the messages (but the assistant's) and documents are text.
-   * `check` may refuse the rendered text, by throwing, before it is encoded.
    */
   async applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
-    check: (rendered: string) => void = () => {},
   ): Promise<number[]> {
-    const { addSpecialTokens = false, splitSpecialTokens = false, ...rest } = options;
-    if (splitSpecialTokens) {
-      const ids = await this.applyToPlainTexts(messages, rest, addSpecialTokens, check);
-      if (ids !== null) return ids;
-    }
-    const rendered = this.renderChatTemplate(messages, rest);
-    check(rendered);
-    return this.encode(rendered, { addSpecialTokens });
+    const { conversation, settings } = snapshotOfChat(messages, options);
+    const parts = await this.renderOne(conversation, settings);
+    const [ids] = await this.encodeRendered([parts], settings.addSpecialTokens ?? false);
+    return plain(ids);
   }
 
-  /** Null when no text reads like a special token. */
-  private async applyToPlainTexts(
-    messages: readonly ChatMessage[],
-    options: ApplyChatTemplateOptions,
+  private async renderOne(
+    conversation: Conversation,
+    settings: RenderSettings,
+  ): Promise<readonly RenderedPart[]> {
+    const [rendered] = await this.renderChats([conversation], settings);
+    if (rendered instanceof Error) throw rendered;
+    return rendered;
+  }
+
+  /**
+   * Conversations, which nobody changes any more, as text: each one's parts, or, of the last, the error that
+   * ended it; fewer when `isWanted` became false.
+   */
+  async renderChats(
+    conversations: readonly Conversation[],
+    settings: RenderSettings,
+    isWanted?: () => boolean,
+  ): Promise<(readonly RenderedPart[] | Error)[]> {
+    const all = await this.renderer.render(conversations, settings, isWanted);
+    return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));
+  }
+
+  /** Rendered texts as [numTokens] ids each. */
+  async encodeRendered(
+    texts: readonly (readonly RenderedPart[])[],
     addSpecialTokens: boolean,
-    check: (rendered: string) => void,
-  ): Promise<number[] | null> {
-    checkMessages(messages);
-    const documents = options.documents ?? [];
-    const isAssistant = (item: unknown) => (item as { role?: unknown }).role === 'assistant';
-    const all = [...messages, ...documents] as Record<string, unknown>[];
-    const plainTexts = protectTexts(all, this.specialTexts(), isAssistant);
-    if (plainTexts === null) return null;
-    if (addSpecialTokens) {
-      throw new InvalidRequestError(
-        'a chat takes either splitSpecialTokens or addSpecialTokens: its template has the special tokens',
-      );
-    }
-    const [ownMessages, ownDocuments] = [
-      plainTexts.value.slice(0, messages.length) as ChatMessage[],
-      plainTexts.value.slice(messages.length),
-    ];
-    const rendered = this.renderChatTemplate(ownMessages, {
-      ...options,
-      documents: options.documents ? ownDocuments : options.documents,
-    });
-    const parts = plainTexts.split(rendered);
-    check(parts.map(({ text }) => text).join(''));
-    const encoded = await Promise.all(
-      parts.map(({ text, isPlain }) =>
-        this.encode(text, { addSpecialTokens: false, splitSpecialTokens: isPlain }),
-      ),
-    );
-    return encoded.flat();
-  }
-
-  /** The special tokens as they are written. */
-  private specialTexts(): readonly string[] {
-    if (this.specialTextsFound === undefined) {
-      const { vocabulary } = this.tokens;
-      const found: string[] = [];
-      for (let id = 0; id < this.vocabSize; id++) {
-        if (vocabulary.isSpecial(id)) found.push(vocabulary.token(id));
+  ): Promise<Int32Array[]> {
+    const parts = texts.flat();
+    const encoded = new Map<RenderedPart, Int32Array>();
+    for (const isPlain of [false, true]) {
+      const alike = parts.filter((part) => part.isPlain === isPlain);
+      for (let start = 0; start < alike.length; start += MAX_PARTS) {
+        const batch = alike.slice(start, start + MAX_PARTS);
+        const lists = await this.encodeArrays(
+          batch.map(({ text }) => text),
+          { addSpecialTokens, splitSpecialTokens: isPlain },
+        );
+        batch.forEach((part, i) => encoded.set(part, lists[i]));
       }
-      this.specialTextsFound = found;
     }
-    return this.specialTextsFound;
+    return texts.map((text) => joined(text.map((part) => encoded.get(part) as Int32Array)));
   }
 
-  /** Ends the tokenizer's thread; calls that wait, or come later, reject with ShutdownError. Idempotent. */
-  close(): Promise<void> {
-    // The registry holds the thread, and so would the stack of its ShutdownError hold this object.
+  /** Ends the tokenizer's threads; calls that wait, or come later, reject with ShutdownError. Idempotent. */
+  async close(): Promise<void> {
+    // The registry holds the threads, and so would the stack of their ShutdownError hold this object.
     forgotten.unregister(this);
-    return this.thread.close();
+    await Promise.all([this.thread.close(), this.renderer.close()]);
   }
+}
+
+function joined(arrays: readonly Int32Array[]): Int32Array {
+  if (arrays.length === 1) return arrays[0];
+  const all = new Int32Array(arrays.reduce((sum, { length }) => sum + length, 0));
+  let start = 0;
+  for (const array of arrays) {
+    all.set(array, start);
+    start += array.length;
+  }
+  return all;
+}
+
+function textOf(parts: readonly RenderedPart[]): string {
+  return parts.map(({ text }) => text).join('');
 }
 
 const flag = () => z.boolean().nullish().describe('true or false');

@@ -3,11 +3,11 @@
  * and answers what the JavaScript thread asks for. The library encodes and decodes on libuv's pool;
  * of that no more than half is taken, so that the files and names of the process do not wait.
  */
-import { randomUUID } from 'node:crypto';
-import { parentPort } from 'node:worker_threads';
+import { createHash, randomUUID } from 'node:crypto';
 import { parseJson, readText } from '../config/jsonFile';
-import { CheckpointError, InvalidRequestError, UniprocError } from '../errors';
+import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
 import { checkAddedTokens, checkWhiteSpace } from './addedTokenChecks';
+import { ChatTemplate } from './chatTemplate';
 import { checkTokenizerFile, type FileLimits, hasRepeatedPart } from './fileChecks';
 import {
   createNormalizer,
@@ -16,13 +16,9 @@ import {
   type TokenizersLibrary,
 } from './huggingface';
 import { lengthBound, type TokenizerJson } from './lengthBound';
-import {
-  type AddedToken,
-  type AddedTokenJson,
-  type SpecialTokensConfig,
-  tokensToAdd,
-} from './specialTokens';
-import type { Answer, LoadedTokenizer, Question, Requests } from './threadMessages';
+import { type AddedToken, type AddedTokenJson, tokensToAdd } from './specialTokens';
+import type { LoadedTokenizer, Question, TokenizerRequests as Requests } from './threadMessages';
+import { type Reply, serve } from './threadServer';
 import { packVocabulary } from './vocabulary';
 
 /** Above all ids: a table of them all is made. */
@@ -49,12 +45,20 @@ class LoadedFile {
     private readonly specialTokens: ReadonlySet<string>,
   ) {}
 
-  static async load(
-    file: string,
-    config: SpecialTokensConfig,
-  ): Promise<{ loaded: LoadedFile; info: LoadedTokenizer; transfer: ArrayBuffer[] }> {
+  static async load({ file, config, sha256: expected }: Requests['load']['input']): Promise<{
+    loaded: LoadedFile;
+    info: LoadedTokenizer;
+    transfer: ArrayBuffer[];
+  }> {
     const library = loadTokenizersLibrary();
     const written = await readText(file);
+    const sha256 = createHash('sha256').update(written).digest('hex');
+    if (expected !== null && sha256 !== expected) {
+      throw new CheckpointError(
+        file,
+        'it was changed since it was loaded, and the thread that had it has died; load the model anew',
+      );
+    }
     const json = parseJson(file, written) as TokenizerJson & {
       decoder?: unknown;
       normalizer?: object | null;
@@ -101,6 +105,7 @@ class LoadedFile {
       decoder: json.decoder ?? null,
       specialTokenIds,
       bound: lengthBound(json, vocab, added),
+      sha256,
     };
     for (const [at, id] of limits.addedIds) {
       if (id < vocabulary.kinds.length) continue;
@@ -271,41 +276,50 @@ function limited(limit: number): <T>(job: () => Promise<T>) => Promise<T> {
 const poolSize = Number(process.env.UV_THREADPOOL_SIZE ?? 4) || 4;
 const inTurn = limited(Math.max(1, Math.floor(poolSize / 2)));
 
-let loadedFile: LoadedFile;
-
-async function answer(question: Question): Promise<{ value: unknown; transfer: ArrayBuffer[] }> {
-  switch (question.method) {
-    case 'load': {
-      const { file, config } = question.input;
-      const { loaded, info, transfer } = await LoadedFile.load(file, config);
-      loadedFile = loaded;
-      return { value: info, transfer };
-    }
-    case 'encode': {
-      const ids = await inTurn(() => loadedFile.encode(question.input));
-      return { value: ids, transfer: [ids.buffer] };
-    }
-    case 'encodeBatch': {
-      const { texts, ...options } = question.input;
-      const all = await Promise.all(
-        texts.map((text) => inTurn(() => loadedFile.encode({ text, ...options }))),
-      );
-      return { value: all, transfer: all.map(({ buffer }) => buffer) };
-    }
-    case 'decode':
-      return { value: await inTurn(() => loadedFile.decode(question.input)), transfer: [] };
+/** Why `text` is no chat template; null: it is one. */
+function faultOf(text: string): string | null {
+  try {
+    new ChatTemplate(text);
+    return null;
+  } catch (error) {
+    if (!(error instanceof ChatTemplateError)) throw error;
+    return error.message;
   }
 }
 
-const port = parentPort;
-port?.on('message', (question: Question) => {
-  const { number } = question;
-  answer(question).then(
-    ({ value, transfer }) => port.postMessage({ number, value } satisfies Answer, transfer),
-    (error: unknown) => {
-      const { message, code, file } = error as UniprocError & { file?: string };
-      const failure = { message, code: error instanceof UniprocError ? code : null, file };
-      port.postMessage({ number, failure } satisfies Answer);
-    },
-  );
-});
+/** What the thread was told to load. */
+let loading: Promise<LoadedFile>;
+
+async function answer(question: Question<Requests>): Promise<Reply> {
+  switch (question.method) {
+    case 'load': {
+      const loads = LoadedFile.load(question.input);
+      loading = loads.then(({ loaded }) => loaded);
+      // Those who ask later hear of it.
+      loading.catch(() => {});
+      const { info, transfer } = await loads;
+      return { value: info, transfer };
+    }
+    case 'encode': {
+      const loaded = await loading;
+      const ids = await inTurn(() => loaded.encode(question.input));
+      return { value: ids, transfer: [ids.buffer] };
+    }
+    case 'encodeBatch': {
+      const loaded = await loading;
+      const { texts, ...options } = question.input;
+      const all = await Promise.all(
+        texts.map((text) => inTurn(() => loaded.encode({ text, ...options }))),
+      );
+      return { value: all, transfer: all.map(({ buffer }) => buffer) };
+    }
+    case 'decode': {
+      const loaded = await loading;
+      return { value: await inTurn(() => loaded.decode(question.input)) };
+    }
+    case 'checkTemplates':
+      return { value: question.input.texts.map(faultOf) };
+  }
+}
+
+serve<Requests>(answer);

@@ -24,7 +24,7 @@ import {
   type NativeModel,
 } from '../native';
 import { ModelLoader } from '../model/load';
-import { numKvHeadsOfRank } from '../model/division';
+import { shareOf } from '../model/division';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
 import { ReleasedMemory } from './sleep';
@@ -54,7 +54,7 @@ export class Worker extends WorkerBase {
 
   constructor(args: WorkerArgs) {
     super(args);
-    this.#loader = new ModelLoader(args.config);
+    this.#loader = new ModelLoader(args.config, (...model) => native().declareParameters(...model));
     this.#released = new ReleasedMemory(args.config.device.kind === 'cuda');
     const { rank, localRank, distributedInitMethod: initMethod } = args;
     const worldSize = args.config.parallel.tensorParallelSize;
@@ -90,9 +90,9 @@ export class Worker extends WorkerBase {
     return this.modelRunner.model;
   }
 
-  /** The forward pass this worker runs. */
+  /** The sizes of this rank's share of the model. */
   get modelSpec(): ModelSpec {
-    return this.#loader.spec;
+    return shareOf(this.#loader.spec, this.worldSize);
   }
 
   /** Ranks on this machine, which divide its CPU among them. */
@@ -192,7 +192,7 @@ export class Worker extends WorkerBase {
     await this.#loader.examine(device, this.rank);
     const nativeModel = new (native().Model)(
       device,
-      this.modelSpec,
+      this.#loader.spec,
       modelLimits,
       this.communicator,
     );
@@ -211,7 +211,7 @@ export class Worker extends WorkerBase {
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          numKvHeadsOfRank(spec, this.worldSize),
+          spec.numKvHeads,
           spec.headDim,
           spec.dtype,
           window === 0 ? null : window,

@@ -42,7 +42,7 @@ Napi::Value ModelRunnerBinding::declareParameters(const Napi::CallbackInfo& info
   withTypedErrors(info.Env(), [&] {
     const ModelShard shard(toModelSpec(toObject(info[0], "spec")), toInt32(info[1], "rank"),
                            toInt32(info[2], "worldSize"));
-    Parameters parameters(shard.spec());
+    Parameters parameters(shard);
     const Decoder decoder(shard, parameters);
     declared = fromParameters(info.Env(), parameters.declared());
   });

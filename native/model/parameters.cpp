@@ -85,7 +85,7 @@ void Parameters::matrix(Weight& target, ModuleName name, Dimension rows, Dimensi
 }
 
 void Parameters::linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
-                        Bias bias, int32_t rank, int64_t storedRows) {
+                        Bias bias, int64_t storedRows) {
   const WeightFormat stored = commonFormat(parts);
   target.format = stored;
   target.dtype = dtype_;
@@ -115,7 +115,7 @@ void Parameters::linear(LinearWeight& target, const std::vector<LinearPart>& par
                    ParameterPart::kScales);
     storages_[scales].linear = &target;
   }
-  const bool biasHere = bias == Bias::kAll || (bias == Bias::kOnce && rank == 0);
+  const bool biasHere = bias == Bias::kAll || (bias == Bias::kOnce && rank_ == 0);
   size_t biases = 0;
   if (biasHere) {
     target.bias = {nullptr, dtype_, partRows, 1};

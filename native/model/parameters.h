@@ -44,7 +44,8 @@ class HostCopy {
 
 class Parameters {
  public:
-  explicit Parameters(const ModelSpec& spec) : dtype_(spec.dtype), formats_(spec.weightFormats) {}
+  explicit Parameters(const ModelShard& shard)
+      : dtype_(shard.spec().dtype), rank_(shard.rank()), formats_(shard.spec().weightFormats) {}
   // What the blocks declared points into them and into this.
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
@@ -67,7 +68,7 @@ class Parameters {
     kOnce,  // rank 0 has it: the ranks' outputs are summed
   };
   void linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
-              Bias bias = Bias::kNone, int32_t rank = 0, int64_t storedRows = 0);
+              Bias bias = Bias::kNone, int64_t storedRows = 0);
 
   const std::vector<Parameter>& declared() const { return declared_; }
 
@@ -124,6 +125,7 @@ class Parameters {
   void readScales(Ops& ops, const Reading& reading, const CheckpointFile& file);
 
   const DType dtype_;
+  const int32_t rank_;
   const std::map<std::string, WeightFormat> formats_;
   std::vector<Parameter> declared_;
   std::vector<Place> places_;  // of each that is declared

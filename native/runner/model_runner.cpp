@@ -65,7 +65,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
       shard_(spec, communicator_ ? communicator_->rank() : 0,
              communicator_ ? communicator_->worldSize() : 1),
       limits_(limits),
-      parameters_(spec),
+      parameters_(shard_),
       decoder_(shard_, parameters_) {
   limits.check();
   requireListMemory(limits);

@@ -1,6 +1,6 @@
 /**
- * Makes each kind of the addon's objects, shuts some down, leaves others, and ends by itself, so that
- * Node frees what is its own: what LeakSanitizer finds then is the addon's.
+ * Makes each kind of the addon's objects, shuts some down, leaves others, and exits by itself, so that
+ * Node frees its own memory and LeakSanitizer finds only the addon's leaks.
  */
 'use strict';
 

@@ -68,6 +68,9 @@ async function expectContained(
     kvCacheUsage: 0,
   });
   expect(engine.worker.model.requests.size).toBe(0);
+  // Each request is counted once, also one that could not be made.
+  const { numFinishedReqs } = engine.engine.stats();
+  expect(Object.values(numFinishedReqs).reduce((sum, count) => sum + count)).toBe(9);
 }
 
 async function readAll(stream: AsyncIterable<unknown>): Promise<void> {

@@ -86,6 +86,7 @@ test('a call that is refused lets the next one go on', async () => {
   );
   const last = engine.generateAll([promptOf(5)], { maxTokens: 3 });
   await expect(refused).rejects.toBeInstanceOf(QueueFullError);
+  expect(engine.engine.stats().numFinishedReqs).toMatchObject({ abort: 0, error: 0 });
   expect((await first)[0].outputs[0].tokenIds).toHaveLength(3);
   expect((await last)[0].outputs[0].tokenIds).toHaveLength(3);
 });
@@ -114,6 +115,7 @@ test('calls that wait reject at the shutdown', async () => {
     expect(call).toMatchObject({ status: 'rejected', reason: expect.any(ShutdownError) as Error });
   }
   await expect(engine.generateAll([promptOf(3)])).rejects.toBeInstanceOf(ShutdownError);
+  expect(engine.engine.stats().numFinishedReqs).toMatchObject({ abort: 2, error: 0 });
 });
 
 describe('what one rank alone would decide is refused', () => {

@@ -30,7 +30,7 @@ test('a request beyond the limit is refused, with the limit and the count', asyn
     maxQueuedRequests: 3,
     numWaiting: 3,
     numNew: 1,
-    message: expect.stringMatching(/^3 requests wait and maxQueuedRequests is 3/) as string,
+    message: expect.stringMatching(/^3 requests are waiting and maxQueuedRequests is 3/) as string,
   });
   await expect(engine.stream(promptOf(3), LONG).next()).rejects.toBeInstanceOf(QueueFullError);
 });

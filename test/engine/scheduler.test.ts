@@ -180,7 +180,7 @@ describe('a step', () => {
 });
 
 test('requests with long lists enter a few in a step, and each step takes one at least', () => {
-  const driver = new SchedulerDriver();
+  const driver = new SchedulerDriver({ maxListMemoryBytes: 2 ** 23 });
   const allowedTokenIds = Array.from({ length: 100_000 }, (_, i) => i);
   for (const id of ['a', 'b', 'c', 'd']) {
     driver.add(id, promptOf(3), { allowedTokenIds, maxTokens: 2 });

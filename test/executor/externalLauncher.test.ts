@@ -77,13 +77,13 @@ describe('ExecutorWithExternalLauncher', () => {
   );
 
   it.each([
-    ['RANK', 'zero', 'RANK is zero; it must be a whole number, 0 to 0'],
-    ['RANK', '1', 'RANK is 1; it must be a whole number, 0 to 0'],
-    ['LOCAL_RANK', '-1', 'LOCAL_RANK is -1; it must be a whole number, 0 or more'],
+    ['RANK', 'zero', 'RANK is zero; it must be an integer from 0 to 0'],
+    ['RANK', '1', 'RANK is 1; it must be an integer from 0 to 0'],
+    ['LOCAL_RANK', '-1', 'LOCAL_RANK is -1; it must be an integer of at least 0'],
     ['LOCAL_RANK', '0x1', 'LOCAL_RANK is 0x1'],
-    ['WORLD_SIZE', '0', 'WORLD_SIZE is 0; it must be a whole number, 1 or more'],
+    ['WORLD_SIZE', '0', 'WORLD_SIZE is 0; it must be an integer of at least 1'],
     ['WORLD_SIZE', '1.5', 'WORLD_SIZE is 1.5'],
-    ['MASTER_PORT', '65536', 'MASTER_PORT is 65536; it must be a whole number, 1 to 65535'],
+    ['MASTER_PORT', '65536', 'MASTER_PORT is 65536; it must be an integer from 1 to 65535'],
     ['MASTER_PORT', ' 80', 'MASTER_PORT is  80'],
   ])('refuses %s=%p', async (name, value, message) => {
     setEnv(name, value);

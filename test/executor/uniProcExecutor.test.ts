@@ -267,7 +267,7 @@ describe('collectiveRpc', () => {
       const executor = await createExecutor(Caller);
       const calling = executor.collectiveRpc('never', { timeout: 20 });
       await expect(calling).rejects.toBeInstanceOf(RpcTimeoutError);
-      await expect(calling).rejects.toThrow('never did not answer within 20 ms');
+      await expect(calling).rejects.toThrow('never did not return within 20 ms');
       await executor.checkHealth();
       expect(await executor.collectiveRpc('add')).toEqual([[]]);
     });

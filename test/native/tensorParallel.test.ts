@@ -136,7 +136,12 @@ class World {
   /** The model with a cache, on every rank its share. */
   async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
-      const { files, sources, totalBytes } = parameterSources(spec, family, table, rank, this.size);
+      const { files, sources, totalBytes } = parameterSources(
+        native().declareParameters(spec, rank, this.size),
+        spec,
+        family,
+        table,
+      );
       const model = this.newModel(spec, rank);
       let bytesRead = 0;
       await model.load(files, sources, (bytes) => (bytesRead = bytes));

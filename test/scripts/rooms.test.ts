@@ -154,7 +154,6 @@ describe('native/', () => {
     ['runtime/planted.h', 'addon/values.h', 'runtime must not include addon'],
     ['base/planted.h', 'runtime/event.h', 'base must not include runtime'],
     ['comm/planted.h', 'ops/cpu/kernels.h', 'comm must not include ops'],
-    ['model/planted.cpp', 'comm/tcp_communicator.h', 'model must not include comm'],
     ['addon/planted.cpp', 'addon_testing/planted.h', 'addon must not include addon_testing'],
     ['ops/planted.cpp', 'elsewhere/planted.h', 'ops must not include no room'],
   ])('%s must not include %s', (file, included, fault) => {

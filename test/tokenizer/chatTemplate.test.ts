@@ -191,13 +191,13 @@ describe('the chat template of a checkpoint', () => {
     ['a list', inConfig(named({ rag: 'R', default: 'D' })), {}, 'D'],
     ['an object', inConfig({ rag: 'R', default: 'D' }), {}, 'D'],
   ])('is that of %s', async (_, files, more, text) => {
-    expect((await load(files, more)).renderChatTemplate(MESSAGES)).toBe(text);
+    expect(await (await load(files, more)).renderChatTemplate(MESSAGES)).toBe(text);
   });
 
   it('is tool_use where there are tools', async () => {
     const tokenizer = await load(inConfig(named({ default: 'D', tool_use: 'T' })));
-    expect(tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
-    expect(tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
   });
 
   it.each([
@@ -214,23 +214,23 @@ describe('the chat template of a checkpoint', () => {
 
   it('is the one that the call names, or gives', async () => {
     const tokenizer = await load(inConfig(named({ default: 'D', rag: 'R' })));
-    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
-    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{ 1 + 1 }}' })).toBe('2');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{ 1 + 1 }}' })).toBe('2');
   });
 
   it('is the one that was given when it was loaded, unless the call gives another', async () => {
     const tokenizer = await load(inConfig('D'), {}, 'own');
-    expect(tokenizer.renderChatTemplate(MESSAGES)).toBe('own');
-    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'call' })).toBe('call');
+    expect(await tokenizer.renderChatTemplate(MESSAGES)).toBe('own');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'call' })).toBe('call');
     await expect(load({}, {}, '{% nope %}')).rejects.toThrow(ConfigError);
   });
 
   it('must be named where none is the default', async () => {
     const tokenizer = await load(inConfig(named({ rag: 'R', other: 'O' })));
-    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(
+    await expect(tokenizer.renderChatTemplate(MESSAGES)).rejects.toThrow(
       /has the chat templates other, rag and none is named 'default'/,
     );
-    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
   });
 
   it('that does not compile is a warning, and an error once it is used', async () => {
@@ -241,25 +241,29 @@ describe('the chat template of a checkpoint', () => {
       'UniprocWarning',
     );
     emitWarning.mockRestore();
-    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(CheckpointError);
-    expect(() => tokenizer.renderChatTemplate(MESSAGES)).toThrow(/line 2: No filter named 'nope'/);
-    expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'own' })).toBe('own');
+    await expect(tokenizer.renderChatTemplate(MESSAGES)).rejects.toThrow(CheckpointError);
+    await expect(tokenizer.renderChatTemplate(MESSAGES)).rejects.toThrow(
+      /line 2: No filter named 'nope'/,
+    );
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'own' })).toBe('own');
   });
 
   it('of the call that does not compile is the fault of the call', async () => {
     const tokenizer = await load({});
-    expect(() => tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{' })).toThrow(
+    await expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{' })).rejects.toThrow(
       InvalidRequestError,
     );
   });
 
   it('opens the turn of the model unless the last message is gone on with', async () => {
     const tokenizer = await load({ 'chat_template.jinja': ROLES });
-    expect(tokenizer.renderChatTemplate(MESSAGES)).toMatch(/<assistant>$/);
-    expect(tokenizer.renderChatTemplate(MESSAGES, { addGenerationPrompt: false })).toMatch(
+    expect(await tokenizer.renderChatTemplate(MESSAGES)).toMatch(/<assistant>$/);
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { addGenerationPrompt: false })).toMatch(
       /<\/user>$/,
     );
-    expect(tokenizer.renderChatTemplate(MESSAGES, { continueFinalMessage: true })).toBe('<user>Hi');
+    expect(await tokenizer.renderChatTemplate(MESSAGES, { continueFinalMessage: true })).toBe(
+      '<user>Hi',
+    );
   });
 
   describe('with splitSpecialTokens', () => {

@@ -178,7 +178,7 @@ describe('Tokenizer', () => {
 
   it.each<[string, () => Promise<unknown>]>([
     [
-      'there is no add_special_tokens; did you mean addSpecialTokens?',
+      'unknown option add_special_tokens; did you mean addSpecialTokens?',
       () => tokenizer.encode('x', { add_special_tokens: false } as EncodeOptions),
     ],
     [
@@ -186,7 +186,7 @@ describe('Tokenizer', () => {
       () => tokenizer.encode('x', { addSpecialTokens: 'no' } as unknown as EncodeOptions),
     ],
     [
-      'there is no skipSpecialToken; did you mean skipSpecialTokens?',
+      'unknown option skipSpecialToken; did you mean skipSpecialTokens?',
       () => tokenizer.decode([1], { skipSpecialToken: false } as DecodeOptions),
     ],
     [

@@ -68,7 +68,7 @@ describe('WorkerWrapper', () => {
   });
 
   describe('initializeFromConfig', () => {
-    const configs = [10, 20].map((numBlocks) => ({ numBlocks }) as KVCacheConfig);
+    const configs = [10, 20].map((numBlocks) => ({ numBlocks }));
     class Sized extends PlainWorker {
       numBlocks = 0;
       override initializeFromConfig(kvCacheConfig?: KVCacheConfig): void {

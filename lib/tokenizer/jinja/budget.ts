@@ -1,6 +1,6 @@
 /**
- * What one rendering may cost, so that no template and no conversation holds the JavaScript thread for
- * long. Rendering is synchronous: there is one at a time.
+ * What one rendering may cost, so that no template and no conversation holds its thread for long.
+ * Rendering is synchronous: a thread has one at a time.
  */
 import { raise } from './errors';
 

@@ -2,7 +2,7 @@
 import { Dict, type Value } from './values';
 
 /** Nesting of the data that a template is given; Python's json.dumps ends at about 1000. */
-const MAX_DEPTH = 400;
+export const MAX_DATA_DEPTH = 400;
 
 /** A value that no template can be given. `path` says where it is, `reason` what it is. */
 export class ConversionError extends Error {
@@ -25,7 +25,8 @@ function fromNumber(value: number): Value {
  * Number object is a float even where it is integral: JSON's 1.0. Throws ConversionError.
  */
 export function fromJs(value: unknown, path: string, depth = 0): Value {
-  if (depth > MAX_DEPTH) throw new ConversionError(path, `is nested deeper than ${MAX_DEPTH}`);
+  if (depth > MAX_DATA_DEPTH)
+    throw new ConversionError(path, `is nested deeper than ${MAX_DATA_DEPTH}`);
   if (value === null || value === undefined) return null;
   if (typeof value === 'string' || typeof value === 'boolean' || typeof value === 'bigint') {
     return value;

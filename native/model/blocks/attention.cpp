@@ -21,8 +21,7 @@ void AttentionBlock::declare(Parameters& parameters) {
     parameters.norm(kNorm_, name("attention.kNorm"), head);
   }
   parameters.linear(o_, {{name("attention.o"), hidden}}, heads,
-                    spec.outputBias ? Parameters::Bias::kOnce : Parameters::Bias::kNone,
-                    shard_.rank());
+                    spec.outputBias ? Parameters::Bias::kOnce : Parameters::Bias::kNone);
 }
 
 ScratchBytes AttentionBlock::scratch(DType activations) const {

@@ -13,7 +13,7 @@ void GatedMlpBlock::declare(Parameters& parameters) {
   parameters.linear(gateUp_, {{name("mlp.gate"), intermediate}, {name("mlp.up"), intermediate}},
                     hidden, spec.mlpBias ? Bias::kAll : Bias::kNone);
   parameters.linear(down_, {{name("mlp.down"), hidden}}, intermediate,
-                    spec.mlpBias ? Bias::kOnce : Bias::kNone, shard_.rank());
+                    spec.mlpBias ? Bias::kOnce : Bias::kNone);
 }
 
 ScratchBytes GatedMlpBlock::scratch(DType activations) const {

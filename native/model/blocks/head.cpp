@@ -8,7 +8,7 @@ void Head::declare(Parameters& parameters) {
   parameters.norm(norm_, {-1, -1, "norm"}, hidden);
   if (spec.tieWordEmbeddings) return;
   parameters.linear(head_, {{{-1, -1, "head"}, {shard_.vocab(), "vocabSize"}}}, hidden,
-                    Parameters::Bias::kNone, shard_.rank(), shard_.vocabShardSize());
+                    Parameters::Bias::kNone, shard_.vocabShardSize());
 }
 
 void Head::allocate(Ops& ops, DType activations, int32_t maxRows, Communicator* communicator) {

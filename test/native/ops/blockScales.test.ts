@@ -100,3 +100,35 @@ describe.each(backends)('the fused linear layers, %s', (backend) => {
     expectSameBits(ops.readFloats(fused, (m * n) / 2), ops.readFloats(plain, (m * n) / 2));
   });
 });
+
+describe.each(backends)('random float8 elements, %s', (backend) => {
+  const ops = openOps(backend);
+
+  it('are rounded to the nearest code, ties to even, and to the largest beyond it', () => {
+    const codes = Array.from({ length: 0x7f }, (_, code) => code);
+    const numbers = codes.map(float8ToNumber);
+    const cases = codes.slice(1).flatMap((code) => {
+      const [below, above] = [numbers[code - 1], numbers[code]];
+      const middle = (below + above) / 2; // exact in float32
+      const even = code % 2 === 0 ? code : code - 1;
+      return [
+        [above, code],
+        [middle, even],
+        [middle * (1 + 2 ** -20), code],
+        [middle * (1 - 2 ** -20), code - 1],
+      ];
+    });
+    for (const [value, code] of [...cases, [448.5, 0x7e], [1e30, 0x7e], [Infinity, 0x7e]]) {
+      for (const sign of [0, 0x80]) {
+        const tensor = ops.allocate(1, 'float8_e4m3', 'a test');
+        ops.fillRandom(tensor, sign ? -value : value, 0, 1n);
+        const actual = new Uint8Array(1);
+        ops.copyToHost(actual, tensor);
+        ops.synchronize();
+        if (actual[0] !== (sign | code)) {
+          throw new Error(`${value} became ${actual[0]}, not ${sign | code}`);
+        }
+      }
+    }
+  });
+});
