@@ -40,7 +40,7 @@ export interface EngineArgs {
    */
   dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
   /**
-   * Most tokens of a prompt and its output together.
+   * Maximum tokens of a prompt and its output.
    * @defaultValue what the model has positions for; on a CPU at most `8192`
    */
   maxModelLen?: number;
@@ -50,48 +50,48 @@ export interface EngineArgs {
    */
   blockSize?: number;
   /**
-   * Share of the device's memory that the engine may use.
+   * Fraction of the device's memory that the engine may use.
    * @defaultValue on CUDA `0.9`; on a CPU none: the KV cache takes a quarter of the free memory
    */
   memoryUtilization?: number;
   /**
-   * Bytes for the KV cache, in place of a share of memory.
+   * Bytes of the KV cache, in place of a fraction of memory.
    * @defaultValue none: what `memoryUtilization` leaves
    */
   kvCacheMemoryBytes?: number;
   /**
-   * Most requests in a step.
+   * Maximum requests in a step.
    * @defaultValue on CUDA `256`; on a CPU `64`
    */
   maxNumSeqs?: number;
   /**
-   * Most tokens in a step; at least `maxNumSeqs`.
+   * Maximum tokens in a step; at least `maxNumSeqs`.
    * @defaultValue on CUDA `8192`; on a CPU `2048`
    */
   maxNumBatchedTokens?: number;
   /**
-   * Most tokens of one prompt in a step, so that others go on beside it; 0: no such limit.
+   * Maximum tokens of one prompt in a step; 0: no limit.
    * @defaultValue `0`
    */
   longPrefillTokenThreshold?: number;
   /**
-   * Which request runs first: `'fcfs'` by arrival, `'priority'` by the requests' priority.
+   * Order of requests: `'fcfs'` by arrival, `'priority'` by priority, then arrival.
    * @defaultValue `'fcfs'`
    */
   schedulingPolicy?: 'fcfs' | 'priority';
   /**
-   * Requests that begin with the same tokens share their blocks of the KV cache.
+   * Share KV cache blocks between requests with a common prefix.
    * @defaultValue `true`
    */
   enablePrefixCaching?: boolean;
   /**
-   * Most requests that may wait, beside those that run or that a free engine takes up at once; a call
-   * beyond rejects with QueueFullError.
+   * Maximum waiting requests, without those that run or can start immediately; a call beyond it rejects
+   * with QueueFullError.
    * @defaultValue none: no limit
    */
   maxQueuedRequests?: number;
   /**
-   * Bounds on what one call may ask for.
+   * Limits of one call.
    * @defaultValue each limit has its own
    */
   limits?: Partial<RequestLimits>;
@@ -101,18 +101,17 @@ export interface EngineArgs {
    */
   asyncScheduling?: boolean;
   /**
-   * Do without CUDA graphs.
+   * Disable CUDA graphs.
    * @defaultValue `false`
    */
   enforceEager?: boolean;
   /**
-   * `'auto'` reads the checkpoint's weights, `'dummy'` makes random ones.
+   * `'auto'` reads the checkpoint's weights, `'dummy'` generates random ones.
    * @defaultValue `'auto'`
    */
   loadFormat?: 'auto' | 'dummy';
   /**
-   * Seed of the sampling of requests that bring none. Must be given where `tensorParallelSize` is above
-   * 1.
+   * Sampling seed of requests without one; required with several ranks.
    * @defaultValue `0`
    */
   seed?: number;
@@ -122,12 +121,12 @@ export interface EngineArgs {
    */
   tensorParallelSize?: number;
   /**
-   * Most milliseconds to wait for other ranks: to meet, in a collective, in a step.
+   * Maximum milliseconds to wait for other ranks: at rendezvous, in a collective, in a step.
    * @defaultValue `300000`
    */
   distributedTimeout?: number;
   /**
-   * Sum by NCCL alone, never by reading the other GPUs' memory.
+   * Use NCCL for every all-reduce, never peer memory.
    * @defaultValue `false`
    */
   disableCustomAllReduce?: boolean;
@@ -142,7 +141,7 @@ export interface EngineArgs {
    */
   workerCls?: unknown;
   /**
-   * A class that has methods to be added to the worker's.
+   * A class with methods to add to the worker's.
    * @defaultValue none
    */
   workerExtensionCls?: unknown;
@@ -153,7 +152,7 @@ export interface EngineArgs {
    */
   eosTokenIds?: readonly number[];
   /**
-   * Do without a tokenizer: prompts and outputs are token ids.
+   * Load no tokenizer: prompts and outputs are token ids.
    * @defaultValue `false`
    */
   skipTokenizerInit?: boolean;
