@@ -19,8 +19,8 @@ import type {
 } from './uniprocConfig';
 
 /**
- * Options of an engine; all may be left out. `npm run docs` makes docs/options.md of these comments,
- * of the schema below and of `RequestLimits`.
+ * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
+ * the schema below and `RequestLimits`.
  */
 export interface EngineArgs {
   /**
@@ -174,7 +174,7 @@ const optionalClass = () =>
     .optional()
     .describe('a class or { module, export }');
 
-/** What each option may be, described in words. */
+/** The values of each option, with their description in words. */
 export const engineArgsSchema = z.strictObject({
   model: z.string().min(1).optional().describe('the path of a folder'),
   device: z
@@ -196,7 +196,7 @@ export const engineArgsSchema = z.strictObject({
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
   maxQueuedRequests: optionalInteger(1),
-  // Parsed by itself, so that errors name a limit.
+  // Parsed separately, so that errors name the limit.
   limits: z.custom<Partial<RequestLimits>>().optional().describe('an object of the limits below'),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
@@ -205,7 +205,7 @@ export const engineArgsSchema = z.strictObject({
   tensorParallelSize: optionalInteger(1, 2 ** 16),
   distributedTimeout: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
-  // Executor.getClass says what it may be.
+  // Executor.getClass validates it.
   distributedExecutorBackend: z
     .unknown()
     .optional()

@@ -95,14 +95,14 @@ export interface RequestLimits {
    */
   maxAllowedTokenIds: number;
   /**
-   * Bytes of device memory, allocated at start-up, for the lists of all requests that run at a time
-   * and have lists of more than 4,096 bytes (4 bytes a token id, 4 a bias). What does not fit beside
-   * the others waits; a request that does not fit alone is refused.
+   * Bytes of device memory, allocated at start-up, shared by running requests with lists above 4,096
+   * bytes (4 bytes per token id, 4 per bias). A request that does not fit beside the others waits; one
+   * that does not fit alone is refused.
    * @defaultValue `67108864`
    */
   maxListMemoryBytes: number;
   /**
-   * Logprobs that one call can bring: for each output, positions times alternatives.
+   * Logprobs that one call can return: positions times alternatives, over its outputs.
    * @defaultValue `67108864`
    */
   maxLogprobsPerCall: number;
