@@ -27,6 +27,7 @@ export type {
   PositionLogprobs,
   RequestOutput,
 } from './engine/outputs';
+export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats } from './engine/stats';
 export {
   type ChatMessage,
@@ -73,6 +74,7 @@ export type {
   NewRequestData,
   SchedulerOutput,
 } from './contract/schedulerOutput';
+export type { WeightBytes, WorkerSummary } from './contract/workerSummary';
 export { Worker } from './worker/worker';
 export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';
 export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';

@@ -29,20 +29,31 @@ import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
+import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
 import { startAmongRanks } from './distributed/startFailure';
 import { ConfigError, InvalidRequestError } from './errors';
+import { codeOf, log } from './log';
 import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 
 export interface CreateArgs extends EngineArgs {
-  /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */
+  /**
+   * Told how far the load of the weights is.
+   * @defaultValue a bar on stderr where that is a terminal, else none
+   */
   onProgress?: (progress: LoadProgress) => void;
-  /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
+  /**
+   * Gives the start up at its next stage; `create` then rejects with the signal's reason.
+   * @defaultValue none
+   */
   signal?: AbortSignal;
-  /** The chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  /**
+   * The chat template's text, or the name of one of the checkpoint's.
+   * @defaultValue none: the checkpoint's
+   */
   chatTemplate?: string;
 }
 
@@ -67,9 +78,14 @@ export class LLM {
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
     const { distributedExecutorBackend: backend } = { ...args };
-    return backend === 'external_launcher'
-      ? startAmongRanks(() => LLM.start(args))
-      : LLM.start(args);
+    try {
+      return await (backend === 'external_launcher'
+        ? startAmongRanks(() => LLM.start(args))
+        : LLM.start(args));
+    } catch (error) {
+      log('start: failed: %s', codeOf(error));
+      throw error;
+    }
   }
 
   private static async start(args: CreateArgs): Promise<LLM> {
@@ -77,10 +93,13 @@ export class LLM {
     const { onProgress, signal, chatTemplate, ...engineArgs } = args;
     const device = engineArgs.device ?? (await defaultDevice());
     const config = await createUniprocConfig({ ...engineArgs, device });
+    const { model } = config;
+    log('start: model %s, device %s, dtype %s', model.path, device, model.dtype);
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path, { chatTemplate });
+    if (tokenizer !== null) log('start: the tokenizer is loaded');
     try {
       const engine = await LLMEngine.create(config, {
         tokenizer,
@@ -149,16 +168,18 @@ export class LLM {
    * `options.chatTemplate`, with the tools, documents and variables of the options. Resolves and
    * rejects as `generate`; with CheckpointError when the checkpoint's template does not compile.
    */
-  async chat(
+  chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
-    const conversations = readingOf('messages', () => conversationsOf(messages));
-    const checked = checkChatOptions(options, this.engine.config.limits);
-    const prompting = promptOptionsOf(checked);
-    const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
-    return this.generateFor(inputs, checked);
+    return rejecting(() => {
+      const conversations = readingOf('messages', () => conversationsOf(messages));
+      const checked = checkChatOptions(options, this.engine.config.limits);
+      const prompting = promptOptionsOf(checked);
+      const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
+      return this.generateFor(inputs, checked);
+    });
   }
 
   /** Answers one conversation as `stream` continues a prompt. */
@@ -178,9 +199,17 @@ export class LLM {
     return this.engine.stats();
   }
 
-  /** What happens to requests, as it happens, for a log: `llm.events.on('finished', ...)`. */
+  /**
+   * What happens to the engine and to requests, as it happens, for a log:
+   * `llm.events.on('finished', ...)`.
+   */
   get events(): EventEmitter<EngineEvents> {
     return this.engine.events;
+  }
+
+  /** Device, weights and KV cache, as the event 'started' tells them. */
+  get startup(): StartupRecord {
+    return this.engine.startup;
   }
 
   /** Requests from now on share no KV cache with those before: for when the weights were changed. */

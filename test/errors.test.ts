@@ -46,6 +46,28 @@ test.each([...fromNative])('native code %s maps to its class', (code) => {
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
+/** The classes of lib/errors.ts: name, code, and the comment without the code. */
+const classes = [
+  ...readFileSync(path.join(ROOT, 'lib', 'errors.ts'), 'utf8').matchAll(
+    /\/\*\*((?:(?!\*\/)[^])+?)\*\/\nexport class (\w+) extends UniprocError \{[^]+?super\(\s*'(\w+)'/g,
+  ),
+].map(([, comment, name, code]) => {
+  const text = comment.replace(/\n \*/g, ' ').replace(/\s+/g, ' ');
+  return [name, code, text.replace(`\`code\`: ${code}.`, '').trim()] as const;
+});
+
+test('the classes are found', () => {
+  const exported = Object.values(errors).filter(
+    (value) => typeof value === 'function' && value.prototype instanceof errors.UniprocError,
+  );
+  expect(classes.map(([name]) => name).sort()).toEqual(exported.map(({ name }) => name).sort());
+});
+
+test.each(classes)('%s stands with its code and its comment', (name, code, text) => {
+  const page = readFileSync(path.join(ROOT, 'docs', 'errors.md'), 'utf8');
+  expect(page).toContain(`| \`${code}\` | \`${name}\` | ${text} |`);
+});
+
 test('an unknown code becomes INTERNAL and is named', () => {
   const error = nativeError('STRANGE', 'a message');
   expect(error).toBeInstanceOf(errors.InternalError);

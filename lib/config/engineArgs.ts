@@ -18,65 +18,143 @@ import type {
   UniprocConfig,
 } from './uniprocConfig';
 
-/** The engine's options; all are optional. */
+/**
+ * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
+ * the schema below and `RequestLimits`.
+ */
 export interface EngineArgs {
-  /** Folder of a Hugging Face checkpoint; default: the package's small model. */
+  /**
+   * Folder of a Hugging Face checkpoint.
+   * @defaultValue the small model that comes with the package
+   */
   model?: string;
-  /** 'cpu', 'cuda' or 'cuda:N'; default: a CUDA device if LLM.create finds one, else the CPU. */
+  /**
+   * Where the model runs.
+   * @defaultValue the first CUDA device where there is one, else `'cpu'`
+   */
   device?: string;
-  /** Type of weights and KV cache; default 'auto': the checkpoint's. */
+  /**
+   * Type that the model computes and caches in, and of weights that are not quantised. `'auto'` is the
+   * one that config.json names.
+   * @defaultValue `'auto'`
+   */
   dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
-  /** Maximum tokens of a prompt and its output; default: the model's, on a CPU at most 8192. */
+  /**
+   * Maximum tokens of a prompt and its output.
+   * @defaultValue what the model has positions for; on a CPU at most `8192`
+   */
   maxModelLen?: number;
-  /** Tokens in a block of the KV cache; 1 to 256, default 16. */
+  /**
+   * Tokens in a block of the KV cache.
+   * @defaultValue `16`
+   */
   blockSize?: number;
-  /** Fraction of the device's memory that the engine may use, above 0 to 1; default: the worker's. */
+  /**
+   * Fraction of the device's memory that the engine may use.
+   * @defaultValue on CUDA `0.9`; on a CPU none: the KV cache takes a quarter of the free memory
+   */
   memoryUtilization?: number;
-  /** Bytes of the KV cache; default: the memory that memoryUtilization leaves. */
+  /**
+   * Bytes of the KV cache, in place of a fraction of memory.
+   * @defaultValue none: what `memoryUtilization` leaves
+   */
   kvCacheMemoryBytes?: number;
-  /** Maximum requests in a step; default 64 on a CPU, 256 on CUDA. */
+  /**
+   * Maximum requests in a step.
+   * @defaultValue on CUDA `256`; on a CPU `64`
+   */
   maxNumSeqs?: number;
-  /** Maximum tokens in a step, at least maxNumSeqs; default 2048 on a CPU, 8192 on CUDA. */
+  /**
+   * Maximum tokens in a step; at least `maxNumSeqs`.
+   * @defaultValue on CUDA `8192`; on a CPU `2048`
+   */
   maxNumBatchedTokens?: number;
-  /** Maximum tokens of one prompt in a step; default 0: no limit. */
+  /**
+   * Maximum tokens of one prompt in a step; 0: no limit.
+   * @defaultValue `0`
+   */
   longPrefillTokenThreshold?: number;
-  /** Order of requests: 'fcfs' by arrival, 'priority' by priority, then arrival; default 'fcfs'. */
+  /**
+   * Order of requests: `'fcfs'` by arrival, `'priority'` by priority, then arrival.
+   * @defaultValue `'fcfs'`
+   */
   schedulingPolicy?: 'fcfs' | 'priority';
-  /** Share KV cache blocks between requests with a common prefix; default true. */
+  /**
+   * Share KV cache blocks between requests with a common prefix.
+   * @defaultValue `true`
+   */
   enablePrefixCaching?: boolean;
   /**
    * Maximum waiting requests, without those that run or can start immediately; a call beyond it rejects
-   * with QueueFullError. Default: no limit.
+   * with QueueFullError.
+   * @defaultValue none: no limit
    */
   maxQueuedRequests?: number;
-  /** Limits of one call; each has a default (docs/engine.md). */
+  /**
+   * Limits of one call.
+   * @defaultValue each limit has its own
+   */
   limits?: Partial<RequestLimits>;
-  /** Schedule the next step while this one runs; default true. */
+  /**
+   * Schedule the next step while this one runs.
+   * @defaultValue `true`
+   */
   asyncScheduling?: boolean;
-  /** Disable CUDA graphs; default false. */
+  /**
+   * Disable CUDA graphs.
+   * @defaultValue `false`
+   */
   enforceEager?: boolean;
-  /** 'auto' reads the checkpoint's weights, 'dummy' generates random ones; default 'auto'. */
+  /**
+   * `'auto'` reads the checkpoint's weights, `'dummy'` generates random ones.
+   * @defaultValue `'auto'`
+   */
   loadFormat?: 'auto' | 'dummy';
-  /** Sampling seed of requests without one; an integer, default 0; required with several ranks. */
+  /**
+   * Sampling seed of requests without one; required with several ranks.
+   * @defaultValue `0`
+   */
   seed?: number;
-  /** Ranks that share the model; default 1. */
+  /**
+   * Ranks that share the model.
+   * @defaultValue `1`
+   */
   tensorParallelSize?: number;
-  /** Maximum milliseconds to wait for other ranks, at rendezvous and in a step; default 300,000. */
+  /**
+   * Maximum milliseconds to wait for other ranks: at rendezvous, in a collective, in a step.
+   * @defaultValue `300000`
+   */
   distributedTimeout?: number;
-  /** Use NCCL for every all-reduce, never peer memory; default false. */
+  /**
+   * Use NCCL for every all-reduce, never peer memory.
+   * @defaultValue `false`
+   */
   disableCustomAllReduce?: boolean;
-  /** 'uni', 'external_launcher', a subclass of Executor or { module, export }; default 'uni'. */
+  /**
+   * The executor: `'uni'` runs one rank, `'external_launcher'` one of several that a launcher started.
+   * @defaultValue `'uni'`
+   */
   distributedExecutorBackend?: unknown;
-  /** The worker's class or { module, export }; default: Worker. */
+  /**
+   * The worker's class.
+   * @defaultValue none: `Worker`
+   */
   workerCls?: unknown;
-  /** A class with methods to add to the worker's, or { module, export }; default none. */
+  /**
+   * A class with methods to add to the worker's.
+   * @defaultValue none
+   */
   workerExtensionCls?: unknown;
   /**
-   * Token ids that end a sequence; [] for none. Default: those of generation_config.json, config.json
-   * and the tokenizer's eos_token.
+   * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
+   * tokenizer's `eos_token` name; `[]` for none.
+   * @defaultValue all that the checkpoint's files name
    */
   eosTokenIds?: readonly number[];
-  /** Load no tokenizer: prompts and outputs are token ids; default false. */
+  /**
+   * Load no tokenizer: prompts and outputs are token ids.
+   * @defaultValue `false`
+   */
   skipTokenizerInit?: boolean;
 }
 
@@ -96,7 +174,8 @@ const optionalClass = () =>
     .optional()
     .describe('a class or { module, export }');
 
-const schema = z.strictObject({
+/** The values of each option, with their description in words. */
+export const engineArgsSchema = z.strictObject({
   model: z.string().min(1).optional().describe('the path of a folder'),
   device: z
     .string()
@@ -117,7 +196,8 @@ const schema = z.strictObject({
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
   maxQueuedRequests: optionalInteger(1),
-  limits: z.custom<Partial<RequestLimits>>().optional(), // parsed separately, so that errors name the limit
+  // Parsed separately, so that errors name the limit.
+  limits: z.custom<Partial<RequestLimits>>().optional().describe('an object of the limits below'),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -126,7 +206,10 @@ const schema = z.strictObject({
   distributedTimeout: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
   // Executor.getClass validates it.
-  distributedExecutorBackend: z.unknown().optional(),
+  distributedExecutorBackend: z
+    .unknown()
+    .optional()
+    .describe("'uni', 'external_launcher', a subclass of Executor or { module, export } of one"),
   workerCls: optionalClass(),
   workerExtensionCls: optionalClass(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
@@ -293,7 +376,7 @@ function deepFreeze<T>(value: T): T {
  * UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
-  const options: EngineArgs = parseFields(schema, args, fail);
+  const options: EngineArgs = parseFields(engineArgsSchema, args, fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
   const model = await readModel(options, device);

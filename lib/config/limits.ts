@@ -29,44 +29,87 @@ export const HARD_LIMITS = Object.freeze({
 
 /** Limits of one call; the engine's option `limits`. */
 export interface RequestLimits {
-  /** Prompts of one call; default 65,536. */
+  /**
+   * Prompts of one call.
+   * @defaultValue `65536`
+   */
   maxPromptsPerCall: number;
-  /** Outputs of one call: the sum of its prompts' `n`; default 65,536. */
+  /**
+   * Outputs of one call: the sum of its prompts' `n`.
+   * @defaultValue `65536`
+   */
   maxRequestsPerCall: number;
-  /** Outputs of one prompt; default 16,384. */
+  /**
+   * Outputs of one prompt.
+   * @defaultValue `16384`
+   */
   maxN: number;
-  /** Length of a prompt's text, in UTF-16 code units; default 16,777,216. */
+  /**
+   * Length of a prompt's text, in UTF-16 code units.
+   * @defaultValue `16777216`
+   */
   maxPromptLength: number;
-  /** Messages, fields and list entries in the conversations of one call; default 262,144. */
+  /**
+   * Messages, fields and list entries in the conversations of one call.
+   * @defaultValue `262144`
+   */
   maxMessageValues: number;
-  /** Stop strings of a request; default 64. */
+  /**
+   * Stop strings of a request.
+   * @defaultValue `64`
+   */
   maxStopStrings: number;
-  /** Length of a stop string, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a stop string, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxStopStringLength: number;
-  /** Stop token ids of a request; default 4,096. */
+  /**
+   * Stop token ids of a request.
+   * @defaultValue `4096`
+   */
   maxStopTokenIds: number;
-  /** Bad words of a request; default 65,536. */
+  /**
+   * Bad words of a request.
+   * @defaultValue `65536`
+   */
   maxBadWords: number;
-  /** Length of a bad word: UTF-16 code units of a text, tokens of a list; default 1,024. */
+  /**
+   * Length of a bad word: UTF-16 code units of a text, tokens of a list.
+   * @defaultValue `1024`
+   */
   maxBadWordLength: number;
-  /** Tokens of a request's bad words in all; default 1,048,576. */
+  /**
+   * Tokens of a request's bad words in all.
+   * @defaultValue `1048576`
+   */
   maxBadWordsTokens: number;
-  /** Tokens of a request with a logit bias; default 65,536. */
+  /**
+   * Tokens of a request with a logit bias.
+   * @defaultValue `65536`
+   */
   maxLogitBiases: number;
-  /** Allowed token ids of a request; default 524,288. */
+  /**
+   * Allowed token ids of a request.
+   * @defaultValue `524288`
+   */
   maxAllowedTokenIds: number;
   /**
-   * Bytes of device memory shared by running requests with lists above 4,096 bytes (4 bytes per token
-   * id, 4 per bias); default 67,108,864, allocated at start-up. A request that does not fit beside the
-   * others waits; one that does not fit alone is refused.
+   * Bytes of device memory, allocated at start-up, shared by running requests with lists above 4,096
+   * bytes (4 bytes per token id, 4 per bias). A request that does not fit beside the others waits; one
+   * that does not fit alone is refused.
+   * @defaultValue `67108864`
    */
   maxListMemoryBytes: number;
   /**
-   * Logprobs that one call can return: positions times alternatives, over its outputs; default
-   * 67,108,864.
+   * Logprobs that one call can return: positions times alternatives, over its outputs.
+   * @defaultValue `67108864`
    */
   maxLogprobsPerCall: number;
-  /** Length of a cache salt, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a cache salt, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxCacheSaltLength: number;
 }
 

@@ -6,6 +6,7 @@ import {
   ShutdownError,
   type UniprocError,
 } from '../errors';
+import { codeOf, log } from '../log';
 import { checkTimeout, MAX_TIMER, startTimer } from '../timer';
 import { type ControlConnection, Fields, type Frame, Kind } from './controlConnection';
 import { failureOf, failureToJson } from './failure';
@@ -106,7 +107,9 @@ export class ProcessGroup {
     { rank, worldSize }: RankPlace,
     timeout: number,
   ): Promise<ProcessGroup> {
+    log('rank %d of %d: joins at %s, port %d', rank, worldSize, endpoint.host, endpoint.port);
     const peers = await rendezvous(endpoint, { rank, worldSize }, timeout);
+    log('rank %d of %d: all have joined', rank, worldSize);
     return new ProcessGroup({ rank, worldSize }, timeout, peers);
   }
 
@@ -188,6 +191,7 @@ export class ProcessGroup {
   }
 
   async #leave(progress: number): Promise<void> {
+    log('rank %d of %d: leaves', this.rank, this.worldSize);
     this.#callbacks = [];
     this.#leaveCallbacks = [];
     this.#rejectGathers(new ShutdownError('this process has left the group'));
@@ -324,6 +328,7 @@ export class ProcessGroup {
   }
 
   #rankLeft(rank: number, progress: number): void {
+    log('rank %d of %d: rank %d has left', this.rank, this.worldSize, rank);
     this.#firstLeaver ??= { rank, progress };
     this.#rejectGathers(leftError(rank));
     for (const callback of this.#leaveCallbacks) queueMicrotask(() => callback(rank, progress));
@@ -332,6 +337,7 @@ export class ProcessGroup {
   #fail(error: UniprocError): void {
     if (this.#failure !== null || this.#leaving !== null) return;
     this.#failure = error;
+    log('rank %d of %d: the group fails: %s', this.rank, this.worldSize, codeOf(error));
     const json = failureToJson(error);
     for (const [peer, connection] of this.#peers) {
       connection.send(Kind.FAIL, json);

@@ -8,6 +8,7 @@ import { readingOf } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
 import type { Executor } from '../executor/executor';
+import { codeOf, log } from '../log';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
 import type { EndReason } from './metrics';
@@ -334,6 +335,8 @@ export class Admission {
   /** Ends a call with an error. */
   fail(pending: PendingCall, error: unknown, reason: EndReason = 'error'): void {
     if (pending.call.isEnded) return;
+    const { firstRequest, numRequests } = pending;
+    log('the call of %d requests from %d on ends: %s', numRequests, firstRequest, codeOf(error));
     this.giveUp(pending, reason);
     pending.receiver.failed(error);
   }

@@ -1,4 +1,5 @@
 /** Where the outputs of a call's prompts gather until all are there. */
+import { codeOf, log } from '../log';
 import type { OutputReceiver } from './outputCollector';
 import type { RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
@@ -45,6 +46,7 @@ export function rejecting<T>(start: () => Promise<T>): Promise<T> {
   try {
     return start();
   } catch (error) {
+    log('a call is refused: %s', codeOf(error));
     // Whatever was thrown, a signal's reason perhaps, is what the caller gets.
     const reason = error as Error;
     return Promise.reject(reason);

@@ -10,6 +10,7 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, ShutdownError } from '../errors';
 import type { Executor } from '../executor/executor';
 import { getExecutorClass } from '../executor/executorClass';
+import { codeOf, log } from '../log';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -27,6 +28,7 @@ import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from './slicedWork';
+import { type StartupRecord, startupRecord } from './startupRecord';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
@@ -41,8 +43,10 @@ export interface EngineOptions {
 
 export class LLMEngine {
   readonly config: UniprocConfig;
-  /** What happens to requests, for those who listen; without a listener it costs nothing. */
+  /** What happens to the engine and to requests; an event without a listener costs nothing. */
   readonly events = new EventEmitter<EngineEvents>();
+  /** What the event 'started' told last. */
+  startup!: StartupRecord;
   private readonly metrics = new EngineMetrics(this.events);
   private readonly outputProcessor: OutputProcessor;
   private kvCacheManager!: KVCacheManager;
@@ -77,12 +81,14 @@ export class LLMEngine {
    */
   static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
     const { tokenizer, onProgress, signal } = options;
+    const startTime = performance.now();
     signal?.throwIfAborted();
     const executorClass = await getExecutorClass(config);
     const executor = await executorClass.create(config, { onProgress });
+    log('start: %s has loaded the model', executorClass.name);
     try {
       const engine = new LLMEngine(executor, tokenizer);
-      await engine.start(signal);
+      await engine.start(startTime, signal);
       return engine;
     } catch (error) {
       // The first error is the one to report, whatever the clearing up meets.
@@ -91,9 +97,9 @@ export class LLMEngine {
     }
   }
 
-  private async start(signal: AbortSignal | undefined): Promise<void> {
+  private async start(startTime: number, signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
-    this.kvCacheManager = await this.makeKVCache(signal);
+    this.kvCacheManager = await this.makeKVCache(startTime, signal);
     const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
     const { maxListMemoryBytes } = limits;
@@ -101,22 +107,34 @@ export class LLMEngine {
     this.admission.scheduler = this.scheduler;
     await this.lockstep.start();
     void this.run();
+    // Not before the caller of `create` can have added a listener.
+    setImmediate(() => this.error ?? this.tellStarted());
+  }
+
+  private tellStarted(): void {
+    emit(this.events, 'started', this.startup);
   }
 
   /** Sizes the workers' KV cache, allocates it and warms the model up. */
-  private async makeKVCache(signal?: AbortSignal): Promise<KVCacheManager> {
+  private async makeKVCache(startTime: number, signal?: AbortSignal): Promise<KVCacheManager> {
     const { config, executor } = this;
     signal?.throwIfAborted();
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
+    log('start: %j bytes for the KV cache', availableBytes);
     signal?.throwIfAborted();
     const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
     await executor.initializeFromConfig(kvCacheConfigs);
     signal?.throwIfAborted();
+    log('start: the KV cache is allocated');
     await executor.compileOrWarmUpModel();
     signal?.throwIfAborted();
+    log('start: the model is warm');
     const { blockSize, enablePrefixCaching } = config.cache;
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
+    this.startup = await startupRecord(executor, specs, numBlocks, startTime);
+    signal?.throwIfAborted();
+    log('started: %j', this.startup);
     return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
 
@@ -220,7 +238,8 @@ export class LLMEngine {
 
   /** The worker has lost all that it had, and no step is in flight: every request is computed again. */
   private async restart(): Promise<void> {
-    this.kvCacheManager = await this.makeKVCache();
+    this.kvCacheManager = await this.makeKVCache(performance.now());
+    this.tellStarted();
     for (const requestId of this.scheduler.restart(this.kvCacheManager)) {
       emit(this.events, 'preempted', requestId);
     }
@@ -315,6 +334,7 @@ export class LLMEngine {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
+    log('the engine stops: %s', codeOf(error));
     const reason = isShutdown ? 'abort' : 'error';
     this.lockstep.failAll(error, reason);
     this.stopped = this.admission.failAll(error, reason);
@@ -325,7 +345,9 @@ export class LLMEngine {
   async shutdown(): Promise<void> {
     const error = new ShutdownError('the engine was shut down');
     const isBusy = this.numUnfinishedRequests > 0;
+    log('shutdown: %d requests are unfinished', this.numUnfinishedRequests);
     this.stop(error);
     await Promise.all([this.executor.shutdown(isBusy ? error : undefined), this.stopped]);
+    log('shutdown: done');
   }
 }

@@ -2,6 +2,7 @@
 import type { EventEmitter } from 'node:events';
 import type { EndReason } from './outputs';
 import type { Request } from './request';
+import type { StartupRecord } from './startupRecord';
 
 export type { EndReason } from './outputs';
 
@@ -24,6 +25,11 @@ export interface FinishedRequest {
 
 /** Events of an engine, each with its listener's arguments. */
 export interface EngineEvents {
+  /**
+   * The engine takes requests: in the turn of the event loop after that in which LLM.create resolved,
+   * and again when reinitializeDistributed has formed another group of ranks.
+   */
+  started: [record: StartupRecord];
   /** A request has ended, for whatever reason. */
   finished: [request: FinishedRequest];
   /** A request gave its blocks to others, and is computed again later. */

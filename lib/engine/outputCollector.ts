@@ -1,4 +1,5 @@
 /** Where a stream's deltas wait for its reader (vLLM's RequestOutputCollector). */
+import { codeOf, log } from '../log';
 import type { OutputDelta, OutputStream, RequestOutput } from './outputs';
 
 /** Who waits for a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
@@ -86,6 +87,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     try {
       this.abort = start(this);
     } catch (error) {
+      log('a stream is refused: %s', codeOf(error));
       this.failed(error);
     }
   }

@@ -3,6 +3,7 @@
  * meanwhile, and calls the workers, which give memory back and take it again (worker/sleep.ts).
  */
 import { InvalidStateError } from '../errors';
+import { codeOf, log } from '../log';
 import type { SleepTag } from '../worker/workerBase';
 import type { Future } from './future';
 
@@ -56,7 +57,11 @@ export class SleepState {
     }
     const outcomes = await Promise.allSettled(workers.map((worker) => worker.result()));
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failed === undefined) return;
+    if (failed === undefined) {
+      log('sleep: weights and kv_cache are asleep, level %d', level);
+      return;
+    }
+    log('sleep: failed: %s', codeOf(failed.reason));
     // Wakes the workers that did fall asleep: all are asleep, or none.
     if (outcomes.some(({ status }) => status === 'fulfilled')) {
       await all(this.callWorkers('wakeUp', [SLEEP_TAGS]));
@@ -80,6 +85,7 @@ export class SleepState {
     }
     await all(this.callWorkers('wakeUp', [tags]));
     for (const tag of tags) this.#asleep.delete(tag);
+    log('wakeUp: %j are awake', tags);
   }
 
   /** Sleep and wakeUp, one at a time in the order called; at once when none is under way. */

@@ -1,5 +1,7 @@
 /** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
+import type { DType } from '../config/dtype';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
 import type { Family } from './families/family';
 import {
@@ -11,7 +13,7 @@ import {
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
-import type { ModelSpec, Parameter, ParameterSource, WeightFormat } from './spec';
+import type { ModelSpec, Parameter, ParameterSource, StorageType, WeightFormat } from './spec';
 
 interface Place {
   rank: number;
@@ -26,6 +28,20 @@ interface LoadableModel {
     onProgress: (bytes: number, tensors: number) => void,
   ): Promise<void>;
   loadDummy(seed: number): Promise<void>;
+}
+
+/** Bytes of one element. */
+const BYTES_PER_ELEMENT: Record<StorageType, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  float8_e4m3: 1,
+};
+
+/** The type that a parameter has on the device. */
+function storedTypeOf({ part, isLinear, format }: Parameter, dtype: DType): StorageType {
+  if (part === 'scales') return 'float32';
+  return part === 'weight' && isLinear ? format.type : dtype;
 }
 
 export class ModelLoader {
@@ -97,6 +113,17 @@ export class ModelLoader {
       this.#declared(),
       (parameter) => table.tensors.get(names.tensorOf(parameter))?.dtype,
     );
+  }
+
+  /** Bytes of a rank's share of the weights; scales counted as the files hold them. */
+  weightBytes({ rank, worldSize }: Place): WeightBytes {
+    const sums: WeightBytes = {};
+    for (const parameter of this.declare(this.spec, rank, worldSize)) {
+      const type = storedTypeOf(parameter, this.spec.dtype);
+      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+      if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
+    }
+    return sums;
   }
 
   /** Loads the weights into a model made from `spec` after `examine`. */

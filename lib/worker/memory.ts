@@ -4,9 +4,9 @@ import { InvalidStateError, OutOfMemoryError } from '../errors';
 import type { MemoryInfo, NativeDevice, NativeModel } from '../native';
 
 /** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
-const CPU_CACHE_SHARE = 0.25;
+export const CPU_CACHE_SHARE = 0.25;
 /** Share of a GPU's memory that an engine may use when the user names none, as in vLLM. */
-const CUDA_MEMORY_UTILIZATION = 0.9;
+export const CUDA_MEMORY_UTILIZATION = 0.9;
 
 const GIB = 2 ** 30;
 const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;

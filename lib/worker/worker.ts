@@ -8,10 +8,12 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import { type KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
+import type { WorkerSummary } from '../contract/workerSummary';
 import { addressOf } from '../distributed/address';
 import { ProcessGroup } from '../distributed/processGroup';
 import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
 import { ConfigError, InvalidStateError, NotSupportedError } from '../errors';
+import { log } from '../log';
 import {
   type DeviceProperties,
   type ModelLimits,
@@ -110,6 +112,8 @@ export class Worker extends WorkerBase {
     if (this.worldSize > 1) await this.#joinGroup();
     this.device = new (native().Device)(kind, this.#place.localRank, this.#cpuThreads());
     this.deviceProperties = await this.device.open();
+    const { name, capability, numThreads } = this.deviceProperties;
+    log('start: device %s is open: %s, %d threads', name, capability, numThreads);
     if (this.processGroup) await this.#connect(this.processGroup, this.device);
     this.#memory = new MemoryBudget(this.#config, this.#localWorldSize);
     await this.#memory.measureBaseline(this.device);
@@ -258,6 +262,15 @@ export class Worker extends WorkerBase {
 
   supportedTasks(): string[] {
     return ['generate'];
+  }
+
+  /** Its device and its share of the weights. Throws INVALID_STATE before `initDevice`. */
+  getSummary(): WorkerSummary {
+    const { rank, worldSize } = this.#place;
+    if (!this.deviceProperties) throw new InvalidStateError('the device is not open');
+    const { name: deviceName, capability } = this.deviceProperties;
+    const weightBytes = this.#loader.weightBytes(this.#place);
+    return { deviceName, capability, rank, worldSize, weightBytes };
   }
 
   /** Resolves when all enqueued before it has run; rejects with what broke the device. */

@@ -74,6 +74,7 @@ test('carries no addon for tests', () => {
 test('carries nothing else', () => {
   const rest = files.filter((file) => !/^(dist|native|models\/stories)\//.test(file));
   expect(rest.sort()).toEqual([
+    'CHANGELOG.md',
     'CMakeLists.txt',
     'LICENSE',
     'README.md',
@@ -129,7 +130,45 @@ test("has a command that starts a group's ranks", () => {
   expect(lines.sort()).toEqual(['[rank 0] 0', '[rank 1] 1']);
 });
 
+test('gives all of its names to both', () => {
+  const script = `
+    import * as imported from 'uniproc';
+    import { createRequire } from 'node:module';
+    const required = Object.keys(createRequire(import.meta.url)('uniproc'));
+    console.log(JSON.stringify([required, Object.keys(imported)]));`;
+  const [required, imported] = JSON.parse(node('--input-type=module', '-e', script)) as string[][];
+  expect(required.length).toBeGreaterThan(30);
+  // An import of CommonJS has the whole as `default`, too, and since Node.js 23 as 'module.exports'.
+  expect(imported).toEqual(expect.arrayContaining([...required, 'default']));
+});
+
+test('gives its package.json, and no file that may move', () => {
+  expect(node('-p', "require('uniproc/package.json').name")).toBe('uniproc\n');
+  for (const file of ['uniproc/dist/llm', 'uniproc/dist/index.js', 'uniproc/lib']) {
+    const script = `try { require('${file}') } catch (error) { console.log(error.code) }`;
+    expect(node('-e', script)).toBe('ERR_PACKAGE_PATH_NOT_EXPORTED\n');
+  }
+});
+
+test('names files that it has, for every way to ask for it', () => {
+  const manifest = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as {
+    main: string;
+    types: string;
+    bin: string;
+    exports: Record<string, string | Record<string, string>>;
+    keywords: string[];
+  };
+  const exported = Object.values(manifest.exports).flatMap((target) =>
+    typeof target === 'string' ? [target] : Object.values(target),
+  );
+  const named = [manifest.main, manifest.types, manifest.bin, ...exported];
+  expect(files).toEqual(expect.arrayContaining(named.map((file) => path.normalize(file))));
+  expect(Object.keys(manifest.exports['.'])).toEqual(['types', 'import', 'require', 'default']);
+  // Not a pattern of `files` among them.
+  for (const keyword of manifest.keywords) expect(keyword).toMatch(/^[a-z]+$/);
+});
+
 test('loads the addon that was built from it', () => {
-  const script = "console.log(typeof require('uniproc/dist/native').native())";
+  const script = "console.log(typeof require('./node_modules/uniproc/dist/native').native())";
   expect(node('-e', script)).toBe('object\n');
 });
