@@ -5,7 +5,7 @@ import { StreamDecoder } from '../../lib/tokenizer/streamDecoder';
 import { TokenTable } from '../../lib/tokenizer/tokenTable';
 import { packVocabulary, Vocabulary } from '../../lib/tokenizer/vocabulary';
 
-/** Recorded from Python's tokenizers by make_cases.py; null where that library panics. */
+/** Recorded from Python's tokenizers by make_cases.py; null if that library panics. */
 interface Recorded {
   vocab: string[];
   special: string[];
@@ -30,7 +30,7 @@ const vocabulary = new Vocabulary(
 describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, kept, skipped }) => {
   const tokens = new TokenTable(vocabulary, new StreamDecoder(decoder));
 
-  /** Token by token. */
+  /** Decodes token by token. */
   const decode = (ids: number[], skipSpecialTokens: boolean, continues = false) => {
     const detokenizer = new IncrementalDetokenizer({ tokens }, skipSpecialTokens, { continues });
     return ids.map((id) => detokenizer.append([id])).join('') + detokenizer.finish();
@@ -49,7 +49,7 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
     },
   );
 
-  it('gives the same text whether tokens come one by one or at once', () => {
+  it('returns the same text for single tokens and for all at once', () => {
     for (const ids of recorded.lists) {
       const detokenizer = new IncrementalDetokenizer({ tokens }, false, { continues: false });
       expect(detokenizer.append(ids) + detokenizer.finish()).toBe(decode(ids, false));
@@ -57,7 +57,7 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
   });
 });
 
-describe('a text that goes on after another', () => {
+describe('a continuation of a text', () => {
   const continuation = (name: string, ...tokens: string[]) => {
     const { decoder } = recorded.decoders[name];
     const table = new TokenTable(vocabulary, new StreamDecoder(decoder));
