@@ -1,4 +1,4 @@
-/** Campaigns with a fault each, which the runner must find. */
+/** Campaigns with planted faults that the runner must find. */
 import fc from 'fast-check';
 import { type BytesTarget, type Campaign, Fault, type StructuredTarget } from '../../fuzz/campaign';
 

@@ -1,4 +1,4 @@
-/** The rooms of lib/ and native/: that the code keeps to their arrows, and that a breach is noticed. */
+/** The dependency rules between folders of lib/ and native/: the code keeps them, violations are found. */
 import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -26,13 +26,13 @@ const configs = [
     files: ['**/*.ts'],
     languageOptions: { parser: tseslint.parser },
     plugins: { '@typescript-eslint': tseslint.plugin },
-    // Of rules that this part of the configuration does not have.
+    // Directives of rules that this part of the configuration lacks.
     linterOptions: { reportUnusedDisableDirectives: 'off' },
   },
   ...eslintConfigs(),
 ] as Linter.Config[];
 
-/** What the arrows say of a file of lib/; comments that turn other rules off do not count. */
+/** Violations of the dependency rules in a file of lib/, ignoring disable comments of other rules. */
 const faultsOf = (file: string, text: string): string[] =>
   linter
     .verify(text, configs, { filename: path.join(ROOT, file) })
@@ -114,7 +114,7 @@ describe('lib/', () => {
     ]);
   });
 
-  it('is checked by eslint as it is run', async () => {
+  it('is checked by the eslint command line', async () => {
     const file = 'lib/engine/scheduler.ts';
     const text = `import '../worker/worker';\n${'//\n'.repeat(MAX_LINES)}`;
     const eslint = path.join(ROOT, 'node_modules', 'eslint', 'bin', 'eslint.js');
@@ -158,7 +158,7 @@ describe('native/', () => {
     ['addon/planted.cpp', 'addon_testing/planted.h', 'addon must not include addon_testing'],
     ['ops/planted.cpp', 'elsewhere/planted.h', 'ops must not include no room'],
   ])('%s must not include %s', (file, included, fault) => {
-    plant(file, `// A line.\n#include <vector>\n  #  include "${included}"\n`);
+    plant(file, `// A comment.\n#include <vector>\n  #  include "${included}"\n`);
     expect(faultsIn(folder)).toEqual([`${file}:3 includes "${included}": ${fault}`]);
   });
 
@@ -179,7 +179,7 @@ describe('native/', () => {
     expect(faultsIn(folder)).toEqual(['elsewhere/planted.h is in no room of scripts/rooms.js']);
   });
 
-  it('makes the script that lint runs fail', async () => {
+  it('fails the script that lint runs on a violation', async () => {
     plant('ops/planted.cpp', '#include "model/planted.h"\n');
     const run = (...args: string[]) =>
       new Promise<{ code: unknown; stderr: string }>((resolve) => {
