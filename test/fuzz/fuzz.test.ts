@@ -72,7 +72,7 @@ describe('npm run fuzz', () => {
 
   it('finds an unhandled rejection', async () => {
     const { code, stdout } = await planted('unhandled');
-    expect(stdout).toContain('nobody is told');
+    expect(stdout).toContain('Error: unhandled');
     expect(code).toBe(1);
   });
 

@@ -494,10 +494,10 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
 
 describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   describe.each([
-    ['one query a row', decodes],
+    ['one query per row', decodes],
     ['whole prompts', prefills],
-    ['single queries and chunks in turn', rowsOf(between)],
-    ['rows of all kinds, more than a block has threads', rowsOf(many)],
+    ['alternating single queries and chunks', rowsOf(between)],
+    ['rows of all kinds, more than threads per block', rowsOf(many)],
   ])('%s', (_, rows) => {
     it.each([
       [1, 1, 8, 0, 16],

@@ -195,7 +195,7 @@ describe('collectives', () => {
       'numbers',
       (rank, i) => (i === 0 ? rank.barrier() : Promise.all([rank.barrier(), rank.barrier()])),
     ],
-  ])('that differ in their %s hang nobody', async (_what, call) => {
+  ])('that differ in their %s do not hang', async (_what, call) => {
     const ranks = await connect(await startRanks(2, { timeout: 4000 }));
     const outcomes = await Promise.allSettled(ranks.map(call));
     expect(outcomes.map(({ status }) => status)).toContain('rejected');
@@ -253,11 +253,11 @@ describe('a communicator', () => {
   });
 
   it.each<[string, (own: Uint8Array) => Uint8Array[]]>([
-    ['of another number of ranks', (own) => [own]],
-    ['that is none', (own) => [own, new Uint8Array(3)]],
-    ['of another kind', (own) => [own, own.map((byte) => byte ^ 1)]],
-    ['that stands for another rank', (own) => [own.with(10, own[10] ^ 1), own]],
-  ])('cannot take part with an address %s', async (_what, addressesFrom) => {
+    ['list of the wrong length', (own) => [own]],
+    ['list with an invalid address', (own) => [own, new Uint8Array(3)]],
+    ['of another communicator type', (own) => [own, own.map((byte) => byte ^ 1)]],
+    ["list that has another rank's address as its own", (own) => [own.with(10, own[10] ^ 1), own]],
+  ])('cannot connect with an address %s', async (_what, addressesFrom) => {
     const [rank] = await startRanks(2);
     const own = await rank.address();
     for (let i = 0; i < 2; i++) {

@@ -248,10 +248,13 @@ describe('the forward pass, against float64', () => {
     ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['Qwen2: bias on q, k and v', { qkvBias: true }],
-    ['bias everywhere', { qkvBias: true, outputBias: true, mlpBias: true }],
-    ['Qwen3: normed q and k, heads apart from the hidden size', { qkNorm: true, headDim: 12 }],
+    ['all biases', { qkvBias: true, outputBias: true, mlpBias: true }],
+    [
+      'Qwen3: q and k norms, head size independent of the hidden size',
+      { qkNorm: true, headDim: 12 },
+    ],
     ['Mistral: a sliding window', { slidingWindows: [7] }],
-    ['a window in one layer alone', { numLayers: 2, slidingWindows: [5, 0] }],
+    ['a sliding window in only one layer', { numLayers: 2, slidingWindows: [5, 0] }],
     ['one head, one key-value head', { numHeads: 1, numKvHeads: 1 }],
     ['rope scaling: linear', { ropeScaling: { type: 'linear', factor: 4 } }],
     [
@@ -446,13 +449,13 @@ describe('load', () => {
       /but the file has/,
       ({ sources }) => (sources[0].offset = 2 ** 40),
     ],
-    ['a tensor before the file', /at byte -8/, ({ sources }) => (sources[0].offset = -8)],
-    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
     [
-      'a parameter that the model does not have',
-      /has no parameter 12/,
-      ({ sources }) => (sources[0].parameter = 12),
+      'a tensor before the start of the file',
+      /at byte -8/,
+      ({ sources }) => (sources[0].offset = -8),
     ],
+    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
+    ['an unknown parameter', /has no parameter 12/, ({ sources }) => (sources[0].parameter = 12)],
     [
       'a wrong element type',
       /layers\.0\.mlp\.down\.weight is stored in a type it cannot have/,
@@ -714,7 +717,7 @@ describe('an invalid step', () => {
   });
 
   const steps: [string, RegExp, Row[], BlockUpdate[]][] = [
-    ['a slot there is none of', /no slot 4/, [{ slot: 4, computed: 0, scheduled: 1 }], []],
+    ['a slot out of range', /no slot 4/, [{ slot: 4, computed: 0, scheduled: 1 }], []],
     ['an empty slot', /slot 2\) has no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
     [
       'a duplicate slot',
@@ -754,8 +757,8 @@ describe('an invalid step', () => {
       ],
       [],
     ],
-    ['a block there is none of', /block 64 of 64/, [], [[1, 2, 64]]],
-    ['a block before its turn', /at most index 2 can come next/, [], [[1, 3, 0]]],
+    ['a block out of range', /block 64 of 64/, [], [[1, 2, 64]]],
+    ['a gap in a block table', /at most index 2 can come next/, [], [[1, 3, 0]]],
     ['a block for an empty slot', /slot 2, which has no request/, [], [[2, 0, 0]]],
   ];
 
@@ -772,8 +775,8 @@ describe('an invalid step', () => {
   });
 
   it.each<[string, RegExp, (model: NativeModel) => void]>([
-    ['a block there is none of', /names block 64/, (model) => add(model, 0, [1], 41)],
-    ['a slot there is none of', /no slot -1/, (model) => add(model, -1, [1], 0)],
+    ['a block out of range', /names block 64/, (model) => add(model, 0, [1], 41)],
+    ['a negative slot', /no slot -1/, (model) => add(model, -1, [1], 0)],
   ])('rejects a request with %s', async (_, message, addBad) => {
     const { model } = await loadedModel();
     addBad(model);
@@ -829,7 +832,7 @@ describe('an invalid step', () => {
       { badWordsTokenIds: Int32Array.of(3, 4), badWordsEnds: Int32Array.of(1) },
     ],
     ['too many logprobs', /7 logprobs; maxLogprobs is 6/, [1], { numPromptLogprobs: 7 }],
-    ['fewer logprobs than none', /-2 logprobs/, [1], { numLogprobs: -2 }],
+    ['a negative number of logprobs', /-2 logprobs/, [1], { numLogprobs: -2 }],
   ];
 
   it.each(requests)('rejects a request with %s', async (_, message, tokenIds, sampling) => {
@@ -883,11 +886,11 @@ describe('an invalid step', () => {
     });
 
     it.each([
-      ['no place', undefined, 'take 4400 bytes; there are 4096 for them'],
-      ['too little of it', 8960, 'take 4400 bytes; there are 48 for them'],
-      ['a place that is not aligned', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
-      ['a place before it', -256, "a request's listOffset is -256"],
-      ['a place behind it', 2 ** 40, "a request's listOffset is 1099511627776"],
+      ['no space', undefined, 'take 4400 bytes; there are 4096 for them'],
+      ['too little space', 8960, 'take 4400 bytes; there are 48 for them'],
+      ['an unaligned offset', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
+      ['a negative offset', -256, "a request's listOffset is -256"],
+      ['an offset beyond the end', 2 ** 40, "a request's listOffset is 1099511627776"],
     ])('and rejects a request with %s', async (_, listOffset, message) => {
       const { model } = await loadedModel(LLAMA, { ...LIMITS, listMemoryBytes: 4608 + 4400 });
       const request = { ...requestOf([1], 0, { allowedTokenIds: only(5) }), listOffset };

@@ -427,11 +427,11 @@ async function writeCheckpoint({ layers, ...tensors }: ModelTensors): Promise<st
 }
 
 describe.each<[string, Partial<TransformerSpec>]>([
-  ['biases, head norms, two key-value heads, a vocabulary that does not divide', {}],
-  ['one key-value head, a vocabulary that divides', { numKvHeads: 1, vocabSize: 64 }],
+  ['biases, head norms, two key-value heads, an indivisible vocabulary', {}],
+  ['one key-value head, a divisible vocabulary', { numKvHeads: 1, vocabSize: 64 }],
   ['as many key-value heads as heads', { numKvHeads: 8 }],
   ['tied embeddings', { tieWordEmbeddings: true }],
-  ['a vocabulary that the last rank has nothing of', { vocabSize: 5 }],
+  ['a vocabulary without a part on the last rank', { vocabSize: 5 }],
   [
     'no biases, no head norms',
     { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false, numLayers: 1 },

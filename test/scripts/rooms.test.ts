@@ -48,7 +48,7 @@ describe('lib/', () => {
     expect(libFiles.filter((file) => libRoomOf(file) === undefined)).toEqual([]);
   });
 
-  it('keeps to the arrows and to the length of files', () => {
+  it('follows the dependency rules and the file length limit', () => {
     const read = (file: string) => readFileSync(path.join(ROOT, file), 'utf8');
     expect(libFiles.flatMap((file) => faultsOf(file, read(file)))).toEqual([]);
   });
@@ -86,7 +86,7 @@ describe('lib/', () => {
     ],
     ['lib/llm.ts', "import { Server } from './server/server';"],
     ['lib/errors.ts', "import { ConfigError } from './config/schema';"],
-  ])('%s must not say: %s', (file, text) => {
+  ])('%s must not contain: %s', (file, text) => {
     expect(faultsOf(file, text)).toEqual([expect.stringContaining('may import only') as string]);
   });
 
@@ -102,11 +102,11 @@ describe('lib/', () => {
     ['lib/model/families/planted.ts', "import type { ModelSpec } from '../../native';"],
     ['lib/model/families/planted.ts', "type Spec = import('../../native').ModelSpec;"],
     ['lib/engine/planted.ts', "import { Worker } from 'node:worker_threads';"],
-  ])('%s may say: %s', (file, text) => {
+  ])('%s may contain: %s', (file, text) => {
     expect(faultsOf(file, text)).toEqual([]);
   });
 
-  it('has no file that is too long', () => {
+  it('limits the length of files', () => {
     const lines = (count: number) => '//\n'.repeat(count);
     expect(faultsOf('lib/engine/planted.ts', lines(MAX_LINES))).toEqual([]);
     expect(faultsOf('lib/engine/planted.ts', lines(MAX_LINES + 1))).toEqual([
@@ -143,7 +143,7 @@ describe('native/', () => {
     writeFileSync(path.join(folder, file), text);
   }
 
-  it('keeps to the arrows', () => {
+  it('follows the dependency rules', () => {
     expect(faultsIn(path.join(ROOT, 'native'))).toEqual([]);
   });
 

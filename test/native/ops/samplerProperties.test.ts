@@ -80,7 +80,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     ['infinite penalties', { presencePenalty: Infinity, frequencyPenalty: -Infinity, topP: 0.9 }],
     ['a presence penalty that is not a number', { presencePenalty: NaN, topK: 5 }],
     ['top-p below 0', { topP: -Infinity }],
-    ['top-p of the least number', { topP: 1e-45 }],
+    ['top-p of the smallest float32', { topP: 1e-45 }],
     ['min-p above 1', { minP: Infinity }],
     ['top-k below 0', { topK: -(2 ** 31), topP: 0.5 }],
   ])('%s: a token that is allowed', (_, sampling) => {
