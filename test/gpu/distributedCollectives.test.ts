@@ -398,7 +398,7 @@ describeOnGpus('the collectives', (worldSize) => {
       const said = await run<{ code: string; elapsed: number } | string>(
         `await open();
         const options = { customAllReduce: ${customAllReduce}, timeout: ${TIMEOUT} };
-        const name = 'given up ' + ${customAllReduce};
+        const name = 'missing rank ' + ${customAllReduce};
         const communicator = await connect(group, device, name, options);
         if (rank === 1) {
           await group.gather(name + ' by all', new Uint8Array(1));

@@ -76,7 +76,7 @@ describe('the chat template thread of a tokenizer', () => {
     [{ tools: [{ a: [Symbol('s')] }] }, 'tools[0].a[0] is a symbol, which'],
     [{ chatTemplate: 5 }, 'chatTemplate is 5; it must be a string'],
     [{ chatTemplateKwargs: { messages: [] } }, 'chatTemplateKwargs must not contain messages'],
-  ])('refuses %p', async (options: object, message) => {
+  ])('rejects %p', async (options: object, message) => {
     const refused = render('x', options);
     await expect(refused).rejects.toThrow(InvalidRequestError);
     await expect(refused).rejects.toThrow(message);

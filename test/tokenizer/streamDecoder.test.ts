@@ -39,15 +39,12 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
   it.each([
     ['kept', false, kept],
     ['skipped', true, skipped],
-  ])(
-    "gives in steps what the library's whole decode gives, special tokens %s",
-    (_, skip, texts) => {
-      const differences = recorded.lists
-        .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
-        .filter(({ actual, expected }) => expected !== null && actual !== expected);
-      expect(differences).toEqual([]);
-    },
-  );
+  ])("equals the library's decoding token by token, special tokens %s", (_, skip, texts) => {
+    const differences = recorded.lists
+      .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
+      .filter(({ actual, expected }) => expected !== null && actual !== expected);
+    expect(differences).toEqual([]);
+  });
 
   it('returns the same text for single tokens and for all at once', () => {
     for (const ids of recorded.lists) {

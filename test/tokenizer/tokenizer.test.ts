@@ -197,7 +197,7 @@ describe('Tokenizer', () => {
       "texts is 'abc'; it must be a list of strings",
       () => tokenizer.encodeBatch('abc' as unknown as string[]),
     ],
-  ])('refuses with: %s', async (message, call) => {
+  ])('rejects with: %s', async (message, call) => {
     await expect(call()).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
       message: expect.stringContaining(message) as string,
