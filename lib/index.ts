@@ -1,4 +1,4 @@
-/** What users import. */
+/** Exports of the package. */
 export { LLM, type CreateArgs } from './llm';
 export type { EngineArgs } from './config/engineArgs';
 export type {
@@ -45,11 +45,11 @@ export {
 } from './tokenizer/tokenizer';
 export * from './errors';
 
-// What is reachable on each of several ranks.
+// Types of objects that each rank of a distributed engine exposes.
 export type { ProcessGroup } from './distributed/processGroup';
 export type { CommType, NativeCommunicator, NativeDevice, NativeModel, ReduceOp } from './native';
 
-// For those who bring an executor or a worker of their own.
+// For custom executors and workers.
 export {
   Executor,
   type CreateOptions,

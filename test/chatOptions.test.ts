@@ -60,7 +60,7 @@ describe('chat', () => {
     await expect(refused).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
       message:
-        'conversation 0: its text has 20000000 characters; maxPromptLength is 16777216 ' +
+        'conversation 0: its rendered text has 20000000 characters; maxPromptLength is 16777216 ' +
         "(the engine's option limits sets it)",
     });
   });
@@ -120,10 +120,13 @@ describe('chat', () => {
   });
 
   test.each([
-    [[{ content: 'x' }], /^conversation 0: messages\[0\] .* its role is undefined/],
+    [[{ content: 'x' }], /^conversation 0: messages\[0\].role is undefined/],
     [[{ role: 'user', content: 5 }], /^conversation 0: messages\[0\]\.content is 5/],
     [[{ role: 'user', content: ['x'] }], /messages\[0\]\.content\[0\] is 'x'/],
-    [[{ role: 'user', content: [{ type: 'image' }] }], /content\[0\] is .* reads text alone/],
+    [
+      [{ role: 'user', content: [{ type: 'image' }] }],
+      /content\[0\] is .* only text input is supported/,
+    ],
     [[{ role: 'judge', content: 'x' }], /^conversation 0: .*Unknown role: judge/],
   ])('refuses %j', async (messages, message) => {
     await expect(chatPrompt({}, messages)).rejects.toThrow(InvalidRequestError);

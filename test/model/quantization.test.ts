@@ -84,7 +84,7 @@ describe('a checkpoint in fp8', () => {
     delete config.quantization_config;
     await writeFile(file, JSON.stringify(config));
     await expect(create(folder, 'auto')).rejects.toThrow(
-      /q_proj.weight has the dtype F8_E4M3.*quantization_config/,
+      /q_proj.weight has dtype F8_E4M3.*quantization_config/,
     );
   });
 
