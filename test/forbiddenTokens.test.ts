@@ -36,7 +36,7 @@ test.each<[string, number, SamplingParamsOptions]>([
   await expect(failed).rejects.toMatchObject({
     code: 'REQUEST_INVALID',
     message: expect.stringContaining(
-      `after ${numTokens} tokens its parameters permit no next one`,
+      `after ${numTokens} tokens its parameters allow no next token`,
     ) as string,
   });
   expect((await beside)[0].outputs[0].tokenIds).toHaveLength(8);

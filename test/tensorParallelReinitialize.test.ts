@@ -92,13 +92,15 @@ test('what the ranks do not agree on, or cannot do, changes nothing', async () =
   );
   const [errors, outputs] = said[0] as unknown as [string[], Output[][]];
   expect(errors).toEqual([
-    'CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 2 on rank 1, but 1 on rank 0',
-    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 1 of 1; ranks are below the size',
+    'CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 2 on rank 1, but 1 on rank 0; ' +
+      'pass the same on every rank',
+    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 1 of 1; ' +
+      'a rank must be less than the size',
     expect.stringMatching(/^INVALID_STATE: .* rank 0: tensorParallelSize is 3; it must divide/),
     'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 0 of 2, and so would rank 0',
     expect.stringMatching(/^CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 0/),
-    'INVALID_STATE: reinitializeDistributed came after 2 calls on rank 1, but after 3 on rank 0; ' +
-      'it must stand at the same place among the calls of each',
+    'INVALID_STATE: reinitializeDistributed was called after 2 calls on rank 1, but after 3 on rank 0; ' +
+      'call it at the same position on every rank',
   ]);
   expectUndisturbed(outputs);
   expect(said[1]).toEqual(said[0]);
@@ -132,7 +134,7 @@ test('a process that no launcher started cannot, nor can requests that one rank 
     await llm.shutdown();`;
   const [[refused, numTokens]] = await runLLMs<DescribedError>(body('external_launcher'), 1);
   expect(refused.code).toBe('INVALID_STATE');
-  expect(refused.message).toContain('1 requests that it may end alone');
+  expect(refused.message).toContain('1 requests that only this rank may end');
   expect(numTokens).toBe(60);
   const alone = body('uni').replace('request(2', 'request(1');
   const [[unsupported, numTokensAlone]] = await runLLMs<DescribedError>(alone, 1);

@@ -122,14 +122,14 @@ export class Worker extends WorkerBase {
     this.#numSteps = 0;
     // A device that waits for a rank that is gone would wait for good.
     group.onFailure((error) => this.communicator?.abort(error.message));
-    group.onLeave((rank, numSteps) => void this.#endWithout(group, rank, numSteps));
+    group.onLeave((rank, numSteps) => void this.#onRankLeft(group, rank, numSteps));
   }
 
   /**
    * A rank has left after it launched so many steps, and completed them: those that both launched are
    * about to be done here, and those that come now, or were launched here alone, never will.
    */
-  async #endWithout(group: ProcessGroup, rank: number, numSteps: number): Promise<void> {
+  async #onRankLeft(group: ProcessGroup, rank: number, numSteps: number): Promise<void> {
     if (this.#numSteps <= numSteps) await this.device?.synchronize().catch(() => {});
     if (this.processGroup !== group) return; // It has left meanwhile.
     this.communicator?.abort(`rank ${rank} is lost: it has left the group`);

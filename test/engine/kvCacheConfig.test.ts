@@ -78,18 +78,22 @@ describe('several workers', () => {
       /^worker 1 of 2: one request of maxModelLen 160 /,
     );
     expect(() => getKvCacheConfigs(limits, [specs, specs], [NaN, MIB])).toThrow(
-      /^worker 0 of 2: .*determineAvailableMemory gave NaN/,
+      /^worker 0 of 2: .*determineAvailableMemory returned NaN/,
     );
   });
 
   test.each([
-    ['no Map', undefined, 'worker 1 of 2: .*getKvCacheSpec gave undefined'],
+    ['no Map', undefined, 'worker 1 of 2: .*getKvCacheSpec returned undefined'],
     [
       'layers of another block size',
       new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'float32', null)]]),
       'worker 1 of 2: layers.0 has blocks of 32',
     ],
-    ['no layer', new Map<string, KVCacheSpec>(), 'worker 1 of 2: the worker names no layer'],
+    [
+      'no layer',
+      new Map<string, KVCacheSpec>(),
+      "worker 1 of 2: the worker's getKvCacheSpec returned no layers",
+    ],
   ])('of which one gives %s are refused by its name', (_, theirs, message) => {
     const workerSpecs = [specs, theirs as unknown as typeof specs];
     const making = () => getKvCacheConfigs(limits, workerSpecs, [MIB, MIB]);
@@ -100,7 +104,7 @@ describe('several workers', () => {
   test('are refused when the executor does not give a list', () => {
     const bytes = MIB as unknown as number[];
     expect(() => getKvCacheConfigs(limits, [specs], bytes)).toThrow(
-      /determineAvailableMemory gave 1048576; it must give a list/,
+      /determineAvailableMemory returned 1048576; it must return a list/,
     );
   });
 

@@ -40,7 +40,7 @@ describe('ListMemory', () => {
     const memory = new ListMemory(1);
     const request = requestOf(10);
     expect(memory.hasRoom(request)).toBe(true);
-    memory.take(request);
+    memory.allocate(request);
     expect(request.listOffset).toBeNull();
   });
 
@@ -60,7 +60,7 @@ describe('ListMemory', () => {
           for (const [takes, length, index] of actions) {
             const request = requestOf(length);
             if (takes && memory.hasRoom(request)) {
-              memory.take(request);
+              memory.allocate(request);
               holders.push(request);
             } else if (holders.length > 0) {
               const leaving = holders.splice(index % holders.length, 1);

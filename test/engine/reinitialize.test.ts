@@ -5,7 +5,7 @@ import {
   NotSupportedError,
   ShutdownError,
 } from '../../lib/errors';
-import { decodeState, lastStepOf, type Standing } from '../../lib/engine/reinitialization';
+import { decodeState, lastCommonStep, type RankState } from '../../lib/engine/reinitialization';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -157,12 +157,12 @@ test('one that fails on the way fails all, and shuts the executor down', async (
 test('a second one while the first is under way is refused', async () => {
   const engine = await create(true);
   const first = engine.engine.reinitializeDistributed(request());
-  await expect(engine.engine.reinitializeDistributed(request())).rejects.toThrow('under way');
+  await expect(engine.engine.reinitializeDistributed(request())).rejects.toThrow('in progress');
   await first;
 });
 
 describe('the ranks agree', () => {
-  const standing = (fields: Partial<Standing> = {}): Standing => ({
+  const rankState = (fields: Partial<RankState> = {}): RankState => ({
     numSteps: 5,
     numCalls: 1,
     request: request(-1, 2),
@@ -172,12 +172,20 @@ describe('the ranks agree', () => {
 
   test('on the last step that any of them has launched', () => {
     expect(
-      lastStepOf([standing(), standing({ numSteps: 7 }), standing({ request: request(-2, 2) })]),
+      lastCommonStep([
+        rankState(),
+        rankState({ numSteps: 7 }),
+        rankState({ request: request(-2, 2) }),
+      ]),
     ).toBe(7);
   });
 
   test.each([
-    ['a fault', { fault: 'it is asleep' }, 'cannot be done on rank 1: it is asleep'],
+    [
+      'a fault',
+      { fault: 'its executor is asleep' },
+      'rank 1 cannot change its group: its executor is asleep',
+    ],
     ['other calls', { numCalls: 2 }, 'after 2 calls on rank 1, but after 1 on rank 0'],
     ['another size', { request: request(-1, 3) }, 'newDataParallelSize is 3 on rank 1, but 2'],
     [
@@ -185,8 +193,12 @@ describe('the ranks agree', () => {
       { request: request(0, 2) },
       'rank 1 would be rank 0 of 2, and so would rank 0',
     ],
-    ['a rank too high', { request: request(2, 2) }, 'rank 1 would be rank 2 of 2; ranks are below'],
+    [
+      'a rank too high',
+      { request: request(2, 2) },
+      'rank 1 would be rank 2 of 2; a rank must be less',
+    ],
   ])('or all refuse: %s', (_, fields, message) => {
-    expect(() => lastStepOf([standing(), standing(fields)])).toThrow(message);
+    expect(() => lastCommonStep([rankState(), rankState(fields)])).toThrow(message);
   });
 });
