@@ -156,17 +156,17 @@ describe('before anything loads', () => {
   });
 
   test.each([
-    ['the seed', 'seed: rank', 'rank 1 has the seed 1, but rank 0 has 0'],
-    ['the blocks', 'blockSize: 8 << rank', 'rank 1 has the blockSize 16, but rank 0 has 8'],
+    ['the seed', 'seed: rank', 'seed is 1 on rank 1, but 0 on rank 0'],
+    ['the blocks', 'blockSize: 8 << rank', 'blockSize is 16 on rank 1, but 8 on rank 0'],
     [
       'the limits',
       'limits: { maxListMemoryBytes: 2 ** (20 + rank) }',
-      'rank 1 has the maxListMemoryBytes 2097152, but rank 0 has 1048576',
+      'maxListMemoryBytes is 2097152 on rank 1, but 1048576 on rank 0',
     ],
     [
       'the model',
       "model: rank ? 'test/golden/checkpoints/llama2' : undefined, skipTokenizerInit: true",
-      'rank 1 has the transformer',
+      'transformer is {',
     ],
   ])('ranks must be given the same: %s', async (_, args, message) => {
     const said = await runLLMs<DescribedError>(`say(await errorOf(createLLM({ ${args} })));`, 2);

@@ -108,8 +108,7 @@ export class Scheduler {
    * Schedules running and waiting requests in policy order within the token budget. Running
    * requests precede waiting ones, except a more urgent one under 'priority'. When blocks run out,
    * the last running request is preempted and recomputed later. Admission stops at the first
-   * waiting request that does not fit, or at MAX_ADMISSION_COST, which bounds the event loop's
-   * time.
+   * waiting request that does not fit, or at MAX_ADMISSION_COST, to keep the event loop free.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);

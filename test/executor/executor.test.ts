@@ -449,7 +449,7 @@ describe('sleep and wakeUp', () => {
     const { executor, calls } = await made();
     await executor.sleep();
     await expect(executor.executeDummyBatch()).rejects.toThrow(
-      'executeDummyBatch while weights and kv_cache are asleep',
+      'executeDummyBatch was called while weights and kv_cache are asleep',
     );
     expect(calls).toEqual(['sleep 1']);
   });

@@ -141,7 +141,7 @@ describe('under an engine', () => {
 
   it.each<[string, WorkerClass, string]>([
     ['too little memory', pagedWorkerOf(3), 'worker 1 of 2: one request of maxModelLen 64'],
-    ['no figure for its memory', pagedWorkerOf(NaN), 'worker 1 of 2: .*gave NaN'],
+    ['no figure for its memory', pagedWorkerOf(NaN), 'worker 1 of 2: .*returned NaN'],
     [
       'blocks of another size',
       class extends PagedWorker {
@@ -236,7 +236,7 @@ describe('a step', () => {
   it('for which only some workers wait is refused by the name of one', async () => {
     const executor = await createExecutor(PlainWorker, TwoPhase);
     await expect(executor.executeModel(structuredStep('a'))).rejects.toThrow(
-      'executeModel: worker 1 of 2 waits for sampleTokens, but worker 0 gave an output',
+      'executeModel: worker 1 of 2 awaits sampleTokens, but worker 0 returned an output',
     );
   });
 

@@ -346,7 +346,7 @@ describe('InputBatch', () => {
       ],
       [
         'a bias that is no number',
-        /logitBias of 3 is x/,
+        /logitBias of token 3 is x/,
         params({ logitBias: new Map([[3, 'x']]) }),
       ],
       ['no biases', /./, params({ logitBias: undefined })],

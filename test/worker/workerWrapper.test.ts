@@ -92,7 +92,7 @@ describe('WorkerWrapper', () => {
       const wrapper = new WorkerWrapper<Sized>({ globalRank: 2 });
       await wrapper.initWorker([kwargsFor({ workerCls: Sized })]);
       expect(() => wrapper.initializeFromConfig(configs)).toThrow(
-        '2 KV cache configs, and none for rank 2',
+        '2 KV cache configs and none for rank 2',
       );
     });
   });
