@@ -26,7 +26,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(folder, { recursive: true }));
 
-/** What it printed, and the rows it wrote. */
+/** The output, and the rows written. */
 async function bench(...args: string[]): Promise<{ stdout: string; rows: Row[] }> {
   const json = path.join(folder, 'bench.json');
   const npm = ['run', '--silent', 'bench', '--', ...args, '--json', json];
@@ -70,14 +70,14 @@ describe('npm run bench', () => {
     expect(of.map(({ bound }) => bound)).toEqual([61, 124, 316]);
   });
 
-  it('finds every figure that has a bound near it', async () => {
-    // The bounds are of a machine that has nothing else to do; one that others load needs several
-    // times as long. What the bench itself says of a bound is in the last test of this file.
+  it('finds every bounded figure near its bound', async () => {
+    // The bounds are for an idle machine; a loaded one needs several times as long. The last test
+    // of this file checks the reporting of bounds.
     const OTHERS = 10;
     const above = (measured: Row[]) =>
       measured.filter(({ value, bound }) => value > OTHERS * (bound ?? value));
     expect(rows.filter(({ bound }) => bound !== undefined)).toHaveLength(4);
-    // What somebody else's work slows once, it does not slow three times.
+    // Of three runs, other load should leave one undisturbed.
     for (let i = 0; i < 2 && above(rows).length > 0; i++) {
       ({ rows } = await bench('--device', 'cpu'));
     }
@@ -118,7 +118,7 @@ describe('npm run bench -- shapes', () => {
     ({ rows } = await bench('shapes', '--device', 'cpu', '--shape', shape));
   }, 900_000);
 
-  it('measures what the model has positions for', () => {
+  it("measures the contexts that fit the model's positions", () => {
     const measured = rows.map(({ what }) => what).filter((what) => /^(prefill|decode)/.test(what));
     expect(measured).toEqual([
       'prefill 1 x 512',
@@ -127,9 +127,9 @@ describe('npm run bench -- shapes', () => {
     ]);
   });
 
-  it('counts a decode step from one to the next, all rows in it', () => {
-    // The model's products alone, timed apart, are a good part of such a step and never more than
-    // all of it. Others' work slows either of the two; the median of the rows leaves most of it out.
+  it('measures a decode step from start to start, with all rows', () => {
+    // The model's matrix products alone, timed separately, are a large part of such a step, never
+    // more than all of it. Other load slows either; the median over rows absorbs most.
     const ratios = rows
       .filter(({ what }) => what.startsWith('decode'))
       .map(({ value, ceiling = NaN }) => value / ceiling)
@@ -139,17 +139,17 @@ describe('npm run bench -- shapes', () => {
     expect(median).toBeLessThan(80);
   });
 
-  it('counts the cache at the contexts that the steps really had', () => {
+  it('computes KV cache reads at the actual contexts', () => {
     const bytesPerToken = 2 * layers * kvHeads * headDim * 2;
-    // Steps 9 to 40 after the prompt of 128 tokens; step k attends to 128 + k.
+    // Steps 9 to 40 after a prompt of 128 tokens; step k attends to 128 + k.
     expect(row('decode 1 row after 128').cacheBytes).toBe(bytesPerToken * (128 + (9 + 40) / 2));
-    // Its prompts take five steps and more, in which the first of them have decoded already.
+    // Its prompts take at least five steps, in which the first of them already decode.
     const perRow = (row('decode 256 rows after 128').cacheBytes ?? NaN) / bytesPerToken / 256;
     expect(perRow).toBeGreaterThan(128 + (9 + 40) / 2);
     expect(perRow).toBeLessThan(128 + (9 + 40) / 2 + 5);
   });
 
-  it('tells the idle device from the busy thread', () => {
+  it('separates device idle time from busy threads', () => {
     for (const numRows of ['1 row', '64 rows', '256 rows']) {
       const step = 1000 * row(`decode ${numRows} after 128`).value;
       const idle = row(`  device idle, ${numRows} after 128`).value;
@@ -161,7 +161,7 @@ describe('npm run bench -- shapes', () => {
     }
   });
 
-  it('divides the start of a process into its parts', () => {
+  it("divides a process's start into phases", () => {
     const parts = ['package required', 'device open', 'weights in', 'warmed up', 'first token'];
     const seconds = parts.map((part) => row(`  ${part}`).value);
     for (const each of seconds) expect(each).toBeGreaterThan(0);
@@ -218,7 +218,7 @@ describe('npm run bench -- allreduce tensor-parallel', () => {
 });
 
 describe('npm run bench -- engine', () => {
-  /** As bench/engineWorkload.js has it for a CPU. */
+  /** bench/engineWorkload.js's workload for a CPU. */
   const numRequests = 64;
   const [leastTokens, mostTokens] = [25, 256];
   const shares = [0.25, 0.5, 0.75, 0.9];
@@ -232,7 +232,7 @@ describe('npm run bench -- engine', () => {
   };
 
   beforeAll(async () => {
-    // Dummy weights, as a GPU is measured with.
+    // Dummy weights, as on a GPU.
     const shape = path.join(folder, 'tiny-qwen3.json');
     const config = {
       architectures: ['Qwen3ForCausalLM'],
@@ -254,36 +254,36 @@ describe('npm run bench -- engine', () => {
     ({ rows } = await bench('engine', '--device', 'cpu', '--shape', shape));
   }, 900_000);
 
-  it('generates a batch of random lengths, every token that was asked for', () => {
+  it('generates a batch of random lengths, all tokens requested', () => {
     const promptTokens = row(`${numRequests} prompts of ${leastTokens} to ${mostTokens}`);
     const outputTokens = row(`their outputs, of ${leastTokens} to ${mostTokens}`);
     for (const { bench, value } of [promptTokens, outputTokens]) {
       expect(bench).toBe('tiny-qwen3');
-      // The mean of 64 uniform lengths: five of its standard deviations on either side.
+      // The mean of 64 uniform lengths, within five standard deviations.
       expect(Math.abs(value / numRequests - (leastTokens + mostTokens) / 2)).toBeLessThan(42);
     }
     const throughput = outputTokens.value / row('time').value;
     expect(row('throughput').value).toBeCloseTo(throughput, 6);
   });
 
-  it('counts the steps and what is in them', () => {
+  it('counts steps and their rows', () => {
     const [steps, rowsPerStep] = [row('steps').value, row('requests in a step').value];
-    // The first of its steps is not counted; it had requests in it. All but it have at most all.
+    // The first step, with requests in it, is not counted; no step has more than all requests.
     expect(steps).toBeGreaterThanOrEqual(leastTokens);
     expect(rowsPerStep).toBeGreaterThan(1);
     expect(rowsPerStep).toBeLessThanOrEqual(numRequests);
-    // Each output token comes of one row of one step, and a prompt in chunks takes more rows.
+    // Each output token takes one row of one step; chunked prompts take more rows.
     const outputTokens = row(/^their outputs/).value;
     expect(steps * rowsPerStep).toBeGreaterThanOrEqual(outputTokens - numRequests);
     expect(steps * rowsPerStep).toBeLessThan(outputTokens + numRequests);
-    // Prompts of 64 * 140 tokens take five steps of 2048 or so.
+    // Prompts of 64 * 140 tokens take about five steps of 2048.
     const decodeSteps = row('decode-heavy part: steps').value;
     expect(decodeSteps).toBeGreaterThan(steps / 2);
     expect(decodeSteps).toBeLessThan(steps - 2);
     expect(row('requests in a step of it').value).toBeGreaterThan(numRequests / 8);
   });
 
-  it('has shares of time, which on a CPU nothing is expected of', () => {
+  it('has shares of time, without bounds on a CPU', () => {
     for (const what of ['device busy', 'device busy in it']) {
       const { value, least } = row(what);
       expect(value).toBeGreaterThan(0);
@@ -301,7 +301,7 @@ describe('npm run bench -- engine', () => {
     expect(row(`throughput at ${share}`).value).toBeGreaterThan(0);
   });
 
-  it.each(shares)('orders the percentiles of the waiting times at %d', (share) => {
+  it.each(shares)('orders the latency percentiles at %d', (share) => {
     for (const what of ['time to first token', 'inter-token latency']) {
       const [p50, p95, p99] = [50, 95, 99].map(
         (percent) => row(`${what} at ${share}, ${percent}th percentile`).value,
@@ -312,7 +312,7 @@ describe('npm run bench -- engine', () => {
     }
   });
 
-  it('measures the JavaScript time of a step as well', () => {
+  it("measures a step's JavaScript time too", () => {
     expect(rows.filter(({ bench }) => bench === 'control plane')).toHaveLength(9);
   });
 });

@@ -1,11 +1,11 @@
-/** Every code that can reach a user has a class in lib/errors.ts and a row in docs/errors.md. */
+/** Every user-visible code has a class in lib/errors.ts and a row in docs/errors.md. */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as errors from '../lib/errors';
 
 const ROOT = path.resolve(__dirname, '..');
 
-/** What `pattern`'s first group finds in the files below a folder. */
+/** Matches of `pattern`'s first group in files below a folder. */
 function found(folder: string, extension: RegExp, pattern: RegExp): Set<string> {
   const files = readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' });
   const texts = files
@@ -30,22 +30,22 @@ test('the codes are found', () => {
   expect(fromNative.size).toBeGreaterThan(5);
 });
 
-test('the documentation has each code of lib/ and native/, and no other', () => {
+test('the documentation has exactly the codes of lib/ and native/', () => {
   const codes = new Set([...fromTypeScript, ...fromNative]);
   expect([...documented.keys()].sort()).toEqual([...codes].sort());
 });
 
-test('each class that is named is exported', () => {
+test('each named class is exported', () => {
   for (const name of documented.values()) expect(errors).toHaveProperty(name);
 });
 
-test.each([...fromNative])('%s of the native side is an error of its class', (code) => {
+test.each([...fromNative])('%s from native code is an error of its class', (code) => {
   const error = errors.nativeError(code, 'a message', 'a file', 0);
   expect(error.code).toBe(code);
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
-test('a code that nobody knows is INTERNAL, and named', () => {
+test('an unknown code becomes INTERNAL and is named', () => {
   const error = errors.nativeError('STRANGE', 'a message');
   expect(error).toBeInstanceOf(errors.InternalError);
   expect(error.message).toContain('STRANGE');

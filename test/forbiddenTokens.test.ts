@@ -1,4 +1,4 @@
-/** A request whose parameters leave no token to choose from ends with an error, and it alone. */
+/** A request with no allowed token left fails alone. */
 import { LLM, SamplingParams, type SamplingParamsOptions } from '../lib';
 
 const PROMPT = { promptTokenIds: [70, 71, 72] };

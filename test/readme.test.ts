@@ -12,13 +12,13 @@ const scripts = (
   }
 ).scripts;
 
-/** The fenced blocks of a language. */
+/** Fenced blocks of a language. */
 function blocks(language: string): string[] {
   return [...readme.matchAll(new RegExp('```' + language + '\\n(.*?)```', 'gs'))].map((m) => m[1]);
 }
 
 describe('README', () => {
-  it('begins with the two commands', () => {
+  it('starts with the two commands', () => {
     expect(blocks('sh').map((block) => block.trim())).toEqual([
       'npm install && npm start',
       'npm install && npm test',
@@ -27,24 +27,24 @@ describe('README', () => {
     expect(scripts).toHaveProperty('test');
   });
 
-  it('npm start tells a story and its speed', async () => {
+  it('npm start prints a story and its speed', async () => {
     const { stdout } = await run('npm', ['start', '--silent'], { cwd: root });
     expect(stdout).toMatch(/^Once upon a time[^]{40,}\n\n\d+ tokens, \d+ tokens\/s, first after/);
   });
 
-  it('npm start -- "A prompt" continues another', async () => {
+  it('npm start -- "A prompt" continues the prompt', async () => {
     const { stdout } = await run('npm', ['start', '--silent', '--', 'The little robot'], {
       cwd: root,
     });
     expect(stdout).toMatch(/^The little robot\W/);
   });
 
-  it('its API example runs as it is written', async () => {
+  it('its API example runs as written', async () => {
     const [example] = blocks('js');
     const code = example
       .replace("require('uniproc')", `require(${JSON.stringify(root)})`)
       .replace('path/to/checkpoint', path.join(root, 'models', 'stories'));
-    // What the comments promise is checked where they promise it.
+    // Checks the values promised in comments.
     const checks = `
       const assert = require('node:assert');
       assert(Array.isArray(out.promptTokenIds) && Number.isInteger(out.outputs[0].tokenIds[0]));
@@ -57,7 +57,7 @@ describe('README', () => {
     expect(stdout.length).toBeGreaterThan(0);
   });
 
-  it('links to pages and names folders that are there', () => {
+  it('links and folder names exist', () => {
     const links = [...readme.matchAll(/\]\((?!http)([^)]+)\)/g)].map((m) => m[1]);
     const folders = [...readme.matchAll(/^\| `([a-z]+\/)`/gm)].map((m) => m[1]);
     expect(links.length + folders.length).toBeGreaterThan(8);

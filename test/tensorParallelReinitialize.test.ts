@@ -1,4 +1,4 @@
-/** Requests that are running while ranks join and leave, beside requests that nothing disturbs. */
+/** Requests running while ranks join and leave, compared with undisturbed ones. */
 import { freePort } from '../lib/executor/network';
 import type { Rank } from './support/ranks';
 import {
@@ -19,7 +19,7 @@ specifyLeavingAndJoining();
 
 specifyGrowingAndShrinking(4);
 
-test('2 → 4 → 2, the last two staying, with new ranks', async () => {
+test('2 → 4 → 2, keeping the last two, with new ranks', async () => {
   const [port, lastPort] = [await freePort(), await freePort()];
   const grows = (rank: number) => `${CALLS}
     const llm = await makeLLM();
@@ -59,7 +59,7 @@ test('2 → 4 → 2, the last two staying, with new ranks', async () => {
   expect(tokens((third as Output[][])[0])).toEqual(tokens(undisturbed[2]));
 });
 
-test('2 → 2: ranks may change places', async () => {
+test('2 → 2: ranks may swap', async () => {
   const program = STAYS(2, await freePort(), '1 - rank');
   const ranks = await startLLMs(program, 2);
   await expectGoodEnds(ranks);
@@ -70,7 +70,7 @@ test('2 → 2: ranks may change places', async () => {
   }
 });
 
-test('what the ranks do not agree on, or cannot do, changes nothing', async () => {
+test('a change that ranks do not agree on, or cannot make, changes nothing', async () => {
   const said = await runLLMs<(DescribedError | string)[]>(
     `${CALLS}
     const llm = await makeLLM();
@@ -106,7 +106,7 @@ test('what the ranks do not agree on, or cannot do, changes nothing', async () =
   expect(said[1]).toEqual(said[0]);
 });
 
-test('ranks that do not come fail what is under way, within the timeout', async () => {
+test('ranks that do not join fail pending calls within the timeout', async () => {
   const body = `${CALLS}
     const llm = await makeLLM({ distributedTimeout: 8000 });
     const calls = under(llm).map((call) => errorOf(call));
@@ -124,7 +124,7 @@ test('ranks that do not come fail what is under way, within the timeout', async 
   expect(errors[0].elapsed).toBeLessThan(60_000);
 });
 
-test('a process that no launcher started cannot, nor can requests that one rank may end', async () => {
+test('is refused without a launcher, and with rank-local requests', async () => {
   const body = (backend: string) => `${CALLS}
     const llm = await makeLLM({ distributedExecutorBackend: '${backend}' });
     const call = llm.generate('Once', of({}), { timeoutMs: 60_000 });
