@@ -23,7 +23,7 @@ import type { SchedulingFault } from './waitingRequests';
 /** Requests of an ended call that are dropped at once; a larger call is dropped in slices. */
 const MAX_DROPPED_AT_ONCE = 64;
 
-/** Sample counts of a call whose only request exists already. */
+/** Sample counts of a call that needs no new requests. */
 const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';

@@ -89,7 +89,7 @@ export class InputProcessor {
     const max = this.config.model.maxModelLen - 1;
     if (truncatePromptTokens !== null && truncatePromptTokens > max) {
       throw new InvalidRequestError(
-        `options: truncatePromptTokens is ${truncatePromptTokens}; it must be at most ${max}`,
+        `options: truncatePromptTokens is ${truncatePromptTokens}; a prompt may have ${max} tokens`,
       );
     }
     return { ...rest, maxPromptTokens: truncatePromptTokens === -1 ? max : truncatePromptTokens };

@@ -111,7 +111,7 @@ interface PendingChange {
   failed: (error: unknown) => void;
 }
 
-/** Receiver of calls whose outputs other ranks deliver. */
+/** Receiver of calls with outputs delivered by other ranks. */
 const DISCARD_OUTPUTS: CallReceiver = {
   isStream: false,
   of: () => ({ finished: () => {}, failed: () => {} }),

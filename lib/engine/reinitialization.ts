@@ -32,7 +32,7 @@ export function lastCommonStep(rankStates: readonly RankState[]): number {
   const faulty = rankStates.findIndex(({ fault }) => fault !== null);
   if (faulty >= 0) {
     throw new InvalidStateError(
-      `reinitializeDistributed: rank ${faulty} cannot change its group: ${rankStates[faulty].fault}`,
+      `reinitializeDistributed is not possible on rank ${faulty}: ${rankStates[faulty].fault}`,
     );
   }
   const [first] = rankStates;

@@ -184,7 +184,7 @@ describe('the ranks agree', () => {
     [
       'a fault',
       { fault: 'its executor is asleep' },
-      'rank 1 cannot change its group: its executor is asleep',
+      'is not possible on rank 1: its executor is asleep',
     ],
     ['other calls', { numCalls: 2 }, 'after 2 calls on rank 1, but after 1 on rank 0'],
     ['another size', { request: request(-1, 3) }, 'newDataParallelSize is 3 on rank 1, but 2'],
