@@ -65,7 +65,7 @@ async function expectAllBlocksFree(engine: WatchedEngine): Promise<void> {
 async function abortAtStep(engine: WatchedEngine, step: number): Promise<'aborted' | 'done'> {
   const { llm, worker } = engine;
   const controller = new AbortController();
-  const reason = new Error('given up');
+  const reason = new Error('aborted');
   let numSteps = 0;
   worker.onStep = () => {
     if (numSteps++ === step) controller.abort(reason);

@@ -72,7 +72,7 @@ test('many requests with 50,000 bad words each', async () => {
 test.each([
   ['fcfs', () => 0],
   ['priority', (i: number) => -i],
-] as const)('20,000 requests that wait, by %s, and are given up', async (schedulingPolicy, of) => {
+] as const)('20,000 waiting requests, by %s, that are aborted', async (schedulingPolicy, of) => {
   const params = new SamplingParams({ maxTokens: 200, ignoreEos: true });
   await expectServed(
     async (llm) => {

@@ -57,8 +57,8 @@ test('an error follows the buffered deltas', async () => {
 test('an immediate error drops unread deltas and ends the stream', async () => {
   const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
-  collector.failed(new Error('given up'), true);
-  await expect(collector.next()).rejects.toThrow('given up');
+  collector.failed(new Error('aborted'), true);
+  await expect(collector.next()).rejects.toThrow('aborted');
   collector.delta(delta('b', [2]));
   expect(await collector.next()).toEqual({ done: true, value: undefined });
 });
