@@ -24,7 +24,7 @@ import { readingOf } from './config/snapshot';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
-import { rejecting } from './engine/callOutputs';
+import { rejectOnThrow } from './engine/callOutputs';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
@@ -124,7 +124,7 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    return rejecting(() => {
+    return rejectOnThrow(() => {
       const checked = checkGenerateOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
       const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
@@ -172,7 +172,7 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
-    return rejecting(() => {
+    return rejectOnThrow(() => {
       const conversations = readingOf('messages', () => conversationsOf(messages));
       const checked = checkChatOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);

@@ -141,7 +141,7 @@ describe('npm run bench -- shapes', () => {
 
   it("counts the cache bytes of the steps' actual contexts", () => {
     const bytesPerToken = 2 * layers * kvHeads * headDim * 2;
-    // Steps 9 to 40 after the prompt of 128 tokens; step k attends to 128 + k.
+    // Steps 9 to 40 after a prompt of 128 tokens; step k attends to 128 + k.
     expect(row('decode 1 row after 128').cacheBytes).toBe(bytesPerToken * (128 + (9 + 40) / 2));
     // Its prompts take at least five steps, during which the first ones already decode.
     const perRow = (row('decode 256 rows after 128').cacheBytes ?? NaN) / bytesPerToken / 256;
@@ -276,7 +276,7 @@ describe('npm run bench -- engine', () => {
     const outputTokens = row(/^their outputs/).value;
     expect(steps * rowsPerStep).toBeGreaterThanOrEqual(outputTokens - numRequests);
     expect(steps * rowsPerStep).toBeLessThan(outputTokens + numRequests);
-    // Prompts of 64 * 140 tokens take five steps of 2048 or so.
+    // Prompts of 64 * 140 tokens take about five steps of 2048.
     const decodeSteps = row('decode-heavy part: steps').value;
     expect(decodeSteps).toBeGreaterThan(steps / 2);
     expect(decodeSteps).toBeLessThan(steps - 2);
@@ -301,7 +301,7 @@ describe('npm run bench -- engine', () => {
     expect(row(`throughput at ${share}`).value).toBeGreaterThan(0);
   });
 
-  it.each(shares)('orders the percentiles of the waiting times at %d', (share) => {
+  it.each(shares)('orders the latency percentiles at %d', (share) => {
     for (const what of ['time to first token', 'inter-token latency']) {
       const [p50, p95, p99] = [50, 95, 99].map(
         (percent) => row(`${what} at ${share}, ${percent}th percentile`).value,

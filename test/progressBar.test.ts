@@ -91,7 +91,7 @@ describe('a call', () => {
     expect(terminal.drawn).toHaveLength(length);
   });
 
-  test('fits on a terminal of 80 columns', () => {
+  test('fits a terminal of 80 columns', () => {
     const terminal = new FakeTerminal();
     const call = new Call(256);
     const stop = drawCall(terminal.stream, call);

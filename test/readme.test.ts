@@ -12,13 +12,13 @@ const manifest = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'
 };
 const { scripts } = manifest;
 
-/** The fenced blocks of a language. */
+/** Fenced blocks of a language. */
 function blocks(language: string): string[] {
   return [...readme.matchAll(new RegExp('```' + language + '\\n(.*?)```', 'gs'))].map((m) => m[1]);
 }
 
 describe('README', () => {
-  it('begins with the two commands', () => {
+  it('starts with the two commands', () => {
     expect(blocks('sh').map((block) => block.trim())).toEqual([
       'npm install && npm start',
       'npm install && npm test',

@@ -1,4 +1,4 @@
-/** The external launcher with a world of one rank, and what it refuses (more: tensorParallel.test.ts). */
+/** The external launcher with one rank, and its errors (more in tensorParallel.test.ts). */
 import { ConfigError, PeerLostError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
@@ -18,7 +18,7 @@ const environment = process.env;
 beforeEach(() => (process.env = { ...environment, ...WORLD_OF_ONE }));
 afterEach(() => (process.env = environment));
 
-/** Undefined: not set. */
+/** Undefined: unset. */
 function setEnv(name: string, value: string | undefined): void {
   process.env = { ...process.env, [name]: value };
 }
@@ -29,7 +29,7 @@ const create = (parallel: Parameters<typeof testConfig>[0] = {}) =>
   >;
 
 describe('ExecutorWithExternalLauncher', () => {
-  it("takes the worker's place from the launcher's variables", async () => {
+  it("takes the worker's ranks from the launcher's variables", async () => {
     const executor = await create({ deviceIndex: 1 });
     expect(executor).toBeInstanceOf(UniProcExecutor);
     expect(executor.driverWorker.worker.args).toMatchObject({
@@ -42,7 +42,7 @@ describe('ExecutorWithExternalLauncher', () => {
     await executor.shutdown();
   });
 
-  it('has the memory of the rank that has the least, and its KV cache config is the first', async () => {
+  it('uses the minimum memory of all ranks and the first KV cache config', async () => {
     const configs: KVCacheConfig[] = [];
     class Sized extends PlainWorker {
       override initializeFromConfig(kvCacheConfig?: KVCacheConfig): void {
@@ -92,7 +92,7 @@ describe('ExecutorWithExternalLauncher', () => {
     await expect(creating).rejects.toThrow(message);
   });
 
-  it('wants WORLD_SIZE to be the configured parallel size, and names both', async () => {
+  it('requires WORLD_SIZE to equal the configured parallel size, and names both', async () => {
     for (const [worldSize, tensorParallelSize] of [
       ['2', 1],
       ['1', 2],
@@ -107,7 +107,7 @@ describe('ExecutorWithExternalLauncher', () => {
   });
 });
 
-it('leaves no call without an end that fails while it hears which peer was lost', async () => {
+it('ends a call that fails while the lost peer is being reported', async () => {
   class Bereaved extends PlainWorker {
     loseRank(): Promise<never> {
       return Promise.reject(new PeerLostError(1, 'of a test'));

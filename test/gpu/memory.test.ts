@@ -97,7 +97,7 @@ describe('the share for the cache', () => {
     const error: unknown = await executor.determineAvailableMemory().catch((e: unknown) => e);
     expect(error).toBeInstanceOf(InvalidStateError);
     const figures =
-      /^([\d.]+) GiB were free before the model was loaded and ([\d.]+) GiB are now: .* start again/;
+      /^([\d.]+) GiB were free before the model was loaded and ([\d.]+) GiB are now: .* retry/;
     const [, before, now] = figures.exec((error as Error).message) ?? [];
     // The model and its largest step need less than 4 of the 8.
     expect(Number(now) - Number(before)).toBeGreaterThan(4);

@@ -130,7 +130,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
       expect(asleep - freeMemory()).toBeLessThan(BYTES[first] + BYTES[second] / 2);
 
       const step = executor.executeModel(emptySchedulerOutput());
-      await expect(step).rejects.toThrow(`executeModel while ${second} are asleep`);
+      await expect(step).rejects.toThrow(`executeModel was called while ${second} are asleep`);
       await expect(tokensOf(llm)).rejects.toThrow(InvalidStateError);
 
       await executor.wakeUp([second]);
