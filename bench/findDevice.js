@@ -7,7 +7,7 @@ const { defaultDevice, native } = require('../dist/native');
 async function main([named]) {
   const device = named || (await defaultDevice());
   const [kind, index = 0] = device.split(':');
-  const nativeDevice = new (native().Device)(kind, Number(index), 0);
+  const nativeDevice = new (native().DeviceThread)(kind, Number(index), 0);
   try {
     const { name } = await nativeDevice.open();
     console.log(JSON.stringify({ device, name }));

@@ -47,7 +47,13 @@ export * from './errors';
 
 // Types of objects that each rank of a distributed engine exposes.
 export type { ProcessGroup } from './distributed/processGroup';
-export type { CommType, NativeCommunicator, NativeDevice, NativeModel, ReduceOp } from './native';
+export type {
+  CommType,
+  NativeCommunicator,
+  NativeDeviceThread,
+  NativeModelRunner,
+  ReduceOp,
+} from './native';
 
 // For custom executors and workers.
 export {

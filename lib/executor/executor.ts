@@ -2,7 +2,7 @@
 import { inspect } from 'node:util';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { NotSupportedError, type ExecutorFailedError } from '../errors';
-import type { NativeModel } from '../native';
+import type { NativeModelRunner } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import { loadClass } from '../worker/loadClass';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
@@ -295,7 +295,7 @@ export abstract class Executor {
   }
 
   /** Calls `apply` with each worker's model. */
-  applyModel<T>(apply: (model: NativeModel) => T | Promise<T>): Promise<T[]> {
+  applyModel<T>(apply: (model: NativeModelRunner) => T | Promise<T>): Promise<T[]> {
     return this.collectiveRpc('applyModel', { args: [apply] });
   }
 

@@ -9,7 +9,7 @@ import { FAMILIES } from './registry';
 import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
 import type { Parameter, ParameterSource, StorageType, StoredTensor } from './spec';
 
-/** Arguments of `NativeModel.load`. */
+/** Arguments of `NativeModelRunner.load`. */
 export interface Sources {
   files: string[];
   sources: ParameterSource[];

@@ -8,7 +8,7 @@ import type { DType } from '../config/dtype';
 import { AddonUnavailableError } from '../errors';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
-import type { ModelLimits, NativeModel, NativeRequestLimits } from './modelRunner';
+import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
 export type { DType };
 export type * from '../model/spec';
@@ -47,7 +47,7 @@ export interface StepTimes {
 /**
  * A device and the one native thread that owns it; everything that can block runs there, in order.
  */
-export interface NativeDevice {
+export interface NativeDeviceThread {
   /** Starts the thread and opens the device. */
   open(): Promise<DeviceProperties>;
   memory(): Promise<MemoryInfo>;
@@ -154,17 +154,20 @@ export interface Addon {
    */
   declareParameters(spec: ModelSpec, rank: number, worldSize: number): Parameter[];
   /** `kind`: 'cpu' or 'cuda'. `numThreads`: CPU only; 0 selects it automatically. */
-  Device: new (kind: string, index: number, numThreads: number) => NativeDevice;
+  DeviceThread: new (kind: string, index: number, numThreads: number) => NativeDeviceThread;
   Event: new () => NativeEvent;
   OutputThread: new (name: string) => NativeOutputThread;
-  Communicator: new (device: NativeDevice, options: CommunicatorOptions) => NativeCommunicator;
+  Communicator: new (
+    device: NativeDeviceThread,
+    options: CommunicatorOptions,
+  ) => NativeCommunicator;
   /** `communicator` connects the ranks that hold the model's shards; null: a single rank. */
-  Model: new (
-    device: NativeDevice,
+  ModelRunner: new (
+    device: NativeDeviceThread,
     spec: ModelSpec,
     limits: ModelLimits,
     communicator: NativeCommunicator | null,
-  ) => NativeModel;
+  ) => NativeModelRunner;
   readonly requestLimits: NativeRequestLimits;
   /** Sets the function that creates the addon's errors. */
   setErrorFactory(
@@ -200,7 +203,7 @@ export function native(): Addon {
 
 /** The default device: a CUDA device if one can be opened, else the CPU. */
 export async function defaultDevice(): Promise<'cuda' | 'cpu'> {
-  const device = new (native().Device)('cuda', 0, 0);
+  const device = new (native().DeviceThread)('cuda', 0, 0);
   try {
     await device.open();
     return 'cuda';

@@ -121,7 +121,7 @@ export interface NativeRequestLimits {
  * The transformer on one device. Calls without a result are enqueued and run on the device's thread
  * in order; the step's event reports their errors.
  */
-export interface NativeModel {
+export interface NativeModelRunner {
   /** The step buffers, [numSteps]; allocated once, detached by `shutdown`. */
   readonly steps: StepBuffers[];
   /**

@@ -8,7 +8,7 @@
  * device reads them where sampling wrote them.
  */
 import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
-import type { NativeModel, NativeRequest, NativeSampling, StepBuffers } from '../native';
+import type { NativeModelRunner, NativeRequest, NativeSampling, StepBuffers } from '../native';
 import { samplingLists } from './samplingLists';
 import type { NewRequestData, SchedulerOutput } from '../contract/schedulerOutput';
 
@@ -63,7 +63,7 @@ export class InputBatch {
   private reqIdToIndex: ReadonlyMap<string, number> = new Map();
 
   constructor(
-    private readonly model: NativeModel,
+    private readonly model: NativeModelRunner,
     private readonly maxNumSeqs: number,
   ) {
     for (let slot = maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);

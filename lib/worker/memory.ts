@@ -1,7 +1,7 @@
 /** Computes the device memory available for the KV cache. */
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, OutOfMemoryError } from '../errors';
-import type { MemoryInfo, NativeDevice, NativeModel } from '../native';
+import type { MemoryInfo, NativeDeviceThread, NativeModelRunner } from '../native';
 
 /** Default share of the free host memory for the KV caches of all ranks on a CPU. */
 export const CPU_CACHE_SHARE = 0.25;
@@ -37,7 +37,7 @@ export class MemoryBudget {
    * Measures free memory before loading. Rejects with OUT_OF_MEMORY if it is less than
    * memoryUtilization requests.
    */
-  async measureBaseline(device: NativeDevice): Promise<void> {
+  async measureBaseline(device: NativeDeviceThread): Promise<void> {
     this.#baseline = await device.memory();
     const { total, free } = this.#baseline;
     const share = this.#utilization;
@@ -56,7 +56,7 @@ export class MemoryBudget {
    * but profiling still runs, so that a model too large fails here. Rejects with OUT_OF_MEMORY and
    * the figures.
    */
-  async availableForKvCache(device: NativeDevice, model: NativeModel): Promise<number> {
+  async availableForKvCache(device: NativeDeviceThread, model: NativeModelRunner): Promise<number> {
     const { kvCacheMemoryBytes } = this.config.cache;
     await device.resetPeakMemory();
     const graphBytes = await model.profile();

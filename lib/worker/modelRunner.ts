@@ -1,6 +1,6 @@
 /** Launches scheduler outputs as device steps and reads their outputs (vLLM's ModelRunner). */
 import { InvalidStateError } from '../errors';
-import type { NativeEvent, NativeModel, StepBuffers } from '../native';
+import type { NativeEvent, NativeModelRunner, StepBuffers } from '../native';
 import { InputBatch, type PreparedStep } from './inputBatch';
 import {
   AsyncModelRunnerOutput,
@@ -26,7 +26,7 @@ export class ModelRunner {
   private awaitingSample: { set: number; step: LaunchedStep } | null = null;
 
   constructor(
-    readonly model: NativeModel,
+    readonly model: NativeModelRunner,
     readonly vocabSize: number,
     readonly maxNumSeqs: number,
   ) {

@@ -2,7 +2,7 @@
  * Releases and restores a model's memory. The executor tracks whether steps may run
  * (executor/sleepState.ts); this tracks where the memory is.
  */
-import type { NativeModel } from '../native';
+import type { NativeModelRunner } from '../native';
 import type { SleepTag } from './workerBase';
 
 /** How to restore released memory. */
@@ -23,7 +23,7 @@ export class ReleasedMemory {
   constructor(private readonly onCuda: boolean) {}
 
   /** Rejects with OUT_OF_MEMORY, releasing nothing, if host memory cannot hold the weights. */
-  async release(model: NativeModel, level: 1 | 2): Promise<void> {
+  async release(model: NativeModelRunner, level: 1 | 2): Promise<void> {
     this.#level = level;
     // Weights first: only they can fail.
     if (level === 2) await model.releaseWeights();
@@ -33,7 +33,11 @@ export class ReleasedMemory {
   }
 
   /** Rejects with OUT_OF_MEMORY and the figures; tags not restored by then stay released. */
-  async restore(model: NativeModel, tags: readonly SleepTag[], restore: Restore): Promise<void> {
+  async restore(
+    model: NativeModelRunner,
+    tags: readonly SleepTag[],
+    restore: Restore,
+  ): Promise<void> {
     if (tags.includes('weights') && this.#tags.has('weights')) {
       if (this.#level === 2) await restore.loadWeights();
       else if (this.onCuda) await model.restoreWeights();

@@ -22,8 +22,8 @@ import {
   type ModelSpec,
   native,
   type NativeCommunicator,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
 } from '../native';
 import { ModelLoader } from '../model/load';
 import { shareOf } from '../model/division';
@@ -34,7 +34,7 @@ import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './w
 
 export class Worker extends WorkerBase {
   /** The open device; null before `initDevice` and after `shutdown`. */
-  device: NativeDevice | null = null;
+  device: NativeDeviceThread | null = null;
   deviceProperties: DeviceProperties | null = null;
   /**
    * The ranks that share the model, with failure detection. Null with one rank, before `initDevice`
@@ -77,7 +77,7 @@ export class Worker extends WorkerBase {
     return this.args.config;
   }
 
-  get #openDevice(): NativeDevice {
+  get #openDevice(): NativeDeviceThread {
     if (!this.device) throw new InvalidStateError('the device is not open; call initDevice first');
     return this.device;
   }
@@ -90,7 +90,7 @@ export class Worker extends WorkerBase {
     return this.#runner;
   }
 
-  get model(): NativeModel {
+  get model(): NativeModelRunner {
     return this.modelRunner.model;
   }
 
@@ -114,7 +114,7 @@ export class Worker extends WorkerBase {
     const { kind } = this.#config.device;
     // Join first, so other ranks learn of a device failure.
     if (this.worldSize > 1) await this.#joinGroup();
-    this.device = new (native().Device)(kind, this.#place.localRank, this.#cpuThreads());
+    this.device = new (native().DeviceThread)(kind, this.#place.localRank, this.#cpuThreads());
     this.deviceProperties = await this.device.open();
     const { name, capability, numThreads } = this.deviceProperties;
     log('start: device %s is open: %s, %d threads', name, capability, numThreads);
@@ -143,7 +143,7 @@ export class Worker extends WorkerBase {
     this.communicator?.abort(`rank ${rank} is lost: it has left the group`);
   }
 
-  async #connect(group: ProcessGroup, device: NativeDevice): Promise<void> {
+  async #connect(group: ProcessGroup, device: NativeDeviceThread): Promise<void> {
     const { distributedTimeout, disableCustomAllReduce } = this.#config.parallel;
     this.communicator = new (native().Communicator)(device, {
       rank: this.rank,
@@ -194,7 +194,7 @@ export class Worker extends WorkerBase {
       enforceEager: model.enforceEager,
     };
     await this.#loader.examine(device, this.rank);
-    const nativeModel = new (native().Model)(
+    const nativeModel = new (native().ModelRunner)(
       device,
       this.#loader.spec,
       modelLimits,
@@ -266,7 +266,7 @@ export class Worker extends WorkerBase {
   }
 
   /** Calls `fn` with the model. */
-  applyModel<T>(fn: (model: NativeModel) => T): T {
+  applyModel<T>(fn: (model: NativeModelRunner) => T): T {
     return fn(this.model);
   }
 

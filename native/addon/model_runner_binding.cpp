@@ -13,8 +13,8 @@
 namespace uniproc {
 
 void ModelRunnerBinding::define(Napi::Env env, Napi::Object exports) {
-  exports.Set("Model",
-              DefineClass(env, "Model",
+  exports.Set("ModelRunner",
+              DefineClass(env, "ModelRunner",
                           {
                               method<&ModelRunnerBinding::load>("load"),
                               method<&ModelRunnerBinding::loadDummy>("loadDummy"),

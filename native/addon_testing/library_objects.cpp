@@ -31,13 +31,13 @@ Class& unwrap(Napi::Value value, const char* name) {
 }  // namespace
 
 void loseDevice(const Napi::CallbackInfo& info) {
-  unwrap<DeviceBinding>(info[0], "Device").device()->enqueue([](Ops&) {
+  unwrap<DeviceBinding>(info[0], "DeviceThread").device()->enqueue([](Ops&) {
     throw Error("DEVICE_FAILED", "the device is lost");
   });
 }
 
 Napi::Value readLogits(const Napi::CallbackInfo& info) {
-  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "Model");
+  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "ModelRunner");
   const int32_t numRows = toInt32(info[1], "numRows");
   const std::shared_ptr<Environment> environment = Environment::of(info.Env());
   auto logits = std::make_shared<std::vector<float>>();

@@ -13,7 +13,7 @@ import { Executor } from '../../lib/executor/executor';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { NativeModel } from '../../lib/native';
+import type { NativeModelRunner } from '../../lib/native';
 import { KVCacheSpec, type KVCacheConfig } from '../../lib/contract/kvCache';
 import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
 import type { GrammarOutput } from '../../lib/contract/grammarOutput';
@@ -574,14 +574,14 @@ describe('the rest of the interface', () => {
 
   it('supportedTasks, executeDummyBatch, applyModel and profile call the worker', async () => {
     class Able extends PlainWorker {
-      readonly model = { numLayers: 3 } as unknown as NativeModel;
+      readonly model = { numLayers: 3 } as unknown as NativeModelRunner;
       supportedTasks(): string[] {
         return ['generate'];
       }
       executeDummyBatch(): void {
         this.calls.push('executeDummyBatch');
       }
-      applyModel<T>(apply: (model: NativeModel) => T): T {
+      applyModel<T>(apply: (model: NativeModelRunner) => T): T {
         return apply(this.model);
       }
       profile(isStart: boolean): void {

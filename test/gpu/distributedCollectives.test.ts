@@ -26,7 +26,7 @@ const join = () =>
   ProcessGroup.join({ initMethod: 'env://', rank, worldSize, timeout: 60_000 });
 
 async function openDevice() {
-  const device = new (native().Device)('cuda', rank, 0);
+  const device = new (native().DeviceThread)('cuda', rank, 0);
   await device.open();
   return device;
 }

@@ -22,7 +22,7 @@ function run(program: string, env: Record<string, string> = {}): string[] {
 }
 
 const openDevice = `
-  const device = new addon.Device('cuda', 0, 0);
+  const device = new addon.DeviceThread('cuda', 0, 0);
   device.open().then(({ name }) => console.log(name), tell).then(() => device.shutdown());`;
 
 test('CUDA_VISIBLE_DEVICES is respected, and named if it hides every device', () => {

@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type ModelLimits, native, type NativeModel } from '../../lib/native';
+import { type ModelLimits, native, type NativeModelRunner } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { readModel } from '../support/modelSpec';
@@ -203,10 +203,10 @@ async function computeLogits(model: ModelName): Promise<Float32Array> {
     family,
     table,
   );
-  const device = new (native().Device)(DEVICE, 0, 0);
+  const device = new (native().DeviceThread)(DEVICE, 0, 0);
   try {
     await device.open();
-    const nativeModel = new (native().Model)(device, spec, LIMITS, null);
+    const nativeModel = new (native().ModelRunner)(device, spec, LIMITS, null);
     await nativeModel.load(files, sources, () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);
@@ -227,7 +227,7 @@ async function computeLogits(model: ModelName): Promise<Float32Array> {
 
 /** The logits [sequences, vocabSize] of the last tokens of this step's chunks. */
 async function runStep(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   sequences: Int32Array[],
 ): Promise<Float32Array> {

@@ -4,9 +4,9 @@ import { native } from '../../lib/native';
 test('exports only what the library calls', () => {
   expect(Object.keys(native()).sort()).toEqual([
     'Communicator',
-    'Device',
+    'DeviceThread',
     'Event',
-    'Model',
+    'ModelRunner',
     'OutputThread',
     'declareParameters',
     'requestLimits',

@@ -239,9 +239,9 @@ describe('a communicator', () => {
   });
 
   it('requires an open device, and a rank within the world size', async () => {
-    const { Communicator, Device } = native();
+    const { Communicator, DeviceThread } = native();
     const options = { rank: 0, worldSize: 1, timeout: 1000, customAllReduce: false };
-    const device = new Device('cpu', 0, 1);
+    const device = new DeviceThread('cpu', 0, 1);
     expect(() => new Communicator(device, options)).toThrow('the device is not open');
     await device.open();
     for (const wrong of [{ rank: 1 }, { rank: -1 }, { worldSize: 0 }, { timeout: 0 }]) {
@@ -505,7 +505,7 @@ function runProgram(program: string, ...nodeOptions: string[]) {
     const threads = () => require('node:fs').readdirSync('/proc/self/task').length;
     const sleep = require('node:timers/promises').setTimeout;
     async function start(rank, worldSize) {
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       await device.open();
       const options = { rank, worldSize, timeout: 3600000, customAllReduce: false };
       return { device, communicator: new addon.Communicator(device, options) };
@@ -555,7 +555,7 @@ describe('the process', () => {
 
   it('has none left of communicators dropped without shutdown', () => {
     const { stdout } = runProgram(
-      `const device = new addon.Device('cpu', 0, 1);
+      `const device = new addon.DeviceThread('cpu', 0, 1);
       await device.open();
       const before = files();
       const options = { rank: 0, worldSize: 2, timeout: 3600000, customAllReduce: false };
@@ -581,7 +581,7 @@ describe('the process', () => {
     const worker = `
       const { parentPort } = require('node:worker_threads');
       const addon = require(ADDON);
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       const options = { rank: 1, worldSize: 2, timeout: 3600000, customAllReduce: false };
       let communicator;
       parentPort.on('message', async (addresses) => {

@@ -9,7 +9,7 @@ addon.setErrorFactory((code, message, file, rank) =>
   Object.assign(new Error(message), { code, rank: rank ?? null }),
 );
 
-const device = new addon.Device('cpu', 0, 1);
+const device = new addon.DeviceThread('cpu', 0, 1);
 const opened = device.open();
 const communicator = opened.then(() => new addon.Communicator(device, JSON.parse(process.argv[2])));
 

@@ -18,7 +18,7 @@ function addonAlone(): Addon {
 
 const addon = addonAlone();
 const open = (addonOfDevice: Addon, kind: string, index: number) => {
-  const device = new addonOfDevice.Device(kind, index, 1);
+  const device = new addonOfDevice.DeviceThread(kind, index, 1);
   return device.open().finally(() => device.shutdown());
 };
 

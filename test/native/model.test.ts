@@ -12,8 +12,8 @@ import {
   type ModelLimits,
   type ModelSpec,
   native,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeRequest,
   type NativeSampling,
   type StoredTensor,
@@ -68,12 +68,12 @@ interface Checkpoint {
 }
 
 let folder: string;
-let device: NativeDevice;
-let models: NativeModel[] = [];
+let device: NativeDeviceThread;
+let models: NativeModelRunner[] = [];
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-model-'));
-  device = new (native().Device)('cpu', 0, 2);
+  device = new (native().DeviceThread)('cpu', 0, 2);
   await device.open();
 });
 
@@ -105,8 +105,8 @@ function write(name: string, tensors: ModelTensors, spec: ModelSpec = LLAMA): Ch
   return { files: [file], sources };
 }
 
-function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
-  const model = new (native().Model)(device, spec, limits, null);
+function newModel(spec = LLAMA, limits = LIMITS): NativeModelRunner {
+  const model = new (native().ModelRunner)(device, spec, limits, null);
   models.push(model);
   return model;
 }
@@ -134,7 +134,7 @@ type BlockUpdate = [slot: number, index: number, block: number];
 
 /** Writes a step and launches its forward pass. */
 function forward(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
@@ -154,7 +154,7 @@ function forward(
 
 /** Writes and launches a step; resolves after its outputs are in its buffers. */
 function launch(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
@@ -166,7 +166,7 @@ function launch(
 
 /** Adds a prompt to a slot, with blocks for `numTokens`; returns its first block. */
 function add(
-  model: NativeModel,
+  model: NativeModelRunner,
   slot: number,
   tokenIds: number[],
   firstBlock: number,
@@ -646,7 +646,7 @@ describe('weights in host memory', () => {
   const tokenIds = prompt(8);
 
   /** Logprobs after the prompt. */
-  async function logprobs(model: NativeModel): Promise<number[]> {
+  async function logprobs(model: NativeModelRunner): Promise<number[]> {
     add(model, 0, tokenIds, 0);
     await launch(model, 0, [{ slot: 0, computed: 0, scheduled: tokenIds.length }]);
     return Array.from(model.steps[0].logprobs.subarray(0, WIDTH));
@@ -781,7 +781,7 @@ describe('an invalid step', () => {
     expect(model.steps[0].sampledTokenIds[0]).toBe(best);
   });
 
-  it.each<[string, RegExp, (model: NativeModel) => void]>([
+  it.each<[string, RegExp, (model: NativeModelRunner) => void]>([
     ['a block there is none of', /refers to block 64/, (model) => add(model, 0, [1], 41)],
     ['a slot there is none of', /slot -1 does not exist/, (model) => add(model, -1, [1], 0)],
   ])('refuses a request with %s', async (_, message, addBad) => {
@@ -1020,7 +1020,7 @@ describe('an invalid step', () => {
 
   it('rejects inconsistent sizes', () => {
     const make = (change: Partial<ModelSpec>) => () =>
-      new (native().Model)(device, { ...LLAMA, ...change }, LIMITS, null);
+      new (native().ModelRunner)(device, { ...LLAMA, ...change }, LIMITS, null);
     const config = expect.objectContaining({
       code: 'CONFIG_INVALID',
       name: 'ConfigError',
@@ -1149,9 +1149,9 @@ describe('a lost device', () => {
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
   it('fails running steps and later calls with its error, and can be shut down', async () => {
-    const own = new (native().Device)('cpu', 0, 1);
+    const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS, null);
+    const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(8), 0);
@@ -1221,9 +1221,9 @@ describe('shutdown', () => {
   });
 
   it('of a device first shuts down its models', async () => {
-    const own = new (native().Device)('cpu', 0, 1);
+    const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS, null);
+    const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(40), 0);
@@ -1253,9 +1253,9 @@ describe('shutdown', () => {
   it('is automatic for a garbage-collected model', () => {
     const program = `${constants()}
       const addon = require(addonPath);
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       const use = async () => {
-        const model = new addon.Model(device, spec, limits, null);
+        const model = new addon.ModelRunner(device, spec, limits, null);
         await model.loadDummy(1);
         return model.steps[0].slots;
       };
@@ -1281,9 +1281,9 @@ describe('shutdown', () => {
   it('is automatic for workers terminated during steps', () => {
     const worker = `
       const addon = require(addonPath);
-      const device = new addon.Device('cpu', 0, 2);
+      const device = new addon.DeviceThread('cpu', 0, 2);
       device.open();
-      const model = new addon.Model(device, spec, limits, null);
+      const model = new addon.ModelRunner(device, spec, limits, null);
       model.loadDummy(1);
       model.profile();
       model.allocateKvCache(24);

@@ -25,7 +25,7 @@ export async function startRanks(
   options: GroupOptions = {},
 ): Promise<NativeCommunicator[]> {
   const ranks = Array.from({ length: worldSize }, async (_, rank) => {
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     await device.open();
     const communicator = new (native().Communicator)(device, optionsOf(rank, worldSize, options));
     ended.push(async () => {

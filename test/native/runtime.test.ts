@@ -1,7 +1,7 @@
 /** The addon's runtime: events, the device's thread, the output thread, and their shutdown. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { native, type NativeDevice, type NativeEvent } from '../../lib/native';
+import { native, type NativeDeviceThread, type NativeEvent } from '../../lib/native';
 import { settle, until } from '../executor/support';
 import { watchThreads } from '../support/threads';
 
@@ -22,8 +22,8 @@ function runProgram(program: string, ...nodeOptions: string[]) {
   return { status, signal, stdout: stdout.trim(), stderr };
 }
 
-async function openDevice(): Promise<NativeDevice> {
-  const device = new (native().Device)('cpu', 0, 1);
+async function openDevice(): Promise<NativeDeviceThread> {
+  const device = new (native().DeviceThread)('cpu', 0, 1);
   await device.open();
   return device;
 }
@@ -80,9 +80,9 @@ describe('Event', () => {
   });
 });
 
-describe('Device', () => {
+describe('DeviceThread', () => {
   it('describes itself', async () => {
-    const device = new (native().Device)('cpu', 0, 2);
+    const device = new (native().DeviceThread)('cpu', 0, 2);
     const properties = await device.open();
     expect(properties.numThreads).toBe(2);
     expect(properties.totalMemory).toBeGreaterThan(2 ** 20);
@@ -93,7 +93,7 @@ describe('Device', () => {
 
   it('has a thread named Worker from open to shutdown', async () => {
     const started = watchThreads();
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     expect(started()).toEqual([]);
     await device.open();
     expect(started()).toEqual(['Worker']);
@@ -102,7 +102,7 @@ describe('Device', () => {
   });
 
   it('rejects calls before open', async () => {
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     await expect(device.synchronize()).rejects.toMatchObject({ code: 'INVALID_STATE' });
   });
 
@@ -113,7 +113,7 @@ describe('Device', () => {
   });
 
   it('runs calls enqueued before shutdown, and rejects later ones', async () => {
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     const order: string[] = [];
     const note = (what: string) => () => void order.push(what);
     const all = [
@@ -133,12 +133,12 @@ describe('Device', () => {
     const device = await openDevice();
     await Promise.all([device.shutdown(), device.shutdown()]);
     await device.shutdown();
-    await new (native().Device)('cpu', 0, 1).shutdown();
+    await new (native().DeviceThread)('cpu', 0, 1).shutdown();
   });
 
   it('fails every call with the error of open', async () => {
     const started = watchThreads();
-    const device = new (native().Device)('abacus', 0, 1);
+    const device = new (native().DeviceThread)('abacus', 0, 1);
     await expect(device.open()).rejects.toMatchObject({
       code: 'NOT_SUPPORTED',
       message: expect.stringContaining('abacus') as string,
@@ -208,7 +208,7 @@ describe('OutputThread', () => {
 describe('the process', () => {
   it('exits by itself with an unused device, output thread and event', () => {
     const { status, stdout } = runProgram(`
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open().then(() => {
         const event = new addon.Event();
         new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
@@ -220,7 +220,7 @@ describe('the process', () => {
 
   it('stays alive while a promise or a callback of a signalled event is pending', () => {
     const { stdout } = runProgram(`
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open().then(() => console.log('open'));
       const event = new addon.Event();
       new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
@@ -233,7 +233,7 @@ describe('the process', () => {
       `(async () => {
         const before = threads();
         for (let i = 0; i < 20; i++) {
-          await new addon.Device('cpu', 0, 1).open();
+          await new addon.DeviceThread('cpu', 0, 1).open();
           new addon.OutputThread('WorkerAsyncOutput');
         }
         console.log(threads() > before);
@@ -250,7 +250,7 @@ describe('the process', () => {
 
   it('survives terminating workers at any moment, and has none of their threads left', () => {
     const worker = `
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open();
       const thread = new addon.OutputThread('WorkerAsyncOutput');
       require('node:worker_threads').parentPort.postMessage('up');

@@ -12,8 +12,8 @@ import {
   type ModelSpec,
   native,
   type NativeCommunicator,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeSampling,
   type StepBuffers,
 } from '../../lib/native';
@@ -52,7 +52,7 @@ interface Row {
   promptLogprobs?: boolean;
 }
 
-function launch(model: NativeModel, rows: Row[]): Promise<void> {
+function launch(model: NativeModelRunner, rows: Row[]): Promise<void> {
   const [buffers] = model.steps;
   const prompts = [...rows.keys()].filter((i) => rows[i].promptLogprobs);
   buffers.slots.set(rows.map((row) => row.slot));
@@ -99,9 +99,9 @@ const modelSpecOf = (spec: TransformerSpec): ModelSpec => ({
 
 /** The ranks of a world in this process, each with its shard of one model. */
 class World {
-  readonly devices: NativeDevice[] = [];
+  readonly devices: NativeDeviceThread[] = [];
   readonly communicators: NativeCommunicator[] = [];
-  readonly models: NativeModel[] = [];
+  readonly models: NativeModelRunner[] = [];
 
   constructor(readonly size: number) {}
 
@@ -111,7 +111,7 @@ class World {
 
   async open(timeout = 20_000): Promise<void> {
     for (const rank of this.ranks) {
-      const device = new (native().Device)('cpu', 0, 1);
+      const device = new (native().DeviceThread)('cpu', 0, 1);
       this.devices.push(device);
       await device.open();
       if (this.size === 1) continue;
@@ -122,8 +122,8 @@ class World {
     await Promise.all(this.communicators.map((each) => each.connect(addresses)));
   }
 
-  newModel(spec: ModelSpec, rank: number): NativeModel {
-    const model = new (native().Model)(
+  newModel(spec: ModelSpec, rank: number): NativeModelRunner {
+    const model = new (native().ModelRunner)(
       this.devices[rank],
       spec,
       LIMITS,
@@ -538,7 +538,7 @@ describe('a failed world', () => {
   it('rejects a spec that its ranks cannot divide, and a communicator of another device', async () => {
     const world = await openWorld(2);
     const make = (spec: TransformerSpec, communicator: NativeCommunicator) => () =>
-      new (native().Model)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
+      new (native().ModelRunner)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
     const [first, second] = world.communicators;
     expect(make({ ...SPEC, intermediateSize: 13 }, first)).toThrow(
       /intermediateSize, 13, must be a multiple of the 2 ranks/,

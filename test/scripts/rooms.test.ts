@@ -55,7 +55,7 @@ describe('lib/', () => {
 
   it.each([
     ['lib/engine/planted.ts', "import { Worker } from '../worker/worker';"],
-    ['lib/engine/planted.ts', "import type { NativeModel } from '../native';"],
+    ['lib/engine/planted.ts', "import type { NativeModelRunner } from '../native';"],
     ['lib/engine/kvCache/planted.ts', "import { Worker } from '../../worker/worker';"],
     ['lib/engine/planted.ts', "export { Worker } from '../worker/worker';"],
     ['lib/engine/planted.ts', "export * from '../worker/worker.js';"],

@@ -4,16 +4,16 @@
  */
 import path from 'node:path';
 import { nativeError } from '../../lib/nativeError';
-import type { Addon, NativeDevice, NativeModel } from '../../lib/native';
+import type { Addon, NativeDeviceThread, NativeModelRunner } from '../../lib/native';
 
 export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
   /** Makes the device fail as if its driver had reported it lost. */
-  loseDevice: (device: NativeDevice) => void;
+  loseDevice: (device: NativeDeviceThread) => void;
   /**
    * The logits [numRows, vocabSize], float32, of the first `numRows` sampled rows of the step that waits
    * for `sample`. Rejects with INVALID_STATE without such a step.
    */
-  readLogits: (model: NativeModel, numRows: number) => Promise<Float32Array>;
+  readLogits: (model: NativeModelRunner, numRows: number) => Promise<Float32Array>;
 }
 
 export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/uniproc_testing.node');

@@ -4,8 +4,8 @@ import {
   type ModelLimits,
   type ModelSpec,
   native,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeRequest,
   type StepBuffers,
 } from '../../lib/native';
@@ -55,7 +55,7 @@ const LIMITS: ModelLimits = {
 class SlotRecorder {
   readonly calls: [string, number, NativeRequest?][] = [];
 
-  constructor(private readonly model: NativeModel) {}
+  constructor(private readonly model: NativeModelRunner) {}
 
   checkRequest(request: NativeRequest): void {
     this.model.checkRequest(request);
@@ -124,16 +124,16 @@ function cached(
 }
 
 describe('InputBatch', () => {
-  let nativeDevice: NativeDevice;
-  let model: NativeModel;
+  let nativeDevice: NativeDeviceThread;
+  let model: NativeModelRunner;
   let device: SlotRecorder;
   let batch: InputBatch;
   let buffers: StepBuffers;
 
   beforeAll(async () => {
-    nativeDevice = new (native().Device)('cpu', 0, 1);
+    nativeDevice = new (native().DeviceThread)('cpu', 0, 1);
     await nativeDevice.open();
-    model = new (native().Model)(nativeDevice, SPEC, LIMITS, null);
+    model = new (native().ModelRunner)(nativeDevice, SPEC, LIMITS, null);
   });
 
   afterAll(async () => {
@@ -143,7 +143,7 @@ describe('InputBatch', () => {
 
   beforeEach(() => {
     device = new SlotRecorder(model);
-    batch = new InputBatch(device as unknown as NativeModel, MAX_NUM_SEQS);
+    batch = new InputBatch(device as unknown as NativeModelRunner, MAX_NUM_SEQS);
     buffers = makeBuffers();
   });
 

@@ -1,7 +1,7 @@
 /** Memory budgets, with figures computed by hand. */
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { InvalidStateError, OutOfMemoryError } from '../../lib/errors';
-import type { MemoryInfo, NativeDevice, NativeModel } from '../../lib/native';
+import type { MemoryInfo, NativeDeviceThread, NativeModelRunner } from '../../lib/native';
 import { MemoryBudget } from '../../lib/worker/memory';
 
 const GIB = 2 ** 30;
@@ -49,10 +49,10 @@ async function bytesIn({
       });
     },
     resetPeakMemory: () => Promise.resolve(),
-  } as Partial<NativeDevice> as NativeDevice;
+  } as Partial<NativeDeviceThread> as NativeDeviceThread;
   const model = {
     profile: () => Promise.resolve(graphs * GIB),
-  } as Partial<NativeModel> as NativeModel;
+  } as Partial<NativeModelRunner> as NativeModelRunner;
   const config = {
     device: { kind },
     cache: { memoryUtilization, kvCacheMemoryBytes },

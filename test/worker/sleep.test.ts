@@ -1,6 +1,6 @@
 /** Releasing and restoring a worker's memory, with a model that records calls. */
 import { OutOfMemoryError } from '../../lib/errors';
-import type { NativeModel } from '../../lib/native';
+import type { NativeModelRunner } from '../../lib/native';
 import { ReleasedMemory } from '../../lib/worker/sleep';
 import type { SleepTag } from '../../lib/worker/workerBase';
 
@@ -22,7 +22,7 @@ function situation(onCuda: boolean, ...refuses: string[]) {
     restoreWeights: () => call('restoreWeights'),
     releaseKvCache: () => call('releaseKvCache'),
     allocateKvCache: (numBlocks: number) => call(`allocateKvCache ${numBlocks}`),
-  } as Partial<NativeModel> as NativeModel;
+  } as Partial<NativeModelRunner> as NativeModelRunner;
   const memory = new ReleasedMemory(onCuda);
   return {
     calls,
