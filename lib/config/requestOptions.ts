@@ -1,5 +1,6 @@
 /** What a caller may ask of the engine beside how tokens are sampled. */
 import { z } from 'zod';
+import { isAborted } from '../abortSignal';
 import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
@@ -55,7 +56,9 @@ export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
 /** Whether it is one indeed: an object with the prototype alone has no `aborted`. */
 function isAbortSignal(value: unknown): boolean {
   try {
-    return value instanceof AbortSignal && typeof value.aborted === 'boolean';
+    if (!(value instanceof AbortSignal)) return false;
+    isAborted(value);
+    return true;
   } catch {
     return false;
   }

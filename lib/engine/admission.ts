@@ -3,8 +3,8 @@
  * arrive together; the loop gives the call to the scheduler before its next step, and each request is
  * made when its turn comes. From the moment when it is made a call counts, and can be given up.
  */
+import { abortReason, isAborted } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
-import { readingOf } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
 import type { Executor } from '../executor/executor';
@@ -131,7 +131,7 @@ export class Admission {
    * the reason of its signal.
    */
   check({ numRequests }: Pick<CallInputs, 'numRequests'>, { signal }: RequestOptions): void {
-    signal?.throwIfAborted();
+    if (signal !== undefined && isAborted(signal)) throw abortReason(signal);
     if (this.executor.isSleeping) throw asleep();
     const { maxQueuedRequests, maxNumSeqs } = this.config.scheduler;
     if (maxQueuedRequests === null) return;
@@ -163,20 +163,12 @@ export class Admission {
     else void pending.encoding.then(() => this.arrive(pending));
   }
 
-  /** Throws, with the call ended, what methods throw that a caller gave its signal. */
   private watch(pending: PendingCall): void {
     const { call, options, receiver } = pending;
-    try {
-      readingOf('options: signal', () =>
-        call.watch(options, (reason, error) => {
-          this.giveUp(pending, reason);
-          receiver.failed(error, reason === 'abort');
-        }),
-      );
-    } catch (error) {
-      call.end();
-      throw error;
-    }
+    call.watch(options, (reason, error) => {
+      this.giveUp(pending, reason);
+      receiver.failed(error, reason === 'abort');
+    });
   }
 
   /** Throws RequestFailedError. */

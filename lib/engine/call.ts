@@ -1,4 +1,5 @@
 /** What one caller asked for in one go: how far it is, and what ends it before it is done. */
+import { abortReason, addAbortListener, removeAbortListener } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
@@ -46,7 +47,8 @@ export class Call {
 
   /** The signal that it is watched by was aborted. */
   aborted(): void {
-    this.giveUp?.('abort', this.signal?.reason);
+    const { signal } = this;
+    if (signal !== null) this.giveUp?.('abort', abortReason(signal));
   }
 
   /** Calls back when it ends, from within what ends it. */
@@ -85,14 +87,14 @@ function waitFor(signal: AbortSignal, call: Call): void {
   waiters.set(signal, waiting);
   waiting.add(call);
   // Once: a listener that is there already is not added again.
-  signal.addEventListener('abort', abortAll);
+  addAbortListener(signal, abortAll);
 }
 
 function stopWaiting(signal: AbortSignal, call: Call): void {
   const waiting = waiters.get(signal);
   if (waiting === undefined) return;
   waiting.delete(call);
-  if (waiting.size === 0) signal.removeEventListener('abort', abortAll);
+  if (waiting.size === 0) removeAbortListener(signal, abortAll);
 }
 
 /** In slices: a signal may end tens of thousands of calls. */
