@@ -84,6 +84,9 @@ export class Tokenizer {
   /** What `idToToken` found, by id. */
   private readonly texts: (string | undefined)[];
   private readonly renderer: ChatRenderer;
+  /** Of templates that calls bring, on another thread: one that takes long holds up only others of these. */
+  private readonly ownRenderer: ChatRenderer;
+  private readonly templateNames: ReadonlySet<string>;
 
   private constructor(
     private readonly thread: ThreadClient<TokenizerRequests>,
@@ -99,8 +102,11 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    this.renderer = rendererOf(this.tokens, { ...templates, specialTokens, bound });
-    forgotten.register(this, [thread, this.renderer], this);
+    const setUp = { ...templates, specialTokens, bound };
+    this.renderer = rendererOf(this.tokens, setUp);
+    this.ownRenderer = rendererOf(this.tokens, setUp);
+    this.templateNames = new Set(templates.templates.map(({ name }) => name));
+    forgotten.register(this, [thread, this.renderer, this.ownRenderer], this);
   }
 
   /**
@@ -262,7 +268,10 @@ export class Tokenizer {
     settings: RenderSettings,
     isWanted?: () => boolean,
   ): Promise<(readonly RenderedPart[] | Error)[]> {
-    const all = await this.renderer.render(conversations, settings, isWanted);
+    const { chatTemplate = null } = settings;
+    const isOwn = chatTemplate !== null && !this.templateNames.has(chatTemplate);
+    const renderer = isOwn ? this.ownRenderer : this.renderer;
+    const all = await renderer.render(conversations, settings, isWanted);
     return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));
   }
 
@@ -291,7 +300,8 @@ export class Tokenizer {
   async close(): Promise<void> {
     // The registry holds the threads, and so would the stack of their ShutdownError hold this object.
     forgotten.unregister(this);
-    await Promise.all([this.thread.close(), this.renderer.close()]);
+    const { thread, renderer, ownRenderer } = this;
+    await Promise.all([thread.close(), renderer.close(), ownRenderer.close()]);
   }
 }
 

@@ -22,13 +22,13 @@ const GREEDY =
   '{% set ns = namespace(all=[]) %}' +
   "{% for i in range(100000) %}{% set ns.all = [ns.all, (('ab' * 2000) ~ i)|upper] %}{% endfor %}";
 
-/** The thread behind a tokenizer's texts, or its templates. */
+/** The thread behind a tokenizer's texts, or the templates that calls bring. */
 function workerOf(tokenizer: Tokenizer, of: 'texts' | 'templates'): Worker {
-  const { thread, renderer } = tokenizer as unknown as {
+  const { thread, ownRenderer } = tokenizer as unknown as {
     thread: { worker: Worker };
-    renderer: { thread: { worker: Worker } };
+    ownRenderer: { thread: { worker: Worker } };
   };
-  return of === 'texts' ? thread.worker : renderer.thread.worker;
+  return of === 'texts' ? thread.worker : ownRenderer.thread.worker;
 }
 
 describe("a tokenizer's chat template", () => {
@@ -117,6 +117,21 @@ describe("a tokenizer's chat template", () => {
     expect(await other).toBe('b');
     expect(await tokenizer.encode('a')).toEqual([97]);
   });
+});
+
+test("a checkpoint's template does not wait for those that calls bring", async () => {
+  const chatTemplate = '{{ messages[0].content }}';
+  const tokenizer = await Tokenizer.load(await folderWith(byteTokenizerFiles()), { chatTemplate });
+  const render = (options?: object) => tokenizer.renderChatTemplate(MESSAGES, options);
+  await render();
+  const order: string[] = [];
+  const brought = Array.from({ length: 4 }, () =>
+    render({ chatTemplate: ENDLESS }).catch(() => order.push('brought')),
+  );
+  await render().then((text) => order.push(text));
+  await Promise.all(brought);
+  expect(order).toEqual(['Hi', 'brought', 'brought', 'brought', 'brought']);
+  await tokenizer.close();
 });
 
 describe("the thread that encodes a tokenizer's texts", () => {
