@@ -109,12 +109,14 @@ export class Scheduler {
    * The next step: running and waiting requests in the policy's order, as far as there is budget; so
    * those that run come before those that wait, except, under 'priority', before a more urgent one.
    * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does; nor does any once
-   * those that entered cost so much that the step would hold the event loop.
+   * later. Once the first of the waiting requests cannot enter, none behind it does; where it lacks a
+   * place for its lists alone, those with short lists do. Nor does any once those that entered cost so
+   * much that the step would hold the event loop.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
     this.finishedReqIds = [];
+    this.waiting.beginStep();
 
     let budget = this.config.maxNumBatchedTokens;
     /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
@@ -123,10 +125,10 @@ export class Scheduler {
     let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
-      const { first } = this.waiting;
-      const enters =
+      const first = this.waiting.findFirst();
+      const enters: boolean =
         mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
-      let candidate = enters ? first : request;
+      let candidate: Waiting | undefined = enters ? first : request;
       if (candidate === undefined) break;
       try {
         if (!(candidate instanceof Request)) {
@@ -136,8 +138,8 @@ export class Scheduler {
         if (enters) {
           const numNewTokens = this.admit(candidate, budget, step);
           if (numNewTokens > 0) next++;
-          admissionCost += candidate.admissionCost;
-          mayEnter = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
+          admissionCost += numNewTokens > 0 ? candidate.admissionCost : 0;
+          mayEnter = this.waiting.findFirst() !== candidate && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
@@ -271,7 +273,7 @@ export class Scheduler {
     const { maxNumSeqs } = this.config;
     const victims = this.outrankedBy(request);
     if (running.size >= maxNumSeqs && victims.length === 0) return null;
-    if (!listMemory.hasRoom(request, victims)) return null;
+    if (!listMemory.hasRoom(request, victims)) return this.waiting.setAside(request);
     // Half a prompt would hold blocks that it may have to give up before it is of use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;

@@ -1,4 +1,5 @@
 /** Requests that wait, those among them that have not been made yet. */
+import { HARD_LIMITS } from '../config/limits';
 import { Request } from './request';
 import { type QueueEntry, RequestQueue } from './requestQueue';
 
@@ -14,6 +15,8 @@ export interface RequestSource extends QueueEntry {
   arrival: number;
   /** Requests that are still to be made. */
   readonly numLeft: number;
+  /** Of the next one's lists on the device. */
+  readonly listBytes: number;
   /** Makes the next one. When it throws, no other is asked for. */
   makeNext(): Request;
 }
@@ -30,24 +33,62 @@ export interface SchedulingFault {
   error: unknown;
 }
 
+/** Most that is set aside in one step: some microseconds each. */
+const MAX_SET_ASIDE = 1024;
+
 export class WaitingRequests {
   private readonly queue: RequestQueue<Waiting>;
+  /** Set aside: the long lists of the first have no place, and those behind it have long lists, too. */
+  private readonly aside: RequestQueue<Waiting>;
+  /** In this step. */
+  private numSetAside = 0;
   /** Requests that sources have still to make, the next of each not counted. */
   private numBehindNext = 0;
 
   /** `precedes` is a strict total order. */
-  constructor(precedes: (a: Waiting, b: Waiting) => boolean) {
+  constructor(private readonly precedes: (a: Waiting, b: Waiting) => boolean) {
     this.queue = new RequestQueue(precedes);
+    this.aside = new RequestQueue(precedes);
   }
 
   /** All requests, made or not. */
   get size(): number {
-    return this.queue.size + this.numBehindNext;
+    return this.queue.size + this.aside.size + this.numBehindNext;
   }
 
-  /** The first in order; undefined when none waits. */
-  get first(): Waiting | undefined {
-    return this.queue.first;
+  /** From now on `findFirst` may return what was set aside. */
+  beginStep(): void {
+    this.numSetAside = 0;
+  }
+
+  /**
+   * The first in order that may still enter in this step; undefined when there is none. Once one was
+   * set aside in the step, it has short lists.
+   */
+  findFirst(): Waiting | undefined {
+    if (this.numSetAside === 0) {
+      const [first, aside] = [this.queue.first, this.aside.first];
+      if (first === undefined || aside === undefined) return first ?? aside;
+      return this.precedes(aside, first) ? aside : first;
+    }
+    while (this.numSetAside < MAX_SET_ASIDE) {
+      const { first } = this.queue;
+      if (first === undefined || first.listBytes <= HARD_LIMITS.slotListBytes) return first;
+      this.setAside(first);
+    }
+    return undefined;
+  }
+
+  /**
+   * There is no place for the lists of `waiting`, the first in order: in this step only those with
+   * short lists enter. So long lists keep their order among themselves, and hold up no others.
+   */
+  setAside(waiting: Waiting): null {
+    this.numSetAside++;
+    if (this.aside.has(waiting)) return null;
+    this.queue.remove(waiting);
+    this.aside.add(waiting);
+    return null;
   }
 
   add(request: Request): void {
@@ -56,7 +97,11 @@ export class WaitingRequests {
 
   /** The request must be here. */
   remove(request: Request): void {
-    this.queue.remove(request);
+    this.queueOf(request).remove(request);
+  }
+
+  private queueOf(waiting: Waiting): RequestQueue<Waiting> {
+    return this.aside.has(waiting) ? this.aside : this.queue;
   }
 
   /** Adds the requests that the source makes, which is one at least. */
@@ -69,7 +114,7 @@ export class WaitingRequests {
   removeSource(source: RequestSource): void {
     if (source.queueIndex < 0) return;
     this.numBehindNext -= source.numLeft - 1;
-    this.queue.remove(source);
+    this.queueOf(source).remove(source);
   }
 
   /**
@@ -87,7 +132,7 @@ export class WaitingRequests {
   /** Makes all that is not made yet and gives it to `add`; returns what could not be made. */
   makeAll(add: (request: Request) => void): SchedulingFault[] {
     const faults: SchedulingFault[] = [];
-    for (const source of this.queue.entries.filter(isSource)) {
+    for (const source of [...this.queue.entries, ...this.aside.entries].filter(isSource)) {
       try {
         while (source.queueIndex >= 0) add(this.makeNext(source));
       } catch (error) {
@@ -100,6 +145,7 @@ export class WaitingRequests {
   /** Only requests wait, no sources. */
   clear(): void {
     this.queue.clear();
+    this.aside.clear();
   }
 }
 
