@@ -2,6 +2,7 @@
 import { show } from '../config/schema';
 import { CheckpointError, InvalidRequestError } from '../errors';
 import type { FileLimits } from './fileChecks';
+import { exceededLimit } from './longRuns';
 import type { AddedToken } from './specialTokens';
 
 /** UTF-16 units of all contents, normalized. */
@@ -29,7 +30,7 @@ export function checkWhiteSpace(text: string, tokens: readonly AddedToken[]): vo
 export function checkAddedTokens(
   file: string,
   tokens: readonly AddedToken[],
-  { maxTextLength, growth, insertsText }: FileLimits,
+  { maxTextLength, runs, growth, insertsText }: FileLimits,
   normalize: ((text: string) => string) | null,
 ): void {
   const fail = (content: string, reason: string): never => {
@@ -37,7 +38,8 @@ export function checkAddedTokens(
   };
   let length = 0;
   for (const { content } of tokens) {
-    if (content.length > maxTextLength) fail(content, `has ${content.length} characters`);
+    if (content.length > maxTextLength || exceededLimit(content, runs))
+      fail(content, `has ${content.length} characters`);
     length += content.length * growth;
     if (length > MAX_LENGTH) fail(content, 'and those before it are too long in all');
   }

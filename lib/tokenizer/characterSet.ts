@@ -52,6 +52,11 @@ export class CharacterSet {
     return mine.members.some(others.has) || others.members.some(mine.has);
   }
 
+  /** Whether a character is in the set, whatever its case; null where JavaScript does not know. */
+  get has(): Has | null {
+    return this.found === null ? null : (this.found?.has ?? this.compile());
+  }
+
   /** The samples in the set; null where none is, or where JavaScript does not know it. */
   private members() {
     if (this.found !== undefined) return this.found;

@@ -6,6 +6,7 @@
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { charsmapFault, isCharsmapCut, padCharsmap } from './charsmap';
+import type { NormalizationForm, RunLimit } from './longRuns';
 import { checkMerges } from './mergeChecks';
 import { type RegexCost, regexCost, RegexError } from './regexCost';
 
@@ -50,6 +51,8 @@ interface Part extends Json {
 export interface FileLimits {
   /** UTF-16 units of the longest text that can be encoded. */
   maxTextLength: number;
+  /** Of the runs in a text. */
+  runs: readonly RunLimit[];
   /** Of the tokens that the post-processor adds, by where the file says so. */
   addedIds: readonly (readonly [path: string, id: number])[];
   /** How many times longer the normalizer can make a text. */
@@ -59,6 +62,8 @@ export interface FileLimits {
   /** Whether the JSON was changed, to the same effect, so that it can be used. */
   isMended: boolean;
 }
+
+const isForm = (type: string): type is NormalizationForm => /^NFK?[CD]$/.test(type);
 
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -90,6 +95,9 @@ export function hasRepeatedPart(text: string): boolean {
 
 class Checks {
   private maxTextLength = MAX_NORMALIZED_LENGTH;
+  private readonly runs: RunLimit[] = [];
+  /** Of the normalizer; null where it does something else, too. */
+  private forms: NormalizationForm[] | null = null;
   private growth = 1;
   private isMended = false;
   private readonly addedIds: [string, number][] = [];
@@ -106,6 +114,8 @@ class Checks {
     for (const [path, part] of normalizers) this.normalizer(path, part);
     const { growth } = this;
     const preTokenizers = this.parts('pre_tokenizer', 'pretokenizers', PRE_TOKENIZERS);
+    const types = normalizers.map(([, { type }]) => type);
+    if (types.every(isForm)) this.forms = types;
     const insertsText = this.insertion(normalizers, preTokenizers.length > 0);
     for (const [path, part] of preTokenizers) this.preTokenizer(path, part);
     const maxTextLength = Math.min(this.maxTextLength, MAX_NORMALIZED_LENGTH / this.growth);
@@ -114,8 +124,15 @@ class Checks {
     for (const [path, part] of this.parts('decoder', 'decoders', DECODERS)) {
       this.decoder(path, part);
     }
-    const { addedIds, isMended } = this;
-    return { maxTextLength: Math.floor(maxTextLength), addedIds, growth, insertsText, isMended };
+    const { addedIds, isMended, runs } = this;
+    return {
+      maxTextLength: Math.floor(maxTextLength),
+      runs,
+      addedIds,
+      growth,
+      insertsText,
+      isMended,
+    };
   }
 
   /**
@@ -203,7 +220,12 @@ class Checks {
     // Oniguruma gives up after so many retries, which is a panic.
     try {
       const cost = regexCost(regex);
-      this.maxTextLength = Math.min(this.maxTextLength, cost.maxTextLength / this.growth);
+      const { maxTextLength: maxLength, repeated } = cost;
+      if (this.forms === null || this.growth > 1) {
+        this.maxTextLength = Math.min(this.maxTextLength, maxLength / this.growth);
+      } else {
+        for (const sets of repeated) this.runs.push({ sets, maxLength, forms: this.forms });
+      }
       return cost;
     } catch (error) {
       if (!(error instanceof RegexError)) throw error;

@@ -4,6 +4,7 @@
  * most linearly are accepted: after Weideman, van der Merwe, Berglund and Watson 2016, where no text can
  * be divided in more than one way between two quantifiers, but approximated on the safe side.
  */
+import type { CharacterSet } from './characterSet';
 import { alternativesOf, type Atom, type Node, parseRegex, RegexError } from './regexParser';
 
 export { RegexError };
@@ -24,6 +25,8 @@ export interface RegexCost {
   maxTextLength: number;
   /** Whether it looks at any number of characters beyond a match: quadratic in the text. */
   looksFar: boolean;
+  /** What is tried again: only a run of characters of one of these sets takes retries, by its length. */
+  repeated: readonly CharacterSet[][];
 }
 
 /** What may give back characters when something after it does not match. */
@@ -41,11 +44,12 @@ export function regexCost(pattern: string): RegexCost {
   const root = parseRegex(pattern);
   const analysis = new Analysis();
   analysis.alternatives(root, [], false);
-  const { retries, looksFar } = analysis;
+  const { retries, looksFar, repeated } = analysis;
   return {
     matchesEmpty: root.some((nodes) => nodes.every(isNullable)),
     maxTextLength: retries === 0 ? Infinity : Math.floor(MAX_RETRIES / (retries + 1)),
     looksFar,
+    repeated: repeated.map((atoms) => atoms.map(({ set }) => set)),
   };
 }
 
@@ -126,6 +130,8 @@ class Analysis {
   /** Retries for each character of a text, over all that may have to be tried from one place. */
   retries = 0;
   looksFar = false;
+  /** The atoms of each choice that `retries` counts. */
+  readonly repeated: (readonly Atom[])[] = [];
 
   /** Of nodes in order. `choices` came before; `fallibleAfter`: whether what comes after can fail. */
   private sequence(
@@ -201,7 +207,10 @@ class Analysis {
     }
     const ways = shared.reduce((all, one) => (one.ways === Infinity ? all : all * one.ways), 1);
     if (ways > MAX_WAYS) throw new RegexError(`${ways} ways to match one text`);
-    if (numUnbounded === 1) this.retries += ways;
+    if (numUnbounded === 1) {
+      this.retries += ways;
+      for (const one of shared) if (one.ways === Infinity) this.repeated.push(one.atoms ?? []);
+    }
     return [...choices, choice];
   }
 }

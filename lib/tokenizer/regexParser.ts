@@ -213,7 +213,7 @@ class Parser {
     this.at++;
     const letter = this.text.charAt(this.at++);
     if (letter === '') throw new RegexError('a \\ at the end');
-    if ('bBAzZ'.includes(letter)) return { kind: 'assertion' };
+    if ('bBAzZG'.includes(letter)) return { kind: 'assertion' };
     if (letter === 'p' || letter === 'P') {
       const name = this.match(/\{(\^?)[\w -]+\}/y);
       if (name === null) throw new RegexError(`\\${letter}, which is no property`);
@@ -236,7 +236,7 @@ class Parser {
       }
       return literal(String.fromCodePoint(code));
     }
-    // References, subroutines, \K, \G, \X, \R and others.
+    // References, subroutines, \K, \X, \R and others.
     if (/[a-zA-Z0-9]/.test(letter)) throw new RegexError(`\\${letter}`);
     return literal(letter);
   }

@@ -16,6 +16,7 @@ import {
   type TokenizersLibrary,
 } from './huggingface';
 import { lengthBound, type TokenizerJson } from './lengthBound';
+import { exceededLimit } from './longRuns';
 import { type AddedToken, type AddedTokenJson, tokensToAdd } from './specialTokens';
 import type { LoadedTokenizer, Question, TokenizerRequests as Requests } from './threadMessages';
 import { type Reply, serve } from './threadServer';
@@ -118,11 +119,18 @@ class LoadedFile {
   }
 
   async encode({ text, addSpecialTokens, splitSpecialTokens }: Requests['encode']['input']) {
-    const { maxTextLength } = this.source.limits;
+    const { maxTextLength, runs } = this.source.limits;
     if (text.length > maxTextLength) {
       throw new InvalidRequestError(
         `the text has ${text.length} characters; at most ${maxTextLength} can be encoded at once by ` +
           this.source.file,
+      );
+    }
+    const run = exceededLimit(text, runs);
+    if (run !== null) {
+      throw new InvalidRequestError(
+        `the text has more than ${run.maxLength} characters in a row that a regular expression of ` +
+          `${this.source.file} repeats; it cannot be encoded`,
       );
     }
     checkWhiteSpace(text, this.added);

@@ -190,7 +190,7 @@ describe('a text that the library would not survive', () => {
     const long = `a${' '.repeat(12_000_000)}b`;
     await expect(tokenizer.encode(long)).rejects.toThrow(InvalidRequestError);
     await expect(tokenizer.encode(long)).rejects.toThrow(
-      'the text has 12000002 characters; at most',
+      'the text has more than 3333333 characters in a row that a regular expression of',
     );
     expect(await tokenizer.encode(`a${' '.repeat(100_000)}b`)).toEqual([0, 1]);
     await tokenizer.close();
