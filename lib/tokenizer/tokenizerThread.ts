@@ -65,8 +65,11 @@ class LoadedFile {
       normalizer?: object | null;
     };
     const limits = checkTokenizerFile(file, json);
-    // The library reads a part that comes twice both times.
-    const text = limits.isMended || hasRepeatedPart(written) ? JSON.stringify(json) : written;
+    // The library reads a part that comes twice both times, and no byte order mark.
+    const text =
+      limits.isMended || hasRepeatedPart(written)
+        ? JSON.stringify(json)
+        : written.replace(/^\ufeff/, '');
     const source = { library, file, limits, normalizer: json.normalizer };
     const present = presentTokens(file, json);
     const additions = tokensToAdd(config, present);
