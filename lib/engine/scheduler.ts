@@ -109,9 +109,8 @@ export class Scheduler {
    * The next step: running and waiting requests in the policy's order, as far as there is budget; so
    * those that run come before those that wait, except, under 'priority', before a more urgent one.
    * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does; where it lacks a
-   * place for its lists alone, those with short lists do. Nor does any once those that entered cost so
-   * much that the step would hold the event loop.
+   * later. Once a waiting request cannot enter, none behind it does (where it lacks only a place for its
+   * lists: none with long lists), nor once those that entered cost so much that the loop would be held.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
