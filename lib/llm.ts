@@ -127,7 +127,8 @@ export class LLM {
     return rejectOnThrow(() => {
       const checked = checkGenerateOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
-      const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
+      const list = readingOf('prompts', () => asList(prompts));
+      const inputs = this.inputProcessor.takePrompts(list, params, prompting);
       return this.generateFor(inputs, checked);
     });
   }

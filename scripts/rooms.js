@@ -17,7 +17,10 @@ const SERVICES = ['common', 'config', 'contract', 'model', 'tokenizer', 'distrib
  * The engine knows no worker: what crosses between them is the contract's.
  */
 const LIB_ROOMS = {
-  common: { files: ['errors', 'nativeError', 'timer', 'log'], imports: [] },
+  common: {
+    files: ['abortSignal', 'errors', 'nativeError', 'timer', 'log', 'slicedWork'],
+    imports: [],
+  },
   config: { imports: SERVICES },
   contract: { imports: SERVICES },
   model: { imports: SERVICES },

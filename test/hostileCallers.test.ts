@@ -1,5 +1,6 @@
 /** Caller-owned objects may throw when read: only their call rejects, with a typed error. */
 import { LLM, SamplingParams, type Prompt, type StreamOptions } from '../lib';
+import { DataSnapshot } from '../lib/config/snapshot';
 
 const PROMPT = { promptTokenIds: [70, 71, 72] };
 const PARAMS = new SamplingParams({ maxTokens: 4, temperature: 0 });
@@ -59,11 +60,61 @@ test('sampling parameters', async () => {
   }
 });
 
-test('a signal with overridden methods', async () => {
-  const { signal } = new AbortController();
-  Object.defineProperty(signal, 'addEventListener', { value: throwing });
-  await expect(llm.generate(PROMPT, PARAMS, { signal })).rejects.toMatchObject(refusal);
-  await expect(readAll({ signal })).rejects.toMatchObject(refusal);
+describe('a signal with properties of its own', () => {
+  const names = ['addEventListener', 'removeEventListener', 'throwIfAborted', 'aborted', 'reason'];
+  const endless = new SamplingParams({ maxTokens: 120, temperature: 0, ignoreEos: true });
+  const controllerWith = (name: string) => {
+    const controller = new AbortController();
+    Object.defineProperty(controller.signal, name, { get: throwing });
+    return controller;
+  };
+
+  test.each(names)('is watched without them: %s', async (name) => {
+    const { signal } = controllerWith(name);
+    const [{ outputs }] = await llm.generate(PROMPT, PARAMS, { signal });
+    expect(outputs[0].tokenIds).toHaveLength(4);
+    await readAll({ signal });
+  });
+
+  test.each(names)('ends its call with its reason: %s', async (name) => {
+    const controller = controllerWith(name);
+    const { signal } = controller;
+    const reason = new Error('enough');
+    const calls = [1, 2].map(() => llm.generate(PROMPT, endless, { signal }));
+    const stream = llm.stream(PROMPT, endless, { signal });
+    await stream.next();
+    const reading = (async () => {
+      while (!(await stream.next()).done);
+    })();
+    controller.abort(reason);
+    for (const call of [...calls, reading, llm.generate(PROMPT, PARAMS, { signal })]) {
+      await expect(call).rejects.toBe(reason);
+    }
+  });
+});
+
+test('what was revoked', async () => {
+  const { proxy, revoke } = Proxy.revocable([], {});
+  revoke();
+  const revoked = proxy as never;
+  const message = expect.stringMatching(/threw TypeError: .*revoked/) as string;
+  for (const call of [
+    () => llm.generate(revoked, PARAMS),
+    () => llm.generate([revoked], PARAMS),
+    () => llm.generate({ promptTokenIds: revoked }, PARAMS),
+    () => llm.generate(PROMPT, revoked),
+    () => llm.generate(PROMPT, PARAMS, revoked),
+    () => llm.chat(revoked),
+    () => llm.chat([revoked]),
+  ]) {
+    await expect(call()).rejects.toMatchObject({ code: 'REQUEST_INVALID', message });
+  }
+});
+
+test('a date with a toJSON of its own is its time', () => {
+  const date = new Date(0);
+  date.toJSON = throwing;
+  expect(new DataSnapshot(2, 2).copy({ date })).toEqual({ date: new Date(0).toISOString() });
 });
 
 test("an object with AbortSignal's prototype that is no signal", async () => {

@@ -69,3 +69,19 @@ test.each([
   expect((await beside)[0].outputs[0].tokenIds).toHaveLength(8);
   expect(small.stats().kvCacheUsage).toBe(0);
 });
+
+test('callers with short lists do not wait for those whose long lists have no place', async () => {
+  const endless = { maxTokens: 120, ignoreEos: true, temperature: 0 };
+  const long = new SamplingParams({ ...endless, allowedTokenIds: allowedBy(0) });
+  const prompt = { promptTokenIds: [70, 71, 72] };
+  const controller = new AbortController();
+  const { signal } = controller;
+  const hog = small.generate(Array(64).fill(prompt), long, { signal, progress: false });
+  const ended = expect(hog).rejects.toThrow('enough');
+  const [{ outputs }] = await small.generate(prompt, new SamplingParams({ maxTokens: 4 }));
+  expect(outputs[0].tokenIds.length).toBeGreaterThan(0);
+  expect(small.stats().numWaitingReqs).toBeGreaterThan(50);
+  controller.abort(new Error('enough'));
+  await ended;
+  expect(small.stats()).toMatchObject({ numWaitingReqs: 0, numRunningReqs: 0, kvCacheUsage: 0 });
+});

@@ -1,5 +1,6 @@
 /** Options of a call other than sampling parameters. */
 import { z } from 'zod';
+import { isAborted } from '../abortSignal';
 import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
@@ -55,7 +56,9 @@ export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
 /** An object with only the prototype of AbortSignal has no `aborted`. */
 function isAbortSignal(value: unknown): boolean {
   try {
-    return value instanceof AbortSignal && typeof value.aborted === 'boolean';
+    if (!(value instanceof AbortSignal)) return false;
+    isAborted(value);
+    return true;
   } catch {
     return false;
   }

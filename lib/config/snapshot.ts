@@ -65,7 +65,7 @@ export class DataSnapshot {
     if (Object.getPrototypeOf(value) === Object.prototype) return this.copyObject(value, depth);
     // To a chat template a Number object is a float, a Map a dict, and a Date its JSON.
     if (types.isNumberObject(value)) return Object(Number(value)) as object;
-    if (types.isDate(value)) return value.toJSON();
+    if (types.isDate(value)) return isoTime(value);
     return types.isMap(value) ? this.copyMap(value, depth) : this.copyObject(value, depth);
   }
 
@@ -92,4 +92,10 @@ export class DataSnapshot {
     }
     return copy;
   }
+}
+
+/** As JSON has it, whatever methods of its own the date has. */
+function isoTime(date: Date): string | null {
+  const time = Date.prototype.getTime.call(date);
+  return Number.isNaN(time) ? null : new Date(time).toISOString();
 }

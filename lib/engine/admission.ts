@@ -3,8 +3,8 @@
  * The loop hands the call to the scheduler before its next step, and each Request is made when it
  * reaches the head of the queue. A call counts, and can be aborted, from its creation.
  */
+import { abortReason, isAborted } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
-import { readingOf } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
 import type { Executor } from '../executor/executor';
@@ -132,7 +132,7 @@ export class Admission {
    * QueueFullError, or the signal's abort reason.
    */
   check({ numRequests }: Pick<CallInputs, 'numRequests'>, { signal }: RequestOptions): void {
-    signal?.throwIfAborted();
+    if (signal !== undefined && isAborted(signal)) throw abortReason(signal);
     if (this.executor.isSleeping) throw asleep();
     const { maxQueuedRequests, maxNumSeqs } = this.config.scheduler;
     if (maxQueuedRequests === null) return;
@@ -164,23 +164,13 @@ export class Admission {
     else void pending.encoding.then(() => this.arrive(pending));
   }
 
-  /**
-   * Watches the call's signal and timeout. If the caller's signal throws, ends the call and
-   * rethrows.
-   */
+  /** Watches the call's signal and timeout. */
   private watch(pending: PendingCall): void {
     const { call, options, receiver } = pending;
-    try {
-      readingOf('options: signal', () =>
-        call.watch(options, (reason, error) => {
-          this.end(pending, reason);
-          receiver.failed(error, reason === 'abort');
-        }),
-      );
-    } catch (error) {
-      call.end();
-      throw error;
-    }
+    call.watch(options, (reason, error) => {
+      this.end(pending, reason);
+      receiver.failed(error, reason === 'abort');
+    });
   }
 
   /** Throws RequestFailedError. */

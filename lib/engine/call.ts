@@ -1,4 +1,5 @@
 /** One call: its progress, and the signal and timeout that may end it early. */
+import { abortReason, addAbortListener, removeAbortListener } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
@@ -51,7 +52,8 @@ export class Call {
 
   /** The call's signal was aborted. */
   aborted(): void {
-    this.onAbort?.('abort', this.signal?.reason);
+    const { signal } = this;
+    if (signal !== null) this.onAbort?.('abort', abortReason(signal));
   }
 
   /** Registers the callback that `end` calls synchronously. */
@@ -89,15 +91,15 @@ function addToSignal(signal: AbortSignal, call: Call): void {
   const waiting = callsBySignal.get(signal) ?? new Set();
   callsBySignal.set(signal, waiting);
   waiting.add(call);
-  // addEventListener ignores a listener that is already registered.
-  signal.addEventListener('abort', abortAll);
+  // Adds the listener only once: registering it again has no effect.
+  addAbortListener(signal, abortAll);
 }
 
 function removeFromSignal(signal: AbortSignal, call: Call): void {
   const waiting = callsBySignal.get(signal);
   if (waiting === undefined) return;
   waiting.delete(call);
-  if (waiting.size === 0) signal.removeEventListener('abort', abortAll);
+  if (waiting.size === 0) removeAbortListener(signal, abortAll);
 }
 
 /** In slices: a signal may abort tens of thousands of calls. */

@@ -2,6 +2,7 @@
 import type { RequestOptions } from '../config/requestOptions';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
+import { listBytes } from './listMemory';
 import type { EndReason } from './metrics';
 import type { OutputReceiver } from './outputCollector';
 import type { Request } from './request';
@@ -79,6 +80,11 @@ export class PendingCall implements RequestSource {
   /** Prompt tokens of the next sample; 0 if not encoded. */
   get numPromptTokens(): number {
     return this.inputs?.[this.promptIndex].promptTokenIds.length ?? 0;
+  }
+
+  /** Bytes of the next sample's lists; the call must be encoded. */
+  get listBytes(): number {
+    return listBytes((this.inputs as readonly EngineInput[])[this.promptIndex]);
   }
 
   /**

@@ -27,6 +27,10 @@ export class RequestQueue<Entry extends QueueEntry = Request> {
     return this.heap.at(0);
   }
 
+  has(entry: Entry): boolean {
+    return this.heap[entry.queueIndex] === entry;
+  }
+
   add(entry: Entry): void {
     this.siftUp(entry, this.heap.length);
   }

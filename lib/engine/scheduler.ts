@@ -105,14 +105,14 @@ export class Scheduler {
   }
 
   /**
-   * Schedules running and waiting requests in policy order within the token budget. Running
-   * requests precede waiting ones, except a more urgent one under 'priority'. When blocks run out,
-   * the last running request is preempted and recomputed later. Admission stops at the first
-   * waiting request that does not fit, or at MAX_ADMISSION_COST, to keep the event loop free.
+   * Schedules requests in policy order within the token budget, running ones before waiting ones except
+   * more urgent ones under 'priority'. When blocks run out, the last running request is preempted.
+   * Admission stops at the first request that does not fit, unless it lacks only list memory.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
     this.finishedReqIds = [];
+    this.waiting.beginStep();
 
     let budget = this.config.maxNumBatchedTokens;
     /** Running requests before `next` are scheduled in this step and cannot be preempted in it. */
@@ -121,10 +121,10 @@ export class Scheduler {
     let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
-      const { first } = this.waiting;
-      const isAdmission =
+      const first = this.waiting.findFirst();
+      const isAdmission: boolean =
         canAdmit && first !== undefined && (request === undefined || this.precedes(first, request));
-      let candidate = isAdmission ? first : request;
+      let candidate: Waiting | undefined = isAdmission ? first : request;
       if (candidate === undefined) break;
       try {
         if (!(candidate instanceof Request)) {
@@ -134,8 +134,8 @@ export class Scheduler {
         if (isAdmission) {
           const numNewTokens = this.admit(candidate, budget, step);
           if (numNewTokens > 0) next++;
-          admissionCost += candidate.admissionCost;
-          canAdmit = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
+          admissionCost += numNewTokens > 0 ? candidate.admissionCost : 0;
+          canAdmit = this.waiting.findFirst() !== candidate && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
@@ -269,7 +269,7 @@ export class Scheduler {
     const { maxNumSeqs } = this.config;
     const victims = this.lowerPriorityThan(request);
     if (running.size >= maxNumSeqs && victims.length === 0) return null;
-    if (!listMemory.hasRoom(request, victims)) return null;
+    if (!listMemory.hasRoom(request, victims)) return this.waiting.setAside(request);
     // A partly allocated prompt would hold blocks that it may have to free before use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;

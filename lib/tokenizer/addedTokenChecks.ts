@@ -2,6 +2,7 @@
 import { show } from '../config/schema';
 import { CheckpointError, InvalidRequestError } from '../errors';
 import type { FileLimits } from './fileChecks';
+import { exceededLimit } from './longRuns';
 import type { AddedToken } from './specialTokens';
 
 /** Total UTF-16 units of all added tokens after normalization. */
@@ -29,7 +30,7 @@ export function checkWhiteSpace(text: string, tokens: readonly AddedToken[]): vo
 export function checkAddedTokens(
   file: string,
   tokens: readonly AddedToken[],
-  { maxTextLength, growth, insertsText }: FileLimits,
+  { maxTextLength, runs, growth, insertsText }: FileLimits,
   normalize: ((text: string) => string) | null,
 ): void {
   const fail = (content: string, reason: string): never => {
@@ -39,6 +40,13 @@ export function checkAddedTokens(
   for (const { content } of tokens) {
     if (content.length > maxTextLength) {
       fail(content, `has ${content.length} characters; at most ${maxTextLength} are supported`);
+    }
+    const run = exceededLimit(content, runs);
+    if (run !== null) {
+      fail(
+        content,
+        `has more than ${run.maxLength} consecutive characters that a regular expression repeats`,
+      );
     }
     length += content.length * growth;
     if (length > MAX_LENGTH) {

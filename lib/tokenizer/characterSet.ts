@@ -52,6 +52,11 @@ export class CharacterSet {
     return mine.members.some(others.has) || others.members.some(mine.has);
   }
 
+  /** Tests whether a character is in the set, ignoring case; null if JavaScript cannot compile the set. */
+  get has(): Has | null {
+    return this.found === null ? null : (this.found?.has ?? this.compile());
+  }
+
   /** The samples in the set; null if there are none or JavaScript cannot compile the set. */
   private members() {
     if (this.found !== undefined) return this.found;

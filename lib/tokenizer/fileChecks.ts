@@ -6,6 +6,7 @@
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { charsmapError, needsCharsmapPadding, padCharsmap } from './charsmap';
+import type { NormalizationForm, RunLimit } from './longRuns';
 import { checkMerges } from './mergeChecks';
 import { type RegexCost, regexCost, RegexError } from './regexCost';
 
@@ -50,6 +51,8 @@ interface Part extends Json {
 export interface FileLimits {
   /** UTF-16 units of the longest text that can be encoded. */
   maxTextLength: number;
+  /** Limits of runs of characters in a text. */
+  runs: readonly RunLimit[];
   /** Ids of tokens that the post-processor adds, with their paths in the file. */
   addedIds: readonly (readonly [path: string, id: number])[];
   /** Factor by which the normalizer can lengthen a text. */
@@ -59,6 +62,8 @@ export interface FileLimits {
   /** Whether the JSON was replaced by an equivalent that the library can use. */
   isRepaired: boolean;
 }
+
+const isForm = (type: string): type is NormalizationForm => /^NFK?[CD]$/.test(type);
 
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -90,6 +95,9 @@ export function hasDuplicateKey(text: string): boolean {
 
 class Checks {
   private maxTextLength = MAX_NORMALIZED_LENGTH;
+  private readonly runs: RunLimit[] = [];
+  /** Normalization forms that the normalizer applies; null if it also makes other changes. */
+  private forms: NormalizationForm[] | null = null;
   private growth = 1;
   private isRepaired = false;
   private readonly addedIds: [string, number][] = [];
@@ -106,6 +114,8 @@ class Checks {
     for (const [path, part] of normalizers) this.normalizer(path, part);
     const { growth } = this;
     const preTokenizers = this.parts('pre_tokenizer', 'pretokenizers', PRE_TOKENIZERS);
+    const types = normalizers.map(([, { type }]) => type);
+    if (types.every(isForm)) this.forms = types;
     const insertsText = this.insertion(normalizers, preTokenizers.length > 0);
     for (const [path, part] of preTokenizers) this.preTokenizer(path, part);
     const maxTextLength = Math.min(this.maxTextLength, MAX_NORMALIZED_LENGTH / this.growth);
@@ -114,8 +124,15 @@ class Checks {
     for (const [path, part] of this.parts('decoder', 'decoders', DECODERS)) {
       this.decoder(path, part);
     }
-    const { addedIds, isRepaired } = this;
-    return { maxTextLength: Math.floor(maxTextLength), addedIds, growth, insertsText, isRepaired };
+    const { addedIds, isRepaired, runs } = this;
+    return {
+      maxTextLength: Math.floor(maxTextLength),
+      runs,
+      addedIds,
+      growth,
+      insertsText,
+      isRepaired,
+    };
   }
 
   /**
@@ -205,7 +222,12 @@ class Checks {
     // The library panics when Oniguruma reaches its retry limit.
     try {
       const cost = regexCost(regex);
-      this.maxTextLength = Math.min(this.maxTextLength, cost.maxTextLength / this.growth);
+      const { maxTextLength: maxLength, repeated } = cost;
+      if (this.forms === null || this.growth > 1) {
+        this.maxTextLength = Math.min(this.maxTextLength, maxLength / this.growth);
+      } else {
+        for (const sets of repeated) this.runs.push({ sets, maxLength, forms: this.forms });
+      }
       return cost;
     } catch (error) {
       if (!(error instanceof RegexError)) throw error;

@@ -4,6 +4,7 @@
  * linearly are accepted: a conservative form of the criterion of Weideman, van der Merwe, Berglund and
  * Watson 2016 that no text can be split in several ways between two quantifiers.
  */
+import type { CharacterSet } from './characterSet';
 import { alternativesOf, type Atom, type Node, parseRegex, RegexError } from './regexParser';
 
 export { RegexError };
@@ -24,6 +25,11 @@ export interface RegexCost {
   maxTextLength: number;
   /** Whether it has an unbounded lookahead, which makes a search quadratic in the text. */
   looksFar: boolean;
+  /**
+   * Character sets of each unbounded quantifier that can backtrack. Retries are linear in the longest
+   * run of characters of one quantifier's sets.
+   */
+  repeated: readonly CharacterSet[][];
 }
 
 /** A backtracking point: it may release characters when a later node fails to match. */
@@ -41,11 +47,12 @@ export function regexCost(pattern: string): RegexCost {
   const root = parseRegex(pattern);
   const analysis = new Analysis();
   analysis.alternatives(root, [], false);
-  const { retries, looksFar } = analysis;
+  const { retries, looksFar, repeated } = analysis;
   return {
     matchesEmpty: root.some((nodes) => nodes.every(isNullable)),
     maxTextLength: retries === 0 ? Infinity : Math.floor(MAX_RETRIES / (retries + 1)),
     looksFar,
+    repeated: repeated.map((atoms) => atoms.map(({ set }) => set)),
   };
 }
 
@@ -126,6 +133,8 @@ class Analysis {
   /** Retries per character of the text, for a match from one position. */
   retries = 0;
   looksFar = false;
+  /** The atoms of each unbounded choice that `retries` counts. */
+  readonly repeated: (readonly Atom[])[] = [];
 
   /** Analyzes consecutive nodes. `choices` precede them; `fallibleAfter`: whether later nodes can fail. */
   private sequence(
@@ -201,7 +210,10 @@ class Analysis {
     }
     const ways = shared.reduce((all, one) => (one.ways === Infinity ? all : all * one.ways), 1);
     if (ways > MAX_WAYS) throw new RegexError(`${ways} ways to match the same text`);
-    if (numUnbounded === 1) this.retries += ways;
+    if (numUnbounded === 1) {
+      this.retries += ways;
+      for (const one of shared) if (one.ways === Infinity) this.repeated.push(one.atoms ?? []);
+    }
     return [...choices, choice];
   }
 }

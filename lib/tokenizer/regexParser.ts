@@ -215,7 +215,7 @@ class Parser {
     this.at++;
     const letter = this.text.charAt(this.at++);
     if (letter === '') throw new RegexError('a \\ at the end');
-    if ('bBAzZ'.includes(letter)) return { kind: 'assertion' };
+    if ('bBAzZG'.includes(letter)) return { kind: 'assertion' };
     if (letter === 'p' || letter === 'P') {
       const name = this.match(/\{(\^?)[\w -]+\}/y);
       if (name === null) throw new RegexError(`\\${letter} without a property name`);
@@ -238,7 +238,7 @@ class Parser {
       }
       return literal(String.fromCodePoint(code));
     }
-    // References, subroutines, \K, \G, \X, \R and others.
+    // References, subroutines, \K, \X, \R and others.
     if (/[a-zA-Z0-9]/.test(letter)) throw new RegexError(`the unsupported escape \\${letter}`);
     return literal(letter);
   }

@@ -83,6 +83,9 @@ export class Tokenizer {
   /** Cache of `idToToken`, by id. */
   private readonly texts: (string | undefined)[];
   private readonly renderer: ChatRenderer;
+  /** Renders template texts of calls on another thread: a slow one delays only others of these. */
+  private readonly callTemplateRenderer: ChatRenderer;
+  private readonly templateNames: ReadonlySet<string>;
 
   private constructor(
     private readonly thread: ThreadClient<TokenizerRequests>,
@@ -98,8 +101,11 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    this.renderer = createRenderer(this.tokens, { ...templates, specialTokens, bound });
-    unclosedTokenizers.register(this, [thread, this.renderer], this);
+    const setUp = { ...templates, specialTokens, bound };
+    this.renderer = createRenderer(this.tokens, setUp);
+    this.callTemplateRenderer = createRenderer(this.tokens, setUp);
+    this.templateNames = new Set(templates.templates.map(({ name }) => name));
+    unclosedTokenizers.register(this, [thread, this.renderer, this.callTemplateRenderer], this);
   }
 
   /**
@@ -261,7 +267,10 @@ export class Tokenizer {
     settings: RenderSettings,
     isWanted?: () => boolean,
   ): Promise<(readonly RenderedPart[] | Error)[]> {
-    const all = await this.renderer.render(conversations, settings, isWanted);
+    const { chatTemplate = null } = settings;
+    const isText = chatTemplate !== null && !this.templateNames.has(chatTemplate);
+    const renderer = isText ? this.callTemplateRenderer : this.renderer;
+    const all = await renderer.render(conversations, settings, isWanted);
     return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));
   }
 
@@ -290,7 +299,8 @@ export class Tokenizer {
   async close(): Promise<void> {
     // The registry holds the threads, and the stack of their ShutdownError would retain this object.
     unclosedTokenizers.unregister(this);
-    await Promise.all([this.thread.close(), this.renderer.close()]);
+    const { thread, renderer, callTemplateRenderer } = this;
+    await Promise.all([thread.close(), renderer.close(), callTemplateRenderer.close()]);
   }
 }
 

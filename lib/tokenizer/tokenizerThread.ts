@@ -17,6 +17,7 @@ import {
   type TokenizersLibrary,
 } from './huggingface';
 import { lengthBound, type TokenizerJson } from './lengthBound';
+import { exceededLimit } from './longRuns';
 import { type AddedToken, type AddedTokenJson, tokensToAdd } from './specialTokens';
 import type {
   LoadedTokenizer,
@@ -69,8 +70,11 @@ class LoadedFile {
       normalizer?: object | null;
     };
     const limits = checkTokenizerFile(file, json);
-    // The library processes every duplicate of a key.
-    const text = limits.isRepaired || hasDuplicateKey(fileText) ? JSON.stringify(json) : fileText;
+    // The library processes every duplicate of a key, and cannot parse a byte order mark.
+    const text =
+      limits.isRepaired || hasDuplicateKey(fileText)
+        ? JSON.stringify(json)
+        : fileText.replace(/^\ufeff/, '');
     const source = { library, file, limits, normalizer: json.normalizer };
     const present = presentTokens(file, json);
     const additions = tokensToAdd(config, present);
@@ -124,11 +128,18 @@ class LoadedFile {
   }
 
   async encode({ text, addSpecialTokens, splitSpecialTokens }: Requests['encode']['input']) {
-    const { maxTextLength } = this.source.limits;
+    const { maxTextLength, runs } = this.source.limits;
     if (text.length > maxTextLength) {
       throw new InvalidRequestError(
         `the text has ${text.length} characters; ${this.source.file} can encode at most ` +
           `${maxTextLength} at once`,
+      );
+    }
+    const run = exceededLimit(text, runs);
+    if (run !== null) {
+      throw new InvalidRequestError(
+        `the text has more than ${run.maxLength} consecutive characters that a regular expression in ` +
+          `${this.source.file} repeats; at most that many can be encoded`,
       );
     }
     checkWhiteSpace(text, this.added);

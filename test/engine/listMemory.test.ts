@@ -126,6 +126,36 @@ describe('scheduling with long lists', () => {
     driver.run();
   });
 
+  test('admits short lists before requests that lack list memory, which keep their order', () => {
+    const driver = new SchedulerDriver({ maxListMemoryBytes, maxNumSeqs: 4 });
+    for (const id of ['a', 'b', 'c', 'd']) driver.add(id, promptOf(3), options(4));
+    driver.add('x', promptOf(3), { maxTokens: 8 });
+    for (const id of ['e', 'f']) driver.add(id, promptOf(3), options(4));
+    driver.add('y', promptOf(3), { maxTokens: 8 });
+    driver.add('z', promptOf(3), { maxTokens: 8 });
+    driver.turn();
+    expect([...driver.steps[0].numScheduledTokens.keys()]).toEqual(['a', 'b', 'x', 'y']);
+    expect(driver.scheduler.numWaiting).toBe(5);
+    driver.run();
+    const entered = driver.steps.flatMap(({ scheduledNewReqs }) =>
+      scheduledNewReqs.map(({ reqId }) => reqId),
+    );
+    // c and d, which came before z, take the seats of a and b.
+    expect(entered).toEqual(['a', 'b', 'x', 'y', 'c', 'd', 'e', 'f', 'z']);
+  });
+
+  test('aborts one request that waits for list memory', () => {
+    const driver = new SchedulerDriver({ maxListMemoryBytes });
+    for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) {
+      driver.add(id, promptOf(3, i), options(4));
+    }
+    driver.turn();
+    driver.abort('c');
+    expect(driver.scheduler.numWaiting).toBe(1);
+    const outputs = driver.run();
+    expect(outputs.d).toEqual(generateAlone(promptOf(3, 3), { maxTokens: 4 }));
+  });
+
   test('fails only a request with lists that can never fit', () => {
     const driver = new SchedulerDriver({ maxListMemoryBytes });
     driver.add('a', promptOf(3), options(3));

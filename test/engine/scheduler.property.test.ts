@@ -3,6 +3,7 @@
  * sees it; these tests check invariants, and that every request gets the tokens it gets alone.
  */
 import fc from 'fast-check';
+import { HARD_LIMITS } from '../../lib/config/limits';
 import type { Request } from '../../lib/engine/request';
 import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
@@ -10,6 +11,10 @@ import { promptOf, SchedulerDriver } from './schedulerDriver';
 
 const MAX_MODEL_LEN = 24;
 const STOP_TOKEN_IDS = [3, 14, 15, 92, 65, 35];
+/** Biases of 8 bytes each, more than a seat has memory for. */
+const LONG_LIST = new Map(
+  Array.from({ length: HARD_LIMITS.slotListBytes / 8 + 1 }, (_, i) => [i, 0]),
+);
 
 const limits = fc.record({
   blockSize: fc.constantFrom(1, 3, 4),
@@ -21,6 +26,8 @@ const limits = fc.record({
   policy: fc.constantFrom('fcfs' as const, 'priority' as const),
   enablePrefixCaching: fc.boolean(),
   depth: fc.constantFrom(1, 2),
+  /** One long list, or two. */
+  maxListMemoryBytes: fc.constantFrom(5000, 10_000),
 });
 
 /** Events between two iterations of the loop. */
@@ -38,6 +45,7 @@ const event = fc.oneof(
       maxTokens: fc.option(fc.integer({ min: 1, max: 30 })),
       minTokens: fc.integer({ min: 0, max: 4 }),
       stops: fc.boolean(),
+      hasLongLists: fc.boolean(),
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('abort' as const), which: fc.nat(50) }) },
@@ -111,7 +119,12 @@ test('no request is lost, no block leaks, and batching changes no token', () => 
               happening.maxTokens && Math.max(happening.maxTokens, happening.minTokens, 1);
             const minTokens = happening.minTokens;
             const stopTokenIds = happening.stops ? STOP_TOKEN_IDS : [];
-            const params = { maxTokens, minTokens, stopTokenIds };
+            const params = {
+              maxTokens,
+              minTokens,
+              stopTokenIds,
+              logitBias: happening.hasLongLists ? LONG_LIST : undefined,
+            };
             driver.add(String(expected.length), prompt, params, happening);
             expected.push(
               generateAlone(prompt, {

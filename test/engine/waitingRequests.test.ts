@@ -27,6 +27,7 @@ class Source implements RequestSource {
   arrival = 0;
   queueIndex = -1;
   numMade = 0;
+  readonly listBytes = 0;
 
   constructor(
     readonly name: string,
@@ -48,7 +49,7 @@ const inOrder = (a: Waiting, b: Waiting) =>
 
 /** Removes the first, as the scheduler does. */
 function takeFirst(waiting: WaitingRequests): Request {
-  let first = waiting.first as Waiting;
+  let first = waiting.findFirst() as Waiting;
   if (!(first instanceof Request)) waiting.add((first = waiting.makeNext(first)));
   waiting.remove(first);
   return first;
@@ -144,4 +145,30 @@ test('makeAll makes all requests and returns failures', () => {
     ['a.0', 0],
     ['a.1', 1],
   ]);
+});
+
+test('a source whose next lists are long is set aside as a whole, and makes nothing', () => {
+  const waiting = new WaitingRequests(inOrder);
+  const first = requestOf('first', 0);
+  const long = Object.assign(new Source('long', 0, 1000), { listBytes: 1 + 4096 });
+  const short = requestOf('short', 0);
+  waiting.add(first);
+  long.arrival = 1;
+  waiting.addSource(long);
+  short.arrival = 1001;
+  waiting.add(short);
+  waiting.beginStep();
+  waiting.setAside(first);
+  expect(waiting.findFirst()).toBe(short);
+  waiting.remove(short);
+  expect(waiting.findFirst()).toBeUndefined();
+  expect(waiting.size).toBe(1001);
+  waiting.beginStep();
+  expect(waiting.findFirst()).toBe(first);
+  waiting.remove(first);
+  expect(waiting.findFirst()).toBe(long);
+  expect(long.numMade).toBe(0);
+  expect(waiting.makeNext(long).requestId).toBe('long.0');
+  waiting.removeSource(long);
+  expect(waiting.size).toBe(0);
 });

@@ -22,13 +22,13 @@ const GREEDY =
   '{% set ns = namespace(all=[]) %}' +
   "{% for i in range(100000) %}{% set ns.all = [ns.all, (('ab' * 2000) ~ i)|upper] %}{% endfor %}";
 
-/** A tokenizer's encoding or template thread. */
+/** A tokenizer's encoding thread, or the thread for template texts of calls. */
 function workerOf(tokenizer: Tokenizer, of: 'texts' | 'templates'): Worker {
-  const { thread, renderer } = tokenizer as unknown as {
+  const { thread, callTemplateRenderer } = tokenizer as unknown as {
     thread: { worker: Worker };
-    renderer: { thread: { worker: Worker } };
+    callTemplateRenderer: { thread: { worker: Worker } };
   };
-  return of === 'texts' ? thread.worker : renderer.thread.worker;
+  return of === 'texts' ? thread.worker : callTemplateRenderer.thread.worker;
 }
 
 describe('the chat template thread of a tokenizer', () => {
@@ -122,6 +122,21 @@ describe('the chat template thread of a tokenizer', () => {
     expect(await other).toBe('b');
     expect(await tokenizer.encode('a')).toEqual([97]);
   });
+});
+
+test("a checkpoint's template does not wait for template texts of calls", async () => {
+  const chatTemplate = '{{ messages[0].content }}';
+  const tokenizer = await Tokenizer.load(await folderWith(byteTokenizerFiles()), { chatTemplate });
+  const render = (options?: object) => tokenizer.renderChatTemplate(MESSAGES, options);
+  await render();
+  const order: string[] = [];
+  const endless = Array.from({ length: 4 }, () =>
+    render({ chatTemplate: ENDLESS }).catch(() => order.push('endless')),
+  );
+  await render().then((text) => order.push(text));
+  await Promise.all(endless);
+  expect(order).toEqual(['Hi', 'endless', 'endless', 'endless', 'endless']);
+  await tokenizer.close();
 });
 
 describe('the encoding thread of a tokenizer', () => {

@@ -193,7 +193,9 @@ describe('a text that could end or hang the process', () => {
     );
     const long = `a${' '.repeat(12_000_000)}b`;
     await expect(tokenizer.encode(long)).rejects.toThrow(InvalidRequestError);
-    await expect(tokenizer.encode(long)).rejects.toThrow('tokenizer.json can encode at most');
+    await expect(tokenizer.encode(long)).rejects.toThrow(
+      'the text has more than 3333333 consecutive characters that a regular expression in',
+    );
     expect(await tokenizer.encode(`a${' '.repeat(100_000)}b`)).toEqual([0, 1]);
     await tokenizer.close();
   });

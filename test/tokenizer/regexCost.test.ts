@@ -29,6 +29,7 @@ const published: readonly (readonly [name: string, pattern: string])[] = [
   ['Falcon', '[0-9][0-9][0-9]'],
   ['digits in threes, from the right', '\\p{N}{1,3}(?=(?:\\p{N}{3})*(?:\\P{N}|$))'],
   ['words in capitals', '(?:[A-Z][a-z]*)+'],
+  ['digits in threes, after the previous match', '\\G\\p{Nd}{3}'],
   ['more than one space', ' {2,}'],
 ];
 

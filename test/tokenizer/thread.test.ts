@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { AddonUnavailableError, InvalidRequestError, ShutdownError } from '../../lib/errors';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { byteTokenizer } from '../engine/byteTokenizer';
+import { folderWith } from '../support/folder';
 
 const FOLDER = path.join(__dirname, 'byte-bpe');
 const LOADER = path.join(__dirname, '..', 'executor', 'requireTypescript.js');
@@ -26,6 +28,17 @@ describe("a tokenizer's thread", () => {
     const decoded = await Promise.all(all.map((ids) => tokenizer.decode(ids)));
     expect(decoded).toEqual(texts);
     await tokenizer.close();
+  });
+
+  it('loads a file that begins with a byte order mark', async () => {
+    const text = await readFile(path.join(FOLDER, 'tokenizer.json'), 'utf8');
+    const folder = await folderWith({});
+    await writeFile(path.join(folder, 'tokenizer.json'), `\ufeff${text}`);
+    const [plain, marked] = [await Tokenizer.load(FOLDER), await Tokenizer.load(folder)];
+    const encode = async (tokenizer: Tokenizer) =>
+      tokenizer.encode('The tide', { splitSpecialTokens: true });
+    expect(await encode(marked)).toEqual(await encode(plain));
+    await Promise.all([plain.close(), marked.close()]);
   });
 
   it('ends on close, which is idempotent', async () => {
