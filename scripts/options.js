@@ -56,7 +56,7 @@ function render({ engineArgsSchema, limitsSchema }) {
 
 <!-- Made by \`npm run docs\` of lib/config/engineArgs.ts, lib/config/limits.ts and lib/llm.ts. -->
 
-What \`LLM.create\` takes. All may be left out. An option that does not exist, or a value that an option cannot have, is a \`ConfigError\` (\`CONFIG_INVALID\`) that names both. What one call takes after its prompts is in [the engine](engine.md#calls-that-end-early) and [chats](chat.md).
+The options of \`LLM.create\`, all optional. An unknown option or an invalid value is a \`ConfigError\` (\`CONFIG_INVALID\`) that names both. The options of one call are in [the engine](engine.md#aborts-and-timeouts) and [chats](chat.md).
 
 \`\`\`js
 const llm = await LLM.create({ model: 'path/to/checkpoint', device: 'cuda:0', maxNumSeqs: 64 });
