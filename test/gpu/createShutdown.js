@@ -11,7 +11,7 @@ const WARM_UP_CYCLES = 50;
 const CYCLES = 200;
 
 const gpu = new Ops({ kind: 'cuda', index: 0 });
-const measure = () => ({ ...footprint(), freeBytes: gpu.memory().free });
+const measure = async () => ({ ...(await footprint()), freeBytes: gpu.memory().free });
 
 /** Enough tokens that the second and third step run as a graph. */
 async function cycle() {
@@ -32,9 +32,9 @@ async function cycle() {
 
 async function main() {
   for (let i = 0; i < WARM_UP_CYCLES; i++) await cycle();
-  const before = measure();
+  const before = await measure();
   for (let i = 0; i < CYCLES; i++) await cycle();
-  console.log(JSON.stringify({ before, after: measure() }));
+  console.log(JSON.stringify({ before, after: await measure() }));
 }
 
 main();
