@@ -17,7 +17,7 @@ const SERVICES = ['common', 'config', 'contract', 'model', 'tokenizer', 'distrib
  * The engine knows no worker: what crosses between them is the contract's.
  */
 const LIB_ROOMS = {
-  common: { files: ['errors', 'timer', 'log'], imports: [] },
+  common: { files: ['errors', 'timer', 'log', 'slicedWork'], imports: [] },
   config: { imports: SERVICES },
   contract: { imports: SERVICES },
   model: { imports: SERVICES },

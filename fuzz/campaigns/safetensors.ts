@@ -26,7 +26,10 @@ const ELEMENT_BYTES: Record<string, number> = {
 function parse(bytes: Buffer): { tensors: Map<string, TensorEntry>; dataStart: number } {
   if (bytes.length < 8) throw new CheckpointError(FILE, 'shorter than a length');
   const dataStart = 8 + headerLength(FILE, bytes.subarray(0, 8), bytes.length);
-  const tensors = parseHeader(FILE, 0, bytes.subarray(8, dataStart), bytes.length);
+  const tensors = new Map<string, TensorEntry>();
+  const header = bytes.subarray(8, dataStart);
+  const pieces = parseHeader({ file: FILE, index: 0, header, size: bytes.length }, tensors);
+  while (pieces.next().done !== true);
   return { tensors, dataStart };
 }
 

@@ -17,7 +17,7 @@ import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
-import { type Pieces, slicedWork } from './slicedWork';
+import { type Pieces, slicedWork } from '../slicedWork';
 import type { SchedulingFault } from './waitingRequests';
 
 /** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */

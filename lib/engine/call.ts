@@ -2,7 +2,7 @@
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
-import { slicedWork } from './slicedWork';
+import { slicedWork } from '../slicedWork';
 
 /** Why a call was given up, and the error for whoever waits: of a signal, whatever its reason is. */
 export type GiveUp = (why: 'abort' | 'timeout', error: unknown) => void;

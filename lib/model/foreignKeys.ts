@@ -16,8 +16,8 @@ export interface ModelFacts {
   qkNorm: boolean;
   /** Each layer's window in tokens, 0 for none. */
   slidingWindows: readonly number[];
-  /** null: the architecture has no experts. */
-  experts: object | null;
+  /** Keys that the architecture's family reads. */
+  ownKeys: readonly string[];
 }
 
 /** Whether a value changes nothing. null counts as missing, and is not asked about. */
@@ -70,10 +70,7 @@ const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
   qk_layernorm: [isOff, 'norms of queries and keys are for the architecture to say'],
   parallel_attn: [isOff, 'attention and MLP follow each other'],
   use_parallel_residual: [isOff, 'attention and MLP follow each other'],
-  num_experts: [
-    (value, { experts }) => experts !== null || value === 0 || value === 1,
-    'there are no experts',
-  ],
+  num_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   num_local_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   n_routed_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   compression_config: [never, 'weights must be in float32, float16 or bfloat16'],
@@ -98,6 +95,7 @@ export function refuseForeignKeys(
     refuse('model_type', `with these architectures it must be ${show(facts.modelType)}`);
   }
   for (const [key, [isNeutral, reason]] of Object.entries(FOREIGN_KEYS)) {
+    if (facts.ownKeys.includes(key)) continue;
     const value = Object.hasOwn(json, key) ? json[key] : null;
     if (value !== null && !isNeutral(value, facts)) refuse(key, reason);
   }

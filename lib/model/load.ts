@@ -9,7 +9,8 @@ import {
   type WeightFormat,
 } from '../native';
 import type { Family } from './families/family';
-import { areEmbeddingsTied, ParameterNames, parameterSources } from './parameterSources';
+import { ParameterNames } from './parameterNames';
+import { areEmbeddingsTied, parameterSources } from './parameterSources';
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
@@ -57,7 +58,7 @@ export class ModelLoader {
     const { load, model } = this.config;
     const { spec, quantization } = model.transformer;
     if (load.loadFormat === 'dummy') {
-      this.#weightFormats = weightFormats(quantization, this.#declared(), null);
+      this.#weightFormats = await weightFormats(quantization, this.#declared(), null);
       return;
     }
     const table = await readTensorTable(model.path);
@@ -65,7 +66,8 @@ export class ModelLoader {
     const isNews = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
     if (isNews && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
-    this.#weightFormats = this.#formatsIn(table);
+    const names = new ParameterNames(this.#family, table, isTied);
+    this.#weightFormats = await weightFormats(quantization, this.#declared(), names);
     this.#table = table;
   }
 
@@ -79,17 +81,6 @@ export class ModelLoader {
     if (!transformer.spec.tieWordEmbeddings) return false;
     const untied = this.#declared({ tieWordEmbeddings: false });
     return areEmbeddingsTied(untied, this.#family, table, device, dtype);
-  }
-
-  #formatsIn(table: TensorTable): Record<string, WeightFormat> {
-    const { quantization } = this.config.model.transformer;
-    if (quantization === null) return {};
-    const names = new ParameterNames(this.#family, table, this.spec.tieWordEmbeddings);
-    return weightFormats(
-      quantization,
-      this.#declared(),
-      (parameter) => table.tensors.get(names.tensorOf(parameter))?.dtype,
-    );
   }
 
   /** Fills a model made for what `examine` found. */
@@ -131,7 +122,12 @@ export class ModelLoader {
   ): Promise<void> {
     const { spec } = this;
     const declared = this.declare(spec, rank, worldSize);
-    const { files, sources, totalBytes } = parameterSources(declared, spec, this.#family, table);
+    const { files, sources, totalBytes } = await parameterSources(
+      declared,
+      spec,
+      this.#family,
+      table,
+    );
     const start = performance.now();
     let failure: unknown = null;
     await model.load(files, sources, (bytes, tensors) => {

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { fileExists, parseStrictJson, readJsonObject, reasonOf } from '../config/jsonFile';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
+import { slicedWork } from '../slicedWork';
 
 /** Bits of an element, of each type a safetensors file may hold. */
 const DTYPE_BITS = {
@@ -132,7 +133,10 @@ async function readHeader(file: string, index: number): Promise<Map<string, Tens
   });
   try {
     const { size } = await handle.stat();
-    return parseHeader(file, index, await readHeaderBytes(handle, file, size), size);
+    const header = await readHeaderBytes(handle, file, size);
+    const tensors = new Map<string, TensorEntry>();
+    await slicedWork.finish(parseHeader({ file, index, header, size }, tensors));
+    return tensors;
   } finally {
     await handle.close();
   }
@@ -189,22 +193,21 @@ async function readBytes(
 }
 
 /**
- * The tensors of a header, the bytes after the length, of a file of `size` bytes. Checks each tensor's
- * type, shape and place, and that together they fill the file's data without overlap and without a
- * hole. A tensor named twice leaves one behind: JSON keeps the last. Throws CheckpointError.
+ * Puts the tensors of a header, the bytes after the length, of a file of `size` bytes into `tensors`, a
+ * piece of work for each. Checks each tensor's type, shape and place, and that together they fill the
+ * file's data without overlap and without a hole. A tensor named twice leaves one behind: JSON keeps
+ * the last. Throws CheckpointError.
  */
-export function parseHeader(
-  file: string,
-  index: number,
-  header: Buffer,
-  size: number,
-): Map<string, TensorEntry> {
+export function* parseHeader(
+  { file, index, header, size }: { file: string; index: number; header: Buffer; size: number },
+  tensors: Map<string, TensorEntry>,
+): Generator<void, void> {
   const json = parseStrictJson(file, header.toString('utf8'));
   if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;
-  const tensors = new Map<string, TensorEntry>();
   for (const [name, value] of Object.entries(json)) {
+    yield;
     if (name === '__metadata__') continue;
     const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
     if (!isObject(value)) throw fail(`its entry is ${show(value)}; it must be an object`);
@@ -230,20 +233,23 @@ export function parseHeader(
   }
 
   let position = dataStart;
-  let before = 'the header';
+  let before: string | null = null;
+  yield;
   const inOrder = [...tensors].sort(
     ([, a], [, b]) => a.offset - b.offset || a.numBytes - b.numBytes,
   );
   for (const [name, { offset, numBytes }] of inOrder) {
+    yield;
     if (offset !== position) {
       const fault = offset < position ? 'overlaps' : 'leaves a hole after';
       throw new CheckpointError(
         file,
-        `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ${before}, up to byte ${position}`,
+        `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ` +
+          `${before === null ? 'the header' : `tensor ${show(before)}`}, up to byte ${position}`,
       );
     }
     position += numBytes;
-    before = `tensor ${show(name)}`;
+    before = name;
   }
   if (position !== dataStart + dataBytes) {
     throw new CheckpointError(
@@ -251,7 +257,6 @@ export function parseHeader(
       `its tensors end at byte ${position}, but the file has ${dataStart + dataBytes}`,
     );
   }
-  return tensors;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

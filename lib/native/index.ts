@@ -176,14 +176,14 @@ export interface ParameterDimension {
 }
 
 /**
- * One tensor that the model's blocks declare (native/model/blocks). A rank that has nothing of it, as
+ * A tensor, or one of each expert, that the model's blocks declare (native/model/blocks). A rank that has nothing of it, as
  * of the biases that are added once, has a dimension of count 0.
  */
 export interface Parameter {
   /** null outside the layers. */
   layer: number | null;
-  /** null outside the experts. */
-  expert: number | null;
+  /** Each has a tensor of this shape, and this rank some of them; null: there is a single tensor. */
+  experts: { size: number; first: number; count: number } | null;
   /** embedding, norm, head, attention.norm, attention.q, mlp.gate, ... */
   module: string;
   part: 'weight' | 'bias' | 'scales';
@@ -191,6 +191,8 @@ export interface Parameter {
   isLinear: boolean;
   /** Of the module's matrix. */
   format: WeightFormat;
+  /** Which weight in memory the matrix is in: the parameters of one weight have one format. */
+  weight: number;
   /** [rows] or [rows, cols]. */
   shape: ParameterDimension[];
 }
@@ -215,6 +217,8 @@ export interface ModelLimits {
 export interface ParameterSource {
   /** Index into what declareParameters gave for this rank. */
   parameter: number;
+  /** Of those that have a tensor each; missing where there is a single one. */
+  expert?: number;
   /** Index into the list of files, and the byte where the tensor begins there. */
   file: number;
   offset: number;

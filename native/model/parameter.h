@@ -16,10 +16,9 @@ struct Dimension {
   const char* of = "";  // the sizes of the spec that it is made of
 };
 
-// Where a module is: in a layer or none (-1), and there in an expert or none (-1).
+// A module of a layer, or of none (-1). All experts of a layer have one name.
 struct ModuleName {
   int32_t layer = -1;
-  int32_t expert = -1;
   const char* module = "";  // "attention.q", ...
 
   std::string toString() const;  // "layers.3.attention.q"
@@ -27,19 +26,31 @@ struct ModuleName {
 
 enum class ParameterPart : uint8_t { kWeight, kBias, kScales };
 
-// One tensor that a checkpoint has for this model.
+// One tensor that a checkpoint has for this model, or one of each expert.
 struct Parameter {
   ModuleName name;
   ParameterPart part = ParameterPart::kWeight;
+  Share experts;                 // each with a tensor of this shape; of 0: a single tensor
   std::vector<Dimension> shape;  // one or two
   bool isLinear = false;         // the matrix of a linear layer, which may have any WeightFormat
   WeightFormat format;           // of the module's matrix
+  size_t weight = 0;  // which weight in memory the matrix is in: its parameters have one format
 
   const Share& rows() const { return shape[0].share; }
   Share cols() const { return shape.size() > 1 ? shape[1].share : Share::all(1); }
-  // Whether this rank has anything of it.
-  bool isHere() const { return rows().count > 0 && cols().count > 0; }
-  std::string toString() const;  // "layers.3.attention.q.weight"
+  bool isOfExperts() const { return experts.of > 0; }
+  // Tensors that this rank has anything of.
+  int64_t numTensors() const {
+    if (rows().count == 0 || cols().count == 0) return 0;
+    return isOfExperts() ? experts.count : 1;
+  }
+  // Which of these the tensor of `expert` is, or -1; a parameter without experts has expert -1.
+  int64_t tensorOf(int32_t expert) const {
+    const int64_t tensor = isOfExperts() ? expert - experts.first : expert + 1;
+    return tensor >= 0 && tensor < numTensors() ? tensor : -1;
+  }
+  // "layers.3.attention.q.weight", "layers.3.experts.up.7.weight"
+  std::string toString(int64_t tensor = 0) const;
 };
 
 }  // namespace uniproc

@@ -21,6 +21,7 @@ namespace uniproc {
 // lib/native/index.ts.
 struct ParameterSource {
   int32_t parameter = 0;  // index into Parameters::declared
+  int32_t expert = -1;    // -1: the parameter is a single tensor
   int32_t file = 0;
   int64_t offset = 0;  // the byte in the file where the tensor begins
   StorageType type = StorageType::kFloat32;
@@ -57,7 +58,6 @@ class Parameters {
   void norm(Weight& target, ModuleName name, Dimension size);
   // A matrix of the model's type [rows, cols]; `storedRows` are held, those beyond `rows` zeros.
   void matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols, int64_t storedRows);
-  // The matrices of some linear layers of the same input, one below the other in one weight.
   struct LinearPart {
     ModuleName name;
     Dimension rows;
@@ -67,14 +67,22 @@ class Parameters {
     kAll,   // each rank has those of its rows
     kOnce,  // rank 0 has it: the ranks' outputs are summed
   };
-  void linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
-              Bias bias = Bias::kNone, int64_t storedRows = 0);
+  // The matrices of some linear layers of the same input, one below the other in one weight.
+  struct LinearLayers {
+    std::vector<LinearPart> parts;
+    Dimension cols;
+    Bias bias = Bias::kNone;
+    int64_t storedRows = 0;  // rows held, at least those of the parts; the others are zeros
+    Share experts = {};      // each has these parts, one expert below the other; of 0: no experts
+  };
+  // Throws Error CONFIG_INVALID where the parts have different formats.
+  void linear(LinearWeight& target, const LinearLayers& layers);
 
   const std::vector<Parameter>& declared() const { return declared_; }
 
   bool isAllocated() const { return !buffers_.empty(); }
-  // Reads the sources, converting what is stored as the model's type. Every declared parameter of
-  // this rank must be named once and lie in its file: Error CHECKPOINT_INVALID, before anything is
+  // Reads the sources, converting what is stored as the model's type. Every declared tensor of this
+  // rank must be named once and lie in its file: Error CHECKPOINT_INVALID, before anything is
   // allocated; the same error when a file becomes shorter or unreadable meanwhile. `progress` is
   // told the bytes read and the tensors done. Gives up with SHUT_DOWN when asked to stop. On an
   // error nothing is allocated.
@@ -101,20 +109,24 @@ class Parameters {
     bool isNorm;
     const LinearWeight* linear;  // that scales belong to
   };
-  // Where a declared parameter goes.
+  // Where a declared parameter goes: its tensor of the rank's expert i to row rowOffset + i *
+  // expertRows.
   struct Place {
     size_t storage = 0;
     int64_t rowOffset = 0;
+    int64_t expertRows = 0;
   };
   // A source, once its file and its place are known to hold it.
   struct Reading {
     const ParameterSource* source;
     const Parameter* parameter;
-    const Place* place;
+    size_t storage;
+    int64_t rowOffset;
   };
 
   WeightFormat formatOf(const ModuleName& name) const;
   WeightFormat commonFormat(const std::vector<LinearPart>& parts) const;
+  static WeightFormat formatInMemory(const WeightFormat& stored, const LinearLayers& layers);
   size_t store(const void** data, size_t bytes, StorageType type, ParameterPart part,
                bool isNorm = false);
   void declare(Parameter parameter, Place place);

@@ -45,11 +45,11 @@ void check(const ModelSpec& spec, int32_t worldSize) {
   require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
           "slidingWindows must name each of its " + std::to_string(spec.numLayers) + " layers");
   requireDivisible("numHeads", spec.numHeads, worldSize);
-  requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
   require(spec.numKvHeads % worldSize == 0 || worldSize % spec.numKvHeads == 0,
           "numKvHeads, " + std::to_string(spec.numKvHeads) + ", must divide the " +
               std::to_string(worldSize) + " ranks or be a multiple of them");
   if (spec.experts) checkExperts(spec, worldSize);
+  if (spec.hasGatedMlps()) requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
 }
 
 }  // namespace

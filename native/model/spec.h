@@ -58,6 +58,10 @@ struct ModelSpec {
   std::map<std::string, WeightFormat> weightFormats;  // by module; the others have `dtype`
 
   bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
+  bool hasGatedMlps() const {
+    return !experts || std::find(experts->layers.begin(), experts->layers.end(), false) !=
+                           experts->layers.end();
+  }
 };
 
 // Some of `of` things in a row: `count` of them from `first` on.

@@ -60,9 +60,9 @@ describe('weightFormats', () => {
   it('without files has every linear layer but the head and the routers', async () => {
     const moe = await readModel(path.join(FP8, '..', 'qwen3-moe'));
     const declared = native().declareParameters(moe.spec, 0, 1);
-    const formats = weightFormats({ method: 'fp8', blockSize: [8, 8] }, declared, null);
+    const formats = await weightFormats({ method: 'fp8', blockSize: [8, 8] }, declared, null);
     const modules = Object.keys(formats);
-    expect(modules).toContain('layers.0.experts.down.7');
+    expect(modules).toContain('layers.0.experts.down');
     expect(modules.filter((name) => /head|router|norm|embedding/i.test(name))).toEqual([]);
   });
 });

@@ -136,7 +136,7 @@ class World {
   /** The model with a cache, on every rank its share. */
   async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
-      const { files, sources, totalBytes } = parameterSources(
+      const { files, sources, totalBytes } = await parameterSources(
         native().declareParameters(spec, rank, this.size),
         spec,
         family,

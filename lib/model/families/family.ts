@@ -56,6 +56,7 @@ export const configSchema = z.looseObject({
   max_window_layers: integer(0, MAX_POSITIONS),
   layer_types: z.array(z.string()).nullish().describe('a list of strings, or null'),
   num_experts: integerOrNull(0, MAX_SIZE),
+  num_local_experts: integerOrNull(0, MAX_SIZE),
   num_experts_per_tok: integerOrNull(1, MAX_SIZE),
   moe_intermediate_size: integerOrNull(1, MAX_SIZE),
   decoder_sparse_step: integerOrNull(1, MAX_LAYERS),
@@ -80,6 +81,8 @@ export interface Family {
   modelType: string;
   /** What transformers takes for a key of config.json that is missing. */
   defaults: Record<string, unknown>;
+  /** Keys that readSpec reads and that no other family knows (foreignKeys.ts). */
+  ownKeys?: readonly string[];
   /** Throws CheckpointError and UnsupportedModelError, naming the key and the value. */
   readSpec(file: string, json: ConfigJson): FamilySpec;
   /**

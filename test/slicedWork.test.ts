@@ -1,5 +1,5 @@
 /** With a clock and turns that the test moves. */
-import { SlicedWork } from '../../lib/engine/slicedWork';
+import { SlicedWork } from '../lib/slicedWork';
 
 class Bench {
   time = 0;
