@@ -27,8 +27,9 @@ class ExpertOps {
   virtual ~ExpertOps() = default;
 
   // Fills routing.expertIds and weights: the topK largest of softmax(logits [numTokens,
-  // numExperts]), computed in float32 (of equals the lower id; NaN counts as the least), scaled to
-  // a sum of 1 if `normalize`. logits are of the activations' `type`.
+  // numExperts]), computed in float32 (of equals the lower id), scaled to a sum of 1 if
+  // `normalize`. logits are of the activations' `type`. NaN among a token's logits counts as the
+  // least, and makes all weights of that token NaN, as softmax does: its request has to fail.
   virtual void routeTokens(const void* logits, bool normalize, const Routing& routing,
                            DType type) = 0;
 
