@@ -192,9 +192,13 @@ export const safetensorsIndex: Campaign = {
       ],
       jsonFrom: 0,
       check(bytes) {
-        const map = accepted(INDEX, () =>
-          parseWeightMap(INDEX, parseJsonObject(INDEX, decodeText(INDEX, bytes))),
-        );
+        const map = accepted(INDEX, () => {
+          const files = new Map<string, string>();
+          const json = parseJsonObject(INDEX, decodeText(INDEX, bytes));
+          const pieces = parseWeightMap(INDEX, json, files);
+          while (pieces.next().done !== true);
+          return files;
+        });
         if (map === null) return;
         counts.accepted++;
         for (const shard of map.values()) {

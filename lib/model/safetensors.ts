@@ -90,29 +90,42 @@ async function readShards(index: string): Promise<TensorTable> {
   const headerOf = new Map(names.map((name, i) => [name, headers[i]]));
 
   const tensors = new Map<string, TensorEntry>();
-  for (const [name, shard] of weightMap) {
-    const entry = headerOf.get(shard)?.get(name);
-    if (!entry) {
-      throw new CheckpointError(index, `tensor ${show(name)} is not in ${shard}, its file`);
+  function* collect() {
+    for (const [name, shard] of weightMap) {
+      yield;
+      const entry = headerOf.get(shard)?.get(name);
+      if (!entry) {
+        throw new CheckpointError(index, `tensor ${show(name)} is not in ${shard}, its file`);
+      }
+      tensors.set(name, entry);
     }
-    tensors.set(name, entry);
   }
+  await slicedWork.finish(collect());
   return { source: index, files, tensors };
 }
 
 /** An index's map from tensor to file. */
 async function readWeightMap(index: string): Promise<Map<string, string>> {
-  return parseWeightMap(index, await readJsonObject(index));
+  const map = new Map<string, string>();
+  await slicedWork.finish(parseWeightMap(index, await readJsonObject(index), map));
+  return map;
 }
 
-/** The map from tensor to file that `json`, the content of the file `index`, has. Throws CheckpointError. */
-export function parseWeightMap(index: string, json: Record<string, unknown>): Map<string, string> {
+/**
+ * Puts the file of each tensor that `json`, the content of the file `index`, names into `map`, a piece
+ * of work for each. Throws CheckpointError.
+ */
+export function* parseWeightMap(
+  index: string,
+  json: Record<string, unknown>,
+  map: Map<string, string>,
+): Generator<void, void> {
   const weightMap = json.weight_map;
   if (!isObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
-  const map = new Map<string, string>();
   for (const [name, shard] of Object.entries(weightMap)) {
+    yield;
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
       throw new CheckpointError(
         index,
@@ -122,7 +135,6 @@ export function parseWeightMap(index: string, json: Record<string, unknown>): Ma
     }
     map.set(name, shard);
   }
-  return map;
 }
 
 /** The tensors of one safetensors file, from its header alone. `index`: the file's own in the table. */
