@@ -99,9 +99,9 @@ export function refuseForeignKeys(
     const value = Object.hasOwn(json, key) ? json[key] : null;
     if (value !== null && !isNeutral(value, facts)) refuse(key, reason);
   }
-  // Qwen's is read where its windows are. Of Llama and Mistral transformers passes over it, and vLLM
+  // Qwen2 and Qwen3 read theirs. For the others the forward pass of transformers ignores it, but vLLM
   // and the KV cache of transformers do not.
-  if (modelType !== 'llama' && modelType !== 'mistral') return;
+  if (modelType === 'qwen2' || modelType === 'qwen3') return;
   const types: unknown[] = Array.isArray(json.layer_types) ? json.layer_types : [];
   const isOther = types.some(
     (type, layer) =>

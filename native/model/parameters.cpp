@@ -226,8 +226,9 @@ std::vector<Parameters::Reading> Parameters::check(const std::vector<ParameterSo
     const bool isDeclared = source.parameter >= 0 && index < declared_.size();
     const int64_t tensor = isDeclared ? declared_[index].tensorOf(source.expert) : -1;
     if (tensor < 0) {
-      throwInvalid("this rank has no parameter " + std::to_string(source.parameter) +
-                   " of expert " + std::to_string(source.expert));
+      const std::string ofExpert =
+          source.expert < 0 ? "" : " of expert " + std::to_string(source.expert);
+      throwInvalid("this rank has no parameter " + std::to_string(source.parameter) + ofExpert);
     }
     const Parameter& parameter = declared_[index];
     const std::string name = parameter.toString(tensor);

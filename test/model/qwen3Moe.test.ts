@@ -78,6 +78,7 @@ describe('config.json of Qwen3-MoE', () => {
     [{ num_experts_per_tok: 5 }, /num_experts_per_tok is 5.*num_experts, 4/],
     [{ num_experts_per_tok: 0 }, /num_experts_per_tok is 0/],
     [{ num_experts: -1 }, /num_experts is -1/],
+    [{ num_experts: 2 ** 11 + 1 }, /num_experts is 2049/], // bytes of a layer beyond 64 bits
     [{ num_local_experts: 'many' }, /num_local_experts is 'many'/],
     [{ decoder_sparse_step: 0 }, /decoder_sparse_step is 0/],
     [{ mlp_only_layers: [-1] }, /mlp_only_layers/],
@@ -90,8 +91,19 @@ describe('config.json of Qwen3-MoE', () => {
     expect(() => expertsOf(changes)).toThrow(message);
   });
 
-  it('does not let other experts in', () => {
-    expect(() => expertsOf({ n_routed_experts: 8 })).toThrow(UnsupportedModelError);
+  it.each([
+    { n_routed_experts: 8 },
+    { layer_types: ['sliding_attention', 'full_attention'] },
+    { layer_types: ['sliding_attention', 'sliding_attention'], sliding_window: 16 },
+  ])('with %j means another model, and is refused', (changes) => {
+    expect(() => expertsOf(changes)).toThrow(UnsupportedModelError);
+  });
+
+  it('has the window in every layer or in none', () => {
+    const windows = (changes: object) =>
+      parseTransformerConfig(FILE, { ...MOE, ...changes }).spec.slidingWindows;
+    expect(windows({ sliding_window: 16 })).toEqual([0, 0]);
+    expect(windows({ sliding_window: 16, use_sliding_window: true })).toEqual([16, 16]);
   });
 });
 
