@@ -137,8 +137,9 @@ export async function areEmbeddingsTied(
  * The tensors of the checkpoint's files for the parameters that one rank declares. With tied
  * embeddings the files need only the embedding or the head, and a head beside the embedding is ignored
  * (areEmbeddingsTied compares them); so are tensors that no module of any family has
- * (rotary_emb.inv_freq). In slices, as a large model has tens of thousands. Rejects with CheckpointError for a tensor that is missing, that has another shape or
- * type than config.json says, or that config.json has no place for.
+ * (rotary_emb.inv_freq). Looks them up in slices, as a large model has tens of thousands. Rejects with
+ * CheckpointError for a tensor that is missing, that has another shape or type than config.json says,
+ * or that config.json has no place for.
  */
 export async function parameterSources(
   declared: readonly Parameter[],

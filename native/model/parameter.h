@@ -46,7 +46,7 @@ struct Parameter {
   }
   // Which of these the tensor of `expert` is, or -1; a parameter without experts has expert -1.
   int64_t tensorOf(int32_t expert) const {
-    const int64_t tensor = isOfExperts() ? expert - experts.first : expert + 1;
+    const int64_t tensor = int64_t{expert} - (isOfExperts() ? experts.first : -1);
     return tensor >= 0 && tensor < numTensors() ? tensor : -1;
   }
   // "layers.3.attention.q.weight", "layers.3.experts.up.7.weight"

@@ -196,6 +196,25 @@ describe('a checkpoint in fp8', () => {
     expect(results[1]).toEqual(results[0]);
   });
 
+  it('unties a head in fp8 from the embedding', async () => {
+    const model = await withTensors((tensors) => {
+      const { shape } = get(tensors, 'model.embed_tokens.weight');
+      const data = Buffer.alloc(shape[0] * shape[1]);
+      tensors.set('lm_head.weight', { dtype: 'F8_E4M3', shape, data });
+      const blocks = [Math.ceil(shape[0] / 48), Math.ceil(shape[1] / 24)];
+      tensors.set('lm_head.weight_scale_inv', zeros('F32', blocks));
+    });
+    const file = path.join(folder, 'config.json');
+    const config = JSON.parse(await readFile(file, 'utf8')) as object;
+    await writeFile(file, JSON.stringify({ ...config, tie_word_embeddings: true }));
+    const llm = await create(model, 'auto');
+    const [{ logprobs }] = await generate(llm).finally(() => llm.shutdown());
+    // The head is all zeros: each token of the vocabulary is as likely as the others.
+    const all = (logprobs ?? []).flatMap((position) => [...position.values()]);
+    const { vocab_size: vocabSize } = config as { vocab_size: number };
+    for (const { logprob } of all) expect(logprob).toBeCloseTo(-Math.log(vocabSize), 4);
+  });
+
   it('ends requests whose logits a scale makes NaN', async () => {
     const model = await withTensors((tensors) =>
       get(tensors, `${ATTENTION}.o_proj.weight_scale_inv`).data.fill(0xff),
