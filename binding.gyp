@@ -1,22 +1,22 @@
-# Builds the addon's CPU backend where there is no CMake, and in a clone the tests' addon;
-# CMakeLists.txt builds the same and more: keep the two alike. gyp has no flags for a single file, so
-# SIMD is chosen by target attributes.
+# Builds the addon's CPU backend without CMake and, in a clone, the test addon. CMakeLists.txt
+# builds the same and more: keep both in sync. gyp has no flags per file, so target attributes
+# select SIMD.
 {
   'variables': {
-    # Node's headers and node-addon-api are the system's: our warnings are not for them.
+    # Node's and node-addon-api's headers are system headers, so that our warnings exclude them.
     'system_headers': [
       '-isystem', '<(node_root_dir)/include/node',
       '-isystem', '<!(node -p "path.dirname(require.resolve(\'node-addon-api/napi.h\'))")',
     ],
     'warnings': ['-Wall', '-Wextra', '-Wpedantic', '-Wshadow', '-Werror'],
-    # Not in the package.
+    # Excluded from the package.
     'has_testing': '<!(test -d native/addon_testing && echo 1 || echo 0)',
   },
   'target_defaults': {
     'include_dirs': ['native'],
     'defines': [
       'NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NDEBUG',
-      # Throwing into a worker thread that is being terminated must not end the process.
+      # Keeps an exception thrown into a terminating worker thread from ending the process.
       'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
     ],
     'cflags!': ['-Wno-unused-parameter'],
@@ -37,10 +37,10 @@
   },
   'targets': [
     {
-      # Compiled once for both addons: all but the module's entry point.
+      # Compiled once for both addons: all sources except the module's entry point.
       'target_name': 'uniproc_shared',
       'type': 'static_library',
-      # The CPU sources, one path a line; CMakeLists.txt reads the same list.
+      # The CPU sources, one path per line; CMakeLists.txt reads the same list.
       'sources': ['<!@(grep -v native/addon/addon.cpp native/sources.txt)'],
     },
     {

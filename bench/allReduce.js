@@ -1,5 +1,5 @@
-// The sum over several GPUs, as decode steps make it: many in a CUDA graph, bfloat16, in place. NCCL's
-// beside what the communicator takes by itself, which for small messages is peer-to-peer.
+// All-reduce over several GPUs as in decode steps: many in a CUDA graph, bfloat16, in place. Compares
+// NCCL with the communicator's own choice, which is peer-to-peer for small messages.
 'use strict';
 
 const { runRanks, worldSizes } = require('./ranks');
@@ -11,7 +11,7 @@ const MIB = 1024 * KIB;
 const SIZES = Array.from({ length: 14 }, (_, i) => (8 * KIB) << i);
 const PEER_TO_PEER = 512 * KIB;
 
-/** On a CPU, where the sums go over TCP. */
+/** Sizes on a CPU, where all-reduce uses TCP. */
 const CPU_SIZES = SIZES.filter((bytes) => bytes <= MIB);
 
 function nameOf(bytes) {
@@ -49,7 +49,8 @@ async function benchAllReduce({ device }) {
   for (const worldSize of worldSizes()) {
     const argument = { device, sizes: SIZES };
     const { hasPeerMemory, times } = await runRanks('allReduceRank.js', worldSize, argument);
-    if (!hasPeerMemory) console.error(`${worldSize} GPUs have no memory in common: NCCL alone`);
+    if (!hasPeerMemory)
+      console.error(`${worldSize} GPUs have no peer memory: only NCCL is measured`);
     rows.push(...times.flatMap((time) => gpuRows(worldSize, hasPeerMemory, time)));
   }
   return rows;

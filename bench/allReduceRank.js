@@ -1,5 +1,5 @@
 // One rank of bench/allReduce.js: node bench/allReduceRank.js { device, sizes } as JSON, with a
-// launcher's variables. Sends { hasPeerMemory, times: [{ bytes, own, nccl }] }, in seconds of one
+// launcher's variables. Sends { hasPeerMemory, times: [{ bytes, own, nccl }] }, in seconds per
 // all-reduce.
 'use strict';
 
@@ -9,10 +9,10 @@ const { rankFromEnvironment } = require('../dist/distributed/rendezvous');
 
 const TIMEOUT = 120_000;
 const BYTES_PER_ELEMENT = 2;
-/** Measurements of each way and size, in turn; the median counts. */
+/** Measurements per path and size, alternating; the result is the median. */
 const SAMPLES = 7;
 
-/** All-reduces in a graph, and launches of it in a measurement: ten milliseconds and more. */
+/** All-reduces per graph, and launches per measurement: at least ten milliseconds. */
 function amounts(bytes, onGpu) {
   if (!onGpu) return { perGraph: 10, launches: 5 };
   return bytes <= 1 << 20 ? { perGraph: 100, launches: 40 } : { perGraph: 20, launches: 10 };
@@ -47,7 +47,7 @@ async function main({ device: kind, sizes }) {
   const graphs = device.makeGraphs();
   let numGraphs = 0;
 
-  /** One measurement after another: seconds of one all-reduce. */
+  /** Measures seconds per all-reduce. */
   function prepare(communicator, data, { perGraph, launches }) {
     const key = numGraphs++;
     const launch = () =>
@@ -66,7 +66,7 @@ async function main({ device: kind, sizes }) {
 
   const times = [];
   for (const bytes of sizes) {
-    // Zeros, which stay what they are however often they are summed.
+    // Zeros stay zero under repeated sums.
     const data = device.allocate(bytes / BYTES_PER_ELEMENT, 'bfloat16', 'a measurement');
     const ways = Object.entries(communicators).map(([way, communicator]) => ({
       way,

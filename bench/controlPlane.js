@@ -1,7 +1,6 @@
-// JavaScript-thread time of a decode step: scheduler, executor, input batch, output futures and
-// output processing, over a device that does nothing. Time the event loop idles is not counted, and
-// with such a device there is none. What users may do without is measured on top of it, each apart:
-// text, and a stream for each request in place of one call for all.
+// JavaScript thread time of a decode step (scheduler, executor, input batch, output futures, output
+// processing) over a device that does nothing, so the event loop never idles. Optional features are
+// measured separately on top: detokenisation, and a stream per request in place of one call.
 'use strict';
 
 const { performance } = require('node:perf_hooks');
@@ -10,9 +9,9 @@ const { NullWorker } = require('./nullWorker');
 
 const ROWS = [1, 64, 256];
 const STEPS = 1000;
-/** After one to warm up; the median counts. */
+/** Runs after one warm-up; the result is the median. */
 const RUNS = 5;
-/** Most microseconds that a step may take, without text and streams. */
+/** Maximum microseconds of a step without text and streams. */
 const maxStepMicroseconds = (numRows) => 60 + numRows;
 
 const params = (maxTokens, detokenize) =>
@@ -24,7 +23,7 @@ async function readAll(stream) {
   return numTokens;
 }
 
-/** Each generates `numSteps` tokens for each of the prompts. */
+/** Each way generates `numSteps` tokens per prompt. */
 const USES = {
   'JavaScript time per step': (llm, prompts, numSteps) =>
     llm.generate(prompts, params(numSteps, false), { progress: false }),
@@ -34,7 +33,7 @@ const USES = {
     Promise.all(prompts.map((prompt) => readAll(llm.stream(prompt, params(numSteps, false))))),
 };
 
-/** Prompts that were never there before, so that the prefix cache has its full work with them. */
+/** New prompts, so that the prefix cache finds nothing. */
 class FreshPrompts {
   count = 0;
 
@@ -46,7 +45,7 @@ class FreshPrompts {
   }
 }
 
-/** Microseconds a step, the median of several runs. */
+/** Microseconds per step, the median of several runs. */
 async function measure(use, llm, numRows, prompts) {
   await use(llm, prompts.make(numRows), STEPS);
   const runs = [];

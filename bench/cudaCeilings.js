@@ -1,4 +1,4 @@
-// The ceilings of a model's rates on a GPU, by a program that uses nothing of the engine's:
+// The ceilings of a model's rates on a GPU, measured by a program independent of the engine:
 // bench/ceilings, build/Release/uniproc_ceilings.
 'use strict';
 
@@ -9,10 +9,10 @@ const { weightShapes } = require('./products');
 
 const PROGRAM = path.join(__dirname, '..', 'build', 'Release', 'uniproc_ceilings');
 
-/** What the program prints; what it says meanwhile goes to stderr. */
+/** Runs the program and returns its stdout; its progress goes to stderr. */
 function run(args) {
   if (!existsSync(PROGRAM)) {
-    throw new Error(`${PROGRAM} is not there; npm run build:native makes it where there is nvcc`);
+    throw new Error(`${PROGRAM} does not exist; build it with npm run build:native and nvcc`);
   }
   return new Promise((resolve, reject) => {
     const child = execFile(PROGRAM, args.map(String), (error, stdout) => {
@@ -24,10 +24,10 @@ function run(args) {
 }
 
 class CudaCeilings {
-  /** `steps`: [numTokens, numSampled] of each that `seconds` will be asked for. */
+  /** `steps`: [numTokens, numSampled] of each later call of `seconds`. */
   static async measure(index, { transformer: { spec }, dtype }, steps) {
     if (dtype === 'float32') {
-      throw new Error('the ceilings on a GPU are those of types of two bytes, not of float32');
+      throw new Error('GPU ceilings exist only for two-byte types, not for float32');
     }
     const { layer, head } = weightShapes(spec);
     const shape = (weight) => weight.join('x');
@@ -42,14 +42,14 @@ class CudaCeilings {
   }
 
   constructor({ readBandwidth, copyBandwidth, steps }) {
-    /** Bytes a second, read by kernels from the device's memory. */
+    /** Bytes per second that kernels read from device memory. */
     this.readBandwidth = readBandwidth;
-    /** Bytes a second, copied from pinned host memory to the device. */
+    /** Bytes per second copied from pinned host memory to the device. */
     this.copyBandwidth = copyBandwidth;
     this.steps = steps;
   }
 
-  /** Seconds that a step of `numTokens` tokens, `numSampled` of them sampled from, cannot go below. */
+  /** Lower bound in seconds of a step with `numTokens` tokens, `numSampled` of them sampled. */
   seconds(numTokens, numSampled) {
     return this.steps.find((step) => step.numTokens === numTokens && step.numSampled === numSampled)
       .seconds;

@@ -1,21 +1,20 @@
-// A decode step of a whole engine: how long it takes, how long the device idles before it, how long
-// JavaScript runs for it.
+// A decode step of a whole engine: duration, device idle time before it, JavaScript time.
 //
-// Measured from inside the run: over steps in which every row computes one token and nothing is
-// prefilled, from the moment the tokens of one are in JavaScript's hands to the moment those of
-// the last are. Nothing is subtracted, and what the rows' contexts really were is known for each step.
+// Measured within the run over steps in which every row decodes one token and nothing is prefilled,
+// between JavaScript's receipts of the first and the last step's tokens. Nothing is subtracted, and
+// each step's actual contexts are known.
 'use strict';
 
 const { performance } = require('node:perf_hooks');
 const { greedy, makePrompts } = require('./prompts');
 
-/** Enough that the step's graph is recorded. */
+/** Warm-up steps, enough to capture the step's graph. */
 const WARM_UP_STEPS = 8;
 const STEPS = 32;
-/** A measurement that is over sooner is made again; the median counts. */
+/** Shorter measurements are repeated; the result is the median. */
 const MIN_SECONDS = 1;
 
-/** Watches one run for `numRows` rows. */
+/** Observes one run with `numRows` rows. */
 class DecodeWindow {
   constructor(numRows, device) {
     this.numRows = numRows;
@@ -62,7 +61,7 @@ class DecodeWindow {
   }
 }
 
-/** Tokens each request must generate so that the last to be prefilled still decodes with all others. */
+/** Tokens per request, so that the last one prefilled still decodes with all others. */
 function tokensToGenerate(numRows, context, maxNumBatchedTokens) {
   const prefillSteps = Math.ceil((numRows * context) / (maxNumBatchedTokens - numRows)) + 1;
   return prefillSteps + WARM_UP_STEPS + STEPS + 1;
@@ -95,9 +94,9 @@ async function measureOnce(llm, numRows, context) {
 }
 
 /**
- * Of an engine on a RecordingExecutor, with prompts of `context` tokens, of one step: `seconds`,
- * `javaScriptSeconds`, the device's `idleSeconds` since the step before, `cacheBytes` read. Made
- * `numRuns` times, where it is given, as ranks must, which all do the same.
+ * Measures an engine on a RecordingExecutor with prompts of `context` tokens. Returns, per step,
+ * `seconds`, `javaScriptSeconds`, the device's `idleSeconds` before it, and `cacheBytes` read. Ranks
+ * must set `numRuns`, so that all make the same calls.
  */
 async function measureDecode(llm, numRows, context, numRuns = undefined) {
   const start = performance.now();

@@ -1,5 +1,5 @@
-// The engine under load: a batch of requests, requests that arrive at random at rising rates, and the
-// JavaScript time of a step.
+// The engine under load: a batch of requests, random arrivals at rising rates, and the JavaScript
+// time of a step.
 'use strict';
 
 const fs = require('node:fs');
@@ -17,9 +17,9 @@ const { RecordingExecutor } = require('./recordingExecutor');
 const { figure } = require('./table');
 
 const KNOWN_SHAPES = { ...SHAPES, 'qwen3-0.6b': QWEN3_0_6B };
-/** Rates of arrival, as shares of the requests a second that the batch came to. */
+/** Arrival rates, as shares of the batch's requests per second. */
 const RATES = [0.25, 0.5, 0.75, 0.9];
-/** Least share of the time that a GPU is busy while the batch decodes. */
+/** Minimum share of busy time of a GPU while the batch decodes. */
 const LEAST_BUSY = 0.95;
 
 class EngineBench {
@@ -33,7 +33,7 @@ class EngineBench {
   }
 
   add(what, value, unit, against = {}) {
-    // At once, so that a run which is cut short has not been for nothing.
+    // Print immediately, so that an interrupted run has results.
     console.error(`${this.name}: ${what}: ${figure(value)} ${unit}`);
     this.rows.push({ bench: this.name, what, value, unit, ...against });
   }
@@ -94,13 +94,13 @@ class EngineBench {
 
 const range = ([least, most]) => `${least} to ${most}`;
 
-/** A folder that the dummy weights of a shape can be loaded from. */
+/** A folder with the config.json of a shape, for dummy weights. */
 function writeConfig(folder, shape) {
   const config = KNOWN_SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
   fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
 }
 
-/** A model that is there, or random weights in the shape of one. */
+/** A checkpoint, or random weights in a model's shape. */
 async function benchModel(name, engineArgs, workload) {
   const llm = await LLM.create({
     ...engineArgs,
@@ -127,8 +127,8 @@ async function benchShape(shape, engineArgs, workload) {
 }
 
 /**
- * Of the model in the folder named, or of random weights in the shapes named; by default of
- * Qwen3-0.6B's shape on a GPU, and of the small model that comes with the package on a CPU.
+ * Measures the model in the given folder, or random weights in the given shapes; default: Qwen3-0.6B's
+ * shape on a GPU, the package's small model on a CPU.
  */
 async function benchEngine({ model, shape, device, dtype }) {
   const kind = device.split(':')[0];

@@ -1,5 +1,5 @@
-// Requests that arrive at random, as those of independent users do (a Poisson process), each read by
-// a stream of its own: how long a user waits for the first token, and from one to the next.
+// Random arrivals of independent users (a Poisson process), each read by a stream: time to first
+// token and inter-token latency.
 'use strict';
 
 const { performance } = require('node:perf_hooks');
@@ -8,7 +8,7 @@ const { checkLength } = require('./engineWorkload');
 
 const PERCENTILES = [50, 95, 99];
 
-/** The least value that so many percent of all do not exceed. */
+/** The percentile of a list of values. */
 function percentile(sorted, percent) {
   return sorted[Math.max(0, Math.ceil((percent / 100) * sorted.length) - 1)];
 }
@@ -18,9 +18,9 @@ function percentiles(values) {
   return Object.fromEntries(PERCENTILES.map((percent) => [percent, percentile(sorted, percent)]));
 }
 
-/** Reads a request's stream. The clock starts when it was due: a busy thread makes users wait too. */
+/** Reads a request's stream. The clock starts at its due time, to include delays by a busy thread. */
 async function serve(llm, request, due) {
-  // A timer may fire before its time, by less than a millisecond.
+  // A timer may fire up to a millisecond early.
   for (let left; (left = due - performance.now()) > 0;) await sleep(left);
   const gaps = [];
   let numTokens = 0;
@@ -38,9 +38,9 @@ async function serve(llm, request, due) {
 }
 
 /**
- * Sends the requests at `rate` a second on average. Resolves to what became of them: `numTokens`,
- * `seconds` from the first arrival's due time to the last token, and in ms by percentile
- * `timeToFirstToken` and `interTokenLatency`, between what a reader gets and what it gets next.
+ * Sends the requests at a mean of `rate` per second. Resolves to `numTokens`, `seconds` from the first
+ * due time to the last token, and percentiles in ms of `timeToFirstToken` and `interTokenLatency`
+ * (between a reader's consecutive deltas).
  */
 async function measureArrivals(llm, requests, rate, random) {
   let due = performance.now();

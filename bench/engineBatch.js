@@ -1,12 +1,12 @@
-// A batch of requests that come all at once: how fast they are done, and how busy the device is.
+// A batch of simultaneous requests: throughput and device utilisation.
 'use strict';
 
 const { performance } = require('node:perf_hooks');
 const { checkLength } = require('./engineWorkload');
 
 /**
- * Watches the steps of one batch. Its decode-heavy part is those after the first from which on nothing
- * is prefilled any more, up to the first that has less than an eighth of the requests in it.
+ * Observes the steps of one batch. Its decode-heavy part is the steps after the last prefill, up to the
+ * first with less than an eighth of the requests.
  */
 class BatchWatch {
   constructor(numRequests, device) {
@@ -19,13 +19,13 @@ class BatchWatch {
 
   stepDone({ numScheduledTokens, totalNumScheduledTokens, scheduledNewReqs }) {
     const numRows = numScheduledTokens.size;
-    // The clock starts when the first step is done: the device's idle time before it is not ours.
+    // The clock starts after the first step: the idle time before it does not count.
     if (this.whole.begin === undefined) this.whole.begin = this.now();
     else this.whole.add(numRows);
 
     this.numStarted += scheduledNewReqs.length;
     const isDecode = this.numStarted === this.numRequests && totalNumScheduledTokens === numRows;
-    // A preempted request is prefilled again, and what was decoded before that does not count.
+    // A preempted request is prefilled again; discard the decoded steps before.
     if (!isDecode) this.decode = new Steps();
     else if (this.decode.begin === undefined) this.decode.begin = this.now();
     else if (this.decode.end === undefined) {
@@ -45,13 +45,13 @@ class BatchWatch {
     this.whole.end = this.now();
     const { decode, whole } = this;
     if (decode.end === undefined) {
-      throw new Error('no step decoded alone: is there too little memory for the KV cache?');
+      throw new Error('every step had a prefill; the KV cache may be too small');
     }
     return { whole: await whole.figures(), decode: await decode.figures() };
   }
 }
 
-/** Those done after `begin`, up to `end`. */
+/** Steps completed after `begin`, up to `end`. */
 class Steps {
   numSteps = 0;
   numRows = 0;
@@ -77,9 +77,9 @@ class Steps {
 }
 
 /**
- * Of an engine on a RecordingExecutor: `seconds`, `numPromptTokens`, `numOutputTokens`, as the outputs
- * have them; and for the whole and for its decode-heavy part `numSteps`, `meanRows`, the device's
- * `busyShare` of the time, `javaScriptSeconds` a step.
+ * Measures an engine on a RecordingExecutor. Returns `seconds`, `numPromptTokens`, `numOutputTokens`;
+ * and for the whole batch and its decode-heavy part `numSteps`, `meanRows`, the device's `busyShare`,
+ * and `javaScriptSeconds` per step.
  */
 async function measureBatch(llm, requests) {
   const { executor } = llm.engine;

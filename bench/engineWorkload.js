@@ -1,5 +1,5 @@
-// What the engine is measured with: the requests of nano-vllm's bench, 256 with prompts of 100 to
-// 1,024 random tokens and outputs of 100 to 1,024, on a GPU; a quarter of all of that on a CPU.
+// The workload of nano-vllm's benchmark: on a GPU 256 requests, prompts of 100 to 1,024 random
+// tokens, outputs of 100 to 1,024; on a CPU a quarter of each number.
 'use strict';
 
 const { SamplingParams } = require('..');
@@ -10,7 +10,7 @@ const WORKLOADS = {
     numRequests: 256,
     promptTokens: [100, 1024],
     outputTokens: [100, 1024],
-    /** For which requests arrive at each rate. */
+    /** Seconds of arrivals at each rate. */
     arrivalSeconds: 6,
   },
   cpu: {
@@ -21,7 +21,7 @@ const WORKLOADS = {
   },
 };
 
-/** config.json of the model that nano-vllm is measured with. */
+/** config.json of nano-vllm's benchmark model. */
 const QWEN3_0_6B = {
   architectures: ['Qwen3ForCausalLM'],
   model_type: 'qwen3',
@@ -58,10 +58,10 @@ function makeRequests(count, { promptTokens, outputTokens }, vocabSize, random) 
   }));
 }
 
-/** Throws unless the request got as many tokens as it asked for. */
+/** Throws unless the request generated `maxTokens` tokens. */
 function checkLength({ params }, numTokens) {
   if (numTokens === params.maxTokens) return;
-  throw new Error(`a request for ${params.maxTokens} tokens got ${numTokens}`);
+  throw new Error(`a request for ${params.maxTokens} tokens generated ${numTokens}`);
 }
 
 module.exports = { QWEN3_0_6B, WORKLOADS, checkLength, makeRequests };

@@ -1,6 +1,5 @@
-// The longest that the event loop waits while calls are admitted that grow with what callers ask for,
-// beyond what it waits on this machine while nothing happens; a stream goes on meanwhile. Over a
-// device that does nothing, so that no thread but the tokenizer's takes the cores.
+// The maximum event loop delay while large calls are admitted beside a running stream, minus this
+// machine's idle delay. The device does nothing, so that only the tokenizer's threads use the cores.
 'use strict';
 
 const { monitorEventLoopDelay } = require('node:perf_hooks');
@@ -8,16 +7,16 @@ const { setImmediate: nextTurn, setTimeout: pause } = require('node:timers/promi
 const { LLM, SamplingParams } = require('..');
 const { NullWorker } = require('./nullWorker');
 
-/** Longest wait beyond idle, in ms. */
+/** Maximum delay beyond idle, in ms. */
 const BOUND = 20;
 const IDLE_MS = 2000;
 
-/** Milliseconds that the loop waited at most during `work`. */
+/** The maximum event loop delay during `work`, in ms. */
 async function longestWait(work) {
   const delay = monitorEventLoopDelay({ resolution: 1 });
   delay.enable();
   await work();
-  // The timer that was held back is seen once it fires.
+  // A delayed timer is recorded when it fires.
   await pause(5);
   delay.disable();
   return delay.max / 1e6;
@@ -26,7 +25,7 @@ async function longestWait(work) {
 const create = (model, args = {}) =>
   LLM.create({ model, device: 'cpu', maxModelLen: 512, workerCls: NullWorker, ...args });
 
-/** Runs `work` on an engine of its own, beside a stream that goes on. */
+/** Runs `work` on a new engine, beside a running stream. */
 async function beside(model, args, work) {
   const llm = await create(model, args);
   const controller = new AbortController();
@@ -55,7 +54,7 @@ const refused = (call) =>
     () => {},
   );
 
-/** 20,000 calls, made as a server would get them, and then given up by one signal. */
+/** 20,000 calls made as by a server, then aborted by one signal. */
 async function fillQueue(llm, priorityOf) {
   const controller = new AbortController();
   const long = new SamplingParams({ maxTokens: 500, ignoreEos: true });
@@ -70,7 +69,7 @@ async function fillQueue(llm, priorityOf) {
   await Promise.all(calls);
 }
 
-/** What each row measures: [what, engine's options, work]. */
+/** The rows: [name, engine's options, work]. */
 const ROWS = [
   [
     'a prompt of 1 MB',

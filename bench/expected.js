@@ -1,14 +1,14 @@
-// What a GPU's figures are held against, by shape: what is expected of an H200, and llama.cpp's.
+// Expected figures of an H200 by shape, and llama.cpp's for comparison.
 'use strict';
 
-/** Gigabytes a second that a load from the page cache takes at least. */
+/** Minimum GB/s of a load from the page cache. */
 const LEAST_LOAD_RATE = 8;
-/** Most microseconds that the device idles between two decode steps. */
+/** Maximum microseconds of device idle time between two decode steps. */
 const MOST_IDLE = 20;
 
 /**
- * Seconds from the start of a process, and after its weights are in, to the first token; of a decode
- * step, given its products' and its cache's; least share of the products' rate in a prefill.
+ * Maximum seconds to the first token from the start of a process and from the end of the load, and of
+ * a decode step given its products' and cache's time; minimum share of the products' rate in a prefill.
  */
 const EXPECTED = {
   'llama-3.1-8b': {
@@ -24,7 +24,7 @@ const EXPECTED = {
 
 /**
  * llama.cpp on an H200, float16, flash attention, built for sm_90a (node-llama-cpp 3.22's engine):
- * milliseconds a decode step, tokens a second of prefill.
+ * milliseconds per decode step, tokens per second of prefill.
  */
 const LLAMA_CPP = {
   'llama-3.1-8b': {

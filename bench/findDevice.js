@@ -1,6 +1,5 @@
-// node bench/findDevice.js [DEVICE]: prints the device named, or else the default one, and what it is
-// called. A process of its own: the bench's must not be one that has a GPU open already, when the
-// start of another is measured.
+// node bench/findDevice.js [DEVICE]: prints the given or default device and its product name. A
+// separate process, because the bench's must not have the GPU open when it measures a process start.
 'use strict';
 
 const { defaultDevice, native } = require('../dist/native');
@@ -8,7 +7,7 @@ const { defaultDevice, native } = require('../dist/native');
 async function main([named]) {
   const device = named || (await defaultDevice());
   const [kind, index = 0] = device.split(':');
-  const nativeDevice = new (native().Device)(kind, Number(index), 0);
+  const nativeDevice = new (native().DeviceThread)(kind, Number(index), 0);
   try {
     const { name } = await nativeDevice.open();
     console.log(JSON.stringify({ device, name }));

@@ -1,5 +1,5 @@
-// A process that loads a model and generates a token: node bench/firstToken.js ENGINE_ARGS_AS_JSON.
-// Prints when what was there, in milliseconds since 1970, and the bytes of the weights.
+// Loads a model and generates a token: node bench/firstToken.js ENGINE_ARGS_AS_JSON. Prints the
+// times of each stage, in milliseconds since 1970, and the bytes of the weights.
 'use strict';
 
 const { LLM, SamplingParams, Worker } = require('..');

@@ -1,4 +1,4 @@
-// Prefill and decode rates of a whole engine, and how long the event loop was kept waiting meanwhile.
+// Prefill and decode rates of a whole engine, and the event loop's delay meanwhile.
 'use strict';
 
 const { monitorEventLoopDelay } = require('node:perf_hooks');
@@ -10,7 +10,7 @@ const BATCHES = [1, 8, 32];
 const PROMPT_TOKENS = 512;
 const DECODE_TOKENS = 128;
 const MAX_STEP_TOKENS = 2048;
-/** Longest the event loop may wait, 99th percentile, in ms. */
+/** Maximum event loop delay, 99th percentile, in ms. */
 const MAX_EVENT_LOOP_DELAY = 20;
 
 async function seconds(work) {
@@ -26,7 +26,7 @@ async function benchGeneration({ model, dtype }) {
     device: 'cpu',
     maxNumSeqs: Math.max(...BATCHES),
     maxNumBatchedTokens: MAX_STEP_TOKENS,
-    enablePrefixCaching: false, // The same prompts come again and again.
+    enablePrefixCaching: false, // The prompts repeat.
   });
   const config = llm.engine.executor.config.model;
   const { vocabSize } = config.transformer.spec;
@@ -62,7 +62,7 @@ async function benchGeneration({ model, dtype }) {
     rows.push({
       bench: 'event loop delay',
       what: '99th percentile while generating',
-      // The monitor's own timer period is in what it records.
+      // The recorded delays include the monitor's own period.
       value: Math.max(0, delay.percentile(99) / 1e6 - 1),
       unit: 'ms',
       bound: MAX_EVENT_LOOP_DELAY,

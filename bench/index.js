@@ -3,9 +3,8 @@
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
 //                  [--dtype TYPE] [--json FILE]
 //
-// Measures what uniproc does on this machine and prints a table; with --json also writes the rows.
-// Unless benches are named it measures a CUDA device, where there is one, with models of known
-// shapes, and the CPU otherwise.
+// Measures uniproc on this machine and prints a table; --json also writes the rows. By default it
+// measures a CUDA device, if there is one, with models of known shapes, else the CPU.
 'use strict';
 
 const { execFileSync } = require('node:child_process');
@@ -32,7 +31,7 @@ const BENCHES = {
   'tensor-parallel': benchTensorParallel,
 };
 
-/** { device, name } of the one named or of the default one. */
+/** { device, name } of the given or default device. */
 function findDevice(device = '') {
   const script = path.join(__dirname, 'findDevice.js');
   return JSON.parse(execFileSync(process.execPath, [script, device], { encoding: 'utf8' }));
@@ -51,7 +50,7 @@ async function main() {
   });
   const unknown = positionals.find((name) => !(name in BENCHES));
   if (unknown) {
-    throw new Error(`no bench is called ${unknown}; there are ${Object.keys(BENCHES).join(', ')}`);
+    throw new Error(`unknown bench ${unknown}; the benches are ${Object.keys(BENCHES).join(', ')}`);
   }
   const { device, name } = findDevice(values.device);
   const defaults = device === 'cpu' ? ['generation', 'control-plane'] : ['shapes', 'control-plane'];

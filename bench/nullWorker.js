@@ -1,5 +1,5 @@
-// A worker whose device does nothing: every line of JavaScript runs as it does over a real one, and
-// each step's event is done as soon as it is launched.
+// A worker with a device that does nothing: all JavaScript runs as over a real one, and each step
+// completes when it is launched.
 'use strict';
 
 const { WorkerBase, KVCacheSpec } = require('..');

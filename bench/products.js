@@ -1,4 +1,4 @@
-// The ceiling of a model's rates: its matrix products alone, on the same device and threads.
+// The ceiling of a model's rates: only its matrix products, on the same device and threads.
 'use strict';
 
 const os = require('node:os');
@@ -6,7 +6,7 @@ const { Ops } = require('../build/Release/uniproc_testing.node');
 
 const SECONDS = 0.5;
 
-/** A layer's products and the output head's, each as [rows, cols] of its weight. */
+/** A layer's products and the output head's, each as its weight's [rows, cols]. */
 function weightShapes(spec) {
   const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = spec;
   return {
@@ -20,9 +20,9 @@ function weightShapes(spec) {
   };
 }
 
-/** On the CPU; CudaCeilings are the same on a GPU. */
+/** CPU counterpart of CudaCeilings. */
 class Products {
-  /** Bytes a second. Not measured here: nothing but the products is counted. */
+  /** Bytes per second; not measured on the CPU, where only the products count. */
   readBandwidth = Infinity;
   copyBandwidth = Infinity;
 

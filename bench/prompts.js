@@ -9,7 +9,7 @@ function makePrompts(count, length, vocabSize) {
   }));
 }
 
-/** The likeliest tokens, exactly so many of them, as token ids. */
+/** Greedy sampling of exactly this many tokens, as token ids. */
 function greedy(maxTokens) {
   return new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
 }

@@ -1,4 +1,4 @@
-// Processes of this machine as the ranks of a group.
+// Starts processes on this machine as the ranks of a group.
 'use strict';
 
 const { execFileSync, fork } = require('node:child_process');
@@ -6,8 +6,8 @@ const path = require('node:path');
 const { freePort } = require('../dist/executor/network');
 
 /**
- * Runs a program of this folder in a process for each rank, with a launcher's variables and the
- * argument as JSON; resolves to what rank 0 sent. When a rank fails all are ended, and it rejects.
+ * Runs a program of this folder in one process per rank, with a launcher's variables and the argument
+ * as JSON; resolves to rank 0's message. If a rank fails, stops all and rejects.
  */
 async function runRanks(program, worldSize, argument) {
   const port = await freePort();
@@ -32,7 +32,7 @@ async function runRanks(program, worldSize, argument) {
         child.on('error', reject);
         child.on('close', (code, signal) => {
           if (code === 0) resolve();
-          else reject(new Error(`rank ${rank} of ${worldSize} ended with ${signal ?? code}`));
+          else reject(new Error(`rank ${rank} of ${worldSize} exited with ${signal ?? code}`));
         });
       }),
   );
@@ -45,13 +45,13 @@ async function runRanks(program, worldSize, argument) {
   return result;
 }
 
-/** GPUs that can be opened; counted in a process of its own. */
+/** Number of GPUs that can be opened, counted in a separate process. */
 function countGpus() {
   const script = path.join(__dirname, '..', 'scripts', 'count-gpus.js');
   return Number(execFileSync(process.execPath, [script], { encoding: 'utf8' }));
 }
 
-/** 2, 4 and 8, or those that RANKS names, as far as there are GPUs; warns where there are too few. */
+/** 2, 4 and 8, or those in RANKS, as far as there are GPUs; warns if there are too few. */
 function worldSizes() {
   const count = countGpus();
   const wanted = process.env.RANKS ? process.env.RANKS.split(/[ ,]+/).map(Number) : [2, 4, 8];

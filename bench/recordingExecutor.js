@@ -3,8 +3,8 @@
 const { ExecutorWithExternalLauncher, UniProcExecutor } = require('..');
 
 /**
- * An executor that tells `onStep`, when it is set, what each step computed, as soon as its tokens
- * are there.
+ * An executor that calls `onStep`, if set, with each step's schedule as soon as its tokens are
+ * available.
  */
 const recording = (Executor) =>
   class extends Executor {
@@ -20,7 +20,7 @@ const recording = (Executor) =>
   };
 
 const RecordingExecutor = recording(UniProcExecutor);
-/** Of one rank of several. */
+/** The same for one of several ranks. */
 const RecordingRank = recording(ExecutorWithExternalLauncher);
 
 module.exports = { RecordingExecutor, RecordingRank };

@@ -1,5 +1,5 @@
-// A whole engine with random weights in the shape of a known model, from the checkpoint's load to
-// decode steps, each figure beside what the device can do.
+// A whole engine with random weights in a known model's shape, from loading to decode steps, each
+// figure with its ceiling on the device.
 'use strict';
 
 const fs = require('node:fs');
@@ -27,7 +27,7 @@ const PREFILLS = [
   [8, 1024],
 ];
 const MAX_STEP_TOKENS = 8192;
-/** A prefill is made this often at least, and until so many seconds have passed; the median counts. */
+/** Minimum prefills and minimum seconds per measurement; the result is the median. */
 const MIN_PREFILLS = 3;
 const MIN_SECONDS = 0.5;
 
@@ -35,7 +35,7 @@ function progress(text) {
   console.error(`${(performance.now() / 1000).toFixed(1).padStart(6)} s  ${text}`);
 }
 
-/** What of the above the model's length allows. */
+/** The cases above that fit the model's length. */
 function measurements({ maxModelLen }) {
   const growth = (numRows, context) => tokensToGenerate(numRows, context, MAX_STEP_TOKENS);
   return {
@@ -56,7 +56,7 @@ function measureCeilings({ model, device }) {
   return CudaCeilings.measure(device.index ?? 0, model, steps);
 }
 
-/** Rows of a shape, of what is expected of it. */
+/** Rows of a shape, with its expected figures. */
 class ShapeBench {
   constructor(name, engineArgs, config) {
     this.name = name;
@@ -68,12 +68,12 @@ class ShapeBench {
   }
 
   add(what, value, unit, against = {}) {
-    // At once, so that a run which is cut short has not been for nothing.
+    // Print immediately, so that an interrupted run has results.
     progress(`${this.name}: ${what}: ${figure(value)} ${unit}`);
     this.rows.push({ bench: this.name, what, value, unit, ...against });
   }
 
-  /** In processes of their own; this one has not opened the device yet. */
+  /** Measures in separate processes, before this one opens the device. */
   async measureApart() {
     progress(`${this.name}: ceilings`);
     this.ceilings = await measureCeilings(this.config);
@@ -114,7 +114,7 @@ class ShapeBench {
       ...this.engineArgs,
       maxNumSeqs: Math.max(...DECODE_ROWS),
       maxNumBatchedTokens: MAX_STEP_TOKENS,
-      enablePrefixCaching: false, // The same prompts come again and again.
+      enablePrefixCaching: false, // The prompts repeat.
       distributedExecutorBackend: RecordingExecutor,
     });
     try {
@@ -175,7 +175,7 @@ class ShapeBench {
   }
 }
 
-/** The model in the folder named, or synthetic checkpoints in memory, where the system has a place for that. */
+/** The given model, or synthetic checkpoints, in memory if the system has /dev/shm. */
 async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device, dtype }) {
   const folder = fs.mkdtempSync(
     path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),

@@ -1,4 +1,4 @@
-// From the start of a process to its first token, with the checkpoint in the page cache.
+// Time from a process start to its first token, with the checkpoint in the page cache.
 'use strict';
 
 const { execFile } = require('node:child_process');
@@ -7,7 +7,7 @@ const { promisify } = require('node:util');
 
 const run = promisify(execFile);
 
-/** Seconds since the process was started, and of the load; `bytes` are the weights'. */
+/** Seconds of each stage since the process start, and of the load; `bytes` of the weights. */
 async function measureStartUp(engineArgs) {
   const started = performance.timeOrigin + performance.now();
   const { stdout } = await run(process.execPath, [

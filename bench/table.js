@@ -1,9 +1,9 @@
-// Rows { bench, what, value, unit } as an aligned table. A row may also have what its value is held
-// against, in the same unit: `ceiling`, what it can be, and `ceilingOf`, in words; `bound`, the most
-// it may be; `least`, the least; `peer`, llama.cpp's figure.
+// Prints rows { bench, what, value, unit } as an aligned table. Optional fields in the same unit:
+// `ceiling`, described by `ceilingOf`; `bound`, the maximum; `least`, the minimum; `peer`, llama.cpp's
+// figure.
 'use strict';
 
-/** Three significant digits, never in exponents. */
+/** Three significant digits, never with an exponent. */
 function figure(value) {
   if (value >= 100) return Math.round(value).toLocaleString('en-US');
   return value.toPrecision(3);
@@ -24,7 +24,7 @@ function remark({ value, unit, ceiling, ceilingOf = 'the products alone', bound,
   return remarks.join('; ');
 }
 
-/** 20, not 20.0: a bound that was set is not measured. */
+/** 20, not 20.0: a bound is exact, not measured. */
 function shortest(bound) {
   return Number.isInteger(bound) && bound < 100 ? String(bound) : figure(bound);
 }

@@ -1,5 +1,5 @@
-// Decode steps of one model on several GPUs beside the same on one: random weights, which are made on
-// the GPUs, in the shapes of known models.
+// Decode steps of a model on several GPUs compared with one: random weights made on the GPUs, in the
+// shapes of known models.
 'use strict';
 
 const fs = require('node:fs');
@@ -24,12 +24,12 @@ const TENSOR_PARALLEL_SHAPES = {
 };
 const ROWS = [1, 8, 32, 64];
 const CONTEXT = 128;
-/** How often one GPU's speed two GPUs have at least, by shape and rows. */
+/** Minimum speed-up of two GPUs over one, by shape and rows. */
 const LEAST_SPEED = { 'llama-3.1-8b': { 1: 1.5 } };
 
 const GIB = 2 ** 30;
 
-/** [{ numRows, seconds, ... }] of a decode step, on so many ranks; null where they cannot have it. */
+/** [{ numRows, seconds, ... }] of a decode step on `worldSize` ranks; null if the run failed. */
 async function measure(name, engineArgs, worldSize) {
   try {
     return await runRanks('tensorParallelRank.js', worldSize, {
@@ -38,7 +38,7 @@ async function measure(name, engineArgs, worldSize) {
       context: CONTEXT,
     });
   } catch (error) {
-    console.error(`${name} on ${worldSize}: ${error.message}, as was said above`);
+    console.error(`${name} on ${worldSize}: ${error.message}; see above`);
     return null;
   }
 }
@@ -71,11 +71,11 @@ function rowsOf(name, onGpu, worldSize, steps, alone) {
   });
 }
 
-/** The shapes named, each a known one or a config.json. */
+/** The given shapes: known names or config.json files. */
 async function benchTensorParallel({ device, dtype, shape: shapes }) {
   const onGpu = device !== 'cpu';
   if (!onGpu && !shapes) {
-    console.error('the known shapes need several GPUs; --shape CONFIG.json names one for a CPU');
+    console.error('the known shapes need several GPUs; give --shape CONFIG.json on a CPU');
     return [];
   }
   const sizes = onGpu ? [1, ...worldSizes()] : [1, 2];
@@ -97,7 +97,7 @@ async function benchTensorParallel({ device, dtype, shape: shapes }) {
         dtype,
         loadFormat: 'dummy',
         skipTokenizerInit: true,
-        enablePrefixCaching: false, // The same prompts come again and again.
+        enablePrefixCaching: false, // The prompts repeat.
         seed: 0,
         maxModelLen: 512,
         maxNumSeqs: Math.max(...ROWS),

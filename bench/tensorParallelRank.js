@@ -1,12 +1,12 @@
 // One rank of bench/tensorParallel.js: node bench/tensorParallelRank.js { engineArgs, rows, context } as
-// JSON, with a launcher's variables. Sends [{ numRows, ...what measureDecode gives }].
+// JSON, with a launcher's variables. Sends [{ numRows, ...result of measureDecode }].
 'use strict';
 
 const { LLM } = require('..');
 const { measureDecode } = require('./decode');
 const { RecordingExecutor, RecordingRank } = require('./recordingExecutor');
 
-/** Measurements; the median counts. */
+/** Number of measurements; the result is the median. */
 const RUNS = 5;
 
 async function main({ engineArgs, rows, context }) {

@@ -1,4 +1,4 @@
-// Tells a story: npm start, or npm start -- "A prompt".
+// Streams a story: npm start, or npm start -- "A prompt".
 'use strict';
 
 const { LLM, SamplingParams } = require('..');

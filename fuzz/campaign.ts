@@ -1,50 +1,50 @@
-/** What a campaign is made of; docs/fuzzing.md says how to add one. */
+/** The parts of a campaign; docs/fuzzing.md describes how to add one. */
 import type * as fc from 'fast-check';
 
-/** What the command line asks of every campaign. */
+/** Command line options for every campaign. */
 export interface CampaignOptions {
-  /** 'cpu', or 'cuda' for the campaigns that have something to try on a GPU. */
+  /** 'cpu', or 'cuda' for campaigns that use a GPU. */
   device: 'cpu' | 'cuda';
 }
 
 interface Target {
-  /** Resolves when everything that the cases left behind is gone; rejects when something is not. */
+  /** Resolves when all resources of the cases are freed; rejects on a leak. */
   close?(): Promise<void>;
-  /** Counted beside the cases, by name: the frames in them, the cases accepted. */
+  /** Additional counts by name, such as frames or accepted cases. */
   counts?: Record<string, number>;
 }
 
-/** Cases are bytes: mutations of valid ones. */
+/** Byte cases: mutations of valid ones. */
 export interface BytesTarget extends Target {
   kind: 'bytes';
-  /** Valid cases, beside those in fuzz/seeds. */
+  /** Valid cases, in addition to those in fuzz/seeds. */
   seeds: readonly Buffer[];
-  /** Words that a mutation inserts: magic numbers, keys, what a parser looks for. */
+  /** Dictionary for mutations: magic numbers, keys, tokens of the format. */
   words: readonly (string | Buffer)[];
-  /** Bytes at the beginning that most mutations leave as they are: what comes before all else. */
+  /** Leading bytes that most mutations keep. */
   prefix?: number;
-  /** The cases are JSON from this byte on, and are mutated as such too. */
+  /** Cases are JSON from this byte on, and are also mutated by structure. */
   jsonFrom?: number;
-  /** Throws when the code under test does what it must not. */
+  /** Throws on wrong behaviour of the code under test. */
   check(bytes: Buffer): void | Promise<void>;
 }
 
-/** Cases are values that fast-check generates and shrinks. */
+/** Structured cases, generated and shrunk by fast-check. */
 export interface StructuredTarget<Case> extends Target {
   kind: 'structured';
   arbitrary: fc.Arbitrary<Case>;
   check(value: Case): void | Promise<void>;
 }
 
-/** Runs in a process of its own (fuzz/child.ts), so that a crash and a hang are findings too. */
+/** Runs in its own process (fuzz/child.ts), so that crashes and hangs are found. */
 export interface Campaign {
   name: string;
-  /** One line: what is tried. */
+  /** One-line description. */
   about: string;
   open(options: CampaignOptions): Promise<BytesTarget | StructuredTarget<unknown>>;
 }
 
-/** A class of cases that libFuzzer makes for native code: fuzz/native/<target>.cpp. */
+/** A libFuzzer campaign for native code: fuzz/native/<target>.cpp. */
 export interface NativeCampaign {
   name: string;
   about: string;
@@ -52,27 +52,27 @@ export interface NativeCampaign {
   sources: readonly string[];
 }
 
-/** A case that failed: what the campaign's process tells the runner. */
+/** A failed case, as the campaign's process reports it to the runner. */
 export interface Failure {
   message: string;
-  /** The seed that was written, a path from the repository's root. */
+  /** Path of the written seed, relative to the repository's root. */
   seed: string | null;
 }
 
-/** How far a campaign is. */
+/** Progress of a campaign. */
 export interface Progress {
   cases: number;
-  /** Seconds in which they ran, without the start. */
+  /** Seconds of running cases, without the start. */
   seconds: number;
   counts: Record<string, number>;
 }
 
-/** A campaign's end. */
+/** Result of a campaign. */
 export interface Result extends Progress {
   failures: Failure[];
 }
 
-/** Thrown by a check; the message says what was expected. */
+/** Thrown by a check; the message gives the expectation. */
 export class Fault extends Error {}
 
 export function expect(condition: boolean, message: string | (() => string)): asserts condition {

@@ -1,11 +1,11 @@
-/** Cases as files: bytes as they are, values as JSON that keeps what JSON has no word for. */
+/** Cases as files: bytes, or values as JSON extended by undefined, bigints and special numbers. */
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 export const ROOT = path.resolve(__dirname, '..');
 
-/** Where found cases become seeds: fuzz/seeds/<campaign>. */
+/** Folder of the seeds: fuzz/seeds/<campaign>. */
 export const SEEDS = path.join(ROOT, 'fuzz', 'seeds');
 
 /** The seeds of a campaign, by file name. */
@@ -23,7 +23,7 @@ export function readSeeds(folder: string): { file: string; bytes: Buffer }[] {
   });
 }
 
-/** Writes a case as a seed, named by its content, and returns the path. */
+/** Writes a case as a seed, named by its hash, and returns the path. */
 export function writeSeed(folder: string, bytes: Buffer, extension: string): string {
   mkdirSync(folder, { recursive: true });
   const hash = createHash('sha256').update(bytes).digest('hex').slice(0, 12);
@@ -48,7 +48,7 @@ export function decodeCase(bytes: Buffer): unknown {
   return revive(JSON.parse(bytes.toString()));
 }
 
-/** As JSON.parse's reviver, which cannot make undefined. */
+/** Inverse; JSON.parse's reviver cannot produce undefined. */
 function revive(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(revive);
   if (typeof value !== 'object' || value === null) return value;

@@ -1,4 +1,4 @@
-/** The process of one campaign, which fuzz/main.ts starts. */
+/** Process of one campaign, started by fuzz/main.ts. */
 'use strict';
 
 require('../test/executor/requireTypescript');

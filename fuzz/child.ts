@@ -20,27 +20,27 @@ export interface ChildOptions extends CampaignOptions {
   /** Exports `campaigns`. */
   module: string;
   name: string;
-  /** Folder of the seeds, one in it for each campaign. */
+  /** Folder with one folder of seeds per campaign. */
   seeds: string;
   seconds: number;
   seed: number;
-  /** A case's file: it alone is run. */
+  /** File of a case to run alone. */
   replay: string | null;
-  /** Where the case that is running stands: a u32 length and the case. */
+  /** File with the running case: a u32 length and the case. */
   current: string;
 }
 
-/** What the child sends to the runner. */
+/** Messages from the child to the runner. */
 export type Message = { progress: Progress } | { failure: Failure } | { done: true };
 
-/** Distinct failures after which a campaign ends. */
+/** Maximum distinct failures of a campaign. */
 const MAX_FAILURES = 5;
-/** Cases that failed as others had after which it ends. */
+/** Maximum failures that repeat another one. */
 const MAX_REPEATED = 50;
-/** Cases between two looks at the clock. */
+/** Cases between two checks of the clock. */
 const BATCH = 256;
 const SHRINK_MILLISECONDS = 5000;
-/** No case needs so much memory. */
+/** Maximum resident memory; no case needs as much. */
 const MAX_RESIDENT_BYTES = 3 * 2 ** 30;
 
 export function runCampaign(options: ChildOptions): void {
@@ -64,15 +64,15 @@ class Run {
   #target!: BytesTarget | StructuredTarget<unknown>;
   #cases = 0;
   #start = 0;
-  #told = 0;
+  #reportedAt = 0;
   readonly #folder: string;
   readonly #random: Random;
   readonly #current: number;
   #buffer = Buffer.alloc(64 * 1024);
-  /** By what they have in common. */
+  /** Failures by location and message. */
   readonly #failures = new Map<string, Failure>();
   #numRepeated = 0;
-  /** Exceptions and rejections since the last case that were not handled. */
+  /** Unhandled exceptions and rejections since the last case. */
   #uncaught: unknown[] = [];
 
   constructor(
@@ -110,12 +110,12 @@ class Run {
     );
   }
 
-  /** Reports at most once a second, and lets timers and sockets have their turn. */
+  /** Reports at most once a second, and yields to the event loop. */
   async #tell(isLast = false): Promise<void> {
     await setImmediate();
     const now = performance.now();
-    if (!isLast && now - this.#told < 1000) return;
-    this.#told = now;
+    if (!isLast && now - this.#reportedAt < 1000) return;
+    this.#reportedAt = now;
     const seconds = (now - this.#start) / 1000;
     const { counts = {} } = this.#target;
     await send({ progress: { cases: this.#cases, seconds, counts: { ...counts } } });
@@ -123,7 +123,7 @@ class Run {
     expect(resident < MAX_RESIDENT_BYTES, () => `the process has grown to ${resident} bytes`);
   }
 
-  /** Runs a case from a file: a seed, or the one that --replay names. */
+  /** Runs a case from a file: a seed or --replay's. */
   async #replay(file: string, bytes: Buffer): Promise<void> {
     const target = this.#target;
     this.#note(bytes);
@@ -166,12 +166,12 @@ class Run {
     }
     const rest = mutateBytes(seed.subarray(prefix), seeds, words, this.#random);
     const bytes = Buffer.concat([seed.subarray(0, prefix), rest]);
-    // How the case is cut into pieces and what else its first byte says.
+    // The first byte selects the chunk sizes and more.
     if (bytes.length > 0 && this.#random.oneIn(2)) bytes[0] = this.#random.below(256);
     return bytes;
   }
 
-  /** A promise only where the check gives one: most are over at once, and there are many. */
+  /** Returns a promise only for asynchronous checks, since most are synchronous and there are many. */
   #checkBytes(target: BytesTarget, bytes: Buffer): Promise<void> | undefined {
     this.#note(bytes);
     this.#cases++;
@@ -198,7 +198,7 @@ class Run {
       } catch {
         isFault = true;
       }
-      // Unhandled rejections are reported a turn later; they must not count for the next case.
+      // Unhandled rejections are reported one turn later; attribute them to this case.
       await setImmediate();
       return this.#uncaught.splice(0).length > 0 || isFault;
     };
@@ -239,7 +239,7 @@ class Run {
     }
   }
 
-  /** Notes what `check` throws, or what was not handled while it ran. */
+  /** Records an error that `check` throws or that was unhandled meanwhile. */
   async #try(
     check: () => void | Promise<void>,
     seed: (() => string | Promise<string>) | null,
@@ -255,7 +255,7 @@ class Run {
   }
 
   async #fail(error: unknown, seed: (() => string | Promise<string>) | null): Promise<void> {
-    // The same fault may have been reported as an unhandled rejection too.
+    // The same error may also be an unhandled rejection.
     await setImmediate();
     this.#uncaught = [];
     const signature = signatureOf(error);
@@ -270,7 +270,7 @@ class Run {
     await send({ failure });
   }
 
-  /** Writes down the case that is about to run, for when the process does not come back. */
+  /** Records the case before running it, in case the process dies. */
   #note(bytes: Buffer): void {
     const length = 4 + bytes.length;
     if (this.#buffer.length < length) this.#buffer = Buffer.alloc(2 * length);
@@ -280,7 +280,7 @@ class Run {
   }
 }
 
-/** A seed's JSON, and how a case is made of another value; null where there is none. */
+/** A seed's JSON, and a function that makes a case from another value; null if it is not JSON. */
 function jsonOf(
   seed: Buffer,
   from: number | undefined,
@@ -300,7 +300,7 @@ function jsonOf(
   }
 }
 
-/** Failures alike in where they were thrown count as one. */
+/** Identifies a failure by its error and the frame that threw it. */
 function signatureOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const frames = (error.stack ?? '').split('\n').filter((line) => line.includes(' at '));

@@ -1,9 +1,9 @@
 /**
- * `npm run fuzz`: campaigns of random cases against the parts that read what others write.
+ * `npm run fuzz`: fuzzing campaigns against the code that reads untrusted input.
  *
  *     npm run fuzz -- [campaign...] [--seconds 60] [--jobs 2] [--device cpu] [--seed N] [--replay FILE]
  *
- * docs/fuzzing.md says what each campaign checks.
+ * docs/fuzzing.md describes what each campaign checks.
  */
 'use strict';
 

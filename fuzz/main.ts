@@ -1,4 +1,4 @@
-/** The runner: starts each campaign in a process of its own, and says what came of it. */
+/** The runner: starts each campaign in its own process and prints the results. */
 import { fork } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,21 +11,21 @@ import { runNative } from './native';
 
 interface Options extends CampaignOptions {
   module: string;
-  /** Folder of the seeds, one in it for each campaign. */
+  /** Folder with one folder of seeds per campaign. */
   seeds: string;
-  /** Seconds without a word from a campaign after which it counts as hanging. */
+  /** Seconds without a report after which a campaign counts as hanging. */
   silence: number;
   seconds: number;
   seed: number;
   replay: string | null;
 }
 
-/** Milliseconds that a campaign may take to start, on a busy machine. */
+/** Maximum milliseconds for a campaign to start, on a busy machine. */
 const START = 300_000;
-/** Of a campaign's JavaScript objects. */
+/** Heap limit of a campaign. */
 const MAX_HEAP_MIB = 1024;
 
-/** Resolves to the exit code: 1 when a campaign found something. */
+/** Resolves to the exit code: 1 when a campaign failed. */
 export async function main(args: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
@@ -50,16 +50,16 @@ export async function main(args: string[]): Promise<number> {
     device: values.device === 'cuda' ? 'cuda' : 'cpu',
     replay: values.replay === undefined ? null : path.resolve(values.replay),
   };
-  // eslint-disable-next-line @typescript-eslint/no-require-imports -- which module is an option
+  // eslint-disable-next-line @typescript-eslint/no-require-imports -- the module is an option
   const { campaigns } = require(options.module) as { campaigns: (Campaign | NativeCampaign)[] };
   const unknown = positionals.find((name) => campaigns.every((campaign) => campaign.name !== name));
   if (unknown !== undefined) {
-    console.error(`there is no campaign ${unknown}; there are:`);
+    console.error(`unknown campaign ${unknown}; the campaigns are:`);
     for (const { name, about } of campaigns) console.error(`  ${name.padEnd(18)} ${about}`);
     return 2;
   }
   if (options.replay !== null && positionals.length !== 1) {
-    console.error('--replay needs one campaign, that of the case');
+    console.error('--replay needs exactly one campaign, the one of the case');
     return 2;
   }
   const waiting = campaigns.filter(
@@ -93,7 +93,7 @@ function run(campaign: Campaign | NativeCampaign, options: Options): Promise<Res
   return 'sources' in campaign ? runNative(campaign, options) : runInChild(campaign, options);
 }
 
-/** Resolves when the campaign's process has ended, in whatever way. */
+/** Resolves when the campaign's process has exited. */
 function runInChild({ name }: Campaign, options: Options): Promise<Result> {
   const folder = mkdtempSync(path.join(tmpdir(), 'uniproc-fuzz-'));
   const current = path.join(folder, 'case');
@@ -134,7 +134,7 @@ function runInChild({ name }: Campaign, options: Options): Promise<Result> {
   });
 }
 
-/** The failure of a process that did not come back: the case it was at. */
+/** The failure of a crashed or killed process: its running case. */
 function lastCase(name: string, current: string, options: Options, message: string): Failure {
   if (options.replay !== null) return { message, seed: path.relative(ROOT, options.replay) };
   const noted = readFileSync(current);

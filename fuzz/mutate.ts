@@ -1,17 +1,17 @@
 /** Mutations of valid cases, after libFuzzer's: of bytes, and of JSON by its structure. */
 import type { Random } from './random';
 
-/** Bytes above which a case does not grow. */
+/** Maximum bytes of a case. */
 const MAX_BYTES = 4096;
 
-/** Integers at which code changes its mind. */
+/** Boundary integers. */
 const NUMBERS = [
   0, 1, 2, 3, 7, 8, 9, 16, 64, 127, 128, 255, 256, 4096, 8192, 8193, 65535, 65536, 131072, 131073,
   8388608, 8388609, 100_000_000, 100_000_001, 2147483647, 2147483648, 4294967295, 4294967296,
   9007199254740991, 9007199254740992, -1, -2, -128, -2147483648,
 ];
 
-/** What a JSON value is replaced by. */
+/** Replacements of a JSON value. */
 const VALUES: readonly unknown[] = [
   null,
   true,
@@ -33,7 +33,7 @@ const VALUES: readonly unknown[] = [
   1.5,
   1e-300,
   1e300,
-  // About the ends of float32.
+  // Near the limits of float32.
   1e-45,
   1e-39,
   1e38,
@@ -45,7 +45,7 @@ const VALUES: readonly unknown[] = [
 
 const KEYS = ['', 'a', '__proto__', 'constructor', 'toString', 'length', '0', '__metadata__'];
 
-/** A few mutations of `seed`, one after the other. */
+/** Applies a few mutations to `seed`. */
 export function mutateBytes(
   seed: Buffer,
   others: readonly Buffer[],
@@ -111,7 +111,7 @@ function mutateOnce(
   }
 }
 
-/** `value` with a few of its nodes changed, removed, moved or added to; `value` itself stays. */
+/** A copy of `value` with a few nodes changed, removed, moved or extended. */
 export function mutateJson(value: unknown, words: readonly string[], random: Random): unknown {
   let mutated = value;
   for (let left = 1 + random.below(3); left > 0; left--)
@@ -119,7 +119,7 @@ export function mutateJson(value: unknown, words: readonly string[], random: Ran
   return mutated;
 }
 
-/** Goes down a random way and changes the node at its end. */
+/** Changes the node at the end of a random path. */
 function mutateNode(node: unknown, words: readonly string[], random: Random): unknown {
   const keys = typeof node === 'object' && node !== null ? Object.keys(node) : [];
   if (keys.length === 0) return replaceNode(node, words, random);
@@ -171,7 +171,7 @@ function replaceNode(node: unknown, words: readonly string[], random: Random): u
   return random.pick(VALUES);
 }
 
-/** Deep enough that code which calls itself for each level runs out of stack. */
+/** Deep enough to overflow the stack of recursive code. */
 function nested(depth: number): unknown {
   let value: unknown = [];
   for (; depth > 0; depth--) value = depth % 2 === 0 ? [value] : { a: value };
@@ -179,8 +179,8 @@ function nested(depth: number): unknown {
 }
 
 /**
- * A case that still fails and has fewer bytes, by leaving pieces out (delta debugging, Zeller and
- * Hildebrandt 2002); within `milliseconds`.
+ * Minimises a failing case by removing pieces (delta debugging, Zeller and Hildebrandt 2002), within
+ * `milliseconds`.
  */
 export async function shrinkBytes(
   bytes: Buffer,

@@ -1,4 +1,4 @@
-/** Campaigns of libFuzzer's, with the sanitizers for addresses and undefined behaviour. */
+/** Runs libFuzzer campaigns with AddressSanitizer and UndefinedBehaviorSanitizer. */
 import { execFile, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,9 +15,9 @@ const FLAGS = [
   '-fsanitize=fuzzer,address,undefined',
   '-fno-sanitize-recover=all',
 ];
-/** Compiles wherever a target does. */
+/** A minimal target that checks the compiler. */
 const EMPTY_TARGET = 'extern "C" int LLVMFuzzerTestOneInput(const char*, long) { return 0; }\n';
-/** Of the target, in MiB; and seconds that a case may take. */
+/** Limits of a target: memory in MiB, and seconds per case. */
 const MEMORY_LIMIT = 2048;
 const CASE_TIMEOUT = 60;
 
@@ -25,11 +25,11 @@ export interface NativeOptions {
   seconds: number;
   seed: number;
   replay: string | null;
-  /** Folder of the seeds, one in it for each campaign. */
+  /** Folder with one folder of seeds per campaign. */
   seeds: string;
 }
 
-/** Builds the target and runs it; a string says why it did not run. */
+/** Builds and runs the target; returns a string with the reason if it did not run. */
 export async function runNative(
   { name, sources }: NativeCampaign,
   { seconds, seed, replay, seeds: folderOfSeeds }: NativeOptions,
@@ -49,7 +49,7 @@ export async function runNative(
 
     const seeds = path.join(folderOfSeeds, name);
     const files = replay === null ? readSeeds(seeds).map(({ file }) => file) : [replay];
-    // Each seed first: a corpus that fails at its first file would hide the others.
+    // Run each seed separately first: a corpus stops at its first failing file.
     for (const file of files) {
       const { code, output } = await execute(binary, [file]);
       if (code !== 0) return result(output, [failureOf(output, path.relative(ROOT, file))]);
@@ -78,7 +78,7 @@ export async function runNative(
   }
 }
 
-/** Null when that went well, else what the compiler says. */
+/** Returns null on success, else the compiler's output. */
 async function build(compiler: string, sources: string[], binary: string): Promise<string | null> {
   const args = [...FLAGS, '-I', 'native', ...sources, '-o', binary];
   try {
@@ -99,7 +99,7 @@ function execute(binary: string, args: string[]): Promise<{ code: number; output
   });
 }
 
-/** What libFuzzer says of its run. */
+/** Parses libFuzzer's statistics. */
 function result(output: string, failures: Failure[]): Result {
   const cases = Number(/stat::number_of_executed_units:\s*(\d+)/.exec(output)?.[1] ?? 0);
   const seconds = Number(/Done \d+ runs in (\d+) second/.exec(output)?.[1] ?? 0);

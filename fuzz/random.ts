@@ -1,4 +1,4 @@
-/** Random numbers for mutations, the same ones for the same seed (sfc32, Doty-Humphrey 2010). */
+/** Seeded random numbers for mutations (sfc32, Doty-Humphrey 2010). */
 export class Random {
   #a: number;
   #b: number;
@@ -21,7 +21,7 @@ export class Random {
     return result >>> 0;
   }
 
-  /** An integer from 0 up to `limit`. */
+  /** An integer from 0 to `limit`, exclusive. */
   below(limit: number): number {
     return Math.floor((this.word() / 2 ** 32) * limit);
   }
@@ -30,7 +30,7 @@ export class Random {
     return choices[this.below(choices.length)];
   }
 
-  /** True once in `n` times. */
+  /** True with probability 1 / n. */
   oneIn(n: number): boolean {
     return this.below(n) === 0;
   }

@@ -11,7 +11,9 @@ async function main([command = 'help', ...args]: string[]): Promise<void> {
     return;
   }
   if (command !== 'launch') {
-    throw new ConfigError(`there is no command ${command}; there is uniproc launch`);
+    throw new ConfigError(
+      `unknown command ${command}; the only command is launch: uniproc launch --help`,
+    );
   }
   const options = parseLaunchArguments(args);
   if (options === null) process.stdout.write(USAGE);
@@ -21,6 +23,6 @@ async function main([command = 'help', ...args]: string[]): Promise<void> {
 main(process.argv.slice(2)).catch((error: unknown) => {
   if (!(error instanceof UniprocError)) throw error;
   process.stderr.write(`uniproc: ${error.message}\n`);
-  const wrongUse = error instanceof ConfigError ? 2 : 1;
-  process.exitCode = error instanceof RankFailedError ? error.exitCode : wrongUse;
+  const otherwise = error instanceof ConfigError ? 2 : 1;
+  process.exitCode = error instanceof RankFailedError ? error.exitCode : otherwise;
 });

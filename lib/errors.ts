@@ -1,6 +1,6 @@
 /**
- * Every error this library throws. Each has a stable `code`, and says what was wrong, with which
- * value, in which file or request, and what to do about it.
+ * Base class of this library's errors. Each has a stable `code`; the message says what was wrong, with
+ * which value, in which file or request, and what to do.
  */
 export class UniprocError extends Error {
   constructor(
@@ -14,17 +14,17 @@ export class UniprocError extends Error {
   }
 }
 
-/** An option, or a combination of options, that cannot work. `code`: CONFIG_INVALID. */
+/** An invalid option or combination of options. `code`: CONFIG_INVALID. */
 export class ConfigError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('CONFIG_INVALID', message, options);
   }
 }
 
-/** A checkpoint's file is missing, damaged or contradicts another. `code`: CHECKPOINT_INVALID. */
+/** A checkpoint file is missing, damaged or contradicts another file. `code`: CHECKPOINT_INVALID. */
 export class CheckpointError extends UniprocError {
   constructor(
-    /** The path of the file at fault. */
+    /** Path of the invalid file. */
     readonly file: string,
     message: string,
     options?: ErrorOptions,
@@ -33,10 +33,10 @@ export class CheckpointError extends UniprocError {
   }
 }
 
-/** A text that is no chat template: jinja2 would not compile it. `code`: CHAT_TEMPLATE_INVALID. */
+/** The chat template does not compile. `code`: CHAT_TEMPLATE_INVALID. */
 export class ChatTemplateError extends UniprocError {
   constructor(
-    /** The line of the template that is at fault, from 1. */
+    /** The template's line with the error, from 1. */
     readonly line: number,
     reason: string,
     options?: ErrorOptions,
@@ -45,7 +45,7 @@ export class ChatTemplateError extends UniprocError {
   }
 }
 
-/** A model this library cannot run: its architecture, its quantization. `code`: MODEL_UNSUPPORTED. */
+/** The model's architecture, quantization or another property is not supported. `code`: MODEL_UNSUPPORTED. */
 export class UnsupportedModelError extends UniprocError {
   constructor(
     readonly file: string,
@@ -57,11 +57,11 @@ export class UnsupportedModelError extends UniprocError {
 }
 
 /**
- * A prompt or a sampling parameter out of range; nothing of the request was admitted. `code`:
+ * An invalid prompt, option or sampling parameter; the request was not admitted. `code`:
  * REQUEST_INVALID.
  */
 export class InvalidRequestError extends UniprocError {
-  /** The request at fault, where the error comes from the worker, which knows it by its id. */
+  /** The request's id, for errors of the worker. */
   readonly requestId: string | undefined;
 
   constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
@@ -71,45 +71,45 @@ export class InvalidRequestError extends UniprocError {
 }
 
 /**
- * One request met an error while it was admitted, scheduled, computed or turned into text, and was
- * ended with its call; others went on. `cause` is the error. `code`: REQUEST_FAILED.
+ * A request failed while it was admitted, scheduled, computed or detokenized. Its call was ended;
+ * others continue. `cause` is the error. `code`: REQUEST_FAILED.
  */
 export class RequestFailedError extends UniprocError {
   constructor(
     readonly requestId: string,
-    /** What was done with it: 'admitted', 'scheduled', ... */
+    /** The failed stage: 'admitted', 'scheduled', ... */
     stage: string,
     cause: unknown,
   ) {
     super(
       'REQUEST_FAILED',
-      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others go on`,
+      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others continue`,
       { cause },
     );
   }
 }
 
-/** As many requests wait as may; nothing of the call was admitted. `code`: QUEUE_FULL. */
+/** The queue of waiting requests is full; the call was not admitted. `code`: QUEUE_FULL. */
 export class QueueFullError extends UniprocError {
   constructor(
     /** The limit, `maxQueuedRequests`. */
     readonly maxQueuedRequests: number,
-    /** Requests that waited. */
+    /** Waiting requests. */
     readonly numWaiting: number,
-    /** Requests that the call would have added, each of a prompt's samples one. */
+    /** Requests that the call would have added, one for each sample of a prompt. */
     readonly numNew: number,
   ) {
     super(
       'QUEUE_FULL',
-      `${numWaiting} requests wait and maxQueuedRequests is ${maxQueuedRequests}: there is no ` +
-        `room for ${numNew} more; call again later, or with fewer prompts`,
+      `${numWaiting} requests are waiting and maxQueuedRequests is ${maxQueuedRequests}, so ${numNew} ` +
+        'more do not fit; retry later or with fewer prompts',
     );
   }
 }
 
-/** A call was not done within its `timeoutMs`, and was ended. `code`: REQUEST_TIMEOUT. */
+/** A call exceeded its `timeoutMs` and was ended. `code`: REQUEST_TIMEOUT. */
 export class RequestTimeoutError extends UniprocError {
-  /** Tokens that the call had generated, over all its prompts. */
+  /** Tokens generated for all prompts of the call. */
   readonly numOutputTokens: number;
 
   constructor(
@@ -121,23 +121,23 @@ export class RequestTimeoutError extends UniprocError {
       'REQUEST_TIMEOUT',
       `the call was not done within ${timeoutMs} ms: it had generated ${numOutputTokens} tokens` +
         (numPrompts > 1 ? `, and ${numPromptsDone} of ${numPrompts} prompts were done` : '') +
-        '; ask for fewer tokens (maxTokens) or give it a larger timeoutMs',
+        '; reduce maxTokens or raise timeoutMs',
     );
     this.numOutputTokens = numOutputTokens;
   }
 }
 
 /**
- * The model computed NaN where a request's next token was to be sampled from, or a prompt's logprobs
- * taken. It ends that request alone. `code`: LOGITS_INVALID.
+ * The logits for a request's next token or prompt logprobs contain NaN. Only that request is ended.
+ * `code`: LOGITS_INVALID.
  */
 export class InvalidLogitsError extends UniprocError {
   constructor(
-    /** The engine's id of the request. */
+    /** The request's id. */
     readonly requestId: string,
-    /** NaN logits of the position; null when only their logprobs, which are NaN too, are known. */
+    /** Number of NaN logits at the position; null when only the logprobs are known. */
     readonly numNans: number | null,
-    /** Logits of a position; null when not known. */
+    /** Number of logits at a position; null when unknown. */
     readonly vocabSize: number | null,
   ) {
     const logits = vocabSize === null ? 'logits' : `of ${vocabSize} logits`;
@@ -150,14 +150,14 @@ export class InvalidLogitsError extends UniprocError {
   }
 }
 
-/** A call that does not fit the state: executing while asleep, `getOutput` twice. `code`: INVALID_STATE. */
+/** The call is not allowed in the current state, such as executing while asleep. `code`: INVALID_STATE. */
 export class InvalidStateError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('INVALID_STATE', message, options);
   }
 }
 
-/** A call of the executor's interface that this build does not have. `code`: NOT_SUPPORTED. */
+/** The call is not supported by this build or configuration. `code`: NOT_SUPPORTED. */
 export class NotSupportedError extends UniprocError {
   constructor(
     readonly call: string,
@@ -167,67 +167,67 @@ export class NotSupportedError extends UniprocError {
   }
 }
 
-/** Not enough memory on the device or host; the message has the figures. `code`: OUT_OF_MEMORY. */
+/** The device or host has too little memory; the message has the figures. `code`: OUT_OF_MEMORY. */
 export class OutOfMemoryError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('OUT_OF_MEMORY', message, options);
   }
 }
 
-/** The device cannot go on: a sticky error, its state is lost. `code`: DEVICE_FAILED. */
+/** A sticky device error: the device's state is lost. `code`: DEVICE_FAILED. */
 export class DeviceError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('DEVICE_FAILED', message, options);
   }
 }
 
-/** The executor failed for good; `cause` is why. `code`: EXECUTOR_FAILED. */
+/** The executor failed permanently; `cause` is the reason. `code`: EXECUTOR_FAILED. */
 export class ExecutorFailedError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('EXECUTOR_FAILED', message, options);
   }
 }
 
-/** The call came, or was still waiting, when its owner was shut down. `code`: SHUT_DOWN. */
+/** The call was made or pending when its owner was shut down. `code`: SHUT_DOWN. */
 export class ShutdownError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('SHUT_DOWN', message, options);
   }
 }
 
-/** A worker's method did not answer in time; a late answer is dropped. `code`: RPC_TIMEOUT. */
+/** A worker method did not return in time; a late result is dropped. `code`: RPC_TIMEOUT. */
 export class RpcTimeoutError extends UniprocError {
   constructor(
     readonly method: string,
     /** Milliseconds waited. */
     readonly timeout: number,
   ) {
-    super('RPC_TIMEOUT', `${method} did not answer within ${timeout} ms`);
+    super('RPC_TIMEOUT', `${method} did not return within ${timeout} ms`);
   }
 }
 
-/** A name that the worker and its wrapper do not have. `code`: UNKNOWN_METHOD. */
+/** Neither the worker nor its wrapper has the method. `code`: UNKNOWN_METHOD. */
 export class UnknownMethodError extends UniprocError {
   constructor(method: string, known: readonly string[]) {
     super('UNKNOWN_METHOD', `the worker has no method ${method}; it has ${known.join(', ')}`);
   }
 }
 
-/** Waiting for a future's result took longer than asked. `code`: FUTURE_TIMEOUT. */
+/** The wait for a future's result timed out. `code`: FUTURE_TIMEOUT. */
 export class FutureTimeoutError extends UniprocError {
   constructor(timeout: number) {
     super('FUTURE_TIMEOUT', `the future was not done within ${timeout} ms`);
   }
 }
 
-/** The future was cancelled before it had a result. `code`: CANCELLED. */
+/** The future was cancelled before it completed. `code`: CANCELLED. */
 export class CancelledError extends UniprocError {
   constructor(message = 'the future was cancelled') {
     super('CANCELLED', message);
   }
 }
 
-/** No store answers at an address, or the connection to it has ended. `code`: STORE_CONNECTION. */
+/** No store answers at the address, or the connection to it closed. `code`: STORE_CONNECTION. */
 export class StoreConnectionError extends UniprocError {
   constructor(
     /** The store's host:port. */
@@ -239,12 +239,12 @@ export class StoreConnectionError extends UniprocError {
   }
 }
 
-/** A store's server cannot listen where it was told to. `code`: STORE_LISTEN. */
+/** A store server cannot listen on its address. `code`: STORE_LISTEN. */
 export class StoreListenError extends UniprocError {
   constructor(
-    /** The host:port that was asked for. */
+    /** The requested host:port. */
     readonly address: string,
-    /** The system's name of what was wrong: EADDRINUSE when another process has the port. */
+    /** The system's error code: EADDRINUSE when the port is in use. */
     readonly reason: string,
     options?: ErrorOptions,
   ) {
@@ -252,21 +252,21 @@ export class StoreListenError extends UniprocError {
   }
 }
 
-/** A key, value or amount that a store does not take; nothing was sent. `code`: STORE_REQUEST_INVALID. */
+/** A key, value or amount exceeds the store's limits; nothing was sent. `code`: STORE_REQUEST_INVALID. */
 export class StoreRequestError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('STORE_REQUEST_INVALID', message, options);
   }
 }
 
-/** A store did not answer in time: keys that nobody has set, often. `code`: STORE_TIMEOUT. */
+/** A store did not answer in time, often because a key was never set. `code`: STORE_TIMEOUT. */
 export class StoreTimeoutError extends UniprocError {
   constructor(
     /** The store's host:port. */
     readonly address: string,
-    /** The method that was called. */
+    /** The called method. */
     readonly operation: string,
-    /** The keys it was called with; none for `numKeys`. */
+    /** The call's keys; none for `numKeys`. */
     readonly keys: readonly string[],
     /** Milliseconds waited. */
     readonly timeout: number,
@@ -281,12 +281,12 @@ export class StoreTimeoutError extends UniprocError {
 }
 
 /**
- * A rank of the group is gone, or did not come in time, and what the group did together is over.
- * `code`: PEER_LOST.
+ * A rank of the group failed, left or did not respond in time, so the group's work ended. `code`:
+ * PEER_LOST.
  */
 export class PeerLostError extends UniprocError {
   constructor(
-    /** The rank that was lost; null where it is the group that was given up. */
+    /** The lost rank; null when the whole group was aborted. */
     readonly rank: number | null,
     readonly reason: string,
     options?: ErrorOptions,
@@ -299,7 +299,7 @@ export class PeerLostError extends UniprocError {
   }
 }
 
-/** This rank cannot take part in what its group does; the message says why. `code`: COMMUNICATOR_FAILED. */
+/** This rank cannot take part in its group's collectives. `code`: COMMUNICATOR_FAILED. */
 export class CommunicatorError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('COMMUNICATOR_FAILED', message, options);
@@ -307,8 +307,8 @@ export class CommunicatorError extends UniprocError {
 }
 
 /**
- * The ranks of a group did not find each other: one did not come, or they do not agree who they are.
- * `code`: RENDEZVOUS.
+ * The rendezvous failed: a rank did not join, or ranks and world sizes are inconsistent. `code`:
+ * RENDEZVOUS.
  */
 export class RendezvousError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
@@ -316,14 +316,14 @@ export class RendezvousError extends UniprocError {
   }
 }
 
-/** Two ranks were about to do different things at the same step. `code`: SCHEDULE_MISMATCH. */
+/** Two ranks scheduled the same step differently. `code`: SCHEDULE_MISMATCH. */
 export class ScheduleMismatchError extends UniprocError {
   constructor(
-    /** The number of the step. */
+    /** The step's number. */
     readonly step: number,
     /** The first two ranks that differ. */
     readonly ranks: readonly [number, number],
-    /** Their digests, in hex; null of a rank that has fallen so far behind that it has none. */
+    /** Their digests in hex; null for a rank too far behind to have one. */
     readonly digests: readonly [string | null, string | null],
   ) {
     const [first, second] = ranks.map((rank, i) => `rank ${rank} has ${digests[i] ?? 'none'}`);
@@ -335,12 +335,12 @@ export class ScheduleMismatchError extends UniprocError {
   }
 }
 
-/** A rank that the launcher had started failed; the others were stopped. `code`: RANK_FAILED. */
+/** A rank of the launcher failed; the others were stopped. `code`: RANK_FAILED. */
 export class RankFailedError extends UniprocError {
   constructor(
-    /** The first that failed; null when it is known only that another node's launcher gave up. */
+    /** The first failed rank; null when another node's launcher failed. */
     readonly rank: number | null,
-    /** What the launcher exits with: the rank's own exit code, 128 and the signal's number. */
+    /** The launcher's exit code: the rank's own, or 128 plus the signal's number. */
     readonly exitCode: number,
     message: string,
     options?: ErrorOptions,
@@ -350,8 +350,8 @@ export class RankFailedError extends UniprocError {
 }
 
 /**
- * The thread that encodes, decodes or renders chat templates ended while it worked for the call; the next
- * call has a new one. `cause` is why, where it is known. `code`: TOKENIZER_FAILED.
+ * The thread that encodes, decodes or renders chat templates ended during the call; the next call starts
+ * a new one. `cause` is the reason, if known. `code`: TOKENIZER_FAILED.
  */
 export class TokenizerFailedError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
@@ -359,62 +359,25 @@ export class TokenizerFailedError extends UniprocError {
   }
 }
 
-/** The native addon, or another package's, is not there or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
+/** The native addon, or another package's, is missing or cannot be loaded. `code`: ADDON_UNAVAILABLE. */
 export class AddonUnavailableError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('ADDON_UNAVAILABLE', message, options);
   }
 }
 
-/** A fault of this library itself, which is worth a report. `code`: INTERNAL. */
+/** A bug in this library; please report it. `code`: INTERNAL. */
 export class InternalError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('INTERNAL', message, options);
   }
 }
 
-/** What was thrown, as text. Anything can be thrown, and not everything can be turned into text. */
+/** Formats a thrown value, which may be anything. */
 function describe(thrown: unknown): string {
   try {
     return thrown instanceof Error ? thrown.message : String(thrown);
   } catch {
-    return 'something that has no text was thrown';
-  }
-}
-
-/** The typed error of a code that the native layer names. */
-export function nativeError(
-  code: string,
-  message: string,
-  file?: string,
-  rank?: number,
-): UniprocError {
-  switch (code) {
-    case 'OUT_OF_MEMORY':
-      return new OutOfMemoryError(message);
-    case 'DEVICE_FAILED':
-      return new DeviceError(message);
-    case 'REQUEST_INVALID':
-      return new InvalidRequestError(message);
-    case 'CHECKPOINT_INVALID':
-      return new CheckpointError(file ?? 'checkpoint', message);
-    case 'NOT_SUPPORTED':
-      return new NotSupportedError(message, message);
-    case 'SHUT_DOWN':
-      return new ShutdownError(message);
-    case 'INVALID_STATE':
-      return new InvalidStateError(message);
-    case 'CONFIG_INVALID':
-      return new ConfigError(message);
-    case 'ADDON_UNAVAILABLE':
-      return new AddonUnavailableError(message);
-    case 'PEER_LOST':
-      return new PeerLostError(rank ?? null, message);
-    case 'COMMUNICATOR_FAILED':
-      return new CommunicatorError(message);
-    case 'INTERNAL':
-      return new InternalError(message);
-    default:
-      return new InternalError(`${message} (code ${code})`);
+    return 'a value that cannot be converted to text was thrown';
   }
 }

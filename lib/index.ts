@@ -1,4 +1,4 @@
-/** What users import. */
+/** Exports of the package. */
 export { LLM, type CreateArgs } from './llm';
 export type { EngineArgs } from './config/engineArgs';
 export type {
@@ -27,6 +27,7 @@ export type {
   PositionLogprobs,
   RequestOutput,
 } from './engine/outputs';
+export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats } from './engine/stats';
 export {
   type ChatMessage,
@@ -44,11 +45,17 @@ export {
 } from './tokenizer/tokenizer';
 export * from './errors';
 
-// What is reachable on each of several ranks.
+// Types of objects that each rank of a distributed engine exposes.
 export type { ProcessGroup } from './distributed/processGroup';
-export type { CommType, NativeCommunicator, NativeDevice, NativeModel, ReduceOp } from './native';
+export type {
+  CommType,
+  NativeCommunicator,
+  NativeDeviceThread,
+  NativeModelRunner,
+  ReduceOp,
+} from './native';
 
-// For those who bring an executor or a worker of their own.
+// For custom executors and workers.
 export {
   Executor,
   type CreateOptions,
@@ -73,6 +80,7 @@ export type {
   NewRequestData,
   SchedulerOutput,
 } from './contract/schedulerOutput';
+export type { WeightBytes, WorkerSummary } from './contract/workerSummary';
 export { Worker } from './worker/worker';
 export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';
 export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';

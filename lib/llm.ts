@@ -1,4 +1,4 @@
-/** What users call: load a model, generate, stream, chat. */
+/** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
 import {
@@ -24,32 +24,42 @@ import { readingOf } from './config/snapshot';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
-import { rejecting } from './engine/callOutputs';
+import { rejectOnThrow } from './engine/callOutputs';
 import { LLMEngine } from './engine/engine';
 import { InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
+import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
 import { startAmongRanks } from './distributed/startFailure';
 import { ConfigError, InvalidRequestError } from './errors';
+import { codeOf, log } from './log';
 import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 
 export interface CreateArgs extends EngineArgs {
-  /** Told how far the load of the weights is; default: a bar, when stderr is a terminal. */
+  /**
+   * Receives the progress of weight loading.
+   * @defaultValue a progress bar if stderr is a terminal
+   */
   onProgress?: (progress: LoadProgress) => void;
-  /** Gives the start up at its next stage; `create` then rejects with the signal's reason. */
+  /**
+   * Aborts loading at its next stage; `create` then rejects with the signal's reason.
+   * @defaultValue none
+   */
   signal?: AbortSignal;
-  /** The chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  /**
+   * A template's text, or the name of a template in the checkpoint.
+   * @defaultValue the checkpoint's
+   */
   chatTemplate?: string;
 }
 
 /**
- * A model, loaded, and the engine that runs it. Calls from anywhere in the process share the
- * engine's batches. After `shutdown`, or once the executor failed, every call rejects with
- * ShutdownError or ExecutorFailedError.
+ * A loaded model and its engine. Concurrent calls share the engine's batches. After `shutdown`,
+ * or after the executor failed, every call rejects with ShutdownError or ExecutorFailedError.
  */
 export class LLM {
   private constructor(
@@ -62,14 +72,19 @@ export class LLM {
 
   /**
    * Loads a model. Rejects with ConfigError, CheckpointError, UnsupportedModelError,
-   * OutOfMemoryError, AddonUnavailableError; nothing is left behind then. Where the reason is that
-   * another rank could not start, the error has that one's code and names the rank.
+   * OutOfMemoryError or AddonUnavailableError after releasing everything. If another rank failed to
+   * start, the error has that rank's error code and names the rank.
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
     const { distributedExecutorBackend: backend } = { ...args };
-    return backend === 'external_launcher'
-      ? startAmongRanks(() => LLM.start(args))
-      : LLM.start(args);
+    try {
+      return await (backend === 'external_launcher'
+        ? startAmongRanks(() => LLM.start(args))
+        : LLM.start(args));
+    } catch (error) {
+      log('start: failed: %s', codeOf(error));
+      throw error;
+    }
   }
 
   private static async start(args: CreateArgs): Promise<LLM> {
@@ -77,10 +92,13 @@ export class LLM {
     const { onProgress, signal, chatTemplate, ...engineArgs } = args;
     const device = engineArgs.device ?? (await defaultDevice());
     const config = await createUniprocConfig({ ...engineArgs, device });
+    const { model } = config;
+    log('start: model %s, device %s, dtype %s', model.path, device, model.dtype);
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path, { chatTemplate });
+    if (tokenizer !== null) log('start: the tokenizer is loaded');
     try {
       const engine = await LLMEngine.create(config, {
         tokenizer,
@@ -96,17 +114,17 @@ export class LLM {
   }
 
   /**
-   * Generates for one prompt or several, with one SamplingParams for all or one for each; without
-   * any, with the model's own defaults. Resolves to an output for each prompt, in order, once all
-   * are done. Rejects with InvalidRequestError or QueueFullError before anything runs; later with
-   * RequestTimeoutError or the reason of `options.signal`, and then all of its prompts have ended.
+   * Generates for one prompt or several, with one SamplingParams for all or one for each; default:
+   * the model's defaults. Resolves to one output per prompt, in order, once all have finished.
+   * Rejects with InvalidRequestError or QueueFullError before anything runs; later with
+   * RequestTimeoutError or the reason of `options.signal`, which end all prompts of the call.
    */
   generate(
     prompts: Prompt | readonly Prompt[],
     params?: SamplingParams | readonly SamplingParams[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
-    return rejecting(() => {
+    return rejectOnThrow(() => {
       const checked = checkGenerateOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
       const inputs = this.inputProcessor.takePrompts(asList(prompts), params, prompting);
@@ -127,15 +145,15 @@ export class LLM {
     check: () => Options,
     takeInputs: (options: Options) => CallInputs,
   ): OutputStream {
-    // Both now: the caller may change what it passed in before the first read.
+    // Both run now: the caller may change its arguments before the first read.
     const checked = outcomeOf(check);
     const inputs = outcomeOf(() => takeInputs(checked()));
     return this.engine.stream(inputs, requestOptionsOf(checked.value ?? {}));
   }
 
   /**
-   * Generates for one prompt, from the first read on. What came since the reader last asked comes as
-   * one delta; leaving the loop ends the request. Reads reject with what `generate` rejects with.
+   * Generates for one prompt, starting with the first read. Each read returns all text since the
+   * previous one as one delta; leaving the loop aborts the request. Reads reject as `generate` does.
    */
   stream(prompt: Prompt, params?: SamplingParams, options: StreamOptions = {}): OutputStream {
     return this.streamFor(
@@ -145,23 +163,25 @@ export class LLM {
   }
 
   /**
-   * Answers one conversation or several, put into words by the checkpoint's chat template or by
-   * `options.chatTemplate`, with the tools, documents and variables of the options. Resolves and
-   * rejects as `generate`; with CheckpointError when the checkpoint's template does not compile.
+   * Answers one conversation or several, rendered by the checkpoint's chat template or by
+   * `options.chatTemplate`. Resolves and rejects as `generate` does; also rejects with
+   * CheckpointError if the checkpoint's template does not compile.
    */
-  async chat(
+  chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
-    const conversations = readingOf('messages', () => conversationsOf(messages));
-    const checked = checkChatOptions(options, this.engine.config.limits);
-    const prompting = promptOptionsOf(checked);
-    const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
-    return this.generateFor(inputs, checked);
+    return rejectOnThrow(() => {
+      const conversations = readingOf('messages', () => conversationsOf(messages));
+      const checked = checkChatOptions(options, this.engine.config.limits);
+      const prompting = promptOptionsOf(checked);
+      const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
+      return this.generateFor(inputs, checked);
+    });
   }
 
-  /** Answers one conversation as `stream` continues a prompt. */
+  /** `stream` for one conversation. */
   chatStream(
     messages: readonly ChatMessage[],
     params?: SamplingParams,
@@ -173,35 +193,40 @@ export class LLM {
     );
   }
 
-  /** How the engine stands: queue, cache, tokens, latencies. */
+  /** The engine's queue, KV cache, token counts and latencies. */
   stats(): EngineStats {
     return this.engine.stats();
   }
 
-  /** What happens to requests, as it happens, for a log: `llm.events.on('finished', ...)`. */
+  /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */
   get events(): EventEmitter<EngineEvents> {
     return this.engine.events;
   }
 
-  /** Requests from now on share no KV cache with those before: for when the weights were changed. */
+  /** Device, weights and KV cache, as the event 'started' tells them. */
+  get startup(): StartupRecord {
+    return this.engine.startup;
+  }
+
+  /** Stops later requests from reusing cached KV blocks; call it after changing the weights. */
   resetPrefixCache(): void {
     this.engine.resetPrefixCache();
   }
 
   /**
-   * Goes over to another group of ranks, with the calls that are under way (docs/tensor-parallel.md).
-   * Every rank that stays or leaves asks for it at the same place among its calls; those that join
-   * are new processes. Rejects with ConfigError or InvalidStateError, and goes on as before, when the
-   * ranks do not agree, and with NotSupportedError where no launcher started this process.
+   * Moves the engine and its running calls to another rank group (docs/tensor-parallel.md). Every
+   * current rank must call it at the same position among its calls; joining ranks are new processes.
+   * Rejects with ConfigError or InvalidStateError, without a change, if the ranks' requests differ;
+   * with NotSupportedError unless a launcher started this process.
    */
   async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     return this.engine.reinitializeDistributed(checkReconfigureRequest(request));
   }
 
-  /** Pending calls reject with ShutdownError; frees the model and joins its threads. Idempotent. */
+  /** Rejects pending calls with ShutdownError, frees the model and joins its threads. Idempotent. */
   async shutdown(): Promise<void> {
     try {
-      // First, so that calls whose prompts are being encoded end with ShutdownError of the engine's.
+      // First, so that calls still encoding prompts reject with the engine's ShutdownError.
       await this.engine.shutdown();
     } finally {
       await this.tokenizer?.close();
@@ -213,7 +238,7 @@ export class LLM {
   }
 }
 
-/** Calls `read` now, and throws what it threw or returns what it returned when it is asked. */
+/** Calls `read` now; the returned function returns its result or throws its error. */
 function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
   try {
     const value = read();
@@ -225,7 +250,7 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
   }
 }
 
-/** The three that are no options of the engine's. */
+/** Checks the three options that are not EngineArgs. */
 function checkArgs(args: unknown): void {
   if (typeof args !== 'object' || args === null || Array.isArray(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
@@ -247,7 +272,7 @@ function conversationsOf(
 ): readonly (readonly ChatMessage[])[] {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new InvalidRequestError(
-      `chat takes a list of messages, or a list of such lists, not ${show(messages)}`,
+      `messages is ${show(messages)}; it must be a list of messages or a list of conversations`,
     );
   }
   return Array.isArray(messages[0])

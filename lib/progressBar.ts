@@ -1,18 +1,18 @@
-/** How far something long is, as one line of a terminal that is wiped when it is done. */
+/** Progress as one line of a terminal, cleared at the end. */
 import type { LoadProgress } from './config/uniprocConfig';
 import type { Call } from './engine/call';
 
 const WIDTH = 30;
-/** Milliseconds between two drawings of a call. */
+/** Milliseconds between two updates of a call's progress. */
 const PERIOD_MS = 100;
 
-/** A line that is written over itself. */
+/** A terminal line that each update overwrites. */
 class StatusLine {
   private drawn = '';
 
   constructor(private readonly terminal: NodeJS.WriteStream) {}
 
-  /** Cut to the terminal's width, where it has one: a line that wraps could not be wiped. */
+  /** Truncates to the terminal's width, if known: a wrapped line could not be cleared. */
   draw(text: string): void {
     const line = text.slice(0, this.terminal.columns || undefined);
     if (line === this.drawn) return;
@@ -20,7 +20,7 @@ class StatusLine {
     this.terminal.write(`\r\x1b[K${line}`);
   }
 
-  wipe(): void {
+  clear(): void {
     this.draw('');
   }
 }
@@ -29,7 +29,7 @@ function bar(share: number): string {
   return `[${'='.repeat(Math.round(share * WIDTH)).padEnd(WIDTH)}]`;
 }
 
-/** A callback that draws the load of the weights. */
+/** Returns a callback that draws the progress of loading weights. */
 export function loadProgressBar(terminal: NodeJS.WriteStream): (progress: LoadProgress) => void {
   const line = new StatusLine(terminal);
   return ({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond }) => {
@@ -38,13 +38,13 @@ export function loadProgressBar(terminal: NodeJS.WriteStream): (progress: LoadPr
     const rate = `${(bytesPerSecond / 1e9).toFixed(1)} GB/s`;
     const figures = `${Math.floor(share * 100)}% of ${size}, ${rate}`;
     if (tensors < totalTensors) line.draw(`loading weights ${bar(share)} ${figures}`);
-    else line.wipe();
+    else line.clear();
   };
 }
 
 /**
- * Draws how far a call is, its prompts done and its mean rates in tokens per second so far, until
- * the function that it returns is called.
+ * Draws a call's finished prompts and its mean rates in tokens per second until the returned function
+ * is called.
  */
 export function drawCall(terminal: NodeJS.WriteStream, call: Call): () => void {
   const line = new StatusLine(terminal);
@@ -59,10 +59,10 @@ export function drawCall(terminal: NodeJS.WriteStream, call: Call): () => void {
   };
   draw();
   const timer = setInterval(draw, PERIOD_MS);
-  // The call itself keeps the process alive as long as it must.
+  // The call itself keeps the process alive.
   timer.unref();
   return () => {
     clearInterval(timer);
-    line.wipe();
+    line.clear();
   };
 }

@@ -1,21 +1,20 @@
 /**
- * Work on the JavaScript thread that grows with what callers ask for, cut into slices. All of it
- * shares one budget of each turn of the event loop, so that many large calls at once hold the loop no
- * longer than one.
+ * Cuts large work on the JavaScript thread into slices. All jobs share one budget per turn of the
+ * event loop, so many large calls hold it no longer than one.
  */
 
 import { setImmediate as nextTurnOfEventLoop } from 'node:timers/promises';
 
 /**
- * Most milliseconds that slices may take in a turn of the event loop, all jobs together; an engine's
- * steps may take as many more. Turns are cheap (some microseconds), so this costs no throughput.
+ * Budget of all jobs per turn of the event loop, in milliseconds; an engine's steps may take as
+ * long again. A turn costs microseconds, so throughput does not suffer.
  */
 const BUDGET_MS = 2;
 
-/** Pieces of work between two looks at the clock. */
+/** Pieces of work between clock reads. */
 const PIECES_PER_LOOK = 8;
 
-/** Yields between two pieces of work, each of some microseconds. */
+/** Yields after each piece of work, which takes some microseconds. */
 export type Pieces = Iterator<void, void>;
 
 interface Job {
@@ -26,7 +25,7 @@ interface Job {
 
 export class SlicedWork {
   private readonly jobs: Job[] = [];
-  /** When this turn's budget is used up; null before anything has run in this turn. */
+  /** End of this turn's budget; null before any work in this turn. */
   private deadline: number | null = null;
 
   constructor(
@@ -35,10 +34,9 @@ export class SlicedWork {
   ) {}
 
   /**
-   * Does a job's pieces: at once, as far as the budget goes and where no other job waits; else in
-   * later turns of the event loop, in slices that take turns with those of other jobs. Calls `done`
-   * after the last piece or `failed` with what a piece throws, perhaps before this returns. Neither
-   * may throw.
+   * Runs a job: immediately within the budget if no other job waits, else in later turns of the
+   * event loop, in slices that alternate with other jobs. Calls `done`, or `failed` with the error
+   * thrown, possibly before this returns. Neither may throw.
    */
   run(pieces: Pieces, done: () => void, failed: (error: unknown) => void): void {
     this.jobs.push({ pieces, done, failed });
@@ -69,7 +67,7 @@ export class SlicedWork {
   }
 }
 
-/** Tells a loop that goes on from promise to promise when it has to let the event loop turn. */
+/** Tells a promise-driven loop when to yield to the event loop. */
 export class EventLoopTurn {
   private began: number;
 
@@ -80,12 +78,12 @@ export class EventLoopTurn {
     this.began = now();
   }
 
-  /** Time in which the loop waited counts, too: to turn once too often costs next to nothing. */
+  /** Includes time spent waiting: an extra turn costs next to nothing. */
   get isUsedUp(): boolean {
     return this.now() - this.began >= BUDGET_MS;
   }
 
-  /** Lets timers and sockets be served. */
+  /** Yields, so timers and sockets are served. */
   async next(): Promise<void> {
     await this.nextTurn();
     this.began = this.now();
@@ -107,5 +105,5 @@ function doSlice(
   }
 }
 
-/** The one of this process, whose event loop all engines share. */
+/** Shared by all engines of the process, which share its event loop. */
 export const slicedWork = new SlicedWork();

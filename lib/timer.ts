@@ -1,19 +1,21 @@
-/** Timeouts, in milliseconds, of which Infinity is one that never comes. */
+/** Timeouts in milliseconds; Infinity never expires. */
 import { ConfigError } from './errors';
 
-/** Most milliseconds that setTimeout can count; longer would fire at once. */
+/** Maximum delay of setTimeout; a longer one would fire immediately. */
 export const MAX_TIMER = 2 ** 31 - 1;
 
-/** Throws ConfigError for what is not a duration. */
+/** Throws ConfigError unless `timeout` is a number of at least 0. */
 export function checkTimeout(timeout: number): void {
   if (typeof timeout !== 'number' || !(timeout >= 0)) {
-    throw new ConfigError(`timeout must be milliseconds, 0 or more, not ${String(timeout)}`);
+    throw new ConfigError(
+      `timeout is ${String(timeout)}; it must be milliseconds, a number of at least 0`,
+    );
   }
 }
 
 /**
- * Calls back after `timeout` milliseconds; returns what stops it. Undefined or Infinity: never. The
- * process does not end before, unless `ref` is false. Throws ConfigError for what is not a duration.
+ * Calls `expired` after `timeout` milliseconds, never for undefined or Infinity; returns a function
+ * that cancels it. Keeps the process alive unless `ref` is false. Throws ConfigError as checkTimeout.
  */
 export function startTimer(
   timeout: number | undefined,

@@ -1,7 +1,7 @@
 /**
- * Builds the addon, build/Release/uniproc.node, and in a clone also the one of tests and benchmarks,
- * build/Release/uniproc_testing.node: with CMake where there is one, else with the node-gyp that every
- * npm brings (`npm run build:native -- --gyp` asks for that).
+ * Builds the addon, build/Release/uniproc.node, and in a clone also the addon for tests and benchmarks,
+ * build/Release/uniproc_testing.node: with CMake if installed, else with npm's node-gyp
+ * (`npm run build:native -- --gyp` selects it).
  */
 'use strict';
 
@@ -27,8 +27,8 @@ function buildWithCMake() {
 
 function buildWithNodeGyp() {
   const nodeGyp = process.env.npm_config_node_gyp;
-  if (!nodeGyp) throw new Error('npm brings node-gyp: run this as `npm run build:native`');
-  // Node's own headers, where they lie beside it, as in its official archives: nothing to download.
+  if (!nodeGyp) throw new Error('node-gyp comes with npm; run `npm run build:native`');
+  // Use Node's headers if installed, as in its official archives, instead of downloading them.
   const prefix = path.join(path.dirname(process.execPath), '..');
   const headers = existsSync(path.join(prefix, 'include/node/node_api.h'));
   run(nodeGyp, ['rebuild', '--jobs', jobs, ...(headers ? [`--nodedir=${prefix}`] : [])]);

@@ -1,4 +1,4 @@
-/** Prints how many GPUs this process can open. Those that only another process may open count none. */
+/** Prints the number of GPUs that this process can open. */
 'use strict';
 
 const { Ops } = require('../build/Release/uniproc_testing.node');
@@ -10,6 +10,6 @@ try {
     count++;
   }
 } catch {
-  // That is the first there is not.
+  // The first index without a GPU.
 }
 console.log(count);

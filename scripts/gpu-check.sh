@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one run; the last lines are a table.
-#   OUT=DIR     where the full logs go, by default build/gpu
-#   SHAPES=...  models that the bench measures, by default all it knows
+# Runs everything that needs a GPU; prints a table last.
+#   OUT=DIR     folder of the full logs, by default build/gpu
+#   SHAPES=...  models that the bench measures, by default all known ones
 #   ONLY=...    of tests, sanitizer, rates, bench, and with several GPUs collectives, reinitialize,
 #               models, allreduce, tensor-parallel
-#   RANKS=...   of what needs several GPUs only that with so many ranks: 2, 4 or 8
-#   LIMIT=...   seconds for each of these, by default 900
-#   TOTAL=...   seconds for all of them together, by default as long as it takes
+#   RANKS=...   number of ranks for checks with several GPUs: 2, 4 or 8
+#   LIMIT=...   seconds per check, by default 900
+#   TOTAL=...   seconds for all checks, by default unlimited
 #
-# With several ranks the tests are two runs of some minutes, and the measurements another:
+# With several ranks the tests take two runs of some minutes, and the measurements one:
 #   ONLY="collectives reinitialize" RANKS=4 TOTAL=480 scripts/gpu-check.sh
 #   ONLY="models" RANKS=4 TOTAL=480 scripts/gpu-check.sh
 #   ONLY="allreduce tensor-parallel" RANKS=4 TOTAL=580 scripts/gpu-check.sh
@@ -21,7 +21,7 @@ mkdir -p "$out"
 export RANKS=${RANKS:-}
 summary=()
 
-# A check's seconds: its own limit, or what is left of all.
+# A check's seconds: its own limit or the remaining total.
 seconds() {
   local left=$((total - SECONDS))
   ((left < 1)) && left=1
@@ -40,7 +40,7 @@ check() {
   summary+=("$name: $([ "$status" = 0 ] && echo passed || echo "FAILED ($status)"), $((SECONDS - start)) s")
 }
 
-# A few tokens of the small model, prompts and single queries, with the sampler's parts.
+# A few tokens of the small model: prefill, decode and every part of the sampler.
 sanitize() {
   local tool
   for tool in memcheck racecheck initcheck synccheck; do
@@ -49,7 +49,7 @@ sanitize() {
   done
 }
 
-# The tests of one file of test/gpu, a line each as they end.
+# The tests of one file of test/gpu, one line per finished test.
 distributed() {
   within node scripts/test-gpu.js "gpu/$1" --reporters ./scripts/lineReporter.js \
     --reporters summary ${RANKS:+-t ", $RANKS ranks"}
@@ -71,7 +71,7 @@ if [[ -n "${ONLY:-}" ]] || (($(node scripts/count-gpus.js) > 1)); then
     --json "$out/tensor-parallel.json"
 fi
 
-# Only what this run wrote.
+# Only this run's logs.
 log() {
   [[ "${summary[*]}" == *"$1: "* ]] && cat "$out/$1.log"
 }
@@ -89,7 +89,7 @@ for name in allreduce tensor-parallel; do
 done
 log tests | grep -hE '^(Tests|Test Suites):'
 for name in "${summary[@]}"; do
-  # What ended without a line of its own: a crash, or the time was up.
+  # A check without a result line: a crash or a timeout.
   [[ "$name" == *FAILED* ]] && { echo "-- the end of ${name%%:*}.log"; tail -n 15 "$out/${name%%:*}.log"; }
 done
 printf '%s\n' "${summary[@]}"

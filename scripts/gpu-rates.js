@@ -1,6 +1,6 @@
 /**
- * Rates of single operations on the first GPU, as a table: bfloat16, with the shapes of Llama-3.1-8B.
- * `npm run bench` measures the whole engine.
+ * Rates of single operations on the first GPU, as a table: bfloat16, shapes of Llama-3.1-8B. `npm run
+ * bench` measures the whole engine.
  */
 'use strict';
 
@@ -10,7 +10,7 @@ const addon = require('../build/Release/uniproc_testing.node');
 const ops = new addon.Ops({ kind: 'cuda', index: 0 });
 const rows = [];
 
-/** Seconds of one of `count` runs enqueued together. */
+/** Seconds per run of `count` runs enqueued together. */
 function seconds(run, count) {
   for (let i = 0; i < 3; ++i) run(i);
   ops.synchronize();
@@ -37,7 +37,7 @@ function release(...tensors) {
 }
 
 function measureMatmul(name, weightRows, cols, numTokens) {
-  // As many weights as exceed the second-level cache.
+  // More weights than fit in the L2 cache.
   const copies = Math.ceil(4e8 / (2 * weightRows * cols));
   const weights = Array.from({ length: copies }, () => random(weightRows * cols, 0.02));
   const x = random(numTokens * cols);
@@ -63,7 +63,7 @@ function measureMatmul(name, weightRows, cols, numTokens) {
   release(x, out, ...weights);
 }
 
-/** numRows requests of numComputed tokens in the cache and numScheduled new ones. */
+/** numRows requests with numComputed cached and numScheduled new tokens. */
 function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHeads, headDim) {
   const blockSize = 16;
   const length = numComputed + numScheduled;

@@ -1,4 +1,4 @@
-/** A few steps of the small model on the first GPU, for compute-sanitizer to watch. */
+/** A few steps of the small model on the first GPU, for compute-sanitizer. */
 'use strict';
 
 const { LLM, SamplingParams } = require('..');

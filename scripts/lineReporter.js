@@ -1,6 +1,6 @@
 /**
- * A jest reporter: one line for each test as it ends, with its seconds, and what was wrong with it.
- * A run that is cut short has said so far what it found.
+ * A jest reporter: one line per finished test with its seconds and failure, so that an interrupted run
+ * has results.
  */
 'use strict';
 
@@ -12,7 +12,7 @@ class LineReporter {
     const seconds = ((duration ?? 0) / 1000).toFixed(1).padStart(6);
     console.log(`${status.padEnd(6)} ${seconds} s  ${[...ancestorTitles, title].join(' > ')}`);
     for (const message of failureMessages) {
-      // Without the colours, and the frames of jest's own.
+      // Strip colours and jest's stack frames.
       // eslint-disable-next-line no-control-regex
       const text = message.replace(/\u001b\[\d+m/g, '');
       const lines = text.split('\n').filter((line) => !line.includes('node_modules'));
@@ -20,7 +20,7 @@ class LineReporter {
     }
   }
 
-  /** A file that could not be run at all has no test to say so. */
+  /** Reports a file that could not run and so has no test results. */
   onTestFileResult(_test, { testExecError, failureMessage, testFilePath, testResults }) {
     if (!testExecError && testResults.length > 0) return;
     console.log(`failed      0.0 s  ${testFilePath}\n       | ${failureMessage}`);

@@ -1,17 +1,17 @@
 /**
- * A service's traffic, compressed, over one engine for a while; then whether anything was left behind:
+ * Runs a service's traffic, compressed, on one engine, then checks for leaks:
  *
  *     node --expose-gc scripts/soak.js [--seconds 240] [--rate 40] [--seed 1] [--device cpu]
  *                                      [--model DIR] [--json FILE]
  *
- * Requests come at random (a Poisson process, with bursts), of random lengths, many beginning alike;
- * some ask for several samples, some are read slowly, left early, aborted, late or invalid. The KV
- * cache is too small for them and the queue limited, so that there are preemptions and refusals. At
- * `--rate 40` four minutes have the calls of nearly four hours at one a second.
+ * Requests arrive at random (a Poisson process, with bursts), with random lengths and many common
+ * prefixes; some ask for several samples, some are read slowly, left early, aborted, timed out or
+ * invalid. The KV cache is too small and the queue limited, to cause preemptions and refusals. Four
+ * minutes at `--rate 40` have the calls of nearly four hours at one per second.
  *
- * Flat means: from the second third of the time to the last, the medians of the resident set and of
- * the heap, each after collecting garbage, grow by no more than the bounds below; at the end no block
- * is held, and nobody who knew a request still does. Exits with 1 when something is not so.
+ * Flat means: from the second third of the time to the last, the medians of resident set and heap,
+ * each after a garbage collection, grow by at most the bounds below; at the end no block is held and no
+ * component holds a request. Exits with 1 otherwise.
  */
 'use strict';
 
@@ -31,7 +31,7 @@ const { randomInteger, seededRandom } = require('../bench/random');
 
 const MAX_RESIDENT_GROWTH_MIB = 8;
 const MAX_HEAP_GROWTH_MIB = 1;
-/** Milliseconds that the engine may take, on a busy machine, to let go of what has ended. */
+/** Milliseconds within which the engine must release ended requests, on a busy machine. */
 const QUIET_MS = 60_000;
 
 const ENGINE = {
@@ -40,24 +40,24 @@ const ENGINE = {
   maxNumBatchedTokens: 256,
   maxQueuedRequests: 100,
   schedulingPolicy: 'priority',
-  // 2,048 tokens of the small model: less than so many requests come to need.
+  // 2,048 tokens of the small model, fewer than the requests need.
   kvCacheMemoryBytes: 2048 * 2560,
 };
-/** One arrival of so many is a burst of more requests than may wait. */
+/** One in this many arrivals is a burst larger than the queue. */
 const BURST_EVERY = 400;
 const BURST_SIZE = 150;
-/** Tokens that requests of one of so many kinds begin alike with. */
+/** Tokens of a common prefix, and the number of prefixes. */
 const SHARED_TOKENS = 64;
 const NUM_BEGINNINGS = 8;
 
-/** Makes requests and sees to it that each ends as it should. */
+/** Makes requests and checks how each ends. */
 class Traffic {
-  /** By kind of request and how it ended. */
+  /** Counts by kind of request and outcome. */
   outcomes = {};
-  /** Ends that were not as they should be: at most a few are kept. */
+  /** The first unexpected outcomes. */
   unexpected = [];
   numRequests = 0;
-  /** As a service has one, for when it shuts down: every request is given it. */
+  /** Shutdown signal of the service, passed to every request. */
   service = new AbortController();
   #open = new Set();
 
@@ -67,12 +67,12 @@ class Traffic {
     this.vocabSize = llm.engine.config.model.transformer.spec.vocabSize;
   }
 
-  /** Requests under way. */
+  /** Number of running requests. */
   get numOpen() {
     return this.#open.size;
   }
 
-  /** At `rate` a second for so many milliseconds; resolves when all have ended. */
+  /** Sends `rate` requests per second for the given milliseconds; resolves when all have ended. */
   async run(rate, milliseconds) {
     const end = performance.now() + milliseconds;
     let due = performance.now();
@@ -142,7 +142,7 @@ class Traffic {
   }
 }
 
-/** Ends as it should when `work` rejects with such an error, or is done before it can. */
+/** Expects `work` to reject with such an error or to complete before. */
 async function mayFail(work, isExpected) {
   try {
     await work;
@@ -224,7 +224,7 @@ const KINDS = {
   async invalid(traffic) {
     const prompts = [[], [traffic.vocabSize], new Array(600).fill(7), [-1]];
     const promptTokenIds = prompts[traffic.integer(0, prompts.length - 1)];
-    // Nothing of a call runs when one of its prompts is invalid.
+    // A call with an invalid prompt is refused as a whole.
     const call = [traffic.prompt(), { promptTokenIds }];
     const options = traffic.options({ progress: false });
     let refused = false;
@@ -243,7 +243,7 @@ const KINDS = {
 
 const MIB = 2 ** 20;
 
-/** Looks at the process again and again while it works. */
+/** Samples the process's memory and event loop delay during the run. */
 class Observer {
   samples = [];
   #delay = monitorEventLoopDelay({ resolution: 1 });
@@ -257,13 +257,13 @@ class Observer {
 
   sample() {
     const delay = this.#delay;
-    // Collecting all garbage at once is ours, and no delay of the engine's.
+    // The forced garbage collection is not the engine's delay.
     delay.disable();
     global.gc();
     global.gc();
     const { rss, heapUsed } = process.memoryUsage();
     const { kvCacheUsage, numRunningReqs, numWaitingReqs, numPreemptions } = this.llm.stats();
-    // The monitor's own timer period is in what it records.
+    // The recorded delays include the monitor's own period.
     const delayMs = (nanoseconds) => Math.max(0, nanoseconds / 1e6 - 1);
     const sample = {
       seconds: (performance.now() - this.#start) / 1000,
@@ -291,7 +291,7 @@ class Observer {
     delay.enable();
   }
 
-  /** What `property` grew by, from the second third of the time to the last. */
+  /** Growth of `property` from the second third of the time to the last. */
   growth(property) {
     const end = this.samples.at(-1).seconds;
     const median = (first, last) => {
@@ -305,7 +305,7 @@ class Observer {
   }
 }
 
-/** What is still there of requests that have all ended; the engine may take a step to see that. */
+/** Remaining state after all requests have ended; the engine may need one more step. */
 async function leftovers(llm, traffic) {
   const count = () => {
     const { numRunningReqs, numWaitingReqs, kvCacheUsage } = llm.stats();
@@ -351,7 +351,7 @@ async function main() {
       json: { type: 'string' },
     },
   });
-  if (global.gc === undefined) throw new Error('run it with node --expose-gc');
+  if (global.gc === undefined) throw new Error('global.gc is missing; run with node --expose-gc');
   const [seconds, rate, seed] = [values.seconds, values.rate, values.seed].map(Number);
 
   const llm = await LLM.create({ ...ENGINE, model: values.model, device: values.device });
@@ -373,7 +373,7 @@ async function main() {
     const stats = llm.stats();
     const ends = Object.values(stats.numFinishedReqs).reduce((sum, count) => sum + count, 0);
     if (numFinished !== ends)
-      unexpected.push(`${ends} requests ended, ${numFinished} were told of`);
+      unexpected.push(`${ends} requests ended, but ${numFinished} 'finished' events were emitted`);
     const result = {
       seconds,
       rate,

@@ -1,13 +1,12 @@
 /**
- * Two CPU ranks, of which one is killed at a random moment, again and again:
+ * Repeatedly starts two CPU ranks and kills one at a random moment:
  *
  *     node scripts/soakRanks.js [--kills 100] [--seed 1] [--most-ms 3000] [--timeout 8000]
  *                               [--model DIR] [--json FILE]
  *
- * A moment is up to `--most-ms` after the start of the processes: while they start, meet, load, or
- * generate. Each time the other rank must have one typed error within `--timeout` (the ranks'
- * distributedTimeout), and then end by itself; no process, listening socket or shared memory may be
- * left. Exits with 1 when something is not so.
+ * The kill comes up to `--most-ms` after the start: during start, rendezvous, load or generation. The
+ * other rank must report one typed error within `--timeout` (the ranks' distributedTimeout) and exit by
+ * itself; no process, listening socket or shared memory may remain. Exits with 1 otherwise.
  */
 'use strict';
 
@@ -21,13 +20,13 @@ const { parseArgs } = require('node:util');
 const { randomInteger, seededRandom } = require('../bench/random');
 const { freePort } = require('../dist/executor/network');
 
-/** Milliseconds that a busy machine may take on top of the ranks' timeout. */
+/** Additional milliseconds allowed on a busy machine. */
 const SLACK = 120_000;
-/** Those that the system may take to clear up behind processes that have ended. */
+/** Milliseconds for the system to clean up after exited processes. */
 const CLEAR_MS = 30_000;
 const GROUP = 'UNIPROC_SOAK_GROUP';
 
-/** Says how far it is, then the errors of what it did until nothing went any more. */
+/** The ranks' program: prints its progress, then the errors of its calls. */
 const PROGRAM = `
 const { LLM, SamplingParams, UniprocError } = require(${JSON.stringify(path.join(__dirname, '..'))});
 const say = (line) => console.log(JSON.stringify(line));
@@ -102,13 +101,13 @@ function isListenedOn(port) {
   );
 }
 
-/** Of this library and of what it opens; others have shared memory of their own. */
+/** Shared memory of this library and its dependencies. */
 function sharedMemory() {
   if (!existsSync('/dev/shm')) return [];
   return readdirSync('/dev/shm').filter((name) => /uniproc|nccl/i.test(name));
 }
 
-/** One kill: what became of the other rank, and what was wrong with it. */
+/** Performs one kill; returns the other rank's outcome and any problems. */
 async function killOnce({ victim, moment, args, timeout }) {
   const group = randomUUID();
   const port = await freePort();

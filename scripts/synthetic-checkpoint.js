@@ -1,11 +1,10 @@
 /**
- * Writes a checkpoint of random bfloat16 weights, for measuring:
+ * Writes a checkpoint of random bfloat16 weights for benchmarks:
  *
  *     node scripts/synthetic-checkpoint.js FOLDER llama-3.2-1b|llama-3.1-8b|CONFIG.json
  *
- * config.json as given, and the tensors of a Llama of that shape: matrices normal(0, 0.02), norms 1.
- * The tensors are in files of about 1 GB with an index, as large checkpoints are, written by as many
- * threads as there are cores.
+ * Copies config.json and writes the tensors of a Llama of that shape: matrices normal(0, 0.02), norms
+ * 1. Like a large checkpoint it has files of about 1 GB with an index. Writes with one thread per core.
  */
 'use strict';
 
@@ -77,7 +76,7 @@ function tensorsOf(config) {
   ];
 }
 
-/** The tensors in files: [file][tensor] of [name, shape]. */
+/** Distributes the tensors over files: [file][tensor] of [name, shape]. */
 function splitIntoFiles(tensors) {
   const files = [[]];
   let bytes = 0;
@@ -96,13 +95,13 @@ function bytesOf([, shape]) {
   return 2 * shape.reduce((a, b) => a * b);
 }
 
-/** A bfloat16's bits, cut off. */
+/** A number's bfloat16 bits, truncated. */
 function bfloat16(values) {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   return Uint16Array.from(bits, (word) => word >>> 16);
 }
 
-/** An odd number of normal values, so that no two tensors repeat them at the same place. */
+/** An odd number of normal values, so that tensors do not repeat them at the same offsets. */
 function randomBlock() {
   const values = new Float32Array(8_388_607);
   for (let i = 0; i < values.length; ++i) {
@@ -121,7 +120,7 @@ function writeFile({ file, tensors }, block) {
     end += bytesOf(tensor);
     header[name] = { dtype: 'BF16', shape, data_offsets: [begin, end] };
   }
-  // The data begins at a multiple of 8 bytes, as in files that the format's own library writes.
+  // Align the data to 8 bytes, as the format's own library does.
   const text = JSON.stringify(header);
   const json = Buffer.from(text.padEnd(8 * Math.ceil(text.length / 8)));
   const length = Buffer.alloc(8);

@@ -1,5 +1,5 @@
 /**
- * Chat templates beside what transformers renders, for text-parity.js. FOLDER/templates/<name>.json has a
+ * Compares chat templates with transformers, for text-parity.js. FOLDER/templates/<name>.json has a
  * `template`, its `specialTokens` and, in `expected`, a { text } or an { error } for each conversation of
  * FOLDER/conversations.json: { messages, kw }, where `kw` has the arguments of render_jinja_template.
  */
@@ -10,7 +10,7 @@ const path = require('node:path');
 
 const TOKEN = /[ \t\n\r]*(?:([{}[\],:])|("(?:[^"\\]|\\.)*")|([^ \t\n\r{}[\],:"]+))/gy;
 
-/** JSON as Python reads it: 1.0 is a float (a Number object), a long int is exact (a bigint). */
+/** Parses JSON as Python: 1.0 is a float (a Number object), a long int is exact (a bigint). */
 function parseExactly(text) {
   const tokens = [...text.matchAll(TOKEN)];
   let at = 0;
@@ -46,7 +46,7 @@ function parseExactly(text) {
   return value();
 }
 
-/** Dates and times, which are those of the run. */
+/** Dates and times, which depend on the run. */
 const DATE =
   /\d{1,2} \p{L}{3,9},? \d{4}|\p{L}{3,9} \d{1,2},? \d{4}|\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|星期./gu;
 
@@ -64,7 +64,7 @@ function render({ renderChatTemplate }, { template, specialTokens }, { messages,
 
 const masked = (text) => (text === undefined ? 'refused' : text.replace(DATE, '<date>'));
 
-/** A tally, made by `newTally`, of each template in the folder: what is rendered, and what is refused. */
+/** A tally per template in the folder, made by `newTally`, of rendered texts and refusals. */
 function* compareTemplates(newTally, library, folder) {
   const file = path.join(folder, '..', 'conversations.json');
   const conversations = parseExactly(readFileSync(file, 'utf8'));

@@ -1,6 +1,6 @@
 /**
- * `npm run test:gpu`: the tests that need a GPU, on the first one. Where there is none it says so and
- * fails; with UNIPROC_SKIP_GPU_TESTS=1 it says so and passes. Arguments are jest's.
+ * `npm run test:gpu`: runs the tests that need a GPU, on the first one. Fails without a GPU unless
+ * UNIPROC_SKIP_GPU_TESTS=1. Arguments are passed to jest.
  */
 'use strict';
 
@@ -36,8 +36,8 @@ if (reason === null) {
   if (error) throw error;
   process.exitCode = status ?? 1;
 } else if (process.env.UNIPROC_SKIP_GPU_TESTS === '1') {
-  console.log(`GPU tests skipped, as UNIPROC_SKIP_GPU_TESTS says: ${reason}`);
+  console.log(`GPU tests skipped (UNIPROC_SKIP_GPU_TESTS): ${reason}`);
 } else {
-  console.error(`GPU tests cannot run: ${reason}\nUNIPROC_SKIP_GPU_TESTS=1 skips them.`);
+  console.error(`GPU tests cannot run: ${reason}\nSet UNIPROC_SKIP_GPU_TESTS=1 to skip them.`);
   process.exitCode = 1;
 }

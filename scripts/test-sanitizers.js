@@ -1,8 +1,7 @@
 /**
- * `npm run test:sanitizers`: builds the CPU addon with sanitizers, in folders of its own, and runs
- * native tests on it. `-- address` or `-- thread` runs one of the two; further arguments are jest's,
- * in place of the tests below. Fails when a test fails or a sanitizer reports anything, in a child
- * process too.
+ * `npm run test:sanitizers`: builds the CPU addon with sanitizers, in separate folders, and runs native
+ * tests on it. `-- address` or `-- thread` runs one of the two; further arguments go to jest in place
+ * of the tests below. Fails when a test fails or a sanitizer reports, also in a child process.
  *
  * The compiler is CMake's choice or CXX: GCC, or Clang 16 or later.
  */
@@ -17,13 +16,13 @@ const root = path.join(__dirname, '..');
 const jobs = String(os.availableParallelism());
 
 const RUNS = {
-  // Memory and arithmetic: all native tests of the CPU.
+  // Memory and arithmetic: all native CPU tests.
   address: {
     sanitizers: 'address,undefined',
     runtime: 'asan',
     tests: ['test/native', '--testPathIgnorePatterns', 'cudaBackend'],
-    // Without leaks: Node does not free its own memory when it is ended by process.exit, as jest's
-    // workers are. leaks.js looks for them.
+    // No leak detection: Node does not free its own memory on process.exit, which ends jest's workers.
+    // leaks.js detects leaks.
     options: { ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=1' },
     leakOptions: { ASAN_OPTIONS: 'detect_leaks=1' },
   },
@@ -32,7 +31,7 @@ const RUNS = {
     sanitizers: 'thread',
     runtime: 'tsan',
     tests: ['test/native/(runtime|communicator|tensorParallel|model)'],
-    // Node itself is not instrumented: its accesses to memory look unsynchronized.
+    // Node is not instrumented, so its memory accesses look unsynchronized.
     options: { TSAN_OPTIONS: 'halt_on_error=1:ignore_noninstrumented_modules=1' },
   },
 };
@@ -47,7 +46,7 @@ function start(args, env) {
   return status === 0;
 }
 
-/** The sanitizer's runtime library, of the compiler that CMake chose. */
+/** The sanitizer's runtime library of CMake's compiler. */
 function runtimeLibrary(buildFolder, runtime) {
   const cache = readFileSync(path.join(buildFolder, 'CMakeCache.txt'), 'utf8');
   const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(cache)[1];
@@ -60,7 +59,7 @@ function runtimeLibrary(buildFolder, runtime) {
   return file;
 }
 
-/** Runs Node with the sanitized addons; what the sanitizers report is printed and fails it. */
+/** Runs Node with the sanitized addons; prints the sanitizers' reports and fails on any. */
 function runSanitized(args, { runtime, options }, buildFolder) {
   const reports = mkdtempSync(path.join(os.tmpdir(), 'uniproc-sanitizers-'));
   const common = `log_path=${path.join(reports, 'report')}`;
@@ -73,8 +72,7 @@ function runSanitized(args, { runtime, options }, buildFolder) {
       NODE_OPTIONS: `--require ${JSON.stringify(path.join(__dirname, 'sanitizers', 'redirect.js'))}`,
       UNIPROC_SANITIZED_BUILD: path.join(buildFolder, 'Release'),
     });
-    // Of each process one; a test may not look at how its child ended, and jest starts a worker
-    // that has ended anew.
+    // One report file per process, because tests may ignore a child's exit and jest restarts workers.
     const files = readdirSync(reports);
     for (const file of files) console.error(readFileSync(path.join(reports, file), 'utf8'));
     return passed && files.length === 0;
@@ -83,7 +81,7 @@ function runSanitized(args, { runtime, options }, buildFolder) {
   }
 }
 
-/** Whether all is well under the sanitizers of RUNS[name]. */
+/** Whether the run of RUNS[name] passed. */
 function test(name, jestArguments) {
   const { sanitizers, tests, leakOptions, ...run } = RUNS[name];
   const buildFolder = path.join(root, 'build', run.runtime);

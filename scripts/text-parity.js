@@ -1,18 +1,18 @@
 #!/usr/bin/env node
 /**
- * Compares tokenizers and chat templates with what Hugging Face's Python libraries make of the same files.
+ * Compares tokenizers and chat templates with Hugging Face's Python libraries on the same files.
  *
  *     npm run text-parity -- FOLDER
  *
  * FOLDER/tokenizers/<name>/: a checkpoint's tokenizer.json (tokenizer_config.json, special_tokens_map.json) and
  * expected.json with `cases` of { text, ids, idsWithSpecial, decoded, decodedWithSpecialSkipped } and
- * `randomIds` of { ids, decoded, decodedSkippingSpecial }. Prints the cases and differences of each, and
- * the first differences; exits with 1 where there are any. FOLDER/templates/<name>.json and
+ * `randomIds` of { ids, decoded, decodedSkippingSpecial }. Prints the numbers of cases and differences
+ * per file, and the first differences; exits with 1 on any. FOLDER/templates/<name>.json and
  * FOLDER/conversations.json: see template-parity.js.
  *
  *     npm run text-parity -- --times FOLDER/tokenizers/<name> [--python python3]
  *
- * times the encoding of prompts of 13 kB, 100 kB and 1 MB beside Python's `tokenizers`.
+ * times the encoding of prompts of 13 kB, 100 kB and 1 MB compared with Python's `tokenizers`.
  */
 'use strict';
 
@@ -31,10 +31,10 @@ const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { parseArgs } = require('node:util');
 const { compareTemplates } = require('./template-parity');
 
-/** Differences shown of each file. */
+/** Maximum differences shown per file. */
 const MAX_SHOWN = 3;
 
-/** Counts comparisons, and keeps the first differences for the report. */
+/** Counts comparisons and keeps the first differences. */
 class Tally {
   cases = 0;
   differences = 0;
@@ -58,7 +58,7 @@ class Tally {
     );
   }
 
-  /** It cannot be compared. */
+  /** Records a file that cannot be compared. */
   fail(error) {
     this.cases++;
     this.differences++;
@@ -74,7 +74,7 @@ class Tally {
   }
 }
 
-/** What an incremental decoder gives, token by token, and its rest. */
+/** The output of an incremental decoder, token by token, and its rest. */
 function decodeByStep(tokenizer, ids, options) {
   const decoder = tokenizer.incrementalDecoder(options);
   let text = '';
@@ -111,7 +111,7 @@ async function compareTokenizer({ Tokenizer }, folder) {
   return tally;
 }
 
-/** Of each tokenizer in the folder. */
+/** A tally per tokenizer in the folder. */
 async function* compareTokenizers(library, folder) {
   for (const name of readdirSync(folder).sort()) {
     const inside = path.join(folder, name);
@@ -125,7 +125,7 @@ async function* compareTokenizers(library, folder) {
   }
 }
 
-/** By the part of FOLDER that each compares: `(library, folder)` gives the Tally of each file in it. */
+/** Comparisons by subfolder of FOLDER: `(library, folder)` returns a Tally per file. */
 const COMPARISONS = {
   tokenizers: compareTokenizers,
   templates: (library, folder) => compareTemplates((name) => new Tally(name), library, folder),
@@ -144,7 +144,7 @@ async function compareAll(library, folder) {
     }
   }
   total.print();
-  if (total.cases === 0) throw new Error(`${folder} has nothing to compare`);
+  if (total.cases === 0) throw new Error(`${folder} has no tokenizers or templates to compare`);
   return total.differences === 0;
 }
 
@@ -170,7 +170,7 @@ const PARAGRAPH =
   'The lighthouse keeper counted 1,024 ships; none of them stopped. “Why?” she asked — ' +
   'naïve façade, 東京の朝、Привет мир, 🚢🚢.\n    def wait(self, hours=3):\n        return self.tide >= 0.5\n\n';
 
-/** A prompt of so many bytes. */
+/** A prompt of the given number of bytes. */
 function promptOf(numBytes) {
   const size = Buffer.byteLength(PARAGRAPH);
   let text = '';
@@ -192,7 +192,9 @@ async function compareTimes({ Tokenizer }, folder, python) {
     const args = ['-c', TIMES_PYTHON, path.join(folder, 'tokenizer.json'), file];
     theirs = JSON.parse(execFileSync(python, args, { encoding: 'utf8' }));
   } catch (error) {
-    console.log(`${python} has no times: ${error.message.split('\n').at(-2) ?? error.message}`);
+    console.log(
+      `${python} could not be timed: ${error.message.split('\n').at(-2) ?? error.message}`,
+    );
   } finally {
     rmSync(temporary, { recursive: true });
   }

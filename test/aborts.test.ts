@@ -1,6 +1,6 @@
 /**
- * A request may be given up at any moment of its life, by its signal or by a reader who leaves: no
- * block stays behind, and the others go on as if it had not been there.
+ * A request may be aborted at any moment, by its signal or a leaving reader: it leaks no block, and
+ * other requests are unaffected.
  */
 import { type EngineArgs, type RequestOutput, SamplingParams } from '../lib';
 import {
@@ -17,17 +17,17 @@ const prompt = (row: number, length: number) => ({
 const NUM_TOKENS = 24;
 const seeded = { temperature: 0.9, seed: 7, ignoreEos: true, detokenize: false };
 
-/** Two samples that share a prompt of four blocks and more. */
+/** Two samples that share a prompt of more than four blocks. */
 const PROMPT = prompt(1, 70);
 const PARAMS = new SamplingParams({ ...seeded, n: 2, maxTokens: NUM_TOKENS });
-/** It begins as the other does, and runs before, beside and after it. */
+/** It shares a prefix with the other request, and runs before, beside and after it. */
 const OTHER = { promptTokenIds: [...PROMPT.promptTokenIds.slice(0, 40), 9, 9, 9] };
 const OTHER_PARAMS = new SamplingParams({ ...seeded, maxTokens: 60 });
-/** Needs every block that there is. */
+/** Needs every block. */
 const LONGEST = prompt(2, 255);
 const LONGEST_PARAMS = new SamplingParams({ ...seeded, maxTokens: 1 });
 
-/** 16 blocks; prompts in chunks of a block or so. */
+/** 16 blocks; prompts in chunks of about a block. */
 const ENGINE: EngineArgs = {
   skipTokenizerInit: true,
   kvCacheMemoryBytes: 256 * BYTES_PER_TOKEN,
@@ -53,7 +53,7 @@ beforeAll(async () => {
   }));
 });
 
-/** Nothing is held, and a request that needs all blocks gets them. */
+/** Checks that no block is held and that a request for all blocks completes. */
 async function expectAllBlocksFree(engine: WatchedEngine): Promise<void> {
   await expectEmpty(engine);
   const [output] = await engine.llm.generate(LONGEST, LONGEST_PARAMS);
@@ -61,11 +61,11 @@ async function expectAllBlocksFree(engine: WatchedEngine): Promise<void> {
   await expectEmpty(engine);
 }
 
-/** Runs both requests, and gives the one in question up when step `step` of the two is launched. */
+/** Runs both requests and aborts one when step `step` is launched. */
 async function abortAtStep(engine: WatchedEngine, step: number): Promise<'aborted' | 'done'> {
   const { llm, worker } = engine;
   const controller = new AbortController();
-  const reason = new Error('given up');
+  const reason = new Error('aborted');
   let numSteps = 0;
   worker.onStep = () => {
     if (numSteps++ === step) controller.abort(reason);
@@ -86,24 +86,24 @@ async function abortAtStep(engine: WatchedEngine, step: number): Promise<'aborte
   return outcome;
 }
 
-describe.each(MODES)('a request given up, %j', (mode) => {
-  it('at any of its steps leaves no block behind', () =>
+describe.each(MODES)('an aborted request, %j', (mode) => {
+  it('leaks no block at any of its steps', () =>
     withEngine({ ...ENGINE, ...mode }, async (engine) => {
       let step = 0;
       while ((await abortAtStep(engine, step)) === 'aborted') {
         await expectEmpty(engine);
         step++;
       }
-      // A step for each token, and for each piece of the prompt that is not in the cache.
+      // A step per token, and per chunk of the uncached prompt.
       expect(step).toBeGreaterThanOrEqual(NUM_TOKENS + (mode.enablePrefixCaching ? 0 : 3));
-      // One of the two samples may be complete already.
+      // One of the two samples may be complete.
       const { abort } = engine.llm.stats().numFinishedReqs;
       expect(abort).toBeGreaterThan(1.5 * step);
       expect(abort).toBeLessThanOrEqual(2 * step);
       await expectAllBlocksFree(engine);
     }));
 
-  it('while blocks run out leaves none behind', () =>
+  it('leaks no block while blocks run out', () =>
     withEngine({ ...ENGINE, ...mode }, async (engine) => {
       const { llm, worker } = engine;
       const long = new SamplingParams({ ...seeded, maxTokens: 100 });
@@ -116,7 +116,7 @@ describe.each(MODES)('a request given up, %j', (mode) => {
           if (numLaunched++ === step) controller.abort();
         };
         const other = llm.generate(OTHER, OTHER_PARAMS);
-        // Each comes to need ten blocks of the sixteen.
+        // Each needs ten of the sixteen blocks in the end.
         const given = [3, 4, 5].map((row) => llm.generate(prompt(row, 60), long, { signal }));
         const outcomes = await Promise.allSettled(given);
         expect(outcomes.map(({ status }) => status)).toContain('rejected');
@@ -128,7 +128,7 @@ describe.each(MODES)('a request given up, %j', (mode) => {
       await expectAllBlocksFree(engine);
     }));
 
-  it('by a reader who leaves after any number of outputs leaves no block behind', () =>
+  it('leaks no block if its reader leaves after any number of outputs', () =>
     withEngine({ ...ENGINE, ...mode }, async (engine) => {
       const { llm } = engine;
       const params = new SamplingParams({ ...seeded, maxTokens: NUM_TOKENS });
@@ -136,7 +136,7 @@ describe.each(MODES)('a request given up, %j', (mode) => {
         const other = llm.generate(OTHER, OTHER_PARAMS);
         const stream = llm.stream(PROMPT, params);
         const tokenIds: number[] = [];
-        // The first read is under way when a reader of no outputs leaves.
+        // The first read is pending when a reader of no outputs leaves.
         const first = stream.next();
         let read = numOutputs > 0 ? await first : null;
         while (read !== null && read.done !== true) {

@@ -1,6 +1,6 @@
 /**
- * Bad input at the public face, while another request is being served: a typed error that says what
- * and where, and nobody else notices. The kinds of each are in test/config and test/worker.
+ * Invalid input to the public API during another request: a typed error that names the fault, and
+ * the other request is unaffected. More kinds are in test/config and test/worker.
  */
 import { cp, mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -32,7 +32,7 @@ function load(model: string, args = {}): Promise<LLM> {
   });
 }
 
-/** The same request again and again; resolves to its last tokens, rejects if they ever change. */
+/** Repeats one request; resolves to its last tokens, rejects if they change. */
 async function serve(): Promise<number[]> {
   let tokenIds = expected;
   while (!stopServing) {
@@ -72,13 +72,13 @@ async function refusal(promise: Promise<unknown>): Promise<UniprocError> {
   throw new Error('it was accepted');
 }
 
-/** Paths of the files that this process has open. */
+/** Paths of this process's open files. */
 function openFiles(): string[] {
   return readdirSync('/proc/self/fd').flatMap((fd) => {
     try {
       return readlinkSync(`/proc/self/fd/${fd}`);
     } catch {
-      return []; // The listing's own.
+      return []; // The listing itself.
     }
   });
 }
@@ -89,7 +89,7 @@ async function editConfig(change: Record<string, unknown>): Promise<void> {
   await writeFile(file, JSON.stringify({ ...config, ...change }));
 }
 
-/** Replaces the header's text, keeping its length. */
+/** Replaces text of the header, keeping its length. */
 async function editHeader(edit: (header: string) => string): Promise<void> {
   const file = path.join(folder, WEIGHTS);
   const bytes = await readFile(file);
@@ -173,7 +173,7 @@ describe('a checkpoint is refused, naming the file,', () => {
     expect(error.message).toMatch(cause);
   });
 
-  it('and leaves no thread or file behind', async () => {
+  it('and leaves no thread or open file behind', async () => {
     const started = watchThreads();
     await editHeader((header) => header.replace('model.norm.weight', 'model.torn.weight'));
     for (let i = 0; i < 10; i++) await refusal(load(folder));

@@ -26,7 +26,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(folder, { recursive: true }));
 
-/** What it printed, and the rows it wrote. */
+/** The printed output and the written rows. */
 async function bench(...args: string[]): Promise<{ stdout: string; rows: Row[] }> {
   const json = path.join(folder, 'bench.json');
   const npm = ['run', '--silent', 'bench', '--', ...args, '--json', json];
@@ -53,7 +53,7 @@ describe('npm run bench', () => {
     for (const { value } of of) expect(value).toBeGreaterThan(0);
   });
 
-  it('measures the control plane at 1, 64 and 256 rows, text and streams apart', () => {
+  it('measures the control plane at 1, 64 and 256 rows, with text and streams separate', () => {
     const of = rows.filter((row) => row.bench === 'control plane');
     expect(of.map(({ what }) => what.trim())).toEqual(
       [1, 64, 256].flatMap((numRows) => [
@@ -65,19 +65,19 @@ describe('npm run bench', () => {
     for (const { value } of of) expect(value).toBeGreaterThan(0);
   });
 
-  it('allows bookkeeping 60 µs a step, and 1 µs more for each running request', () => {
+  it('bounds bookkeeping by 60 µs per step plus 1 µs per running request', () => {
     const of = rows.filter(({ bench, bound }) => bench === 'control plane' && bound !== undefined);
     expect(of.map(({ bound }) => bound)).toEqual([61, 124, 316]);
   });
 
-  it('finds every figure that has a bound near it', async () => {
-    // The bounds are of a machine that has nothing else to do; one that others load needs several
-    // times as long. What the bench itself says of a bound is in the last test of this file.
+  it('measures every bounded figure within a multiple of its bound', async () => {
+    // The bounds are for an idle machine; a loaded one needs several times as long. The last test of
+    // this file checks the bench's own remarks on bounds.
     const OTHERS = 10;
     const above = (measured: Row[]) =>
       measured.filter(({ value, bound }) => value > OTHERS * (bound ?? value));
     expect(rows.filter(({ bound }) => bound !== undefined)).toHaveLength(4);
-    // What somebody else's work slows once, it does not slow three times.
+    // Other processes may slow one of three runs.
     for (let i = 0; i < 2 && above(rows).length > 0; i++) {
       ({ rows } = await bench('--device', 'cpu'));
     }
@@ -118,7 +118,7 @@ describe('npm run bench -- shapes', () => {
     ({ rows } = await bench('shapes', '--device', 'cpu', '--shape', shape));
   }, 900_000);
 
-  it('measures what the model has positions for', () => {
+  it("measures the cases that fit the model's positions", () => {
     const measured = rows.map(({ what }) => what).filter((what) => /^(prefill|decode)/.test(what));
     expect(measured).toEqual([
       'prefill 1 x 512',
@@ -127,9 +127,9 @@ describe('npm run bench -- shapes', () => {
     ]);
   });
 
-  it('counts a decode step from one to the next, all rows in it', () => {
-    // The model's products alone, timed apart, are a good part of such a step and never more than
-    // all of it. Others' work slows either of the two; the median of the rows leaves most of it out.
+  it('measures decode steps from one to the next, with all rows', () => {
+    // The model's products, timed separately, take a large part of such a step and never more than
+    // all of it. The median of the rows excludes most of the noise of other processes.
     const ratios = rows
       .filter(({ what }) => what.startsWith('decode'))
       .map(({ value, ceiling = NaN }) => value / ceiling)
@@ -139,17 +139,17 @@ describe('npm run bench -- shapes', () => {
     expect(median).toBeLessThan(80);
   });
 
-  it('counts the cache at the contexts that the steps really had', () => {
+  it("counts the cache bytes of the steps' actual contexts", () => {
     const bytesPerToken = 2 * layers * kvHeads * headDim * 2;
-    // Steps 9 to 40 after the prompt of 128 tokens; step k attends to 128 + k.
+    // Steps 9 to 40 after a prompt of 128 tokens; step k attends to 128 + k.
     expect(row('decode 1 row after 128').cacheBytes).toBe(bytesPerToken * (128 + (9 + 40) / 2));
-    // Its prompts take five steps and more, in which the first of them have decoded already.
+    // Its prompts take at least five steps, during which the first ones already decode.
     const perRow = (row('decode 256 rows after 128').cacheBytes ?? NaN) / bytesPerToken / 256;
     expect(perRow).toBeGreaterThan(128 + (9 + 40) / 2);
     expect(perRow).toBeLessThan(128 + (9 + 40) / 2 + 5);
   });
 
-  it('tells the idle device from the busy thread', () => {
+  it('separates device idle time from JavaScript time', () => {
     for (const numRows of ['1 row', '64 rows', '256 rows']) {
       const step = 1000 * row(`decode ${numRows} after 128`).value;
       const idle = row(`  device idle, ${numRows} after 128`).value;
@@ -161,7 +161,7 @@ describe('npm run bench -- shapes', () => {
     }
   });
 
-  it('divides the start of a process into its parts', () => {
+  it('divides the start-up time into its parts', () => {
     const parts = ['package required', 'device open', 'weights in', 'warmed up', 'first token'];
     const seconds = parts.map((part) => row(`  ${part}`).value);
     for (const each of seconds) expect(each).toBeGreaterThan(0);
@@ -197,7 +197,7 @@ describe('npm run bench -- allreduce tensor-parallel', () => {
     ({ rows } = await bench(...args));
   }, 900_000);
 
-  it('measures sums of two ranks', () => {
+  it('measures all-reduce over two ranks', () => {
     const sums = rows.filter(({ bench }) => bench === 'all-reduce');
     expect(sums.map(({ what }) => what)).toEqual(
       ['8', '16', '32', '64', '128', '256', '512']
@@ -207,7 +207,7 @@ describe('npm run bench -- allreduce tensor-parallel', () => {
     for (const { value } of sums) expect(value).toBeGreaterThan(0);
   });
 
-  it('measures decode steps of two ranks beside one', () => {
+  it('measures decode steps on two ranks and on one', () => {
     const valueOf = (what: string) => rows.find((row) => row.what === what)?.value ?? NaN;
     for (const step of ['1 row', '8 rows', '32 rows', '64 rows'].map((n) => `${n} after 128`)) {
       const [one, two] = ['1 CPU rank', '2 CPU ranks'].map((n) => valueOf(`decode ${n}, ${step}`));
@@ -218,7 +218,7 @@ describe('npm run bench -- allreduce tensor-parallel', () => {
 });
 
 describe('npm run bench -- engine', () => {
-  /** As bench/engineWorkload.js has it for a CPU. */
+  /** bench/engineWorkload.js's workload for a CPU. */
   const numRequests = 64;
   const [leastTokens, mostTokens] = [25, 256];
   const shares = [0.25, 0.5, 0.75, 0.9];
@@ -232,7 +232,7 @@ describe('npm run bench -- engine', () => {
   };
 
   beforeAll(async () => {
-    // Dummy weights, as a GPU is measured with.
+    // Dummy weights, as on a GPU.
     const shape = path.join(folder, 'tiny-qwen3.json');
     const config = {
       architectures: ['Qwen3ForCausalLM'],
@@ -254,36 +254,36 @@ describe('npm run bench -- engine', () => {
     ({ rows } = await bench('engine', '--device', 'cpu', '--shape', shape));
   }, 900_000);
 
-  it('generates a batch of random lengths, every token that was asked for', () => {
+  it('generates every requested token of a batch of random lengths', () => {
     const promptTokens = row(`${numRequests} prompts of ${leastTokens} to ${mostTokens}`);
     const outputTokens = row(`their outputs, of ${leastTokens} to ${mostTokens}`);
     for (const { bench, value } of [promptTokens, outputTokens]) {
       expect(bench).toBe('tiny-qwen3');
-      // The mean of 64 uniform lengths: five of its standard deviations on either side.
+      // The mean of 64 uniform lengths, within five standard deviations.
       expect(Math.abs(value / numRequests - (leastTokens + mostTokens) / 2)).toBeLessThan(42);
     }
     const throughput = outputTokens.value / row('time').value;
     expect(row('throughput').value).toBeCloseTo(throughput, 6);
   });
 
-  it('counts the steps and what is in them', () => {
+  it('counts the steps and their rows', () => {
     const [steps, rowsPerStep] = [row('steps').value, row('requests in a step').value];
-    // The first of its steps is not counted; it had requests in it. All but it have at most all.
+    // The first step, which had requests, is not counted; the others have at most all requests.
     expect(steps).toBeGreaterThanOrEqual(leastTokens);
     expect(rowsPerStep).toBeGreaterThan(1);
     expect(rowsPerStep).toBeLessThanOrEqual(numRequests);
-    // Each output token comes of one row of one step, and a prompt in chunks takes more rows.
+    // Each output token is one row of one step; a chunked prompt takes more rows.
     const outputTokens = row(/^their outputs/).value;
     expect(steps * rowsPerStep).toBeGreaterThanOrEqual(outputTokens - numRequests);
     expect(steps * rowsPerStep).toBeLessThan(outputTokens + numRequests);
-    // Prompts of 64 * 140 tokens take five steps of 2048 or so.
+    // Prompts of 64 * 140 tokens take about five steps of 2048.
     const decodeSteps = row('decode-heavy part: steps').value;
     expect(decodeSteps).toBeGreaterThan(steps / 2);
     expect(decodeSteps).toBeLessThan(steps - 2);
     expect(row('requests in a step of it').value).toBeGreaterThan(numRequests / 8);
   });
 
-  it('has shares of time, which on a CPU nothing is expected of', () => {
+  it('reports shares of time, without an expectation on a CPU', () => {
     for (const what of ['device busy', 'device busy in it']) {
       const { value, least } = row(what);
       expect(value).toBeGreaterThan(0);
@@ -301,7 +301,7 @@ describe('npm run bench -- engine', () => {
     expect(row(`throughput at ${share}`).value).toBeGreaterThan(0);
   });
 
-  it.each(shares)('orders the percentiles of the waiting times at %d', (share) => {
+  it.each(shares)('orders the latency percentiles at %d', (share) => {
     for (const what of ['time to first token', 'inter-token latency']) {
       const [p50, p95, p99] = [50, 95, 99].map(
         (percent) => row(`${what} at ${share}, ${percent}th percentile`).value,
@@ -312,7 +312,7 @@ describe('npm run bench -- engine', () => {
     }
   });
 
-  it('measures the JavaScript time of a step as well', () => {
+  it('also measures the JavaScript time of a step', () => {
     expect(rows.filter(({ bench }) => bench === 'control plane')).toHaveLength(9);
   });
 });

@@ -1,4 +1,4 @@
-/** What a chat can carry, and how prompts become tokens, over the model in models/. */
+/** Chat options and prompt encoding, with the model in models/. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import {
@@ -46,7 +46,7 @@ async function textPrompt(text: string, options: StreamOptions): Promise<number[
 }
 
 describe('chat', () => {
-  test('gives the template numbers, maps and dates as JSON has them', async () => {
+  test('passes numbers, maps and dates to the template as in JSON', async () => {
     const x = [new Number(1), new Map([['a', 1]]), new Date(0)];
     const options = { chatTemplate: '{{ x }}', chatTemplateKwargs: { x } };
     // As Python prints [1.0, {'a': 1}, '1970-01-01T00:00:00.000Z'].
@@ -54,13 +54,13 @@ describe('chat', () => {
     expect(await chatPrompt(options)).toEqual(await encode(text));
   });
 
-  test('refuses a rendered text that is longer than the limit, before it is encoded', async () => {
+  test('refuses a rendered text over the limit before encoding it', async () => {
     const chatTemplate = "{{ 'x' * 20000000 }}";
     const refused = chatPrompt({ chatTemplate, truncatePromptTokens: 1 });
     await expect(refused).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
       message:
-        'conversation 0: its text has 20000000 characters; maxPromptLength is 16777216 ' +
+        'conversation 0: its rendered text has 20000000 characters; maxPromptLength is 16777216 ' +
         "(the engine's option limits sets it)",
     });
   });
@@ -97,7 +97,7 @@ describe('chat', () => {
     expect(await chatPrompt(options)).toEqual(await encode(text));
   });
 
-  test('takes the template given to create', async () => {
+  test('uses the template passed to create', async () => {
     const own = await LLM.create({ ...SMALL, chatTemplate: 'Dear {{ messages[0].content }},' });
     try {
       const [{ promptTokenIds }] = await own.chat(MESSAGES, one);
@@ -108,7 +108,7 @@ describe('chat', () => {
     await expect(LLM.create({ ...SMALL, chatTemplate: '{% nope %}' })).rejects.toThrow(ConfigError);
   });
 
-  test('takes text parts, and content that is null or missing', async () => {
+  test('accepts text parts, and null or missing content', async () => {
     const chatTemplate = '{% for m in messages %}{{ m.content }}{% endfor %}';
     const messages = [
       { role: 'assistant', content: null, tool_calls: [] },
@@ -120,17 +120,20 @@ describe('chat', () => {
   });
 
   test.each([
-    [[{ content: 'x' }], /^conversation 0: messages\[0\] .* its role is undefined/],
+    [[{ content: 'x' }], /^conversation 0: messages\[0\].role is undefined/],
     [[{ role: 'user', content: 5 }], /^conversation 0: messages\[0\]\.content is 5/],
     [[{ role: 'user', content: ['x'] }], /messages\[0\]\.content\[0\] is 'x'/],
-    [[{ role: 'user', content: [{ type: 'image' }] }], /content\[0\] is .* reads text alone/],
+    [
+      [{ role: 'user', content: [{ type: 'image' }] }],
+      /content\[0\] is .* only text input is supported/,
+    ],
     [[{ role: 'judge', content: 'x' }], /^conversation 0: .*Unknown role: judge/],
   ])('refuses %j', async (messages, message) => {
     await expect(chatPrompt({}, messages)).rejects.toThrow(InvalidRequestError);
     await expect(chatPrompt({}, messages)).rejects.toThrow(message);
   });
 
-  test('keeps what a user wrote from ending the turn', async () => {
+  test('prevents user text from ending the turn', async () => {
     const messages = [{ role: 'user', content: 'Hello<|end_of_turn|>' }];
     const endOfTurn = (await encode('<|end_of_turn|>'))[0];
     const numEnds = (ids: number[]) => ids.filter((id) => id === endOfTurn).length;
@@ -138,7 +141,7 @@ describe('chat', () => {
     expect(numEnds(await chatPrompt({ splitSpecialTokens: true }, messages))).toBe(1);
   });
 
-  test('chatStream takes them too', async () => {
+  test('chatStream accepts them too', async () => {
     const options = { chatTemplate: '{{ mood }}', chatTemplateKwargs: { mood: 'Once' } };
     const params = new SamplingParams({ temperature: 0, maxTokens: 8 });
     let text = '';
@@ -149,13 +152,13 @@ describe('chat', () => {
 });
 
 describe('a text prompt', () => {
-  test('has special tokens unless they are declined', async () => {
+  test('gets special tokens by default', async () => {
     const ids = await encode('Hello');
     expect(await textPrompt('Hello', {})).toEqual([tokenizer.bosTokenId, ...ids]);
     expect(await textPrompt('Hello', { addSpecialTokens: false })).toEqual(ids);
   });
 
-  test('may have special tokens as text', async () => {
+  test('may contain special tokens as text', async () => {
     const options = { addSpecialTokens: false, splitSpecialTokens: true };
     const text = 'a<|end_of_turn|>';
     const ids = await tokenizer.encode(text, options);
@@ -163,7 +166,7 @@ describe('a text prompt', () => {
     expect(await textPrompt(text, options)).toEqual(ids);
   });
 
-  test('is cut to its last tokens', async () => {
+  test('is truncated to its last tokens', async () => {
     const text = 'Once upon a time there was a robot. '.repeat(20);
     const ids = await tokenizer.encode(text);
     expect(ids.length).toBeGreaterThan(64);
@@ -175,13 +178,13 @@ describe('a text prompt', () => {
     );
   });
 
-  test('given as token ids is cut too', async () => {
+  test('given as token ids is truncated too', async () => {
     const options = { truncatePromptTokens: 2 };
     const [output] = await llm.generate({ promptTokenIds: [5, 6, 7] }, one, options);
     expect([...output.promptTokenIds]).toEqual([6, 7]);
   });
 
-  test('that begins with two BOS is a warning, once', async () => {
+  test('with two leading BOS tokens causes one warning', async () => {
     const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation();
     const text = await tokenizer.renderChatTemplate(MESSAGES);
     await textPrompt(text, { addSpecialTokens: false });
@@ -198,7 +201,7 @@ describe('a text prompt', () => {
   });
 });
 
-test('the examples of docs/chat.md run as they are written', async () => {
+test('the examples of docs/chat.md run as written', async () => {
   const page = readFileSync(path.join(__dirname, '..', 'docs', 'chat.md'), 'utf8');
   const blocks = [...page.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
   expect(blocks.length).toBeGreaterThan(1);
@@ -209,7 +212,7 @@ test('the examples of docs/chat.md run as they are written', async () => {
     const run = new AsyncFunction('llm', 'uniproc', 'messages', 'params', body);
     await run(fake, uniproc, MESSAGES, one);
   }
-  // What is handed to the engine is what the engine takes.
+  // Captures the engine's input.
   const calls = chat.mock.calls as [unknown, unknown, object][];
   expect(calls.length).toBeGreaterThan(1);
   for (const [input, , options] of calls) {
@@ -219,5 +222,5 @@ test('the examples of docs/chat.md run as they are written', async () => {
 });
 
 const AsyncFunction = (async () => {
-  // For its constructor.
+  // Needed by its constructor.
 }).constructor as new (...args: string[]) => (...args: unknown[]) => Promise<void>;

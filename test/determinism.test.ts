@@ -1,4 +1,4 @@
-/** In float32 on the CPU a request's result depends on nothing but the request, to the last bit. */
+/** In float32 on the CPU a request's result depends only on the request, bit for bit. */
 import { type EngineArgs, LLM, type RequestOutput, SamplingParams } from '../lib';
 
 const options = {
@@ -18,7 +18,7 @@ const prompt = (row: number, length: number) => ({
 const PROMPT = prompt(0, 150);
 const OTHERS = [prompt(1, 1), prompt(2, 17), prompt(3, 300), prompt(4, 64)];
 
-/** Everything a request gives, with logprobs to the bit. */
+/** A request's whole output, with exact logprobs. */
 function everything({ outputs: [output], promptLogprobs }: RequestOutput) {
   return { tokenIds: output.tokenIds, logprobs: output.logprobs, promptLogprobs };
 }
@@ -34,7 +34,7 @@ const ENGINE: EngineArgs = {
 async function generate(args: EngineArgs = {}, others = OTHERS.slice(0, 0)) {
   const llm = await LLM.create({ ...ENGINE, ...args });
   try {
-    // The request in question stands in the middle of the batch.
+    // The tested request is in the middle of the batch.
     const prompts = [...others.slice(0, 2), PROMPT, ...others.slice(2)];
     const outputs = await llm.generate(prompts, params);
     return everything(outputs[Math.min(others.length, 2)]);
@@ -54,7 +54,7 @@ describe('a result in float32', () => {
     delete process.env.UNIPROC_CPU_THREADS;
   });
 
-  it('is what it was, the next time', async () => {
+  it('is the same the next time', async () => {
     expect(await generate()).toEqual(alone);
   });
 
@@ -66,7 +66,7 @@ describe('a result in float32', () => {
     expect(await generate({ maxNumBatchedTokens: chunk, maxNumSeqs: 1 })).toEqual(alone);
   });
 
-  it.each([1, 2, 3])('does not depend on there being %d threads', async (threads) => {
+  it.each([1, 2, 3])('does not depend on %d threads', async (threads) => {
     process.env.UNIPROC_CPU_THREADS = String(threads);
     expect(await generate({}, OTHERS)).toEqual(alone);
   });
@@ -79,7 +79,7 @@ describe('a result in float32', () => {
     expect(await generate({ asyncScheduling: false }, OTHERS)).toEqual(alone);
   });
 
-  it('does not depend on what of it is found in the cache', async () => {
+  it('does not depend on prefix cache hits', async () => {
     const one = new SamplingParams(options);
     const three = new SamplingParams({ ...options, n: 3 });
     const llm = await LLM.create(ENGINE);
@@ -101,8 +101,8 @@ describe('a result in float32', () => {
     }
   });
 
-  it('does not depend on being preempted for want of blocks', async () => {
-    // Room for the longest request and little more.
+  it('does not depend on preemption', async () => {
+    // Room for little more than the longest request.
     const bytesPerToken = 2 * 5 * 4 * 32 * 4;
     const kvCacheMemoryBytes = 544 * bytesPerToken;
     expect(await generate({ kvCacheMemoryBytes }, OTHERS)).toEqual(alone);

@@ -1,4 +1,4 @@
-/** A chat model ends its turn whichever of its files names the end, in a folder of links. */
+/** A chat model ends its turn whichever of its files names the EOS; the folder contains links. */
 import { readdirSync } from 'node:fs';
 import { symlink } from 'node:fs/promises';
 import path from 'node:path';
@@ -11,7 +11,7 @@ const MODEL = path.join(__dirname, '..', 'models', 'stories');
 const END_OF_TURN = 2;
 const { messages, tokenIds, text } = stories.chat;
 
-/** The small model, whose three files name these ends of sequence; null for none. */
+/** The small model with these EOS tokens in its three files; null for none. */
 async function modelWith(config: unknown, generation: unknown, eosToken: unknown) {
   const json = (name: string) => readJsonObject(path.join(MODEL, name));
   const folder = await folderWith({
@@ -45,12 +45,12 @@ test.each<[string, unknown, unknown, unknown]>([
   ['generation_config.json', 1, [1, END_OF_TURN], '<|end_of_text|>'],
   ['the tokenizer', 1, 1, '<|end_of_turn|>'],
   ['the tokenizer alone, by an object', null, null, { content: '<|end_of_turn|>' }],
-])('a turn ends where only %s says so', async (_, ...ends) => {
+])('a turn ends if only %s names the EOS', async (_, ...ends) => {
   const output = await answer(await modelWith(...ends));
   expect(output).toMatchObject({ tokenIds, text, finishReason: 'stop' });
 });
 
-test('a turn does not end where the user says that nothing ends it', async () => {
+test('a turn does not end with ignoreEos', async () => {
   const output = await answer(await modelWith(END_OF_TURN, END_OF_TURN, null), { eosTokenIds: [] });
   expect(output.finishReason).toBe('length');
   expect(output.tokenIds.slice(0, tokenIds.length)).toEqual(tokenIds);

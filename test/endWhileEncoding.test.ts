@@ -1,8 +1,8 @@
-/** Calls that end while their prompts are still being encoded, on the tokenizer's thread. */
+/** Calls that end while the tokenizer thread encodes their prompts. */
 import { type FinishedRequest, LLM, SamplingParams, type Tokenizer } from '../lib';
 
 const params = new SamplingParams({ maxTokens: 4, temperature: 0 });
-/** So many that their encoding takes several turns of the event loop. */
+/** Enough to encode over several turns of the event loop. */
 const prompts = Array.from({ length: 2000 }, (_, i) => `Once upon a time there were ${i} dogs`);
 
 let llm: LLM;
@@ -17,7 +17,7 @@ afterEach(() => llm.shutdown());
 
 let finished: FinishedRequest[];
 
-/** The records of a call that ended before its prompts were encoded, the engine's first. */
+/** Records of a call that ended before encoding, in the engine's order. */
 function expectFinished(numRequests: number, finishReason: FinishedRequest['finishReason']): void {
   expect(finished.map(({ requestId }) => requestId)).toEqual(
     Array.from({ length: numRequests }, (_, i) => String(i)),
@@ -38,7 +38,7 @@ function expectFinished(numRequests: number, finishReason: FinishedRequest['fini
   finished = [];
 }
 
-/** Of a call of thousands the records come in slices. */
+/** Records of a large call arrive in slices. */
 async function allFinished(numRequests: number): Promise<void> {
   while (finished.length < numRequests) await new Promise((resolve) => setImmediate(resolve));
 }
@@ -55,7 +55,7 @@ async function expectOthersServed(): Promise<void> {
   expect(llm.engine.numUnfinishedRequests).toBe(0);
 }
 
-test('by its signal: rejects with the reason, and disturbs no other', async () => {
+test('by its signal: rejects with the reason, others unaffected', async () => {
   const controller = new AbortController();
   const call = llm.generate(prompts, params, { signal: controller.signal });
   const reason = new Error('the client has gone');
@@ -66,7 +66,7 @@ test('by its signal: rejects with the reason, and disturbs no other', async () =
   await expectOthersServed();
 });
 
-test('by its time: rejects with RequestTimeoutError, and disturbs no other', async () => {
+test('by its timeout: rejects with RequestTimeoutError, others unaffected', async () => {
   const call = llm.generate(prompts, params, { timeoutMs: 1 });
   await expect(call).rejects.toMatchObject({ code: 'REQUEST_TIMEOUT' });
   await allFinished(prompts.length);
@@ -74,7 +74,7 @@ test('by its time: rejects with RequestTimeoutError, and disturbs no other', asy
   await expectOthersServed();
 });
 
-test('by the shutdown of the engine: rejects with ShutdownError', async () => {
+test('by engine shutdown: rejects with ShutdownError', async () => {
   const call = llm.generate(prompts, params);
   const rejected = expect(call).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   await llm.shutdown();
@@ -82,7 +82,7 @@ test('by the shutdown of the engine: rejects with ShutdownError', async () => {
   expectFinished(prompts.length, 'abort');
 });
 
-test('by a fault of one of its prompts: rejects with what is wrong, and disturbs no other', async () => {
+test('by an invalid prompt: rejects with the error, others unaffected', async () => {
   const long = 'dog '.repeat(100);
   const call = llm.generate([...prompts, long + long], params);
   await expect(call).rejects.toMatchObject({
@@ -94,7 +94,7 @@ test('by a fault of one of its prompts: rejects with what is wrong, and disturbs
   await expectOthersServed();
 });
 
-test('each of the samples of a prompt has its record', async () => {
+test('each sample of a prompt has a record', async () => {
   const controller = new AbortController();
   const samples = new SamplingParams({ n: 3, maxTokens: 4 });
   const call = llm.generate(['Once', 'Twice'], [samples, params], { signal: controller.signal });
@@ -104,7 +104,7 @@ test('each of the samples of a prompt has its record', async () => {
   expect(ids).toEqual(['0-0 abort', '0-1 abort', '0-2 abort', '1 abort']);
 });
 
-test('a stream that is left before its prompt is encoded has a record', async () => {
+test('a stream left before its prompt is encoded has a record', async () => {
   const stream = llm.stream('Once upon a time', params);
   const read = stream.next();
   await stream.return();
@@ -113,7 +113,7 @@ test('a stream that is left before its prompt is encoded has a record', async ()
   await expectOthersServed();
 });
 
-test('a call that is refused when it is made has none', async () => {
+test('a call refused at once has no record', async () => {
   await expect(llm.generate('Once', params, { signal: AbortSignal.abort() })).rejects.toThrow();
   await expect(llm.generate({ promptTokenIds: [] }, params)).rejects.toThrow(/empty/);
   expect(finished).toEqual([]);
@@ -122,7 +122,7 @@ test('a call that is refused when it is made has none', async () => {
 describe('the executor sleeps', () => {
   const asleep = { code: 'INVALID_STATE', message: expect.stringContaining('asleep') as string };
 
-  test('when its prompts are encoded: rejects with InvalidStateError, and disturbs no other', async () => {
+  test('when its prompts are encoded: rejects with InvalidStateError, others unaffected', async () => {
     const call = llm.generate(prompts.slice(0, 50), params);
     const rejected = expect(call).rejects.toMatchObject(asleep);
     await llm.engine.executor.sleep();
@@ -132,7 +132,7 @@ describe('the executor sleeps', () => {
     await expectOthersServed();
   });
 
-  test('a conversation is as other prompts', async () => {
+  test('the same for a conversation', async () => {
     const stream = llm.chatStream([{ role: 'user', content: 'Once upon a time' }], params);
     const rejected = expect(stream.next()).rejects.toMatchObject(asleep);
     await llm.engine.executor.sleep();
@@ -141,7 +141,7 @@ describe('the executor sleeps', () => {
     await expectOthersServed();
   });
 
-  test('and wakes before its prompts are encoded: it is carried out', async () => {
+  test('and wakes before its prompts are encoded: the call runs', async () => {
     const tokenizer = llm.tokenizer as Tokenizer;
     const encodeArrays = tokenizer.encodeArrays.bind(tokenizer);
     let encode!: () => void;

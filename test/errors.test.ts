@@ -1,11 +1,12 @@
-/** Every code that can reach a user has a class in lib/errors.ts and a row in docs/errors.md. */
+/** Every error code has a class in lib/errors.ts and a row in docs/errors.md. */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as errors from '../lib/errors';
+import { nativeError } from '../lib/nativeError';
 
 const ROOT = path.resolve(__dirname, '..');
 
-/** What `pattern`'s first group finds in the files below a folder. */
+/** Matches of `pattern`'s first group in the files below a folder. */
 function found(folder: string, extension: RegExp, pattern: RegExp): Set<string> {
   const files = readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' });
   const texts = files
@@ -30,23 +31,45 @@ test('the codes are found', () => {
   expect(fromNative.size).toBeGreaterThan(5);
 });
 
-test('the documentation has each code of lib/ and native/, and no other', () => {
+test('the documentation has exactly the codes of lib/ and native/', () => {
   const codes = new Set([...fromTypeScript, ...fromNative]);
   expect([...documented.keys()].sort()).toEqual([...codes].sort());
 });
 
-test('each class that is named is exported', () => {
+test('every documented class is exported', () => {
   for (const name of documented.values()) expect(errors).toHaveProperty(name);
 });
 
-test.each([...fromNative])('%s of the native side is an error of its class', (code) => {
-  const error = errors.nativeError(code, 'a message', 'a file', 0);
+test.each([...fromNative])('native code %s maps to its class', (code) => {
+  const error = nativeError(code, 'a message', 'a file', 0);
   expect(error.code).toBe(code);
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
-test('a code that nobody knows is INTERNAL, and named', () => {
-  const error = errors.nativeError('STRANGE', 'a message');
+/** The classes of lib/errors.ts: name, code, and the comment without the code. */
+const classes = [
+  ...readFileSync(path.join(ROOT, 'lib', 'errors.ts'), 'utf8').matchAll(
+    /\/\*\*((?:(?!\*\/)[^])+?)\*\/\nexport class (\w+) extends UniprocError \{[^]+?super\(\s*'(\w+)'/g,
+  ),
+].map(([, comment, name, code]) => {
+  const text = comment.replace(/\n \*/g, ' ').replace(/\s+/g, ' ');
+  return [name, code, text.replace(`\`code\`: ${code}.`, '').trim()] as const;
+});
+
+test('the classes are found', () => {
+  const exported = Object.values(errors).filter(
+    (value) => typeof value === 'function' && value.prototype instanceof errors.UniprocError,
+  );
+  expect(classes.map(([name]) => name).sort()).toEqual(exported.map(({ name }) => name).sort());
+});
+
+test.each(classes)('%s stands with its code and its comment', (name, code, text) => {
+  const page = readFileSync(path.join(ROOT, 'docs', 'errors.md'), 'utf8');
+  expect(page).toContain(`| \`${code}\` | \`${name}\` | ${text} |`);
+});
+
+test('an unknown code becomes INTERNAL and is named', () => {
+  const error = nativeError('STRANGE', 'a message');
   expect(error).toBeInstanceOf(errors.InternalError);
   expect(error.message).toContain('STRANGE');
 });

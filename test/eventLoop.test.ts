@@ -1,10 +1,10 @@
-/** Calls that grow with what callers ask for do not hold the event loop (bench/eventLoop.js measures). */
+/** Large calls do not block the event loop (bench/eventLoop.js measures it). */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
 import { LLM, SamplingParams } from '../lib';
 import type { EngineArgs } from '../lib/config/engineArgs';
 
-/** Seconds were usual before; a machine that others load holds a timer back by a fraction of one. */
+/** Blocking calls took seconds; a loaded machine delays a timer by a fraction of a second. */
 const GENEROUS_MS = 1000;
 
 async function longestWait(work: () => Promise<unknown>): Promise<number> {
@@ -28,13 +28,13 @@ async function withEngine(
   }
 }
 
-/** That `work` does not hold the loop, on an engine of its own. */
+/** Checks that `work` does not block the event loop, on its own engine. */
 async function expectServed(
   work: (llm: LLM) => Promise<unknown>,
   args: EngineArgs = {},
 ): Promise<void> {
   await withEngine(async (llm) => {
-    // What holds the loop holds it each time; other programs do not hold it back every time.
+    // Blocking work blocks every time; other load does not.
     let best = Infinity;
     for (let i = 0; i < 5 && best >= GENEROUS_MS; i++) {
       const idle = await longestWait(() => pause(1000));
@@ -72,7 +72,7 @@ test('many requests with 50,000 bad words each', async () => {
 test.each([
   ['fcfs', () => 0],
   ['priority', (i: number) => -i],
-] as const)('20,000 requests that wait, by %s, and are given up', async (schedulingPolicy, of) => {
+] as const)('20,000 waiting requests, by %s, that are aborted', async (schedulingPolicy, of) => {
   const params = new SamplingParams({ maxTokens: 200, ignoreEos: true });
   await expectServed(
     async (llm) => {
@@ -84,15 +84,19 @@ test.each([
         calls.push(llm.generate(prompt, params, { signal, priority: of(i) }));
         if (i % 100 === 99) await nextTurn();
       }
-      expect(llm.stats().numWaitingReqs).toBeGreaterThan(15_000);
+      const { numWaitingReqs } = llm.stats();
+      expect(numWaitingReqs).toBeGreaterThan(15_000);
       controller.abort();
-      for (const { status } of await Promise.allSettled(calls)) expect(status).toBe('rejected');
+      // The first ones may have finished before.
+      const results = await Promise.allSettled(calls);
+      const rejected = results.filter(({ status }) => status === 'rejected');
+      expect(rejected.length).toBeGreaterThanOrEqual(numWaitingReqs);
     },
     { maxNumSeqs: 4, schedulingPolicy },
   );
 });
 
-test('conversations with a template that takes all that it may', async () => {
+test('conversations with a template that uses its whole budget', async () => {
   const chatTemplate =
     '{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}{% endfor %}{% endfor %}';
   const messages = [{ role: 'user', content: 'Once' }];
@@ -102,14 +106,14 @@ test('conversations with a template that takes all that it may', async () => {
   });
 });
 
-test('a template that takes long, while others are answered', async () => {
+test('a slow template during other calls', async () => {
   const chatTemplate =
     '{% for i in range(100000) %}{% for j in range(5) %}{% set x = i %}{% endfor %}{% endfor %}';
   const messages = [{ role: 'user', content: 'Once' }];
   await withEngine(async (llm) => {
     const controller = new AbortController();
     const ended: string[] = [];
-    // Some minutes' worth.
+    // Some minutes of work.
     const slow = llm
       .chat(new Array(500).fill(messages), undefined, { chatTemplate, signal: controller.signal })
       .finally(() => ended.push('slow'));
@@ -120,7 +124,7 @@ test('a template that takes long, while others are answered', async () => {
     controller.abort(new Error('gone'));
     await rejected;
     expect(ended).toEqual(['prompt', 'chat', 'slow']);
-    // Its conversations that were not rendered are dropped: they would take minutes.
+    // Its remaining conversations, minutes of work, are dropped.
     await llm.chat(messages, params);
   });
 });

@@ -1,4 +1,4 @@
-/** A request whose parameters leave no token to choose from ends with an error, and it alone. */
+/** A request with no allowed token left fails alone. */
 import { LLM, SamplingParams, type SamplingParamsOptions } from '../lib';
 
 const PROMPT = { promptTokenIds: [70, 71, 72] };
@@ -36,7 +36,7 @@ test.each<[string, number, SamplingParamsOptions]>([
   await expect(failed).rejects.toMatchObject({
     code: 'REQUEST_INVALID',
     message: expect.stringContaining(
-      `after ${numTokens} tokens its parameters permit no next one`,
+      `after ${numTokens} tokens its parameters allow no next token`,
     ) as string,
   });
   expect((await beside)[0].outputs[0].tokenIds).toHaveLength(8);

@@ -1,4 +1,4 @@
-/** What callers pass in may throw when it is read: their call alone rejects, with a typed error. */
+/** Caller-owned objects may throw when read: only their call rejects, with a typed error. */
 import { LLM, SamplingParams, type Prompt, type StreamOptions } from '../lib';
 
 const PROMPT = { promptTokenIds: [70, 71, 72] };
@@ -59,14 +59,14 @@ test('sampling parameters', async () => {
   }
 });
 
-test('a signal with methods of its own', async () => {
+test('a signal with overridden methods', async () => {
   const { signal } = new AbortController();
   Object.defineProperty(signal, 'addEventListener', { value: throwing });
   await expect(llm.generate(PROMPT, PARAMS, { signal })).rejects.toMatchObject(refusal);
   await expect(readAll({ signal })).rejects.toMatchObject(refusal);
 });
 
-test('what has the prototype of a signal and is none', async () => {
+test("an object with AbortSignal's prototype that is no signal", async () => {
   const signal = Object.create(AbortSignal.prototype) as AbortSignal;
   await expect(llm.generate(PROMPT, PARAMS, { signal })).rejects.toMatchObject({
     code: 'REQUEST_INVALID',

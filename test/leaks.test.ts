@@ -16,7 +16,7 @@ async function measure(script: string): Promise<{ before: Footprint; after: Foot
   return JSON.parse(stdout) as { before: Footprint; after: Footprint };
 }
 
-/** Of the allocator; the weights of one cycle are 7 MiB. */
+/** Allocator tolerance; the weights of one cycle are 7 MiB. */
 const NOISE_MIB = 8;
 
 describe.each([

@@ -1,4 +1,4 @@
-/** Requests whose lists do not fit the device's memory at once wait; one that never fits ends alone. */
+/** Requests wait for list memory; one that never fits fails alone. */
 import { LLM, SamplingParams } from '../lib';
 
 const CONFIG = { device: 'cpu', dtype: 'float32', maxModelLen: 128 } as const;
@@ -14,11 +14,11 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([small.shutdown(), large.shutdown()]));
 
-/** Every other token or more, from another one on. */
+/** At least every other token, from a start token on. */
 const allowedBy = (i: number) =>
   Array.from({ length: 1100 + 80 * i }, (_, k) => (k + 100 * i) % 2048);
 
-test('more long lists than there is memory for give what each gives with memory for all', async () => {
+test('more long lists than fit give the same outputs as with memory for all', async () => {
   const params = Array.from(
     { length: 10 },
     (_, i) =>
@@ -57,7 +57,7 @@ test.each([
     'stop tokens',
     { stopTokenIds: allowedBy(0).concat(allowedBy(9)), allowedTokenIds: allowedBy(9) },
   ],
-])('lists that do not fit alone end their call alone, with the bound: %s', async (_, options) => {
+])('lists that never fit fail their call with the bound: %s', async (_, options) => {
   const prompt = { promptTokenIds: [70, 71, 72] };
   const beside = small.generate(prompt, new SamplingParams({ maxTokens: 8, ignoreEos: true }));
   await expect(

@@ -1,4 +1,4 @@
-/** The public face, over the model in models/ and what transformers makes of it. */
+/** The public API with the model in models/, compared with transformers. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import {
@@ -57,7 +57,7 @@ beforeAll(async () => {
 });
 
 describe('generate', () => {
-  test('gives what transformers gives, several prompts in one call', async () => {
+  test("returns transformers' outputs for several prompts in one call", async () => {
     const outputs = await llm.generate(prompts, greedy);
     expect(outputs).toMatchObject(
       reference.prompts.map(({ prompt, promptTokenIds, tokenIds, text }) => ({
@@ -69,23 +69,23 @@ describe('generate', () => {
     );
   });
 
-  test('says why an output ended', async () => {
+  test('reports the finish reason', async () => {
     const outputs = await llm.generate(prompts, greedy);
-    // Of 64 tokens those that reached the limit have all.
+    // Outputs that reached the limit have all 64 tokens.
     expect(outputs.map(({ outputs: [{ finishReason }] }) => finishReason)).toEqual(
       reference.prompts.map(({ tokenIds }) => (tokenIds.length === 64 ? 'length' : 'stop')),
     );
     expect(outputs.some(({ outputs: [{ finishReason }] }) => finishReason === 'stop')).toBe(true);
   });
 
-  test('takes one prompt, as text or as token ids', async () => {
+  test('accepts one prompt, as text or token ids', async () => {
     const [{ prompt, promptTokenIds, tokenIds }] = reference.prompts;
     expect(tokensOf(await llm.generate(prompt, greedy))).toEqual([tokenIds]);
     expect(tokensOf(await llm.generate({ prompt }, greedy))).toEqual([tokenIds]);
     expect(tokensOf(await llm.generate({ promptTokenIds }, greedy))).toEqual([tokenIds]);
   });
 
-  test('takes parameters for each prompt', async () => {
+  test('accepts parameters for each prompt', async () => {
     const params = [3, 5].map((maxTokens) => new SamplingParams({ temperature: 0, maxTokens }));
     const outputs = await llm.generate(prompts.slice(0, 2), params);
     expect(tokensOf(outputs)).toEqual(
@@ -93,7 +93,7 @@ describe('generate', () => {
     );
   });
 
-  test('of no prompts gives no outputs', async () => {
+  test('returns no outputs for no prompts', async () => {
     expect(await llm.generate([])).toEqual([]);
   });
 
@@ -115,7 +115,7 @@ describe('generate', () => {
     expect(text).toBe(outputs[0].text);
   });
 
-  test('reports logprobs of the prompt, which agree with those of generating it', async () => {
+  test('reports prompt logprobs equal to those of generating it', async () => {
     const [{ promptTokenIds, tokenIds }] = reference.prompts;
     const generating = new SamplingParams({ temperature: 0, maxTokens: 20, logprobs: 0 });
     const [generated] = await llm.generate({ promptTokenIds }, generating);
@@ -133,7 +133,7 @@ describe('generate', () => {
     });
   });
 
-  test('gives several samples of a prompt, each its own', async () => {
+  test('returns several different samples of a prompt', async () => {
     const params = new SamplingParams({ n: 4, seed: 3, maxTokens: 24 });
     const [{ outputs }] = await llm.generate(prompts[0], params);
     expect(outputs.map(({ index }) => index)).toEqual([0, 1, 2, 3]);
@@ -143,7 +143,7 @@ describe('generate', () => {
   });
 });
 
-describe('the same tokens come out', () => {
+describe('the tokens are the same', () => {
   let expected: number[][];
   const params = [greedy, sampled, greedy, sampled];
 
@@ -166,8 +166,8 @@ describe('the same tokens come out', () => {
   });
 
   test('with too few blocks for all at once', async () => {
-    // 5 layers of keys and values, 4 heads of 32, 4 bytes: 5 KiB a token; three requests share the
-    // room of 112 tokens, and would fill 180.
+    // 5 layers of keys and values, 4 heads of 32, 4 bytes: 5 KiB a token; three requests share 112
+    // tokens of cache and need 180.
     const other = await create({ maxModelLen: 96, kvCacheMemoryBytes: 112 * 5 * 1024 });
     let numPreempted = 0;
     const { executor } = other.engine;
@@ -210,7 +210,7 @@ describe('stop', () => {
     });
   });
 
-  test('of the model is passed over with ignoreEos', async () => {
+  test('tokens of the model are ignored with ignoreEos', async () => {
     const { prompt: ending, tokenIds: ended } = reference.prompts[3];
     const params = new SamplingParams({ temperature: 0, maxTokens: 64, ignoreEos: true });
     const [{ outputs }] = await llm.generate(ending, params);
@@ -219,7 +219,7 @@ describe('stop', () => {
   });
 });
 
-test('bad words do not come up, at the start of a word or after a space', async () => {
+test('bad words are not generated, at the start of a word or after a space', async () => {
   const params = new SamplingParams({ temperature: 0, maxTokens: 64, badWords: ['little'] });
   const [{ outputs }] = await llm.generate(prompts[0], params);
   expect(reference.prompts[0].text).toContain('little');
@@ -227,7 +227,7 @@ test('bad words do not come up, at the start of a word or after a space', async 
 });
 
 describe('stream', () => {
-  test('gives text as it is generated, which adds up to the whole', async () => {
+  test('streams text that adds up to the whole', async () => {
     const [{ prompt, text, tokenIds }] = reference.prompts;
     const deltas = await readAll(llm.stream(prompt, greedy));
     expect(deltas.length).toBeGreaterThan(1);
@@ -236,7 +236,7 @@ describe('stream', () => {
     expect(deltas.at(-1)?.finishReason).toBe('length');
   });
 
-  test('may be left early, and the engine goes on', async () => {
+  test('may be left early, and the engine continues', async () => {
     for await (const delta of llm.stream(prompts[0], greedy)) {
       expect(delta.index).toBe(0);
       break;
@@ -249,13 +249,13 @@ describe('stream', () => {
 describe('chat', () => {
   const { messages, promptTokenIds, tokenIds, text } = reference.chat;
 
-  test("puts a conversation into the model's words", async () => {
+  test("renders a conversation with the model's template", async () => {
     expect(await llm.chat(messages, greedy)).toMatchObject([
       { promptTokenIds, outputs: [{ tokenIds, text, finishReason: 'stop' }] },
     ]);
   });
 
-  test('takes several', async () => {
+  test('accepts several conversations', async () => {
     const outputs = await llm.chat([messages, messages], greedy);
     expect(tokensOf(outputs)).toEqual([tokenIds, tokenIds]);
   });
@@ -264,7 +264,7 @@ describe('chat', () => {
 describe('chatStream', () => {
   const { messages, tokenIds, text } = reference.chat;
 
-  test('gives what chat gives, as it is generated', async () => {
+  test("streams chat's output", async () => {
     const deltas = await readAll(llm.chatStream(messages, greedy));
     expect(deltas.length).toBeGreaterThan(1);
     expect(deltas.map((delta) => delta.text).join('')).toBe(text);
@@ -272,18 +272,18 @@ describe('chatStream', () => {
     expect(deltas.at(-1)?.finishReason).toBe('stop');
   });
 
-  test.each([[undefined], [[]], ['Hello'], [[7]]])('refuses %j when it is read', async (bad) => {
+  test.each([[undefined], [[]], ['Hello'], [[7]]])('refuses %j at the first read', async (bad) => {
     const stream = llm.chatStream(bad as never);
     await expect(stream.next()).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
   });
 });
 
-describe('a call that is given up', () => {
+describe('an aborted call', () => {
   const endless = new SamplingParams({ temperature: 0, maxTokens: 400, ignoreEos: true });
   const reason = new Error('the client went away');
   const { messages } = reference.chat;
 
-  /** What a caller may wait for, under a signal. */
+  /** Each kind of call, with a signal. */
   const calls: [string, (signal: AbortSignal) => Promise<unknown>][] = [
     ['generate', (signal) => llm.generate(prompts, endless, { signal })],
     ['chat', (signal) => llm.chat(messages, endless, { signal })],
@@ -291,7 +291,9 @@ describe('a call that is given up', () => {
     ['chatStream', (signal) => readAll(llm.chatStream(messages, endless, { signal }))],
   ];
 
-  /** After what was given up has left the batch: a step with another request in it is done. */
+  /**
+   * Resolves once the aborted requests have left the batch: a step with another request is done.
+   */
   async function expectNothingHeld(): Promise<void> {
     const [{ prompt, tokenIds }] = reference.prompts;
     const params = new SamplingParams({ temperature: 0, maxTokens: 2 });
@@ -299,7 +301,7 @@ describe('a call that is given up', () => {
     expect(llm.stats()).toMatchObject({ numRunningReqs: 0, numWaitingReqs: 0, kvCacheUsage: 0 });
   }
 
-  test.each(calls)('%s rejects with the reason of the signal', async (_, start) => {
+  test.each(calls)("%s rejects with the signal's reason", async (_, start) => {
     const controller = new AbortController();
     const call = start(controller.signal);
     const rejected = expect(call).rejects.toBe(reason);
@@ -309,7 +311,7 @@ describe('a call that is given up', () => {
     await expectNothingHeld();
   });
 
-  test.each(calls)('%s does so before anything runs where it is aborted', async (_, start) => {
+  test.each(calls)('%s rejects before anything runs if already aborted', async (_, start) => {
     const { numFinishedReqs, numPromptTokens } = llm.stats();
     await expect(start(AbortSignal.abort(reason))).rejects.toBe(reason);
     expect(llm.stats()).toMatchObject({ numFinishedReqs, numPromptTokens, numWaitingReqs: 0 });
@@ -320,7 +322,7 @@ describe('a call that is given up', () => {
     ['chat', () => llm.chat(messages, endless, { timeoutMs: 5 })],
     ['stream', () => readAll(llm.stream(prompts[0], endless, { timeoutMs: 5 }))],
     ['chatStream', () => readAll(llm.chatStream(messages, endless, { timeoutMs: 5 }))],
-  ])('%s rejects when its time is up', async (_, start) => {
+  ])('%s rejects when its timeout expires', async (_, start) => {
     const call = start();
     await expect(call).rejects.toBeInstanceOf(RequestTimeoutError);
     await expect(call).rejects.toMatchObject({ timeoutMs: 5 });
@@ -343,7 +345,7 @@ describe('a call that is given up', () => {
     }
   });
 
-  test('by leaving its stream has no blocks from the next step on', async () => {
+  test('by leaving its stream frees its blocks before the next step', async () => {
     for await (const delta of llm.stream(prompts[0], endless)) {
       expect(delta.index).toBe(0);
       break;
@@ -352,7 +354,7 @@ describe('a call that is given up', () => {
   });
 });
 
-test('a queue that is full refuses a call, and serves those that wait', async () => {
+test('a full queue refuses a call and serves waiting ones', async () => {
   // One runs, one waits.
   const busy = await create({ maxNumSeqs: 1, maxQueuedRequests: 1 });
   const queued = busy.generate(prompts.slice(0, 2), greedy);
@@ -370,7 +372,7 @@ test('a queue that is full refuses a call, and serves those that wait', async ()
   await busy.generate(prompts[2], greedy);
 });
 
-test('stats and events say what an engine has done', async () => {
+test("stats and events report an engine's work", async () => {
   const watched = await create();
   const finished: FinishedRequest[] = [];
   watched.events.on('finished', (request) => finished.push(request));
@@ -397,7 +399,7 @@ test('stats and events say what an engine has done', async () => {
 });
 
 describe('an invalid prompt', () => {
-  test('rejects its whole call, and harms no other', async () => {
+  test('rejects its whole call and no other', async () => {
     const other = llm.generate(prompts[0], greedy);
     const call = llm.generate([prompts[1], { promptTokenIds: [1, 99999] }], greedy);
     await expect(call).rejects.toThrow(InvalidRequestError);
@@ -408,18 +410,18 @@ describe('an invalid prompt', () => {
     expect(tokensOf(await other)).toEqual([reference.prompts[0].tokenIds]);
   });
 
-  test('rejects a stream when it is read', async () => {
+  test('rejects a stream at the first read', async () => {
     await expect(llm.stream({ promptTokenIds: [] }).next()).rejects.toThrow(InvalidRequestError);
   });
 
-  test('rejects a chat, which one it names', async () => {
+  test('rejects a chat, naming the conversation', async () => {
     const bad = [{ role: 'parrot', content: 'Hello' }];
     await expect(llm.chat([reference.chat.messages, bad])).rejects.toThrow(/^conversation 1: /);
     await expect(llm.chat([])).rejects.toThrow(InvalidRequestError);
   });
 });
 
-test('without a tokenizer it speaks token ids alone', async () => {
+test('without a tokenizer only token ids are supported', async () => {
   const plain = await create({ skipTokenizerInit: true });
   const [{ promptTokenIds, tokenIds }] = reference.prompts;
   const params = new SamplingParams({ temperature: 0, maxTokens: 64, logprobs: 0 });
@@ -444,7 +446,7 @@ test('the load reports its progress', async () => {
   expect(bytesPerSecond).toBeLessThan(1e12);
 });
 
-test('the start can be given up', async () => {
+test('the start can be aborted', async () => {
   const signal = AbortSignal.abort(new Error('no longer wanted'));
   await expect(LLM.create({ ...SMALL, signal })).rejects.toThrow('no longer wanted');
 });
@@ -464,7 +466,7 @@ test('after shutdown, pending and later calls reject', async () => {
   await short.shutdown();
 });
 
-describe('an executor that sleeps under a living engine', () => {
+describe('an executor that sleeps under a running engine', () => {
   let sleeper: LLM;
 
   beforeEach(async () => {
@@ -476,7 +478,7 @@ describe('an executor that sleeps under a living engine', () => {
     expect(tokensOf(await sleeper.generate({ promptTokenIds }, greedy))).toEqual([tokenIds]);
   };
 
-  test('refuses requests, also one that came in the same turn, and wakes to serve', async () => {
+  test('refuses requests, also one made in the same turn, and serves them once awake', async () => {
     const { executor } = sleeper.engine;
     const sameTurn = expect(sleeper.generate('One day', greedy)).rejects.toMatchObject({
       code: 'INVALID_STATE',
@@ -490,7 +492,7 @@ describe('an executor that sleeps under a living engine', () => {
     await generates();
   });
 
-  test('does not fall asleep while a request runs, which goes on', async () => {
+  test('refuses to sleep during a request, which continues', async () => {
     const running = generates();
     const stream = sleeper.stream('One day', greedy);
     await stream.next();
@@ -499,7 +501,7 @@ describe('an executor that sleeps under a living engine', () => {
     await running;
   });
 
-  test('finds nothing in the cache that was there before', async () => {
+  test('has no cache hits from before', async () => {
     const [{ promptTokenIds, tokenIds }] = reference.prompts;
     const prompt = { promptTokenIds: [...promptTokenIds, ...tokenIds] };
     const before = tokensOf(await sleeper.generate(prompt, greedy));
@@ -508,7 +510,7 @@ describe('an executor that sleeps under a living engine', () => {
     expect(tokensOf(await sleeper.generate(prompt, greedy))).toEqual(before);
   });
 
-  test('takes sleep and wakeUp one after the other, however they are called', async () => {
+  test('runs overlapping sleep and wakeUp calls in order', async () => {
     const { executor } = sleeper.engine;
     await Promise.all([executor.sleep(2), executor.wakeUp(['weights']), executor.wakeUp()]);
     expect(executor.isSleeping).toBe(false);
@@ -516,7 +518,7 @@ describe('an executor that sleeps under a living engine', () => {
   });
 });
 
-test('a stream that is left while it waits for its turn ends at once', async () => {
+test('a stream left while waiting ends at once', async () => {
   const one = await create({ maxNumSeqs: 1 });
   const long = new SamplingParams({ temperature: 0, maxTokens: 400, ignoreEos: true });
   const running = one.generate('One day', long);
@@ -532,7 +534,7 @@ test('a stream that is left while it waits for its turn ends at once', async () 
   await done;
 });
 
-describe('what is no option', () => {
+describe('an invalid option', () => {
   test.each([[5], [null], ['models/stories'], [[]]])('LLM.create(%j)', async (args) => {
     await expect(LLM.create(args as never)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
@@ -566,7 +568,7 @@ test('an onProgress that throws fails the load', async () => {
   await expect(create({ onProgress })).rejects.toThrow('enough');
 });
 
-test('on a terminal the load shows a bar, and wipes it when all is there', async () => {
+test('the load shows a bar on a terminal and clears it at the end', async () => {
   const drawn: string[] = [];
   const terminal = { write: (text: string) => drawn.push(text) } as unknown as NodeJS.WriteStream;
   await create({ onProgress: loadProgressBar(terminal) });
@@ -575,7 +577,7 @@ test('on a terminal the load shows a bar, and wipes it when all is there', async
 });
 
 describe('a process', () => {
-  /** Runs a program that has LLM, SamplingParams and args. */
+  /** Runs a program with LLM, SamplingParams and args in scope. */
   function run(program: string) {
     const script = `
       const { LLM, SamplingParams } = require(${JSON.stringify(path.join(__dirname, '..', 'lib'))});
@@ -592,7 +594,7 @@ describe('a process', () => {
     return { status, stdout, stderr };
   }
 
-  test('ends by itself after shutdown', () => {
+  test('exits by itself after shutdown', () => {
     const program = `
       const llm = await LLM.create(args);
       const [out] = await llm.generate('One day', new SamplingParams({ maxTokens: 4 }));
@@ -602,13 +604,13 @@ describe('a process', () => {
     expect(run(program)).toEqual({ status: 0, stdout: '4\n', stderr: '' });
   });
 
-  describe('shows how far a batch is', () => {
+  describe("shows a batch's progress", () => {
     const LINE = /^\[=* *\] (0|8|16|24)\/24 prompts, \d+ tokens\/s in, \d+ out$/;
 
-    /** Three times as many as run together. */
+    /** Three times maxNumSeqs. */
     const batch = Array.from({ length: 24 }, () => 'One day');
 
-    /** What a call draws on stderr, which says of itself whether it is a terminal. */
+    /** What a call writes to stderr, which poses as a terminal or not. */
     function draws(isTerminal: boolean, prompts: string[], options: string): string[] {
       const { status, stderr } = run(`
         const llm = await LLM.create(args);
@@ -641,7 +643,7 @@ describe('a process', () => {
     });
   });
 
-  test('meets the error of a listener as an uncaught exception, and its engine goes on', () => {
+  test("gets a listener's error as an uncaught exception, and the engine continues", () => {
     const program = `
       process.on('uncaughtException', (error) => console.log(error.message));
       const llm = await LLM.create(args);
@@ -655,7 +657,7 @@ describe('a process', () => {
     expect(stdout.split('\n').sort()).toEqual(['', '4 5', 'the log is full', 'the log is full']);
   });
 
-  test('ends by itself though a call had long to time out', () => {
+  test('exits by itself with a long timeout pending', () => {
     const program = `
       const llm = await LLM.create(args);
       const { signal } = new AbortController();
@@ -667,7 +669,7 @@ describe('a process', () => {
     expect(run(program)).toEqual({ status: 0, stdout: 'done\n', stderr: '' });
   });
 
-  test('runs on the CPU where no device is named and there is no GPU', () => {
+  test('runs on the CPU by default if there is no GPU', () => {
     const program = `
       process.env.CUDA_VISIBLE_DEVICES = '';
       const llm = await LLM.create(args);
@@ -676,7 +678,7 @@ describe('a process', () => {
     expect(run(program)).toEqual({ status: 0, stdout: 'cpu\n', stderr: '' });
   });
 
-  test('ends by itself with an engine that has nothing to do', () => {
+  test('exits by itself with an idle engine', () => {
     const program = `
       const llm = await LLM.create(args);
       await llm.generate('One day', new SamplingParams({ maxTokens: 4 }));

@@ -1,7 +1,6 @@
 /**
- * In float32 on the CPU each request of a mix gives, to the last bit, what it gives alone: whatever
- * arrives beside it and when, however its prompt is cut, whatever is found in the cache, preempted,
- * launched ahead, or given up by others.
+ * In float32 on the CPU each request of a mix gets bit-identical output to running alone, whatever
+ * the batch, arrival, chunking, cache hits, preemption, async scheduling or aborts of others.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import * as fc from 'fast-check';
@@ -22,7 +21,7 @@ import {
 
 const NUM_REQUESTS = 40;
 
-/** Each longer than two blocks of the cache. */
+/** Each longer than two blocks. */
 const BEGINNINGS = [
   'One day, a little girl named Lily went to the park with her mom. She saw a big red ball under ' +
     'a tree, and she wanted to play with it. But the ball was not hers. ',
@@ -41,14 +40,14 @@ interface Ask {
   prompt: Prompt;
   options: SamplingParamsOptions;
   priority: number;
-  /** The engine's step after which it comes, or as soon as there is nothing else to do. */
+  /** The step after which it arrives, or earlier if the engine is idle. */
   arrival: number;
-  /** How it is read; 'leave' gives it up after some deltas. */
+  /** How it is read; 'leave' aborts it after some deltas. */
   use: 'generate' | 'stream' | 'leave';
   numDeltas: number;
 }
 
-/** 1 to 180 tokens: a block of one of three, and what goes on after it, one of three too. */
+/** 1 to 180 tokens: one of three blocks, then one of three continuations. */
 const tokenPrompt = fc
   .record({ first: fc.nat(2), rest: fc.nat(2), length: fc.integer({ min: 1, max: 180 }) })
   .map(({ first, rest, length }) => ({
@@ -128,7 +127,7 @@ const asks: Ask[] = fc.sample(
   { numRuns: NUM_REQUESTS, seed: 4, unbiased: true },
 );
 
-/** What a stream's reader has of an output; `finishReason` is null when it left. */
+/** What a reader got of an output; `finishReason` is null if it left. */
 interface Part {
   text: string;
   tokenIds: number[];
@@ -156,8 +155,8 @@ async function answer(llm: LLM, ask: Ask): Promise<RequestOutput | Part[]> {
 }
 
 /**
- * All arrive at their steps in one engine: its outputs, or the parts of them that were read. Steps and
- * not times, so that what meets in the engine does not depend on the machine's speed.
+ * Runs all requests in one engine, arriving at their steps; returns the outputs, or the parts read.
+ * Steps, not times, so that batches do not depend on the machine's speed.
  */
 async function mix({ llm, worker }: WatchedEngine): Promise<(RequestOutput | Part[])[]> {
   const results: Promise<RequestOutput | Part[]>[] = [];
@@ -171,12 +170,12 @@ async function mix({ llm, worker }: WatchedEngine): Promise<(RequestOutput | Par
   return Promise.all(results);
 }
 
-/** What of a result does not depend on which request of the engine it was. */
+/** The parts of a result that do not depend on the request's index. */
 function everything({ promptTokenIds, promptLogprobs, outputs }: RequestOutput) {
   return { promptTokenIds, promptLogprobs, outputs };
 }
 
-/** Of each, one after the other, in an engine that is made for one. */
+/** Runs each alone, one after another, in an engine for one request. */
 let alone: RequestOutput[];
 
 beforeAll(async () => {
@@ -198,7 +197,7 @@ function expectAsAlone(results: readonly (RequestOutput | Part[])[]): void {
       expect(everything(result)).toEqual(everything(alone[i]));
       return;
     }
-    // An output that was not read yet when its reader left is not there.
+    // An output not read before its reader left is absent.
     result.forEach(({ text, tokenIds, finishReason }, index) => {
       const expected = alone[i].outputs[index];
       const isWhole = asks[i].use === 'stream' || finishReason !== null;
@@ -214,7 +213,7 @@ function expectAsAlone(results: readonly (RequestOutput | Part[])[]): void {
   });
 }
 
-/** Room for one request of maxModelLen and a block, a few tokens a step. */
+/** Room for one request of maxModelLen and one block; few tokens per step. */
 const TIGHT: EngineArgs = {
   kvCacheMemoryBytes: 272 * BYTES_PER_TOKEN,
   maxNumSeqs: 8,
@@ -222,12 +221,12 @@ const TIGHT: EngineArgs = {
   schedulingPolicy: 'priority',
 };
 
-/** The most tokens of a request that a step computed. */
+/** The most tokens of one request in a step. */
 function longestChunk({ worker }: WatchedEngine): number {
   return Math.max(...worker.steps.flatMap((step) => [...step.numScheduledTokens.values()]));
 }
 
-/** Prompts of which the first step computed a part. */
+/** Prompts chunked in their first step. */
 function numPromptsInChunks({ worker }: WatchedEngine): number {
   return worker.steps.flatMap(({ scheduledNewReqs, numScheduledTokens }) =>
     scheduledNewReqs.filter(
@@ -237,7 +236,7 @@ function numPromptsInChunks({ worker }: WatchedEngine): number {
   ).length;
 }
 
-test('the mix has every kind of request in it, and outputs end in every way', () => {
+test('the mix has every kind of request and outcome', () => {
   const uses = new Set(asks.map(({ use }) => use));
   expect(uses).toEqual(new Set(['generate', 'stream', 'leave']));
   const has = (name: keyof SamplingParamsOptions) =>
@@ -280,7 +279,7 @@ describe.each([
       expectAsAlone(await mix(engine));
       await expectEmpty(engine);
 
-      // All of it did happen.
+      // All cases occurred.
       const { llm } = engine;
       const { numPreemptions, prefixCacheStats, numFinishedReqs } = llm.stats();
       expect(numPreemptions).toBeGreaterThan(5);
@@ -296,7 +295,7 @@ describe.each([
 it.each([true, false])(
   'a mix that finds much of its prompts in the cache gives what each gives alone, async %p',
   (asyncScheduling) =>
-    // Room for most of it: 128 blocks.
+    // Room for most: 128 blocks.
     withEngine({ ...TIGHT, asyncScheduling, kvCacheMemoryBytes: 2 ** 25 }, async (engine) => {
       expectAsAlone(await mix(engine));
       await expectEmpty(engine);
@@ -323,5 +322,5 @@ describe('prompts in chunks', () => {
   }
 
   it.each([1, 2, 3, 7, 15, 16, 17, 64])('of %d tokens change nothing', expectNoChange);
-  it('as long as the longest of them change nothing', () => expectNoChange(longest()));
+  it('as long as the longest prompt change nothing', () => expectNoChange(longest()));
 });

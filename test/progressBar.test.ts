@@ -1,7 +1,7 @@
 import { Call } from '../lib/engine/call';
 import { drawCall, loadProgressBar } from '../lib/progressBar';
 
-/** What a terminal of this many columns is told. */
+/** Records the output to a terminal of this many columns. */
 class FakeTerminal {
   readonly drawn: string[] = [];
   constructor(readonly columns?: number) {}
@@ -15,7 +15,7 @@ class FakeTerminal {
     return this as unknown as NodeJS.WriteStream;
   }
 
-  /** The line that stands there, each being drawn over the one before. */
+  /** The current line. */
   get line(): string | undefined {
     const last = this.drawn.at(-1);
     expect(last?.startsWith('\r\x1b[K')).toBe(true);
@@ -32,7 +32,7 @@ const load = (bytes: number, tensors: number) => ({
 });
 
 describe('a load', () => {
-  test('is drawn as its share and rate, and wiped when all is there', () => {
+  test('shows share and rate, and is cleared when loading is complete', () => {
     const terminal = new FakeTerminal();
     const progress = loadProgressBar(terminal.stream);
     progress(load(50e6, 3));
@@ -43,7 +43,7 @@ describe('a load', () => {
     expect(terminal.line).toBe('');
   });
 
-  test('is drawn only when something changes', () => {
+  test('is redrawn only when it changes', () => {
     const terminal = new FakeTerminal();
     const progress = loadProgressBar(terminal.stream);
     progress(load(50e6, 3));
@@ -53,7 +53,7 @@ describe('a load', () => {
 
   test.each([
     [40, 40],
-    // A terminal of unknown width, as Node has it.
+    // A terminal of unknown width.
     [0, 74],
     [undefined, 74],
   ])('never needs a second line: of %p columns it takes %d', (columns, length) => {
@@ -72,7 +72,7 @@ describe('a call', () => {
     jest.useRealTimers();
   });
 
-  test('is drawn as prompts done and tokens per second, again and again, until it is over', () => {
+  test('shows finished prompts and tokens per second until the call ends', () => {
     const terminal = new FakeTerminal();
     const call = new Call(4);
     const stop = drawCall(terminal.stream, call);
@@ -91,7 +91,7 @@ describe('a call', () => {
     expect(terminal.drawn).toHaveLength(length);
   });
 
-  test('fits on a terminal of 80 columns', () => {
+  test('fits a terminal of 80 columns', () => {
     const terminal = new FakeTerminal();
     const call = new Call(256);
     const stop = drawCall(terminal.stream, call);

@@ -1,4 +1,4 @@
-/** With a clock and turns that the test moves. */
+/** Sliced work with a clock and event loop turns under the test's control. */
 import { SlicedWork } from '../lib/slicedWork';
 
 class Bench {
@@ -24,7 +24,7 @@ class Bench {
     this.work.run(this.pieces(name, count), () => this.log.push(`${name} done`), failed);
   }
 
-  /** Milliseconds that the next turn of the event loop takes. */
+  /** Runs the next event loop turn; returns its milliseconds. */
   turn(): number {
     const start = this.time;
     for (const callback of this.callbacks.splice(0)) callback();
@@ -32,13 +32,13 @@ class Bench {
   }
 }
 
-test('a small job is done at once', () => {
+test('a small job completes at once', () => {
   const bench = new Bench();
   bench.run('a', 2);
   expect(bench.log).toEqual(['a', 'a', 'a done']);
 });
 
-test('no turn is held longer than the budget and a few pieces, however many jobs there are', () => {
+test('no turn exceeds the budget by more than a few pieces, with any number of jobs', () => {
   const bench = new Bench();
   for (let i = 0; i < 20; i++) bench.run(String(i), 50);
   const atOnce = bench.time;
@@ -47,7 +47,7 @@ test('no turn is held longer than the budget and a few pieces, however many jobs
   expect(bench.log.filter((line) => line.endsWith('done'))).toHaveLength(20);
 });
 
-test('a small job does not wait for a large one to end', () => {
+test('a small job does not wait for a large one', () => {
   const bench = new Bench();
   bench.run('large', 1000);
   bench.run('small', 1);
@@ -56,7 +56,7 @@ test('a small job does not wait for a large one to end', () => {
   expect(bench.log).not.toContain('large done');
 });
 
-test('a job that throws ends with that, and others go on', () => {
+test('a job that throws fails alone', () => {
   const bench = new Bench();
   function* broken(): Generator<void, void> {
     yield;

@@ -1,4 +1,4 @@
-/** `npm run soak`, shortened: traffic of every kind, and ranks that are killed, leave nothing behind. */
+/** A short `npm run soak`: traffic of every kind, and killed ranks, leave nothing behind. */
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -10,7 +10,7 @@ const SECONDS = 25;
 
 interface Result {
   numRequests: number;
-  /** By kind of request and how it ended. */
+  /** Counts by kind of request and outcome. */
   outcomes: Record<string, Record<string, number>>;
   numCachedTokens: number;
   residentGrowthMiB: number;
@@ -27,18 +27,18 @@ beforeAll(async () => {
   const file = path.join(await folderWith({}), 'soak.json');
   const script = path.join(__dirname, '..', 'scripts', 'soak.js');
   const args = ['--expose-gc', script, '--seconds', String(SECONDS), '--json', file];
-  // It exits with 1 when it finds a problem; what that is stands in the file.
+  // It exits with 1 on a problem; the file describes it.
   await promisify(execFile)(process.execPath, args).catch(() => undefined);
   result = JSON.parse(await readFile(file, 'utf8')) as Result;
 }, 600_000);
 
-it('has traffic of every kind, more than the engine can take at once', () => {
+it("has traffic of every kind, beyond the engine's capacity", () => {
   const { numRequests, numCachedTokens, outcomes, samples, stats } = result;
   expect(numRequests).toBeGreaterThan(20 * SECONDS);
   expect(samples.length).toBeGreaterThan(SECONDS / 5);
   expect(Object.keys(outcomes)).toHaveLength(11);
   for (const [kind, { done }] of Object.entries(outcomes)) {
-    // A slow machine refuses most of the ninety or so of a kind.
+    // A slow machine refuses most of the about ninety per kind.
     expect([kind, done > 0]).toEqual([kind, true]);
   }
   const refused = Object.values(outcomes).reduce((sum, { QUEUE_FULL = 0 }) => sum + QUEUE_FULL, 0);
@@ -50,11 +50,11 @@ it('has traffic of every kind, more than the engine can take at once', () => {
   expect(stats.numFinishedReqs.error).toBe(0);
 });
 
-it('ends each request as it should end', () => {
+it('ends each request as expected', () => {
   expect(result.unexpected).toEqual([]);
 });
 
-it('leaves no block held, and no request known to anyone', () => {
+it('leaves no block or request behind', () => {
   expect(result.left).toEqual({
     numRunningReqs: 0,
     numWaitingReqs: 0,
@@ -70,12 +70,12 @@ it('keeps the resident set and the heap flat', () => {
   expect(result.heapGrowthMiB).toBeLessThan(1);
 });
 
-it('has ranks hear of each other, and leave nothing, at whatever moment one is killed', async () => {
+it('reports a rank killed at any moment to the others, and leaves nothing behind', async () => {
   const NUM_KILLS = 8;
   const file = path.join(await folderWith({}), 'kills.json');
   const script = path.join(__dirname, '..', 'scripts', 'soakRanks.js');
   const args = [script, '--kills', String(NUM_KILLS), '--json', file];
-  // It exits with 1 when it finds a problem; what that is stands in the file.
+  // It exits with 1 on a problem; the file describes it.
   await promisify(execFile)(process.execPath, args).catch(() => undefined);
   const kills = JSON.parse(await readFile(file, 'utf8')) as { problems: string[] }[];
   expect(kills.flatMap(({ problems }) => problems)).toEqual([]);

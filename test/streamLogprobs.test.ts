@@ -1,4 +1,4 @@
-/** What a stream says of its tokens is what the whole output says, with the real model and tokenizer. */
+/** A stream's logprobs equal the complete output's, with the real model and tokenizer. */
 import path from 'node:path';
 import { LLM, type OutputDelta, type OutputStream, SamplingParams } from '../lib';
 
@@ -10,7 +10,7 @@ beforeAll(async () => {
 
 afterAll(() => llm.shutdown());
 
-/** All deltas, merged; a pause after each read has several tokens come as one. */
+/** All deltas, merged; pausing after each read merges several tokens. */
 async function readAll(stream: OutputStream, pause: boolean): Promise<OutputDelta[]> {
   const deltas: OutputDelta[] = [];
   for await (const delta of stream) {

@@ -1,4 +1,6 @@
-/** Ranks in processes of their own, on the CPU in float32, beside one rank and beside transformers. */
+/**
+ * Ranks in separate processes, on the CPU in float32, compared with one rank and with transformers.
+ */
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
@@ -17,11 +19,11 @@ const TOLERANCE = 1e-4;
 interface Generated {
   text: string;
   tokenIds: number[];
-  /** For each position of the prompt but the first, and of the output. */
+  /** By position of the prompt except the first, and of the output. */
   logprobs: Logprobs[];
 }
 
-/** Turns outputs into Generated. */
+/** Converts outputs to Generated. */
 const SHOW = `
 const pairs = (position) => [...position].map(([tokenId, { logprob }]) => [tokenId, logprob]);
 const show = ({ promptLogprobs, outputs }) => outputs.map(({ text, tokenIds, logprobs }) => ({
@@ -35,7 +37,7 @@ function likeliest(logprobs: Logprobs): Logprobs {
   return [...logprobs].sort(([, a], [, b]) => b - a);
 }
 
-/** The likeliest token, where no other comes near it. */
+/** The likeliest token, if no other is close. */
 function clearArgMax(logprobs: Logprobs): number | null {
   const [first, second] = likeliest(logprobs);
   return first[1] - second[1] > 2 * TOLERANCE ? first[0] : null;
@@ -64,7 +66,7 @@ describe('1, 2 and 4 ranks of the small model', () => {
     }
   }, 600_000);
 
-  test('one rank gives the greedy tokens that transformers gives', () => {
+  test("one rank generates transformers' greedy tokens", () => {
     const [ofRank] = ofRanks(1);
     for (const [i, { tokenIds }] of stories.prompts.entries()) {
       const length = Math.min(tokenIds.length, 48);
@@ -73,19 +75,19 @@ describe('1, 2 and 4 ranks of the small model', () => {
   });
 
   describe.each([2, 4])('%i ranks', (worldSize) => {
-    test('all print the same, to the last bit', () => {
+    test('all print the same, bit for bit', () => {
       const [first, ...others] = ofRanks(worldSize);
       expect(others).toHaveLength(worldSize - 1);
       for (const other of others) expect(other).toEqual(first);
     });
 
-    test('give the tokens of one rank, greedy and sampled', () => {
+    test('generate the tokens of one rank, greedy and sampled', () => {
       const tokens = (generated: Generated[]) =>
         generated.map(({ text, tokenIds }) => ({ text, tokenIds }));
       expect(tokens(ofRanks(worldSize)[0])).toEqual(tokens(ofRanks(1)[0]));
     });
 
-    test('give the logprobs of one rank, and its arg max where that is clear', () => {
+    test('report the logprobs of one rank, and its arg max if unambiguous', () => {
       const ours = ofRanks(worldSize)[0].flatMap(({ logprobs }) => logprobs);
       const theirs = ofRanks(1)[0].flatMap(({ logprobs }) => logprobs);
       expect(ours).toHaveLength(theirs.length);
@@ -99,11 +101,11 @@ describe('1, 2 and 4 ranks of the small model', () => {
   });
 });
 
-describe('models that divide in other ways, beside transformers', () => {
+describe('other divisions of models, compared with transformers', () => {
   interface Expected {
     promptTokenIds: number[];
     tokenIds: number[];
-    /** For each position but the first of prompt and continuation. */
+    /** By position of prompt and continuation except the first. */
     float32: { logprob: number; top: Logprobs }[];
   }
   const expectedOf = (family: string) =>
@@ -144,8 +146,8 @@ describe('models that divide in other ways, beside transformers', () => {
   });
 });
 
-describe('before anything loads', () => {
-  test('three ranks are an error, with nobody there to meet', async () => {
+describe('before loading', () => {
+  test('three ranks are an error, without waiting for others', async () => {
     const body = `say(await errorOf(createLLM({ distributedTimeout: 100_000 })));`;
     const [rank] = await startLLMs(body, 1, { worldSize: 3 });
     expect(await rank.ended).toEqual({ code: 0, signal: null });
@@ -156,17 +158,17 @@ describe('before anything loads', () => {
   });
 
   test.each([
-    ['the seed', 'seed: rank', 'rank 1 has the seed 1, but rank 0 has 0'],
-    ['the blocks', 'blockSize: 8 << rank', 'rank 1 has the blockSize 16, but rank 0 has 8'],
+    ['the seed', 'seed: rank', 'seed is 1 on rank 1, but 0 on rank 0'],
+    ['the blocks', 'blockSize: 8 << rank', 'blockSize is 16 on rank 1, but 8 on rank 0'],
     [
       'the limits',
       'limits: { maxListMemoryBytes: 2 ** (20 + rank) }',
-      'rank 1 has the maxListMemoryBytes 2097152, but rank 0 has 1048576',
+      'maxListMemoryBytes is 2097152 on rank 1, but 1048576 on rank 0',
     ],
     [
       'the model',
       "model: rank ? 'test/golden/checkpoints/llama2' : undefined, skipTokenizerInit: true",
-      'rank 1 has the transformer',
+      'transformer is {',
     ],
   ])('ranks must be given the same: %s', async (_, args, message) => {
     const said = await runLLMs<DescribedError>(`say(await errorOf(createLLM({ ${args} })));`, 2);
@@ -177,7 +179,7 @@ describe('before anything loads', () => {
   });
 });
 
-test('long lists wait for their place alike on both ranks, and give what one rank gives', async () => {
+test("long lists wait for memory alike on both ranks, with one rank's outputs", async () => {
   const body = `
     const llm = await createLLM({ limits: { maxListMemoryBytes: 10 * 1024 } });
     const params = [0, 1, 2, 3, 4].map((i) => new SamplingParams({
@@ -192,7 +194,7 @@ test('long lists wait for their place alike on both ranks, and give what one ran
   expect(await runLLMs<number[][]>(body, 2)).toEqual([[alone], [alone]]);
 });
 
-test('ranks given different memory agree on the least, and on the number of blocks', async () => {
+test('ranks with different memory agree on the minimum and the number of blocks', async () => {
   // Keys and values of 5 layers, 2 heads each of 32 float32, 16 tokens.
   const bytesPerBlock = 2 * 5 * 2 * 32 * 4 * 16;
   const said = await runLLMs<{ least: number; numBlocks: number }>(
@@ -214,7 +216,7 @@ test('ranks given different memory agree on the least, and on the number of bloc
   expect(said.flat()).toEqual(Array(2).fill({ least: bytesPerBlock * 50 + 7, numBlocks: 50 }));
 });
 
-test('ranks divide a CPU among them: threads, and the share of memory', async () => {
+test("ranks divide a CPU's threads and memory", async () => {
   const body = (worldSize: number) => `
     const llm = await createLLM({ kvCacheMemoryBytes: undefined, tensorParallelSize: ${worldSize} });
     const { worker } = llm.engine.executor.driverWorker;
@@ -236,7 +238,7 @@ test('ranks divide a CPU among them: threads, and the share of memory', async ()
 });
 
 describe('calls', () => {
-  test('that overlap, and come at another time on each rank, give the same on all', async () => {
+  test('that overlap, at different times on each rank, give the same outputs', async () => {
     const said = await runLLMs<Generated[][]>(
       `${SHOW}
       const llm = await createLLM();
@@ -246,7 +248,7 @@ describe('calls', () => {
         const params = new SamplingParams({ maxTokens: 40 + 20 * (i % 3), n: 1 + (i % 2) });
         results.push(llm.generate(prompts.slice(i % 3), params));
         if (i === 3) llm.resetPrefixCache();
-        // One rank's program is slower here, the other's there, and some calls wait for no other.
+        // Each rank's program is slower at different calls, and some calls wait for no other.
         if (i % 2 === rank) await pause(12);
         if (i === 2) await results[1];
       }
@@ -258,7 +260,7 @@ describe('calls', () => {
     expect(said[1]).toEqual(said[0]);
   });
 
-  test('that one rank alone would end are refused, and nothing is changed by them', async () => {
+  test('with rank-local ends are refused and change nothing', async () => {
     const said = await runLLMs<(DescribedError | string)[]>(
       `
       const llm = await createLLM();
@@ -289,7 +291,7 @@ describe('calls', () => {
   });
 });
 
-test('whoever trains a model between generations reaches it, and the group, on each rank', async () => {
+test('a training program reaches the model and the group on each rank', async () => {
   const said = await runLLMs<{ sum: number[]; ranks: string[]; numHeads: number; same: boolean }>(
     `
     const llm = await createLLM();
@@ -311,7 +313,7 @@ test('whoever trains a model between generations reaches it, and the group, on e
   expect(said.flat()).toEqual([expected, expected]);
 });
 
-test('ranks that slept, their weights dropped, go on as before', async () => {
+test('ranks continue after a sleep with discarded weights', async () => {
   const said = await runLLMs<string[]>(
     `
     const llm = await createLLM();
@@ -333,7 +335,7 @@ test('ranks that slept, their weights dropped, go on as before', async () => {
   expect(said.flat()).toEqual([Array(3).fill(text), Array(3).fill(text)]);
 });
 
-test('a program that only ends, without a shutdown, ends by itself', async () => {
+test('a program exits by itself without a shutdown', async () => {
   const said = await runLLMs<number>(
     `
     const llm = await createLLM();

@@ -1,4 +1,4 @@
-/** What becomes of the other ranks when one dies, hangs, cannot start, or does something else. */
+/** Effects on other ranks when one dies, hangs, cannot start or diverges. */
 import { randomUUID } from 'node:crypto';
 import { cp, truncate } from 'node:fs/promises';
 import path from 'node:path';
@@ -6,21 +6,21 @@ import { folderWith } from './support/folder';
 import { processesWith, type RankOptions } from './support/ranks';
 import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './support/tensorParallel';
 
-/** The configured timeout of these tests, in milliseconds, and what a busy machine may add. */
+/** The configured timeout of these tests in milliseconds, and the slack for a busy machine. */
 const TIMEOUT = 8000;
 const SLACK = 30_000;
 
-/** That of starts which fail: far more than the failure takes to be known on a busy machine. */
+/** Timeout of failing starts: far more than a failure takes to be reported on a busy machine. */
 const START_TIMEOUT = 100_000;
 
-/** Starts ranks of one group that, whatever happens, must leave no process behind. */
+/** Starts a group of ranks, which must leave no process behind. */
 async function startGroup(body: string, numRanks: number, options: RankOptions = {}) {
   const group = randomUUID();
   const ranks = await startLLMs(body, numRanks, { ...options, env: { UNIPROC_TEST_GROUP: group } });
   return { ranks, left: () => processesWith('UNIPROC_TEST_GROUP', group) };
 }
 
-/** An error that says that the group is over: the executor's, because of a peer. */
+/** Matches the executor's error caused by a peer. */
 function expectPeerLost({ code, cause, message }: DescribedError, rank: number): void {
   expect({ code, cause, message }).toEqual({
     code: 'EXECUTOR_FAILED',
@@ -29,8 +29,8 @@ function expectPeerLost({ code, cause, message }: DescribedError, rank: number):
   });
 }
 
-describe('a rank that is killed', () => {
-  /** Generates until it fails; then everything must fail, and the program ends by itself. */
+describe('a killed rank', () => {
+  /** Generates until failure; then everything must fail, and the program exits by itself. */
   const PROGRAM = `
     const llm = await createLLM({ distributedTimeout: ${TIMEOUT}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
     const { executor } = llm.engine;
@@ -75,7 +75,7 @@ describe('a rank that is killed', () => {
     },
   );
 
-  test('while it is stopped like a machine that is gone: within the timeout', async () => {
+  test('while stopped, like a dead machine: fails the others within the timeout', async () => {
     const { ranks, left } = await startGroup(PROGRAM, 2);
     await Promise.all(ranks.map((rank) => rank.said('generating')));
     ranks[1].kill('SIGSTOP');
@@ -92,7 +92,7 @@ describe('a rank that is killed', () => {
     expect(left()).toEqual([]);
   });
 
-  test('while the others have nothing to do: they hear of it', async () => {
+  test('while the others are idle: fails the others', async () => {
     const body = `
       const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
       await llm.generate('Once');
@@ -108,8 +108,8 @@ describe('a rank that is killed', () => {
   });
 });
 
-describe('a rank that cannot start makes the others fail, at once', () => {
-  /** The others' errors, and how long after the first rank's. */
+describe('a rank that cannot start fails the others at once', () => {
+  /** The others' errors, and their delay after the first rank's. */
   async function startErrors(args: string, env = {}): Promise<DescribedError[]> {
     const said = await runLLMs<DescribedError>(
       `say(await errorOf(createLLM({
@@ -121,7 +121,7 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     return said.map(([error]) => error);
   }
 
-  /** The other's error is rank 1's own, of that code. */
+  /** Checks that the other's error is rank 1's own, with that code. */
   function expectTold(error: DescribedError, own: DescribedError): void {
     const { message } = own;
     const code = own.code as string | undefined;
@@ -135,7 +135,7 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     expect(error.elapsed).toBeLessThan(START_TIMEOUT / 2);
   }
 
-  test('for a checkpoint that is damaged', async () => {
+  test('for a damaged checkpoint', async () => {
     const folder = path.join(await folderWith({}), 'stories');
     await cp(path.join(__dirname, '..', 'models', 'stories'), folder, { recursive: true });
     await truncate(path.join(folder, 'model.safetensors'), 100_000);
@@ -145,17 +145,17 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     expectTold(other, own);
   });
 
-  test('for want of memory before the load', async () => {
+  test('for lack of memory before the load', async () => {
     const [other, own] = await startErrors(
       '{ kvCacheMemoryBytes: undefined, memoryUtilization: 1 }',
-      { LOCAL_WORLD_SIZE: '1' }, // All of the machine's, and not half.
+      { LOCAL_WORLD_SIZE: '1' }, // All of the machine's memory, not half.
     );
     expect(own.code).toBe('OUT_OF_MEMORY');
     expect(own.message).toContain('memoryUtilization');
     expectTold(other, own);
   });
 
-  test('for want of memory after it', async () => {
+  test('for lack of memory after the load', async () => {
     const [other, own] = await startErrors(
       '{ kvCacheMemoryBytes: undefined, memoryUtilization: 1e-9 }',
     );
@@ -176,7 +176,7 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     expectTold(other, own);
   });
 
-  describe('before the ranks meet', () => {
+  describe('before the rendezvous', () => {
     test.each([
       ['an option that cannot be', '{ maxNumSeqs: -1 }', 'CONFIG_INVALID'],
       ['a checkpoint that is not there', "{ model: '/nowhere' }", 'CHECKPOINT_INVALID'],
@@ -202,7 +202,7 @@ describe('a rank that cannot start makes the others fail, at once', () => {
       expectTold(other, own);
     });
 
-    test('all ranks hear of it, also one that comes later, and of rank 0 too', async () => {
+    test('fails all ranks, also a late one and rank 0', async () => {
       for (const failing of [0, 1]) {
         const body = `
           if (rank === 3) await pause(3000);
@@ -223,19 +223,19 @@ describe('a rank that cannot start makes the others fail, at once', () => {
     });
   });
 
-  test('and one that never comes, within the timeout', async () => {
+  test('fails within the timeout if a rank never joins', async () => {
     const body = `say(await errorOf(createLLM({ distributedTimeout: ${TIMEOUT} })));`;
     const ranks = await startLLMs(body, 2, { ranks: [0] });
     await expectGoodEnds(ranks);
     const [error] = ranks[0].lines<DescribedError>();
     expect(error.code).toBe('RENDEZVOUS');
-    expect(error.message).toContain(`rank 1 did not come within ${TIMEOUT} ms`);
+    expect(error.message).toContain(`rank 1 did not join within ${TIMEOUT} ms`);
     expect(error.elapsed).toBeLessThan(TIMEOUT + SLACK);
   });
 });
 
-describe('ranks that do not do the same', () => {
-  test('a call that the others do not make fails within the timeout', async () => {
+describe('ranks that diverge', () => {
+  test('a call not made by the others fails within the timeout', async () => {
     const said = await runLLMs<DescribedError>(
       `
       const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
@@ -271,7 +271,7 @@ describe('ranks that do not do the same', () => {
     }
   });
 
-  test('tokens that were sampled otherwise are noticed too', async () => {
+  test('different sampled tokens are detected too', async () => {
     const said = await runLLMs<DescribedError>(
       `
       class Forger extends Worker {
@@ -297,7 +297,7 @@ describe('ranks that do not do the same', () => {
   });
 });
 
-test('a step that every rank refuses is no failure', async () => {
+test('a step refused by every rank is no failure', async () => {
   const said = await runLLMs<string | string[]>(
     `
     const { emptySchedulerOutput } = require('./lib/contract/schedulerOutput');
@@ -341,7 +341,7 @@ test.each(['sampleTokens', 'executeDummyBatch', 'checkHealth'])(
 );
 
 describe('the end', () => {
-  test('a rank that ends in the middle of a call: the others hear of it at once', async () => {
+  test('a rank that exits during a call fails the others at once', async () => {
     const said = await runLLMs<DescribedError>(
       `
       const llm = await createLLM({
@@ -363,13 +363,13 @@ describe('the end', () => {
     expect(other.elapsed).toBeLessThan(START_TIMEOUT / 2);
   });
 
-  test('a call after the clean shutdown of another rank fails at once', async () => {
+  test("a call after another rank's clean shutdown fails at once", async () => {
     const said = await runLLMs<DescribedError>(
       `
       const llm = await createLLM({ distributedTimeout: ${START_TIMEOUT} });
       await llm.generate('Once');
       if (rank === 1) return llm.shutdown();
-      // Whether it has heard of the shutdown or not: the calls before and after are alike.
+      // Whether or not it knows of the shutdown: calls before and after behave alike.
       const start = performance.now();
       for (;;) {
         const error = await errorOf(llm.generate('Once'), start);
@@ -385,11 +385,11 @@ describe('the end', () => {
     expect(error.elapsed).toBeLessThan(START_TIMEOUT / 2);
   });
 
-  test('ranks that end at different times after the same calls have all their outputs', async () => {
+  test('ranks that exit at different times after the same calls get all outputs', async () => {
     const said = await runLLMs<string[]>(
       `
       const llm = await createLLM();
-      // Ends before its limit, with a step too many in flight.
+      // Finishes before its limit, with one more step in flight.
       const params = new SamplingParams({ temperature: 0, maxTokens: 64, stop: 'girl' });
       const [{ outputs }] = await llm.generate('Once upon a time', params);
       say(outputs.map(({ text, finishReason }) => text + finishReason));
@@ -417,12 +417,12 @@ describe('the end', () => {
         sockets: readdirSync('/proc/self/fd').filter((fd) => linkOf(fd).startsWith('socket:')).length,
         threads: readdirSync('/proc/self/task').length,
         handles: process.getActiveResourcesInfo().filter((name) => name.startsWith('TCP')),
-        // Of others, other tests may have some.
+        // Other tests may have some of their own.
         sharedMemory: readdirSync('/dev/shm').filter((name) => /uniproc|nccl/.test(name)),
       });
       let before;
       for (let i = 0; i < 51; i++) {
-        // Node's own threads are there after the first.
+        // Node's own threads exist after the first.
         if (i === 1) {
           await pause(50);
           before = held();

@@ -1,4 +1,4 @@
-/** Requests that are running while ranks join and leave, beside requests that nothing disturbs. */
+/** Requests running while ranks join and leave, compared with undisturbed ones. */
 import { freePort } from '../lib/executor/network';
 import type { Rank } from './support/ranks';
 import {
@@ -19,7 +19,7 @@ specifyLeavingAndJoining();
 
 specifyGrowingAndShrinking(4);
 
-test('2 → 4 → 2, the last two staying, with new ranks', async () => {
+test('2 → 4 → 2, keeping the last two, with new ranks', async () => {
   const [port, lastPort] = [await freePort(), await freePort()];
   const grows = (rank: number) => `${CALLS}
     const llm = await makeLLM();
@@ -59,7 +59,7 @@ test('2 → 4 → 2, the last two staying, with new ranks', async () => {
   expect(tokens((third as Output[][])[0])).toEqual(tokens(undisturbed[2]));
 });
 
-test('2 → 2: ranks may change places', async () => {
+test('2 → 2: ranks may swap', async () => {
   const program = STAYS(2, await freePort(), '1 - rank');
   const ranks = await startLLMs(program, 2);
   await expectGoodEnds(ranks);
@@ -70,7 +70,7 @@ test('2 → 2: ranks may change places', async () => {
   }
 });
 
-test('what the ranks do not agree on, or cannot do, changes nothing', async () => {
+test('a change that ranks do not agree on, or cannot make, changes nothing', async () => {
   const said = await runLLMs<(DescribedError | string)[]>(
     `${CALLS}
     const llm = await makeLLM();
@@ -92,19 +92,21 @@ test('what the ranks do not agree on, or cannot do, changes nothing', async () =
   );
   const [errors, outputs] = said[0] as unknown as [string[], Output[][]];
   expect(errors).toEqual([
-    'CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 2 on rank 1, but 1 on rank 0',
-    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 1 of 1; ranks are below the size',
+    'CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 2 on rank 1, but 1 on rank 0; ' +
+      'pass the same on every rank',
+    'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 1 of 1; ' +
+      'a rank must be less than the size',
     expect.stringMatching(/^INVALID_STATE: .* rank 0: tensorParallelSize is 3; it must divide/),
     'CONFIG_INVALID: reinitializeDistributed: rank 1 would be rank 0 of 2, and so would rank 0',
     expect.stringMatching(/^CONFIG_INVALID: reinitializeDistributed: newDataParallelSize is 0/),
-    'INVALID_STATE: reinitializeDistributed came after 2 calls on rank 1, but after 3 on rank 0; ' +
-      'it must stand at the same place among the calls of each',
+    'INVALID_STATE: reinitializeDistributed was called after 2 calls on rank 1, but after 3 on rank 0; ' +
+      'call it at the same position on every rank',
   ]);
   expectUndisturbed(outputs);
   expect(said[1]).toEqual(said[0]);
 });
 
-test('ranks that do not come fail what is under way, within the timeout', async () => {
+test('ranks that do not join fail pending calls within the timeout', async () => {
   const body = `${CALLS}
     const llm = await makeLLM({ distributedTimeout: 8000 });
     const calls = under(llm).map((call) => errorOf(call));
@@ -117,12 +119,12 @@ test('ranks that do not come fail what is under way, within the timeout', async 
   expect(errors).toHaveLength(4);
   for (const error of errors) {
     expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
-    expect(error.message).toContain('rank 1 did not come within 8000 ms');
+    expect(error.message).toContain('rank 1 did not join within 8000 ms');
   }
   expect(errors[0].elapsed).toBeLessThan(60_000);
 });
 
-test('a process that no launcher started cannot, nor can requests that one rank may end', async () => {
+test('is refused without a launcher, and with rank-local requests', async () => {
   const body = (backend: string) => `${CALLS}
     const llm = await makeLLM({ distributedExecutorBackend: '${backend}' });
     const call = llm.generate('Once', of({}), { timeoutMs: 60_000 });
@@ -132,7 +134,7 @@ test('a process that no launcher started cannot, nor can requests that one rank 
     await llm.shutdown();`;
   const [[refused, numTokens]] = await runLLMs<DescribedError>(body('external_launcher'), 1);
   expect(refused.code).toBe('INVALID_STATE');
-  expect(refused.message).toContain('1 requests that it may end alone');
+  expect(refused.message).toContain('1 requests that only this rank may end');
   expect(numTokens).toBe(60);
   const alone = body('uni').replace('request(2', 'request(1');
   const [[unsupported, numTokensAlone]] = await runLLMs<DescribedError>(alone, 1);

@@ -1,7 +1,7 @@
 /**
- * tie_word_embeddings beside the tensors of the files, as transformers 5 has it. The expected numbers
- * are those that transformers computed for the golden checkpoints: of `llama2`, whose head is its own,
- * and of `qwen2` and `qwen2-yarn`, whose heads are their embeddings.
+ * tie_word_embeddings with head tensors in the files, as in transformers 5. Expected values are
+ * transformers' for the golden checkpoints: `llama2`, with a separate head, and `qwen2` and
+ * `qwen2-yarn`, with tied ones.
  */
 import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -59,7 +59,7 @@ function checkpoint(config: object, tensors: Tensors): Promise<string> {
   });
 }
 
-/** By config.json tied, in the files two that differ. */
+/** Tied by config.json, but with two different tensors in the files. */
 function contradiction(): Promise<string> {
   const { config, tensors } = golden('llama2');
   return checkpoint(config, tensors);
@@ -78,7 +78,7 @@ const PARAMS = { maxTokens: 1, temperature: 0, promptLogprobs: 0, ignoreEos: tru
 const sequences = (family: string) =>
   readExpected(family).map(({ promptTokenIds, tokenIds }) => [...promptTokenIds, ...tokenIds]);
 
-/** How far logprobs, [sequence][numTokens - 1], are from the reference's at most. */
+/** Largest deviation of logprobs [sequence][numTokens - 1] from the reference. */
 function distance(family: string, dtype: keyof typeof TOLERANCE, logprobs: number[][]): number {
   const differences = readExpected(family).flatMap((expected, i) =>
     expected[dtype].map(({ logprob }, at) => Math.abs(logprob - logprobs[i][at])),
@@ -86,7 +86,7 @@ function distance(family: string, dtype: keyof typeof TOLERANCE, logprobs: numbe
   return differences.some(Number.isNaN) ? NaN : Math.max(...differences);
 }
 
-/** The logprobs of the tokens of `family`'s sequences. */
+/** The logprobs of `family`'s sequences. */
 async function logprobsOf(llm: LLM, family: string): Promise<number[][]> {
   const prompts = sequences(family).map((promptTokenIds) => ({ promptTokenIds }));
   const outputs = await llm.generate(prompts, new SamplingParams(PARAMS));
@@ -97,7 +97,7 @@ async function logprobsOf(llm: LLM, family: string): Promise<number[][]> {
   );
 }
 
-/** What was warned of, and not printed. */
+/** Captured warnings. */
 let emitWarning: jest.SpiedFunction<typeof process.emitWarning>;
 const warnings = () =>
   emitWarning.mock.calls.map(([message, options]) => ({ message, ...(options as object) }));
@@ -134,7 +134,7 @@ describe('a head that differs from the embedding', () => {
     );
   });
 
-  test('is warned of once, by the file and a code', async () => {
+  test('causes one warning with the file and a code', async () => {
     const folder = await contradiction();
     const { executor } = (await create(folder)).engine;
     await executor.sleep(2);
@@ -150,7 +150,7 @@ describe('a head that differs from the embedding', () => {
     ]);
   });
 
-  test('is still used after the weights were read again', async () => {
+  test('is still used after the weights are reloaded', async () => {
     const model = await create(await contradiction(), { dtype: 'float32' });
     const before = await logprobsOf(model, 'llama2');
     await model.engine.executor.sleep(2);
@@ -158,7 +158,7 @@ describe('a head that differs from the embedding', () => {
     expect(await logprobsOf(model, 'llama2')).toEqual(before);
   });
 
-  test('is not looked at where the embeddings are not tied', async () => {
+  test('is not compared if the embeddings are not tied', async () => {
     const { config, tensors } = golden('llama2');
     const folder = await folderWith({
       'config.json': config,
@@ -193,18 +193,18 @@ describe('a head that differs from the embedding', () => {
     }
   }, 600_000);
 
-  test('must have the shape of the embedding', async () => {
+  test("must have the embedding's shape", async () => {
     const { config, tensors } = golden('llama2');
     const head = tensors.get(HEAD) as Tensor;
     tensors.set(HEAD, { ...head, shape: [head.shape[0] / 2, head.shape[1] * 2] });
     await expect(create(await checkpoint(config, tensors))).rejects.toMatchObject({
       code: 'CHECKPOINT_INVALID',
-      message: expect.stringContaining('tensor lm_head.weight has the shape') as string,
+      message: expect.stringContaining('tensor lm_head.weight has shape') as string,
     });
   });
 });
 
-describe('a head that is the embedding', () => {
+describe('a head equal to the embedding', () => {
   /** A family's checkpoint with a head in its files. */
   async function withHead(
     headOf: (embedding: Tensor) => Tensor,
@@ -242,8 +242,8 @@ describe('a head that is the embedding', () => {
     expect(await allocated(await withHead((embedding) => embedding))).toBe(await allocated(plain));
   });
 
-  test('is tied where both are equal in the type of the model alone', async () => {
-    // More than the embedding, by less than bfloat16 can tell.
+  test("is tied if equal in the model's dtype alone", async () => {
+    // Larger than the embedding, by less than bfloat16 resolves.
     const folder = await withHead((embedding) => {
       expect(embedding.dtype).toBe('BF16');
       const head = widened(embedding);
@@ -256,14 +256,14 @@ describe('a head that is the embedding', () => {
     expect(warnings()).toHaveLength(1);
   });
 
-  test('may stand in the files alone', async () => {
+  test('may be the only one in the files', async () => {
     const { config, tensors } = golden('qwen2');
     tensors.set(HEAD, tensors.get(EMBEDDING) as Tensor);
     tensors.delete(EMBEDDING);
     await expectTied(await checkpoint(config, tensors));
   });
 
-  test('may not differ when the weights are read again', async () => {
+  test('must not differ when the weights are reloaded', async () => {
     const { tensors } = golden('qwen2');
     const folder = await withHead((embedding) => embedding);
     const file = path.join(folder, 'model.safetensors');

@@ -1,6 +1,6 @@
 /**
- * examples/torchrun.js, as vLLM's users start theirs. torchrun is the real one, and skipped where
- * PyTorch is not installed (UNIPROC_REFERENCE_PYTHON names a Python that has it).
+ * examples/torchrun.js, started as by vLLM's users. Uses the real torchrun; skipped without PyTorch
+ * (UNIPROC_REFERENCE_PYTHON names a Python that has it).
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ const EXAMPLE = path.join('examples', 'torchrun.js');
 const python = process.env.UNIPROC_REFERENCE_PYTHON ?? 'python3';
 const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
 
-/** What each rank printed, by rank; the launcher must end well. */
+/** Each rank's output, by rank; the launcher must exit with 0. */
 async function launch(program: string, args: string[]): Promise<string[]> {
   const launcher = startProcess(0, program, args, {
     NODE_OPTIONS: `--require ${HOOK}`,
@@ -54,7 +54,7 @@ test('under uniproc launch every rank prints the same text', async () => {
   expectSameOnBoth(await launch(python, args));
 });
 
-test('the example of docs/tensor-parallel.md runs as it stands', async () => {
+test('the example of docs/tensor-parallel.md runs as written', async () => {
   const page = readFileSync(path.join(ROOT, 'docs', 'tensor-parallel.md'), 'utf8');
   const [example, ...others] = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
   expect(others).toEqual([]);

@@ -14,7 +14,7 @@ using cuda::check;
 namespace {
 
 constexpr Effort kEffort = {7, 0.01};
-constexpr size_t kReadBytes = size_t{8} << 30;  // far more than any cache keeps
+constexpr size_t kReadBytes = size_t{8} << 30;  // far larger than any cache
 constexpr size_t kCopyBytes = size_t{256} << 20;
 
 }  // namespace

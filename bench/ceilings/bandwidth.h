@@ -4,10 +4,10 @@
 
 namespace uniproc::ceilings {
 
-// Bytes a second that the multiprocessors read from the device's memory.
+// Bandwidth in bytes per second of reads from device memory by all multiprocessors.
 double readBandwidth(cudaStream_t stream);
 
-// Bytes a second that are copied from pinned host memory to the device.
+// Bandwidth in bytes per second of copies from pinned host memory to the device.
 double copyBandwidth(cudaStream_t stream);
 
 }  // namespace uniproc::ceilings

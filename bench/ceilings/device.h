@@ -1,4 +1,4 @@
-// CUDA's handles as objects, and how long work takes on the device.
+// RAII wrappers of CUDA handles, and timing of work on the device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -38,7 +38,7 @@ class DeviceMemory {
   size_t bytes_;
 };
 
-// Host memory that the device copies from without staging.
+// Host memory that the device reads directly.
 class PinnedMemory {
  public:
   explicit PinnedMemory(size_t bytes);
@@ -52,18 +52,18 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-// How long to look: so many samples, the median of which counts, each of as many runs enqueued
-// together as take about so long.
+// Length of a measurement: the median of `samples`; each sample enqueues as many runs as take about
+// secondsPerSample.
 struct Effort {
   int samples;
   double secondsPerSample;
 };
 
-// Seconds of `run`, by the device's clock. Runs it before, untimed.
+// Seconds per `run`, by the device's clock, after an untimed run.
 double secondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& run);
 
-// The same for what `record` enqueues, as a CUDA graph. Every operation in it must have run before,
-// so that nothing is left to be loaded while it is captured.
+// The same for a CUDA graph of what `record` enqueues. Every operation in it must have run before,
+// so that nothing is loaded lazily during capture.
 double graphSecondsOf(cudaStream_t stream, Effort effort, const std::function<void()>& record);
 
 }  // namespace uniproc::ceilings

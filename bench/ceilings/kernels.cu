@@ -8,10 +8,10 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kBlocksPerMultiprocessor = 2;
-// Loads that a thread has in flight: with 32 registers for each of 2,048 threads no more fit.
+// Loads in flight per thread: 32 registers for each of 2,048 threads allow no more.
 constexpr int kLoads = 4;
 
-// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): 64 random bits of an index.
+// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): 64 random bits of an index.
 __device__ uint64_t randomBits(uint64_t index) {
   uint64_t z = index * 0x9e3779b97f4a7c15;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
@@ -19,7 +19,7 @@ __device__ uint64_t randomBits(uint64_t index) {
   return z ^ (z >> 31);
 }
 
-// Two normal values at a time (Box and Muller, 1958).
+// Two normal values at a time (Box and Muller 1958).
 __global__ void fillRandomKernel(__nv_bfloat162* out, size_t pairs, float std, uint64_t seed) {
   const size_t stride = size_t{gridDim.x} * blockDim.x;
   for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < pairs; i += stride) {
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     for (int k = 0; k < kLoads; ++k) add(loaded[k]);
   }
   for (; i < count; i += stride) add(__ldcs(data + i));
-  // True of random data about never; the compiler cannot know.
+  // Almost never true for random data, but the compiler cannot know.
   if (sum.x == 1 && sum.y == 2 && sum.z == 3 && sum.w == 4) *sink = sum;
 }
 

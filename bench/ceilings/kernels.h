@@ -10,9 +10,8 @@ namespace uniproc::ceilings {
 // out [count] bfloat16, count even: normal(0, std).
 void fillRandom(void* out, size_t count, float std, uint64_t seed, cudaStream_t stream);
 
-// Reads data, bytes a multiple of 16, once, and nothing else: 2 blocks of 1,024 threads on each
-// multiprocessor, loads of 16 bytes that no cache keeps. `sink`, 16 bytes, is there so that the
-// loads are needed.
+// Reads data once (bytes a multiple of 16): 2 blocks of 1,024 threads per multiprocessor, uncached
+// loads of 16 bytes. `sink`, 16 bytes, keeps the compiler from removing the loads.
 void readAll(const void* data, size_t bytes, void* sink, int numMultiprocessors,
              cudaStream_t stream);
 

@@ -1,12 +1,12 @@
-// What a model's rates on a CUDA device cannot go beyond, measured on that device:
+// Measures upper bounds of a model's rates on a CUDA device:
 //
 //     uniproc_ceilings DEVICE LAYERS 6144x4096,4096x4096,28672x4096,4096x14336 128256x4096
 //     1:1,512:1
 //
-// DEVICE is an index; then come the number of layers, the weights of a layer and of the output head
-// as ROWSxCOLS, and steps as TOKENS:SAMPLED. Prints one line of JSON: bytes a second that are read
-// from the device's memory and copied to it from pinned host memory, and the seconds of each step's
-// matrix products alone. bench/cudaCeilings.js runs it. Progress goes to stderr.
+// DEVICE is an index, LAYERS the number of layers, followed by the weights of a layer and of the
+// output head as ROWSxCOLS, and steps as TOKENS:SAMPLED. Prints one line of JSON: the bandwidths in
+// bytes per second of reads from device memory and of copies from pinned host memory, and the
+// seconds of each step's matrix products. bench/cudaCeilings.js runs it. Progress goes to stderr.
 #include <cuda_runtime_api.h>
 
 #include <charconv>
@@ -47,7 +47,7 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   return parts;
 }
 
-// Two numbers with a separator between them.
+// Parses two numbers with a separator between them.
 std::pair<int, int> pairOf(std::string_view text, char separator) {
   const std::vector<std::string_view> parts = split(text, separator);
   if (parts.size() != 2) {

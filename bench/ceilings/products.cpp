@@ -10,12 +10,12 @@
 namespace uniproc::ceilings {
 namespace {
 
-// As cuBLAS itself takes on Hopper, and the engine.
+// The size that cuBLAS itself uses on Hopper, and the engine.
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr int kCandidates = 16;
 constexpr Effort kCandidateEffort = {3, 0.002};
 constexpr Effort kEffort = {7, 0.01};
-// A candidate is timed over as many weights as no cache keeps from one run to the next.
+// A candidate is timed over more weights than any cache holds between runs.
 constexpr size_t kColdBytes = 400'000'000;
 constexpr float kWeightStd = 0.02f;
 
@@ -27,7 +27,8 @@ void check(cublasStatus_t status, const char* call) {
 
 size_t bytesOf(Shape shape) { return 2 * static_cast<size_t>(shape.rows * shape.cols); }
 
-// Bytes of the largest activation, where `side` is what a product reads or writes for each row.
+// Bytes of the largest activation; `side` is the number of elements that a product reads or writes
+// per row.
 size_t largest(int64_t Shape::* side, const std::vector<Shape>& layer, Shape head,
                const std::vector<Step>& steps) {
   int64_t values = 0;
@@ -84,8 +85,8 @@ double Products::seconds(Step step) {
   });
 }
 
-// cuBLASLt counts by columns: a row-major matrix is to it the transposed one. So out^T [rows,
-// numRows] = W x^T, where W is given as its transpose.
+// cuBLASLt is column-major and sees a row-major matrix as its transpose. So it computes out^T
+// [rows, numRows] = W x^T, with W passed as its transpose.
 const Products::Product& Products::product(const Weight& weight, int32_t numRows) {
   const auto [found, isNew] = products_.try_emplace({&weight, numRows});
   Product& product = found->second;
@@ -112,7 +113,7 @@ std::vector<cublasLtMatmulHeuristicResult_t> Products::candidates(const Product&
         "cublasLtMatmulPreferenceSetAttribute");
   std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
   int numFound = 0;
-  // It takes handles that may be written through, and does not.
+  // The function takes non-const handles but does not write them.
   Product described = product;
   check(
       cublasLtMatmulAlgoGetHeuristic(handle_.get(), &described.description, &described.weightLayout,
@@ -131,7 +132,7 @@ void Products::chooseFastest(Product& product) const {
   cublasLtMatmulAlgo_t fastest{};
   for (const cublasLtMatmulHeuristicResult_t& candidate : candidates(product)) {
     product.algorithm = candidate.algo;
-    // Some that the heuristics name turn out not to run.
+    // Some algorithms that the heuristic returns do not run.
     if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
     if (tryRun(product, 0) != CUBLAS_STATUS_SUCCESS) continue;
     const double seconds = graphSecondsOf(stream_, kCandidateEffort, [&] {
@@ -143,7 +144,7 @@ void Products::chooseFastest(Product& product) const {
     }
   }
   if (best == std::numeric_limits<double>::infinity()) {
-    throw Error("DEVICE_FAILED", "cuBLASLt has no algorithm for a product with a weight of [" +
+    throw Error("DEVICE_FAILED", "cuBLASLt has no algorithm for the product with a weight of [" +
                                      std::to_string(weight.shape.rows) + ", " +
                                      std::to_string(weight.shape.cols) + "]");
   }

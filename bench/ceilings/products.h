@@ -1,4 +1,4 @@
-// A model's matrix products, x W^T in bfloat16, and nothing else of it.
+// A model's matrix products x W^T in bfloat16, without its other operations.
 #pragma once
 
 #include <cublasLt.h>
@@ -15,7 +15,7 @@
 
 namespace uniproc::ceilings {
 
-// Of a weight.
+// The shape of a weight.
 struct Shape {
   int64_t rows;
   int64_t cols;
@@ -23,27 +23,27 @@ struct Shape {
 
 struct Step {
   int32_t numTokens;   // rows of the layers' products
-  int32_t numSampled;  // rows of the output head's
+  int32_t numSampled;  // rows of the output head's product
 };
 
 class Products {
  public:
-  // Room for all of `steps`. Each layer has weights of its own, so that every step reads them all
-  // from memory, as a model's does.
+  // Allocates memory for all of `steps`. Each layer has its own weights, so that every step reads
+  // them all from memory, as a model does.
   Products(cudaStream_t stream, int numLayers, const std::vector<Shape>& layer, Shape head,
            const std::vector<Step>& steps);
 
-  // Seconds of one step's products, one after the other, as a CUDA graph. Of the algorithms that
-  // cuBLASLt's heuristics name for a product the one that proves fastest is taken.
+  // Seconds of one step's products, run in order as a CUDA graph, each with the fastest algorithm
+  // that cuBLASLt's heuristic returns for it.
   double seconds(Step step);
 
  private:
-  // One matrix in each of the layers.
+  // One matrix per layer.
   struct Weight {
     Shape shape;
     std::vector<DeviceMemory> copies;
   };
-  // A weight times as many rows, as cuBLASLt is told of it.
+  // The cuBLASLt descriptors of the product of a weight with some number of rows.
   struct Product {
     const Weight* weight;
     cublasLtMatmulDescOpaque_t description;

@@ -1,4 +1,4 @@
-/** config.json and generation_config.json: refused by name, or values that the model can be made of. */
+/** config.json and generation_config.json: refused by name, or valid values. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseGenerationConfig } from '../../lib/config/generationConfig';
@@ -99,7 +99,7 @@ function checkConfig({ spec, ...config }: TransformerConfig): void {
     'a window that is none',
   );
   expect(isCount(config.maxPositionEmbeddings), () => `positions: ${config.maxPositionEmbeddings}`);
-  // Computed with in float32: a value that is not finite there makes every logit NaN.
+  // Used in float32: a non-finite value makes every logit NaN.
   const floats = { rmsNormEps: spec.rmsNormEps, ropeTheta: spec.ropeTheta, ...spec.ropeScaling };
   for (const [name, value] of Object.entries(floats)) {
     if (typeof value !== 'number') continue;
@@ -119,7 +119,7 @@ function checkConfig({ spec, ...config }: TransformerConfig): void {
   }
 }
 
-/** The object in a file of these bytes. */
+/** Parses the JSON object in these bytes. */
 function objectOf(file: string, bytes: Buffer): Record<string, unknown> {
   return parseJsonObject(file, decodeText(file, bytes));
 }
@@ -175,7 +175,7 @@ export const generationConfig: Campaign = {
           (eosTokenIds ?? []).every((id) => Number.isInteger(id) && id >= 0 && id < VOCAB_SIZE),
           'an end of sequence outside the vocabulary',
         );
-        // The file is at fault, not the request that takes its defaults: they are in range.
+        // A default out of range must be refused as an error of the file.
         SamplingParams.fromDefaults(defaults);
       },
     };

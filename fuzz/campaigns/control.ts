@@ -1,4 +1,4 @@
-/** What a rank may send to another on their connection: a typed end of the group, or nothing. */
+/** Frames between ranks: the group works or fails with a typed error. */
 import { setImmediate } from 'node:timers/promises';
 import { ControlConnection, Kind } from '../../lib/distributed/controlConnection';
 import { failureToJson } from '../../lib/distributed/failure';
@@ -13,9 +13,9 @@ import {
 import { type BytesTarget, type Campaign, expect } from '../campaign';
 import { fakeSocket, inPieces } from './fakeSocket';
 
-/** Milliseconds; long, so that no case meets it. */
+/** Milliseconds; long enough that no case reaches it. */
 const TIMEOUT = 600_000;
-/** Turns of the event loop within which what has happened is known. */
+/** Event loop turns after which all effects have occurred. */
 const TURNS = 20;
 
 type GroupConstructor = new (
@@ -25,7 +25,7 @@ type GroupConstructor = new (
 ) => ProcessGroup;
 
 function checkError(error: unknown): void {
-  expect(error instanceof UniprocError, () => `an error without a type: ${String(error)}`);
+  expect(error instanceof UniprocError, () => `an untyped error: ${String(error)}`);
   expect(typeof error.code === 'string' && error.code !== '', 'its code is no text');
   expect(typeof error.message === 'string', 'its message is no text');
   if (error instanceof PeerLostError) {
@@ -67,13 +67,13 @@ const value = (name: string, text: string) =>
 const digest = (step: number, text: string) =>
   frame(Kind.DIGEST, new Message().i64(step).value(text).bytes());
 
-/** The pieces' pattern, the rank that reads (0 of 3, or 1 of 2), and what it reads. */
+/** The chunk pattern, the reading rank (0 of 3, or 1 of 2), and its input. */
 const stream = (rank: number, ...frames: Buffer[]) =>
   Buffer.concat([Buffer.of(0, rank), ...frames]);
 
 const FAILURES = [
   new PeerLostError(1, 'it died'),
-  new PeerLostError(null, 'the group was given up'),
+  new PeerLostError(null, 'the group was aborted'),
   new ScheduleMismatchError(7, [0, 1], ['ab', null]),
   new RendezvousError('too late'),
   new UniprocError('DEVICE_FAILED', 'no more'),
@@ -84,10 +84,10 @@ const SEEDS = [
   stream(0, value('other', 'two'), value('g', 'one')),
   stream(0, digest(1, 'abc'), digest(2, 'd')),
   stream(0, digest(1, 'same')),
-  stream(0, frame(Kind.GOODBYE, new Message().i64(3).bytes())),
+  stream(0, frame(Kind.LEAVE, new Message().i64(3).bytes())),
   stream(0, frame(Kind.HELLO, Buffer.alloc(24)), frame(Kind.MISSING, Buffer.from('[1]'))),
   stream(1, frame(Kind.VALUES, named('g').value('a').value('b').bytes())),
-  stream(1, frame(Kind.GOODBYE, new Message().i64(0).bytes())),
+  stream(1, frame(Kind.LEAVE, new Message().i64(0).bytes())),
   stream(1, frame(Kind.LEFT, new Message().i64(0).i64(3).bytes())),
   stream(1, frame(Kind.READY), frame(Kind.HEARTBEAT)),
   ...FAILURES.flatMap((failure) => [stream(0, failure), stream(1, failure)]),
@@ -102,7 +102,7 @@ async function checkStream(bytes: Buffer): Promise<void> {
   const connections = new Map(
     [...sockets].map(([peer, { socket }]) => {
       const connection = new ControlConnection(socket);
-      connection.trust();
+      connection.acceptLongFrames();
       return [peer, connection];
     }),
   );
@@ -114,15 +114,15 @@ async function checkStream(bytes: Buffer): Promise<void> {
     }
   };
   const pieces = inPieces(bytes.subarray(2), bytes[0]);
-  // What comes before the group takes the connection over is kept for it.
+  // Frames that arrive before the group takes the connection over are queued.
   const numEarly = bytes[1] % 4 >= 2 ? pieces.length : 0;
   await send(pieces.slice(0, numEarly));
   if (numEarly > 0) await setImmediate();
 
   const Group = ProcessGroup as unknown as GroupConstructor;
   const group = new Group({ rank, worldSize }, TIMEOUT, connections);
-  const told: UniprocError[] = [];
-  group.onFailure((error) => told.push(error));
+  const reported: UniprocError[] = [];
+  group.onFailure((error) => reported.push(error));
   const gather = { isSettled: false };
   const gathered = group.gather('g', Buffer.from('own')).then(
     (values) => {
@@ -139,12 +139,12 @@ async function checkStream(bytes: Buffer): Promise<void> {
   await send(pieces.slice(numEarly));
   speaker.close();
   for (let turn = 0; turn < TURNS && !gather.isSettled; turn++) await setImmediate();
-  expect(gather.isSettled, 'a gather goes on though a rank is gone');
+  expect(gather.isSettled, 'a gather is still pending after a rank failed');
   await gathered;
   if (group.failure !== null) {
     checkError(group.failure);
     await Promise.resolve();
-    expect(told[0] === group.failure, 'a failure without its callback');
+    expect(reported[0] === group.failure, 'a failure without its callback');
   }
   await group.leave();
 }

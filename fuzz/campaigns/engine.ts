@@ -1,6 +1,6 @@
 /**
  * Calls, aborts, sleeps, resets and shutdowns in any order on the real engine with the small model:
- * each call ends as it should, with the tokens that it gets alone, and nothing is left.
+ * each call ends correctly, with the same tokens as alone, and nothing leaks.
  */
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
@@ -9,7 +9,7 @@ import { UniprocError } from '../../lib/errors';
 import { type Campaign, type CampaignOptions, expect, type StructuredTarget } from '../campaign';
 import { ask, essence, INVALID, MESSAGES, PARAMS, PROMPTS } from './engineCalls';
 
-/** Blocks for few requests at a time, steps for part of a prompt, a short queue. */
+/** Few blocks, steps smaller than a prompt, a short queue. */
 const ENGINE = {
   limits: { maxListMemoryBytes: 13 * 1024 },
   dtype: 'float32',
@@ -23,7 +23,7 @@ const ENGINE = {
   schedulingPolicy: 'priority',
 } as const;
 
-/** Milliseconds within which everything that a case began has ended. */
+/** Maximum milliseconds for a case's work to end. */
 const PATIENCE = 60_000;
 
 const nat = (max: number) => fc.nat(max - 1);
@@ -49,7 +49,7 @@ const step = fc.oneof(
     arbitrary: fc.record({
       kind: fc.constant('stream' as const),
       ...request,
-      /** Reads after which the reader leaves; 0: none is made before. */
+      /** Reads before the reader leaves; 0: leaves without reading. */
       reads: fc.option(fc.nat(8)),
     }),
   },
@@ -70,7 +70,7 @@ type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
 interface EngineCase {
   steps: Step[];
-  /** Shut the engine down at the end, with whatever is under way, and make another. */
+  /** Shut the engine down at the end, with calls in progress, and create another. */
   isLast: boolean;
 }
 
@@ -85,7 +85,7 @@ class EngineTarget implements StructuredTarget<EngineCase> {
   readonly kind = 'structured';
   readonly arbitrary = cases;
   readonly counts = { calls: 0, 'calls with their tokens': 0, engines: 1 };
-  /** By prompt and parameters, what each gets alone. */
+  /** Results of each prompt and parameters alone. */
   readonly #alone = new Map<string, Promise<string>>();
 
   private constructor(
@@ -112,7 +112,7 @@ class EngineTarget implements StructuredTarget<EngineCase> {
       }
       await run.end();
     } catch (error) {
-      // Whatever is wrong with it, the next case has an engine of its own.
+      // The next case gets a new engine.
       await this.#renew();
       throw error;
     }
@@ -135,7 +135,7 @@ class EngineTarget implements StructuredTarget<EngineCase> {
     const key = `${prompt} ${params}`;
     const known = this.#alone.get(key);
     if (known !== undefined) return known;
-    // One after the other, so that each is alone.
+    // Sequentially, so that each runs alone.
     const before = Promise.all(this.#alone.values());
     const expected = before.then(async () => {
       const [output] = await ask(this.reference, prompt, params, {});
@@ -146,14 +146,14 @@ class EngineTarget implements StructuredTarget<EngineCase> {
   }
 }
 
-/** One case: the calls under way, and what has happened that may end them otherwise than well. */
+/** One case: its calls, and the events that allow them to fail. */
 class CaseRun {
   isShutDown = false;
   numCalls = 0;
   numCompared = 0;
   #hasSlept = false;
   readonly #calls: Promise<void>[] = [];
-  /** What is wrong, of calls that have ended. */
+  /** Faults of ended calls. */
   readonly #faults: unknown[] = [];
 
   constructor(
@@ -198,7 +198,7 @@ class CaseRun {
     }
   }
 
-  /** Once every call has ended nothing is left of any. */
+  /** After every call has ended, no state is left. */
   async end(): Promise<void> {
     await within(Promise.all(this.#calls), 'a call');
     if (this.#faults.length > 0) throw this.#faults[0] as Error;
@@ -234,7 +234,7 @@ class CaseRun {
     this.#calls.push(work.catch((error: unknown) => void this.#faults.push(error)));
   }
 
-  /** Throws on what no call may end with in this case. */
+  /** Throws unless a call may end with this error in this case. */
   #mayEnd(error: unknown, ...codes: string[]): void {
     const allowed = ['QUEUE_FULL', ...codes];
     if (this.#hasSlept) allowed.push('INVALID_STATE');
@@ -324,7 +324,7 @@ class CaseRun {
       this.#mayEnd(error, 'REQUEST_INVALID');
       return;
     }
-    throw new Error(`the invalid call ${which} was taken`);
+    throw new Error(`the invalid call ${which} was accepted`);
   }
 }
 

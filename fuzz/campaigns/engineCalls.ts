@@ -1,4 +1,4 @@
-/** What the engine campaign asks for: calls that are right, and calls that must be refused. */
+/** Calls of the engine campaign: valid ones, and ones that must be refused. */
 import { type LLM, type RequestOutput, SamplingParams } from '../../lib';
 import type { SamplingParamsOptions } from '../../lib/config/samplingParams';
 
@@ -36,12 +36,12 @@ export const PARAMS: SamplingParamsOptions[] = [
     detokenize: false,
   },
   { temperature: 0.9, seed: 6, maxTokens: null, stopTokenIds: [30, 40, 50] },
-  // More than a seat's own memory for lists holds, so that few of these run at a time.
+  // Longer than a slot's own list memory, so that few of these run at a time.
   { temperature: 0.8, seed: 7, n: 2, maxTokens: 10, allowedTokenIds: range(300, 1500) },
   { temperature: 1, seed: 8, maxTokens: 8, badWords: range(0, 900).map((id) => [id]) },
 ];
 
-/** Calls that must be refused, and disturb no other. */
+/** Calls that must be refused without affecting others. */
 export const INVALID: ((llm: LLM) => Promise<unknown>)[] = [
   (llm) => llm.generate({ promptTokenIds: [] }),
   (llm) => llm.generate({ promptTokenIds: [2048] }),
@@ -79,7 +79,7 @@ export function ask(
   return llm.generate(PROMPTS[prompt], sampling, options);
 }
 
-/** What counts of a prompt's outputs, to compare. */
+/** The compared parts of a prompt's outputs. */
 export function essence({ promptTokenIds, outputs }: RequestOutput): string {
   return JSON.stringify([
     Array.from(promptTokenIds),

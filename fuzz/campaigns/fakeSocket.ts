@@ -1,12 +1,12 @@
-/** A socket without a network: what the code under test does with it happens at once. */
+/** A synchronous socket without a network. */
 import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 
 class FakeSocket extends EventEmitter {
   destroyed = false;
-  /** Everything that was written. */
+  /** All written bytes. */
   readonly written: Buffer[] = [];
-  /** What has come while it was paused. */
+  /** Bytes received while paused. */
   #held: Buffer[] = [];
   #isPaused = false;
   #isClosed = false;
@@ -26,7 +26,7 @@ class FakeSocket extends EventEmitter {
 
   resume(): this {
     this.#isPaused = false;
-    // Each piece may pause it again.
+    // Each chunk may pause it again.
     while (this.#held.length > 0 && !this.isPaused()) this.emit('data', this.#held.shift());
     return this;
   }
@@ -64,14 +64,14 @@ class FakeSocket extends EventEmitter {
     return this;
   }
 
-  /** The peer has sent these. */
+  /** Receives bytes from the peer. */
   receive(bytes: Buffer): void {
     if (this.destroyed) return;
     if (this.#isPaused) this.#held.push(bytes);
     else this.emit('data', bytes);
   }
 
-  /** The connection is over, on both sides. */
+  /** Closes the connection on both sides. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -87,7 +87,7 @@ export function fakeSocket(): { fake: FakeSocket; socket: Socket } {
   return { fake, socket: fake as unknown as Socket };
 }
 
-/** `bytes` in pieces; `pattern`, a byte, decides their sizes: all at once, or each of few bytes. */
+/** Splits `bytes` into chunks; the byte `pattern` selects their sizes, from few bytes to all. */
 export function inPieces(bytes: Buffer, pattern: number): Buffer[] {
   if (pattern % 4 === 0) return [bytes];
   const pieces: Buffer[] = [];

@@ -1,4 +1,4 @@
-/** Bytes that native code reads from its peers: fuzz/native has a target of libFuzzer's for each. */
+/** Native code that reads peers' bytes; fuzz/native has a libFuzzer target for each campaign. */
 import type { NativeCampaign } from '../campaign';
 
 const SOCKETS = ['native/comm/abort_signal.cpp', 'native/comm/socket.cpp'];

@@ -14,7 +14,7 @@ import { accepted, isObject } from './typed';
 const FILE = '/checkpoint/model.safetensors';
 const INDEX = '/checkpoint/model.safetensors.index.json';
 
-/** Bytes of an element, written down again from the format's description. */
+/** Bytes per element, independently from the format's description. */
 const ELEMENT_BYTES: Record<string, number> = {
   BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1,
   U16: 2, I16: 2, F16: 2, BF16: 2,
@@ -22,7 +22,7 @@ const ELEMENT_BYTES: Record<string, number> = {
   U64: 8, I64: 8, F64: 8, C64: 8,
 }; // prettier-ignore
 
-/** The tensors of a file that only holds its header, with as many bytes of data as it says. */
+/** Parses a file that has only its header, with as many data bytes as the header declares. */
 function parse(bytes: Buffer): { tensors: Map<string, TensorEntry>; dataStart: number } {
   if (bytes.length < 8) throw new CheckpointError(FILE, 'shorter than a length');
   const dataStart = 8 + headerLength(FILE, bytes.subarray(0, 8), bytes.length);
@@ -34,8 +34,8 @@ function parse(bytes: Buffer): { tensors: Map<string, TensorEntry>; dataStart: n
 }
 
 /**
- * The entries of a file that is right beyond doubt, as the format's description reads, [name, type,
- * shape, begin, end]; null where there may be doubt.
+ * The entries [name, type, shape, begin, end] of a clearly valid file by the format's description; null
+ * for any other.
  */
 function reference(bytes: Buffer): [string, string, number[], number, number][] | null {
   const length = bytes.readUIntLE(0, 6);
@@ -93,7 +93,7 @@ function checkFile(bytes: Buffer): boolean {
         offset: table.dataStart + begin,
         numBytes: end - begin,
       };
-      expect(JSON.stringify(found) === JSON.stringify(wanted), () => `tensor ${name} is another`);
+      expect(JSON.stringify(found) === JSON.stringify(wanted), () => `tensor ${name} differs`);
     }
   }
   if (table === null) return false;
@@ -150,7 +150,7 @@ export const safetensors: Campaign = {
       ], // prettier-ignore
       jsonFrom: 8,
       check(bytes) {
-        // A mutated header with its true length before it reaches further than one without.
+        // A mutated header with a correct length reaches more code.
         if (bytes.length >= 8 && bytes[0] % 2 === 0) {
           const end = bytes.lastIndexOf('}') + 1;
           if (end > 8) {

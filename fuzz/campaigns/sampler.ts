@@ -1,6 +1,6 @@
 /**
- * Sampling parameters and logits of any kind: refused at the door, or a token that the request's masks
- * permit; where float64 is sure of the token, that token.
+ * Sampling parameters and logits of any kind: refused by validation, or a token that the request's
+ * masks allow; where rounding cannot decide, the float64 reference's token.
  */
 import fc from 'fast-check';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
@@ -14,7 +14,7 @@ import { Random } from '../random';
 
 interface SamplerCase {
   vocabSize: number;
-  /** Normal logits of this seed and spread; then, by token id modulo the vocabulary's size, others. */
+  /** Normal logits with this seed and spread; then overrides by token id modulo the vocabulary size. */
   logits: {
     seed: number;
     std: number;
@@ -100,7 +100,7 @@ const cases: fc.Arbitrary<SamplerCase> = fc.record({
   generatedTokenIds: tokenIds(8),
 });
 
-/** Float32 rounds scores to this share of the largest; a decision nearer than that may go either way. */
+/** Relative float32 rounding error of scores; closer decisions are ambiguous. */
 const RELATIVE_MARGIN = 4e-6;
 const LEAST_MARGIN = 1e-4;
 
@@ -115,11 +115,11 @@ function logitsOf({ vocabSize, logits: { seed, std, special } }: SamplerCase): F
   return logits;
 }
 
-/** The request as the door lets it in; null when it refuses it with the right error. */
+/** The validated request; null if validation refuses it with the right error. */
 function admitted(given: SamplerCase): SampledRequest | null {
   const { vocabSize } = given;
   const inVocabulary = (ids: readonly number[]) => ids.map((id) => id % vocabSize);
-  // Whether ids are in the vocabulary is the input processor's to check.
+  // The input processor checks that ids are in the vocabulary.
   const { logitBias, allowedTokenIds, stopTokenIds, ...rest } = given.options;
   const biases = Object.entries(logitBias ?? {}).map(
     ([id, bias]) => [Number(id) % vocabSize, bias as number] as const,
@@ -190,8 +190,8 @@ function sample(
 }
 
 /**
- * Tokens that the request's masks leave, whatever the logits: where bad words and early stop tokens
- * leave none, those that the bitmask and the allowed tokens do.
+ * Tokens that the request's masks allow for any logits; if bad words and early stop tokens exclude all,
+ * those that the bitmask and the allowed tokens allow.
  */
 function permitted(
   vocabSize: number,
@@ -221,7 +221,7 @@ function permitted(
   return left.length > 0 ? left : inMasks;
 }
 
-/** The device has parameters in float32: two that are near may be equal there. */
+/** The device stores parameters in float32, where close values may be equal. */
 function inFloat32(sampling: NativeSampling): NativeSampling {
   const floats = Object.entries(sampling).map(([name, value]: [string, unknown]) => [
     name,
@@ -249,7 +249,7 @@ class SamplerTarget implements StructuredTarget<SamplerCase> {
     const bitmask =
       given.bitmask && Int32Array.from(given.bitmask.slice(0, Math.ceil(vocabSize / 32)));
     const allowed = permitted(vocabSize, request, bitmask);
-    // NaN counts as -Infinity: such a token is taken only where there is no other.
+    // NaN counts as -Infinity: such a token is sampled only if there is no other.
     const possible = allowed.filter((id) => logits[id] > -Infinity);
     const left = possible.length > 0 ? possible : allowed;
     const sure = this.#sureToken(logits, request, bitmask);
@@ -272,7 +272,7 @@ class SamplerTarget implements StructuredTarget<SamplerCase> {
     if (sure !== null) this.counts['compared with float64']++;
   }
 
-  /** What the same steps give in float64; null where rounding, or a special value, may decide. */
+  /** The token of the same steps in float64; null if rounding or a special value may decide. */
   #sureToken(
     logits: Float32Array,
     request: SampledRequest,

@@ -1,4 +1,4 @@
-/** What a client may send to a TCPStore: answered as the protocol says, or the client is dropped. */
+/** A client's bytes to a TCPStore: answered by the protocol, or the client is disconnected. */
 import { ENTRY_BYTES, KeyTable } from '../../lib/distributed/keyTable';
 import {
   MAX_KEY_BYTES,
@@ -20,13 +20,13 @@ const KEPT = new Map([
   ['/number', Buffer.from('41')],
 ]);
 
-/** The bytes ran out in the middle of a field, or the client broke the protocol. */
+/** The bytes end within a field, or the client violated the protocol. */
 class Over extends Error {}
 const OVER = new Over();
 
 /**
- * The protocol again, without sockets, promises or pieces: what a server that has read `stream` has
- * answered, and what it holds.
+ * An independent synchronous implementation of the protocol: the replies and state of a server that
+ * has read `stream`.
  */
 class Reference {
   readonly values = new Map<string, Buffer>(KEPT);
@@ -172,7 +172,7 @@ class Reference {
   }
 }
 
-/** C's: blanks, a sign, digits, and whatever follows. */
+/** C's strtoll: blanks, a sign, digits; the rest is ignored. */
 function strtoll(value: Buffer): bigint {
   const text = value.toString('latin1', 0, 64);
   let at = 0;
@@ -240,7 +240,7 @@ export const store: Campaign = {
         HELLO,
         ...KEYS,
         ...QUERIES.map((query) => query.bytes()),
-        // Whole requests, so that sessions of several come about.
+        // Insert whole requests, so that sessions with several arise.
         ...SHORT.map(requestsOf),
         new Message().i64(1).bytes(),
         new Message().i64(-1).bytes(),
@@ -274,7 +274,7 @@ export const store: Campaign = {
         expect(table.numKeys === reference.values.size, `${table.numKeys} keys`);
         let numBytes = 0;
         for (const [key, value] of reference.values) {
-          expect(table.get(key)?.equals(value) === true, () => `the value of ${key} is another`);
+          expect(table.get(key)?.equals(value) === true, () => `the value of ${key} differs`);
           numBytes += key.length + value.length + ENTRY_BYTES;
         }
         expect(

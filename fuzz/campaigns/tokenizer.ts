@@ -1,4 +1,4 @@
-/** tokenizer.json and tokenizer_config.json: refused by name, or a tokenizer that works. */
+/** tokenizer.json and tokenizer_config.json: refused by name, or a working tokenizer. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -16,8 +16,8 @@ const readTests = (...names: string[]) =>
   JSON.parse(readFileSync(path.join(TESTS, ...names), 'utf8')) as unknown;
 
 /**
- * The tokenizers of the tests: whole ones, one for each model, normalizer, pre-tokenizer and post-processor,
- * and those that the library does not survive.
+ * The tests' tokenizers: complete ones, one for each model, normalizer, pre-tokenizer and
+ * post-processor, and ones that crash the library.
  */
 function seeds(): Buffer[] {
   const whole = ['byte-bpe', 'nfc-bpe', 'sentencepiece'].map((name) => ({
@@ -85,7 +85,7 @@ export const tokenizer: Campaign = {
       ], // prettier-ignore
       jsonFrom: 0,
       async check(bytes) {
-        // One that is not an object stands for a tokenizer.json that is none.
+        // A value that is not an object stands for an invalid tokenizer.json.
         let files: unknown;
         try {
           files = JSON.parse(bytes.toString());

@@ -1,13 +1,13 @@
-/** What all parsers of files promise. */
+/** Checks common to all file parsers. */
 import { CheckpointError, UnsupportedModelError } from '../../lib/errors';
 import { expect } from '../campaign';
 
-/** Longer, and the message repeats the file instead of saying what is wrong with it. */
+/** A longer message repeats the file instead of describing the error. */
 const MAX_MESSAGE = 2000;
 
 /**
- * What `parse` gives; null when it refused `file` as it should: with an error that names the file and
- * says something. Another error is thrown on.
+ * Returns the result of `parse`, or null if it refused `file` correctly, with a typed error that names
+ * the file. Rethrows any other error.
  */
 export function accepted<T>(file: string, parse: () => T): T | null {
   try {

@@ -1,5 +1,5 @@
-// Whatever a stranger sends to a rank's port, and whatever stands in another rank's address: the
-// right peer is connected to, or there is a typed error. The first byte of a case chooses.
+// Bytes of unauthenticated clients at a rank's port, and other ranks' addresses: the right peer is
+// connected, or there is a typed error. The first byte of a case selects.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "comm/abort_signal.h"
 #include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "comm/tcp_handshake.h"
-#include "base/error.h"
 
 namespace {
 
@@ -36,8 +36,8 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-// A connection to this port of the loopback address, with `bytes` sent. Not closed with a FIN, so
-// that the system does not keep its port.
+// Connects to this loopback port and sends `bytes`. Closed without a FIN, so that the port is freed
+// at once.
 class Caller {
  public:
   Caller(uint16_t port, const void* bytes, size_t count) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
@@ -66,8 +66,7 @@ uint16_t portOf(const Bytes& address) {
   return port;
 }
 
-// As tcp_handshake.cpp lays a greeting out: 8 bytes of magic, the rank, the token of whom it
-// greets.
+// A greeting as in tcp_handshake.cpp: 8 bytes of magic, the rank, the token of the greeted rank.
 Bytes greetingOf(const Bytes& address, int32_t from) {
   Bytes greeting(kGreetingBytes);
   std::memcpy(greeting.data(), address.data(), 8);
@@ -76,8 +75,8 @@ Bytes greetingOf(const Bytes& address, int32_t from) {
   return greeting;
 }
 
-// Strangers call, the last of them with a changed greeting, and then rank 1 as it should: rank 0
-// has a connection to the first that greeted it rightly.
+// Unauthenticated clients connect, the last with a changed greeting, then rank 1 correctly: rank 0
+// is connected to the first with a valid greeting.
 void greet(const uint8_t* data, size_t size) {
   TcpHandshake handshake(0, kWorldSize);
   const Bytes own = handshake.address();
@@ -106,7 +105,7 @@ void greet(const uint8_t* data, size_t size) {
   require(std::memcmp(reply, "uniproc1", 8) == 0);
 }
 
-// Rank 1's address of rank 0 is what the case says; the time to connect in is over at once.
+// The case is rank 1's address of rank 0; the deadline to connect has passed.
 void parse(const uint8_t* data, size_t size) {
   static TcpHandshake handshake(1, kWorldSize);
   static const AbortSignal abort;

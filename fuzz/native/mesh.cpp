@@ -1,4 +1,4 @@
-// Whatever a peer sends in an exchange: its data when the header is right, else a typed error.
+// A peer's bytes in an exchange: its data if the header is right, else a typed error.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "comm/abort_signal.h"
 #include "comm/deadline.h"
 #include "comm/peer_lost.h"
 #include "comm/tcp_mesh.h"
-#include "base/error.h"
 
 namespace {
 
@@ -62,8 +62,8 @@ CollectiveCall callOf(uint8_t choice) {
 
 }  // namespace
 
-// A case: which call this rank makes; then, for each exchange, how the bytes differ from the right
-// ones, and at last whether the peer ends the connection early.
+// A case: this rank's call; for each exchange, how the bytes differ from the right ones; then
+// whether the peer closes the connection early.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2 || size > 1024) return -1;
   const CollectiveCall call = callOf(data[0]);
@@ -104,7 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       mesh.send(1, out, sizeof out);
       mesh.receive(1, in, sizeof in);
       mesh.exchange(call, Deadline(kTimeout));
-      // The right header, and after it the peer's data.
+      // The right header, followed by the peer's data.
       require(std::memcmp(stream.data() + at, right.data() + at, kHeaderBytes) == 0);
       require(std::memcmp(stream.data() + at + kHeaderBytes, in, kDataBytes) == 0);
       at += kHeaderBytes + kDataBytes;

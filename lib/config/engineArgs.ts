@@ -1,4 +1,4 @@
-/** What users set, flat; and the validated configuration made from it. */
+/** The engine's options, and the validated configuration made from them. */
 import path from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../errors';
@@ -18,65 +18,143 @@ import type {
   UniprocConfig,
 } from './uniprocConfig';
 
-/** Options of an engine; all may be left out. */
+/**
+ * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
+ * the schema below and `RequestLimits`.
+ */
 export interface EngineArgs {
-  /** Folder of a Hugging Face checkpoint; default: the small model that comes with the package. */
+  /**
+   * Folder of a Hugging Face checkpoint.
+   * @defaultValue the small model that comes with the package
+   */
   model?: string;
-  /** 'cpu', 'cuda' or 'cuda:N'; default: a CUDA device where LLM.create finds one, else the CPU. */
+  /**
+   * Where the model runs.
+   * @defaultValue the first CUDA device where there is one, else `'cpu'`
+   */
   device?: string;
-  /** Type of weights and KV cache; default 'auto': the one the checkpoint was saved in. */
+  /**
+   * Type that the model computes and caches in, and of weights that are not quantised. `'auto'` is the
+   * one that config.json names.
+   * @defaultValue `'auto'`
+   */
   dtype?: 'auto' | 'float32' | 'float16' | 'bfloat16';
-  /** Most tokens of a prompt and its output together; default: the model's, on a CPU at most 8192. */
+  /**
+   * Maximum tokens of a prompt and its output.
+   * @defaultValue what the model has positions for; on a CPU at most `8192`
+   */
   maxModelLen?: number;
-  /** Tokens in a block of the KV cache; 1 to 256, default 16. */
+  /**
+   * Tokens in a block of the KV cache.
+   * @defaultValue `16`
+   */
   blockSize?: number;
-  /** Share of the device's memory the engine may use; above 0 to 1, default: the worker's. */
+  /**
+   * Fraction of the device's memory that the engine may use.
+   * @defaultValue on CUDA `0.9`; on a CPU none: the KV cache takes a quarter of the free memory
+   */
   memoryUtilization?: number;
-  /** Bytes for the KV cache, in place of a share of memory; default: what memoryUtilization leaves. */
+  /**
+   * Bytes of the KV cache, in place of a fraction of memory.
+   * @defaultValue none: what `memoryUtilization` leaves
+   */
   kvCacheMemoryBytes?: number;
-  /** Most requests in a step; default 64 on a CPU, 256 on CUDA. */
+  /**
+   * Maximum requests in a step.
+   * @defaultValue on CUDA `256`; on a CPU `64`
+   */
   maxNumSeqs?: number;
-  /** Most tokens in a step, at least maxNumSeqs; default 2048 on a CPU, 8192 on CUDA. */
+  /**
+   * Maximum tokens in a step; at least `maxNumSeqs`.
+   * @defaultValue on CUDA `8192`; on a CPU `2048`
+   */
   maxNumBatchedTokens?: number;
-  /** Most tokens of one prompt in a step, so that others go on beside it; 0, the default: no limit. */
+  /**
+   * Maximum tokens of one prompt in a step; 0: no limit.
+   * @defaultValue `0`
+   */
   longPrefillTokenThreshold?: number;
-  /** Who runs first: 'fcfs' by arrival, 'priority' by the requests' priority; default 'fcfs'. */
+  /**
+   * Order of requests: `'fcfs'` by arrival, `'priority'` by priority, then arrival.
+   * @defaultValue `'fcfs'`
+   */
   schedulingPolicy?: 'fcfs' | 'priority';
-  /** Requests share the cache of what they begin with alike; default true. */
+  /**
+   * Share KV cache blocks between requests with a common prefix.
+   * @defaultValue `true`
+   */
   enablePrefixCaching?: boolean;
   /**
-   * Most requests that may wait, beside those that run or that a free engine takes up at once; a call
-   * beyond rejects with QueueFullError. Default: no limit.
+   * Maximum waiting requests, without those that run or can start immediately; a call beyond it rejects
+   * with QueueFullError.
+   * @defaultValue none: no limit
    */
   maxQueuedRequests?: number;
-  /** Bounds on what one call may ask for; each has a default (docs/engine.md). */
+  /**
+   * Limits of one call.
+   * @defaultValue each limit has its own
+   */
   limits?: Partial<RequestLimits>;
-  /** Schedule the next step while this one runs; default true. */
+  /**
+   * Schedule the next step while this one runs.
+   * @defaultValue `true`
+   */
   asyncScheduling?: boolean;
-  /** Do without CUDA graphs; default false. */
+  /**
+   * Disable CUDA graphs.
+   * @defaultValue `false`
+   */
   enforceEager?: boolean;
-  /** 'auto' reads the checkpoint's weights, 'dummy' makes random ones; default 'auto'. */
+  /**
+   * `'auto'` reads the checkpoint's weights, `'dummy'` generates random ones.
+   * @defaultValue `'auto'`
+   */
   loadFormat?: 'auto' | 'dummy';
-  /** Seed of the sampling of requests that bring none; an integer, default 0; ranks must be given one. */
+  /**
+   * Sampling seed of requests without one; required with several ranks.
+   * @defaultValue `0`
+   */
   seed?: number;
-  /** Ranks that share the model; default 1. */
+  /**
+   * Ranks that share the model.
+   * @defaultValue `1`
+   */
   tensorParallelSize?: number;
-  /** Most milliseconds to wait for other ranks: to meet, in a step; default 300,000. */
+  /**
+   * Maximum milliseconds to wait for other ranks: at rendezvous, in a collective, in a step.
+   * @defaultValue `300000`
+   */
   distributedTimeout?: number;
-  /** Sum by NCCL alone, never by reading the other GPUs' memory; default false. */
+  /**
+   * Use NCCL for every all-reduce, never peer memory.
+   * @defaultValue `false`
+   */
   disableCustomAllReduce?: boolean;
-  /** 'uni', 'external_launcher', a subclass of Executor, or where to find one; default 'uni'. */
+  /**
+   * The executor: `'uni'` runs one rank, `'external_launcher'` one of several that a launcher started.
+   * @defaultValue `'uni'`
+   */
   distributedExecutorBackend?: unknown;
-  /** The worker's class, or where to find it ({ module, export }); default: Worker. */
+  /**
+   * The worker's class.
+   * @defaultValue none: `Worker`
+   */
   workerCls?: unknown;
-  /** A class whose methods are added to the worker's, or where to find it; default none. */
+  /**
+   * A class with methods to add to the worker's.
+   * @defaultValue none
+   */
   workerExtensionCls?: unknown;
   /**
    * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
-   * tokenizer's eos_token name; [] for none.
+   * tokenizer's `eos_token` name; `[]` for none.
+   * @defaultValue all that the checkpoint's files name
    */
   eosTokenIds?: readonly number[];
-  /** Do without a tokenizer: prompts and outputs are token ids; default false. */
+  /**
+   * Load no tokenizer: prompts and outputs are token ids.
+   * @defaultValue `false`
+   */
   skipTokenizerInit?: boolean;
 }
 
@@ -96,7 +174,8 @@ const optionalClass = () =>
     .optional()
     .describe('a class or { module, export }');
 
-const schema = z.strictObject({
+/** The values of each option, with their description in words. */
+export const engineArgsSchema = z.strictObject({
   model: z.string().min(1).optional().describe('the path of a folder'),
   device: z
     .string()
@@ -117,7 +196,8 @@ const schema = z.strictObject({
   schedulingPolicy: z.enum(['fcfs', 'priority']).optional().describe("'fcfs' or 'priority'"),
   enablePrefixCaching: optionalFlag(),
   maxQueuedRequests: optionalInteger(1),
-  limits: z.custom<Partial<RequestLimits>>().optional(), // parsed by itself, so that errors name a limit
+  // Parsed separately, so that errors name the limit.
+  limits: z.custom<Partial<RequestLimits>>().optional().describe('an object of the limits below'),
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
@@ -125,37 +205,40 @@ const schema = z.strictObject({
   tensorParallelSize: optionalInteger(1, 2 ** 16),
   distributedTimeout: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
-  // Executor.getClass says what it may be.
-  distributedExecutorBackend: z.unknown().optional(),
+  // Executor.getClass validates it.
+  distributedExecutorBackend: z
+    .unknown()
+    .optional()
+    .describe("'uni', 'external_launcher', a subclass of Executor or { module, export } of one"),
   workerCls: optionalClass(),
   workerExtensionCls: optionalClass(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
 } satisfies Record<keyof EngineArgs, z.ZodType>);
 
-/** The model that comes with the package, from lib/config as from dist/config. */
+/** The package's model; the same path from lib/config and dist/config. */
 const DEFAULT_MODEL = path.resolve(__dirname, '..', '..', 'models', 'stories');
 
-/** Longest requests on a CPU by default: a cache for the full length of a large model would not fit. */
+/** Default maxModelLen on a CPU: a KV cache for a large model's full length would not fit. */
 const MAX_DEFAULT_CPU_MODEL_LEN = 8192;
 
-/** Defaults that depend on what the device can do in a step. */
+/** Defaults by device. */
 const SCHEDULER_DEFAULTS = {
   cpu: { maxNumSeqs: 64, maxNumBatchedTokens: 2048 },
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
 
-/** As long as PyTorch's process groups wait. */
+/** The default timeout of PyTorch's process groups. */
 const DISTRIBUTED_TIMEOUT = 300_000;
 
-/** Most alternatives a request may ask logprobs of, as in vLLM. */
+/** Maximum logprobs per position, as in vLLM. */
 const MAX_LOGPROBS = 20;
 
 function fail(message: string): ConfigError {
   return new ConfigError(`engine arguments: ${message}`);
 }
 
-/** The device named; without a name the CPU, which is always there (LLM.create looks for a GPU). */
+/** Parses the device's name; default: the CPU (LLM.create looks for a GPU). */
 function chooseDevice(name = 'cpu'): DeviceConfig {
   const [kind, index] = name.split(':');
   return {
@@ -166,8 +249,8 @@ function chooseDevice(name = 'cpu'): DeviceConfig {
 }
 
 /**
- * All that the files name. The family's default, which may be a word in another vocabulary, counts
- * only where they name none; a tokenizer's that is beyond the model's vocabulary cannot be generated.
+ * All ids that the files name. The family's default, which may be a word in another vocabulary, is
+ * used only if they name none. A tokenizer's id beyond the vocabulary is ignored.
  */
 async function readEosTokenIds(
   folder: string,
@@ -175,11 +258,13 @@ async function readEosTokenIds(
   transformer: TransformerConfig,
   namesEos: boolean,
 ): Promise<number[]> {
-  const ofTokenizer = await readTokenizerEosId(folder);
+  const tokenizerEosId = await readTokenizerEosId(folder);
   const named = [
     ...(generation.eosTokenIds ?? []),
     ...(namesEos ? transformer.eosTokenIds : []),
-    ...(ofTokenizer === null || ofTokenizer >= transformer.spec.vocabSize ? [] : [ofTokenizer]),
+    ...(tokenizerEosId === null || tokenizerEosId >= transformer.spec.vocabSize
+      ? []
+      : [tokenizerEosId]),
   ];
   return named.length > 0 || namesEos ? named : transformer.eosTokenIds;
 }
@@ -193,7 +278,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
   const outside = eosTokenIds.find((id) => id >= transformer.spec.vocabSize);
   if (outside !== undefined) {
     throw fail(
-      `eosTokenIds has ${outside}, but the model in ${folder} has ${transformer.spec.vocabSize} tokens`,
+      `eosTokenIds has ${outside}; the model in ${folder} has token ids 0 to ${transformer.spec.vocabSize - 1}`,
     );
   }
 
@@ -203,7 +288,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
     (device.kind === 'cpu' ? Math.min(longest, MAX_DEFAULT_CPU_MODEL_LEN) : longest);
   if (maxModelLen > longest) {
     throw fail(
-      `maxModelLen is ${maxModelLen}, but the model in ${folder} has ${longest} positions`,
+      `maxModelLen is ${maxModelLen}; it must be at most ${longest}, the positions of the model in ${folder}`,
     );
   }
   const dtype = args.dtype ?? 'auto';
@@ -222,7 +307,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
 
 function chooseScheduler(args: EngineArgs, device: DeviceConfig): SchedulerConfig {
   const defaults = SCHEDULER_DEFAULTS[device.kind];
-  // A default gives way to the other value where the user gave that.
+  // Fit a default to the other option if the user set that one.
   const maxNumSeqs =
     args.maxNumSeqs ?? Math.min(defaults.maxNumSeqs, args.maxNumBatchedTokens ?? Infinity);
   const maxNumBatchedTokens =
@@ -262,8 +347,8 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   }
   if (size > 1 && args.seed === undefined) {
     throw fail(
-      `tensorParallelSize is ${size}, but there is no seed; all ranks must be given the same, so ` +
-        'that they sample the same tokens',
+      `tensorParallelSize is ${size}, but seed is not set; give all ranks the same seed, so that ` +
+        'they sample the same tokens',
     );
   }
   return Object.freeze({
@@ -276,7 +361,7 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
   });
 }
 
-/** Freezes `value` and what it holds; what is frozen already (users' classes under it) stays as it is. */
+/** Freezes `value` recursively; does not descend into frozen objects or classes. */
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
     Object.values(value).forEach(deepFreeze);
@@ -286,12 +371,12 @@ function deepFreeze<T>(value: T): T {
 }
 
 /**
- * The configuration that `args` and the model's own files make, deeply frozen. Throws ConfigError (an
- * option that does not exist, has the wrong type or contradicts another or the model), CheckpointError
- * and UnsupportedModelError (the model's files).
+ * Makes the configuration, deeply frozen, from `args` and the model's files. Throws ConfigError (an
+ * unknown or invalid option, or one that contradicts another or the model), CheckpointError and
+ * UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
-  const options: EngineArgs = parseFields(schema, args, fail);
+  const options: EngineArgs = parseFields(engineArgsSchema, args, fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
   const model = await readModel(options, device);

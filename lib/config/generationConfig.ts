@@ -1,4 +1,4 @@
-/** A checkpoint's generation_config.json: how its makers would have it sampled. */
+/** A checkpoint's generation_config.json: default sampling parameters and end-of-sequence ids. */
 import path from 'node:path';
 import { z } from 'zod';
 import { CheckpointError } from '../errors';
@@ -26,8 +26,8 @@ const schema = z.looseObject({
 });
 
 /**
- * Reads `folder`/generation_config.json, which need not be there. As in vLLM its sampling values
- * count whether or not it says `do_sample`. Throws CheckpointError.
+ * Reads `folder`/generation_config.json, which is optional. As in vLLM its sampling values apply
+ * regardless of `do_sample`. Throws CheckpointError.
  */
 export async function readGenerationConfig(
   folder: string,
@@ -38,7 +38,7 @@ export async function readGenerationConfig(
   return parseGenerationConfig(file, await readJsonObject(file), vocabSize);
 }
 
-/** What `given`, the content of `file`, says of sampling. Throws CheckpointError. */
+/** Parses `given`, the content of `file`. Throws CheckpointError. */
 export function parseGenerationConfig(
   file: string,
   given: Record<string, unknown>,
@@ -59,7 +59,7 @@ export function parseGenerationConfig(
     Object.entries(values).filter(([, value]) => value != null),
   ) as GenerationDefaults;
   try {
-    // What a request may ask for is bounded in one place; the file is at fault, not the request.
+    // SamplingParams has the limits; report the file, not the request.
     new SamplingParams(defaults);
   } catch (cause) {
     throw new CheckpointError(file, (cause as Error).message, { cause });

@@ -1,11 +1,11 @@
-/** JSON files of a checkpoint's folder, read with errors that say where they are wrong. */
+/** Reads a checkpoint's JSON files, with errors that give line and column. */
 import { isUtf8 } from 'node:buffer';
 import { readFile, readdir, readlink, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { CheckpointError } from '../errors';
 import { show } from './schema';
 
-/** The grammar of RFC 8259 and Python's three further numbers, each rule with the white space before it. */
+/** The grammar of RFC 8259 and Python's NaN and infinities, each rule with leading white space. */
 const SPACE = /[ \t\n\r]*/y;
 const STRING =
   /[ \t\n\r]*"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[\da-fA-F]{4})[ !#-[\]-\uffff]*)*"/y;
@@ -20,10 +20,10 @@ const [OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY, COLON, COMMA] = [
   ',',
 ].map((mark) => new RegExp(`[ \\t\\n\\r]*\\${mark}`, 'y'));
 
-/** Nesting below which the search for an error does not go: its own stack is limited. */
+/** Maximum nesting in the search for an error, which is recursive. */
 const MAX_DEPTH = 500;
 
-/** Where `text` stops being JSON, an offset; null when all of it is. JSON.parse does not always tell. */
+/** Offset of the first syntax error, or null. JSON.parse does not always report it. */
 function errorOffset(text: string): number | null {
   let at = 0;
   const has = (rule: RegExp): boolean => {
@@ -51,7 +51,7 @@ function errorOffset(text: string): number | null {
   return isWhole && at === text.length ? null : at;
 }
 
-/** A value with every `mark` in it, at any depth, made NaN. */
+/** Replaces every `mark` in a value, at any depth, with NaN. */
 function unmarkNaN(value: unknown, mark: string): unknown {
   const root = [value];
   const lists: unknown[] = [root];
@@ -66,7 +66,7 @@ function unmarkNaN(value: unknown, mark: string): unknown {
   return root[0];
 }
 
-/** Valid JSON but for the NaN, Infinity and -Infinity that Python's json module writes and reads. */
+/** Parses JSON with Python's NaN, Infinity and -Infinity. */
 function parsePythonNumbers(text: string): unknown {
   let mark = 'NaN';
   while (text.includes(`"${mark}"`)) mark += '*';
@@ -77,7 +77,7 @@ function parsePythonNumbers(text: string): unknown {
   return unmarkNaN(JSON.parse(plain), mark);
 }
 
-/** `text` as RFC 8259 has JSON; `file` is where it comes from. Throws CheckpointError. */
+/** Parses `text`, the content of `file`, as RFC 8259 JSON. Throws CheckpointError. */
 export function parseStrictJson(file: string, text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
@@ -87,8 +87,8 @@ export function parseStrictJson(file: string, text: string): unknown {
 }
 
 /**
- * `text` as Python's json module reads it: NaN, Infinity and -Infinity are numbers. A byte order mark
- * before it does not count, in positions neither. Throws CheckpointError.
+ * Parses `text` as Python's json module: NaN, Infinity and -Infinity are numbers. Skips a byte order
+ * mark, also in positions. Throws CheckpointError.
  */
 export function parseJson(file: string, text: string): unknown {
   const json = text.startsWith('\ufeff') ? text.slice(1) : text;
@@ -101,7 +101,7 @@ export function parseJson(file: string, text: string): unknown {
   }
 }
 
-/** Without an offset it is one of Python's numbers that is not JSON. */
+/** Without an offset the error is one of Python's numbers. */
 function notJson(file: string, text: string, at: number | null, cause: unknown): CheckpointError {
   const offset = at ?? text.search(/\b(?:NaN|Infinity)\b/);
   const before = text.slice(0, offset).split('\n');
@@ -112,25 +112,25 @@ function notJson(file: string, text: string, at: number | null, cause: unknown):
   });
 }
 
-/** What a call of node:fs failed with, as a reader of the message needs it: ELOOP: too many ... */
+/** The message of a node:fs error without syscall and path: ELOOP: too many ... */
 export function reasonOf(error: unknown): string {
   return (error as Error).message.replace(/, \w+( '.*')?$/s, '');
 }
 
-/** Where the link `file` leads, null when it is no link. */
+/** Target of the link `file`, or null if it is not a link. */
 async function linkTarget(file: string): Promise<string | null> {
   return readlink(file).catch(() => null);
 }
 
 /**
- * Whether there is a file of that name. Only what is really absent is: a link to nothing, a folder in
- * its place, a path that cannot be followed throw CheckpointError with the system's reason.
+ * Whether the file exists. A dangling link, a folder in its place or a path that cannot be resolved
+ * throw CheckpointError with the system's reason.
  */
 export async function fileExists(file: string): Promise<boolean> {
   try {
     const stats = await stat(file);
     if (stats.isFile()) return true;
-    const found = stats.isDirectory() ? 'EISDIR: it is a folder' : 'it is no regular file';
+    const found = stats.isDirectory() ? 'EISDIR: it is a folder' : 'it is not a regular file';
     throw new CheckpointError(file, `${found}; it must be a file`);
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause;
@@ -138,7 +138,7 @@ export async function fileExists(file: string): Promise<boolean> {
   }
 }
 
-/** The names in a folder; none when there is no such folder. Throws CheckpointError as `fileExists`. */
+/** Lists a folder; empty if it does not exist. Throws CheckpointError as `fileExists`. */
 export async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
@@ -148,21 +148,21 @@ export async function namesIn(folder: string): Promise<string[]> {
   }
 }
 
-/** `false` when `cause`, why a path was not found, is that it is absent; else throws CheckpointError. */
+/** Returns false if `cause` says that the path does not exist; else throws CheckpointError. */
 async function checkAbsent(file: string, cause: unknown): Promise<false> {
   if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') {
-    throw new CheckpointError(file, `it cannot be looked up: ${reasonOf(cause)}`, { cause });
+    throw new CheckpointError(file, `it cannot be accessed: ${reasonOf(cause)}`, { cause });
   }
   const target = await linkTarget(file);
   if (target === null) return false;
   throw new CheckpointError(
     file,
-    `it is a link to ${target}, which is not there; download the file again`,
+    `it is a link to ${target}, which does not exist; download the file again`,
     { cause },
   );
 }
 
-/** A file's text, UTF-8. Throws CheckpointError that says whether file or folder is missing. */
+/** Reads a UTF-8 file. Throws CheckpointError, which says whether the file or its folder is missing. */
 export async function readText(file: string): Promise<string> {
   await checkFolder(file);
   if (!(await fileExists(file))) throw new CheckpointError(file, 'the file is missing');
@@ -172,33 +172,34 @@ export async function readText(file: string): Promise<string> {
   return decodeText(file, bytes);
 }
 
-/** The content of `file` as text. Throws CheckpointError for what is not UTF-8. */
+/** Decodes the content of `file`. Throws CheckpointError if it is not UTF-8. */
 export function decodeText(file: string, bytes: Buffer): string {
-  // UTF-16 of ASCII is valid UTF-8, full of zeros.
+  // ASCII encoded as UTF-16 is valid UTF-8 with zero bytes.
   if (!isUtf8(bytes) || bytes.subarray(0, 4).includes(0)) {
     throw new CheckpointError(file, notUtf8(bytes));
   }
   return bytes.toString('utf8');
 }
 
-/** The folder that `file` is to be in is one. */
+/** Throws CheckpointError unless the parent of `file` is a folder. */
 async function checkFolder(file: string): Promise<void> {
   const folder = path.dirname(file);
   let reason: string;
   try {
     if ((await stat(folder)).isDirectory()) return;
-    reason = `${folder} is no folder`;
+    reason = `${folder} is not a folder`;
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     const target = code === 'ENOENT' ? await linkTarget(folder) : null;
-    if (target !== null) reason = `the folder ${folder} is a link to ${target}, which is not there`;
-    else if (code === 'ENOENT') reason = `there is no folder ${folder}`;
-    else reason = `the folder ${folder} cannot be looked up: ${reasonOf(cause)}`;
+    if (target !== null)
+      reason = `the folder ${folder} is a link to ${target}, which does not exist`;
+    else if (code === 'ENOENT') reason = `the folder ${folder} does not exist`;
+    else reason = `the folder ${folder} cannot be accessed: ${reasonOf(cause)}`;
   }
   throw new CheckpointError(file, `${reason}; download the checkpoint first`);
 }
 
-/** What is wrong with bytes that are not UTF-8. */
+/** Describes bytes that are not UTF-8. */
 function notUtf8(bytes: Buffer): string {
   const marks = [
     ['UTF-32', [0xff, 0xfe, 0, 0]],
@@ -210,7 +211,7 @@ function notUtf8(bytes: Buffer): string {
     if (mark.every((byte, i) => bytes[i] === byte)) return `it is ${encoding}; save it as UTF-8`;
   }
   if (bytes.subarray(0, 4).includes(0)) return 'it is UTF-16 or UTF-32; save it as UTF-8';
-  // The shortest beginning that no further bytes could make valid.
+  // Find the shortest prefix that is invalid regardless of further bytes.
   let [valid, invalid] = [0, bytes.length + 1];
   while (invalid - valid > 1) {
     const middle = (valid + invalid) >> 1;
@@ -228,12 +229,12 @@ function notUtf8(bytes: Buffer): string {
   return `it is not UTF-8: ${found}; save it as UTF-8`;
 }
 
-/** A file that holds a JSON object. Throws CheckpointError. */
+/** Reads a file that must hold a JSON object. Throws CheckpointError. */
 export async function readJsonObject(file: string): Promise<Record<string, unknown>> {
   return parseJsonObject(file, await readText(file));
 }
 
-/** The JSON object that `text`, the content of `file`, is. Throws CheckpointError. */
+/** Parses `text`, the content of `file`, which must be a JSON object. Throws CheckpointError. */
 export function parseJsonObject(file: string, text: string): Record<string, unknown> {
   const value = parseJson(file, text);
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {

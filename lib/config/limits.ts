@@ -1,73 +1,115 @@
 /**
- * Every bound on what one call may ask for, in one place. `HARD_LIMITS` are what later code can hold
- * (the device counts in int32 and computes in float32) and cannot be raised; `RequestLimits` are an
- * engine's own, with defaults that no honest user meets.
+ * All limits of one call. `HARD_LIMITS` come from the device's int32 and float32 and cannot be raised;
+ * `RequestLimits` are options of the engine, with defaults above any legitimate use.
  */
 import { z } from 'zod';
 
 export const MAX_INT32 = 2 ** 31 - 1;
 
-/** What no setting can raise. */
+/** Limits that no option can raise. */
 export const HARD_LIMITS = Object.freeze({
   /** Token ids, topK and minTokens are int32 on the device. */
   int32: MAX_INT32,
-  /** Outputs of one prompt, as in vLLM. */
+  /** Maximum outputs of one prompt, as in vLLM. */
   n: 16_384,
-  /** Entries of any one list of the sampling parameters. */
+  /** Maximum entries of a list in the sampling parameters. */
   listLength: 2 ** 20,
   /**
-   * Bytes of all these lists of a request for which each seat on the device has memory of its own;
-   * longer ones share `maxListMemoryBytes`.
+   * Bytes of a request's lists that fit in its slot's own device memory; longer lists share
+   * `maxListMemoryBytes`.
    */
   slotListBytes: 4096,
-  /** Size of a logit bias. */
+  /** Maximum magnitude of a logit bias. */
   logitBias: 100,
-  /** A repetition penalty beyond these leaves float32's range when it meets a logit. */
+  /** Beyond these a repetition penalty times a logit leaves float32's range. */
   repetitionPenalty: Object.freeze({ min: 1e-20, max: 1e20 }),
-  /** Levels of lists and objects inside a chat message. */
+  /** Maximum nesting of lists and objects in a chat message. */
   messageDepth: 64,
 });
 
-/** What one call may ask of an engine; the option `limits`. */
+/** Limits of one call; the engine's option `limits`. */
 export interface RequestLimits {
-  /** Prompts of one call; default 65,536. */
+  /**
+   * Prompts of one call.
+   * @defaultValue `65536`
+   */
   maxPromptsPerCall: number;
-  /** Outputs of one call: the sum of its prompts' `n`; default 65,536. */
+  /**
+   * Outputs of one call: the sum of its prompts' `n`.
+   * @defaultValue `65536`
+   */
   maxRequestsPerCall: number;
-  /** Outputs of one prompt; default 16,384. */
+  /**
+   * Outputs of one prompt.
+   * @defaultValue `16384`
+   */
   maxN: number;
-  /** Length of a prompt's text, in UTF-16 code units; default 16,777,216. */
+  /**
+   * Length of a prompt's text, in UTF-16 code units.
+   * @defaultValue `16777216`
+   */
   maxPromptLength: number;
-  /** Messages, fields and list entries in the conversations of one call; default 262,144. */
+  /**
+   * Messages, fields and list entries in the conversations of one call.
+   * @defaultValue `262144`
+   */
   maxMessageValues: number;
-  /** Stop strings of a request; default 64. */
+  /**
+   * Stop strings of a request.
+   * @defaultValue `64`
+   */
   maxStopStrings: number;
-  /** Length of a stop string, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a stop string, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxStopStringLength: number;
-  /** Stop token ids of a request; default 4,096. */
+  /**
+   * Stop token ids of a request.
+   * @defaultValue `4096`
+   */
   maxStopTokenIds: number;
-  /** Bad words of a request; default 65,536. */
+  /**
+   * Bad words of a request.
+   * @defaultValue `65536`
+   */
   maxBadWords: number;
-  /** Length of a bad word: UTF-16 code units of a text, tokens of a list; default 1,024. */
+  /**
+   * Length of a bad word: UTF-16 code units of a text, tokens of a list.
+   * @defaultValue `1024`
+   */
   maxBadWordLength: number;
-  /** Tokens of a request's bad words in all; default 1,048,576. */
+  /**
+   * Tokens of a request's bad words in all.
+   * @defaultValue `1048576`
+   */
   maxBadWordsTokens: number;
-  /** Tokens of a request with a logit bias; default 65,536. */
+  /**
+   * Tokens of a request with a logit bias.
+   * @defaultValue `65536`
+   */
   maxLogitBiases: number;
-  /** Allowed token ids of a request; default 524,288. */
+  /**
+   * Allowed token ids of a request.
+   * @defaultValue `524288`
+   */
   maxAllowedTokenIds: number;
   /**
-   * Device memory for the lists of all requests that run at a time and whose lists take more than
-   * 4,096 bytes (4 bytes a token id, 4 a bias); default 67,108,864, allocated at start-up. What does
-   * not fit beside the others waits; a request that does not fit alone is refused.
+   * Bytes of device memory, allocated at start-up, shared by running requests with lists above 4,096
+   * bytes (4 bytes per token id, 4 per bias). A request that does not fit beside the others waits; one
+   * that does not fit alone is refused.
+   * @defaultValue `67108864`
    */
   maxListMemoryBytes: number;
   /**
-   * Logprobs that one call can bring: for each output, positions times alternatives; default
-   * 67,108,864.
+   * Logprobs that one call can return: positions times alternatives, over its outputs.
+   * @defaultValue `67108864`
    */
   maxLogprobsPerCall: number;
-  /** Length of a cache salt, in UTF-16 code units; default 1,024. */
+  /**
+   * Length of a cache salt, in UTF-16 code units.
+   * @defaultValue `1024`
+   */
   maxCacheSaltLength: number;
 }
 
@@ -90,12 +132,12 @@ export const DEFAULT_LIMITS: Readonly<RequestLimits> = Object.freeze({
   maxCacheSaltLength: 1024,
 });
 
-/** The most that each may be set to. */
+/** Maximum value of each limit. */
 export const HIGHEST: Readonly<RequestLimits> = Object.freeze({
   maxPromptsPerCall: MAX_INT32,
   maxRequestsPerCall: MAX_INT32,
   maxN: HARD_LIMITS.n,
-  // The longest string of V8.
+  // V8's maximum string length.
   maxPromptLength: 2 ** 29 - 24,
   maxMessageValues: MAX_INT32,
   maxStopStrings: HARD_LIMITS.listLength,
@@ -103,7 +145,7 @@ export const HIGHEST: Readonly<RequestLimits> = Object.freeze({
   maxStopTokenIds: HARD_LIMITS.listLength,
   maxBadWords: HARD_LIMITS.listLength,
   maxBadWordLength: HARD_LIMITS.listLength,
-  // One list on the device, of all words (RequestLimits::kMaxListLength).
+  // One device list holds all words (RequestLimits::kMaxListLength).
   maxBadWordsTokens: 2 ** 24,
   maxLogitBiases: HARD_LIMITS.listLength,
   maxAllowedTokenIds: HARD_LIMITS.listLength,
@@ -115,7 +157,7 @@ export const HIGHEST: Readonly<RequestLimits> = Object.freeze({
 const limit = (name: keyof RequestLimits) =>
   z.int().min(1).max(HIGHEST[name]).optional().describe(`an integer from 1 to ${HIGHEST[name]}`);
 
-/** Of the engine's option `limits`: any of them may be left out. */
+/** Schema of the engine's option `limits`; all are optional. */
 export const limitsSchema = z.strictObject({
   maxPromptsPerCall: limit('maxPromptsPerCall'),
   maxRequestsPerCall: limit('maxRequestsPerCall'),
@@ -135,10 +177,10 @@ export const limitsSchema = z.strictObject({
   maxCacheSaltLength: limit('maxCacheSaltLength'),
 } satisfies Record<keyof RequestLimits, z.ZodType>);
 
-/** How an error names a limit that was met. */
+/** Names an exceeded limit in an error message. */
 export function limitedBy<Name extends keyof RequestLimits>(
   limits: Readonly<Pick<RequestLimits, Name>>,
   name: Name,
 ): string {
-  return `${name} is ${limits[name]} (the engine's option limits sets it)`;
+  return `${name} is ${limits[name]} (raise it with the engine's option limits)`;
 }

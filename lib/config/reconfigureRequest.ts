@@ -1,9 +1,9 @@
-/** What LLM.reinitializeDistributed is asked for, checked. */
+/** Validates the request of LLM.reinitializeDistributed. */
 import { z } from 'zod';
 import { ConfigError } from '../errors';
 import { parseFields } from './schema';
 
-/** Of a rank in a reconfiguration, where it is not a rank's number. */
+/** Special values of a rank in a reconfiguration. */
 export const ReconfigureRankType = {
   KEEP_CURRENT_RANK: -1,
   SHUTDOWN_CURRENT_RANK: -2,

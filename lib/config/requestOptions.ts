@@ -1,4 +1,4 @@
-/** What a caller may ask of the engine beside how tokens are sampled. */
+/** Options of a call other than sampling parameters. */
 import { z } from 'zod';
 import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
@@ -7,44 +7,44 @@ import { limitedBy, type RequestLimits } from './limits';
 import { closeName, parseFields } from './schema';
 import { readingOf, snapshotFields } from './snapshot';
 
-/** Options of one call; they hold for each of its prompts. */
+/** Options of one call; they apply to each of its prompts. */
 export interface RequestOptions {
-  /** Gives the call up: it rejects with the signal's reason, its blocks are free in the next step. */
+  /** Aborts the call: it rejects with the signal's reason and frees its blocks in the next step. */
   signal?: AbortSignal;
-  /** Most milliseconds from the call (of a stream: its first read) to its end; default: no limit. */
+  /** Maximum milliseconds from the call (a stream's first read) to its end; default: no limit. */
   timeoutMs?: number;
-  /** Lower runs first, where schedulingPolicy is 'priority'; an integer, default 0. */
+  /** With schedulingPolicy 'priority', lower values run first; an integer, default 0. */
   priority?: number;
-  /** Prompts share cached blocks only with those of the same salt (a tenant's, say); default none. */
+  /** Prompts share cached blocks only with prompts of the same salt (a tenant, say); default none. */
   cacheSalt?: string;
 }
 
-/** How a call's prompts become tokens. */
+/** How a call's prompts are tokenized. */
 export interface PromptOptions {
   /**
-   * Put the special tokens that the model wants around a text; default true, for a chat false: its
-   * template has them.
+   * Add the model's special tokens around a text; default true, false for a chat, whose template has
+   * them.
    */
   addSpecialTokens?: boolean;
   /**
-   * Encode special tokens that are written in a text (in a chat: in what is not the assistant's) as the
-   * text they are; default false.
+   * Encode special tokens written in a text (in a chat: outside the assistant's messages) as plain
+   * text; default false.
    */
   splitSpecialTokens?: boolean;
-  /** Keep only the last so many tokens of a prompt; -1: as many as the model takes; default all. */
+  /** Keep only this many last tokens of a prompt; -1: as many as the model takes; default all. */
   truncatePromptTokens?: number | null;
 }
 
 export interface StreamOptions extends RequestOptions, PromptOptions {}
 
 export interface GenerateOptions extends StreamOptions {
-  /** Show on stderr how far it is; default: when that is a terminal, for more than one prompt. */
+  /** Show progress on stderr; default: if it is a terminal and there are several prompts. */
   progress?: boolean;
 }
 
-/** How conversations become prompts. */
+/** How conversations are rendered as prompts. */
 export interface ChatPromptOptions extends PromptOptions, ChatTemplateOptions {
-  /** A template of one's own, or the name of one of the checkpoint's. */
+  /** A template's text, or the name of one of the checkpoint's. */
   chatTemplate?: string | null;
 }
 
@@ -52,7 +52,7 @@ export interface ChatStreamOptions extends RequestOptions, ChatPromptOptions {}
 
 export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
 
-/** Whether it is one indeed: an object with the prototype alone has no `aborted`. */
+/** An object with only the prototype of AbortSignal has no `aborted`. */
 function isAbortSignal(value: unknown): boolean {
   try {
     return value instanceof AbortSignal && typeof value.aborted === 'boolean';
@@ -109,8 +109,8 @@ function fail(message: string): InvalidRequestError {
 }
 
 /**
- * A check of options: it returns a copy, each option read once. It throws InvalidRequestError, naming the
- * option, its value and what is allowed.
+ * Validates options and returns a copy, reading each option once. Throws InvalidRequestError naming the
+ * option, its value and the allowed values.
  */
 type Check<Options> = (options: unknown, limits?: Readonly<RequestLimits>) => Options;
 
@@ -123,19 +123,21 @@ function checkBy<Options extends RequestOptions>(schema: z.ZodObject): Check<Opt
   };
 }
 
-/** Refuses an option that there is not, and says what may have been meant. */
+/** Refuses an unknown option and suggests a known one. */
 function checkNames(options: unknown, names: readonly string[]): void {
   if (typeof options !== 'object' || options === null) return;
   const unknown = Object.keys(options).find((name) => !names.includes(name));
   if (unknown === undefined) return;
-  if (unknown in chatFields) throw fail(`${unknown} is an option of chat and chatStream`);
-  if (unknown in progressField) throw fail(`${unknown} is an option of generate and chat`);
+  if (unknown in chatFields)
+    throw fail(`unknown option ${unknown}; it is an option of chat and chatStream`);
+  if (unknown in progressField)
+    throw fail(`unknown option ${unknown}; it is an option of generate and chat`);
   const near = closeName(unknown, names);
-  if (near !== null) throw fail(`there is no ${unknown}; did you mean ${near}?`);
+  if (near !== null) throw fail(`unknown option ${unknown}; did you mean ${near}?`);
   const advice = names.includes('chatTemplateKwargs')
     ? 'variables of the chat template go into chatTemplateKwargs, sampling parameters into the SamplingParams'
     : 'sampling parameters go into the SamplingParams';
-  throw fail(`there is no ${unknown}; there are ${names.join(', ')}; ${advice}`);
+  throw fail(`unknown option ${unknown}; the options are ${names.join(', ')}; ${advice}`);
 }
 
 /** For `stream`. */
@@ -145,13 +147,13 @@ export const checkGenerateOptions = checkBy<GenerateOptions>(generateSchema);
 export const checkChatStreamOptions = checkBy<ChatStreamOptions>(chatStreamSchema);
 export const checkChatOptions = checkBy<ChatOptions>(chatSchema);
 
-/** What the engine, and no one before it, looks at. */
+/** The options that the engine uses. */
 export function requestOptionsOf(options: RequestOptions): RequestOptions {
   const { signal, timeoutMs, priority, cacheSalt } = options;
   return { signal, timeoutMs, priority, cacheSalt };
 }
 
-/** What makes prompts of texts and conversations. */
+/** The options that encoding prompts uses. */
 export function promptOptionsOf<Options extends RequestOptions & { progress?: boolean }>(
   options: Options,
 ): Omit<Options, keyof RequestOptions | 'progress'> {

@@ -6,11 +6,11 @@ import { parseFields, show } from './schema';
 import { readingOf, snapshotFields } from './snapshot';
 import type { GenerationDefaults } from './uniprocConfig';
 
-/** What a request may ask for. An option that is absent or undefined has its default. */
+/** Options of SamplingParams. An absent or undefined option has its default. */
 export interface SamplingParamsOptions {
   /** Outputs for the prompt; from 1, default 1. */
   n?: number;
-  /** Divides the logits; 0 takes the likeliest token; from 0, default 1. Below 1e-5 counts as 0. */
+  /** Divides the logits; 0 is greedy; from 0, default 1. Below 1e-5 counts as 0. */
   temperature?: number;
   /** Sample from the likeliest tokens whose probabilities add up to this; above 0 to 1, default 1. */
   topP?: number;
@@ -18,9 +18,9 @@ export interface SamplingParamsOptions {
   topK?: number;
   /** Drop tokens less likely than this share of the likeliest one; 0 to 1, default 0. */
   minP?: number;
-  /** Taken from the logit of each token generated so far; -2 to 2, default 0. */
+  /** Subtracted from the logit of each token generated so far; -2 to 2, default 0. */
   presencePenalty?: number;
-  /** The same for each time it was generated; -2 to 2, default 0. */
+  /** Subtracted once for each occurrence in the output; -2 to 2, default 0. */
   frequencyPenalty?: number;
   /** Divides positive logits of tokens seen in prompt or output, multiplies negative; above 0, default 1. */
   repetitionPenalty?: number;
@@ -28,38 +28,38 @@ export interface SamplingParamsOptions {
   logitBias?: Readonly<Record<number | string, number>> | ReadonlyMap<number, number> | null;
   /** Only these tokens may be sampled; default all. */
   allowedTokenIds?: readonly number[] | null;
-  /** Words never generated whole, as text or as token ids; default none. */
+  /** Words that are never generated, as text or token ids; default none. */
   badWords?: readonly (string | readonly number[])[] | null;
-  /** Makes the request's sampling repeatable; an integer; default (and -1): the engine draws one. */
+  /** Seed that makes sampling repeatable; an integer; default (and -1): the engine draws one. */
   seed?: number | null;
   /** Text that ends the output; default none. */
   stop?: string | readonly string[] | null;
-  /** Tokens that end the output; default none but the model's end of sequence. */
+  /** Token ids that end the output besides the model's end of sequence; default none. */
   stopTokenIds?: readonly number[] | null;
   /** Keep the stop string, or the stop token, in the output's text; default false. */
   includeStopStrInOutput?: boolean;
-  /** Go on after the model's end of sequence; default false. */
+  /** Continue after the model's end of sequence; default false. */
   ignoreEos?: boolean;
-  /** No end of sequence, stop token or stop string ends it before; from 0, default 0. */
+  /** Minimum tokens before an end of sequence, stop token or stop string ends it; default 0. */
   minTokens?: number;
-  /** Most tokens to generate; from 1, default 16; null: up to the model's length. */
+  /** Maximum tokens to generate; from 1, default 16; null: up to the model's length. */
   maxTokens?: number | null;
   /** Report the logprobs of this many likeliest tokens and of the sampled one; default null: none. */
   logprobs?: number | null;
-  /** The same for the tokens of the prompt; default null: none. */
+  /** The same for prompt tokens; default null: none. */
   promptLogprobs?: number | null;
-  /** Turn tokens into text; default true. */
+  /** Detokenize the output; default true. */
   detokenize?: boolean;
-  /** Leave special tokens out of the text; default true. */
+  /** Omit special tokens from the text; default true. */
   skipSpecialTokens?: boolean;
 }
 
-/** Temperatures below are greedy: dividing logits by them would leave float32's range. */
+/** Lower temperatures are greedy: dividing logits by them would leave float32's range. */
 const GREEDY_BELOW = 1e-5;
 
 const { int32, listLength, logitBias: MAX_BIAS, repetitionPenalty: PENALTY } = HARD_LIMITS;
 
-/** Copied and checked by hand: a schema would hold the event loop at tens of thousands of entries. */
+/** Copied and checked by hand: zod would block the event loop at tens of thousands of entries. */
 const list = () => z.unknown().optional();
 
 const schema = z.strictObject({
@@ -108,7 +108,7 @@ const schema = z.strictObject({
 
 const NAMES = Object.keys(schema.shape);
 
-/** Those that the device computes with in float32. */
+/** Parameters that the device uses in float32. */
 const FLOATS = [
   'temperature',
   'topP',
@@ -118,22 +118,24 @@ const FLOATS = [
   'repetitionPenalty',
 ] as const;
 
-/** Refuses a number that float32 rounds to one that is not allowed: 1e39 to Infinity, 1e-46 to 0. */
+/** Refuses a number that float32 rounds to a forbidden one: 1e39 to Infinity, 1e-46 to 0. */
 function checkFloat32(given: Partial<Record<(typeof FLOATS)[number], number>>): void {
   for (const name of FLOATS) {
     const value = given[name];
     if (value === undefined) continue;
     const narrowed = Math.fround(value);
-    // Rounding is monotonic, and float32 has all other bounds as they are.
+    // Rounding is monotonic, and float32 represents all other bounds exactly.
     if (Number.isFinite(narrowed) && (narrowed !== 0 || value === 0)) continue;
     const field = schema.shape[name];
     if (!field.safeParse(narrowed).success) {
-      throw fail(`${name} is ${value}, in float32 ${narrowed}; it must be ${field.description}`);
+      throw fail(
+        `${name} is ${value}, which is ${narrowed} in float32; it must be ${field.description}`,
+      );
     }
   }
 }
 
-/** What a list of the parameters must be, for errors. */
+/** Allowed values of list parameters, for errors. */
 const LISTS = {
   logitBias: `an object or Map of token ids to numbers from -${MAX_BIAS} to ${MAX_BIAS}`,
   allowedTokenIds: 'a list of at least one token id',
@@ -152,11 +154,11 @@ function isTokenId(value: unknown): value is number {
   return typeof value === 'number' && (value | 0) === value && value >= 0;
 }
 
-/** Reads `length` once, since a getter or a proxy may answer with another the next time. */
+/** Reads `length` once, since a getter or a proxy may change it. */
 function lengthOf(name: ListName, values: readonly unknown[]): number {
   const { length } = values;
   if (length <= listLength) return length;
-  throw fail(`${name} has ${length} entries; a list may have ${listLength}`);
+  throw fail(`${name} has ${length} entries; the limit is ${listLength}`);
 }
 
 /** A frozen copy of a list, each entry read once and passed through `entry`. */
@@ -197,7 +199,7 @@ function copyStop(values: unknown): readonly string[] {
   );
 }
 
-/** Keys of objects are text: the id as it is usually written, lest two keys are one token. */
+/** Object keys are text: accept canonical decimal only, so that no two keys mean one token. */
 function toTokenId(key: unknown): unknown {
   if (typeof key !== 'string') return key;
   const id = Number(key);
@@ -211,7 +213,7 @@ function copyLogitBias(bias: unknown): ReadonlyMap<number, number> {
   let count = 0;
   for (const [key, value] of bias instanceof Map ? bias : Object.entries(bias)) {
     if (++count > listLength) {
-      throw fail(`${name} has more than ${listLength} entries, which a list may have`);
+      throw fail(`${name} has more than ${listLength} entries, the limit`);
     }
     const tokenId = toTokenId(key);
     if (!isTokenId(tokenId) || typeof value !== 'number' || !(Math.abs(value) <= MAX_BIAS)) {
@@ -222,7 +224,7 @@ function copyLogitBias(bias: unknown): ReadonlyMap<number, number> {
   return copy;
 }
 
-/** Everything that the caller gave, each part read once and checked. */
+/** Copies and checks all options, reading each once. */
 function copyOptions(options: SamplingParamsOptions) {
   const scalars = parseFields(schema, snapshotFields(options, NAMES), fail);
   checkFloat32(scalars);
@@ -246,9 +248,8 @@ function fail(message: string): InvalidRequestError {
 }
 
 /**
- * Validated and immutable, all that it holds included. Limits that depend on the model (its
- * vocabulary, its length, how many logprobs it reports) or that an engine sets (`limits`) are checked
- * where the request meets it.
+ * Validated and deeply immutable. Limits that depend on the model (vocabulary, length, logprobs) or the
+ * engine (`limits`) are checked when a request is admitted.
  */
 export class SamplingParams {
   readonly n: number;
@@ -260,7 +261,7 @@ export class SamplingParams {
   readonly presencePenalty: number;
   readonly frequencyPenalty: number;
   readonly repetitionPenalty: number;
-  /** Token id to what is added to its logit; empty for none. Each read makes a copy. */
+  /** Token id to bias; empty for none. Each read makes a copy. */
   declare readonly logitBias: ReadonlyMap<number, number>;
   /** null: all. */
   readonly allowedTokenIds: readonly number[] | null;
@@ -280,10 +281,10 @@ export class SamplingParams {
   readonly detokenize: boolean;
   readonly skipSpecialTokens: boolean;
 
-  /** What the user set, to tell it from a default. */
+  /** The options that the user set, without defaults. */
   readonly #options: SamplingParamsOptions;
 
-  /** Throws InvalidRequestError, naming the parameter, its value and what is allowed. */
+  /** Throws InvalidRequestError naming the parameter, its value and the allowed values. */
   constructor(options: SamplingParamsOptions = {}) {
     const { scalars, bias, stop, allowedTokenIds, badWords, stopTokenIds } = readingOf(
       'sampling parameters',
@@ -315,13 +316,13 @@ export class SamplingParams {
     this.skipSpecialTokens = scalars.skipSpecialTokens ?? true;
 
     if (this.maxTokens !== null && this.minTokens > this.maxTokens) {
-      throw fail(`minTokens is ${this.minTokens}, more than maxTokens, ${this.maxTokens}`);
+      throw fail(`minTokens is ${this.minTokens}; it must be at most maxTokens, ${this.maxTokens}`);
     }
     if (this.temperature === 0 && this.n > 1) {
-      throw fail(`n is ${this.n}, but with temperature 0 all outputs are the same; n must be 1`);
+      throw fail(`n is ${this.n}; with temperature 0 all outputs are equal, so n must be 1`);
     }
     if (this.stop.length > 0 && !this.detokenize) {
-      throw fail('stop strings need the output as text; detokenize must be true');
+      throw fail('stop is set and detokenize is false; stop strings require detokenize');
     }
     this.#options = {
       ...(scalars as SamplingParamsOptions),
@@ -334,14 +335,14 @@ export class SamplingParams {
     Object.freeze(this);
   }
 
-  /** Whether the constructor made it: a proxy or an object with the prototype alone may still change. */
+  /** Whether the constructor made it; a proxy or an object with only the prototype may be mutable. */
   static isMade(value: unknown): value is SamplingParams {
     return typeof value === 'object' && value !== null && #options in value;
   }
 
   /**
-   * `params` with `defaults` (a model's, from its generation_config.json) in place of this class's
-   * own defaults: what the user set stays.
+   * `params` with `defaults` (from a model's generation_config.json) in place of this class's defaults,
+   * for the options that the user did not set.
    */
   static fromDefaults(
     defaults: GenerationDefaults,

@@ -1,8 +1,8 @@
-/** What users and files may say, checked with zod, and complaints a reader can act on. */
+/** Validation of options and files with zod, and formatting of its errors. */
 import { inspect } from 'node:util';
 import { z } from 'zod';
 
-/** A value as an error message shows it: on one line, not too long. */
+/** Formats a value for an error message: one line, at most 200 characters. */
 export function show(value: unknown): string {
   const text = inspected(value);
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
@@ -18,12 +18,12 @@ function inspected(value: unknown): string {
       maxStringLength: 100,
     });
   } catch {
-    // A getter or an inspect.custom of the caller's threw.
+    // The caller's getter or inspect.custom threw.
     return 'a value that cannot be shown';
   }
 }
 
-/** Letters to insert, delete or replace to get from `a` to `b` (Levenshtein 1966). */
+/** Edit distance (Levenshtein 1966). */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
@@ -37,7 +37,7 @@ function editDistance(a: string, b: string): number {
   return row[b.length];
 }
 
-/** The known name that `name` is a slip of; null where none is near. Capitals and underscores do not count. */
+/** The known name close to a misspelt `name`, or null. Ignores case and underscores. */
 export function closeName(name: string, known: readonly string[]): string | null {
   const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
   const nearest = nearestName(name, known);
@@ -45,7 +45,7 @@ export function closeName(name: string, known: readonly string[]): string | null
   return distance <= Math.max(2, nearest.length / 3) ? nearest : null;
 }
 
-/** The known name that `name` is most likely a slip of. Capitals and underscores do not count. */
+/** The closest known name. Ignores case and underscores. */
 function nearestName(name: string, known: readonly string[]): string {
   const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
   const distance = (candidate: string) => editDistance(plain(name), plain(candidate));
@@ -55,8 +55,8 @@ function nearestName(name: string, known: readonly string[]): string {
 }
 
 /**
- * `input` as `schema` reads it. Each field of the schema is described by the values it allows, and
- * `fail` makes the error from a message that names the field, the value and those.
+ * Parses `input` by `schema`, in which each field's description names its allowed values. `fail` makes
+ * the error from a message with the field, its value and the allowed values.
  */
 export function parseFields<Shape extends z.ZodRawShape>(
   schema: z.ZodObject<Shape>,
@@ -70,7 +70,7 @@ export function parseFields<Shape extends z.ZodRawShape>(
   if (issue.code === 'unrecognized_keys') {
     const [name] = issue.keys;
     throw fail(
-      `there is no ${name}; did you mean ${nearestName(name, Object.keys(schema.shape))}?`,
+      `unknown option ${name}; did you mean ${nearestName(name, Object.keys(schema.shape))}?`,
     );
   }
   if (issue.path.length === 0) throw fail(`expected an object, not ${show(input)}`);
@@ -87,7 +87,7 @@ export function parseFields<Shape extends z.ZodRawShape>(
   throw fail(`${place} is ${show(value)}; ${subject} must be ${field.description}`);
 }
 
-/** More positions than any model has. */
+/** Upper bound on a model's positions. */
 export const MAX_POSITIONS = 2 ** 31 - 1;
 
 export const integer = (min: number, max: number) =>
@@ -95,7 +95,7 @@ export const integer = (min: number, max: number) =>
 export const integerOrNull = (min: number, max: number) =>
   z.int().min(min).max(max).nullish().describe(`an integer from ${min} to ${max}, or null`);
 
-/** Whether float32, in which the device computes, holds it as a finite number above 0. */
+/** Whether the value is finite and above 0 in float32, in which the device computes. */
 export const isPositiveFloat32 = (value: number) =>
   Math.fround(value) > 0 && Math.fround(value) < Infinity;
 const positiveFloat32 = () => z.number().refine(isPositiveFloat32);

@@ -1,20 +1,19 @@
 /**
- * Copies of what callers pass in. A caller may change its objects after the call, and a getter or a
- * proxy may answer differently each time: everything is read once, and only the copy is checked.
+ * Copies of callers' objects. A caller may change them after the call, and a getter or a proxy may
+ * return a different value each time: each value is read once, and only the copy is checked.
  */
 import { types } from 'node:util';
 import { InvalidRequestError } from '../errors';
 import { show } from './schema';
 
 /**
- * The fields of an options object: those that `names` lists, own or inherited, and all others that
- * it has itself, so that an unknown one can be refused. What is no object comes back as it is, for
- * the schema to refuse.
+ * Copies an options object: the fields in `names`, own or inherited, and all other own fields, so that
+ * the schema can refuse unknown ones. Returns a value that is not an object unchanged.
  */
 export function snapshotFields(options: unknown, names: readonly string[]): unknown {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) return options;
   const given = options as Record<string, unknown>;
-  // Without a prototype, lest a field called __proto__ becomes one.
+  // No prototype, so that a field named __proto__ stays a field.
   const copy = Object.create(null) as Record<string, unknown>;
   for (const name of Object.keys(given)) copy[name] = given[name];
   for (const name of names) if (!(name in copy) && name in given) copy[name] = given[name];
@@ -22,8 +21,8 @@ export function snapshotFields(options: unknown, names: readonly string[]): unkn
 }
 
 /**
- * What `read` returns. An error that is not ours was thrown by a getter or a proxy of the caller's:
- * it becomes the cause of an InvalidRequestError about `subject`.
+ * Returns the result of `read`. An error thrown by the caller's getter or proxy becomes the cause of
+ * an InvalidRequestError about `subject`.
  */
 export function readingOf<T>(subject: string, read: () => T): T {
   try {
@@ -33,7 +32,7 @@ export function readingOf<T>(subject: string, read: () => T): T {
   }
 }
 
-/** Of a getter or a proxy of the caller's that threw `error`. */
+/** The error for a caller's getter or proxy that threw `error`. */
 export function readingError(subject: string, error: unknown): InvalidRequestError {
   return new InvalidRequestError(`${subject}: reading it threw ${show(error)}`, { cause: error });
 }
@@ -42,8 +41,8 @@ export function readingError(subject: string, error: unknown): InvalidRequestErr
 export class SnapshotError extends Error {}
 
 /**
- * Copies data as JSON knows it (and undefined, bigints, Number objects, Dates and Maps), counting values: lists, objects, their
- * fields and entries. Strings are shared, since they cannot change.
+ * Copies JSON data, undefined, bigints, Number objects, Dates and Maps, counting values: lists, objects,
+ * their fields and entries. Strings are immutable and shared.
  */
 export class DataSnapshot {
   /** Values copied so far. */
@@ -54,7 +53,7 @@ export class DataSnapshot {
     readonly maxDepth: number,
   ) {}
 
-  /** Throws SnapshotError for what is no data, or is too much or too deep. */
+  /** Throws SnapshotError for a function or symbol, too many values or too deep nesting. */
   copy(value: unknown, depth = 0): unknown {
     if (++this.numValues > this.maxValues) throw new SnapshotError('has too many values');
     if (typeof value === 'function' || typeof value === 'symbol') {

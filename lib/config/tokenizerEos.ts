@@ -1,6 +1,6 @@
 /**
- * The id of a tokenizer's eos_token, without the tokenizer: a chat model's is the end of its turn,
- * which config.json often does not name.
+ * Reads the id of a tokenizer's eos_token without loading the tokenizer. A chat model's eos_token ends
+ * its turn and is often missing in config.json.
  */
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
@@ -17,10 +17,10 @@ const eosSchema = z.looseObject({
     .describe('a string, an object with content, or null'),
 });
 
-/** Bytes of a tokenizer.json beyond which parsing it would hold the event loop. */
+/** A larger tokenizer.json is parsed in a worker thread, so that it does not block the event loop. */
 const MAX_INLINE_BYTES = 256 * 1024;
 
-/** Parses workerData.file and answers with what of it tells the id of workerData.content. */
+/** Parses workerData.file and posts the parts that give the id of workerData.content. */
 const PARSER = `
   const { parentPort, workerData: { file, content } } = require('node:worker_threads');
   const text = require('node:fs').readFileSync(file, 'utf8');
@@ -31,11 +31,11 @@ const PARSER = `
 `;
 
 /**
- * What tokenizer_config.json of `folder` (or the older special_tokens_map.json) calls eos_token, as
- * an id; null where it has none, or where no file tells the id. Throws CheckpointError.
+ * The id of eos_token in the folder's tokenizer_config.json (or the older special_tokens_map.json);
+ * null without an eos_token or if no file has its id. Throws CheckpointError.
  */
 export async function readTokenizerEosId(folder: string): Promise<number | null> {
-  const config = await readIfThere(path.join(folder, 'tokenizer_config.json'));
+  const config = await readIfExists(path.join(folder, 'tokenizer_config.json'));
   const content = config?.eos_token === undefined ? undefined : eosIn(folder, config);
   const eos = content === undefined ? await readOldEos(folder) : content;
   if (eos === null) return null;
@@ -45,7 +45,7 @@ export async function readTokenizerEosId(folder: string): Promise<number | null>
   return (await fileExists(file)) ? idInTokenizer(await readTokenizer(file, eos), eos) : null;
 }
 
-async function readIfThere(file: string): Promise<Record<string, unknown> | null> {
+async function readIfExists(file: string): Promise<Record<string, unknown> | null> {
   return (await fileExists(file)) ? readJsonObject(file) : null;
 }
 
@@ -64,11 +64,11 @@ function eosIn(
 
 async function readOldEos(folder: string): Promise<string | null> {
   const name = 'special_tokens_map.json';
-  const json = await readIfThere(path.join(folder, name));
+  const json = await readIfExists(path.join(folder, name));
   return json && eosIn(folder, json, name);
 }
 
-/** `added_tokens_decoder` has the added tokens by their ids. */
+/** Looks a token up in `added_tokens_decoder`, which maps ids to tokens. */
 function idInDecoder(decoder: unknown, content: string): number | null {
   const entries = Object.entries((decoder ?? {}) as Record<string, unknown>);
   const found = entries.find(
@@ -77,20 +77,20 @@ function idInDecoder(decoder: unknown, content: string): number | null {
   return found ? toId(Number(found[0])) : null;
 }
 
-/** A tokenizer.json, or what of it `idInTokenizer` needs. */
+/** Reads a tokenizer.json, or the parts of it that `idInTokenizer` needs. */
 async function readTokenizer(file: string, content: string): Promise<Record<string, unknown>> {
   const { size } = await stat(file);
-  const parsed = size > MAX_INLINE_BYTES ? await parseElsewhere(file, content) : null;
-  // The errors of the plain way say where the file is wrong.
+  const parsed = size > MAX_INLINE_BYTES ? await parseInThread(file, content) : null;
+  // readJsonObject's errors give line and column.
   return parsed ?? readJsonObject(file);
 }
 
-/** null when the file is none that JSON.parse takes. */
-async function parseElsewhere(
+/** null if JSON.parse rejects the file. */
+async function parseInThread(
   file: string,
   content: string,
 ): Promise<Record<string, unknown> | null> {
-  // Without the process's own flags: --input-type=module would be one that PARSER cannot do with.
+  // Without the process's flags: --input-type=module would break PARSER.
   const worker = new Worker(PARSER, { eval: true, execArgv: [], workerData: { file, content } });
   return new Promise((resolve) => {
     let answer: Record<string, unknown> | null = null;
@@ -100,7 +100,7 @@ async function parseElsewhere(
   });
 }
 
-/** Among the added tokens, or in the model's vocabulary: an object of ids, or Unigram's list. */
+/** Looks a token up in the added tokens and the vocabulary: an object of ids, or Unigram's list. */
 function idInTokenizer(json: Record<string, unknown>, content: string): number | null {
   const { added_tokens: added, model } = json;
   const tokens = (Array.isArray(added) ? added : []) as ({

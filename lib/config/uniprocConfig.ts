@@ -1,40 +1,40 @@
 /** The validated, frozen configuration that executors and workers take. */
-import type { ModelSpec } from '../native';
+import type { ModelSpec } from '../model/spec';
 import type { DType } from './dtype';
 import type { RequestLimits } from './limits';
 
 /**
- * The forward pass as config.json has it. The type that it computes in is the user's choice; the
- * formats of its weights are those of the checkpoint's files.
+ * The forward pass that config.json describes. The user chooses its dtype; the checkpoint's files
+ * determine the weight formats.
  */
 export type TransformerSpec = Omit<ModelSpec, 'dtype' | 'weightFormats'>;
 
-/** How a checkpoint's matrices are quantised, where its files have them so (lib/model/quantization.ts). */
+/** The checkpoint's quantization method (lib/model/quantization.ts). */
 export interface Quantization {
   method: 'fp8';
-  /** Rows and columns of a matrix that share a scale. */
+  /** Rows and columns of a block that shares a scale. */
   blockSize: [number, number];
 }
 
-/** A checkpoint's config.json, read and checked: the forward pass and what the engine needs to know. */
+/** A checkpoint's validated config.json. */
 export interface TransformerConfig {
-  /** 'LlamaForCausalLM', ... as config.json names it. */
+  /** The architecture in config.json, such as 'LlamaForCausalLM'. */
   architecture: string;
   spec: TransformerSpec;
   quantization: Quantization | null;
-  /** Type the checkpoint was saved in, null when config.json does not say. */
+  /** The checkpoint's dtype; null if config.json has none. */
   dtype: DType | null;
-  /** Positions the model can tell apart: config.json's, and those that linear or yarn scaling adds. */
+  /** Maximum positions: config.json's, extended by linear or yarn scaling. */
   maxPositionEmbeddings: number;
   bosTokenId: number | null;
   /**
-   * What ends a sequence: EngineArgs.eosTokenIds, or all that generation_config.json, config.json and
-   * the tokenizer's eos_token name. May be empty.
+   * Token ids that end a sequence: EngineArgs.eosTokenIds, or those of generation_config.json,
+   * config.json and the tokenizer's eos_token. May be empty.
    */
   eosTokenIds: number[];
 }
 
-/** Defaults of generation_config.json, only those it has. */
+/** Defaults set in generation_config.json. */
 export interface GenerationDefaults {
   temperature?: number;
   topP?: number;
@@ -45,21 +45,21 @@ export interface GenerationDefaults {
 }
 
 export interface ModelConfig {
-  /** The checkpoint's folder, absolute. */
+  /** Absolute path of the checkpoint's folder. */
   path: string;
   transformer: TransformerConfig;
   generation: GenerationDefaults;
-  /** Of weights and KV cache. */
+  /** Type of weights and KV cache. */
   dtype: DType;
-  /** Tokens of prompt and output together. */
+  /** Maximum tokens of prompt and output together. */
   maxModelLen: number;
-  /** Seed of requests that bring none. */
+  /** Sampling seed of requests without one. */
   seed: number;
   /** No tokenizer: prompts and outputs are token ids. */
   skipTokenizerInit: boolean;
   /** No CUDA graphs. */
   enforceEager: boolean;
-  /** Most alternatives a request may ask logprobs of. */
+  /** Maximum logprobs per position. */
   maxLogprobs: number;
 }
 
@@ -71,48 +71,48 @@ export interface LoadConfig {
 export interface CacheConfig {
   /** Tokens in a block. */
   blockSize: number;
-  /** Share of the device's memory this engine may use, 0 to 1; null: the worker's default. */
+  /** Fraction of the device's memory for this engine, 0 to 1; null: the worker's default. */
   memoryUtilization: number | null;
   /** Bytes for the KV cache; overrides memoryUtilization. */
   kvCacheMemoryBytes: number | null;
-  /** Requests share the blocks of tokens that they begin with alike. */
+  /** Share blocks between requests with a common prefix. */
   enablePrefixCaching: boolean;
 }
 
 export interface SchedulerConfig {
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
-  /** Most tokens that one request computes in a step; 0: no such limit. */
+  /** Maximum tokens of one request in a step; 0: no limit. */
   longPrefillTokenThreshold: number;
-  /** Who runs first: by arrival alone, or by priority and then arrival. */
+  /** Order of requests: by arrival, or by priority and then arrival. */
   policy: 'fcfs' | 'priority';
-  /** Most requests that wait beside those that run or begin at once; null: no limit. */
+  /** Maximum waiting requests, without those that run or can start immediately; null: no limit. */
   maxQueuedRequests: number | null;
   asyncScheduling: boolean;
 }
 
-/** A class, or where to find one: a module path and the name it exports. */
+/** A class, or a module path and export name. */
 export type ClassReference<T> = T | { module: string; export: string };
 
 export interface ParallelConfig {
   tensorParallelSize: number;
-  /** 'uni', 'external_launcher', a subclass of Executor, or where to find one. */
+  /** 'uni', 'external_launcher', a subclass of Executor, or { module, export }. */
   distributedExecutorBackend: unknown;
-  /** Most milliseconds to wait for other ranks. */
+  /** Maximum milliseconds to wait for other ranks. */
   distributedTimeout: number;
-  /** Sum by NCCL alone. */
+  /** Use NCCL for every all-reduce. */
   disableCustomAllReduce: boolean;
   /** The worker's class; null: Worker. */
   workerCls: unknown;
-  /** A class whose methods are added to the worker's; null: none. */
+  /** A class with methods to add to the worker's; null: none. */
   workerExtensionCls: unknown;
 }
 
 export interface DeviceConfig {
   kind: 'cpu' | 'cuda';
-  /** The device as the user named it: 'cpu', 'cuda', 'cuda:3'. */
+  /** The device's name: 'cpu', 'cuda', 'cuda:3'. */
   name: string;
-  /** The index the name gave, null when it gave none. */
+  /** The index in the name, or null. */
   index: number | null;
 }
 
@@ -121,18 +121,18 @@ export interface UniprocConfig {
   readonly load: Readonly<LoadConfig>;
   readonly cache: Readonly<CacheConfig>;
   readonly scheduler: Readonly<SchedulerConfig>;
-  /** Bounds on what one call may ask for. */
+  /** Limits of one call. */
   readonly limits: Readonly<RequestLimits>;
   readonly parallel: Readonly<ParallelConfig>;
   readonly device: Readonly<DeviceConfig>;
 }
 
-/** How far the load of the weights is. */
+/** Progress of loading weights. */
 export interface LoadProgress {
   bytes: number;
   totalBytes: number;
   tensors: number;
   totalTensors: number;
-  /** The mean since the load began; of the last report that of the whole load. */
+  /** Mean rate since the load began. */
   bytesPerSecond: number;
 }

@@ -1,7 +1,7 @@
-/** The token masks of a step's structured-output requests, computed while the forward pass runs. */
+/** Token bitmasks of a step's structured-output requests, computed during the forward pass. */
 export interface GrammarOutput {
-  /** Requests that have a mask, in the order of the mask's rows. */
+  /** Requests with a bitmask, in row order. */
   structuredOutputRequestIds: string[];
-  /** [structuredOutputRequestIds.length, ceil(vocabSize / 32)]: a set bit allows a token. */
+  /** [structuredOutputRequestIds.length, ceil(vocabSize / 32)]; a set bit allows a token. */
   grammarBitmask: Int32Array;
 }

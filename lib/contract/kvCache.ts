@@ -1,10 +1,12 @@
-/** The paged KV cache as engine and worker speak of it (vLLM V1's KVCacheSpec and KVCacheConfig). */
+/**
+ * Specification and configuration of the paged KV cache (vLLM V1's KVCacheSpec and KVCacheConfig).
+ */
 import type { DType } from '../config/dtype';
 
 /** Bytes of one element. */
 const BYTES_PER_ELEMENT: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 };
 
-/** One layer's cache: blocks of `blockSize` tokens, keys and values. */
+/** KV cache spec of one layer: blocks of `blockSize` tokens, keys and values. */
 export class KVCacheSpec {
   constructor(
     /** Tokens. */
@@ -12,22 +14,22 @@ export class KVCacheSpec {
     readonly numKvHeads: number,
     readonly headSize: number,
     readonly dtype: DType,
-    /** Tokens a query sees, null for all. */
+    /** Attention window in tokens; null: full attention. */
     readonly slidingWindow: number | null,
   ) {}
 
-  /** Bytes of one block in one layer. */
+  /** Bytes per block and layer. */
   get pageSizeBytes(): number {
     return 2 * this.blockSize * this.numKvHeads * this.headSize * BYTES_PER_ELEMENT[this.dtype];
   }
 
-  /** Bytes one request of `maxModelLen` tokens needs in one layer. */
+  /** Bytes per layer for one request of `maxModelLen` tokens. */
   maxMemoryUsageBytes(maxModelLen: number): number {
     return Math.ceil(maxModelLen / this.blockSize) * this.pageSizeBytes;
   }
 }
 
-/** A worker's KV cache: all its layers share one block table. */
+/** A worker's KV cache; all its layers share one block table. */
 export interface KVCacheConfig {
   numBlocks: number;
 }

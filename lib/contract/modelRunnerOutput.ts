@@ -1,9 +1,9 @@
-/** What a step gives back (vLLM V1's ModelRunnerOutput). */
+/** A step's output (vLLM V1's ModelRunnerOutput). */
 
-/** A list of token ids for each request, laid end to end. */
+/** Token id lists, concatenated. */
 export class RaggedTokenIds {
   constructor(
-    /** All lists' tokens. */
+    /** All lists' token ids. */
     readonly tokenIds: Int32Array,
     /** [length + 1]: list i is tokenIds[offsets[i] .. offsets[i + 1]). */
     readonly offsets: Int32Array,
@@ -15,7 +15,7 @@ export class RaggedTokenIds {
     return new RaggedTokenIds(Int32Array.from(lists.flat()), offsets);
   }
 
-  /** How many lists there are. */
+  /** Number of lists. */
   get length(): number {
     return this.offsets.length - 1;
   }
@@ -27,67 +27,70 @@ export class RaggedTokenIds {
 }
 
 /**
- * Logprobs of positions: raw (before temperature and penalties), the position's own token first,
- * then the most likely in falling order; ranks count from 1.
+ * Raw logprobs of positions, before temperature and penalties: the position's own token first, then
+ * the likeliest in descending order; ranks count from 1.
  */
 export interface LogprobsLists {
-  /** Entries in each position's row: 1 + the most alternatives asked for in this step. */
+  /** Entries per row: 1 + the most alternatives requested in this step. */
   width: number;
   /** [numPositions, width] */
   tokenIds: Int32Array;
   /** [numPositions, width] */
   logprobs: Float32Array;
-  /** [numPositions] of the position's own token. */
+  /** [numPositions], of each position's own token. */
   ranks: Int32Array;
 }
 
 export interface ModelRunnerOutput {
-  /** Requests in the order of the step's rows. */
+  /** Request ids in row order. */
   reqIds: readonly string[];
   reqIdToIndex: ReadonlyMap<string, number>;
-  /** A list for each request: empty while its prompt is unfinished. */
+  /** One list per request; empty while its prompt is unfinished. */
   sampledTokenIds: RaggedTokenIds;
-  /** A row for each token of sampledTokenIds; null when no request asked. */
+  /** One row per token of sampledTokenIds; null if no request asked. */
   logprobs: LogprobsLists | null;
   /**
-   * By request: the prompt positions this step computed, in order (position p's row is about token
-   * p + 1). Only requests that asked, and only while their prompt is computed.
+   * By request: prompt positions computed in this step, in order (row p is about token p + 1). Only
+   * requests that asked, and only during their prefill.
    */
   promptLogprobs: ReadonlyMap<string, LogprobsLists>;
   /**
-   * By request: NaN among the logits that its token, or its prompt's logprobs, of this step come
-   * from. Only requests that have any: their outputs mean nothing, the others' are as ever.
+   * By request with any: the number of NaN logits behind its sampled token or prompt logprobs of
+   * this step. Only these requests' outputs are invalid.
    */
   numNansInLogits?: ReadonlyMap<string, number>;
   /**
-   * By request: why the worker could not take it. It has no row, here and in the steps that were
-   * launched since; the others' are as ever. Absent: none.
+   * By request: why the worker refused it. It has no row in this step or in those launched since;
+   * other requests are unaffected. Absent: none.
    */
   failedReqs?: ReadonlyMap<string, Error>;
 }
 
 /**
- * What completes once, when a step is done: a native event, which a worker written in JavaScript
- * signals itself.
+ * A native event that completes once when the step is done; JavaScript workers signal it
+ * themselves.
  */
 export interface ReadyEvent {
   readonly done: boolean;
   signal(): void;
-  /** Calls back once after the event is done, on the JavaScript thread and never from inside this call. */
+  /** Calls back once after the event, on the JavaScript thread, never from within this call. */
   onReady(callback: (error: Error | null) => void): void;
 }
 
-/** A step's output that is still being computed: `getOutput` may be called once `ready` is done. */
+/** The output of a step in flight; `getOutput` may be called once `ready` is done. */
 export abstract class AsyncModelRunnerOutput {
   abstract readonly ready: ReadyEvent;
-  /** Never waits. Throws INVALID_STATE a second time or before `ready`, or the step's own error. */
+  /**
+   * Does not block. Throws INVALID_STATE if called twice or before `ready`, or the step's own
+   * error.
+   */
   abstract getOutput(): ModelRunnerOutput;
 }
 
-/** `numNansInLogits` of a step without NaN: the same Map for every such step. */
+/** Shared `numNansInLogits` of all steps without NaN. */
 export const NO_NANS_IN_LOGITS: ReadonlyMap<string, number> = Object.freeze(new Map());
 
-/** The output of a step without tokens. */
+/** Output of a step without tokens. */
 export const EMPTY_MODEL_RUNNER_OUTPUT: ModelRunnerOutput = Object.freeze({
   reqIds: [],
   reqIdToIndex: new Map<string, number>(),

@@ -1,60 +1,60 @@
-/** What crosses from the scheduler to the worker in a step (vLLM V1's SchedulerOutput). */
+/** The scheduler's output to the worker for one step (vLLM V1's SchedulerOutput). */
 import type { SamplingParams } from '../config/samplingParams';
 
-/** A request scheduled for the first time: all the worker needs to know of it. */
+/** A request scheduled for the first time, with all its data. */
 export interface NewRequestData {
   reqId: string;
   /** [numPromptTokens] */
   promptTokenIds: Int32Array;
-  /** Prompt and generated tokens, where some were generated before this worker was there. */
+  /** Prompt and generated tokens, if some were generated before this worker started. */
   prefillTokenIds?: Int32Array;
   samplingParams: SamplingParams;
-  /** Tokens not to be sampled before minTokens: stopTokenIds and, unless ignoreEos, the model's eos. */
+  /** Stop tokens, banned before minTokens: stopTokenIds and, unless ignoreEos, the model's EOS. */
   stopTokenIds: readonly number[];
-  /** badWords as token sequences. */
+  /** Bad words as token sequences. */
   badWordsTokenIds: readonly (readonly number[])[];
-  /** Philox key of its draws: the seed it asked for or one derived by the engine. */
+  /** Philox key for sampling: the request's seed, or one derived by the engine. */
   seed: bigint;
-  /** Blocks of its KV cache, in the order of its tokens. */
+  /** KV cache blocks, in token order. */
   blockIds: number[];
-  /** Tokens already in the cache: a prefix found there. */
+  /** Tokens found in the prefix cache. */
   numComputedTokens: number;
   /**
-   * Byte of the device's list memory from which on the lists of its sampling parameters are its own;
-   * left out where they fit the slot's (HARD_LIMITS.slotListBytes).
+   * Byte offset of its sampling lists in the device's list memory; absent if they fit the slot
+   * (HARD_LIMITS.slotListBytes).
    */
   listOffset?: number;
 }
 
-/** Requests the worker knows, by parallel arrays: only what changed since their last step. */
+/** Requests already on the worker, as parallel arrays; only changes since their last step. */
 export interface CachedRequestData {
   reqIds: string[];
-  /** Those among them that come back from preemption: their blocks are replaced, not appended to. */
+  /** Requests resumed after preemption: their blocks are replaced, not appended to. */
   resumedReqIds: ReadonlySet<string>;
   /** Appended blocks, null for none. */
   newBlockIds: (number[] | null)[];
   numComputedTokens: number[];
   /** For resumed requests: prompt and generated tokens. */
   allTokenIds: ReadonlyMap<string, Int32Array>;
-  /** For resumed requests that have one: their new NewRequestData.listOffset. */
+  /** For resumed requests with one: the new NewRequestData.listOffset. */
   listOffsets?: ReadonlyMap<string, number>;
 }
 
 export interface SchedulerOutput {
   scheduledNewReqs: NewRequestData[];
   scheduledCachedReqs: CachedRequestData;
-  /** Tokens to compute for each request, in the order of the batch's rows. */
+  /** Tokens to compute per request, in row order. */
   numScheduledTokens: ReadonlyMap<string, number>;
   totalNumScheduledTokens: number;
-  /** Requests whose state on the worker is to be freed; they are not in this step. */
+  /** Finished requests for the worker to free; they are not in this step. */
   finishedReqIds: readonly string[];
-  /** Requests that gave their blocks and their place on the worker back, to be resumed later. */
+  /** Preempted requests: their blocks and slots are freed, and they may resume later. */
   preemptedReqIds: readonly string[];
   /** Sampling must wait for `sampleTokens` with a grammar's mask. */
   hasStructuredOutputRequests: boolean;
 }
 
-/** A step that schedules nothing. */
+/** An empty step. */
 export function emptySchedulerOutput(): SchedulerOutput {
   return {
     scheduledNewReqs: [],

@@ -1,4 +1,4 @@
-/** A host and a port as one writes them: `host:port`, an IPv6 host in brackets. */
+/** Formats an address as `host:port`, an IPv6 host in brackets. */
 export function addressOf(host: string, port: number): string {
   return `${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

@@ -1,42 +1,41 @@
-/** The connection between two ranks by which each notices that the other is gone. */
+/** The connection between two ranks, over which each detects that the other has died. */
 import type { Socket } from 'node:net';
 import { startTimer } from '../timer';
 import { Message, SocketReader } from './tcpStoreProtocol';
 
-/** A frame on the wire is this byte, a u64 length and that many bytes, little-endian. */
+/** A frame on the wire: this byte, a u64 payload length and the payload, little-endian. */
 export const Kind = {
-  /** Never sent: the connection is over, and the payload says why. */
+  /** Never sent: reports to the receiver that the connection closed; the payload is the reason. */
   END: 0,
-  /** To rank 0, first: the group's token, u32 rank, u32 world size. */
+  /** First frame to rank 0: the group's token, u32 rank, u32 world size. */
   HELLO: 1,
-  /** From rank 0, until all are there: those that are not, as JSON. */
+  /** From rank 0 during rendezvous: the missing ranks, as JSON. */
   MISSING: 2,
-  /** From rank 0: all are there. */
+  /** From rank 0: all ranks have joined. */
   READY: 3,
-  /** Nothing but a sign of life. */
   HEARTBEAT: 4,
-  /** To rank 0: a gather's name, this rank's value. */
+  /** To rank 0: the gather's name, this rank's value. */
   VALUE: 5,
-  /** From rank 0: a gather's name, each rank's value. */
+  /** From rank 0: the gather's name, each rank's value. */
   VALUES: 6,
-  /** To rank 0: i64 step, the digest of its schedule. */
+  /** To rank 0: i64 step, digest of the step's schedule. */
   DIGEST: 7,
   /** The group has failed: the error, as JSON. */
   FAIL: 8,
-  /** From rank 0: i64 a rank that has left, i64 its progress. */
+  /** From rank 0: i64 the rank that left, i64 its progress. */
   LEFT: 9,
-  /** The last word of a rank that leaves: i64 its progress. */
-  GOODBYE: 10,
+  /** Last frame of a rank that leaves: i64 its progress. */
+  LEAVE: 10,
 } as const;
 
 export const TOKEN_BYTES = 16;
 
-/** Bytes of a frame: of the first, from whom nobody knows yet, and of a rank's. */
+/** Maximum frame sizes in bytes: before the sender has authenticated (HELLO), and after. */
 const MAX_HELLO_BYTES = TOKEN_BYTES + 8;
 const MAX_FRAME_BYTES = 2 ** 30;
 
-/** Milliseconds that the other side may take to end its side of a connection. */
-const LINGER = 1000;
+/** Milliseconds that the peer may take to close its side. */
+const CLOSE_TIMEOUT = 1000;
 
 const NOTHING = Buffer.alloc(0);
 
@@ -45,12 +44,12 @@ export interface Frame {
   payload: Buffer;
 }
 
-/** Frames over a socket, each way in order; none is lost between one receiver and the next. */
+/** Ordered frames over a socket; frames that arrive without a receiver are queued for the next one. */
 export class ControlConnection {
-  /** When anything was last received, as performance.now() has it. */
-  heardAt = performance.now();
-  /** When the socket is closed. */
-  readonly ended: Promise<void>;
+  /** When data was last received, as performance.now(). */
+  lastReceivedAt = performance.now();
+  /** Resolves when the socket has closed. */
+  readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #reader: SocketReader;
   #maxBytes = MAX_HELLO_BYTES;
@@ -61,23 +60,23 @@ export class ControlConnection {
     this.#socket = socket;
     this.#reader = new SocketReader(socket);
     let cause: Error | undefined;
-    socket.on('data', () => (this.heardAt = performance.now()));
+    socket.on('data', () => (this.lastReceivedAt = performance.now()));
     socket.on('error', (error) => (cause = error));
-    this.ended = new Promise((resolve) => {
+    this.closed = new Promise((resolve) => {
       socket.on('close', () => {
-        this.#reader.fail(cause ?? new Error('its connection ended without a goodbye'));
+        this.#reader.fail(cause ?? new Error('its connection closed before it left the group'));
         resolve();
       });
     });
     void this.#read();
   }
 
-  /** From now on frames are a rank's, and may be long. */
-  trust(): void {
+  /** The sender has authenticated: accept frames up to MAX_FRAME_BYTES. */
+  acceptLongFrames(): void {
     this.#maxBytes = MAX_FRAME_BYTES;
   }
 
-  /** Who is given each frame, END the last; null: they are kept for the next receiver. */
+  /** Called with each frame, END the last; null: frames are queued for the next receiver. */
   set receiver(receiver: ((frame: Frame) => void) | null) {
     this.#receiver = receiver;
     while (this.#receiver !== null && this.#backlog.length > 0) {
@@ -85,23 +84,23 @@ export class ControlConnection {
     }
   }
 
-  /** Nothing happens when the connection is over. */
+  /** Does nothing after the connection has closed. */
   send(kind: number, payload: Buffer = NOTHING): void {
     if (!this.#socket.writable) return;
     this.#socket.write(new Message().u8(kind).string(payload).bytes());
   }
 
-  /** Whether the process stays for the connection's sake. */
-  keepProcess(keeps: boolean): void {
-    if (keeps) this.#socket.ref();
+  /** Whether the connection keeps the process alive. */
+  setRef(ref: boolean): void {
+    if (ref) this.#socket.ref();
     else this.#socket.unref();
   }
 
-  /** After what was sent, and when the other side has ended too, or not soon. */
+  /** Flushes sent frames and waits for the peer to close, at most CLOSE_TIMEOUT. */
   async close(): Promise<void> {
     this.#socket.end();
-    const stopTimer = startTimer(LINGER, () => this.#socket.destroy());
-    await this.ended;
+    const stopTimer = startTimer(CLOSE_TIMEOUT, () => this.#socket.destroy());
+    await this.closed;
     stopTimer();
   }
 
@@ -128,7 +127,7 @@ export class ControlConnection {
   }
 }
 
-/** The fields of a payload, in order. Each throws RangeError for what cannot be in a payload. */
+/** Reads the fields of a payload in order. Each throws RangeError for a malformed field. */
 export class Fields {
   #at = 0;
 
@@ -136,15 +135,15 @@ export class Fields {
 
   i64(): number {
     const value = Number(this.payload.readBigInt64LE(this.#at));
-    if (!Number.isSafeInteger(value)) throw new RangeError(`a number of ${value}`);
+    if (!Number.isSafeInteger(value)) throw new RangeError(`${value} is not a safe integer`);
     this.#at += 8;
     return value;
   }
 
-  /** One of a world's ranks. */
   rank(worldSize: number): number {
     const rank = this.i64();
-    if (rank < 0 || rank >= worldSize) throw new RangeError(`rank ${rank} of ${worldSize} ranks`);
+    if (rank < 0 || rank >= worldSize)
+      throw new RangeError(`rank ${rank} is outside the world of ${worldSize}`);
     return rank;
   }
 
@@ -152,7 +151,7 @@ export class Fields {
     const length = this.i64();
     const left = this.payload.length - this.#at;
     if (length < 0 || length > left)
-      throw new RangeError(`a length of ${length} where ${left} follow`);
+      throw new RangeError(`a field of ${length} bytes, but ${left} remain`);
     return this.payload.subarray(this.#at, (this.#at += length));
   }
 }

@@ -1,31 +1,29 @@
-/** What a launcher tells a rank: its place in the world, and where the ranks meet. */
+/** The environment variables that a launcher sets: rank, world size and rendezvous endpoint. */
 import { ConfigError } from '../errors';
 
-/** One rank's place in the world. */
 export interface RankPlace {
   rank: number;
   worldSize: number;
 }
 
-/** Where a group meets. */
-export interface MeetingPlace {
-  /** The store's. */
+/** The store through which a group's ranks find each other. */
+export interface RendezvousEndpoint {
   host: string;
   port: number;
-  /** Rank 0 serves the store, unless somebody does already; else it is there. */
+  /** Rank 0 serves the store unless the port already has one; false: the launcher serves it. */
   hostsStore: boolean;
-  /** Of the group's keys in the store. */
+  /** Prefix of the group's keys in the store. */
   prefix: string;
 }
 
-/** RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. Throws ConfigError that names the variable. */
+/** Reads RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE. Throws ConfigError naming the variable. */
 export function rankFromEnvironment(): RankPlace & { localRank: number; localWorldSize: number } {
   const worldSize = integerVariable('WORLD_SIZE', 1);
   return {
     rank: integerVariable('RANK', 0, worldSize - 1),
     localRank: integerVariable('LOCAL_RANK', 0),
     worldSize,
-    // PyTorch does without it, and so may a wrapper.
+    // Optional, as in PyTorch.
     localWorldSize: process.env.LOCAL_WORLD_SIZE
       ? integerVariable('LOCAL_WORLD_SIZE', 1, worldSize)
       : worldSize,
@@ -33,15 +31,15 @@ export function rankFromEnvironment(): RankPlace & { localRank: number; localWor
 }
 
 /**
- * The place that `env://` (MASTER_ADDR, MASTER_PORT) or `tcp://host:port` names. With
- * TORCHELASTIC_USE_AGENT_STORE=True the launcher serves the store at the former. Throws ConfigError.
+ * The endpoint of `env://` (MASTER_ADDR, MASTER_PORT) or `tcp://host:port`. For `env://` with
+ * TORCHELASTIC_USE_AGENT_STORE=True the launcher serves the store. Throws ConfigError.
  */
-export function meetingPlace(initMethod: string): MeetingPlace {
+export function rendezvousEndpoint(initMethod: string): RendezvousEndpoint {
   if (initMethod === 'env://') {
     const host = variable('MASTER_ADDR');
     const port = integerVariable('MASTER_PORT', 1, 65535);
     const hostsStore = process.env.TORCHELASTIC_USE_AGENT_STORE !== 'True';
-    // The launcher's store outlives ranks that it starts again.
+    // The launcher's store survives a restart of the ranks.
     const runId = process.env.TORCHELASTIC_RUN_ID || 'none';
     const restart = process.env.TORCHELASTIC_RESTART_COUNT || '0';
     return { host, port, hostsStore, prefix: `uniproc/${runId}/${restart}` };
@@ -50,28 +48,30 @@ export function meetingPlace(initMethod: string): MeetingPlace {
   const port = Number(digits);
   if (!(port >= 1 && port <= 65535)) {
     throw new ConfigError(
-      `the init method ${initMethod} must be env:// or tcp://host:port, the port 1 to 65535`,
+      `the init method is ${initMethod}; it must be env:// or tcp://host:port, with port 1 to 65535`,
     );
   }
   return { host: ipv6 || name, port, hostsStore: true, prefix: 'uniproc/none/0' };
 }
 
-/** A variable that the launcher sets. Throws ConfigError when it is not there. */
+/** Throws ConfigError when the variable is unset or empty. */
 export function variable(name: string): string {
   const value = process.env[name];
   if (value === undefined || value === '') {
-    throw new ConfigError(`${name} is not set; start this program with torchrun or set it`);
+    throw new ConfigError(
+      `${name} is not set; start this program with torchrun or uniproc launch, or set ${name}`,
+    );
   }
   return value;
 }
 
-/** One that is a whole number. Throws ConfigError for anything else. */
-function integerVariable(name: string, least: number, most = Number.MAX_SAFE_INTEGER): number {
+/** Throws ConfigError when the variable is not an integer within the range. */
+function integerVariable(name: string, min: number, max = Number.MAX_SAFE_INTEGER): number {
   const value = variable(name);
   const number = Number(value);
-  if (!/^\d+$/.test(value) || number < least || number > most) {
-    const range = most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`;
-    throw new ConfigError(`${name} is ${value}; it must be a whole number, ${range}`);
+  if (!/^\d+$/.test(value) || number < min || number > max) {
+    const range = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
+    throw new ConfigError(`${name} is ${value}; it must be an integer ${range}`);
   }
   return number;
 }

@@ -1,14 +1,14 @@
-/** Why a group failed, as one rank tells the others. */
+/** Serialises the error that a group failed with, to send it to the other ranks. */
 import { z } from 'zod';
 import {
   CheckpointError,
-  nativeError,
   PeerLostError,
   RendezvousError,
   ScheduleMismatchError,
   UniprocError,
   UnsupportedModelError,
 } from '../errors';
+import { nativeError } from '../nativeError';
 
 interface Failure {
   code: string;
@@ -19,7 +19,7 @@ interface Failure {
   ranks?: [number, number];
   digests?: [string | null, string | null];
   file?: string;
-  /** What the rank failed with itself. */
+  /** The failed rank's own error. */
   cause?: Failure;
 }
 
@@ -48,13 +48,15 @@ function toFailure(error: UniprocError): Failure {
   });
 }
 
-/** The same error as `failureToJson` was given; PeerLostError for what it did not make. */
+/** Inverse of `failureToJson`; PeerLostError for malformed JSON. */
 export function failureOf(json: Buffer): UniprocError {
   let failure: Failure;
   try {
     failure = schema.parse(JSON.parse(json.toString()));
   } catch (cause) {
-    return new PeerLostError(null, 'a rank failed, and why cannot be read', { cause });
+    return new PeerLostError(null, 'a rank failed, and the message with the reason is malformed', {
+      cause,
+    });
   }
   return fromFailure(failure);
 }
@@ -73,8 +75,8 @@ function fromFailure({ code, message, file, cause, ...more }: Failure): UniprocE
 }
 
 /**
- * What a rank's start failed with, where the reason is that another rank could not start: that one's
- * error, of the same code, which names the rank; its cause is the PeerLostError. Any other error as it is.
+ * When a rank's start failed because another rank could not start: the other rank's error, with the
+ * same code and naming that rank; `cause` is the PeerLostError. Returns any other error unchanged.
  */
 export function startFailureOf(error: unknown): unknown {
   const lost = error instanceof PeerLostError ? error : (error as Error | null)?.cause;
@@ -84,13 +86,13 @@ export function startFailureOf(error: unknown): unknown {
   return Object.assign(typedError(code, `${message} ${where}`, file), { cause: lost });
 }
 
-/** Of the class that has this code; `message` is the whole of it. */
+/** Makes an error of the class with this code; `message` is complete, the file's name included. */
 function typedError(code: string, message: string, file?: string): UniprocError {
   if (code === 'RENDEZVOUS') return new RendezvousError(message);
   if (file === undefined) return nativeError(code, message);
-  // These put the file's name first by themselves.
-  const ofFile = message.replace(`${file}: `, '');
-  if (code === 'CHECKPOINT_INVALID') return new CheckpointError(file, ofFile);
-  if (code === 'MODEL_UNSUPPORTED') return new UnsupportedModelError(file, ofFile);
+  // These constructors prepend the file's name.
+  const withoutFile = message.replace(`${file}: `, '');
+  if (code === 'CHECKPOINT_INVALID') return new CheckpointError(file, withoutFile);
+  if (code === 'MODEL_UNSUPPORTED') return new UnsupportedModelError(file, withoutFile);
   return nativeError(code, message);
 }

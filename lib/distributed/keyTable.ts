@@ -1,21 +1,21 @@
-/** What a store's server holds. */
+/** The key-value table of a store server. */
 
-/** Bytes of memory that a server may have in use for all its clients together. */
+/** Maximum bytes of memory that a server uses for all its clients together. */
 export const MAX_MEMORY_BYTES = 256 * 1024 * 1024;
 
-/** What an entry, or a key of a request, costs besides its bytes: objects, a slot in a map. */
+/** Overhead in bytes of an entry or of a key in a request: objects, a slot in a map. */
 export const ENTRY_BYTES = 512;
 
-/** Someone who waits for keys that are not there. */
+/** A client's wait for keys that are not set. */
 export interface Wait {
   readonly missing: Set<string>;
-  /** Called once, when each has been set. */
+  /** Called once, when all keys have been set. */
   readonly done: () => void;
 }
 
 /**
- * Keys and their values, those who wait for them, and the count of the memory in use. Keys are
- * bytes, as latin1 strings.
+ * Keys and values, pending waits, and the count of the memory in use. Keys are bytes, as latin1
+ * strings.
  */
 export class KeyTable {
   readonly #values = new Map<string, Buffer>();
@@ -26,26 +26,28 @@ export class KeyTable {
     return this.#values.size;
   }
 
-  /** Keys that somebody waits for. */
+  /** Keys with at least one pending wait. */
   get numAwaited(): number {
     return this.#waits.size;
   }
 
-  /** Memory in use, by `take`'s count. */
+  /** Memory in use, as `reserve` counts it. */
   get numBytes(): number {
     return this.#numBytes;
   }
 
-  /** Counts memory that is about to be used. Throws RangeError when that would be too much. */
-  take(numBytes: number): void {
+  /** Counts memory as used. Throws RangeError above MAX_MEMORY_BYTES. */
+  reserve(numBytes: number): void {
     if (this.#numBytes + numBytes > MAX_MEMORY_BYTES) {
-      throw new RangeError(`${numBytes} bytes more than the ${this.#numBytes} in use are too many`);
+      throw new RangeError(
+        `${numBytes} more bytes exceed the limit of ${MAX_MEMORY_BYTES}; ${this.#numBytes} are in use`,
+      );
     }
     this.#numBytes += numBytes;
   }
 
-  /** Counts memory that is no longer used. */
-  give(numBytes: number): void {
+  /** Counts memory as free again. */
+  release(numBytes: number): void {
     this.#numBytes -= numBytes;
   }
 
@@ -57,11 +59,11 @@ export class KeyTable {
     return this.#values.get(key);
   }
 
-  /** Whoever waited for the key, and for no other, is called. Throws RangeError as `take` does. */
+  /** Completes waits that lack no other key. Throws RangeError as `reserve`. */
   set(key: string, value: Buffer): void {
     const before = this.#values.get(key);
-    this.take(value.length - (before?.length ?? -key.length - ENTRY_BYTES));
-    this.#values.set(key, inOwnMemory(value));
+    this.reserve(value.length - (before?.length ?? -key.length - ENTRY_BYTES));
+    this.#values.set(key, withoutPool(value));
     for (const wait of this.#waits.get(key) ?? []) {
       wait.missing.delete(key);
       if (wait.missing.size === 0) wait.done();
@@ -69,15 +71,15 @@ export class KeyTable {
     this.#waits.delete(key);
   }
 
-  /** Whether it was there. */
+  /** Returns whether the key was set. */
   delete(key: string): boolean {
     const value = this.#values.get(key);
     if (value === undefined) return false;
-    this.give(value.length + key.length + ENTRY_BYTES);
+    this.release(value.length + key.length + ENTRY_BYTES);
     return this.#values.delete(key);
   }
 
-  /** Null, and nobody is called, when all the keys are there. */
+  /** Returns null, without calling `done`, when all keys are set. */
   wait(keys: readonly string[], done: () => void): Wait | null {
     const wait: Wait = { missing: new Set(keys.filter((key) => !this.has(key))), done };
     if (wait.missing.size === 0) return null;
@@ -98,8 +100,8 @@ export class KeyTable {
   }
 }
 
-/** A piece of Buffer's pool would keep all of it in memory, which nobody counts. */
-function inOwnMemory(value: Buffer): Buffer {
+/** A slice of Buffer's pool would keep the whole pool in memory uncounted. */
+function withoutPool(value: Buffer): Buffer {
   if (value.length === value.buffer.byteLength) return value;
   const copy = Buffer.allocUnsafeSlow(value.length);
   value.copy(copy);

@@ -1,15 +1,15 @@
 /**
- * Required by each rank of the launcher before its program: when the launcher is gone, however it
- * ended, the rank is too. The other end of this pipe is the launcher's, and ends with it.
+ * Preloaded into each rank by the launcher: ends the rank when the launcher exits for any reason.
+ * The launcher holds the other end of the pipe, which closes with it.
  */
 import { Socket } from 'node:net';
 import { startTimer } from '../timer';
 
-/** Milliseconds between the request to end, and the end. */
+/** Milliseconds between SIGTERM and SIGKILL. */
 const GRACE_PERIOD = 5000;
 
 const fd = Number(process.env.UNIPROC_LAUNCHER_FD);
-// What the rank starts does not have the pipe.
+// Child processes do not inherit the pipe.
 delete process.env.UNIPROC_LAUNCHER_FD;
 
 if (fd > 2) {

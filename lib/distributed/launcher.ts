@@ -1,4 +1,4 @@
-/** `uniproc launch`: starts the ranks of a group as torchrun does, where there is no Python. */
+/** `uniproc launch`: starts the ranks of a group as torchrun does, without Python. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { constants } from 'node:os';
@@ -11,16 +11,16 @@ import { LinePrefixer } from './linePrefixer';
 import { ProcessGroup } from './processGroup';
 import { TCPStoreServer } from './tcpStoreServer';
 
-/** torchrun's. */
+/** torchrun's default. */
 const DEFAULT_MASTER_PORT = 29500;
-/** Milliseconds for the launchers of all nodes to come. */
+/** Milliseconds within which the launchers of all nodes must join. */
 const NODES_TIMEOUT = 300_000;
-/** Milliseconds between the request to end, and the end. */
+/** Milliseconds between the first signal and SIGKILL. */
 const GRACE_PERIOD = 10_000;
-/** Milliseconds in which what a rank has started may still print after it. */
-const LAST_OUTPUT = 1000;
-/** Milliseconds in which a signal that comes again is the same: a terminal's, and npx's copy of it. */
-const SAME_SIGNAL = 500;
+/** Milliseconds after a rank's exit during which output of its child processes is still read. */
+const OUTPUT_DRAIN_TIMEOUT = 1000;
+/** Milliseconds within which a repeated signal is ignored: npx forwards the terminal's. */
+const DUPLICATE_SIGNAL_WINDOW = 500;
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -28,33 +28,33 @@ export interface LaunchOptions {
   /** Ranks on this node. */
   nprocPerNode: number;
   nnodes: number;
-  /** Of this node, from 0. */
+  /** Index of this node, from 0. */
   nodeRank: number;
-  /** Name or address of node 0, as all nodes reach it. */
+  /** Name or address of node 0, reachable from all nodes. */
   masterAddr: string;
-  /** Of the store on node 0; 0, with one node, is any that is free. */
+  /** Port of the store on node 0; 0 (one node only): any free port. */
   masterPort: number;
-  /** Path of a JavaScript program, and its arguments. */
+  /** Path of a JavaScript program. */
   program: string;
   args: readonly string[];
-  /** Milliseconds. */
+  /** Milliseconds between the first signal and SIGKILL. */
   gracePeriod?: number;
 }
 
 export const USAGE = `Usage: uniproc launch [options] program.js [arguments]
 
-Starts the program as several ranks, each a Node.js process, with torchrun's variables: RANK,
-LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, GROUP_*, ROLE_* and
+Starts the program as several ranks, each a Node.js process, with torchrun's environment variables:
+RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, GROUP_*, ROLE_* and
 TORCHELASTIC_*.
-When a rank fails, all others are stopped, and its exit code is the launcher's.
+When a rank fails, the launcher stops all others and exits with that rank's exit code.
 
 Options:
-  --nproc-per-node N  ranks on this node (1)
-  --nnodes N          nodes, on each of which the launcher is started (1)
-  --node-rank N       this node's number, from 0 (0)
-  --master-addr HOST  node 0, as all nodes reach it (127.0.0.1; required with several nodes)
-  --master-port PORT  of the store on node 0 (any that is free; ${DEFAULT_MASTER_PORT} with several nodes)
-  --help              this text
+  --nproc-per-node N  ranks on this node (default 1)
+  --nnodes N          nodes; run the launcher on each (default 1)
+  --node-rank N       index of this node, from 0 (default 0)
+  --master-addr HOST  node 0, reachable from all nodes (default 127.0.0.1; required with several nodes)
+  --master-port PORT  port of the store on node 0 (default: any free port; ${DEFAULT_MASTER_PORT} with several nodes)
+  --help              print this text
 `;
 
 const OPTIONS = {
@@ -66,7 +66,7 @@ const OPTIONS = {
   help: { type: 'boolean', short: 'h' },
 } as const;
 
-/** What follows the program's path is the program's. Null: help is wanted. Throws ConfigError. */
+/** Arguments after the program's path are the program's. Null for --help. Throws ConfigError. */
 export function parseLaunchArguments(args: readonly string[]): LaunchOptions | null {
   const { tokens } = parseArgs({
     args: [...args],
@@ -79,23 +79,23 @@ export function parseLaunchArguments(args: readonly string[]): LaunchOptions | n
   const options = launcherOptions(args.slice(0, program?.index));
   if (options.help) return null;
   if (program === undefined) {
-    throw new ConfigError('no program is named; see uniproc launch --help');
+    throw new ConfigError('the path of the program is missing; see uniproc launch --help');
   }
-  const integer = (name: keyof typeof OPTIONS, otherwise: number, least: number, most: number) => {
+  const integer = (name: keyof typeof OPTIONS, fallback: number, min: number, max: number) => {
     const value = options[name];
-    if (value === undefined) return otherwise;
+    if (value === undefined) return fallback;
     const number = Number(value);
-    if (typeof value === 'string' && /^\d+$/.test(value) && number >= least && number <= most) {
+    if (typeof value === 'string' && /^\d+$/.test(value) && number >= min && number <= max) {
       return number;
     }
     throw new ConfigError(
-      `--${name} is ${String(value)}; it must be a whole number, ${least} to ${most}`,
+      `--${name} is ${String(value)}; it must be an integer from ${min} to ${max}`,
     );
   };
   const nnodes = integer('nnodes', 1, 1, 65536);
   const masterAddr = options['master-addr'];
   if (nnodes > 1 && masterAddr === undefined) {
-    throw new ConfigError('--nnodes is more than 1, but there is no --master-addr: node 0');
+    throw new ConfigError('--nnodes is above 1; give --master-addr, the name or address of node 0');
   }
   return {
     nprocPerNode: integer('nproc-per-node', 1, 1, 4096),
@@ -117,10 +117,10 @@ function launcherOptions(args: readonly string[]) {
 }
 
 /**
- * Until every rank has ended with success, on all nodes. Otherwise all are stopped, and it rejects
- * with RankFailedError for the first that failed, with ConfigError for a program that is not there,
- * with RendezvousError when a node's launcher did not come, and with StoreListenError when the
- * master port is another's.
+ * Resolves when every rank on all nodes has exited with code 0. Otherwise stops all ranks and rejects
+ * with RankFailedError for the first that failed, with ConfigError for a missing program, with
+ * RendezvousError when a node's launcher did not join, and with StoreListenError when the master
+ * port is in use.
  */
 export async function launch(options: LaunchOptions): Promise<void> {
   const { nnodes, nodeRank, nprocPerNode, masterAddr: host, masterPort, gracePeriod } = options;
@@ -129,7 +129,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
   await using store =
     nodeRank === 0 ? await TCPStoreServer.listen({ host: listenOn, port: masterPort }) : null;
   const port = store?.port ?? masterPort;
-  await using nodes = await meetNodes({ host, port, nnodes, nodeRank });
+  await using nodes = await joinNodes({ host, port, nnodes, nodeRank });
   const sizes = await nodes.gather('ranks', Buffer.from(String(nprocPerNode)));
   const numRanks = sizes.map((size) => Number(Buffer.from(size).toString()));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
@@ -145,7 +145,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
       LOCAL_WORLD_SIZE: String(nprocPerNode),
       GROUP_RANK: String(nodeRank),
       GROUP_WORLD_SIZE: String(nnodes),
-      // All ranks have one role, as torchrun's do.
+      // All ranks have one role, as in torchrun.
       ROLE_NAME: 'default',
       ROLE_RANK: String(rank),
       ROLE_WORLD_SIZE: String(worldSize),
@@ -157,45 +157,49 @@ export async function launch(options: LaunchOptions): Promise<void> {
       TORCHELASTIC_USE_AGENT_STORE: 'True',
     });
   }
-  await ranks.end();
+  await ranks.exit();
 }
 
 function resolveProgram(program: string): string {
   try {
     return require.resolve(path.resolve(program));
   } catch (cause) {
-    throw new ConfigError(`there is no program ${path.resolve(program)}`, { cause });
+    throw new ConfigError(`the program ${path.resolve(program)} does not exist`, { cause });
   }
 }
 
-/** The launchers of all nodes, so that all stop when one has to. */
-async function meetNodes(where: {
+/** Joins the launchers of all nodes in a group, so that a failure on one stops all. */
+async function joinNodes(where: {
   host: string;
   port: number;
   nnodes: number;
   nodeRank: number;
 }): Promise<ProcessGroup> {
   const { host, port, nnodes, nodeRank } = where;
-  const place = { host, port, hostsStore: false, prefix: 'uniproc/launchers' };
+  const endpoint = { host, port, hostsStore: false, prefix: 'uniproc/launchers' };
   try {
-    return await ProcessGroup.meet(place, { rank: nodeRank, worldSize: nnodes }, NODES_TIMEOUT);
+    return await ProcessGroup.joinAt(
+      endpoint,
+      { rank: nodeRank, worldSize: nnodes },
+      NODES_TIMEOUT,
+    );
   } catch (cause) {
     throw new RendezvousError(
-      `the launchers of ${nnodes} nodes, here called ranks, did not meet: ${(cause as Error).message}`,
+      `the launchers of ${nnodes} nodes (ranks below) did not join: ${(cause as Error).message}`,
       { cause },
     );
   }
 }
 
-/** The ranks on this node, which end together. */
+/** The ranks on this node. */
 class LocalRanks {
   readonly #nodes: ProcessGroup;
   readonly #gracePeriod: number;
   readonly #running = new Set<ChildProcess>();
-  /** When each has ended, and what it printed is printed; none rejects. */
-  readonly #endings: Promise<void>[] = [];
+  /** Each resolves when a rank has exited and its output is forwarded; none rejects. */
+  readonly #exits: Promise<void>[] = [];
   #failure: RankFailedError | null = null;
-  /** What the launcher was sent last. */
+  /** The last signal that the launcher received. */
   #signal: NodeJS.Signals | null = null;
   #signalledAt = -Infinity;
   #stopTimer: (() => void) | null = null;
@@ -206,42 +210,47 @@ class LocalRanks {
     nodes.onFailure(({ message }) =>
       this.#fail(null, 1, `the launcher of another node: ${message}`),
     );
-    // Each rank pipes two streams into them.
+    // Each rank pipes into both streams and adds listeners.
     for (const stream of [process.stdout, process.stderr]) stream.setMaxListeners(0);
   }
 
   start(rank: number, program: string[], env: NodeJS.ProcessEnv): void {
-    const watch = require.resolve('./launchedRank');
-    const child = spawn(process.execPath, ['--require', watch, ...program], {
+    const preload = require.resolve('./launchedRank');
+    const child = spawn(process.execPath, ['--require', preload, ...program], {
       env: { ...process.env, ...env, RANK: String(rank), UNIPROC_LAUNCHER_FD: '3' },
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-      // A process group of its own: what a rank starts is stopped with it, and a terminal's
-      // interrupt comes to it once, from here.
+      // A process group of its own: its child processes are stopped with it, and a terminal's
+      // SIGINT reaches it once, through the launcher.
       detached: true,
     });
     this.#running.add(child);
-    this.#endings.push(this.#watch(rank, child));
+    this.#exits.push(this.#watch(rank, child));
   }
 
-  /** Until all have ended, on all nodes; rejects with the first failure. */
-  async end(): Promise<void> {
+  /** Resolves when all ranks have exited on all nodes; rejects with the first failure. */
+  async exit(): Promise<void> {
     const forward = (signal: NodeJS.Signals) => this.#forward(signal);
-    const cut = () => this.#fail(null, 128 + constants.signals.SIGPIPE, 'nobody reads the output');
+    const outputClosed = () =>
+      this.#fail(
+        null,
+        128 + constants.signals.SIGPIPE,
+        "the reader of the launcher's output closed it",
+      );
     for (const signal of SIGNALS) process.on(signal, forward);
-    process.stdout.on('error', cut);
+    process.stdout.on('error', outputClosed);
     try {
-      await Promise.all(this.#endings);
-      if (this.#signal !== null) this.#tellOtherNodes(this.#signal);
-      await this.#otherNodes();
+      await Promise.all(this.#exits);
+      if (this.#signal !== null) this.#stopOtherNodes(this.#signal);
+      await this.#waitForOtherNodes();
       if (this.#failure !== null) throw this.#failure;
     } finally {
       this.#stopTimer?.();
-      process.stdout.off('error', cut);
+      process.stdout.off('error', outputClosed);
       for (const signal of SIGNALS) process.off(signal, forward);
     }
   }
 
-  async #otherNodes(): Promise<void> {
+  async #waitForOtherNodes(): Promise<void> {
     try {
       await this.#nodes.gather('done', Buffer.alloc(0), Infinity);
     } catch (error) {
@@ -251,25 +260,25 @@ class LocalRanks {
 
   async #watch(rank: number, child: ChildProcess): Promise<void> {
     const printed = [
-      print(child.stdout, process.stdout, rank),
-      print(child.stderr, process.stderr, rank),
+      forwardOutput(child.stdout, process.stdout, rank),
+      forwardOutput(child.stderr, process.stderr, rank),
     ];
     child.stdio[3]?.on('error', () => {});
     const name = `rank ${rank} (pid ${child.pid ?? 'none'})`;
     try {
       const [code, signal] = await exit(child);
       if (signal !== null) {
-        this.#fail(rank, 128 + constants.signals[signal], `${name} was ended by ${signal}`);
+        this.#fail(rank, 128 + constants.signals[signal], `${name} was killed by ${signal}`);
       } else if (code !== 0) {
-        this.#fail(rank, code ?? 1, `${name} ended with exit code ${code}`);
+        this.#fail(rank, code ?? 1, `${name} exited with code ${code}`);
       }
     } catch (error) {
       this.#fail(rank, 1, `${name} could not be started: ${(error as Error).message}`);
     }
-    // What it has started ends with it; who has left its process group may still have its output.
+    // Stops its child processes; one that left the process group may still hold its output.
     signalGroup(child, 'SIGKILL');
     this.#running.delete(child);
-    const stopTimer = startTimer(LAST_OUTPUT, () => {
+    const stopTimer = startTimer(OUTPUT_DRAIN_TIMEOUT, () => {
       child.stdout?.destroy();
       child.stderr?.destroy();
     });
@@ -277,7 +286,7 @@ class LocalRanks {
     stopTimer();
   }
 
-  /** The first failure counts; what comes of it does not. */
+  /** Keeps the first failure; its consequences are ignored. */
   #fail(rank: number | null, exitCode: number, message: string): void {
     if (this.#failure !== null) return;
     this.#failure = new RankFailedError(rank, exitCode, `${message}; all ranks were stopped`);
@@ -285,24 +294,24 @@ class LocalRanks {
     this.#stop('SIGTERM');
   }
 
-  /** A signal to the launcher is one to each rank. */
+  /** Forwards the launcher's signal to each rank. */
   #forward(signal: NodeJS.Signals): void {
     const now = performance.now();
-    if (signal === this.#signal && now - this.#signalledAt < SAME_SIGNAL) return;
+    if (signal === this.#signal && now - this.#signalledAt < DUPLICATE_SIGNAL_WINDOW) return;
     this.#signal = signal;
     this.#signalledAt = now;
-    if (this.#running.size === 0) this.#tellOtherNodes(signal);
+    if (this.#running.size === 0) this.#stopOtherNodes(signal);
     this.#stop(signal);
   }
 
-  /** The ranks here have ended; those of other nodes are not waited for. */
-  #tellOtherNodes(signal: NodeJS.Signals): void {
+  /** After the local ranks have exited: stops the other nodes' instead of waiting for them. */
+  #stopOtherNodes(signal: NodeJS.Signals): void {
     if (this.#nodes.worldSize === 1) return;
-    const message = `the launcher of node ${this.#nodes.rank} was sent ${signal}`;
+    const message = `the launcher of node ${this.#nodes.rank} received ${signal}`;
     this.#fail(null, 128 + constants.signals[signal], message);
   }
 
-  /** The signal now, and the end to those that go on for longer than the grace period. */
+  /** Sends the signal, then SIGKILL to ranks that still run after the grace period. */
   #stop(signal: NodeJS.Signals): void {
     for (const child of this.#running) signalGroup(child, signal);
     this.#stopTimer ??= startTimer(this.#gracePeriod, () => {
@@ -311,26 +320,26 @@ class LocalRanks {
   }
 }
 
-/** To a rank and what it has started. */
+/** Signals a rank and its child processes. */
 function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
   try {
     if (pid !== undefined) process.kill(-pid, signal);
   } catch {
-    // It has ended, and left nothing running.
+    // The process group is empty.
   }
 }
 
-/** Rejects when it could not be started. */
+/** Rejects when the process could not be started. */
 async function exit(child: ChildProcess): Promise<[number | null, NodeJS.Signals | null]> {
   return (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
 }
 
-/** Until the stream has ended, and all of it is passed on. */
-function print(from: Readable | null, to: Writable, rank: number): Promise<void> {
+/** Resolves when the stream has ended and all of it is forwarded. */
+function forwardOutput(from: Readable | null, to: Writable, rank: number): Promise<void> {
   if (from === null) return Promise.resolve();
   const lines = new LinePrefixer(`[rank ${rank}] `);
   from.on('close', () => lines.end());
-  // Nobody reads it any more, and the rank is not to wait for that.
+  // The reader closed its end: discard, so that the rank does not block.
   to.on('error', () => lines.resume());
   from.pipe(lines).pipe(to, { end: false });
   return new Promise((resolve) => lines.on('end', resolve));

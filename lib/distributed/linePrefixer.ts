@@ -1,18 +1,18 @@
-/** Says of each line whose it is. */
+/** Prefixes lines of output with the name of their process. */
 import { Transform, type TransformCallback } from 'node:stream';
 
-/** Bytes that are kept of a line that has not ended; one that is longer is broken there. */
+/** Maximum bytes of a buffered line; longer lines are split. */
 const MAX_LINE_BYTES = 16 * 1024 * 1024;
 
 const NEWLINE = 0x0a;
 
 /**
- * Puts a prefix before each line, and gives on whole lines alone, so that those of several processes
- * do not mix. A last line that has no end is given one.
+ * Prefixes each line and emits whole lines only, so that lines of several processes do not mix. Adds
+ * a newline to an unterminated last line.
  */
 export class LinePrefixer extends Transform {
   readonly #prefix: Buffer;
-  /** Of the line that has not ended. */
+  /** Chunks of the unterminated line. */
   #pieces: Buffer[] = [];
   #numBytes = 0;
 

@@ -1,4 +1,4 @@
-/** The ranks of a world, as torch.distributed has them: who is there, and who is gone. */
+/** A group of ranks as in torch.distributed: gathers, failure detection and leaving. */
 import {
   InvalidStateError,
   PeerLostError,
@@ -6,66 +6,72 @@ import {
   ShutdownError,
   type UniprocError,
 } from '../errors';
+import { codeOf, log } from '../log';
 import { checkTimeout, MAX_TIMER, startTimer } from '../timer';
 import { type ControlConnection, Fields, type Frame, Kind } from './controlConnection';
 import { failureOf, failureToJson } from './failure';
-import { type MeetingPlace, meetingPlace, type RankPlace, rendezvous } from './rendezvous';
+import {
+  type RankPlace,
+  rendezvous,
+  type RendezvousEndpoint,
+  rendezvousEndpoint,
+} from './rendezvous';
 import { Message } from './tcpStoreProtocol';
 
-/** Signs of life within a timeout, and the most milliseconds between two of them. */
-const HEARTBEATS = 8;
+/** Heartbeats within a timeout, and the maximum milliseconds between two heartbeats. */
+const HEARTBEATS_PER_TIMEOUT = 8;
 const MAX_HEARTBEAT_INTERVAL = 5000;
 
-/** Steps that a rank may be ahead of another in what they `verify`. */
+/** Steps by which the fastest rank may be ahead of the slowest in `verify`. */
 const MAX_STEPS_AHEAD = 1024;
 
 export interface JoinOptions extends RankPlace {
   /** `env://` (MASTER_ADDR and MASTER_PORT) or `tcp://host:port`. */
   initMethod: string;
-  /** Milliseconds: for all ranks to come, to a gather too, and for a rank's silence to be noticed. */
+  /** Milliseconds for all ranks to join or to enter a gather, and to detect a silent rank. */
   timeout: number;
 }
 
-/** A gather under way: on rank 0 also one that this rank has not come to yet. */
+/** A gather in progress; rank 0 also tracks gathers that only other ranks have entered. */
 interface Gather {
   readonly values: (Uint8Array | undefined)[];
-  /** Null until this rank has come. */
+  /** Null until this rank has entered. */
   caller: { resolve: (values: Uint8Array[]) => void; reject: (error: Error) => void } | null;
   readonly stopTimer: () => void;
 }
 
-/** A step that some ranks have verified, the first of them first, and some have not. */
+/** A step that some ranks have verified, in that order, and others have not. */
 interface Step {
   readonly ranks: Set<number>;
   readonly digest: Buffer;
 }
 
 /**
- * The ranks of a world and the connections by which each notices when another is gone.
+ * The ranks of a world and their connections.
  *
- * Each rank has a connection to rank 0, which passes on what all need to know. A connection that
- * ends without a goodbye is a death, and so is silence for most of `timeout`; the group then fails
- * on every rank, as it does when a rank calls `abort`, does not come to a gather in time, or has
- * another schedule. Once rank 0 has left, the deaths of others are noticed by whoever needs them.
+ * Each rank has a connection to rank 0, which relays messages. The group fails on every rank when a
+ * connection closes without a LEAVE frame, when a rank is silent for most of `timeout`, calls
+ * `abort`, misses a gather's timeout or has a different schedule. After rank 0 has left, a failure of
+ * one of the others is not reported to the rest.
  *
- * The group does not keep a process from ending, unless it waits in a `gather` or `leave`.
+ * The group keeps the process alive only during `gather` and `leave`.
  */
 export class ProcessGroup {
   readonly rank: number;
   readonly worldSize: number;
   /** Milliseconds. */
   readonly timeout: number;
-  /** By rank: all others on rank 0, rank 0 on the others; those that have left are not there. */
+  /** Connections by rank: to all others on rank 0, to rank 0 elsewhere; without ranks that left. */
   readonly #peers: Map<number, ControlConnection>;
   readonly #gathers = new Map<string, Gather>();
   readonly #steps = new Map<number, Step>();
   #callbacks: ((error: UniprocError) => void)[] = [];
   #failure: UniprocError | null = null;
   #leaveCallbacks: ((rank: number, progress: number) => void)[] = [];
-  /** The first that said goodbye. */
-  #leaver: { rank: number; progress: number } | null = null;
+  /** The first rank that left. */
+  #firstLeaver: { rank: number; progress: number } | null = null;
   #leaving: Promise<void> | null = null;
-  readonly #endings: Promise<void>[] = [];
+  readonly #closings: Promise<void>[] = [];
   #stopHeartbeat = () => {};
 
   private constructor(
@@ -79,49 +85,51 @@ export class ProcessGroup {
     this.#peers = peers;
     for (const [peer, connection] of peers) {
       if (rank === 0) connection.send(Kind.READY);
-      connection.heardAt = performance.now();
-      connection.keepProcess(false);
+      connection.lastReceivedAt = performance.now();
+      connection.setRef(false);
       connection.receiver = (frame) => this.#receive(peer, frame);
     }
     if (peers.size > 0) this.#startHeartbeat();
   }
 
   /**
-   * Until every rank of the world has joined. Rejects with ConfigError for a variable or an option
-   * that cannot be, with RendezvousError that says which ranks did not come in time or do not
-   * agree, and with PeerLostError when one has come and died. A world of one opens no connection.
+   * Resolves when every rank has joined. Rejects with ConfigError for an invalid variable or option,
+   * with RendezvousError naming the ranks that did not join in time or disagree, and with
+   * PeerLostError when a rank joined and died. A world of one opens no connection.
    */
-  static async join({ initMethod, timeout, ...place }: JoinOptions): Promise<ProcessGroup> {
-    return ProcessGroup.meet(meetingPlace(initMethod), place, timeout);
+  static async join({ initMethod, timeout, ...own }: JoinOptions): Promise<ProcessGroup> {
+    return ProcessGroup.joinAt(rendezvousEndpoint(initMethod), own, timeout);
   }
 
-  /** As `join`, where others than a model's ranks meet: the launchers of several nodes. */
-  static async meet(
-    place: MeetingPlace,
+  /** As `join`, at a given endpoint; also used by the launchers of several nodes. */
+  static async joinAt(
+    endpoint: RendezvousEndpoint,
     { rank, worldSize }: RankPlace,
     timeout: number,
   ): Promise<ProcessGroup> {
-    const peers = await rendezvous(place, { rank, worldSize }, timeout);
+    log('rank %d of %d: joins at %s, port %d', rank, worldSize, endpoint.host, endpoint.port);
+    const peers = await rendezvous(endpoint, { rank, worldSize }, timeout);
+    log('rank %d of %d: all have joined', rank, worldSize);
     return new ProcessGroup({ rank, worldSize }, timeout, peers);
   }
 
-  /** Why the group has failed; null while it has not. */
+  /** The error that the group failed with, or null. */
   get failure(): UniprocError | null {
     return this.#failure;
   }
 
   /**
-   * Every rank's value, at most 8 MiB, by rank. All must call it with the same name; calls with
-   * different names may overlap. Rejects with what the group failed with (PeerLostError when a rank
-   * does not come within the `timeout` of the one that came first), with PeerLostError when a rank
-   * has left, with ShutdownError after `leave`, and with StoreRequestError for a value too long.
+   * Gathers every rank's value, at most 8 MiB, by rank. All ranks must call it with the same name;
+   * calls with different names may overlap. Rejects with the group's failure (PeerLostError when a
+   * rank does not enter within `timeout` of the first one), with PeerLostError when a rank has left,
+   * with ShutdownError after `leave`, and with StoreRequestError for a longer value.
    */
   async gather(name: string, value: Uint8Array, timeout = this.timeout): Promise<Uint8Array[]> {
     if (this.#leaving !== null) throw new ShutdownError('this process has left the group');
     if (this.#failure !== null) throw this.#failure;
-    if (this.#leaver !== null) throw hasLeft(this.#leaver.rank);
+    if (this.#firstLeaver !== null) throw leftError(this.#firstLeaver.rank);
     if (this.#gathers.get(name)?.caller) {
-      throw new InvalidStateError(`a gather of ${name} is under way already`);
+      throw new InvalidStateError(`a gather named ${name} is already in progress`);
     }
     checkTimeout(timeout);
     const milliseconds = Math.min(Math.ceil(timeout), MAX_TIMER);
@@ -129,16 +137,15 @@ export class ProcessGroup {
     const gathering = new Promise<Uint8Array[]>((resolve, reject) => {
       this.#gather(name, timeout).caller = { resolve, reject };
     });
-    for (const connection of this.#peers.values()) connection.keepProcess(true);
+    for (const connection of this.#peers.values()) connection.setRef(true);
     if (this.rank === 0) this.#contribute(0, new Fields(own));
     else this.#peers.get(0)?.send(Kind.VALUE, own);
     return gathering;
   }
 
   /**
-   * Compares the digest of a step's schedule between ranks, without waiting; steps are numbered by
-   * the caller, each once. When two ranks differ the group fails on every rank, with
-   * ScheduleMismatchError.
+   * Compares the digest of a step's schedule between ranks, without waiting; the caller numbers the
+   * steps, each once. A difference fails the group on every rank, with ScheduleMismatchError.
    */
   verify(step: number, digest: Uint8Array): void {
     if (this.#failure !== null || this.#leaving !== null || this.worldSize === 1) return;
@@ -147,33 +154,33 @@ export class ProcessGroup {
     else this.#peers.get(0)?.send(Kind.DIGEST, new Message().i64(step).string(bytes).bytes());
   }
 
-  /** Calls back once, when the group fails; at once if it has. Not after `leave`. */
+  /** Calls back once when the group fails, immediately if it has failed; not after `leave`. */
   onFailure(callback: (error: UniprocError) => void): void {
     if (this.#failure !== null) callback(this.#failure);
     else if (this.#leaving === null) this.#callbacks.push(callback);
   }
 
   /**
-   * Calls back when another rank has left, with the progress that it said goodbye with; at once, for
-   * the first of them, if one has. Not after `leave`.
+   * Calls back when another rank leaves, with the progress that it passed to `leave`; immediately,
+   * for the first that left, if one has. Not after `leave`.
    */
   onLeave(callback: (rank: number, progress: number) => void): void {
-    if (this.#leaver !== null) callback(this.#leaver.rank, this.#leaver.progress);
+    if (this.#firstLeaver !== null) callback(this.#firstLeaver.rank, this.#firstLeaver.progress);
     else if (this.#leaving === null) this.#leaveCallbacks.push(callback);
   }
 
   /**
-   * Fails the group on every rank: this one cannot go on, and no other is to wait for it. `cause` is
-   * the error that the others' PeerLostError has as its cause.
+   * Fails the group on every rank, because this one cannot continue. `cause` becomes the cause of the
+   * other ranks' PeerLostError.
    */
   abort(reason: string, cause?: unknown): void {
     this.#fail(new PeerLostError(this.rank, reason, { cause }));
   }
 
   /**
-   * Says goodbye, so that the others do not take it for a death, and closes all connections. May
-   * come more than once, and after a failure. `progress` is a number that means something to the
-   * other ranks.
+   * Sends a LEAVE frame, so that the others do not treat the close as a failure, and closes all
+   * connections. Idempotent; allowed after a failure. `progress` is an application-defined number for
+   * the other ranks' `onLeave`.
    */
   leave(progress = 0): Promise<void> {
     return (this.#leaving ??= this.#leave(progress));
@@ -184,24 +191,25 @@ export class ProcessGroup {
   }
 
   async #leave(progress: number): Promise<void> {
+    log('rank %d of %d: leaves', this.rank, this.worldSize);
     this.#callbacks = [];
     this.#leaveCallbacks = [];
     this.#rejectGathers(new ShutdownError('this process has left the group'));
     for (const [peer, connection] of this.#peers) {
-      connection.send(Kind.GOODBYE, new Message().i64(progress).bytes());
+      connection.send(Kind.LEAVE, new Message().i64(progress).bytes());
       this.#close(peer, connection);
     }
     this.#stopHeartbeat();
-    await Promise.all(this.#endings);
+    await Promise.all(this.#closings);
   }
 
-  /** What a peer says. One that sends what no rank sends is lost. */
+  /** Handles a peer's frame; a malformed one fails the group. */
   #receive(peer: number, frame: Frame): void {
     if (!this.#peers.has(peer)) return;
     try {
       this.#read(peer, frame);
     } catch (error) {
-      const reason = `it sent a message that cannot be read: ${(error as Error).message}`;
+      const reason = `it sent a malformed message: ${(error as Error).message}`;
       this.#fail(new PeerLostError(peer, reason, { cause: error }));
     }
   }
@@ -226,11 +234,11 @@ export class ProcessGroup {
       case Kind.FAIL:
         this.#fail(failureOf(payload));
         return;
-      case Kind.GOODBYE:
-        this.#left(peer, fields.i64());
+      case Kind.LEAVE:
+        this.#peerLeft(peer, fields.i64());
         return;
       case Kind.LEFT:
-        this.#someoneLeft(fields.rank(this.worldSize), fields.i64());
+        this.#rankLeft(fields.rank(this.worldSize), fields.i64());
         return;
       case Kind.END:
         this.#fail(new PeerLostError(peer, payload.toString()));
@@ -242,10 +250,10 @@ export class ProcessGroup {
     const known = this.#gathers.get(name);
     if (known !== undefined) return known;
     const values = new Array<Uint8Array | undefined>(this.worldSize).fill(undefined);
-    // Rank 0 knows who does not come, and hears of it first when one of the others dies.
+    // Rank 0 alone times out: it knows which ranks are missing and detects their failures first.
     const expired = () => {
       const missing = values.findIndex((value) => value === undefined);
-      const reason = `it did not come to the gather of ${name} within ${timeout} ms`;
+      const reason = `it did not enter the gather named ${name} within ${timeout} ms`;
       this.#fail(new PeerLostError(missing, reason));
     };
     const stopTimer = this.rank === 0 ? startTimer(timeout, expired, { ref: false }) : () => {};
@@ -254,10 +262,10 @@ export class ProcessGroup {
     return gather;
   }
 
-  /** On rank 0: a rank's value has come. */
+  /** On rank 0: records a rank's value and completes the gather when it was the last. */
   #contribute(rank: number, fields: Fields): void {
-    // Sent before its rank had heard of it: nobody will complete this one.
-    if (this.#leaver !== null) return;
+    // Sent before the rank learned that another had left: this gather cannot complete.
+    if (this.#firstLeaver !== null) return;
     const name = fields.string().toString();
     const { values } = this.#gather(name, fields.i64());
     values[rank] = fields.string();
@@ -274,7 +282,7 @@ export class ProcessGroup {
     this.#gathers.delete(name);
     gather?.stopTimer();
     gather?.caller?.resolve(values);
-    this.#letProcessEnd();
+    this.#unrefConnections();
   }
 
   #rejectGathers(error: Error): void {
@@ -283,15 +291,15 @@ export class ProcessGroup {
       caller?.reject(error);
     }
     this.#gathers.clear();
-    this.#letProcessEnd();
+    this.#unrefConnections();
   }
 
-  #letProcessEnd(): void {
+  #unrefConnections(): void {
     if ([...this.#gathers.values()].some(({ caller }) => caller !== null)) return;
-    for (const connection of this.#peers.values()) connection.keepProcess(false);
+    for (const connection of this.#peers.values()) connection.setRef(false);
   }
 
-  /** On rank 0: a rank's digest has come. */
+  /** On rank 0: compares a rank's digest with that of the first rank. */
   #compare(rank: number, number: number, digest: Buffer): void {
     const step = this.#steps.get(number) ?? { ranks: new Set(), digest };
     const [first = rank] = step.ranks;
@@ -309,25 +317,27 @@ export class ProcessGroup {
     this.#fail(mismatch(oldest, [ahead, known], [behind, null]));
   }
 
-  /** A peer has said goodbye. */
-  #left(peer: number, progress: number): void {
+  /** Handles a LEAVE frame; rank 0 relays it. */
+  #peerLeft(peer: number, progress: number): void {
     const connection = this.#peers.get(peer);
     if (connection !== undefined) this.#close(peer, connection);
-    this.#someoneLeft(peer, progress);
+    this.#rankLeft(peer, progress);
     const leaver = new Message().i64(peer).i64(progress).bytes();
     for (const other of this.#peers.values()) other.send(Kind.LEFT, leaver);
     if (this.#peers.size === 0) this.#stopHeartbeat();
   }
 
-  #someoneLeft(rank: number, progress: number): void {
-    this.#leaver ??= { rank, progress };
-    this.#rejectGathers(hasLeft(rank));
+  #rankLeft(rank: number, progress: number): void {
+    log('rank %d of %d: rank %d has left', this.rank, this.worldSize, rank);
+    this.#firstLeaver ??= { rank, progress };
+    this.#rejectGathers(leftError(rank));
     for (const callback of this.#leaveCallbacks) queueMicrotask(() => callback(rank, progress));
   }
 
   #fail(error: UniprocError): void {
     if (this.#failure !== null || this.#leaving !== null) return;
     this.#failure = error;
+    log('rank %d of %d: the group fails: %s', this.rank, this.worldSize, codeOf(error));
     const json = failureToJson(error);
     for (const [peer, connection] of this.#peers) {
       connection.send(Kind.FAIL, json);
@@ -340,22 +350,22 @@ export class ProcessGroup {
 
   #close(peer: number, connection: ControlConnection): void {
     this.#peers.delete(peer);
-    this.#endings.push(connection.close());
+    this.#closings.push(connection.close());
   }
 
-  /** Says that this rank is alive, and notices when another has not said so. */
+  /** Sends heartbeats and fails the group when a peer has been silent too long. */
   #startHeartbeat(): void {
-    const interval = Math.min(this.timeout / HEARTBEATS, MAX_HEARTBEAT_INTERVAL);
+    const interval = Math.min(this.timeout / HEARTBEATS_PER_TIMEOUT, MAX_HEARTBEAT_INTERVAL);
     let last = performance.now();
     const beat = () => {
       const now = performance.now();
       for (const [peer, connection] of this.#peers) {
         connection.send(Kind.HEARTBEAT);
-        // After a pause of this process's own, what came meanwhile has yet to be read.
-        if (now - last > 2 * interval) connection.heardAt = now;
-        if (now - connection.heardAt <= this.timeout - 2 * interval) continue;
-        const silence = Math.round(now - connection.heardAt);
-        this.#fail(new PeerLostError(peer, `nothing was heard of it for ${silence} ms`));
+        // After this process was suspended, data that arrived meanwhile has not been read yet.
+        if (now - last > 2 * interval) connection.lastReceivedAt = now;
+        if (now - connection.lastReceivedAt <= this.timeout - 2 * interval) continue;
+        const silence = Math.round(now - connection.lastReceivedAt);
+        this.#fail(new PeerLostError(peer, `it sent no heartbeat for ${silence} ms`));
         return;
       }
       last = now;
@@ -374,6 +384,6 @@ function mismatch(
   return new ScheduleMismatchError(step, [first, second], digests);
 }
 
-function hasLeft(rank: number): PeerLostError {
+function leftError(rank: number): PeerLostError {
   return new PeerLostError(rank, 'it has left the group');
 }

@@ -1,6 +1,6 @@
 /**
- * How the ranks of a group find each other (PyTorch's `env://` and `tcp://`): through a TCPStore rank
- * 0 tells the others where it listens, and they come there.
+ * Rendezvous of a group's ranks (PyTorch's `env://` and `tcp://`): rank 0 publishes its listening
+ * address in a TCPStore, and the other ranks connect to it.
  */
 import { connect } from 'node:net';
 import {
@@ -14,50 +14,52 @@ import {
 import { checkTimeout, startTimer } from '../timer';
 import { ControlConnection, type Frame, Kind, TOKEN_BYTES } from './controlConnection';
 import { failureOf, failureToJson } from './failure';
-import { type MeetingPlace, type RankPlace } from './environment';
-import { Gate, notAllThere } from './gate';
+import { type RankPlace, type RendezvousEndpoint } from './environment';
+import { missingRanksError, RankListener } from './rankListener';
 import { TCPStore } from './tcpStore';
 import { TCPStoreServer } from './tcpStoreServer';
 
-export { meetingPlace, rankFromEnvironment } from './environment';
-export type { MeetingPlace, RankPlace };
+export { rankFromEnvironment, rendezvousEndpoint } from './environment';
+export type { RankPlace, RendezvousEndpoint };
 
-/** Milliseconds for ranks that come late to hear that there will be no group. */
+/** Milliseconds during which rank 0 keeps refusing late ranks after a failed rendezvous. */
 const REFUSAL_TIMEOUT = 10_000;
 
 /**
- * Until all ranks are there. Gives a connection to each of them on rank 0, and one to rank 0 on the
- * others; rank 0 has yet to tell them that they are READY. Rejects on every rank that can be told
- * with RendezvousError, which names those that are missing or do not agree, with PeerLostError, or
- * with the failure that another rank tells (`tellFailedStart`).
+ * Resolves when all ranks have connected: on rank 0 with a connection to each other rank, elsewhere
+ * with one to rank 0. Rank 0 has yet to send READY. Rejects on every reachable rank with
+ * RendezvousError naming the missing or disagreeing ranks, with PeerLostError, or with the start
+ * failure that another rank reports (`reportFailure`).
  */
 export async function rendezvous(
-  place: MeetingPlace,
+  endpoint: RendezvousEndpoint,
   { rank, worldSize }: RankPlace,
   timeout: number,
 ): Promise<Map<number, ControlConnection>> {
   numAttempts++;
   checkTimeout(timeout);
   if (!Number.isInteger(worldSize) || !Number.isInteger(rank) || rank < 0 || rank >= worldSize) {
-    throw new ConfigError(`rank ${rank} of ${worldSize}: a rank is 0 or more, and below the size`);
+    throw new ConfigError(
+      `rank is ${rank} and world size is ${worldSize}; both must be integers, rank from 0 to below the world size`,
+    );
   }
   if (worldSize === 1) return new Map();
   const deadline = performance.now() + timeout;
   return rank === 0
-    ? receiveRanks(place, worldSize, timeout, deadline)
-    : new Map([[0, await comeToRankZero(place, { rank, worldSize }, timeout, deadline)]]);
+    ? hostRendezvous(endpoint, worldSize, timeout, deadline)
+    : new Map([[0, await connectToRankZero(endpoint, { rank, worldSize }, timeout, deadline)]]);
 }
 
-/** How often this process has met others, or tried to, or has told them that it cannot. */
+/** Calls of `rendezvous` and `reportFailure` in this process. */
 let numAttempts = 0;
 export const numRendezvous = () => numAttempts;
 
 /**
- * In place of `rendezvous`, on a rank that cannot start: the others, which wait for it, are told why
- * and reject with that. Resolves when they have been told, or after `timeout` milliseconds.
+ * Replaces `rendezvous` on a rank that cannot start: the waiting ranks reject with `failure`.
+ * Resolves when they have received it, or after `timeout` milliseconds.
  */
-export async function tellFailure(
-  place: MeetingPlace,
+export async function reportFailure(
+  endpoint: RendezvousEndpoint,
   own: RankPlace,
   failure: UniprocError,
   timeout: number,
@@ -66,101 +68,101 @@ export async function tellFailure(
   const deadline = performance.now() + timeout;
   try {
     if (own.rank > 0) {
-      const connection = await comeToRankZero(place, own, timeout, deadline, failure);
+      const connection = await connectToRankZero(endpoint, own, timeout, deadline, failure);
       await connection.close();
       return;
     }
-    const meeting = await Meeting.open(place, own.worldSize, timeout, deadline);
-    await meeting.refuse(failure, timeout);
+    const host = await RendezvousHost.open(endpoint, own.worldSize, timeout, deadline);
+    await host.refuse(failure, timeout);
   } catch {
-    // They did not come, or have failed by themselves.
+    // The other ranks did not connect, or have failed too.
   }
 }
 
-/** Rank 0's side. */
-async function receiveRanks(
-  place: MeetingPlace,
+/** Rank 0's part of `rendezvous`. */
+async function hostRendezvous(
+  endpoint: RendezvousEndpoint,
   worldSize: number,
   timeout: number,
   deadline: number,
 ): Promise<Map<number, ControlConnection>> {
-  const meeting = await Meeting.open(place, worldSize, timeout, deadline);
-  const outcome = await meeting.gate.allRanks(timeout, deadline);
+  const host = await RendezvousHost.open(endpoint, worldSize, timeout, deadline);
+  const outcome = await host.listener.allRanks(timeout, deadline);
   if (!(outcome instanceof Map)) {
-    // Those that have yet to come are told too, unless the time is up.
-    const waits = !meeting.gate.isExpired && !meeting.gate.isComplete;
-    const refusing = meeting.refuse(outcome, waits ? REFUSAL_TIMEOUT : 0);
+    // Late ranks are refused too, unless the deadline has passed.
+    const waits = !host.listener.isExpired && !host.listener.isComplete;
+    const refusing = host.refuse(outcome, waits ? REFUSAL_TIMEOUT : 0);
     if (!waits) await refusing;
     throw outcome;
   }
-  await meeting.close();
+  await host.close();
   return outcome;
 }
 
-/** What rank 0 opens for the others to find it. */
-class Meeting {
-  /** Those that refuse who comes. */
-  static readonly #refusing = new Set<Meeting>();
+/** Rank 0's listener and its address in the store. */
+class RendezvousHost {
+  /** Hosts of failed rendezvous that still refuse late ranks. */
+  static readonly #refusing = new Set<RendezvousHost>();
   #closing: Promise<void> | null = null;
-  #isAnnounced = false;
+  #isPublished = false;
 
   private constructor(
-    readonly gate: Gate,
+    readonly listener: RankListener,
     private readonly store: TCPStore,
     private readonly server: TCPStoreServer | null,
     private readonly key: string,
   ) {}
 
   static async open(
-    { host, port, hostsStore, prefix }: MeetingPlace,
+    { host, port, hostsStore, prefix }: RendezvousEndpoint,
     worldSize: number,
     timeout: number,
     deadline: number,
-  ): Promise<Meeting> {
-    await Promise.all([...Meeting.#refusing].map((meeting) => meeting.close()));
-    // What is told to come to this machine alone is not offered to others.
+  ): Promise<RendezvousHost> {
+    await Promise.all([...RendezvousHost.#refusing].map((other) => other.close()));
+    // With a loopback address, listen on it alone.
     const listenOn = isLoopback(host) ? host : undefined;
     const server = hostsStore ? await serveStore(listenOn, port) : null;
     let store: TCPStore | null = null;
-    let gate: Gate | null = null;
+    let listener: RankListener | null = null;
     try {
       const storeHost = server !== null && listenOn === undefined ? '127.0.0.1' : host;
       store = await connectStore(storeHost, port, timeout, deadline - performance.now());
-      gate = await Gate.open(listenOn, worldSize);
-      const meeting = new Meeting(gate, store, server, `${prefix}/rank0`);
-      await meeting.#announce();
-      return meeting;
+      listener = await RankListener.open(listenOn, worldSize);
+      const opened = new RendezvousHost(listener, store, server, `${prefix}/rank0`);
+      await opened.#publish();
+      return opened;
     } catch (error) {
-      gate?.close();
+      listener?.close();
       await store?.close();
       await server?.close();
       throw error;
     }
   }
 
-  async #announce(): Promise<void> {
-    const there = await this.store.compareSet(this.key, '', this.gate.address);
-    if (there.toString() !== this.gate.address) {
+  async #publish(): Promise<void> {
+    const published = await this.store.compareSet(this.key, '', this.listener.address);
+    if (published.toString() !== this.listener.address) {
       throw new RendezvousError(
-        `another process is rank 0 at ${this.store.address} already; give each group a port of its own`,
+        `another process is already rank 0 at ${this.store.address}; give each group its own port`,
       );
     }
-    this.#isAnnounced = true;
+    this.#isPublished = true;
   }
 
-  /** Whoever looks for rank 0 from now on waits for another. */
-  async #withdraw(): Promise<void> {
-    if (!this.#isAnnounced) return;
-    this.#isAnnounced = false;
+  /** Removes the address: ranks that look up rank 0 from now on wait for a new one. */
+  async #unpublish(): Promise<void> {
+    if (!this.#isPublished) return;
+    this.#isPublished = false;
     await this.store.deleteKey(this.key).catch(() => {});
   }
 
-  /** Tells each rank, those that come within `timeout` too; then it is closed. */
+  /** Refuses all ranks, also those that connect within `timeout` milliseconds, then closes. */
   async refuse(error: UniprocError, timeout: number): Promise<void> {
-    Meeting.#refusing.add(this);
-    // Whoever is told may form another group, and is not to be sent here again.
-    if (timeout === 0) await this.#withdraw();
-    const refused = this.gate.refuse(error, () => this.#withdraw());
+    RendezvousHost.#refusing.add(this);
+    // A refused rank may form another group and must not find this address again.
+    if (timeout === 0) await this.#unpublish();
+    const refused = this.listener.refuse(error, () => this.#unpublish());
     let stopTimer = () => {};
     const expired = new Promise<void>((resolve) => (stopTimer = startTimer(timeout, resolve)));
     await Promise.race([refused, expired]);
@@ -173,15 +175,15 @@ class Meeting {
   }
 
   async #close(): Promise<void> {
-    await this.#withdraw();
-    this.gate.close();
+    await this.#unpublish();
+    this.listener.close();
     await this.store.close();
     await this.server?.close();
-    Meeting.#refusing.delete(this);
+    RendezvousHost.#refusing.delete(this);
   }
 }
 
-/** Null when somebody serves one there already: a launcher that does not say so. */
+/** Null when the port is in use: by the store of a launcher that does not announce it. */
 async function serveStore(host: string | undefined, port: number): Promise<TCPStoreServer | null> {
   try {
     return await TCPStoreServer.listen({ host, port });
@@ -202,24 +204,24 @@ async function connectStore(
   } catch (error) {
     if (!(error instanceof StoreConnectionError)) throw error;
     throw new RendezvousError(
-      `rank 0, or the launcher, serves no store within ${timeout} ms: ${error.message}`,
+      `no store was served by rank 0 or the launcher within ${timeout} ms: ${error.message}`,
       { cause: error },
     );
   }
 }
 
-/** The side of every other rank. */
-async function comeToRankZero(
-  place: MeetingPlace,
+/** The other ranks' part of `rendezvous`; with `failure`, reports it to rank 0. */
+async function connectToRankZero(
+  endpoint: RendezvousEndpoint,
   own: RankPlace,
   timeout: number,
   deadline: number,
   failure: UniprocError | null = null,
 ): Promise<ControlConnection> {
-  const { port, token } = parseAddress(await addressOfRankZero(place, timeout, deadline));
-  const socket = connect({ host: place.host, port, noDelay: true, keepAlive: true });
+  const { port, token } = parseAddress(await lookUpRankZero(endpoint, timeout, deadline));
+  const socket = connect({ host: endpoint.host, port, noDelay: true, keepAlive: true });
   const connection = new ControlConnection(socket);
-  connection.trust();
+  connection.acceptLongFrames();
   const hello = Buffer.alloc(TOKEN_BYTES + 8);
   token.copy(hello);
   hello.writeUInt32LE(own.rank, TOKEN_BYTES);
@@ -233,8 +235,8 @@ async function comeToRankZero(
       const expired = () => {
         const error =
           missing === null
-            ? unreachable(place.host, port, `no answer within ${timeout} ms`)
-            : notAllThere(missing, timeout);
+            ? unreachable(endpoint.host, port, `no answer within ${timeout} ms`)
+            : missingRanksError(missing, timeout);
         connection.send(Kind.FAIL, failureToJson(error));
         reject(error);
       };
@@ -248,7 +250,7 @@ async function comeToRankZero(
         connection.receiver = null;
         if (kind === Kind.READY) resolve();
         else if (kind === Kind.FAIL) reject(failureOf(payload));
-        else if (missing === null) reject(unreachable(place.host, port, payload.toString()));
+        else if (missing === null) reject(unreachable(endpoint.host, port, payload.toString()));
         else reject(new PeerLostError(0, payload.toString()));
       };
     });
@@ -259,9 +261,9 @@ async function comeToRankZero(
   }
 }
 
-/** Waits for rank 0 to say it; a store that ends before was one that is about to be replaced. */
-async function addressOfRankZero(
-  { host, port, prefix }: MeetingPlace,
+/** Waits until rank 0 has published its address; reconnects if the store closes before. */
+async function lookUpRankZero(
+  { host, port, prefix }: RendezvousEndpoint,
   timeout: number,
   deadline: number,
 ): Promise<string> {
@@ -273,8 +275,8 @@ async function addressOfRankZero(
     } catch (error) {
       if (performance.now() < deadline && error instanceof StoreConnectionError) continue;
       throw new RendezvousError(
-        `rank 0 did not come to the store at ${store.address} within ${timeout} ms; has it been ` +
-          'started, and with the same MASTER_ADDR, MASTER_PORT and launcher?',
+        `rank 0 did not join at the store ${store.address} within ${timeout} ms; check that it was ` +
+          'started with the same MASTER_ADDR, MASTER_PORT and launcher',
         { cause: error },
       );
     } finally {
@@ -285,12 +287,12 @@ async function addressOfRankZero(
 
 function unreachable(host: string, port: number, reason: string): RendezvousError {
   return new RendezvousError(
-    `rank 0 cannot be reached at ${host}:${port} (${reason}); has it ended, and can every machine ` +
-      'connect to any port of that host?',
+    `rank 0 cannot be reached at ${host}:${port} (${reason}); check that it is still running and ` +
+      'that every machine can connect to any port of that host',
   );
 }
 
-/** A list of ranks from JSON; null for anything else. */
+/** Parses a JSON list of ranks; null for anything else. */
 function ranksOf(json: Buffer): number[] | null {
   try {
     const ranks = JSON.parse(json.toString()) as unknown;
@@ -305,7 +307,7 @@ function parseAddress(address: string): { port: number; token: Buffer } {
   if (/^\d{1,5}$/.test(port) && Number(port) < 2 ** 16 && /^[0-9a-f]{32}$/.test(token)) {
     return { port: Number(port), token: Buffer.from(token, 'hex') };
   }
-  throw new RendezvousError(`the store has ${address.slice(0, 80)} where rank 0's address belongs`);
+  throw new RendezvousError(`rank 0's address in the store is malformed: ${address.slice(0, 80)}`);
 }
 
 function isLoopback(host: string): boolean {

@@ -1,44 +1,50 @@
-/** A rank's start that fails: what the ranks that wait for it are told. */
+/** Reports a rank's failed start to the ranks that wait for it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PeerLostError } from '../errors';
 import { startFailureOf } from './failure';
-import { meetingPlace, numRendezvous, rankFromEnvironment, tellFailure } from './rendezvous';
+import {
+  numRendezvous,
+  rankFromEnvironment,
+  rendezvousEndpoint,
+  reportFailure,
+} from './rendezvous';
 
-/** Milliseconds for the others to come and hear of it; and those of them that the start's end waits. */
-const TELLING_TIMEOUT = 10_000;
-const TELLING_DELAY = 2000;
+/** Milliseconds during which other ranks can still receive the report. */
+const REPORT_TIMEOUT = 10_000;
+/** Milliseconds by which the report may delay the rejection. */
+const MAX_REPORT_DELAY = 2000;
 
 /**
- * Starts a rank of a launcher. A start that fails before this rank has met the others is told to
- * them; one that fails because another's did rejects with that one's error.
+ * Starts a rank of a launcher. A failure before the rendezvous is reported to the other ranks; a
+ * failure that another rank reported rejects with that rank's error.
  */
 export async function startAmongRanks<T>(start: () => Promise<T>): Promise<T> {
   const before = numRendezvous();
   try {
     return await start();
   } catch (error) {
-    // Once they have met, the group has told them.
-    if (numRendezvous() === before) await tellFailedStart(error);
+    // After the rendezvous the group reports the failure.
+    if (numRendezvous() === before) await reportFailedStart(error);
     throw startFailureOf(error);
   }
 }
 
-async function tellFailedStart(error: unknown): Promise<void> {
-  let place: ReturnType<typeof meetingPlace>;
+async function reportFailedStart(error: unknown): Promise<void> {
+  let endpoint: ReturnType<typeof rendezvousEndpoint>;
   let own: ReturnType<typeof rankFromEnvironment>;
   try {
     own = rankFromEnvironment();
-    place = meetingPlace('env://');
+    endpoint = rendezvousEndpoint('env://');
   } catch {
-    return; // It does not know whom to tell.
+    return; // Without valid variables the other ranks cannot be reached.
   }
   if (own.worldSize === 1) return;
   const reason = `it could not start: ${error instanceof Error ? error.message : String(error)}`;
   const failure = new PeerLostError(own.rank, reason, { cause: error });
-  const given = new AbortController();
+  const reported = new AbortController();
   await Promise.race([
-    tellFailure(place, own, failure, TELLING_TIMEOUT),
-    sleep(TELLING_DELAY, undefined, { signal: given.signal }).catch(() => {}),
+    reportFailure(endpoint, own, failure, REPORT_TIMEOUT),
+    sleep(MAX_REPORT_DELAY, undefined, { signal: reported.signal }).catch(() => {}),
   ]);
-  given.abort();
+  reported.abort();
 }

@@ -1,4 +1,4 @@
-/** How the ranks of a group tell each other things (torch.distributed.TCPStore). */
+/** Client of a key-value store shared by the ranks of a group (torch.distributed.TCPStore). */
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -22,53 +22,53 @@ import {
   VALIDATION,
 } from './tcpStoreProtocol';
 
-/** Milliseconds before a refused connection is tried again: the first time, and at most. */
+/** Milliseconds before a refused connection is retried: the first time, and at most. */
 const FIRST_BACKOFF = 10;
-const LAST_BACKOFF = 1000;
+const MAX_BACKOFF = 1000;
 
-/** Milliseconds between two looks at how many clients there are. */
+/** Milliseconds between two polls of the number of clients. */
 const POLL_INTERVAL = 10;
 
 export interface ConnectOptions {
   host: string;
   port: number;
-  /** Milliseconds to connect within, and those of each operation that is given none. */
+  /** Milliseconds to connect, and each operation's default timeout. */
   timeout?: number;
 }
 
-/** A call of the client's, from when it is made until its answer has come, wanted or not. */
+/** An operation, from the call until its reply has arrived, also after it expired. */
 interface Call {
   expired: boolean;
-  /** What to do when it expires, besides telling the caller. */
+  /** Called on expiry, after the caller's promise has been rejected. */
   onExpiry: (() => void) | null;
 }
 
 /**
- * A client of a store: of `TCPStoreServer`, or of PyTorch's from 2.6 on.
+ * A client of `TCPStoreServer` or of PyTorch's TCPStore from 2.6 on.
  *
- * Operations are done in the order they are called, one at a time: while one waits for a key, those
- * called after it stand behind it, and their timeouts count. Keys are of at most 8 KiB as UTF-8
- * with the `/` that PyTorch puts before them, values of at most 8 MiB.
+ * Operations run one at a time in the order of the calls: while one waits for a key, later ones are
+ * queued, and their timeouts run. Keys take at most 8 KiB as UTF-8, including PyTorch's `/` prefix,
+ * values at most 8 MiB.
  *
- * Each rejects with StoreTimeoutError when it is not done `timeout` milliseconds after the call (a
- * `set` or `add` that was sent by then may have happened, one that stood behind others has not),
- * with StoreRequestError for what a store does not take, with StoreConnectionError when the
- * connection has ended, and with ShutdownError after `close`.
+ * Each rejects with StoreTimeoutError `timeout` milliseconds after the call (a `set` or `add` that
+ * had been sent may have taken effect, a queued one has not), with StoreRequestError for a request
+ * that exceeds a limit, with StoreConnectionError when the connection has closed, and with
+ * ShutdownError after `close`.
  */
 export class TCPStore {
   /** The server's host:port. */
   readonly address: string;
-  /** Milliseconds that an operation without a timeout of its own may take. */
+  /** Default timeout of an operation in milliseconds. */
   readonly timeout: number;
   readonly #socket: Socket;
   readonly #reader: SocketReader;
   readonly #ended: Promise<void>;
-  /** Why there is no connection any more. */
+  /** Why the connection closed. */
   #failure: Error | null = null;
   #closing = false;
   #numCalls = 0;
-  /** Settles when the last call made is over; never rejects. */
-  #lastTurn: Promise<unknown> = Promise.resolve();
+  /** Resolves when the last queued call has finished; never rejects. */
+  #lastCall: Promise<unknown> = Promise.resolve();
 
   private constructor(address: string, timeout: number, socket: Socket) {
     this.address = address;
@@ -81,9 +81,13 @@ export class TCPStore {
       socket.on('close', () => {
         this.#failure = this.#closing
           ? new ShutdownError(`the store at ${address} was closed by this process`)
-          : new StoreConnectionError(address, cause?.message ?? 'the server ended the connection', {
-              cause,
-            });
+          : new StoreConnectionError(
+              address,
+              cause?.message ?? 'the server closed the connection',
+              {
+                cause,
+              },
+            );
         this.#reader.fail(this.#failure);
         resolve();
       });
@@ -91,8 +95,8 @@ export class TCPStore {
   }
 
   /**
-   * Tries until the server answers, which may start later. Rejects with StoreConnectionError when
-   * it has not within `timeout`; its `cause` is what went wrong.
+   * Retries until the server answers; the server may start later. Rejects with StoreConnectionError
+   * after `timeout` milliseconds, with the last attempt's error as `cause`.
    */
   static async connect({ host, port, timeout = 300_000 }: ConnectOptions): Promise<TCPStore> {
     const address = addressOf(host, port);
@@ -100,7 +104,7 @@ export class TCPStore {
     checkPort(port, 1);
     const deadline = performance.now() + timeout;
     let cause: Error | undefined;
-    for (let backoff = FIRST_BACKOFF; ; backoff = Math.min(2 * backoff, LAST_BACKOFF)) {
+    for (let backoff = FIRST_BACKOFF; ; backoff = Math.min(2 * backoff, MAX_BACKOFF)) {
       const socket = connect({ host, port, noDelay: true, keepAlive: true });
       const store = new TCPStore(address, timeout, socket);
       try {
@@ -110,13 +114,13 @@ export class TCPStore {
         socket.destroy();
         await store.#ended;
         const remaining = deadline - performance.now();
-        // An attempt that the deadline cut short tells less than the one before.
+        // The error of an attempt that the deadline cut short says less than the previous one.
         if (remaining > 0 || !cause) cause = ((error as Error).cause ?? error) as Error;
         if (remaining <= 0) {
           throw new StoreConnectionError(
             address,
-            `no answer within ${timeout} ms (${cause.message}); is the process that serves it ` +
-              'running, and are host and port right?',
+            `no answer within ${timeout} ms (${cause.message}); check that the process that serves it ` +
+              'is running, and the host and port',
             { cause },
           );
         }
@@ -130,7 +134,7 @@ export class TCPStore {
     return this.#call('set', [key], this.timeout, () => this.#send(request));
   }
 
-  /** Waits until the key is there. */
+  /** Waits until the key is set. */
   async get(key: string, timeout = this.timeout): Promise<Buffer> {
     const wait = waitRequest([key]);
     const request = new Message(Query.GET).key(prefixed(key)).bytes();
@@ -142,25 +146,29 @@ export class TCPStore {
   }
 
   /**
-   * Adds a whole number to the key's, which is 0 before; gives the sum. Rejects with
-   * StoreRequestError too when that is beyond what a number counts exactly.
+   * Adds an integer to the key's value, initially 0; returns the sum. Also rejects with
+   * StoreRequestError when the sum is not a safe integer.
    */
   async add(key: string, amount: number): Promise<number> {
     if (!Number.isSafeInteger(amount)) {
-      throw new StoreRequestError(`add to ${key}: ${String(amount)} is not a whole number`);
+      throw new StoreRequestError(
+        `add to ${key}: the amount is ${String(amount)}; it must be a safe integer`,
+      );
     }
     const request = new Message(Query.ADD).key(prefixed(key)).i64(amount).bytes();
     return this.#call('add', [key], this.timeout, async () => {
       await this.#send(request);
       const sum = await this.#reader.i64();
       if (Number.isSafeInteger(Number(sum))) return Number(sum);
-      throw new StoreRequestError(`${key} is ${sum} now, more than a number counts exactly`);
+      throw new StoreRequestError(
+        `add to ${key}: the sum is now ${sum}, which is not a safe integer`,
+      );
     });
   }
 
   /**
-   * Sets the key if its value is `expected`, or if there is none and `expected` is empty. Gives the
-   * value it then has; `expected` when there is none.
+   * Sets the key if its value is `expected`, or if it is not set and `expected` is empty. Returns the
+   * value after the call; `expected` if the key is still not set.
    */
   async compareSet(
     key: string,
@@ -178,7 +186,7 @@ export class TCPStore {
     });
   }
 
-  /** Whether all keys are there. */
+  /** Whether all keys are set. */
   async check(keys: readonly string[]): Promise<boolean> {
     const request = new Message(Query.CHECK).keys(keys.map(prefixed)).bytes();
     return this.#call('check', keys, this.timeout, async () => {
@@ -187,19 +195,19 @@ export class TCPStore {
     });
   }
 
-  /** Until each key has been set. */
+  /** Resolves when all keys are set. */
   async wait(keys: readonly string[], timeout = this.timeout): Promise<void> {
     const request = waitRequest(keys);
     return this.#call('wait', keys, timeout, (call) => this.#waitFor(request, call));
   }
 
-  /** Adds bytes to the end of the key's value, which is empty before. */
+  /** Appends bytes to the key's value, initially empty. */
   async append(key: string, value: string | Uint8Array): Promise<void> {
     const request = new Message(Query.APPEND).key(prefixed(key)).value(value).bytes();
     return this.#call('append', [key], this.timeout, () => this.#send(request));
   }
 
-  /** The values of several keys; waits until all are there. */
+  /** Gets the values of several keys; waits until all are set. */
   async multiGet(keys: readonly string[], timeout = this.timeout): Promise<Buffer[]> {
     const wait = waitRequest(keys);
     const request = new Message(Query.MULTI_GET).keys(keys.map(prefixed)).bytes();
@@ -222,7 +230,7 @@ export class TCPStore {
     return this.#call('multiSet', keys, this.timeout, () => this.#send(request));
   }
 
-  /** How many keys the server has, those that PyTorch makes for itself among them. */
+  /** The number of keys on the server, including PyTorch's internal ones. */
   async numKeys(): Promise<number> {
     const request = new Message(Query.GETNUMKEYS).bytes();
     return this.#call('numKeys', [], this.timeout, async () => {
@@ -231,7 +239,7 @@ export class TCPStore {
     });
   }
 
-  /** Whether it was there. */
+  /** Returns whether the key was set. */
   async deleteKey(key: string): Promise<boolean> {
     const request = new Message(Query.DELETE_KEY).key(prefixed(key)).bytes();
     return this.#call('deleteKey', [key], this.timeout, async () => {
@@ -241,8 +249,8 @@ export class TCPStore {
   }
 
   /**
-   * Counts this client in, and waits until `worldSize` have been. PyTorch's clients count
-   * themselves in when they are made with a world size, and its serving rank waits for them.
+   * Increments the count of workers and waits until it reaches `worldSize`. PyTorch's clients that
+   * are given a world size increment it on construction, and its serving rank waits for them.
    */
   async waitForWorkers(worldSize: number, timeout = this.timeout): Promise<void> {
     return this.#call('waitForWorkers', [INIT_KEY], timeout, async (call) => {
@@ -254,10 +262,10 @@ export class TCPStore {
     });
   }
 
-  /** Ends the connection; what is not done rejects with ShutdownError. May come more than once. */
+  /** Closes the connection; pending operations reject with ShutdownError. Idempotent. */
   async close(): Promise<void> {
     this.#closing = true;
-    // A set that is done may still be on its way: the end is sent after it.
+    // A completed `set` may still be in the socket's buffer: end after flushing it.
     if (this.#numCalls === 0) this.#socket.end(() => this.#socket.destroy());
     else this.#socket.destroy();
     await this.#ended;
@@ -269,19 +277,19 @@ export class TCPStore {
 
   async #handshake(timeout: number): Promise<void> {
     const stopTimer = startTimer(Math.max(timeout, 0), () => {
-      this.#socket.destroy(new Error('connecting took too long'));
+      this.#socket.destroy(new Error('the handshake timed out'));
     });
     try {
       await this.#send(new Message(Query.VALIDATE).u32(VALIDATION).bytes());
       await this.#send(new Message(Query.PING).u32(process.pid).bytes());
       const echo = await this.#reader.u32();
-      if (echo !== process.pid) throw new Error('what answers there is not a store');
+      if (echo !== process.pid) throw new Error('the server is not a TCPStore');
     } finally {
       stopTimer();
     }
   }
 
-  /** Has the operation done when its turn comes. */
+  /** Queues an operation. */
   #call<T>(
     name: string,
     keys: readonly string[],
@@ -302,28 +310,28 @@ export class TCPStore {
         stopTimer();
         this.#numCalls--;
       };
-      this.#lastTurn = this.#lastTurn.then(() =>
+      this.#lastCall = this.#lastCall.then(() =>
         call.expired ? over() : operation(call).finally(over).then(resolve, reject),
       );
     });
   }
 
-  /** On expiry the server is told, and its answer to that read, before the next call's turn. */
+  /** On expiry cancels the wait on the server and reads the reply before the next call. */
   async #waitFor(request: Buffer, call: Call): Promise<void> {
     call.onExpiry = () => {
-      // Of a connection that has ended the wait itself learns.
+      // If the connection has closed, the read below rejects.
       this.#send(new Message(Query.CANCEL_WAIT).bytes()).catch(() => {});
     };
     await this.#send(request);
     const answer = await this.#reader.u8();
     call.onExpiry = null;
     if (!call.expired) return;
-    // The keys may have come as the server was told: then this is the answer to that.
+    // The keys may have been set before the server read CANCEL_WAIT: read its reply too.
     if (answer === STOP_WAITING) await this.#reader.u8();
     throw new Error('the call has expired');
   }
 
-  /** Until the system has it all. */
+  /** Resolves when all bytes have been handed to the kernel. */
   #send(bytes: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== null) throw this.#failure;
@@ -341,7 +349,7 @@ export class TCPStore {
     try {
       return await this.#reader.bytes(await this.#reader.length(MAX_MEMORY_BYTES));
     } catch (error) {
-      // Of a length that cannot be one: what follows would be read wrongly.
+      // After an invalid length the stream cannot be parsed further.
       this.#socket.destroy(error as Error);
       await this.#ended;
       throw this.#failure ?? error;

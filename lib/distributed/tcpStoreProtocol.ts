@@ -1,11 +1,11 @@
 /**
- * What goes over a TCPStore's wire, as PyTorch 2.6 to 2.13 have it (torch/distributed TCPStore):
- * little-endian and unframed, strings a u64 length and that many bytes, lists a u64 count first.
+ * TCPStore's wire format in PyTorch 2.6 to 2.13: little-endian, unframed; a string is a u64 length
+ * and that many bytes, a list begins with a u64 count.
  */
 import type { Socket } from 'node:net';
 import { ConfigError, StoreRequestError } from '../errors';
 
-/** A request's first byte. PyTorch's queues (14 to 16) and what came after them are not here. */
+/** A request's first byte. PyTorch's queues (14 to 16) and later requests are not supported. */
 export const Query = {
   VALIDATE: 0,
   SET: 1,
@@ -23,37 +23,37 @@ export const Query = {
   PING: 13,
 } as const;
 
-/** What VALIDATE carries, so that a server knows a store's client from another protocol's. */
+/** VALIDATE's payload, by which a server recognises the protocol. */
 export const VALIDATION = 0x3c85f7ce;
 
-/** CHECK's answers. */
+/** CHECK's replies. */
 export const READY = 0;
 export const NOT_READY = 1;
 
-/** WAIT's answer once all keys are there, and CANCEL_WAIT's. */
+/** WAIT's reply once all keys are set, and CANCEL_WAIT's. */
 export const STOP_WAITING = 0;
 export const WAIT_CANCELED = 1;
 
-/** Under which clients count themselves in; the only key without the prefix. */
+/** The count of workers; the only key without the prefix. */
 export const INIT_KEY = 'init/';
 
-/** Before every other key. */
+/** Prefix of every other key. */
 export const KEY_PREFIX = '/';
 
-/** Bytes of a key, with its prefix. This limit and the next two are those of PyTorch's server. */
+/** Maximum bytes of a key with its prefix. This limit and the next two are PyTorch's. */
 export const MAX_KEY_BYTES = 8 * 1024;
 
-/** Bytes of a value. */
+/** Maximum bytes of a value. */
 export const MAX_VALUE_BYTES = 8 * 1024 * 1024;
 
-/** Keys of one request. */
+/** Maximum keys of one request. */
 export const MAX_KEYS = 128 * 1024;
 
-/** One message, put together field by field. */
+/** Builds a message field by field. */
 export class Message {
   readonly #parts: Buffer[] = [];
 
-  /** `query`: the first byte of a request; replies have none. */
+  /** `query`: a request's first byte; replies have none. */
   constructor(query?: number) {
     if (query !== undefined) this.u8(query);
   }
@@ -89,7 +89,7 @@ export class Message {
     const bytes = Buffer.from(key);
     if (bytes.length > MAX_KEY_BYTES) {
       throw new StoreRequestError(
-        `the key ${key.slice(0, 40)}… is ${bytes.length} bytes long; a store takes ${MAX_KEY_BYTES}`,
+        `the key ${key.slice(0, 40)}… has ${bytes.length} bytes; the limit is ${MAX_KEY_BYTES}`,
       );
     }
     return this.string(bytes);
@@ -103,7 +103,7 @@ export class Message {
         : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
     if (bytes.length > MAX_VALUE_BYTES) {
       throw new StoreRequestError(
-        `the value is ${bytes.length} bytes long; a store takes ${MAX_VALUE_BYTES}`,
+        `the value has ${bytes.length} bytes; the limit is ${MAX_VALUE_BYTES}`,
       );
     }
     return this.string(bytes);
@@ -116,37 +116,36 @@ export class Message {
     return this;
   }
 
-  /** Of keys that follow. Throws StoreRequestError for more than 131,072. */
+  /** The count of the keys that follow. Throws StoreRequestError for more than 131,072. */
   count(numKeys: number): this {
     if (numKeys > MAX_KEYS) {
-      throw new StoreRequestError(`${numKeys} keys in one request; a store takes ${MAX_KEYS}`);
+      throw new StoreRequestError(`the request has ${numKeys} keys; the limit is ${MAX_KEYS}`);
     }
     return this.i64(numKeys);
   }
 
-  /** A copy of it all. */
+  /** The message as one copied buffer. */
   bytes(): Buffer {
     return Buffer.concat(this.#parts);
   }
 
-  /** The pieces, values among them not copied. */
+  /** The message's parts; values are not copied. */
   parts(): readonly Buffer[] {
     return this.#parts;
   }
 }
 
-/** Bytes taken from a socket before anybody asks for them. */
+/** Bytes read from a socket ahead of the reader. */
 const READ_AHEAD = 64 * 1024;
 
 /**
- * A socket's bytes as fields, whatever pieces they come in. A field can be asked for when the one
- * before is there. It takes memory for what has come, at most twice that, never for what a length
- * promises.
+ * Reads a socket's bytes as fields, one at a time. Memory stays below twice the received bytes, and
+ * is never allocated for an announced length.
  */
 export class SocketReader {
   readonly #socket: Socket;
-  readonly #grown: (numBytes: number) => void;
-  /** What was received and not read is from #start to #end. */
+  readonly #onResize: (numBytes: number) => void;
+  /** Received, unread bytes are from #start to #end. */
   #buffer: Buffer = Buffer.alloc(0);
   #start = 0;
   #end = 0;
@@ -154,12 +153,12 @@ export class SocketReader {
   #failure: Error | null = null;
 
   /**
-   * `grown` is told by how many bytes the memory held grows, or shrinks when it is less than 0; if
-   * it throws, the socket is destroyed.
+   * `onResize` is called with the number of bytes by which the buffer grows, negative when it
+   * shrinks; if it throws, the socket is destroyed.
    */
-  constructor(socket: Socket, grown: (numBytes: number) => void = () => {}) {
+  constructor(socket: Socket, onResize: (numBytes: number) => void = () => {}) {
     this.#socket = socket;
-    this.#grown = grown;
+    this.#onResize = onResize;
     socket.on('data', (chunk: Buffer) => {
       try {
         this.#append(chunk);
@@ -169,7 +168,7 @@ export class SocketReader {
     });
   }
 
-  /** Whoever reads beyond what has come gets `error`. */
+  /** Makes reads beyond the received bytes reject with `error`. */
   fail(error: Error): void {
     this.#failure = error;
     this.#waiting?.reject(error);
@@ -177,38 +176,38 @@ export class SocketReader {
   }
 
   async u8(): Promise<number> {
-    await this.#arrival(1);
+    await this.#available(1);
     return this.#buffer[this.#advance(1)];
   }
 
   async u32(): Promise<number> {
-    await this.#arrival(4);
+    await this.#available(4);
     return this.#buffer.readUInt32LE(this.#advance(4));
   }
 
   async i64(): Promise<bigint> {
-    await this.#arrival(8);
+    await this.#available(8);
     return this.#buffer.readBigInt64LE(this.#advance(8));
   }
 
-  /** A u64 that says how much follows; throws RangeError above `most`. */
-  async length(most: number): Promise<number> {
-    await this.#arrival(8);
+  /** A u64 length or count; throws RangeError above `max`. */
+  async length(max: number): Promise<number> {
+    await this.#available(8);
     const length = this.#buffer.readBigUInt64LE(this.#advance(8));
-    if (length > most) throw new RangeError(`a length of ${length}, and ${most} is the most`);
+    if (length > max) throw new RangeError(`a length of ${length} is above the limit of ${max}`);
     return Number(length);
   }
 
-  /** Bytes in memory of their own. */
+  /** Returns a copy in memory of its own. */
   async bytes(numBytes: number): Promise<Buffer> {
-    await this.#arrival(numBytes);
+    await this.#available(numBytes);
     const bytes = Buffer.allocUnsafeSlow(numBytes);
     const start = this.#advance(numBytes);
     this.#buffer.copy(bytes, 0, start, start + numBytes);
     return bytes;
   }
 
-  /** Where the next `numBytes` begin; they stay there until more is received. */
+  /** Consumes `numBytes` and returns their start, valid until more is received. */
   #advance(numBytes: number): number {
     const start = this.#start;
     this.#start += numBytes;
@@ -216,11 +215,11 @@ export class SocketReader {
     return start;
   }
 
-  /** Until `numBytes` are there to be read. */
-  async #arrival(numBytes: number): Promise<void> {
+  /** Resolves when `numBytes` can be read. */
+  async #available(numBytes: number): Promise<void> {
     if (this.#end - this.#start >= numBytes) return;
     if (this.#failure !== null) throw this.#failure;
-    // What a long value took is not needed for the short fields that follow.
+    // Shrink the buffer that a long value needed.
     const kept = this.#end - this.#start;
     if (this.#buffer.length > 4 * READ_AHEAD && Math.max(numBytes, kept) <= READ_AHEAD) {
       this.#resize(kept);
@@ -248,12 +247,12 @@ export class SocketReader {
     }
   }
 
-  /** Moves what is there to the beginning of a buffer of `numBytes`. */
+  /** Moves unread bytes to the beginning of a buffer of `numBytes`. */
   #resize(numBytes: number): void {
     if (numBytes === this.#buffer.length) {
       this.#buffer.copyWithin(0, this.#start, this.#end);
     } else {
-      this.#grown(numBytes - this.#buffer.length);
+      this.#onResize(numBytes - this.#buffer.length);
       const buffer = Buffer.allocUnsafeSlow(numBytes);
       this.#buffer.copy(buffer, 0, this.#start, this.#end);
       this.#buffer = buffer;
@@ -263,9 +262,9 @@ export class SocketReader {
   }
 }
 
-/** Throws ConfigError for what is not a port. */
-export function checkPort(port: number, least: number): void {
-  if (!Number.isInteger(port) || port < least || port > 65535) {
-    throw new ConfigError(`port must be a whole number, ${least} to 65535, not ${String(port)}`);
+/** Throws ConfigError unless `port` is an integer from `min` to 65535. */
+export function checkPort(port: number, min: number): void {
+  if (!Number.isInteger(port) || port < min || port > 65535) {
+    throw new ConfigError(`port is ${String(port)}; it must be an integer from ${min} to 65535`);
   }
 }

@@ -1,4 +1,4 @@
-/** The side of a TCPStore that has the keys. */
+/** Server of a TCPStore. */
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import { StoreListenError } from '../errors';
@@ -18,38 +18,36 @@ import {
   WAIT_CANCELED,
 } from './tcpStoreProtocol';
 
-/** Requests of one client that are answered before others have their turn. */
-const TURN = 64;
+/** Consecutive requests of one client before the server yields to the others. */
+const REQUESTS_PER_TURN = 64;
 
-/** What a client costs before it has sent anything: a socket's objects. */
+/** Bytes counted for a connection itself. */
 const CLIENT_BYTES = 8 * 1024;
 
 const NOTHING = Buffer.alloc(0);
 
 export interface ServeOptions {
-  /** Name or address to listen on; without it every address of this machine, IPv6 and IPv4. */
+  /** Name or address to listen on; default: every address of this machine, IPv6 and IPv4. */
   host?: string;
-  /** 0: any that is free. */
+  /** 0: any free port. */
   port: number;
-  /** Milliseconds that a client may leave a handshake, a request or a reply half done. */
+  /** Milliseconds of silence allowed within a handshake, request or reply. */
   stallTimeout?: number;
 }
 
 /**
- * Keys and values for the clients of a group: ours, and PyTorch's from 2.6 on (its TCPStore with
- * `is_master=False`).
+ * A store for `TCPStore` clients and PyTorch's from 2.6 on (TCPStore with `is_master=False`).
  *
- * Whoever can reach the port can read and write everything, so it belongs in a network of trust;
- * but no client can bring it down. These cost a client its connection, and nobody else anything:
- * a first query that is not the handshake, a query that is not known, a key above 8 KiB, a value
- * above 8 MiB (also one grown by append), more than 131,072 keys in a request, an add to what is
- * not a number, a second wait before the first has ended, 5 minutes of silence in the middle of a
- * request, and what would take the memory in use above 256 MiB: that counts the values, what has
- * come of requests that are not complete, waits, replies that have not been read, and 8 KiB for
- * each client.
+ * There is no authentication: any process that can reach the port can read and write every key, so
+ * use it in a trusted network. The server closes the connection of a client, without effect on the
+ * others, for: a first query other than the handshake, an unknown query, a key above 8 KiB, a value
+ * above 8 MiB (also after append), more than 131,072 keys in a request, an add to a value that is not
+ * a number, a second wait before the first has ended, 5 minutes of silence within a request, and a
+ * request that would raise the memory in use above 256 MiB. That memory counts values, incomplete
+ * requests, waits, unread replies, and 8 KiB for each client.
  */
 export class TCPStoreServer {
-  /** The address it listens on; `::` is every one. */
+  /** The address it listens on; `::` means every address. */
   readonly host: string;
   /** The port it listens on. */
   readonly port: number;
@@ -61,7 +59,7 @@ export class TCPStoreServer {
   private constructor(server: Server, stallTimeout: number) {
     ({ address: this.host, port: this.port } = server.address() as AddressInfo);
     this.#server = server;
-    // One that cannot be accepted, for want of file descriptors say, is nobody else's concern.
+    // A connection that cannot be accepted (no file descriptors, say) does not affect the others.
     server.on('error', () => {});
     server.on('connection', (socket) => {
       const client = new ServedClient(socket, this.#table, stallTimeout);
@@ -70,7 +68,7 @@ export class TCPStoreServer {
     });
   }
 
-  /** Rejects with StoreListenError; its `reason` is EADDRINUSE when another process has the port. */
+  /** Rejects with StoreListenError; its `reason` is EADDRINUSE when the port is in use. */
   static listen({ host, port, stallTimeout = 300_000 }: ServeOptions): Promise<TCPStoreServer> {
     return new Promise((resolve, reject) => {
       checkPort(port, 0);
@@ -87,13 +85,13 @@ export class TCPStoreServer {
     });
   }
 
-  /** What it holds now; `numBytes` as the limit above counts them, `numAwaited` in keys. */
+  /** Current usage: `numBytes` as the limit above counts memory, `numAwaited` in keys. */
   usage(): { numClients: number; numKeys: number; numAwaited: number; numBytes: number } {
     const { numKeys, numAwaited, numBytes } = this.#table;
     return { numClients: this.#clients.size, numKeys, numAwaited, numBytes };
   }
 
-  /** Ends every connection and frees the port. May come more than once. */
+  /** Closes every connection and frees the port. Idempotent. */
   close(): Promise<void> {
     this.#closed ??= new Promise((resolve) => {
       this.#server.close(() => resolve());
@@ -107,7 +105,7 @@ export class TCPStoreServer {
   }
 }
 
-/** One connection: its requests are answered in the order they come. */
+/** One client connection; requests are answered in order. */
 export class ServedClient {
   readonly #socket: Socket;
   readonly #table: KeyTable;
@@ -118,8 +116,8 @@ export class ServedClient {
   #requestBytes = 0;
   #waitBytes = 0;
   #wait: Wait | null = null;
-  /** Until the system has the answer to the wait before. */
-  #woken: Promise<void> | null = null;
+  /** Resolves when the previous wait's reply has been handed to the kernel. */
+  #waitReply: Promise<void> | null = null;
 
   constructor(socket: Socket, table: KeyTable, stallTimeout: number) {
     this.#socket = socket;
@@ -128,31 +126,31 @@ export class ServedClient {
     this.#reader = new SocketReader(socket, (numBytes) => this.#hold(numBytes));
     socket.on('error', () => {});
     socket.on('timeout', () => socket.destroy());
-    socket.on('close', () => this.#reader.fail(new Error('the client has gone')));
+    socket.on('close', () => this.#reader.fail(new Error('the client disconnected')));
     socket.setTimeout(stallTimeout);
   }
 
-  /** Until it leaves, or does what a client may not; never rejects. */
+  /** Resolves when the client disconnects or violates the protocol; never rejects. */
   async serve(): Promise<void> {
     try {
       this.#hold(CLIENT_BYTES);
       await this.#handshake();
-      for (let turn = 1; ; turn++) {
+      for (let request = 1; ; request++) {
         this.#socket.setTimeout(0);
         const query = await this.#reader.u8();
         this.#socket.setTimeout(this.#stallTimeout);
-        await this.#woken;
+        await this.#waitReply;
         await this.#answer(query);
-        if (turn % TURN === 0) await setImmediate();
-        this.#table.give(this.#requestBytes);
+        if (request % REQUESTS_PER_TURN === 0) await setImmediate();
+        this.#table.release(this.#requestBytes);
         this.#requestBytes = 0;
       }
     } catch {
-      // There is nothing to tell a client that broke the protocol, and nobody else to tell.
+      // The protocol has no error replies.
     } finally {
       this.drop();
       this.#endWait();
-      this.#table.give(this.#requestBytes + this.#heldBytes);
+      this.#table.release(this.#requestBytes + this.#heldBytes);
     }
   }
 
@@ -163,7 +161,7 @@ export class ServedClient {
   async #handshake(): Promise<void> {
     const query = await this.#reader.u8();
     if (query !== Query.VALIDATE || (await this.#reader.u32()) !== VALIDATION) {
-      throw new Error('not a client of a store');
+      throw new Error('not a TCPStore client');
     }
   }
 
@@ -203,10 +201,10 @@ export class ServedClient {
       }
       case Query.WAIT: {
         const keys = await this.#keys();
-        if (this.#wait !== null) throw new Error('a wait within a wait');
+        if (this.#wait !== null) throw new Error('a second wait before the first has ended');
         this.#wait = table.wait(keys, () => {
           this.#endWait();
-          this.#woken = this.#write([Buffer.of(STOP_WAITING)]).catch(() => {});
+          this.#waitReply = this.#write([Buffer.of(STOP_WAITING)]).catch(() => {});
         });
         if (this.#wait === null) return this.#reply(new Message().u8(STOP_WAITING));
         this.#waitBytes = this.#requestBytes;
@@ -223,7 +221,8 @@ export class ServedClient {
       case Query.APPEND: {
         const [key, value] = [await this.#key(), await this.#value()];
         const whole = Buffer.concat([table.get(key) ?? NOTHING, value]);
-        if (whole.length > MAX_VALUE_BYTES) throw new RangeError('a value has grown too long');
+        if (whole.length > MAX_VALUE_BYTES)
+          throw new RangeError(`the appended value is above ${MAX_VALUE_BYTES} bytes`);
         table.set(key, whole);
         return;
       }
@@ -240,7 +239,7 @@ export class ServedClient {
         return;
       }
       default:
-        throw new Error(`the query ${query} is not known`);
+        throw new Error(`unknown query ${query}`);
     }
   }
 
@@ -259,31 +258,31 @@ export class ServedClient {
     return this.#bytes(MAX_VALUE_BYTES);
   }
 
-  async #bytes(most: number): Promise<Buffer> {
-    const bytes = await this.#reader.bytes(await this.#reader.length(most));
-    this.#take(bytes.length + ENTRY_BYTES);
+  async #bytes(max: number): Promise<Buffer> {
+    const bytes = await this.#reader.bytes(await this.#reader.length(max));
+    this.#reserve(bytes.length + ENTRY_BYTES);
     return bytes;
   }
 
   /** Counts memory until the request is answered. */
-  #take(numBytes: number): void {
-    this.#table.take(numBytes);
+  #reserve(numBytes: number): void {
+    this.#table.reserve(numBytes);
     this.#requestBytes += numBytes;
   }
 
-  /** Counts memory until the client has gone. */
+  /** Counts memory until the client disconnects. */
   #hold(numBytes: number): void {
-    this.#table.take(numBytes);
+    this.#table.reserve(numBytes);
     this.#heldBytes += numBytes;
   }
 
   #reply(message: Message): Promise<void> {
     const parts = message.parts();
-    this.#take(parts.reduce((numBytes, { length }) => numBytes + length, 0));
+    this.#reserve(parts.reduce((numBytes, { length }) => numBytes + length, 0));
     return this.#write(parts);
   }
 
-  /** Until the system has it all: a client that does not read is not asked for more requests. */
+  /** Resolves when the kernel has all bytes: no further requests are read from a slow client. */
   #write(parts: readonly Buffer[]): Promise<void> {
     if (parts.length === 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
@@ -300,17 +299,17 @@ export class ServedClient {
     if (this.#wait === null) return;
     this.#table.cancelWait(this.#wait);
     this.#wait = null;
-    this.#table.give(this.#waitBytes);
+    this.#table.release(this.#waitBytes);
     this.#waitBytes = 0;
   }
 }
 
-/** As C's strtoll reads it: what follows the digits is not looked at. 0 when there is nothing yet. */
+/** Parses as C's strtoll: ignores what follows the digits. 0 for a key that is not set. */
 function toInteger(value: Buffer | undefined): bigint {
   if (value === undefined) return 0n;
   const digits = /^\s*([+-]?\d{1,20})/.exec(value.toString('latin1', 0, 64))?.[1];
-  if (digits === undefined) throw new RangeError('an add to what is not a number');
+  if (digits === undefined) throw new RangeError('add to a value that is not a number');
   const number = BigInt(digits.replace('+', ''));
-  if (number !== BigInt.asIntN(64, number)) throw new RangeError('a number above 64 bits');
+  if (number !== BigInt.asIntN(64, number)) throw new RangeError('add to a number above 64 bits');
   return number;
 }

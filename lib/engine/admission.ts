@@ -1,13 +1,14 @@
 /**
- * The way of a call into the engine: its prompts are encoded, off this thread, then its requests
- * arrive together; the loop gives the call to the scheduler before its next step, and each request is
- * made when its turn comes. From the moment when it is made a call counts, and can be given up.
+ * Admits calls: prompts are encoded off this thread, then all requests of the call arrive together.
+ * The loop hands the call to the scheduler before its next step, and each Request is made when it
+ * reaches the head of the queue. A call counts, and can be aborted, from its creation.
  */
 import type { RequestOptions } from '../config/requestOptions';
 import { readingOf } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
 import type { Executor } from '../executor/executor';
+import { codeOf, log } from '../log';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
 import type { EndReason } from './metrics';
@@ -20,56 +21,56 @@ import { requestSeed, sampleSeed } from './seeds';
 import { type Pieces, slicedWork } from '../slicedWork';
 import type { SchedulingFault } from './waitingRequests';
 
-/** Requests of an ended call up to which all are ended at once; of a larger one, in slices. */
-const DROPPED_AT_ONCE = 64;
+/** Requests of an ended call that are dropped at once; a larger call is dropped in slices. */
+const MAX_DROPPED_AT_ONCE = 64;
 
-/** Counts of a call with one request, which exists already. */
+/** Sample counts of a call that needs no new requests. */
 const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';
 
 export class Admission {
-  /** Calls that have begun and are not done. */
+  /** Calls in progress. */
   private readonly calls = new Map<Call, PendingCall>();
-  /** What came between two steps, in order. */
+  /** Arrivals since the last step, in order. */
   private arrivals: Arrival[] = [];
-  /** Each resolves once the requests of a large call that has ended are dropped. */
+  /** One promise for each large ended call; it resolves once the call's requests are dropped. */
   private readonly drops = new Set<Promise<void>>();
-  /** Requests of calls that have begun, which the scheduler does not have yet. */
+  /** Requests of calls in progress that the scheduler does not have yet. */
   private numArriving = 0;
-  /** Prompts that the engine was ever given: the next one's place. */
+  /** Prompts submitted since the start; the index of the next prompt. */
   numRequests = 0;
-  /** Requests that the last step left waiting, for want of seats or blocks. */
+  /** Requests left waiting by the last step for lack of slots or blocks. */
   numLeftWaiting = 0;
-  /** Set before the first call: it is made once the cache is sized. */
+  /** Set before the first call, once the KV cache is sized. */
   scheduler!: Scheduler;
 
   constructor(
     private readonly config: UniprocConfig,
     private readonly executor: Executor,
     private readonly outputProcessor: OutputProcessor,
-    /** Has the loop look for what arrived. */
+    /** Wakes the engine loop. */
     private readonly wake: () => void,
   ) {}
 
-  /** No call has begun that is not done. */
+  /** No call is in progress. */
   get isIdle(): boolean {
     return this.calls.size === 0;
   }
 
-  /** Requests that no step computes, those among them whose prompt is still being encoded. */
+  /** Requests not running, including those still being encoded. */
   get numWaiting(): number {
     return this.scheduler.numWaiting + this.numArriving;
   }
 
-  /** Samples that calls under way asked for and that are not complete. */
+  /** Incomplete samples of calls in progress. */
   get numUnfinishedRequests(): number {
     let count = this.outputProcessor.numUnfinishedRequests;
     for (const { numLeft } of this.calls.values()) count += numLeft;
     return count;
   }
 
-  /** Requests that this process alone may end before they are done. */
+  /** Requests that this rank may end on its own. */
   get numRankLocalRequests(): number {
     let count = this.outputProcessor.numRankLocalRequests;
     for (const { call, receiver, numLeft } of this.calls.values()) {
@@ -79,8 +80,8 @@ export class Admission {
   }
 
   /**
-   * Gives a call its place in the order of requests, from which follow their ids and seeds, and starts
-   * to encode it. It begins with `begin`, now or later.
+   * Assigns the call its request ids and seeds, by order of creation, and starts encoding its
+   * prompts. `begin` starts the call, now or later.
    */
   make(
     callInputs: CallInputs,
@@ -127,30 +128,30 @@ export class Admission {
   }
 
   /**
-   * Throws what speaks against a call now: InvalidStateError while the executor sleeps, QueueFullError,
-   * the reason of its signal.
+   * Checks that a call can be admitted now. Throws InvalidStateError while the executor sleeps,
+   * QueueFullError, or the signal's abort reason.
    */
   check({ numRequests }: Pick<CallInputs, 'numRequests'>, { signal }: RequestOptions): void {
     signal?.throwIfAborted();
     if (this.executor.isSleeping) throw asleep();
     const { maxQueuedRequests, maxNumSeqs } = this.config.scheduler;
     if (maxQueuedRequests === null) return;
-    // What the last step left waiting had no block or no seat, so that who comes after waits, too.
+    // Requests left waiting by the last step lacked blocks or slots, so later requests wait too.
     const isFull = Math.min(this.numLeftWaiting, this.scheduler.numWaiting) > 0;
-    const numFreeSeats = isFull ? 0 : Math.max(0, maxNumSeqs - this.scheduler.numRunning);
-    const numWaiting = Math.max(0, this.numWaiting - numFreeSeats);
-    const seatsForIt = Math.max(0, numFreeSeats - this.numWaiting);
-    if (numWaiting + Math.max(0, numRequests - seatsForIt) <= maxQueuedRequests) return;
+    const numFreeSlots = isFull ? 0 : Math.max(0, maxNumSeqs - this.scheduler.numRunning);
+    const numWaiting = Math.max(0, this.numWaiting - numFreeSlots);
+    const numSlotsForCall = Math.max(0, numFreeSlots - this.numWaiting);
+    if (numWaiting + Math.max(0, numRequests - numSlotsForCall) <= maxQueuedRequests) return;
     throw new QueueFullError(maxQueuedRequests, numWaiting, numRequests);
   }
 
-  /** From now on the requests of the call count. It may have ended already. */
+  /** Counts the call's requests from now on. The call may have ended already. */
   admit(pending: PendingCall): void {
     pending.isAdmitted = true;
-    pending.call.whenEnded(() => this.ended(pending));
+    pending.call.whenEnded(() => this.onCallEnded(pending));
   }
 
-  /** Has a call's requests come as soon as they can. It may have ended already. */
+  /** Enqueues the call's requests as soon as they are encoded. The call may have ended already. */
   begin(pending: PendingCall): void {
     const { call } = pending;
     if (call.numPrompts === 0) call.end();
@@ -163,13 +164,16 @@ export class Admission {
     else void pending.encoding.then(() => this.arrive(pending));
   }
 
-  /** Throws, with the call ended, what methods throw that a caller gave its signal. */
+  /**
+   * Watches the call's signal and timeout. If the caller's signal throws, ends the call and
+   * rethrows.
+   */
   private watch(pending: PendingCall): void {
     const { call, options, receiver } = pending;
     try {
       readingOf('options: signal', () =>
         call.watch(options, (reason, error) => {
-          this.giveUp(pending, reason);
+          this.end(pending, reason);
           receiver.failed(error, reason === 'abort');
         }),
       );
@@ -210,7 +214,7 @@ export class Admission {
     }
   };
 
-  /** Of the sample's prompt, whose samples are made one after the other. */
+  /** The ParentRequest of the sample's prompt; samples of a prompt are made consecutively. */
   private parentOf(
     pending: PendingCall,
     { prompt, promptTokenIds, samplingParams }: EngineInput,
@@ -227,7 +231,7 @@ export class Admission {
     ));
   }
 
-  /** A request that other ranks began: it is computed along, and given to the scheduler at once. */
+  /** Adds a request that other ranks have begun; the scheduler gets it at once. */
   adopt(request: Request, receiver: CallReceiver, call: Call): void {
     const { requestId, promptTokenIds, samplingParams } = request;
     const pending = new PendingCall(NOTHING_TO_MAKE, receiver, {}, call, 0, this.makeRequest);
@@ -238,7 +242,7 @@ export class Admission {
       samplingParams,
       receiver.of(0),
       call,
-      1, // each sample comes by itself
+      1, // each sample is added separately
     );
     this.outputProcessor.addRequest(request, parent, 0, pending.time);
     pending.requestIds.push(requestId);
@@ -257,7 +261,7 @@ export class Admission {
     this.wake();
   }
 
-  /** Gives the scheduler what arrived; `resetPrefixCache` carries a reset out. */
+  /** Hands arrivals to the scheduler; `resetPrefixCache` performs a reset. */
   takeArrivals(resetPrefixCache: () => void): void {
     while (this.arrivals.length > 0) {
       const { arrivals } = this;
@@ -271,7 +275,7 @@ export class Admission {
 
   private schedule(pending: PendingCall): void {
     if (pending.call.isEnded) return;
-    // The executor may have fallen asleep since the call was made.
+    // The executor may have been put to sleep since the call was made.
     if (this.executor.isSleeping) {
       this.fail(pending, asleep());
       return;
@@ -281,24 +285,24 @@ export class Admission {
     this.scheduler.addSource(pending);
   }
 
-  /** Ends a call that its caller gave up, and knows of. */
-  giveUp(pending: PendingCall, reason: EndReason): void {
+  /** Ends a call; the caller is notified separately. */
+  end(pending: PendingCall, reason: EndReason): void {
     pending.endReason = reason;
     pending.call.end();
   }
 
-  /** A call is done; or it was given up or failed, perhaps with one of its requests, and all end. */
-  private ended(pending: PendingCall): void {
+  /** Called when a call ends: done, aborted or failed. Drops its unfinished requests. */
+  private onCallEnded(pending: PendingCall): void {
     const { call, requestIds, numLeft } = pending;
     const hasBegun = this.calls.delete(call);
     if (hasBegun && !pending.isScheduled) this.numArriving -= pending.numRequests;
     if (call.numPromptsDone === call.numPrompts || !pending.isAdmitted) return;
     this.scheduler.removeSource(pending);
-    // Ranks that step together drop requests between the same steps.
-    if (requestIds.length <= DROPPED_AT_ONCE || this.executor.inLockstep) {
+    // Ranks in lockstep drop requests between the same steps.
+    if (requestIds.length <= MAX_DROPPED_AT_ONCE || this.executor.inLockstep) {
       this.drop(pending, requestIds);
     } else {
-      // First those that hold seats and blocks.
+      // First the requests that hold slots and blocks.
       const { outputProcessor, scheduler } = this;
       const isOfCall = (requestId: string) => outputProcessor.callOf(requestId) === call;
       this.drop(pending, scheduler.runningReqIds.filter(isOfCall));
@@ -306,7 +310,7 @@ export class Admission {
     }
     const records = this.outputProcessor.dropSamples(pending);
     if (records === null) return;
-    if (numLeft > DROPPED_AT_ONCE) this.dropInSlices(records);
+    if (numLeft > MAX_DROPPED_AT_ONCE) this.dropInSlices(records);
     else while (records.next().done !== true);
   }
 
@@ -323,7 +327,7 @@ export class Admission {
     void dropped.finally(() => this.drops.delete(dropped));
   }
 
-  /** Ends requests of a call that has ended, those that have not; the worker hears of it by the next step. */
+  /** Ends the unfinished requests of an ended call; the worker frees them with the next step. */
   private drop({ endReason, isScheduled }: PendingCall, requestIds: readonly string[]): void {
     const dropped = this.outputProcessor.dropRequests(requestIds, endReason);
     if (!isScheduled || dropped.length === 0) return;
@@ -334,13 +338,15 @@ export class Admission {
   /** Ends a call with an error. */
   fail(pending: PendingCall, error: unknown, reason: EndReason = 'error'): void {
     if (pending.call.isEnded) return;
-    this.giveUp(pending, reason);
+    const { firstRequest, numRequests } = pending;
+    log('the call of %d requests from %d on ends: %s', numRequests, firstRequest, codeOf(error));
+    this.end(pending, reason);
     pending.receiver.failed(error);
   }
 
   /**
-   * Ends the call of a request that met `cause` while it was `stage`. Ids of requests that are
-   * finished are ignored.
+   * Ends the call of a request that failed with `cause` while it was being `stage` (for example
+   * 'scheduled'). Ignores finished requests.
    */
   failRequest(requestId: string, stage: string, cause: unknown): void {
     const call = this.outputProcessor.callOf(requestId);
@@ -355,7 +361,7 @@ export class Admission {
     else this.fail(source as PendingCall, error);
   }
 
-  /** Nothing runs any more: ends every call, in slices; resolves once all have heard of it. */
+  /** Fails every call, in slices, when the engine stops; resolves once all callers are notified. */
   async failAll(error: Error, reason: EndReason): Promise<void> {
     this.arrivals = [];
     function* calls(admission: Admission): Pieces {
@@ -368,7 +374,7 @@ export class Admission {
     await Promise.all(this.drops);
   }
 
-  /** Resolves once every call that has begun has arrived or has ended. */
+  /** Resolves once every call in progress is encoded or has ended. */
   async settled(): Promise<void> {
     for (const pending of [...this.calls.values()]) await pending.encoding;
   }

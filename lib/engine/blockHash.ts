@@ -1,14 +1,14 @@
-/** Names for what a full block of the KV cache holds: its tokens and all that come before them. */
+/** Hashes of full KV cache blocks: of a block's tokens and all tokens before them. */
 import { hash } from 'node:crypto';
 
-/** SHA-256, 32 characters of a byte each: no two contents are ever met that share one. */
+/** SHA-256 as a binary string of 32 characters; collisions are not handled. */
 export type BlockHash = string;
 
 const HASH_BYTES = 32;
 
-/** Chains hashes block by block (as vLLM's hash_block_tokens). */
+/** Chains hashes block by block (vLLM's hash_block_tokens). */
 export class BlockHasher {
-  /** The hash of the blocks before, then the block's tokens. */
+  /** The parent block's hash, then the block's tokens. */
   private readonly input: Buffer;
   private readonly tokens: Int32Array;
 
@@ -21,12 +21,12 @@ export class BlockHasher {
     this.tokens = new Int32Array(memory, HASH_BYTES);
   }
 
-  /** What comes before the first block: nothing, but no other salt's or generation's. */
+  /** The parent hash of a first block, distinct for each salt and cache generation. */
   root(salt: string, generation: number): BlockHash {
     return hash('sha256', `${generation} ${salt}`, 'binary');
   }
 
-  /** Of a block of `tokenIds` [blockSize] after the blocks that `parent` stands for. */
+  /** Hash of the block of `tokenIds` [blockSize] whose preceding block has the hash `parent`. */
   next(parent: BlockHash, tokenIds: Int32Array): BlockHash {
     this.input.write(parent, 'binary');
     this.tokens.set(tokenIds);

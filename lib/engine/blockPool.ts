@@ -1,24 +1,22 @@
 /**
- * The blocks of the KV cache: which are free, how many requests hold each of the others, and which
- * hold tokens that another request may find again (vLLM V1's BlockPool).
+ * KV cache blocks with reference counts, a free list, and an index of cached full blocks by hash
+ * (vLLM V1's BlockPool).
  *
- * A block that is let go keeps its content and can be found until it is taken for other tokens; the
- * one that has been free longest is taken first. So the free blocks are a list in that order, from
- * whose middle a block that is found again leaves.
+ * A freed block keeps its content and stays in the index until it is reallocated. The free list is
+ * ordered least recently used first; a cache hit removes a block from its middle.
  */
 import type { BlockHash } from './blockHash';
 
 export class BlockPool {
   /**
-   * [numBlocks + 1] each: the free blocks as a ring, from which block `numBlocks`, which does not
-   * exist, marks both ends.
+   * [numBlocks + 1] each: a doubly linked ring of free blocks; index `numBlocks` is the sentinel.
    */
   private readonly next: Int32Array;
   private readonly previous: Int32Array;
   private numFree: number;
   /** [numBlocks] */
   private readonly refCounts: Int32Array;
-  /** [numBlocks]: what a block can be found by. */
+  /** [numBlocks]: the hash under which a block is cached. */
   private readonly hashes: (BlockHash | null)[];
   private readonly cached = new Map<BlockHash, number>();
   private releases = 0;
@@ -36,75 +34,78 @@ export class BlockPool {
     return this.numFree;
   }
 
-  /** How often a holder let a block go, since the start. */
+  /** Block references released since the start. */
   get numReleases(): number {
     return this.releases;
   }
 
-  /** How many hold the block; 0 when it is free. */
+  /** Requests that hold the block; 0 when it is free. */
   refCount(blockId: number): number {
     return this.refCounts[blockId];
   }
 
-  /** The block that holds what the hash stands for, free or not. */
+  /** The block cached under the hash, free or in use. */
   getCachedBlock(hash: BlockHash): number | undefined {
     return this.cached.get(hash);
   }
 
-  /** Lets the block, which is full, be found by the hash; the first block under a hash stays. */
+  /** Caches a full block under its hash; an earlier block with the same hash stays. */
   cacheBlock(blockId: number, hash: BlockHash): void {
     if (this.cached.has(hash)) return;
     this.cached.set(hash, blockId);
     this.hashes[blockId] = hash;
   }
 
-  /** Nothing is found by these hashes from now on. Who holds a block keeps it. */
+  /** Evicts these hashes from the index. Requests keep their blocks. */
   uncache(hashes: readonly BlockHash[]): void {
     for (const hash of hashes) {
       const blockId = this.cached.get(hash);
-      if (blockId !== undefined) this.forget(blockId);
+      if (blockId !== undefined) this.evict(blockId);
     }
   }
 
-  /** No block can be found from now on. Who holds one keeps it. */
+  /** Evicts all blocks from the index. Requests keep their blocks. */
   resetPrefixCache(): void {
     this.cached.clear();
     this.hashes.fill(null);
   }
 
-  /** Takes `count` blocks, no more than are free, each held once and found by nothing. */
+  /**
+   * Allocates `count` blocks (at most `numFreeBlocks`) with a reference count of 1, evicting their
+   * cached content.
+   */
   getNewBlocks(count: number): number[] {
     const blockIds = new Array<number>(count);
     for (let i = 0; i < count; i++) {
       const blockId = this.next[this.numBlocks];
-      this.leaveFreeList(blockId);
+      this.removeFromFreeList(blockId);
       this.refCounts[blockId] = 1;
-      this.forget(blockId);
+      this.evict(blockId);
       blockIds[i] = blockId;
     }
     return blockIds;
   }
 
-  /** Holds each block once more; one that was free is free no longer. */
+  /** Increments the blocks' reference counts, removing free blocks from the free list. */
   touch(blockIds: readonly number[]): void {
     for (const blockId of blockIds) {
-      if (this.refCounts[blockId]++ === 0) this.leaveFreeList(blockId);
+      if (this.refCounts[blockId]++ === 0) this.removeFromFreeList(blockId);
     }
   }
 
   /**
-   * Lets a sequence's blocks go once each; the last to let go frees a block. The sequence's end is
-   * freed first, and so taken first: its beginning is what others may share.
+   * Decrements the reference counts of a sequence's blocks and frees those that reach 0. The last
+   * block is freed, and so reused, first: other requests are likelier to share the first.
    */
   releaseBlocks(blockIds: readonly number[]): void {
     this.releases += blockIds.length;
     for (let i = blockIds.length - 1; i >= 0; i--) {
-      if (--this.refCounts[blockIds[i]] === 0) this.joinFreeList(blockIds[i]);
+      if (--this.refCounts[blockIds[i]] === 0) this.appendToFreeList(blockIds[i]);
     }
   }
 
   /**
-   * How many blocks would become free if `holders` let theirs go, those in `kept` apart. Changes
+   * Blocks that would become free if `holders` released theirs, except those in `kept`. Changes
    * nothing.
    */
   numFreedBy(holders: readonly (readonly number[])[], kept: readonly number[]): number {
@@ -119,20 +120,20 @@ export class BlockPool {
     return count;
   }
 
-  private forget(blockId: number): void {
+  private evict(blockId: number): void {
     const hash = this.hashes[blockId];
     if (hash === null) return;
     this.cached.delete(hash);
     this.hashes[blockId] = null;
   }
 
-  private leaveFreeList(blockId: number): void {
+  private removeFromFreeList(blockId: number): void {
     this.next[this.previous[blockId]] = this.next[blockId];
     this.previous[this.next[blockId]] = this.previous[blockId];
     this.numFree--;
   }
 
-  private joinFreeList(blockId: number): void {
+  private appendToFreeList(blockId: number): void {
     const end = this.numBlocks;
     const last = this.previous[end];
     this.next[last] = blockId;

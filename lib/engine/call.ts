@@ -1,55 +1,60 @@
-/** What one caller asked for in one go: how far it is, and what ends it before it is done. */
+/** One call: its progress, and the signal and timeout that may end it early. */
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
 import { slicedWork } from '../slicedWork';
 
-/** Why a call was given up, and the error for whoever waits: of a signal, whatever its reason is. */
-export type GiveUp = (why: 'abort' | 'timeout', error: unknown) => void;
+/**
+ * Called with why the call ends early, and the error for its caller: for a signal, the signal's
+ * reason.
+ */
+export type OnAbort = (why: 'abort' | 'timeout', error: unknown) => void;
 
 export class Call {
-  /** Prompts of which all samples are there. */
+  /** Prompts with all samples complete. */
   numPromptsDone = 0;
-  /** Tokens of the prompts computed so far, for each sample its own. */
+  /** Prompt tokens computed so far, summed over samples. */
   numPromptTokens = 0;
   /** Tokens generated so far. */
   numOutputTokens = 0;
-  /** Whether a signal or its time may end it. */
+  /** Whether a signal or a timeout may end it. */
   isWatched = false;
   private ended = false;
-  /** What may end it before it is done; null where nothing does, and once it has ended. */
+  /** Null without a signal, and once the call has ended. */
   private signal: AbortSignal | null = null;
   private stopTimer: (() => void) | null = null;
-  private giveUp: GiveUp | null = null;
+  private onAbort: OnAbort | null = null;
   private onEnd: (() => void) | null = null;
 
   constructor(readonly numPrompts: number) {}
 
-  /** It is done, has failed or was given up. */
+  /** Done, failed or aborted. */
   get isEnded(): boolean {
     return this.ended;
   }
 
-  /** Calls `giveUp` when the signal is aborted or the time is up, unless the call ends before. */
-  watch({ signal, timeoutMs }: RequestOptions, giveUp: GiveUp): void {
+  /**
+   * Calls `onAbort` when the signal is aborted or the timeout expires, unless the call ends first.
+   */
+  watch({ signal, timeoutMs }: RequestOptions, onAbort: OnAbort): void {
     this.isWatched = signal !== undefined || timeoutMs !== undefined;
-    this.giveUp = giveUp;
+    this.onAbort = onAbort;
     if (timeoutMs !== undefined) {
       this.stopTimer = startTimer(timeoutMs, () =>
-        giveUp('timeout', new RequestTimeoutError(timeoutMs, this)),
+        onAbort('timeout', new RequestTimeoutError(timeoutMs, this)),
       );
     }
     if (signal === undefined) return;
-    waitFor(signal, this);
+    addToSignal(signal, this);
     this.signal = signal;
   }
 
-  /** The signal that it is watched by was aborted. */
+  /** The call's signal was aborted. */
   aborted(): void {
-    this.giveUp?.('abort', this.signal?.reason);
+    this.onAbort?.('abort', this.signal?.reason);
   }
 
-  /** Calls back when it ends, from within what ends it. */
+  /** Registers the callback that `end` calls synchronously. */
   whenEnded(callback: () => void): void {
     this.onEnd = callback;
   }
@@ -58,7 +63,7 @@ export class Call {
     if (++this.numPromptsDone === this.numPrompts) this.end();
   }
 
-  /** It is done or has failed: nothing watches it any more. */
+  /** Ends the call and stops watching its signal and timeout. Idempotent. */
   end(): void {
     if (this.ended) return;
     this.ended = true;
@@ -66,40 +71,40 @@ export class Call {
     this.stopTimer = null;
     const { signal } = this;
     this.signal = null;
-    if (signal !== null) stopWaiting(signal, this);
-    this.giveUp = null;
+    if (signal !== null) removeFromSignal(signal, this);
+    this.onAbort = null;
     this.onEnd?.();
   }
 }
 
-/** The calls that each signal may end. */
-const waiters = new WeakMap<AbortSignal, Set<Call>>();
+/** Calls in progress, by signal. */
+const callsBySignal = new WeakMap<AbortSignal, Set<Call>>();
 
 /**
- * Has the call hear when the signal is aborted. A signal has one listener of ours, however many wait:
- * a service may have one signal for hundreds of requests, and Node warns of a leak from the eleventh
- * listener on.
+ * Registers the call with its signal. Each signal has one listener, however many calls share it: a
+ * service may pass one signal to hundreds of calls, and Node warns of a leak at the eleventh
+ * listener.
  */
-function waitFor(signal: AbortSignal, call: Call): void {
-  const waiting = waiters.get(signal) ?? new Set();
-  waiters.set(signal, waiting);
+function addToSignal(signal: AbortSignal, call: Call): void {
+  const waiting = callsBySignal.get(signal) ?? new Set();
+  callsBySignal.set(signal, waiting);
   waiting.add(call);
-  // Once: a listener that is there already is not added again.
+  // addEventListener ignores a listener that is already registered.
   signal.addEventListener('abort', abortAll);
 }
 
-function stopWaiting(signal: AbortSignal, call: Call): void {
-  const waiting = waiters.get(signal);
+function removeFromSignal(signal: AbortSignal, call: Call): void {
+  const waiting = callsBySignal.get(signal);
   if (waiting === undefined) return;
   waiting.delete(call);
   if (waiting.size === 0) signal.removeEventListener('abort', abortAll);
 }
 
-/** In slices: a signal may end tens of thousands of calls. */
+/** In slices: a signal may abort tens of thousands of calls. */
 function abortAll(this: AbortSignal): void {
-  const waiting = waiters.get(this) ?? new Set();
+  const waiting = callsBySignal.get(this) ?? new Set();
   function* calls() {
-    // What one of them ends is no longer in the set, and the iterator leaves it out.
+    // The iterator skips calls that earlier ones removed from the set.
     for (const call of waiting) {
       call.aborted();
       yield;

@@ -1,37 +1,39 @@
-/** A call's prompts on their way from what the caller gave to what the engine runs. */
+/** A call's prompts, before and after encoding. */
 import type { SamplingParams } from '../config/samplingParams';
 
-/** A prompt that the model can run, and how. */
+/** An encoded prompt with its sampling parameters. */
 export interface EngineInput {
   /** As text, when it was given as text. */
   prompt: string | null;
   promptTokenIds: Int32Array;
   samplingParams: SamplingParams;
-  /** Tokens that end an output: the parameters' and, unless ignoreEos, the model's. */
+  /**
+   * Tokens that end an output: the parameters' stop tokens and, unless ignoreEos, the model's EOS.
+   */
   stopTokenIds: readonly number[];
   badWordsTokenIds: readonly (readonly number[])[];
 }
 
-/** A call's prompts as they were when it was made; those that are text are still to be encoded. */
+/** A snapshot of a call's prompts; text prompts are not encoded yet. */
 export interface CallInputs {
   readonly numPrompts: number;
-  /** Outputs in all: each of a prompt's `n` samples is a request. */
+  /** Total outputs: each of a prompt's `n` samples is a request. */
   readonly numRequests: number;
-  /** Of each prompt, its `n`. */
+  /** `n` of each prompt. */
   readonly numSamples: readonly number[];
   /**
-   * The prompts, in order: at once where nothing has to be encoded. Rejects with InvalidRequestError,
-   * and anyhow soon after `isWanted` has become false.
+   * The encoded prompts, in order; synchronous when nothing has to be encoded. Rejects with
+   * InvalidRequestError, and soon after `isWanted` returns false.
    */
   encode(isWanted: () => boolean): readonly EngineInput[] | Promise<readonly EngineInput[]>;
 }
 
-/** Prompts that are encoded already. */
+/** CallInputs of encoded prompts. */
 export function encodedInputs(inputs: readonly EngineInput[]): CallInputs {
   return { ...countsOf(inputs), encode: () => inputs };
 }
 
-/** How many prompts and outputs a call has. */
+/** The numbers of prompts and outputs of a call. */
 export function countsOf(
   prompts: readonly Pick<EngineInput, 'samplingParams'>[],
 ): Omit<CallInputs, 'encode'> {

@@ -1,11 +1,12 @@
-/** Where the outputs of a call's prompts gather until all are there. */
+/** Collects the outputs of a call's prompts. */
+import { codeOf, log } from '../log';
 import type { OutputReceiver } from './outputCollector';
 import type { RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 
 export class CallOutputs implements CallReceiver {
   readonly isStream = false;
-  /** By prompt, [numPrompts]. */
+  /** [numPrompts] */
   readonly done: Promise<RequestOutput[]>;
   private readonly outputs: RequestOutput[];
   private resolve!: (outputs: RequestOutput[]) => void;
@@ -38,14 +39,15 @@ export class CallOutputs implements CallReceiver {
 }
 
 /**
- * What `start` returns; rejects with what it throws. Unlike an async function it adds no promises of
- * its own, which thousands of calls that wait would each hold.
+ * Returns `start()`, or a promise rejected with what it throws. Unlike an async function it creates
+ * no promise of its own, which thousands of waiting calls would each hold.
  */
-export function rejecting<T>(start: () => Promise<T>): Promise<T> {
+export function rejectOnThrow<T>(start: () => Promise<T>): Promise<T> {
   try {
     return start();
   } catch (error) {
-    // Whatever was thrown, a signal's reason perhaps, is what the caller gets.
+    log('a call is refused: %s', codeOf(error));
+    // Rejects with any thrown value, for example a signal's reason.
     const reason = error as Error;
     return Promise.reject(reason);
   }

@@ -1,7 +1,6 @@
 /**
- * The engine: one loop that schedules steps, has the executor run them and hands out what they
- * bring. What it does depends on the order in which requests came and on what steps gave back,
- * never on which of two things happened to be quicker.
+ * The engine core: one loop that schedules steps, executes them and delivers their outputs. It
+ * depends only on the order of requests and on step outputs, never on timing.
  */
 import { EventEmitter } from 'node:events';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
@@ -10,6 +9,7 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, ShutdownError } from '../errors';
 import type { Executor } from '../executor/executor';
 import { getExecutorClass } from '../executor/executorClass';
+import { codeOf, log } from '../log';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -21,28 +21,33 @@ import { KVCacheManager } from './kvCacheManager';
 import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
-import { CallOutputs, rejecting } from './callOutputs';
+import { CallOutputs, rejectOnThrow } from './callOutputs';
 import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
+import { type StartupRecord, startupRecord } from './startupRecord';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
-  /** Text for users; null: they get token ids only. */
+  /** Null: outputs have token ids only. */
   tokenizer: Tokenizer | null;
-  /** Told how far the load of the weights is. */
+  /** Called with the progress of weight loading. */
   onProgress?: (progress: LoadProgress) => void;
-  /** Gives the start up: what was made is shut down, and `create` rejects with its reason. */
+  /**
+   * Aborts the start: shuts down what was created, and `create` rejects with the signal's reason.
+   */
   signal?: AbortSignal;
 }
 
 export class LLMEngine {
   readonly config: UniprocConfig;
-  /** What happens to requests, for those who listen; without a listener it costs nothing. */
+  /** Events of the engine and of requests; free of cost without a listener. */
   readonly events = new EventEmitter<EngineEvents>();
+  /** The latest 'started' record. */
+  startup!: StartupRecord;
   private readonly metrics = new EngineMetrics(this.events);
   private readonly outputProcessor: OutputProcessor;
   private kvCacheManager!: KVCacheManager;
@@ -50,11 +55,11 @@ export class LLMEngine {
   private readonly admission: Admission;
   private readonly singleRank: Lockstep;
   private lockstep: Lockstep;
-  /** Why nothing runs any more. */
+  /** Set once the engine has stopped. */
   private error: Error | null = null;
-  /** Resolves once all callers have heard of it. */
+  /** Resolves once all callers are notified of the stop. */
   private stopped: Promise<void> = Promise.resolve();
-  /** Ends the loop's wait for an arrival. */
+  /** Resolves the idle loop's promise. */
   private wake: (() => void) | null = null;
 
   private constructor(
@@ -71,29 +76,31 @@ export class LLMEngine {
   }
 
   /**
-   * Starts the executor, sizes the KV cache, warms the model up. Rejects with what the executor
-   * rejects with, and with ConfigError when the cache cannot hold one request; what was made is shut
-   * down before.
+   * Creates the executor, sizes the KV cache and warms up the model. Rejects with the executor's
+   * error, or with ConfigError when the cache cannot hold one request, after shutting down what was
+   * created.
    */
   static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
     const { tokenizer, onProgress, signal } = options;
+    const startTime = performance.now();
     signal?.throwIfAborted();
     const executorClass = await getExecutorClass(config);
     const executor = await executorClass.create(config, { onProgress });
+    log('start: %s has loaded the model', executorClass.name);
     try {
       const engine = new LLMEngine(executor, tokenizer);
-      await engine.start(signal);
+      await engine.start(startTime, signal);
       return engine;
     } catch (error) {
-      // The first error is the one to report, whatever the clearing up meets.
+      // Report the first error, even if the shutdown fails too.
       await executor.shutdown(error).catch(() => {});
       throw error;
     }
   }
 
-  private async start(signal: AbortSignal | undefined): Promise<void> {
+  private async start(startTime: number, signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
-    this.kvCacheManager = await this.makeKVCache(signal);
+    this.kvCacheManager = await this.initializeKvCaches(startTime, signal);
     const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
     const { maxListMemoryBytes } = limits;
@@ -101,40 +108,58 @@ export class LLMEngine {
     this.admission.scheduler = this.scheduler;
     await this.lockstep.start();
     void this.run();
+    // Emitted later, so that the caller of `create` can add a listener first.
+    setImmediate(() => this.error ?? this.emitStarted());
   }
 
-  /** Sizes the workers' KV cache, allocates it and warms the model up. */
-  private async makeKVCache(signal?: AbortSignal): Promise<KVCacheManager> {
+  private emitStarted(): void {
+    emit(this.events, 'started', this.startup);
+  }
+
+  /**
+   * Sizes and allocates the workers' KV caches and warms up the model (vLLM's
+   * _initialize_kv_caches).
+   */
+  private async initializeKvCaches(
+    startTime: number,
+    signal?: AbortSignal,
+  ): Promise<KVCacheManager> {
     const { config, executor } = this;
     signal?.throwIfAborted();
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
+    log('start: %j bytes for the KV cache', availableBytes);
     signal?.throwIfAborted();
     const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
     await executor.initializeFromConfig(kvCacheConfigs);
     signal?.throwIfAborted();
+    log('start: the KV cache is allocated');
     await executor.compileOrWarmUpModel();
     signal?.throwIfAborted();
+    log('start: the model is warm');
     const { blockSize, enablePrefixCaching } = config.cache;
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
+    this.startup = await startupRecord(executor, specs, numBlocks, startTime);
+    signal?.throwIfAborted();
+    log('started: %j', this.startup);
     return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
 
   /**
-   * Each prompt's outputs, complete, in order. Rejects with what encoding rejects with, with
-   * ExecutorFailedError, ShutdownError, QueueFullError, RequestFailedError, RequestTimeoutError or a
-   * signal's reason, with InvalidStateError while the executor sleeps, and with NotSupportedError for
-   * a signal or a timeout that other ranks do not know of. `call` says how far they are.
+   * Completed outputs of each prompt, in order. Rejects with the encoding error,
+   * ExecutorFailedError, ShutdownError, QueueFullError, RequestFailedError, RequestTimeoutError or
+   * a signal's reason; with InvalidStateError while the executor sleeps; and with NotSupportedError
+   * for a signal or timeout among several ranks. `call` tracks progress.
    *
-   * Ids and seeds follow the order in which calls are made; requests of one call arrive together, once
-   * all its prompts are encoded.
+   * Request ids and seeds follow the order of calls; requests of one call arrive together, once all
+   * its prompts are encoded.
    */
   generate(
     inputs: CallInputs,
     options: RequestOptions = {},
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
-    return rejecting(() => {
+    return rejectOnThrow(() => {
       if (this.error !== null) throw this.error;
       const outputs = new CallOutputs(inputs.numPrompts);
       this.lockstep.submit(inputs, outputs, options, call);
@@ -143,9 +168,8 @@ export class LLMEngine {
   }
 
   /**
-   * A prompt's outputs as they grow, from the first read on; leaving the loop ends the request. The
-   * first read makes the call, with what `takeInputs` returns; it rejects with what that throws, or as
-   * `generate`.
+   * Streams a prompt's outputs; leaving the loop aborts the request. The first read makes the call
+   * with the result of `takeInputs`, and rejects with what that throws or as `generate` does.
    */
   stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
@@ -161,21 +185,21 @@ export class LLMEngine {
       };
       const pending = admission.make(inputs, streaming, options, new Call(1));
       admission.begin(pending);
-      return () => admission.giveUp(pending, 'abort');
+      return () => admission.end(pending, 'abort');
     });
   }
 
-  /** Samples that were asked for and are not complete. */
+  /** Samples requested and not complete. */
   get numUnfinishedRequests(): number {
     return this.admission.numUnfinishedRequests + this.lockstep.numQueuedRequests;
   }
 
-  /** Requests that come after this find nothing in the KV cache that was computed before it. */
+  /** Later requests get no prefix cache hits on blocks computed before this. */
   resetPrefixCache(): void {
     this.lockstep.resetPrefixCache();
   }
 
-  /** How the engine stands, and what it has done since it was made. */
+  /** Current state and totals since creation. */
   stats(): EngineStats {
     const { kvCacheManager, metrics, scheduler } = this;
     return {
@@ -194,10 +218,10 @@ export class LLMEngine {
   }
 
   /**
-   * Goes over to another group of ranks, with the requests there are: every rank that stays or leaves
-   * asks for it at the same place among its calls, and those that join are new processes. Rejects with
-   * InvalidStateError or ConfigError, and goes on as before, when the ranks cannot or do not agree; a
-   * rank that leaves resolves once it is shut down.
+   * Moves the engine and its unfinished requests to a new rank group. Every rank that stays or
+   * leaves must call it at the same position among its calls; ranks that join are new processes. If
+   * the ranks cannot or do not agree, rejects with InvalidStateError or ConfigError and changes
+   * nothing; on a leaving rank, resolves once it is shut down.
    */
   reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     if (this.error !== null) return Promise.reject(this.error);
@@ -218,16 +242,17 @@ export class LLMEngine {
     });
   }
 
-  /** The worker has lost all that it had, and no step is in flight: every request is computed again. */
+  /** The worker has lost its state and no step is in flight: recomputes every request. */
   private async restart(): Promise<void> {
-    this.kvCacheManager = await this.makeKVCache();
+    this.kvCacheManager = await this.initializeKvCaches(performance.now());
+    this.emitStarted();
     for (const requestId of this.scheduler.restart(this.kvCacheManager)) {
       emit(this.events, 'preempted', requestId);
     }
     this.outputProcessor.restart();
   }
 
-  /** Runs until the engine stops. With nothing to do it waits for an arrival, and keeps no process alive. */
+  /** Runs until the engine stops. An idle loop awaits an arrival and keeps no process alive. */
   private async run(): Promise<void> {
     const { executor, scheduler } = this;
     let numSleeps = 0;
@@ -244,7 +269,7 @@ export class LLMEngine {
         }
         if (numSleeps !== executor.numSleeps) this.kvCacheManager.resetPrefixCache();
         numSleeps = executor.numSleeps;
-        this.lockstep.takeTurns();
+        this.lockstep.startQueuedCalls();
         this.takeArrivals();
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
@@ -253,17 +278,18 @@ export class LLMEngine {
             inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
             continue;
           }
-          this.tellWorker(step);
+          this.launchEmptyStep(step);
         }
         const oldest = inFlight.shift();
         if (oldest !== undefined) {
           const output = await outputOf(oldest.output, turn);
-          // No await from here to the next launch: a caller hears of its outputs after the worker does.
+          // No await until the next launch: the worker frees a request before its caller gets the
+          // output.
           this.update(oldest.step, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
           await new Promise<void>((resolve) => (this.wake = resolve));
         } else {
-          throw new InvalidStateError('the worker gave back fewer tokens than were scheduled');
+          throw new InvalidStateError('the worker returned fewer tokens than were scheduled');
         }
       }
     } catch (error) {
@@ -283,8 +309,11 @@ export class LLMEngine {
     return step;
   }
 
-  /** A step without tokens may still hold requests whose state the worker is to free; nothing waits for it. */
-  private tellWorker(step: SchedulerOutput): void {
+  /**
+   * Launches a step without tokens if it carries finished or preempted requests for the worker to
+   * free; nothing awaits it.
+   */
+  private launchEmptyStep(step: SchedulerOutput): void {
     if (step.finishedReqIds.length === 0 && step.preemptedReqIds.length === 0) return;
     const output = this.executor.executeModel(step, { nonBlock: true });
     output.then(null, (error: unknown) => this.stop(asExecutorFailure(error)));
@@ -301,7 +330,7 @@ export class LLMEngine {
       for (const [requestId, error] of failedReqs) {
         this.admission.failRequest(requestId, 'computed', error);
       }
-      // With none of its requests left the step has nothing to hand out.
+      // No request of the step is left to update.
       if (failedReqs.size === step.numScheduledTokens.size) return;
     }
     const outputs = this.scheduler.updateFromOutput(step, output);
@@ -310,22 +339,25 @@ export class LLMEngine {
     this.scheduler.finishRequests(ended, 'stop');
   }
 
-  /** From now on nothing runs: calls that wait, and those that come, get the error. */
+  /** Stops the engine: current and later calls fail with the error. */
   private stop(error: Error): void {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
+    log('the engine stops: %s', codeOf(error));
     const reason = isShutdown ? 'abort' : 'error';
     this.lockstep.failAll(error, reason);
     this.stopped = this.admission.failAll(error, reason);
     if (!isShutdown) emit(this.events, 'failed', error);
   }
 
-  /** Pending requests reject with ShutdownError; then the executor shuts down. Idempotent. */
+  /** Rejects pending requests with ShutdownError, then shuts the executor down. Idempotent. */
   async shutdown(): Promise<void> {
     const error = new ShutdownError('the engine was shut down');
     const isBusy = this.numUnfinishedRequests > 0;
+    log('shutdown: %d requests are unfinished', this.numUnfinishedRequests);
     this.stop(error);
     await Promise.all([this.executor.shutdown(isBusy ? error : undefined), this.stopped]);
+    log('shutdown: done');
   }
 }

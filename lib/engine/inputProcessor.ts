@@ -1,7 +1,6 @@
 /**
- * Checks what a caller asks for against the model and the engine's limits, and makes of it what the
- * engine runs. All that the caller passed in is read, once, when the call is made; what is text is
- * encoded afterwards, off this thread.
+ * Validates a call's prompts, parameters and options against the model and the engine's limits. All
+ * caller-owned data is read once, when the call is made; text is encoded later, off this thread.
  */
 import { types } from 'node:util';
 import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
@@ -18,7 +17,7 @@ import type { CallInputs } from './callInputs';
 import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
-/** Text, or token ids (and, if one likes, the text they stand for). */
+/** Text, or token ids with their text if wanted. */
 export type Prompt =
   | string
   | { readonly prompt: string }
@@ -31,7 +30,7 @@ export class InputProcessor {
   private readonly limits: Readonly<RequestLimits>;
   private readonly encoder: PromptEncoder;
   private readonly defaultParams: SamplingParams;
-  /** Parameters that were found to fit the model; they cannot change. */
+  /** Immutable parameters already validated against the model. */
   private readonly checked = new WeakSet<SamplingParams>();
 
   constructor(
@@ -45,9 +44,9 @@ export class InputProcessor {
   }
 
   /**
-   * All of a call's prompts as they are now, each with its parameters: one for all, a list of as many,
-   * or none for the model's own defaults. Throws InvalidRequestError that says which prompt is at
-   * fault; encoding them may reject with another.
+   * A snapshot of a call's prompts, each with its parameters: one SamplingParams for all, a list
+   * with one for each, or none for the model's defaults. Throws InvalidRequestError naming the
+   * prompt; encoding may reject later.
    */
   takePrompts(prompts: readonly Prompt[], params: Params, options: PromptOptions = {}): CallInputs {
     const settings = this.settings(options);
@@ -63,7 +62,7 @@ export class InputProcessor {
     );
   }
 
-  /** The same for conversations, which the checkpoint's chat template makes prompts of. */
+  /** As `takePrompts`, for conversations, which the chat template renders. */
   takeChats(
     conversations: readonly (readonly ChatMessage[])[],
     params: Params,
@@ -104,7 +103,7 @@ export class InputProcessor {
     );
   }
 
-  /** Those of each prompt, not yet checked. */
+  /** The parameters of each prompt, unvalidated. */
   private takeParams(numPrompts: number, params: Params): unknown[] {
     if (!Array.isArray(params)) {
       return new Array<unknown>(numPrompts).fill(params ?? this.defaultParams);
@@ -112,7 +111,8 @@ export class InputProcessor {
     const { length } = params;
     if (length !== numPrompts) {
       throw new InvalidRequestError(
-        `there are ${numPrompts} prompts but ${length} sampling parameters`,
+        `the call has ${numPrompts} prompts but ${length} sampling parameters; pass one SamplingParams for ` +
+          'all prompts, or one for each',
       );
     }
     return Array.from({ length: numPrompts }, (_, i) => params[i] as unknown);
@@ -174,7 +174,7 @@ export class InputProcessor {
     }
   }
 
-  /** Refuses what a call asks for in all. */
+  /** Checks the call's totals. */
   private checkTotals(prompts: readonly PendingPrompt[]): void {
     const { maxRequestsPerCall, maxLogprobsPerCall } = this.limits;
     const { maxModelLen } = this.config.model;
@@ -193,13 +193,13 @@ export class InputProcessor {
     }
     if (numRequests > maxRequestsPerCall) {
       throw new InvalidRequestError(
-        `the call asks for ${numRequests} outputs (n of each prompt, added up); ` +
+        `the call requests ${numRequests} outputs (the sum of n over its prompts); ` +
           limitedBy(this.limits, 'maxRequestsPerCall'),
       );
     }
     if (numLogprobs > maxLogprobsPerCall) {
       throw new InvalidRequestError(
-        `the call asks for up to ${numLogprobs} logprobs (positions times alternatives, of all ` +
+        `the call requests up to ${numLogprobs} logprobs (positions times alternatives, over all ` +
           `outputs); ${limitedBy(this.limits, 'maxLogprobsPerCall')}`,
       );
     }
@@ -229,9 +229,7 @@ export class InputProcessor {
     for (const name of ['logprobs', 'promptLogprobs'] as const) {
       const count = params[name];
       if (count !== null && count > maxLogprobs) {
-        throw new InvalidRequestError(
-          `${name} is ${count}; the engine reports ${maxLogprobs} at most`,
-        );
+        throw new InvalidRequestError(`${name} is ${count}; maxLogprobs is ${maxLogprobs}`);
       }
     }
     if (params.n > this.limits.maxN) {
@@ -251,7 +249,7 @@ export class InputProcessor {
     entries: readonly (string | readonly number[])[],
     limit: keyof RequestLimits,
   ): void {
-    // Names are made for errors alone: there may be many entries.
+    // Names are built only for errors: there may be many entries.
     const index = entries.findIndex(({ length }) => length > this.limits[limit]);
     if (index < 0) return;
     const what = typeof entries[index] === 'string' ? 'characters' : 'tokens';
@@ -280,12 +278,15 @@ export class InputProcessor {
   private requireTokenizer(what: string): Tokenizer {
     if (this.tokenizer !== null) return this.tokenizer;
     throw new InvalidRequestError(
-      `${what} needs a tokenizer, and the engine was made with skipTokenizerInit`,
+      `${what} needs a tokenizer, but the engine was created with skipTokenizerInit`,
     );
   }
 }
 
-/** The last `count` of a list of token ids; null, or no list: as it is. */
+/**
+ * The last `count` token ids of a list; returned unchanged when `count` is null or `given` is no
+ * list.
+ */
 function lastTokens(given: unknown, count: number | null): unknown {
   if (count === null) return given;
   if (Array.isArray(given)) return given.slice(-count);
@@ -304,7 +305,7 @@ function notAPrompt(prompt: unknown): InvalidRequestError {
   );
 }
 
-/** `take` of each prompt's parameters; an error says of which prompt it is. */
+/** Maps `take` over the prompts' parameters; errors name the prompt. */
 function takeEach<T>(
   what: string,
   params: readonly unknown[],
@@ -319,7 +320,7 @@ function takeEach<T>(
   });
 }
 
-/** As `readingOf`, but also our own errors say what they are about. */
+/** As `readingOf`, but adds the subject to our own errors too. */
 function naming<T>(subject: string, read: () => T): T {
   try {
     return read();

@@ -1,4 +1,4 @@
-/** How many blocks the KV cache has: what the memory gives, and no more than can be used. */
+/** Computes the number of KV cache blocks from the available memory. */
 import { inspect } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
@@ -9,10 +9,9 @@ const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 type LayerSpecs = ReadonlyMap<string, KVCacheSpec>;
 
 /**
- * The KV caches of all workers, however many there are, from the specs of each worker's layers and
- * the bytes that it has for them. The workers share one block table, so each has as many blocks as
- * the worker with the fewest (as vLLM's get_kv_cache_configs). Throws ConfigError that names the
- * worker.
+ * KV cache configs of all workers, from their layers' specs and available bytes. The workers share
+ * one block table, so each gets the minimum number of blocks (vLLM's get_kv_cache_configs). Throws
+ * ConfigError naming the worker.
  */
 export function getKvCacheConfigs(
   config: UniprocConfig,
@@ -23,8 +22,8 @@ export function getKvCacheConfigs(
   const numFigures = numEntries('determineAvailableMemory', availableBytes);
   if (numWorkers === 0 || numFigures !== numWorkers) {
     throw new ConfigError(
-      `the executor gave the KV cache specs of ${numWorkers} workers and the memory of ` +
-        `${numFigures}; it must give both of each worker, and have one at least`,
+      `the executor returned the KV cache specs of ${numWorkers} workers and the memory of ` +
+        `${numFigures}; it must return both for each of at least one worker`,
     );
   }
   const counts = specs.map((spec, i) => {
@@ -39,18 +38,18 @@ export function getKvCacheConfigs(
   return counts.map(() => ({ numBlocks }));
 }
 
-/** Throws ConfigError when the executor's method did not give a list. */
+/** Length of the list; throws ConfigError when `list` is no array. */
 function numEntries(method: string, list: unknown): number {
   if (Array.isArray(list)) return list.length;
   throw new ConfigError(
-    `the executor's ${method} gave ${inspect(list)}; it must give a list with an entry for each worker`,
+    `the executor's ${method} returned ${inspect(list)}; it must return a list with one entry per worker`,
   );
 }
 
 /**
- * The KV cache of a worker whose layers need `specs` and that has `availableBytes` for them. All
- * layers share one block table. There is always room for at least one request of `maxModelLen`
- * tokens, so that every request that is admitted can run. Throws ConfigError with the figures.
+ * KV cache config of one worker. All layers share one block table. The cache holds at least one
+ * request of `maxModelLen` tokens, so every admitted request can run. Throws ConfigError with the
+ * figures.
  */
 export function getKvCacheConfig(
   config: UniprocConfig,
@@ -77,10 +76,13 @@ export function getKvCacheConfig(
   }
   if (!Number.isFinite(availableBytes)) {
     throw new ConfigError(
-      `the worker's determineAvailableMemory gave ${String(availableBytes)}; it must give a number of bytes`,
+      `the worker's determineAvailableMemory returned ${String(availableBytes)}; it must return a number of bytes`,
     );
   }
-  if (bytesPerBlock === 0) throw new ConfigError('the worker names no layer with a KV cache');
+  if (bytesPerBlock === 0)
+    throw new ConfigError(
+      "the worker's getKvCacheSpec returned no layers; it must return at least one",
+    );
 
   const affordable = Math.floor(availableBytes / bytesPerBlock);
   const blocksPerRequest = Math.ceil(maxModelLen / blockSize);
@@ -95,12 +97,12 @@ export function getKvCacheConfig(
   return { numBlocks: Math.min(affordable, config.scheduler.maxNumSeqs * blocksPerRequest) };
 }
 
-/** Layers and their specs; throws ConfigError for what is no Map, as a worker in JavaScript may give. */
+/** The specs by layer; throws ConfigError when a custom worker returned no Map. */
 function entriesOf(specs: LayerSpecs): Iterable<[string, KVCacheSpec]> {
-  // By its shape: a Map of another realm is one too.
+  // Duck-typed: the Map may come from another realm.
   if (typeof (specs as Partial<LayerSpecs> | null | undefined)?.entries === 'function')
     return specs;
   throw new ConfigError(
-    `the worker's getKvCacheSpec gave ${inspect(specs)}; it must give a Map of KVCacheSpec by layer`,
+    `the worker's getKvCacheSpec returned ${inspect(specs)}; it must return a Map of KVCacheSpec by layer`,
   );
 }

@@ -1,10 +1,9 @@
 /**
- * Gives requests the KV cache blocks that their tokens need, and takes them back. Full blocks whose
- * tokens are known can be found again by other requests that begin with the same tokens (vLLM V1's
- * KVCacheManager).
+ * Allocates KV cache blocks to requests and frees them. Full blocks of known tokens are cached for
+ * requests with the same prefix (vLLM V1's KVCacheManager).
  *
- * A block may be found as soon as the step that fills it is scheduled: the device carries steps out
- * in order, and within a step writes a layer's keys and values before any row reads them.
+ * A block is cached as soon as the step that fills it is scheduled: the device executes steps in
+ * order, and within a step writes a layer's keys and values before any row reads them.
  */
 import { type BlockHash, BlockHasher } from './blockHash';
 import { BlockPool } from './blockPool';
@@ -12,31 +11,30 @@ import type { Request } from './request';
 
 const NO_BLOCKS: readonly number[] = Object.freeze([]);
 
-/** Tokens of requests that began to run, and how many of them were found in the cache. */
+/** Tokens looked up when requests first ran, and tokens found. */
 export interface PrefixCacheStats {
   queries: number;
   hits: number;
 }
 
-/** A request without room, as it was last looked at. */
+/** The last failed `findRoom`. */
 interface Refusal {
   request: Request;
-  /** Blocks that it lacks, at least 1. */
+  /** Missing blocks, at least 1. */
   numLacking: number;
-  /** The block pool's at that time. */
+  /** `blockPool.numReleases` at that time. */
   numReleases: number;
-  /** What the first block that was not found would be found by; null when none is looked for. */
+  /** Hash of the first block not found; null when none is looked up. */
   missingHash: BlockHash | null;
 }
 
 export class KVCacheManager {
   readonly blockPool: BlockPool;
-  /** Since the start or the last reset. */
+  /** Since creation or the last reset. */
   prefixCacheStats: PrefixCacheStats = { queries: 0, hits: 0 };
   private readonly hasher: BlockHasher;
-  /** Resets so far. Each begins a cache that shares nothing with the one before. */
+  /** Number of resets, part of every hash: a reset cache shares nothing with the one before. */
   private generation = 0;
-  /** The latest. */
   private refusal: Refusal | null = null;
 
   constructor(
@@ -49,18 +47,18 @@ export class KVCacheManager {
     this.hasher = new BlockHasher(blockSize);
   }
 
-  /** Blocks in use, of all. */
+  /** Share of the blocks in use, 0 to 1. */
   get usage(): number {
     return 1 - this.blockPool.numFreeBlocks / this.blockPool.numBlocks;
   }
 
   /**
-   * The cached blocks that a request without blocks can begin with, when there is room for all its
-   * known tokens, or would be if `others` gave their blocks up; else null.
+   * The cached prefix blocks of a request without blocks, if its known tokens fit now or would fit
+   * after `others` are preempted; else null.
    *
-   * A request that was refused is looked at again only once it may have room. Each of these takes one
-   * from what it lacks at most: a holder lets a block go; the block after those that it found is
-   * cached. (An evicted block that is cached again gives back what its eviction took.)
+   * After a failure the request is looked up again only once it may fit. Each of these events
+   * reduces the missing blocks by at most one: a block reference is released; the block after its
+   * cached prefix is cached. (Caching an evicted block again only undoes the eviction.)
    */
   findRoom(request: Request, others: readonly Request[] = []): readonly number[] | null {
     if (this.isStillRefused(request)) return null;
@@ -88,16 +86,16 @@ export class KVCacheManager {
     return numFound < this.numSharable(request) ? this.hashOf(request, numFound) : null;
   }
 
-  /** Blocks that the request may begin with without computing them. */
+  /** Most prefix blocks that the request may take from the cache. */
   private numSharable(request: Request): number {
-    // Logprobs of the prompt need its logits, and so the whole of it computed.
+    // Prompt logprobs need the logits of the whole prompt.
     if (!this.enablePrefixCaching || request.samplingParams.promptLogprobs !== null) return 0;
     return Math.floor((request.numTokens - 1) / this.blockSize);
   }
 
   /**
-   * The longest run of cached blocks that a request without blocks can begin with. At least its last
-   * token is left to be computed, since the next is sampled from it.
+   * The longest cached prefix of a request without blocks. At least the last token is left to
+   * compute: the next token is sampled from its logits.
    */
   getComputedBlocks(request: Request): readonly number[] {
     this.enterGeneration(request);
@@ -112,12 +110,12 @@ export class KVCacheManager {
     return blockIds;
   }
 
-  /** Whether a request that holds no blocks could have all that its known tokens need. */
+  /** Whether the known tokens of a request without blocks fit. */
   hasRoomFor(request: Request, computedBlocks: readonly number[]): boolean {
     return this.numLacking(request, computedBlocks) <= 0;
   }
 
-  /** Free blocks that are lacking for it; negative when some would be left. */
+  /** Blocks needed beyond the free ones; negative when some are left over. */
   private numLacking(request: Request, computedBlocks: readonly number[]): number {
     let needed = this.numBlocksFor(request.numTokens) - computedBlocks.length;
     for (const blockId of computedBlocks) {
@@ -126,7 +124,7 @@ export class KVCacheManager {
     return needed - this.blockPool.numFreeBlocks;
   }
 
-  /** Has a request without blocks begin with these, which are computed. */
+  /** Assigns cached prefix blocks to a request without blocks. */
   shareBlocks(request: Request, computedBlocks: readonly number[]): void {
     this.blockPool.touch(computedBlocks);
     for (const blockId of computedBlocks) request.blockIds.push(blockId);
@@ -139,8 +137,8 @@ export class KVCacheManager {
   }
 
   /**
-   * Gives the request blocks for `numNewTokens` beyond those computed. Returns the blocks it did
-   * not have before (often none), or null, changing nothing, when not enough are free.
+   * Allocates blocks for `numNewTokens` beyond the computed tokens. Returns the new blocks (often
+   * none), or null, changing nothing, when too few are free.
    */
   allocateSlots(request: Request, numNewTokens: number): readonly number[] | null {
     const numTokens = request.numComputedTokens + numNewTokens;
@@ -152,15 +150,15 @@ export class KVCacheManager {
     return blockIds;
   }
 
-  /** Takes all of the request's blocks back. What they hold can still be found. */
+  /** Frees the request's blocks; their content stays cached. */
   free(request: Request): void {
     this.cacheFullBlocks(request, request.numComputedTokens);
     this.release(request);
   }
 
   /**
-   * The same for a request whose computation went wrong: nothing is found by its tokens from now on,
-   * lest others go on from broken keys and values.
+   * Frees the blocks of a request whose computation failed and evicts them from the cache, so no
+   * other request reuses invalid keys and values.
    */
   discard(request: Request): void {
     this.enterGeneration(request);
@@ -175,7 +173,7 @@ export class KVCacheManager {
     if (this.refusal?.request === request) this.refusal = null;
   }
 
-  /** Nothing computed so far is found again, nor what running requests compute on top of it. */
+  /** Invalidates all cached blocks, and blocks that running requests compute after them. */
   resetPrefixCache(): void {
     this.blockPool.resetPrefixCache();
     this.generation++;
@@ -189,7 +187,7 @@ export class KVCacheManager {
     request.blockHashes.length = 0;
   }
 
-  /** Lets the blocks be found that `numTokens` computed tokens fill, as far as they are known. */
+  /** Caches the blocks filled by `numTokens` computed tokens, as far as the tokens are known. */
   private cacheFullBlocks(request: Request, numTokens: number): void {
     if (!this.enablePrefixCaching) return;
     const numFull = Math.floor(Math.min(numTokens, request.numTokens) / this.blockSize);
@@ -201,7 +199,7 @@ export class KVCacheManager {
     request.numCachedBlocks = Math.max(request.numCachedBlocks, numFull);
   }
 
-  /** Of the request's block `i`, which is full of known tokens. */
+  /** Hash of the request's block `i`, which is full of known tokens. */
   private hashOf(request: Request, i: number): string {
     const { blockHashes } = request;
     while (blockHashes.length <= i) {

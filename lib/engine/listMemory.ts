@@ -1,18 +1,18 @@
 /**
- * The device memory that long lists of sampling parameters share (RequestLimits.maxListMemoryBytes).
- * It is allocated with the model and given out here like blocks of the KV cache: a request enters
- * only with its place, so the device never has to allocate for it and cannot run out.
+ * Allocates the device memory shared by long sampling lists (RequestLimits.maxListMemoryBytes). It
+ * is reserved with the model, and a request is admitted only with its allocation, so the device
+ * never allocates for lists and cannot run out.
  */
 import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import { InvalidRequestError } from '../errors';
 import type { Request, RequestInit } from './request';
 
-/** Every place begins at a multiple of it (RequestLimits::kListAlignment). */
+/** Alignment of every allocation (RequestLimits::kListAlignment). */
 export const ALIGNMENT = 256;
 
 type Lists = Pick<RequestInit, 'samplingParams' | 'badWordsTokenIds' | 'stopTokenIds'>;
 
-/** By bad words that cannot change: all samples and requests of the same parameters share them. */
+/** By frozen bad words, which samples and requests with the same parameters share. */
 const numBadWordsTokens = new WeakMap<readonly (readonly number[])[], number>();
 
 /** Bytes of a request's lists on the device: 4 for each token id, bias and end of a bad word. */
@@ -31,7 +31,7 @@ export function listBytes({ samplingParams, badWordsTokenIds, stopTokenIds }: Li
   return 4 * numEntries;
 }
 
-/** Throws InvalidRequestError for lists that do not fit even alone. */
+/** Throws InvalidRequestError for lists that exceed the whole memory. */
 export function checkListBytes(
   bytes: number,
   limits: Readonly<Pick<RequestLimits, 'maxListMemoryBytes'>>,
@@ -44,23 +44,23 @@ export function checkListBytes(
 }
 
 export class ListMemory {
-  /** Requests with a place, by its offset. */
+  /** Requests with an allocation, by offset. */
   private readonly holders: Request[] = [];
 
   constructor(readonly maxListMemoryBytes: number) {}
 
   /**
-   * Whether the request's lists have a place, once those of `leaving` are gone. Throws
-   * InvalidRequestError where they never will.
+   * Whether the request's lists fit once those of `victims` are freed. Throws InvalidRequestError
+   * if they can never fit.
    */
-  hasRoom(request: Request, leaving: readonly Request[] = []): boolean {
+  hasRoom(request: Request, victims: readonly Request[] = []): boolean {
     if (request.listBytes <= HARD_LIMITS.slotListBytes) return true;
     checkListBytes(request.listBytes, this);
-    return this.gapFor(request, leaving) !== null;
+    return this.gapFor(request, victims) !== null;
   }
 
-  /** Gives the request its place; `hasRoom` is true of it. */
-  take(request: Request): void {
+  /** Allocates memory for the request; `hasRoom` must be true. */
+  allocate(request: Request): void {
     if (request.listBytes <= HARD_LIMITS.slotListBytes) return;
     const gap = this.gapFor(request, []);
     if (gap === null) throw new Error(`no list memory for request ${request.requestId}`);
@@ -69,7 +69,7 @@ export class ListMemory {
   }
 
   /**
-   * The place can be had at once, even if a step in flight reads it: the device carries steps out in
+   * Frees the allocation at once, even if a step in flight reads it: the device executes steps in
    * order, so the next owner writes later.
    */
   free(request: Request): void {
@@ -83,12 +83,12 @@ export class ListMemory {
     this.holders.length = 0;
   }
 
-  /** The first gap that is large enough, and where in `holders` its owner belongs. */
+  /** First fit: the gap's offset, and the request's index in `holders`. */
   private gapFor(
     { listBytes: bytes }: Request,
-    leaving: readonly Request[],
+    victims: readonly Request[],
   ): { offset: number; index: number } | null {
-    const gone = new Set(leaving);
+    const gone = new Set(victims);
     let offset = 0;
     for (const [index, { listOffset, listBytes: length }] of this.holders.entries()) {
       if (gone.has(this.holders[index])) continue;

@@ -1,7 +1,7 @@
 /**
- * What an engine does because other ranks schedule what it schedules: calls wait for those before
- * them, and a change of the group of ranks waits for the step at which all of them stop. Where there
- * is one rank calls overlap, and `SingleRank` does nothing of this.
+ * Keeps the engines of several ranks on the same schedule: calls run one after another, and a
+ * change of the rank group waits for a step at which all ranks stop. With one rank calls overlap,
+ * and `SingleRank` does none of this.
  */
 import { divisionFault } from '../model/division';
 import {
@@ -19,42 +19,44 @@ import type { CallReceiver, PendingCall } from './pendingCall';
 import {
   decodeState,
   encodeState,
-  lastStepOf,
+  lastCommonStep,
   type QueuedCall,
-  type Standing,
+  type RankState,
 } from './reinitialization';
 import type { Request } from './request';
 
-/** How calls begin and steps follow each other, with regard to the other ranks. */
+/** Call order and step counting with respect to other ranks. */
 export interface Lockstep {
-  /** Samples of the calls that wait for their turn. */
+  /** Samples of queued calls. */
   readonly numQueuedRequests: number;
-  /** The change of the group of ranks that was asked for, until it is done. */
+  /** The pending change of the rank group. */
   readonly change: RankChange | null;
-  /** Before the first step: takes over what ranks that were there before are computing. */
+  /** Before the first step: receives the state of the ranks that ran before this one joined. */
   start(): Promise<void>;
-  /** Begins a call, now or in its turn. Throws what speaks against it now. */
+  /** Starts or queues a call. Throws if it cannot be admitted now. */
   submit(inputs: CallInputs, receiver: CallReceiver, options: RequestOptions, call: Call): void;
-  /** Throws NotSupportedError where a stream cannot be. */
+  /** Throws NotSupportedError if streams are not supported. */
   checkStream(): void;
   resetPrefixCache(): void;
-  /** Begins the calls that have their turn before the next step. */
-  takeTurns(): void;
-  /** A step was launched. */
+  /** Starts the queued calls that are due before the next step. */
+  startQueuedCalls(): void;
+  /** Counts a launched step. */
   launched(): void;
-  /** Nothing runs any more: ends the calls that wait for their turn, and the change. */
+  /** Fails queued calls and the pending change when the engine stops. */
   failAll(error: Error, reason: EndReason): void;
 }
 
-/** A change of the group of ranks that was asked for. */
+/** A pending change of the rank group. */
 export interface RankChange {
-  /** Whether this rank is where all agree to stop. Where they cannot agree the change is given up. */
+  /**
+   * Whether this rank has reached the common last step. Cancels the change if the ranks disagree.
+   */
   isDue(): Promise<boolean>;
-  /** Goes over to the new group. No step is in flight, on any rank. */
+  /** Forms the new group. No step is in flight on any rank. */
   carryOut(): Promise<void>;
 }
 
-/** There is no other rank: every call begins when it is made. */
+/** One rank: every call starts when it is made. */
 export class SingleRank implements Lockstep {
   readonly numQueuedRequests = 0;
   readonly change = null;
@@ -75,65 +77,65 @@ export class SingleRank implements Lockstep {
   }
 
   checkStream(): void {}
-  takeTurns(): void {}
+  startQueuedCalls(): void {}
   launched(): void {}
   failAll(): void {}
 }
 
-/** What ranks in lockstep ask of their engine. */
-export interface EngineOfRank {
-  /** Has the loop look for a turn. */
+/** What RankLockstep needs from the engine. */
+export interface LockstepEngine {
+  /** Wakes the engine loop. */
   wake(): void;
   isStopped(): boolean;
   unfinishedRequests(): readonly Request[];
-  /** Gives the scheduler what arrived. */
+  /** Hands arrivals to the scheduler. */
   takeArrivals(): void;
-  /** The worker has lost all that it had: sizes its cache anew, and computes every request again. */
+  /** Sizes the cache again and recomputes every request, after the worker lost its state. */
   restart(): Promise<void>;
   stop(error: Error): void;
-  /** There is no other rank any more, and no call that waits for its turn. */
+  /** Called once one rank is left and the queue is empty. */
   endLockstep(): void;
 }
 
-/** A call, or what is to happen between two calls. */
-type Turn = PendingCall | 'resetPrefixCache' | 'reinitialize';
+/** A queued call, or an operation between two calls. */
+type QueueItem = PendingCall | 'resetPrefixCache' | 'reinitialize';
 
 interface PendingChange {
   request: ReconfigureDistributedRequest;
-  /** Calls made before it, and prompts given before it. */
+  /** Calls and prompts submitted before the change. */
   numCalls: number;
   numRequests: number;
-  /** How all ranks stand. Until it is known this one launches nothing. */
-  standings: Promise<Standing[]>;
+  /** State of every rank; this rank launches no step until it is known. */
+  rankStates: Promise<RankState[]>;
   done: () => void;
   failed: (error: unknown) => void;
 }
 
-/** Receives the outputs that other ranks hand out. */
+/** Receiver of calls with outputs delivered by other ranks. */
 const DISCARD_OUTPUTS: CallReceiver = {
   isStream: false,
   of: () => ({ finished: () => {}, failed: () => {} }),
   failed: () => {},
 };
 
-/** Several ranks, or one that is about to become several or was until now. */
+/** Several ranks, or one rank before or after a change to several. */
 export class RankLockstep implements Lockstep, RankChange {
-  /** In the order made. */
-  private turns: Turn[] = [];
+  /** In order of submission. */
+  private queued: QueueItem[] = [];
   /** Steps launched since this rank group formed; identical on every rank. */
   private numSteps = 0;
   /** Calls made since then; identical on every rank. */
   private numCalls = 0;
-  /** Changes asked for since then, done or not. */
+  /** Changes requested since then. */
   private numReinitializations = 0;
   private pending: PendingChange | null = null;
-  /** Why nothing runs any more. */
+  /** Set once the engine has stopped. */
   private error: Error | null = null;
 
   constructor(
     private readonly executor: Executor,
     private readonly admission: Admission,
-    private readonly engine: EngineOfRank,
+    private readonly engine: LockstepEngine,
   ) {}
 
   get change(): RankChange | null {
@@ -142,51 +144,53 @@ export class RankLockstep implements Lockstep, RankChange {
 
   get numQueuedRequests(): number {
     let count = 0;
-    for (const turn of this.turns) {
-      if (typeof turn === 'object' && !turn.call.isEnded) count += turn.numRequests;
+    for (const item of this.queued) {
+      if (typeof item === 'object' && !item.call.isEnded) count += item.numRequests;
     }
     return count;
   }
 
   async start(): Promise<void> {
     const state = await this.executor.broadcast(null);
-    if (state !== null) this.takeOver(state);
+    if (state !== null) this.restoreState(state);
   }
 
-  /** Computes along what the ranks have that were there before this one; they hand it out. */
-  private takeOver(state: Uint8Array): void {
+  /**
+   * Restores the requests and queued calls of the existing ranks; those ranks deliver the outputs.
+   */
+  private restoreState(state: Uint8Array): void {
     const { admission } = this;
     const { maxModelLen } = this.executor.config.model;
-    const { numRequests, requests, turns } = decodeState(state, maxModelLen);
+    const { numRequests, requests, queued } = decodeState(state, maxModelLen);
     for (const request of requests) admission.adopt(request, DISCARD_OUTPUTS, new Call(1));
-    for (const turn of turns) {
-      if (turn === 'resetPrefixCache') this.turns.push(turn);
+    for (const item of queued) {
+      if (item === 'resetPrefixCache') this.queued.push(item);
       else {
-        const { firstRequest, options } = turn;
-        const inputs = encodedInputs(turn.inputs);
+        const { firstRequest, options } = item;
+        const inputs = encodedInputs(item.inputs);
         const call = new Call(inputs.numPrompts);
         const pending = admission.make(inputs, DISCARD_OUTPUTS, options, call, firstRequest);
         admission.admit(pending);
-        this.turns.push(pending);
+        this.queued.push(pending);
       }
     }
     admission.numRequests = numRequests;
   }
 
   /**
-   * Has the call wait for those before it to end. Throws NotSupportedError for a call with a signal or
-   * a timeout. Ranks that step together make the same calls, but each at its own time: of two that
-   * overlap, the second would join the first at a step that is another on each rank.
+   * Queues the call until earlier calls have ended. Throws NotSupportedError for a signal or
+   * timeout. Ranks make the same calls, but at different times: if two overlapped, the second would
+   * join the first at a different step on each rank.
    */
   submit(inputs: CallInputs, receiver: CallReceiver, options: RequestOptions, call: Call): void {
-    if (options.signal) throw rankLocal('signal', "the caller's");
-    if (options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'the clock');
+    if (options.signal) throw rankLocal('signal', 'the caller');
+    if (options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'its clock');
     this.numCalls++;
     this.queue(this.admission.make(inputs, receiver, options, call));
   }
 
   checkStream(): void {
-    throw rankLocal('a stream', "its reader's");
+    throw rankLocal('a stream', 'its reader');
   }
 
   resetPrefixCache(): void {
@@ -194,37 +198,37 @@ export class RankLockstep implements Lockstep, RankChange {
     this.queue('resetPrefixCache');
   }
 
-  private queue(turn: Turn): void {
-    if (typeof turn === 'object') this.admission.admit(turn);
-    this.turns.push(turn);
+  private queue(item: QueueItem): void {
+    if (typeof item === 'object') this.admission.admit(item);
+    this.queued.push(item);
     this.engine.wake();
   }
 
   /**
-   * Begins the next call, once the one before it has ended and its own prompts are encoded: ranks
-   * encode at their own pace, but none launches a step in between.
+   * Starts the next call once the previous one has ended and its prompts are encoded. Ranks encode
+   * at their own pace, but launch no step in between.
    */
-  takeTurns(): void {
+  startQueuedCalls(): void {
     while (this.admission.isIdle) {
-      const turn = this.turns.at(0);
-      if (turn === undefined || turn === 'reinitialize') return;
-      if (turn === 'resetPrefixCache') this.admission.resetPrefixCache();
-      else if (!turn.call.isEnded) {
-        if (turn.inputs === null) return;
-        this.begin(turn);
+      const item = this.queued.at(0);
+      if (item === undefined || item === 'reinitialize') return;
+      if (item === 'resetPrefixCache') this.admission.resetPrefixCache();
+      else if (!item.call.isEnded) {
+        if (item.inputs === null) return;
+        this.begin(item);
       }
-      this.turns.shift();
+      this.queued.shift();
       this.endWhenOver();
     }
   }
 
-  private begin(turn: PendingCall): void {
+  private begin(item: PendingCall): void {
     try {
-      this.admission.check(turn, turn.options);
-      this.admission.begin(turn);
+      this.admission.check(item, item.options);
+      this.admission.begin(item);
     } catch (error) {
-      turn.isAdmitted = false;
-      this.admission.fail(turn, error);
+      item.isAdmitted = false;
+      this.admission.fail(item, error);
     }
   }
 
@@ -233,53 +237,55 @@ export class RankLockstep implements Lockstep, RankChange {
   }
 
   /**
-   * Asks the other ranks for the change; the loop carries it out. Rejects with InvalidStateError or
-   * ConfigError when the ranks cannot or do not agree.
+   * Requests the change from the other ranks; the loop carries it out. Rejects with
+   * InvalidStateError or ConfigError when the ranks cannot or do not agree.
    */
   reinitialize(request: ReconfigureDistributedRequest): Promise<void> {
     if (this.pending !== null) {
-      const error = new InvalidStateError('reinitializeDistributed while another is under way');
+      const error = new InvalidStateError(
+        'reinitializeDistributed: another change is in progress; await it first',
+      );
       return Promise.reject(error);
     }
     const { numCalls } = this;
     const { numRequests } = this.admission;
-    // At once: the loop may be waiting for a step that the others launch when they know of this one.
-    const standings = this.gatherStandings(request, this.faultOf(request));
-    // The loop, which awaits it later, handles its rejection.
-    standings.catch(() => {});
+    // Sent at once: the loop may await a step that other ranks launch only after receiving this.
+    const rankStates = this.gatherRankStates(request, this.faultOf(request));
+    // The loop awaits it later and handles its rejection.
+    rankStates.catch(() => {});
     return new Promise((done, failed) => {
-      this.pending = { request, numCalls, numRequests, standings, done, failed };
+      this.pending = { request, numCalls, numRequests, rankStates, done, failed };
       this.queue('reinitialize');
     });
   }
 
-  private async gatherStandings(
+  private async gatherRankStates(
     request: ReconfigureDistributedRequest,
     fault: string | null,
-  ): Promise<Standing[]> {
+  ): Promise<RankState[]> {
     const { numSteps, numCalls } = this;
-    const standing: Standing = { numSteps, numCalls, request, fault };
+    const rankState: RankState = { numSteps, numCalls, request, fault };
     const name = `reinitialize ${this.numReinitializations++}`;
-    const all = await this.executor.gather(name, Buffer.from(JSON.stringify(standing)));
-    return all.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as Standing);
+    const all = await this.executor.gather(name, Buffer.from(JSON.stringify(rankState)));
+    return all.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as RankState);
   }
 
-  /** Why this rank cannot do what is asked; null when it can. */
+  /** Why this rank cannot make the change; null if it can. */
   private faultOf({ newDataParallelSize: size }: ReconfigureDistributedRequest): string | null {
-    if (this.executor.isSleeping) return 'it is asleep; call executor.wakeUp() first';
+    if (this.executor.isSleeping) return 'its executor is asleep; call executor.wakeUp() first';
     const { numRankLocalRequests } = this.admission;
     if (size > 1 && numRankLocalRequests > 0) {
-      return `it has ${numRankLocalRequests} requests that it may end alone (stream, signal, timeoutMs)`;
+      return `it has ${numRankLocalRequests} requests that only this rank may end (stream, signal, timeoutMs); finish or abort them`;
     }
     return divisionFault(this.executor.config.model.transformer.spec, size);
   }
 
   async isDue(): Promise<boolean> {
     if (this.pending === null) return false;
-    const { standings, failed } = this.pending;
-    const all = await standings;
+    const { rankStates, failed } = this.pending;
+    const all = await rankStates;
     try {
-      return this.numSteps === lastStepOf(all);
+      return this.numSteps === lastCommonStep(all);
     } catch (error) {
       this.endChange();
       failed(error);
@@ -288,9 +294,9 @@ export class RankLockstep implements Lockstep, RankChange {
   }
 
   async carryOut(): Promise<void> {
-    // Those that join are told of requests; what is still being encoded is to be among them.
+    // Joining ranks receive requests, so finish encoding first.
     await this.admission.settled();
-    // The engine may have stopped, which ends the change.
+    // The engine may have stopped, which cancels the change.
     const { engine, executor, pending } = this;
     if (pending === null || engine.isStopped()) return;
     const { request, numCalls, numRequests, done, failed } = pending;
@@ -299,25 +305,25 @@ export class RankLockstep implements Lockstep, RankChange {
       await executor.reinitializeDistributed(request);
       if (request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK) {
         this.endChange();
-        engine.stop(new ShutdownError('this rank has left the others'));
+        engine.stop(new ShutdownError('this rank has left its group'));
         done();
         return;
       }
       await engine.restart();
       const requests = engine.unfinishedRequests();
-      const turns = await this.turnsBeforeChange();
-      await executor.broadcast(encodeState({ numRequests, requests, turns }));
+      const queued = await this.queuedBeforeChange();
+      await executor.broadcast(encodeState({ numRequests, requests, queued }));
     } catch (error) {
       if (error instanceof NotSupportedError) {
         this.endChange();
         failed(error);
         return;
       }
-      // What is left of the executor is of no use, and others may wait for it.
+      // The executor is unusable, and other ranks may be waiting for it.
       void executor.shutdown(error).catch(() => {});
       throw error;
     }
-    // A group has formed: what ranks count begins anew.
+    // The new group has formed: restart its counters.
     this.numSteps = 0;
     this.numCalls -= numCalls;
     this.numReinitializations = 0;
@@ -325,47 +331,47 @@ export class RankLockstep implements Lockstep, RankChange {
     done();
   }
 
-  /** The calls, encoded, and the resets that wait for their turn before the change. */
-  private async turnsBeforeChange(): Promise<(QueuedCall | 'resetPrefixCache')[]> {
-    const before = this.turns.slice(0, this.turns.indexOf('reinitialize'));
+  /** Encoded calls and prefix cache resets queued before the change. */
+  private async queuedBeforeChange(): Promise<(QueuedCall | 'resetPrefixCache')[]> {
+    const before = this.queued.slice(0, this.queued.indexOf('reinitialize'));
     const queued: (QueuedCall | 'resetPrefixCache')[] = [];
-    for (const turn of before) {
-      if (typeof turn === 'string') queued.push('resetPrefixCache');
+    for (const item of before) {
+      if (typeof item === 'string') queued.push('resetPrefixCache');
       else {
-        await turn.encoding;
-        const { firstRequest, inputs, options } = turn;
+        await item.encoding;
+        const { firstRequest, inputs, options } = item;
         if (inputs !== null) queued.push({ firstRequest, inputs, options });
       }
     }
     return queued;
   }
 
-  /** The change is given up, or its group has formed. */
+  /** Clears the pending change, cancelled or done. */
   private endChange(): void {
-    this.turns = this.turns.filter((turn) => turn !== 'reinitialize');
+    this.queued = this.queued.filter((item) => item !== 'reinitialize');
     this.pending = null;
     this.endWhenOver();
   }
 
   private endWhenOver(): void {
-    const isOver = !this.executor.inLockstep && this.pending === null && this.turns.length === 0;
+    const isOver = !this.executor.inLockstep && this.pending === null && this.queued.length === 0;
     if (isOver) this.engine.endLockstep();
   }
 
   failAll(error: Error, reason: EndReason): void {
-    const { turns } = this;
+    const { queued } = this;
     this.error = error;
-    this.turns = [];
-    for (const turn of turns)
-      if (typeof turn === 'object') this.admission.fail(turn, error, reason);
+    this.queued = [];
+    for (const item of queued)
+      if (typeof item === 'object') this.admission.fail(item, error, reason);
     this.pending?.failed(error);
   }
 }
 
-function rankLocal(what: string, whose: string): NotSupportedError {
+function rankLocal(what: string, trigger: string): NotSupportedError {
   return new NotSupportedError(
     what,
-    `${what} would end requests by ${whose} choice on this rank alone, and ranks that share a model ` +
-      'must schedule the same; use generate or chat without it, alike on every rank',
+    `${what} could end requests on this rank alone (by ${trigger}), but ranks that share a model must ` +
+      'schedule the same; use generate or chat without it, with the same arguments on every rank',
   );
 }

@@ -1,22 +1,22 @@
-/** Logprobs as users receive them: by token, with the text that each token adds. */
+/** User-facing logprobs: by token, with the text that each token adds. */
 import { InvalidLogitsError } from '../errors';
 import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { LogprobsLists } from '../contract/modelRunnerOutput';
 import { type Logprob, PositionLogprobs } from './outputs';
 
-/** What stands for bytes that are no UTF-8: not at all, or not yet. */
+/** Replaces bytes that are not valid UTF-8, or not yet. */
 const REPLACEMENT = '\ufffd';
 
-/** Tokens of an unfinished character to look back on at most; a character has 4 bytes. */
+/** Most tokens kept of an unfinished character, which has at most 4 bytes. */
 const MAX_UNFINISHED = 8;
 
 /**
- * Makes the logprobs of one sequence's positions, in order. Special tokens have their text, whether or
- * not the output's text shows them. Made only where logprobs were asked for.
+ * Decodes the logprobs of one sequence's positions, in order. Special tokens have text even where
+ * the output hides them.
  */
 export class LogprobsDecoder {
-  /** The latest tokens, from the first on that began a character which is still unfinished. */
+  /** Trailing tokens of a character that is still incomplete. */
   private unfinished: readonly number[] = [];
 
   constructor(
@@ -25,7 +25,7 @@ export class LogprobsDecoder {
     private readonly tokenizer: Tokenizer | null,
   ) {}
 
-  /** Goes on past a token without logprobs. */
+  /** Advances past a token without logprobs. */
   skip(tokenId: number): void {
     const { tokenizer } = this;
     if (tokenizer === null) return;
@@ -37,8 +37,8 @@ export class LogprobsDecoder {
   }
 
   /**
-   * A row of `lists`, the next position's: its own token and the `count` likeliest. Throws
-   * InvalidLogitsError when they are NaN.
+   * Decodes a row of `lists` for the next position: the position's own token and the `count`
+   * likeliest. Throws InvalidLogitsError for NaN.
    */
   next(lists: LogprobsLists, row: number, count: number): PositionLogprobs {
     const position = new PositionLogprobs();
@@ -75,11 +75,14 @@ export class LogprobsDecoder {
 /** Whether the token begins or ends inside a character. */
 function isPartial(tokenizer: Tokenizer, tokenId: number): boolean {
   const text = tokenizer.idToToken(tokenId);
-  // A token may be the character U+FFFD itself.
+  // A token may be U+FFFD itself.
   return text.includes(REPLACEMENT) && !Buffer.from(text).equals(tokenizer.tokenBytes(tokenId));
 }
 
-/** The text of tokens, as far as its characters are finished, and whether all of them are. */
+/**
+ * The tokens' text with an incomplete last character replaced, and whether all characters are
+ * complete.
+ */
 function read(
   tokenizer: Tokenizer,
   tokenIds: readonly number[],

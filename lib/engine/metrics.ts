@@ -1,50 +1,56 @@
-/** What the engine counts and times, and what it tells those who listen. */
+/** Engine counters, latencies and events. */
 import type { EventEmitter } from 'node:events';
 import type { EndReason } from './outputs';
 import type { Request } from './request';
+import type { StartupRecord } from './startupRecord';
 
 export type { EndReason } from './outputs';
 
-/** One request that has ended, for a log. Of a prompt with `n` samples each is one. */
+/** Log record of a finished request; each of a prompt's `n` samples has its own. */
 export interface FinishedRequest {
   requestId: string;
-  /** 0 where it ended before its prompt was encoded. */
+  /** 0 if it ended before its prompt was encoded. */
   numPromptTokens: number;
-  /** Of those, taken from the prefix cache. */
+  /** Prompt tokens found in the prefix cache. */
   numCachedTokens: number;
   numOutputTokens: number;
   finishReason: EndReason;
-  /** Milliseconds from the call to the first step that computes it; null when there was none. */
+  /** Milliseconds from the call to the request's first step; null if there was none. */
   queueTimeMs: number | null;
-  /** Milliseconds from the call to its first token; null when there was none. */
+  /** Milliseconds from the call to the first token; null if there was none. */
   timeToFirstTokenMs: number | null;
   /** Milliseconds from the call to its end. */
   totalTimeMs: number;
 }
 
-/** Events of an engine, each with its listener's arguments. */
+/** Engine events, with their listeners' arguments. */
 export interface EngineEvents {
-  /** A request has ended, for whatever reason. */
+  /**
+   * The engine accepts requests. Emitted one turn of the event loop after LLM.create resolves, and again
+   * after reinitializeDistributed.
+   */
+  started: [record: StartupRecord];
+  /** A request finished, for any reason. */
   finished: [request: FinishedRequest];
-  /** A request gave its blocks to others, and is computed again later. */
+  /** A request was preempted: its blocks were freed, and it is recomputed later. */
   preempted: [requestId: string];
-  /** Nothing runs any more: the executor failed for good. */
+  /** The executor failed and the engine has stopped. */
   failed: [error: Error];
 }
 
-/** How often a value fell into which range. */
+/** A histogram with fixed buckets. */
 export interface HistogramStats {
-  /** Rising, in milliseconds; a bucket holds what is above the bound before it, up to its own. */
+  /** Ascending, in milliseconds; inclusive upper bounds. */
   upperBounds: readonly number[];
-  /** One for each bound, and a last one for what is above them all; not cumulative. */
+  /** One per bound and one above all bounds; not cumulative. */
   counts: number[];
-  /** Of all values, in milliseconds. */
+  /** Sum of all values, in milliseconds. */
   sum: number;
-  /** Of values. */
+  /** Number of values. */
   count: number;
 }
 
-/** Five to each power of ten: 0.1 ms to 100 s. */
+/** Five per power of ten: 0.1 ms to 100 s. */
 const UPPER_BOUNDS: readonly number[] = Object.freeze([
   ...[0.1, 1, 10, 100, 1000, 10_000].flatMap((power) =>
     [1, 1.6, 2.5, 4, 6.3].map((step) => Number((step * power).toPrecision(2))),
@@ -60,7 +66,7 @@ export class Histogram {
 
   /** `value` in milliseconds. */
   observe(value: number): void {
-    // All rows of a step that were in the step before have waited equally long.
+    // Rows that decode in consecutive steps observe equal values.
     if (value !== this.lastValue) {
       this.lastValue = value;
       this.lastBucket = bucketOf(value);
@@ -80,7 +86,7 @@ export class Histogram {
   }
 }
 
-/** The first bucket whose bound is not below the value. */
+/** The first bucket with a bound of at least the value. */
 function bucketOf(value: number): number {
   let low = 0;
   let high = UPPER_BOUNDS.length;
@@ -92,28 +98,28 @@ function bucketOf(value: number): number {
   return low;
 }
 
-/** When things happened to a request, by `performance.now()`; NaN when they have not. */
+/** A request's timestamps, by `performance.now()`; NaN until they occur. */
 export class RequestTimes {
-  /** Of the first step that computes it. */
+  /** When the first step with the request was scheduled. */
   scheduled = NaN;
   firstToken = NaN;
   lastToken = NaN;
 
   constructor(
-    /** Of the call. */
+    /** When the call was made. */
     readonly arrival: number,
   ) {}
 }
 
-/** What is told of a request that has ended. */
+/** The fields of a finished request that its record needs. */
 type EndedRequest = Pick<Request, 'requestId' | 'numPromptTokens' | 'numCachedTokens'>;
 
-/** Sums since the engine was made. */
+/** Totals since the engine was created. */
 export class EngineMetrics {
-  /** Tokens of prompts that are computed, those found in the prefix cache among them. */
+  /** Prompt tokens processed, including prefix cache hits. */
   numPromptTokens = 0;
   numOutputTokens = 0;
-  /** Requests that were ended because logits of theirs were NaN. */
+  /** Requests that ended because their logits were NaN. */
   numNansInLogits = 0;
   readonly timeToFirstToken = new Histogram();
   readonly interTokenLatency = new Histogram();
@@ -127,7 +133,7 @@ export class EngineMetrics {
 
   constructor(readonly events: EventEmitter<EngineEvents>) {}
 
-  /** A request of this many prompt tokens got its first token. */
+  /** Records a request's first token. */
   firstToken(times: RequestTimes, now: number, numPromptTokens: number): void {
     this.numPromptTokens += numPromptTokens;
     this.timeToFirstToken.observe(now - times.arrival);
@@ -139,7 +145,7 @@ export class EngineMetrics {
     times.lastToken = now;
   }
 
-  /** A request has ended. */
+  /** Counts a finished request and emits its event. */
   finished(
     request: EndedRequest,
     times: RequestTimes,
@@ -147,16 +153,16 @@ export class EngineMetrics {
     finishReason: EndReason,
   ): void {
     this.numFinishedReqs[finishReason]++;
-    if (this.hasListeners) this.tell(request, times, numOutputTokens, finishReason);
+    if (this.hasListeners) this.emitFinished(request, times, numOutputTokens, finishReason);
   }
 
-  /** Whether anyone wants to hear of requests that end. */
+  /** Whether the event `finished` has a listener. */
   get hasListeners(): boolean {
     return this.events.listenerCount('finished') > 0;
   }
 
-  /** Tells those who listen of a request that has ended, without counting it. */
-  tell(
+  /** Emits `finished` without counting the request. */
+  emitFinished(
     { requestId, numPromptTokens, numCachedTokens }: EndedRequest,
     { arrival, scheduled, firstToken }: RequestTimes,
     numOutputTokens: number,
@@ -175,14 +181,14 @@ export class EngineMetrics {
   }
 }
 
-/** Null when the end has not come. */
+/** Null when `end` is NaN. */
 function elapsed(start: number, end: number): number | null {
   return Number.isNaN(end) ? null : end - start;
 }
 
 /**
- * Emits an event. A listener that throws does what it does elsewhere in Node, an uncaught exception,
- * but not in the middle of the engine's step.
+ * Emits an event. An error thrown by a listener becomes an uncaught exception on the next tick,
+ * outside the engine's step.
  */
 export function emit<Name extends keyof EngineEvents>(
   events: EventEmitter<EngineEvents>,

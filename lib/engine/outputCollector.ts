@@ -1,12 +1,13 @@
-/** Where a stream's deltas wait for its reader (vLLM's RequestOutputCollector). */
+/** Buffers a stream's deltas for its reader (vLLM's RequestOutputCollector). */
+import { codeOf, log } from '../log';
 import type { OutputDelta, OutputStream, RequestOutput } from './outputs';
 
-/** Who waits for a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
+/** Receives a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
 export interface OutputReceiver {
-  /** What an output grew by; absent where only the whole is wanted. */
+  /** Receives a delta; absent if only the complete output is wanted. */
   delta?(delta: OutputDelta): void;
   finished(output: RequestOutput): void;
-  /** Reads reject with `error`, at once or after what came before. */
+  /** Makes reads reject with `error`, at once or after the buffered deltas. */
   failed(error: unknown, atOnce?: boolean): void;
 }
 
@@ -18,9 +19,9 @@ interface Read {
 }
 
 /**
- * Deltas in order; those a slow reader has not taken are merged, so they never queue up. Begins at
- * the first read. An iterator and no generator: leaving it must not wait for a read that is under
- * way.
+ * Delivers deltas in order, merging unread ones, so the buffer holds one per output. Starts at the
+ * first read. It is an iterator, not a generator, so that `return` need not wait for a pending
+ * read.
  */
 export class RequestOutputCollector implements OutputReceiver, OutputStream {
   /** By output index. */
@@ -30,7 +31,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
   private failure: { error: unknown } | null = null;
   private abort: (() => void) | null = null;
 
-  /** `start` has the outputs made for the receiver, and returns what gives them up. */
+  /** `start` makes the call for this receiver and returns its abort function. */
   constructor(private start: ((receiver: OutputReceiver) => () => void) | null) {}
 
   delta(delta: OutputDelta): void {
@@ -64,7 +65,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     });
   }
 
-  /** The reader leaves: what is still to be made is given up at once. */
+  /** Ends the stream and aborts an unfinished call. */
   return(): Promise<Result> {
     this.start = null;
     if (!this.complete) this.abort?.();
@@ -86,6 +87,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     try {
       this.abort = start(this);
     } catch (error) {
+      log('a stream is refused: %s', codeOf(error));
       this.failed(error);
     }
   }
@@ -109,7 +111,7 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
   }
 }
 
-/** Has `earlier` end where `delta` does. */
+/** Appends `delta` to `earlier`. */
 function merge(earlier: OutputDelta, delta: OutputDelta): void {
   earlier.text += delta.text;
   for (const tokenId of delta.tokenIds) earlier.tokenIds.push(tokenId);

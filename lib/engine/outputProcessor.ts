@@ -1,4 +1,7 @@
-/** Turns the tokens of a step into what users receive: text, logprobs, finished outputs. */
+/**
+ * Turns sampled tokens into user outputs: text, logprobs, completed outputs (vLLM's
+ * OutputProcessor).
+ */
 import { InvalidLogitsError, RequestFailedError, UniprocError } from '../errors';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { Call } from './call';
@@ -10,9 +13,9 @@ import { ParentRequest, RequestState } from './requestState';
 import type { Pieces } from '../slicedWork';
 
 export class OutputProcessor {
-  /** By request id, those unfinished. */
+  /** Unfinished requests, by id. */
   private readonly states = new Map<string, RequestState>();
-  /** Of the latest step: requests that ended here, and those of them that failed. */
+  /** Requests that ended in the latest step's processing, and those that failed. */
   private readonly endedReqIds: string[] = [];
   private readonly failed: string[] = [];
 
@@ -26,8 +29,8 @@ export class OutputProcessor {
   }
 
   /**
-   * `request` is the parent's sample `index`; it was called for at `now`, by `performance.now()`. What
-   * it has generated, on other ranks, counts as given out.
+   * Adds the parent's sample `index`; `now` is the call's time, by `performance.now()`. Tokens
+   * already generated on other ranks count as delivered.
    */
   addRequest(request: Request, parent: ParentRequest, index: number, now: number): void {
     const times = new RequestTimes(now);
@@ -37,38 +40,38 @@ export class OutputProcessor {
     if (request.numOutputTokens === 0) return;
     times.firstToken = times.lastToken = now;
     const { numPromptTokens, numTokens } = request;
-    for (const tokenId of request.tokensBetween(numPromptTokens, numTokens)) state.recall(tokenId);
+    for (const tokenId of request.tokensBetween(numPromptTokens, numTokens)) state.replay(tokenId);
   }
 
-  /** Every request is computed again, from its prompt on. */
+  /** Prepares for all requests to be recomputed from their prompts. */
   restart(): void {
     for (const { parent, index } of this.states.values()) {
-      if (index === 0) parent.forgetPromptLogprobs();
+      if (index === 0) parent.resetPromptLogprobs();
     }
   }
 
-  /** Requests that this process alone may end before they are done. */
+  /** Requests that this rank may end on its own. */
   get numRankLocalRequests(): number {
     let count = 0;
     for (const { parent } of this.states.values()) if (parent.isRankLocal) count++;
     return count;
   }
 
-  /** The call that the request is of; undefined once it is finished. */
+  /** The request's call; undefined once the request is finished. */
   callOf(requestId: string): Call | undefined {
     return this.states.get(requestId)?.parent.call;
   }
 
-  /** The request is in a step for the first time. */
+  /** Records when the request was first scheduled. */
   scheduled(requestId: string, now: number): void {
     const times = this.states.get(requestId)?.times;
     if (times !== undefined && Number.isNaN(times.scheduled)) times.scheduled = now;
   }
 
   /**
-   * Takes a step's outputs, which came at `now`, and hands users what is theirs. Returns the ids of
-   * the requests that end here, at a stop string or because they failed, though the scheduler thinks
-   * they go on; valid until the next call. What is thrown for one request ends that one's prompt alone.
+   * Processes a step's outputs, received at `now`, and delivers them. Returns the ids of requests
+   * that ended here, by a stop string or an error, and that the scheduler still has to finish;
+   * valid until the next call. An error thrown for one request fails only that request's prompt.
    */
   processOutputs(step: EngineCoreOutputs, now: number): readonly string[] {
     this.endedReqIds.length = 0;
@@ -76,7 +79,7 @@ export class OutputProcessor {
     for (let i = 0; i < step.length; i++) {
       const output = step.outputs[i];
       const state = this.states.get(output.requestId);
-      // Of a large call that has ended, some may not be dropped yet.
+      // Requests of a large ended call may not be dropped yet.
       if (state === undefined || state.parent.call.isEnded) continue;
       try {
         this.processOutput(state, output, step, now);
@@ -87,7 +90,7 @@ export class OutputProcessor {
     return this.endedReqIds;
   }
 
-  /** Among the requests that the latest step's outputs ended, those that ended with an error. */
+  /** Requests that ended with an error in the latest step's processing. */
   get failedReqIds(): readonly string[] {
     return this.failed;
   }
@@ -118,7 +121,7 @@ export class OutputProcessor {
     for (let i = start; i < end && !state.stopStringFound; i++) {
       state.tokenIds.push(sampledTokenIds[i]);
       if (logprobs !== null) state.addLogprobs(logprobs, i);
-      // A stop token ends the text, and is part of it only when asked for, as in vLLM.
+      // A stop token is part of the text only with includeStopStrInOutput, as in vLLM.
       const isStopToken = engineReason === 'stop' && i === end - 1;
       if (!isStopToken || request.samplingParams.includeStopStrInOutput) {
         text += state.decode(sampledTokenIds[i]);
@@ -157,7 +160,7 @@ export class OutputProcessor {
     state.parent.addOutput({ index, text, tokenIds, finishReason, logprobs });
   }
 
-  /** Ends requests of a call that has ended; returns their ids, those left out that are finished. */
+  /** Ends requests of an ended call; returns the ids that were unfinished. */
   dropRequests(requestIds: readonly string[], reason: EndReason): readonly string[] {
     return requestIds.filter((requestId) => {
       const state = this.states.get(requestId);
@@ -167,8 +170,8 @@ export class OutputProcessor {
   }
 
   /**
-   * Counts those samples of an ended call that are no requests yet: the call waited, or its prompts
-   * were being encoded. Returns what emits `finished` for each; null where nobody listens.
+   * Counts an ended call's samples that have no Request yet because the call was queued or
+   * encoding. Returns work that emits their `finished` events; null without listeners.
    */
   dropSamples(pending: PendingCall): Pieces | null {
     const { endReason, numLeft, time } = pending;
@@ -180,8 +183,13 @@ export class OutputProcessor {
       while (pending.numLeft > 0) {
         const { numPromptTokens } = pending;
         const { requestId } = pending.next;
-        pending.passNext();
-        metrics.tell({ requestId, numPromptTokens, numCachedTokens: null }, times, 0, endReason);
+        pending.skipNext();
+        metrics.emitFinished(
+          { requestId, numPromptTokens, numCachedTokens: null },
+          times,
+          0,
+          endReason,
+        );
         yield;
       }
     })();

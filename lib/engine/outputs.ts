@@ -1,62 +1,62 @@
-/** What the engine gives: to its own parts in a step, and to the user in the end. */
+/** Outputs of the engine: internal per-step records, and what users receive. */
 import type { UniprocError } from '../errors';
 import type { LogprobsLists } from '../contract/modelRunnerOutput';
 
 /**
- * Why a request ended: its limit of tokens, a stop token or string, or whoever asked gave it up. Of
- * the last there is no output, but the event `finished`.
+ * Why a request ended: token limit, stop token or string, or abort. An aborted request has no
+ * output, only the event `finished`.
  */
 export type FinishReason = 'length' | 'stop' | 'abort';
 
-/**
- * Why a request ended: as its output says, or, without an output, because its time was up, a fault
- * of its own ended it or the engine failed.
- */
+/** Why a request ended: a FinishReason, or, without an output, a timeout or an error. */
 export type EndReason = FinishReason | 'timeout' | 'error';
 
-/** What a step brought one request. */
+/** One request's output of a step. */
 export interface EngineCoreOutput {
   requestId: string;
-  /** Its new tokens are those at `start` up to `end` in the step's `sampledTokenIds`. */
+  /** New tokens: `start` to `end` (exclusive) of the step's `sampledTokenIds`. */
   start: number;
   end: number;
-  /** Rows for the prompt positions computed in this step; null when there are none. */
+  /** Rows of the prompt positions computed in this step; null if none. */
   promptLogprobs: LogprobsLists | null;
-  /** Null while it goes on. */
+  /** Null while unfinished. */
   finishReason: FinishReason | null;
-  /** What ended this request alone, without an output; null as a rule. */
+  /** Error that ended only this request; usually null. */
   error: UniprocError | null;
 }
 
-/** What a step brought; valid until the next step's are made, which reuse it. */
+/** Outputs of a step; valid until the next step, which reuses the records. */
 export interface EngineCoreOutputs {
-  /** The first `length` of these count. */
+  /** Only the first `length` are valid. */
   outputs: readonly EngineCoreOutput[];
   length: number;
-  /** All requests' tokens. */
+  /** Tokens of all requests. */
   sampledTokenIds: Int32Array;
-  /** A row for each of `sampledTokenIds`; null when no request asked. */
+  /** One row per entry of `sampledTokenIds`; null if no request asked. */
   logprobs: LogprobsLists | null;
 }
 
-/** One token's place in the model's distribution, raw: before temperature and penalties. */
+/** One token's entry in the model's raw distribution, before temperature and penalties. */
 export interface Logprob {
   logprob: number;
   /** 1 is the likeliest. */
   rank: number;
   /**
-   * The text that the token adds after the tokens before it: nothing while it leaves a character
-   * unfinished, the whole character when it finishes one. Null without a tokenizer.
+   * Text the token adds to the preceding tokens: empty while a character is incomplete, the whole
+   * character once complete. Null without a tokenizer.
    */
   decodedToken: string | null;
-  /** The token's bytes, where it begins or ends inside a character; else absent. */
+  /** The token's bytes if it begins or ends inside a character; else absent. */
   bytes?: number[];
 }
 
-/** What -Infinity is in JSON, which has no infinities (as in vLLM's server). */
+/** Stands for -Infinity in JSON (as in vLLM's server). */
 const JSON_MINUS_INFINITY = -9999;
 
-/** A position's tokens by id: the one that stands there first, then the likeliest in falling order. */
+/**
+ * A position's logprobs by token id: the position's own token first, then the likeliest in
+ * descending order.
+ */
 export class PositionLogprobs extends Map<number, Logprob> {
   /** In the Map's order. A logprob of -Infinity is -9999. */
   toJSON(): ({ tokenId: number } & Logprob)[] {
@@ -73,14 +73,14 @@ export interface CompletionOutput {
   /** From 0. */
   index: number;
   /**
-   * Empty without a tokenizer or with `detokenize: false`. A stop token is in it with
-   * `includeStopStrInOutput` alone.
+   * Empty without a tokenizer or with `detokenize: false`. Includes a stop token only with
+   * `includeStopStrInOutput`.
    */
   text: string;
-  /** A stop token is in it. */
+  /** Includes a stop token. */
   tokenIds: number[];
   finishReason: FinishReason;
-  /** One for each of `tokenIds`; null when not asked for. */
+  /** One for each of `tokenIds`; null if not requested. */
   logprobs: PositionLogprobs[] | null;
 }
 
@@ -89,29 +89,29 @@ export interface RequestOutput {
   /** As text, when it was given as text. */
   prompt: string | null;
   promptTokenIds: number[];
-  /** One for each prompt token, null for the first; null when not asked for. */
+  /** One for each prompt token, null for the first; null if not requested. */
   promptLogprobs: (PositionLogprobs | null)[] | null;
   /** By index. */
   outputs: CompletionOutput[];
 }
 
-/** What one of the `n` outputs grew by since the reader last looked. */
+/** What one of the `n` outputs gained since the last read. */
 export interface OutputDelta {
   index: number;
   text: string;
   tokenIds: number[];
-  /** Null while it goes on. */
+  /** Null while unfinished. */
   finishReason: FinishReason | null;
-  /** One for each of `tokenIds`; absent when not asked for. */
+  /** One for each of `tokenIds`; absent if not requested. */
   logprobs?: PositionLogprobs[];
   /**
-   * Output 0's first delta has them: one for each prompt token, null for the first. Absent elsewhere
-   * and when not asked for.
+   * On output 0's first delta: one per prompt token, null for the first. Absent elsewhere and when
+   * not requested.
    */
   promptLogprobs?: (PositionLogprobs | null)[];
 }
 
-/** Deltas as they come; `return`, which leaving a loop calls, ends the request at once. */
+/** Deltas as they are generated; leaving the loop calls `return`, which aborts the request. */
 export interface OutputStream extends AsyncIterableIterator<OutputDelta, void> {
   return(): Promise<IteratorResult<OutputDelta, void>>;
 }

@@ -1,4 +1,4 @@
-/** A call between the moment when it was made and its end, and the requests that it is made of. */
+/** A call from creation to end, and the source of its requests. */
 import type { RequestOptions } from '../config/requestOptions';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
@@ -8,59 +8,59 @@ import type { Request } from './request';
 import type { ParentRequest } from './requestState';
 import type { RequestSource } from './waitingRequests';
 
-/** Who waits for a call's outputs. */
+/** Receives a call's outputs. */
 export interface CallReceiver {
   /** Its reader may leave before the outputs are complete. */
   readonly isStream: boolean;
-  /** Who waits for those of the prompt `index`. */
+  /** The receiver of prompt `index`. */
   of(index: number): OutputReceiver;
-  /** The call has ended without them; once. */
+  /** The call failed; called once. */
   failed(error: unknown, atOnce?: boolean): void;
 }
 
 /** One of the `n` samples of one of a call's prompts. */
 export interface Sample {
   requestId: string;
-  /** The prompt's place in the call. */
+  /** Index of the prompt in the call. */
   promptIndex: number;
-  /** The sample's place among those of its prompt. */
+  /** Index of the sample among the prompt's `n`. */
   index: number;
 }
 
-/** Makes a call's requests out of its samples, one at a time, in order. */
+/** Makes a call's requests from its samples, one at a time, in order. */
 export class PendingCall implements RequestSource {
-  /** By `performance.now()`. */
+  /** Creation time, by `performance.now()`. */
   readonly time = performance.now();
-  /** Once encoded. */
+  /** Null until encoded. */
   inputs: readonly EngineInput[] | null = null;
-  /** Resolves when it is encoded or has ended; null where it was encoded at once. */
+  /** Resolves once encoded or ended; null if it was encoded synchronously. */
   encoding: Promise<void> | null = null;
-  /** Made so far. */
+  /** Ids of requests made so far. */
   readonly requestIds: string[] = [];
-  /** Of the latest sample's prompt; admission's. */
+  /** Parent of the latest sample; set by Admission. */
   parent: ParentRequest | null = null;
   /** Whether its requests count: in the queue, and as finished when they end. */
   isAdmitted = false;
   /** Whether the scheduler has it. */
   isScheduled = false;
-  /** Why it ends, where not all prompts are done. */
+  /** Why it ended, if not all prompts are done. */
   endReason: EndReason = 'error';
   arrival = 0;
   queueIndex = -1;
-  /** Of all its prompts. */
+  /** Requests of all its prompts. */
   readonly numRequests: number;
   private readonly numSamples: readonly number[];
-  /** Of the next sample. */
+  /** Position of the next sample. */
   private promptIndex = 0;
   private index = 0;
-  private numPassed = 0;
+  private numTaken = 0;
 
   constructor(
     { numRequests, numSamples }: Pick<CallInputs, 'numRequests' | 'numSamples'>,
     readonly receiver: CallReceiver,
     readonly options: RequestOptions,
     readonly call: Call,
-    /** The place of its first prompt among all prompts that the engine was ever given. */
+    /** Index of its first prompt among all prompts of the engine. */
     readonly firstRequest: number,
     private readonly make: (pending: PendingCall, input: EngineInput, sample: Sample) => Request,
   ) {
@@ -73,27 +73,29 @@ export class PendingCall implements RequestSource {
   }
 
   get numLeft(): number {
-    return this.numRequests - this.numPassed;
+    return this.numRequests - this.numTaken;
   }
 
-  /** Of the next sample's prompt; 0 where it is not encoded. */
+  /** Prompt tokens of the next sample; 0 if not encoded. */
   get numPromptTokens(): number {
     return this.inputs?.[this.promptIndex].promptTokenIds.length ?? 0;
   }
 
-  /** The call must be encoded. When this throws, the sample stays the next one, not made. */
+  /**
+   * Makes the next sample's request; the call must be encoded. On a throw the sample stays next.
+   */
   makeNext(): Request {
     const { next } = this;
     const inputs = this.inputs as readonly EngineInput[];
     const request = this.make(this, inputs[next.promptIndex], next);
-    this.passNext();
+    this.skipNext();
     this.requestIds.push(next.requestId);
     return request;
   }
 
-  /** The next sample, which there is, counts as made. */
-  passNext(): void {
-    this.numPassed++;
+  /** Skips the next sample; there must be one. */
+  skipNext(): void {
+    this.numTaken++;
     this.index++;
     if (this.index === this.numSamples[this.promptIndex]) {
       this.index = 0;
@@ -101,7 +103,7 @@ export class PendingCall implements RequestSource {
     }
   }
 
-  /** The next sample, where there is one. It has its prompt's id where it is the only one. */
+  /** The next sample; there must be one. It has the prompt's id if it is the only sample. */
   get next(): Sample {
     const { firstRequest, promptIndex, index } = this;
     const prompt = String(firstRequest + promptIndex);

@@ -1,4 +1,4 @@
-/** Has a call's texts encoded, off this thread, in batches; conversations and bad words among them. */
+/** Encodes a call's texts, conversations and bad words in batches, off this thread. */
 import { limitedBy } from '../config/limits';
 import type { ChatPromptOptions } from '../config/requestOptions';
 import type { SamplingParams } from '../config/samplingParams';
@@ -12,7 +12,7 @@ import { checkListBytes, listBytes } from './listMemory';
 import { type Pieces, slicedWork } from '../slicedWork';
 import { copyTokenIds } from './tokenIds';
 
-/** A prompt of a call as it was when the call was made: its token ids, else its messages or its text. */
+/** A snapshot of a prompt: its token ids, else its messages or text. */
 export interface PendingPrompt {
   samplingParams: SamplingParams;
   /** As text, when it was given as text. */
@@ -21,34 +21,34 @@ export interface PendingPrompt {
   messages?: readonly ChatMessage[];
 }
 
-/** How the texts and conversations of a call are encoded. */
+/** Encoding options of a call. */
 export type EncodeSettings = Omit<ChatPromptOptions, 'truncatePromptTokens'> & {
-  /** Of each prompt the last so many tokens are kept; null: all. */
+  /** Tokens kept of each prompt, from its end; null: all. */
   maxPromptTokens: number | null;
 };
 
-/** What goes to the tokenizer at once: so much comes back to this thread in one piece. */
+/** Batch limits: a batch's result returns to this thread in one piece. */
 const MAX_BATCH_TEXTS = 128;
 const MAX_BATCH_LENGTH = 2 ** 17;
 
 type TokenLists = readonly (readonly number[])[];
 
-/** Ends the encoding of a call that has ended; nobody sees it. */
-class NotWanted extends Error {}
+/** Cancels the encoding of an ended call; never reaches a caller. */
+class EncodingCancelled extends Error {}
 
 export class PromptEncoder {
-  /** Of parameters whose bad words are text; they cannot change. */
+  /** Encoded bad words; parameters are immutable. */
   private readonly badWords = new WeakMap<SamplingParams, TokenLists>();
   private hasWarnedOfTwoBos = false;
   private readonly stopTokenIds = new WeakMap<SamplingParams, readonly number[]>();
 
   constructor(
     private readonly config: UniprocConfig,
-    /** Null where no prompt is text. */
+    /** Null: token id prompts only. */
     private readonly tokenizer: Tokenizer | null,
   ) {}
 
-  /** The prompts of a call; `check` may refuse them. */
+  /** Builds the call's inputs; `check` may throw to refuse them. */
   inputs(
     prompts: readonly PendingPrompt[],
     check: (prompts: readonly PendingPrompt[]) => void,
@@ -81,15 +81,15 @@ export class PromptEncoder {
     return input;
   }
 
-  /** Once: the text of a chat template begins with a BOS, and encoding it may put another before. */
+  /** Warns once: a chat template writes its own BOS, and encoding may add another. */
   private warnOfTwoBos(promptTokenIds: Int32Array): void {
     const bosTokenId = this.tokenizer?.bosTokenId ?? null;
     if (this.hasWarnedOfTwoBos || bosTokenId === null) return;
     if (promptTokenIds[0] !== bosTokenId || promptTokenIds[1] !== bosTokenId) return;
     this.hasWarnedOfTwoBos = true;
     process.emitWarning(
-      `a prompt begins with two BOS tokens (${bosTokenId}): if it was rendered by a chat template, which ` +
-        'writes its own, give generate or stream addSpecialTokens: false',
+      `a prompt begins with two BOS tokens (${bosTokenId}): if a chat template rendered it, pass ` +
+        'addSpecialTokens: false to generate or stream',
       'UniprocWarning',
     );
   }
@@ -104,7 +104,7 @@ export class PromptEncoder {
     return stopTokenIds;
   }
 
-  /** Null where they are still to be encoded. */
+  /** Null if not encoded yet. */
   private badWordsTokenIds(params: SamplingParams): TokenLists | null {
     const encoded = this.badWords.get(params);
     if (encoded !== undefined) return encoded;
@@ -131,7 +131,7 @@ export class PromptEncoder {
     const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
     for (const [start, end] of batches(prompts.map(lengthToEncode))) {
       const encoded = await this.encodeBatch(prompts, settings, [start, end], isWanted);
-      if (!isWanted()) throw new NotWanted();
+      if (!isWanted()) throw new EncodingCancelled();
       const take = (i: number) =>
         this.take(prompts[start + i], start + i, last(encoded[i], settings.maxPromptTokens));
       await slicedWork.finish(
@@ -151,7 +151,7 @@ export class PromptEncoder {
     return inputs;
   }
 
-  /** The tokens of the prompts from `start` up to `end`, as the tokenizer gives them. */
+  /** The tokenizer's token ids of prompts `start` to `end` (exclusive). */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
     settings: EncodeSettings,
@@ -160,7 +160,7 @@ export class PromptEncoder {
   ): Promise<readonly Int32Array[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
     const batch = prompts.slice(start, end);
-    // A call has prompts or conversations, not both.
+    // A call has prompts or conversations, never both.
     const conversations = batch.flatMap(({ messages }) => (messages ? [messages] : []));
     if (conversations.length > 0) {
       return this.encodeChats(tokenizer, conversations, settings, start, isWanted);
@@ -174,7 +174,7 @@ export class PromptEncoder {
     return batch.map(({ promptTokenIds }) => promptTokenIds ?? encoded[next++]);
   }
 
-  /** `conversations` are those of the call from `start` on. */
+  /** `start` is the index of the first conversation in the call. */
   private async encodeChats(
     tokenizer: Tokenizer,
     conversations: readonly (readonly ChatMessage[])[],
@@ -189,7 +189,7 @@ export class PromptEncoder {
       { ...settings, limits, maxModelLen },
       isWanted,
     );
-    if (!isWanted()) throw new NotWanted();
+    if (!isWanted()) throw new EncodingCancelled();
     const texts = rendered.map((text, i) => {
       if (text instanceof Error) throw named(`conversation ${start + i}`, text);
       return text;
@@ -209,8 +209,9 @@ export class PromptEncoder {
   }
 
   /**
-   * Bad words as token sequences. A word is spelled one way at the start of a text and often another
-   * after a space: both count, of whatever lengths (vLLM drops the second when its length differs).
+   * Encodes bad words as token sequences. A word is often encoded differently at the start of a
+   * text and after a space: both are banned, at any length (vLLM drops the second if its length
+   * differs).
    */
   private async encodeBadWords(params: SamplingParams, isWanted: () => boolean): Promise<void> {
     const { badWords } = params;
@@ -225,7 +226,7 @@ export class PromptEncoder {
       const words = badWords.slice(start, end);
       const texts = words.flatMap((word) => (typeof word === 'string' ? bothSpellings(word) : []));
       const encoded = await tokenizer.encodeBatch(texts, { addSpecialTokens: false });
-      if (!isWanted()) throw new NotWanted();
+      if (!isWanted()) throw new EncodingCancelled();
       let next = 0;
       for (const word of words) {
         if (typeof word !== 'string') add(word);
@@ -243,7 +244,7 @@ export class PromptEncoder {
   ): readonly (readonly number[])[] {
     if (atStart.length === 0 || afterSpace.length === 0) {
       throw new InvalidRequestError(
-        `badWords has ${show(word)}, which the model has no token for, so that it is never generated`,
+        `badWords has ${show(word)}, which encodes to no token; remove it`,
       );
     }
     const spellings = [Array.from(atStart), Array.from(afterSpace)];
@@ -251,10 +252,10 @@ export class PromptEncoder {
     const outside = spellings.flat().find((tokenId) => tokenId >= vocabSize);
     if (outside !== undefined) {
       throw new InvalidRequestError(
-        `badWords has ${show(word)}, whose token ${outside} is beyond the model's ${vocabSize}`,
+        `badWords has ${show(word)}, which encodes to token ${outside}, but the model has ${vocabSize} tokens`,
       );
     }
-    // A space that is a token of its own, and then the word as it is at the start.
+    // The space is a token of its own, followed by the first spelling.
     const isCovered = spellings[0].every(
       (tokenId, i) => tokenId === spellings[1].at(i - spellings[0].length),
     );
@@ -272,16 +273,18 @@ export class PromptEncoder {
   private requireTokenizer(what: string): Tokenizer {
     if (this.tokenizer !== null) return this.tokenizer;
     throw new InvalidRequestError(
-      `${what} needs a tokenizer, and the engine was made with skipTokenizerInit`,
+      `${what} needs a tokenizer, but the engine was created with skipTokenizerInit`,
     );
   }
 }
 
-/** At the start of a text, and after a space. */
+/** The word at the start of a text, and after a space. */
 function bothSpellings(word: string): string[] {
   const bare = word.trimStart();
   if (bare === '') {
-    throw new InvalidRequestError(`badWords has ${show(word)}, which is no word`);
+    throw new InvalidRequestError(
+      `badWords has ${show(word)}; a bad word must have a character other than whitespace`,
+    );
   }
   return [bare, ` ${bare}`];
 }
@@ -298,7 +301,7 @@ function lengthToEncode({ prompt, promptTokenIds, messages }: PendingPrompt): nu
   return length;
 }
 
-/** From where to where to go at once, so that no batch is large, unless one text is. */
+/** Batch ranges within both limits; a single larger text is a batch of its own. */
 function* batches(lengths: readonly number[]): Iterable<[start: number, end: number]> {
   let start = 0;
   let total = 0;
@@ -319,7 +322,7 @@ function last(tokenIds: Int32Array, count: number | null): Int32Array {
   return count === null || tokenIds.length <= count ? tokenIds : tokenIds.slice(-count);
 }
 
-/** An InvalidRequestError says what it is about; another error is as it is. */
+/** Prefixes an InvalidRequestError with its subject; returns other errors unchanged. */
 function named(subject: string, error: unknown): unknown {
   if (!(error instanceof InvalidRequestError)) return error;
   return new InvalidRequestError(`${subject}: ${error.message}`, { cause: error.cause });

@@ -1,6 +1,6 @@
 /**
- * How ranks that step together go over to another group of ranks: where they stop, and what those
- * that join are told.
+ * A change of the rank group: the step at which ranks stop, and the state that joining ranks
+ * receive.
  */
 import { deserialize, serialize } from 'node:v8';
 import type { RequestOptions } from '../config/requestOptions';
@@ -13,34 +13,34 @@ import {
 import type { EngineInput } from './callInputs';
 import { Request } from './request';
 
-/** How one rank stands when it is asked for the change. */
-export interface Standing {
-  /** Steps that it has launched in this group. */
+/** State of one rank when the change is requested. */
+export interface RankState {
+  /** Steps launched in this group. */
   numSteps: number;
-  /** Calls that were made before. */
+  /** Calls made before the change. */
   numCalls: number;
   request: ReconfigureDistributedRequest;
-  /** Why it cannot. */
+  /** Why it cannot make the change. */
   fault: string | null;
 }
 
 /**
- * The step after which all ranks stop: the last that any has launched. Throws, the same on each,
- * InvalidStateError and ConfigError when they cannot or do not agree.
+ * The step after which all ranks stop: the last that any rank has launched. Throws the same
+ * InvalidStateError or ConfigError on every rank when they cannot or do not agree.
  */
-export function lastStepOf(standings: readonly Standing[]): number {
-  const faulty = standings.findIndex(({ fault }) => fault !== null);
+export function lastCommonStep(rankStates: readonly RankState[]): number {
+  const faulty = rankStates.findIndex(({ fault }) => fault !== null);
   if (faulty >= 0) {
     throw new InvalidStateError(
-      `reinitializeDistributed cannot be done on rank ${faulty}: ${standings[faulty].fault}`,
+      `reinitializeDistributed is not possible on rank ${faulty}: ${rankStates[faulty].fault}`,
     );
   }
-  const [first] = standings;
-  for (const [rank, { request, numCalls }] of standings.entries()) {
+  const [first] = rankStates;
+  for (const [rank, { request, numCalls }] of rankStates.entries()) {
     if (numCalls !== first.numCalls) {
       throw new InvalidStateError(
-        `reinitializeDistributed came after ${numCalls} calls on rank ${rank}, but after ` +
-          `${first.numCalls} on rank 0; it must stand at the same place among the calls of each`,
+        `reinitializeDistributed was called after ${numCalls} calls on rank ${rank}, but after ` +
+          `${first.numCalls} on rank 0; call it at the same position on every rank`,
       );
     }
     for (const name of [
@@ -51,13 +51,13 @@ export function lastStepOf(standings: readonly Standing[]): number {
       if (request[name] !== first.request[name]) {
         throw new ConfigError(
           `reinitializeDistributed: ${name} is ${request[name]} on rank ${rank}, but ` +
-            `${first.request[name]} on rank 0`,
+            `${first.request[name]} on rank 0; pass the same on every rank`,
         );
       }
     }
   }
-  checkNewRanks(standings.map(({ request }) => request));
-  return Math.max(...standings.map(({ numSteps }) => numSteps));
+  checkNewRanks(rankStates.map(({ request }) => request));
+  return Math.max(...rankStates.map(({ numSteps }) => numSteps));
 }
 
 /** `requests` by rank. */
@@ -71,33 +71,35 @@ function checkNewRanks(requests: readonly ReconfigureDistributedRequest[]): void
     if (newRank >= newDataParallelSize || other !== undefined) {
       throw new ConfigError(
         `reinitializeDistributed: rank ${rank} would be rank ${newRank} of ${newDataParallelSize}` +
-          (other === undefined ? '; ranks are below the size' : `, and so would rank ${other}`),
+          (other === undefined
+            ? '; a rank must be less than the size'
+            : `, and so would rank ${other}`),
       );
     }
     taken.set(newRank, rank);
   }
 }
 
-/** A call that waits, as far as other ranks need to know it. */
+/** A queued call, as sent to other ranks. */
 export interface QueuedCall {
-  /** The place of its first prompt among all prompts that the engine was ever given. */
+  /** Index of its first prompt among all prompts of the engine. */
   firstRequest: number;
   inputs: readonly EngineInput[];
   options: Pick<RequestOptions, 'priority' | 'cacheSalt'>;
 }
 
-/** Where an engine stands between two steps, none of them in flight. */
+/** Engine state between two steps, with no step in flight. */
 export interface EngineState {
-  /** Prompts that it was ever given. */
+  /** Prompts submitted so far. */
   numRequests: number;
-  /** Those not finished, by arrival. */
+  /** Unfinished requests, by arrival. */
   requests: readonly Request[];
-  /** Calls that have not begun, and resets of the prefix cache between them. */
-  turns: readonly (QueuedCall | 'resetPrefixCache')[];
+  /** Queued calls, and prefix cache resets between them. */
+  queued: readonly (QueuedCall | 'resetPrefixCache')[];
 }
 
-/** For another process of the same build. */
-export function encodeState({ numRequests, requests, turns }: EngineState): Uint8Array {
+/** Serializes the state for a process of the same build. */
+export function encodeState({ numRequests, requests, queued }: EngineState): Uint8Array {
   return serialize({
     numRequests,
     requests: requests.map((request) => ({
@@ -111,16 +113,16 @@ export function encodeState({ numRequests, requests, turns }: EngineState): Uint
       priority: request.priority,
       cacheSalt: request.cacheSalt,
     })),
-    turns: turns.map((turn) =>
-      turn === 'resetPrefixCache'
-        ? turn
+    queued: queued.map((item) =>
+      item === 'resetPrefixCache'
+        ? item
         : {
-            firstRequest: turn.firstRequest,
-            inputs: turn.inputs.map((input) => ({
+            firstRequest: item.firstRequest,
+            inputs: item.inputs.map((input) => ({
               ...input,
               samplingParams: plain(input.samplingParams),
             })),
-            options: { priority: turn.options.priority, cacheSalt: turn.options.cacheSalt },
+            options: { priority: item.options.priority, cacheSalt: item.options.cacheSalt },
           },
     ),
   });
@@ -132,9 +134,9 @@ type Encoded = Omit<EngineState, 'requests'> & {
   })[];
 };
 
-/** What `encodeState` gave; `maxModelLen` is that of this engine's configuration, as of theirs. */
+/** Inverse of `encodeState`; `maxModelLen` is the same in both engines' configurations. */
 export function decodeState(bytes: Uint8Array, maxModelLen: number): EngineState {
-  const { numRequests, requests, turns } = deserialize(bytes) as Encoded;
+  const { numRequests, requests, queued } = deserialize(bytes) as Encoded;
   return {
     numRequests,
     requests: requests.map(({ outputTokenIds, samplingParams, ...init }) => {
@@ -143,12 +145,12 @@ export function decodeState(bytes: Uint8Array, maxModelLen: number): EngineState
       for (const tokenId of outputTokenIds) request.appendOutputToken(tokenId);
       return request;
     }),
-    turns: turns.map((turn) =>
-      turn === 'resetPrefixCache'
-        ? turn
+    queued: queued.map((item) =>
+      item === 'resetPrefixCache'
+        ? item
         : {
-            ...turn,
-            inputs: turn.inputs.map((input) => ({
+            ...item,
+            inputs: item.inputs.map((input) => ({
               ...input,
               samplingParams: new SamplingParams(input.samplingParams),
             })),
@@ -157,7 +159,7 @@ export function decodeState(bytes: Uint8Array, maxModelLen: number): EngineState
   };
 }
 
-/** Its parameters as an object that can be sent. */
+/** The parameters as a serializable object. */
 function plain(params: SamplingParams): object {
   return Object.fromEntries(Object.entries(params));
 }

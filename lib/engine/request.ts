@@ -1,4 +1,4 @@
-/** One sequence on its way through the engine: its tokens, where it stands, the blocks it holds. */
+/** One sequence in the engine: its tokens, status and KV cache blocks. */
 import type { SamplingParams } from '../config/samplingParams';
 import type { BlockHash } from './blockHash';
 import { listBytes } from './listMemory';
@@ -6,13 +6,13 @@ import type { EndReason, FinishReason } from './outputs';
 
 export type RequestStatus = 'waiting' | 'running' | 'preempted' | 'finished';
 
-/** What a request is made of. */
+/** Constructor arguments of Request. */
 export interface RequestInit {
   requestId: string;
   /** [numPromptTokens], not empty. */
   promptTokenIds: Int32Array;
   samplingParams: SamplingParams;
-  /** Tokens that end it. */
+  /** Tokens that end the request. */
   stopTokenIds: readonly number[];
   badWordsTokenIds: readonly (readonly number[])[];
   /** 64 bits. */
@@ -21,19 +21,19 @@ export interface RequestInit {
   maxModelLen: number;
   /** Lower runs first, where the scheduler's policy is 'priority'; default 0. */
   priority?: number;
-  /** Blocks are shared with requests of the same salt alone; default ''. */
+  /** Only requests with the same salt share blocks; default ''. */
   cacheSalt?: string;
 }
 
 /**
- * What taking requests up may cost in a step, in entries of lists, some 15 ns each: a request's lists
- * are copied for the device, and its tokens hashed and looked up in the prefix cache.
+ * Admission cost limit of a step, in list entries of some 15 ns each: a request's lists are copied
+ * for the device, and its tokens are hashed and looked up in the prefix cache.
  */
 export const MAX_ADMISSION_COST = 2 ** 18;
-/** What a token of a prompt costs, in entries. */
+/** Admission cost of a token, in entries. */
 const TOKEN_COST = 4;
 
-/** Output tokens that a new request has room for, before its array first grows. */
+/** Initial capacity for output tokens. */
 const INITIAL_OUTPUT_CAPACITY = 64;
 
 export class Request {
@@ -47,37 +47,39 @@ export class Request {
   readonly maxTokens: number;
   readonly priority: number;
   readonly cacheSalt: string;
-  /** Of the lists of its sampling parameters on the device. */
+  /** Device bytes of its sampling lists. */
   readonly listBytes: number;
 
   status: RequestStatus = 'waiting';
-  /** Whether the worker was told of it, and so has to hear of its end; the scheduler's. */
+  /** Whether the worker holds its state, which must be freed; set by the scheduler. */
   isOnWorker = false;
-  /** Once finished. */
+  /** Null until finished. */
   finishReason: EndReason | null = null;
-  /** Tokens that are in the KV cache once every step launched so far has run. */
+  /** Tokens in the KV cache once all launched steps have run. */
   numComputedTokens = 0;
-  /** Tokens that steps in flight will sample for it. */
+  /** Tokens that steps in flight will sample. */
   numOutputPlaceholders = 0;
-  /** Its blocks, in the order of its tokens. */
+  /** KV cache blocks, in token order. */
   readonly blockIds: number[] = [];
-  /** The KV cache manager's: what its first blocks can be found by, in which generation of the
-   * cache, and how many were given to it. */
+  /**
+   * Set by the KV cache manager: hashes of its first full blocks, their cache generation, and the
+   * number of blocks cached.
+   */
   readonly blockHashes: BlockHash[] = [];
   cacheGeneration = 0;
   numCachedBlocks = 0;
-  /** Where its lists are in the device's list memory; null where they are not; ListMemory's. */
+  /** Offset of its lists in the device's list memory, else null; set by ListMemory. */
   listOffset: number | null = null;
-  /** How many requests came before it; the scheduler's. */
+  /** Arrival number; set by the scheduler. */
   arrival = 0;
-  /** Its place in the scheduler's queue; -1 while it is not there. */
+  /** Index in the waiting queue; -1 when not queued. */
   queueIndex = -1;
-  /** Tokens that each launched step with a row of it will sample, the oldest first; the scheduler's. */
+  /** Tokens that each step in flight will sample, oldest step first; set by the scheduler. */
   readonly tokensInFlight: number[] = [];
-  /** Tokens found in the cache when it first ran; null before. */
+  /** Prefix cache hits when first scheduled; null before. */
   numCachedTokens: number | null = null;
 
-  /** Prompt and output; the first `numTokens` count. */
+  /** Prompt and output; the first `numTokens` are valid. */
   private tokenIds: Int32Array;
   private length: number;
 
@@ -100,7 +102,7 @@ export class Request {
     this.length = this.numPromptTokens;
   }
 
-  /** What it costs to take it up, in the unit of MAX_ADMISSION_COST. */
+  /** Cost of admitting it, in the unit of MAX_ADMISSION_COST. */
   get admissionCost(): number {
     const { badWordsTokenIds, samplingParams, stopTokenIds } = this;
     const { allowedTokenIds, logitBias } = samplingParams;
@@ -117,7 +119,7 @@ export class Request {
     return this.length;
   }
 
-  /** Tokens of prompt and output, those still in flight counted in. */
+  /** Tokens of prompt and output, including placeholders for tokens in flight. */
   get numTokensWithPlaceholders(): number {
     return this.length + this.numOutputPlaceholders;
   }
@@ -131,7 +133,7 @@ export class Request {
     return this.tokenIds.subarray(0, this.numPromptTokens);
   }
 
-  /** Tokens `start` to `end` of prompt and output, a view. */
+  /** Tokens `start` to `end` (exclusive) of prompt and output, a view. */
   tokensBetween(start: number, end: number): Int32Array {
     return this.tokenIds.subarray(start, end);
   }
@@ -141,7 +143,7 @@ export class Request {
     return this.tokenIds.slice(0, this.length);
   }
 
-  /** Whether what is in flight brings it to its limit: there is nothing more to schedule. */
+  /** Whether the tokens in flight reach its limit, so there is nothing left to schedule. */
   get reachesLimitInFlight(): boolean {
     return this.numOutputTokens + this.numOutputPlaceholders >= this.maxTokens;
   }
@@ -158,9 +160,9 @@ export class Request {
   }
 
   /**
-   * Whether its parameters forbid `tokenId` as the next token: the end of a bad word, or a stop token
-   * before minTokens. The sampler gives such a token where nothing else is left to choose from, so this
-   * looks only where that can be: with allowedTokenIds, or with bans for all of `vocabSize` tokens.
+   * Whether its parameters forbid `tokenId` next: it completes a bad word, or is a stop token
+   * before minTokens. The sampler returns such a token only if no other is allowed, so this checks
+   * only where that is possible: with allowedTokenIds, or with bans for all of `vocabSize` tokens.
    */
   forbids(tokenId: number, vocabSize: number): boolean {
     const { badWordsTokenIds, numOutputTokens, samplingParams, stopTokenIds } = this;
@@ -181,7 +183,7 @@ export class Request {
     return true;
   }
 
-  /** Why the request ends with its last token; null when it goes on. */
+  /** The finish reason after the last token; null while unfinished. */
   checkStop(): FinishReason | null {
     const { numOutputTokens, samplingParams } = this;
     const lastTokenId = this.tokenIds[this.length - 1];
@@ -192,10 +194,10 @@ export class Request {
   }
 }
 
-/** By list, which requests of the same parameters share. */
+/** Cached by list, which requests with the same parameters share. */
 const badWordsEntries = new WeakMap<readonly (readonly number[])[], number>();
 
-/** Tokens of all bad words, and an end for each. */
+/** Tokens of all bad words plus one end per word. */
 function numEntriesOf(badWords: readonly (readonly number[])[]): number {
   if (badWords.length === 0) return 0;
   let numEntries = badWordsEntries.get(badWords);

@@ -1,16 +1,16 @@
-/** What waits, in the scheduling policy's order. */
+/** The waiting queue, in the scheduling policy's order. */
 import type { Request } from './request';
 
-/** What a queue has to know of an entry. */
+/** The field that a queue needs of its entries. */
 export interface QueueEntry {
-  /** Its place in the queue; -1 while it is in none. */
+  /** Index in the queue's heap; -1 when not queued. */
   queueIndex: number;
 }
 
 /**
- * A binary heap in which each entry knows its place (`queueIndex`): adding, taking the first and
- * removing any entry cost O(log size), looking at the first O(1). A removed entry is let go at once,
- * so aborted requests take no memory.
+ * A binary heap whose entries store their index (`queueIndex`): adding, removing the first and
+ * removing any entry are O(log size), reading the first is O(1). Removed entries, for example
+ * aborted requests, take no memory.
  */
 export class RequestQueue<Entry extends QueueEntry = Request> {
   private heap: Entry[] = [];
@@ -22,7 +22,7 @@ export class RequestQueue<Entry extends QueueEntry = Request> {
     return this.heap.length;
   }
 
-  /** The first in order; undefined when the queue is empty. */
+  /** The first in order; undefined if empty. */
   get first(): Entry | undefined {
     return this.heap.at(0);
   }
@@ -42,7 +42,7 @@ export class RequestQueue<Entry extends QueueEntry = Request> {
     else this.siftDown(last, index);
   }
 
-  /** In no order. */
+  /** In heap order. */
   get entries(): readonly Entry[] {
     return this.heap;
   }
@@ -52,7 +52,7 @@ export class RequestQueue<Entry extends QueueEntry = Request> {
     this.heap = [];
   }
 
-  /** Puts the entry at `index` or, past the entries that it precedes, nearer to the root. */
+  /** Inserts the entry at `index` and moves it toward the root. */
   private siftUp(entry: Entry, index: number): void {
     while (index > 0) {
       const parent = (index - 1) >> 1;
@@ -63,7 +63,7 @@ export class RequestQueue<Entry extends QueueEntry = Request> {
     this.place(entry, index);
   }
 
-  /** Puts the entry at `index` or, past the entries that precede it, nearer to the leaves. */
+  /** Inserts the entry at `index` and moves it toward the leaves. */
   private siftDown(entry: Entry, index: number): void {
     const { length } = this.heap;
     for (let child = 2 * index + 1; child < length; child = 2 * index + 1) {

@@ -1,4 +1,4 @@
-/** A prompt and its samples, from their first token to what the caller receives. */
+/** Output state of a prompt and its samples. */
 import type { SamplingParams } from '../config/samplingParams';
 import { IncrementalDetokenizer } from '../tokenizer/detokenizer';
 import type { Tokenizer } from '../tokenizer/tokenizer';
@@ -11,14 +11,14 @@ import type { CompletionOutput, PositionLogprobs } from './outputs';
 import type { Request } from './request';
 import { StopStringMatcher } from './stopStrings';
 
-/** A prompt whose `n` samples run as requests of their own (vLLM's ParentRequest). */
+/** A prompt whose `n` samples are separate requests (vLLM's ParentRequest). */
 export class ParentRequest {
   private readonly outputs: CompletionOutput[] = [];
-  /** One for each prompt token so far, null for the first; null when not asked for. */
+  /** One per prompt token so far, null for the first; null if not requested. */
   promptLogprobs: (PositionLogprobs | null)[] | null = null;
   private promptDecoder: LogprobsDecoder | null = null;
   private numUnfinished: number;
-  /** Those that have not ended. */
+  /** Unfinished samples. */
   readonly samples = new Set<RequestState>();
 
   constructor(
@@ -28,16 +28,16 @@ export class ParentRequest {
     readonly promptTokenIds: Int32Array,
     private readonly samplingParams: SamplingParams,
     readonly receiver: OutputReceiver,
-    /** The call that the prompt is of. */
+    /** The prompt's call. */
     readonly call: Call,
-    /** Samples that run in this process's name; fewer than `n` where another rank has the call. */
+    /** Samples expected; fewer than `n` if another rank has the call. */
     numSamples = samplingParams.n,
   ) {
     this.numUnfinished = numSamples;
-    this.forgetPromptLogprobs();
+    this.resetPromptLogprobs();
   }
 
-  /** Of the next prompt positions. */
+  /** Appends the logprobs of the next prompt positions. */
   addPromptLogprobs(lists: LogprobsLists, tokenizer: Tokenizer | null): void {
     const count = this.samplingParams.promptLogprobs;
     if (this.promptLogprobs === null || count === null) return;
@@ -50,18 +50,18 @@ export class ParentRequest {
     }
   }
 
-  /** They are about to be computed, from the first on. */
-  forgetPromptLogprobs(): void {
+  /** Resets them before the prompt is recomputed. */
+  resetPromptLogprobs(): void {
     this.promptLogprobs = this.samplingParams.promptLogprobs === null ? null : [null];
     this.promptDecoder = null;
   }
 
-  /** Whether this process alone may end it before it is done. */
+  /** Whether this rank may end it on its own. */
   get isRankLocal(): boolean {
     return this.call.isWatched || this.receiver.delta !== undefined;
   }
 
-  /** Tells the receiver once all samples are there. */
+  /** Delivers the prompt's output once all samples are complete. */
   addOutput(output: CompletionOutput): void {
     this.outputs[output.index] = output;
     if (--this.numUnfinished > 0) return;
@@ -75,7 +75,7 @@ export class ParentRequest {
     });
   }
 
-  /** Never throws: others may have to be told, too. */
+  /** Never throws: the caller may have more receivers to notify. */
   fail(error: Error): void {
     this.call.end();
     try {
@@ -86,20 +86,22 @@ export class ParentRequest {
   }
 }
 
-/** A copy. A loop, since prompts are long and Array.from asks the iterator for each token. */
+/**
+ * Copies to a plain array with a loop: Array.from iterates token by token, slow for long prompts.
+ */
 function plain(tokenIds: Int32Array): number[] {
   const list = new Array<number>(tokenIds.length);
   for (let i = 0; i < tokenIds.length; i++) list[i] = tokenIds[i];
   return list;
 }
 
-/** What one sample has generated so far. */
+/** Output of one sample so far. */
 export class RequestState {
   readonly tokenIds: number[] = [];
   text = '';
   readonly logprobs: PositionLogprobs[] | null;
   private readonly logprobsDecoder: LogprobsDecoder | null;
-  /** Made for its first token: a request that waits costs little. */
+  /** Created at the first token: a waiting request costs little. */
   private detokenizer: IncrementalDetokenizer | null = null;
   private readonly stopStrings: StopStringMatcher | null;
 
@@ -124,26 +126,26 @@ export class RequestState {
     return this.stopStrings?.matched === true;
   }
 
-  /** A token that was generated before there was this state: its text counts as given out. */
-  recall(tokenId: number): void {
+  /** Adds a token generated before this state existed; its text counts as delivered. */
+  replay(tokenId: number): void {
     this.tokenIds.push(tokenId);
     this.logprobsDecoder?.skip(tokenId);
     this.text += this.decode(tokenId);
   }
 
-  /** The logprobs of the next token: a row of `lists`. */
+  /** Appends the next token's logprobs, from a row of `lists`. */
   addLogprobs(lists: LogprobsLists, row: number): void {
     if (this.logprobs === null || this.logprobsDecoder === null) return;
     const count = this.request.samplingParams.logprobs ?? 0;
     this.logprobs.push(this.logprobsDecoder.next(lists, row, count));
   }
 
-  /** Like stop tokens, stop strings end the output only after its first minTokens tokens. */
+  /** Stop strings, like stop tokens, are ignored in the first minTokens tokens. */
   private get mayStop(): boolean {
     return this.tokenIds.length > this.request.samplingParams.minTokens;
   }
 
-  /** The text that the latest of `tokenIds` adds, as far as it can be given out. */
+  /** Text that the last token adds and that can be delivered now. */
   decode(tokenId: number): string {
     const { stopStrings, tokenizer } = this;
     const { detokenize, skipSpecialTokens } = this.request.samplingParams;
@@ -157,14 +159,14 @@ export class RequestState {
       return stopStrings.pushHidden(tokenizer.idToToken(tokenId), this.mayStop);
     }
     const text = stopStrings.push(detokenizer.append([tokenId]), this.mayStop);
-    // What is held back is final where the output ends.
+    // Held-back text is final if the output ends here.
     if (!this.mayStop || stopStrings.matched || !stopStrings.wouldMatch(detokenizer.heldText)) {
       return text;
     }
     return text + stopStrings.push(detokenizer.finish());
   }
 
-  /** No more tokens will come: the text that waited for them. */
+  /** Returns the held-back text once the output is complete. */
   flush(): string {
     if (this.detokenizer === null || this.stopStringFound) return '';
     const rest = this.detokenizer.finish();

@@ -1,12 +1,12 @@
-/** Requests that run, in the scheduling policy's order; at most maxNumSeqs. */
+/** Running requests, in the scheduling policy's order; at most maxNumSeqs. */
 import { isUnfinished, type Request } from './request';
 
 const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 
-/** The first to be scheduled in a step, and the last to be preempted, stands first. */
+/** The first is scheduled first in a step and preempted last. */
 export class RunningRequests {
   private requests: Request[] = [];
-  /** Some may have finished since `sweep`. */
+  /** Whether requests may have finished since `sweep`. */
   isStale = false;
 
   /** `precedes` is a strict total order. */
@@ -32,17 +32,17 @@ export class RunningRequests {
     requests.splice(index, 0, request);
   }
 
-  /** Takes the last away; there must be one. */
+  /** Removes and returns the last; there must be one. */
   takeLast(): Request {
     return this.requests.pop() as Request;
   }
 
-  /** Takes the request away if it is there. */
+  /** Removes the request if present. */
   remove(request: Request): void {
     this.requests = this.requests.filter((other) => other !== request);
   }
 
-  /** Takes away those that have finished. */
+  /** Removes finished requests. */
   sweep(): void {
     this.requests = this.requests.filter(isUnfinished);
     this.isStale = false;
@@ -52,8 +52,8 @@ export class RunningRequests {
     this.requests = [];
   }
 
-  /** Those at the end whose priority is strictly lower than `priority`, which is a larger number. */
-  outrankedBy(priority: number): readonly Request[] {
+  /** Trailing requests with strictly lower priority (a larger number). */
+  lowerPriorityThan(priority: number): readonly Request[] {
     const { requests } = this;
     let start = requests.length;
     while (start > 0 && requests[start - 1].priority > priority) start--;

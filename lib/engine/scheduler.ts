@@ -1,12 +1,11 @@
 /**
- * What runs in the next step (vLLM V1's scheduler). There is no prefill phase and no decode phase:
- * a request has tokens (known, or sampled by a step in flight) and a number of them computed, and a
- * step computes some more, within its budget of tokens, for as many requests as have blocks.
+ * Schedules steps (vLLM V1's Scheduler). There is no separate prefill or decode phase: a request
+ * has tokens (known, or sampled by a step in flight), some of them computed, and each step computes
+ * more, within its token budget, for as many requests as have blocks.
  *
- * A step may be scheduled before the one before it is read. So what a step will have computed
- * counts as computed when it is scheduled, and a token it will sample is a placeholder until
- * `updateFromOutput` brings it. Nothing here depends on when an output arrives, only on the order
- * of calls: the same calls give the same schedule.
+ * A step may be scheduled before the previous step's output is read, so scheduled tokens count as
+ * computed, and a token to be sampled is a placeholder until `updateFromOutput` delivers it. The
+ * schedule depends on the order of calls alone, not on timing.
  */
 import { DEFAULT_LIMITS } from '../config/limits';
 import type { SchedulerConfig } from '../config/uniprocConfig';
@@ -24,9 +23,9 @@ import {
   addResumedRequest,
   newStep,
   removeLatest,
-  type StepInMaking,
-} from './stepInMaking';
-import { checkOutput, faultOf, nothingPermitted, OutputRecords } from './stepOutput';
+  type StepBuilder,
+} from './stepBuilder';
+import { checkOutput, faultOf, noAllowedToken, OutputRecords } from './stepOutput';
 import type { RequestSource, SchedulingFault, Waiting } from './waitingRequests';
 import { WaitingRequests } from './waitingRequests';
 
@@ -34,24 +33,24 @@ const NO_REQUESTS: readonly Request[] = Object.freeze([]);
 const NO_FAULTS: readonly SchedulingFault[] = Object.freeze([]);
 
 export class Scheduler {
-  /** By id: all that were made and are not finished. */
+  /** Unfinished requests, by id. */
   private readonly requests = new Map<string, Request>();
   private readonly waiting = new WaitingRequests((a, b) => this.precedes(a, b));
   private readonly running = new RunningRequests((a, b) => this.precedes(a, b));
-  /** Finished since the last step was scheduled, of those that the worker knows. */
+  /** Requests on the worker that finished since the last step was scheduled. */
   private finishedReqIds: string[] = [];
   private readonly faults: SchedulingFault[] = [];
   private readonly records = new OutputRecords();
   private readonly listMemory: ListMemory;
   private numArrivals = 0;
-  /** Since the start. */
+  /** Preemptions since the start. */
   numPreemptions = 0;
 
-  /** The cache holds at least one request of the model's length, so the oldest can always run. */
+  /** The cache holds at least one request of maxModelLen, so the oldest can always run. */
   constructor(
     private readonly config: Omit<SchedulerConfig, 'asyncScheduling' | 'maxQueuedRequests'>,
     private kvCacheManager: KVCacheManager,
-    /** Logits of a row, for messages. */
+    /** For error messages. */
     private readonly vocabSize: number | null = null,
     maxListMemoryBytes: number = DEFAULT_LIMITS.maxListMemoryBytes,
   ) {
@@ -66,12 +65,12 @@ export class Scheduler {
     return this.running.size;
   }
 
-  /** In the order in which they are scheduled. */
+  /** In scheduling order. */
   get runningReqIds(): readonly string[] {
     return this.running.ids;
   }
 
-  /** Those that were made, by arrival. */
+  /** Unfinished requests, by arrival; excludes requests that sources have not made yet. */
   get unfinishedRequests(): readonly Request[] {
     return [...this.requests.values()].sort((a, b) => a.arrival - b.arrival);
   }
@@ -86,7 +85,7 @@ export class Scheduler {
     this.waiting.add(request);
   }
 
-  /** Adds the requests that the source makes, which is one at least. */
+  /** Adds a source of at least one request. */
   addSource(source: RequestSource): void {
     source.arrival = this.numArrivals;
     this.numArrivals += source.numLeft;
@@ -97,7 +96,7 @@ export class Scheduler {
     this.waiting.removeSource(source);
   }
 
-  /** Whether `a` goes before `b`: by arrival, and by priority first where that is the policy. */
+  /** Whether `a` is scheduled before `b`: by priority under that policy, then by arrival. */
   private precedes(a: Waiting, b: Waiting): boolean {
     if (this.config.policy === 'priority' && a.priority !== b.priority) {
       return a.priority < b.priority;
@@ -106,42 +105,41 @@ export class Scheduler {
   }
 
   /**
-   * The next step: running and waiting requests in the policy's order, as far as there is budget; so
-   * those that run come before those that wait, except, under 'priority', before a more urgent one.
-   * When blocks run out the last of the running requests gives its own back and is computed again
-   * later. Once the first of the waiting requests cannot enter, none behind it does; nor does any once
-   * those that entered cost so much that the step would hold the event loop.
+   * Schedules running and waiting requests in policy order within the token budget. Running
+   * requests precede waiting ones, except a more urgent one under 'priority'. When blocks run out,
+   * the last running request is preempted and recomputed later. Admission stops at the first
+   * waiting request that does not fit, or at MAX_ADMISSION_COST, to keep the event loop free.
    */
   schedule(): SchedulerOutput {
     const step = newStep(this.finishedReqIds);
     this.finishedReqIds = [];
 
     let budget = this.config.maxNumBatchedTokens;
-    /** Running requests before `next` have had their turn in this step; they are not preempted in it. */
+    /** Running requests before `next` are scheduled in this step and cannot be preempted in it. */
     let next = 0;
-    let mayEnter = true;
+    let canAdmit = true;
     let admissionCost = 0;
     while (budget > 0) {
       const request = this.running.at(next);
       const { first } = this.waiting;
-      const enters =
-        mayEnter && first !== undefined && (request === undefined || this.precedes(first, request));
-      let candidate = enters ? first : request;
+      const isAdmission =
+        canAdmit && first !== undefined && (request === undefined || this.precedes(first, request));
+      let candidate = isAdmission ? first : request;
       if (candidate === undefined) break;
       try {
         if (!(candidate instanceof Request)) {
           candidate = this.waiting.makeNext(candidate);
           this.addRequest(candidate, candidate.arrival);
         }
-        if (enters) {
+        if (isAdmission) {
           const numNewTokens = this.admit(candidate, budget, step);
           if (numNewTokens > 0) next++;
           admissionCost += candidate.admissionCost;
-          mayEnter = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
+          canAdmit = numNewTokens > 0 && admissionCost < MAX_ADMISSION_COST;
           budget -= numNewTokens;
         } else {
           budget -= this.scheduleRunning(candidate, budget, step);
-          // It was the last, and gave its blocks back, if it no longer runs.
+          // If not running, it was the last and preempted itself.
           if (candidate.status === 'running') next++;
         }
       } catch (error) {
@@ -153,10 +151,10 @@ export class Scheduler {
     return step;
   }
 
-  /** Ends a request that could not be scheduled; the step goes on without it. */
-  private fail(request: Request, error: unknown, step: StepInMaking): void {
+  /** Fails a request that could not be scheduled; the step continues without it. */
+  private fail(request: Request, error: unknown, step: StepBuilder): void {
     removeLatest(step, request);
-    // It may have been on its way from one to the other.
+    // It may be in either queue, or in neither.
     if (request.queueIndex >= 0) this.waiting.remove(request);
     this.running.remove(request);
     request.status = 'running';
@@ -164,13 +162,13 @@ export class Scheduler {
     this.faults.push({ requestId: request.requestId, source: null, error });
   }
 
-  /** Requests that ended because scheduling them threw, since this was last called. */
+  /** Returns and clears the scheduling faults. */
   takeFaults(): readonly SchedulingFault[] {
     return this.faults.length > 0 ? this.faults.splice(0) : NO_FAULTS;
   }
 
-  /** Returns how many tokens of the request the step computes. */
-  private scheduleRunning(request: Request, budget: number, step: StepInMaking): number {
+  /** Schedules a running request; returns its number of scheduled tokens. */
+  private scheduleRunning(request: Request, budget: number, step: StepBuilder): number {
     if (request.reachesLimitInFlight) return 0;
     const numNewTokens = this.numTokensToCompute(request, budget);
     const newBlockIds = this.allocateOrPreempt(request, numNewTokens, step);
@@ -180,17 +178,17 @@ export class Scheduler {
     return numNewTokens;
   }
 
-  /** All that are left, as far as the step has room and a long prompt may take of it. */
+  /** Remaining tokens, limited by the budget and longPrefillTokenThreshold. */
   private numTokensToCompute(request: Request, budget: number): number {
     const left = request.numTokensWithPlaceholders - request.numComputedTokens;
     return Math.min(left, budget, this.config.longPrefillTokenThreshold || Infinity);
   }
 
-  /** Blocks for the request, taken from the last if need be; null when that is the request itself. */
+  /** Allocates blocks, preempting from the last if needed; null if that is the request itself. */
   private allocateOrPreempt(
     request: Request,
     numNewTokens: number,
-    step: StepInMaking,
+    step: StepBuilder,
   ): readonly number[] | null {
     for (;;) {
       const newBlockIds = this.kvCacheManager.allocateSlots(request, numNewTokens);
@@ -199,7 +197,7 @@ export class Scheduler {
     }
   }
 
-  private preemptLast(step: StepInMaking): Request {
+  private preemptLast(step: StepBuilder): Request {
     const request = this.running.takeLast();
     this.kvCacheManager.free(request);
     this.listMemory.free(request);
@@ -212,9 +210,9 @@ export class Scheduler {
   }
 
   /**
-   * The worker has lost all that it knew, and the cache is another: every request is new to it, and
-   * computed again from the tokens it has. No step is in flight. All requests are made, since other
-   * ranks are told of them. Returns the ids of those that ran.
+   * Requeues every request with a new cache, to be recomputed from its tokens, after the worker
+   * lost its state; no step may be in flight. Makes all requests, since joining ranks receive them.
+   * Returns the ids of the requests that were running.
    */
   restart(kvCacheManager: KVCacheManager): string[] {
     const add = (request: Request) => this.addRequest(request, request.arrival);
@@ -239,16 +237,16 @@ export class Scheduler {
   }
 
   /**
-   * Takes the first of the waiting requests up, if it can have a seat, blocks for all its known
-   * tokens and a place for its lists. Returns how many of them the step computes; 0 when it has to wait.
+   * Admits the first waiting request if a slot, blocks for all its known tokens and list memory are
+   * available. Returns its number of scheduled tokens; 0 if it must wait.
    */
-  private admit(request: Request, budget: number, step: StepInMaking): number {
-    // A preempted one comes back with all its tokens, so those in flight have to be known.
+  private admit(request: Request, budget: number, step: StepBuilder): number {
+    // A request resumes with all its tokens, so none may be in flight.
     if (request.numOutputPlaceholders > 0) return 0;
     const computedBlocks = this.makeRoom(request, step);
     if (computedBlocks === null) return 0;
     this.kvCacheManager.shareBlocks(request, computedBlocks);
-    this.listMemory.take(request);
+    this.listMemory.allocate(request);
     const numNewTokens = this.numTokensToCompute(request, budget);
     this.kvCacheManager.allocateSlots(request, numNewTokens);
     if (request.isOnWorker) addResumedRequest(step, request);
@@ -262,17 +260,17 @@ export class Scheduler {
   }
 
   /**
-   * The cached blocks that the request begins with, once it has a seat and room, for which running
-   * requests of strictly lower priority give up theirs, the last first. Null, and none is preempted,
-   * when even that would not be enough.
+   * Makes room for the request, preempting running requests of strictly lower priority if needed,
+   * the last first. Returns its cached prefix blocks; null, without preempting, if that would not
+   * suffice.
    */
-  private makeRoom(request: Request, step: StepInMaking): readonly number[] | null {
+  private makeRoom(request: Request, step: StepBuilder): readonly number[] | null {
     const { kvCacheManager, listMemory, running } = this;
     const { maxNumSeqs } = this.config;
-    const victims = this.outrankedBy(request);
+    const victims = this.lowerPriorityThan(request);
     if (running.size >= maxNumSeqs && victims.length === 0) return null;
     if (!listMemory.hasRoom(request, victims)) return null;
-    // Half a prompt would hold blocks that it may have to give up before it is of use.
+    // A partly allocated prompt would hold blocks that it may have to free before use.
     const computedBlocks = kvCacheManager.findRoom(request, victims);
     if (computedBlocks === null) return null;
     while (
@@ -285,13 +283,15 @@ export class Scheduler {
     return computedBlocks;
   }
 
-  /** Running requests of strictly lower priority, where that is the policy. */
-  private outrankedBy({ priority }: Request): readonly Request[] {
-    return this.config.policy === 'priority' ? this.running.outrankedBy(priority) : NO_REQUESTS;
+  /** Running requests of strictly lower priority, under the priority policy. */
+  private lowerPriorityThan({ priority }: Request): readonly Request[] {
+    return this.config.policy === 'priority'
+      ? this.running.lowerPriorityThan(priority)
+      : NO_REQUESTS;
   }
 
-  /** Puts the request into the step, which samples once it has computed all tokens there are. */
-  private advance(request: Request, numNewTokens: number, step: StepInMaking): void {
+  /** Adds the request to the step; it samples once all its tokens are computed. */
+  private advance(request: Request, numNewTokens: number, step: StepBuilder): void {
     step.numScheduledTokens.set(request.requestId, numNewTokens);
     request.numComputedTokens += numNewTokens;
     const samples = request.numComputedTokens === request.numTokensWithPlaceholders ? 1 : 0;
@@ -300,10 +300,10 @@ export class Scheduler {
   }
 
   /**
-   * Takes what a step sampled: appends it, ends the requests it ends. Steps are given in the order
-   * they were scheduled. Tokens of a request that ended while the step was in flight are dropped. A
-   * row that is missing or wrong ends its request with an error; throws InvalidStateError when the
-   * output is not one of this step at all. What is returned is valid until the next call.
+   * Appends a step's sampled tokens and finishes requests that stop. Steps must be passed in
+   * scheduling order. Tokens of requests that finished while the step was in flight are dropped. A
+   * missing or invalid row fails its request; throws InvalidStateError if the output does not
+   * belong to this step. The result is valid until the next call.
    */
   updateFromOutput(step: SchedulerOutput, output: ModelRunnerOutput): EngineCoreOutputs {
     checkOutput(step, output, this.requests);
@@ -320,13 +320,13 @@ export class Scheduler {
         if (request.status !== 'finished') this.finish(request, 'error');
       }
     }
-    this.dropFinished();
+    this.removeFinished();
     const { tokenIds } = output.sampledTokenIds;
     const { outputs } = this.records;
     return { outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
   }
 
-  /** Writes what the step brought the request into `result`. */
+  /** Writes the request's output of the step into `result`. */
   private updateRequest(
     request: Request,
     output: ModelRunnerOutput,
@@ -345,7 +345,9 @@ export class Scheduler {
     else this.appendTokens(request, tokenIds, offsets[row + 1], result);
   }
 
-  /** Those from `result.start` to `end`, or up to the one that the request ends with. */
+  /**
+   * Appends the tokens from `result.start` to `end`, stopping at the one that finishes the request.
+   */
   private appendTokens(
     request: Request,
     tokenIds: Int32Array,
@@ -356,7 +358,7 @@ export class Scheduler {
     request.numOutputPlaceholders -= end - start;
     for (let i = start; i < end && isUnfinished(request); i++) {
       if (request.forbids(tokenIds[i], this.vocabSize ?? Infinity)) {
-        result.error = nothingPermitted(request);
+        result.error = noAllowedToken(request);
         this.finish(request, 'error');
         return;
       }
@@ -367,18 +369,18 @@ export class Scheduler {
     }
   }
 
-  /** Ends requests from outside, wherever they stand; ids that are finished already are ignored. */
+  /** Finishes requests in any state; ignores ids that are finished. */
   finishRequests(requestIds: readonly string[], finishReason: EndReason): void {
     for (const requestId of requestIds) {
       const request = this.requests.get(requestId);
       if (request !== undefined) this.finish(request, finishReason);
     }
-    this.dropFinished();
+    this.removeFinished();
   }
 
   /**
-   * Its blocks can be had at once, even if a step that writes to them is in flight: the device
-   * carries steps out in order, so the next owner writes later.
+   * Frees its blocks at once, even if a step in flight writes to them: the device executes steps in
+   * order, so the next owner writes later.
    */
   private finish(request: Request, finishReason: EndReason): void {
     if (request.status === 'running') this.running.isStale = true;
@@ -392,7 +394,7 @@ export class Scheduler {
     if (request.isOnWorker) this.finishedReqIds.push(request.requestId);
   }
 
-  private dropFinished(): void {
+  private removeFinished(): void {
     if (this.running.isStale) this.running.sweep();
   }
 }

@@ -1,4 +1,4 @@
-/** Seeds of requests that bring none, and of a request's several samples. */
+/** Derives seeds for requests without one, and for a request's samples. */
 
 /** The `n`th value that SplitMix64 draws from `seed` (Steele, Lea, Flood 2014); 64 bits. */
 function splitMix64(seed: bigint, n: bigint): bigint {
@@ -8,14 +8,14 @@ function splitMix64(seed: bigint, n: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** Of the engine's `count`th request, from 0. */
+/** Seed of the engine's `count`th request, from 0. */
 export function requestSeed(engineSeed: number, count: number): bigint {
   return splitMix64(BigInt(engineSeed), BigInt(count) + 1n);
 }
 
-/** Of a request's sample: the first has the request's own. */
+/** Seed of a request's sample; the first uses the request's own. */
 export function sampleSeed(requestSeed: bigint, index: number): bigint {
   const seed = BigInt.asUintN(64, requestSeed);
-  // Counted down, lest they meet those that an engine of this seed gives its requests.
+  // Negative counts avoid the values that `requestSeed` derives from the same seed.
   return index === 0 ? seed : splitMix64(seed, BigInt(-index));
 }

@@ -1,27 +1,27 @@
-/** How an engine stands, for those who run it. */
+/** Engine statistics. */
 import type { PrefixCacheStats } from './kvCacheManager';
 import type { EndReason, HistogramStats } from './metrics';
 
-/** Sums are since the engine was made. Each of a prompt's `n` samples is a request. */
+/** Counters are totals since creation. Each of a prompt's `n` samples is a request. */
 export interface EngineStats {
-  /** Requests that no step computes yet, or that were preempted. */
+  /** Requests not scheduled yet, or preempted. */
   numWaitingReqs: number;
   numRunningReqs: number;
-  /** Share of the KV cache's blocks that requests hold, 0 to 1. */
+  /** Share of the KV cache blocks in use, 0 to 1. */
   kvCacheUsage: number;
-  /** Tokens looked up in the prefix cache, and those found; since its last reset. */
+  /** Tokens looked up and found in the prefix cache since its last reset. */
   prefixCacheStats: PrefixCacheStats;
   numPreemptions: number;
-  /** Requests that have ended, by why they did. */
+  /** Finished requests, by reason. */
   numFinishedReqs: Record<EndReason, number>;
-  /** Tokens in: of prompts that are computed. */
+  /** Prompt tokens processed. */
   numPromptTokens: number;
-  /** Tokens out. */
+  /** Generated tokens. */
   numOutputTokens: number;
-  /** Requests that ended with InvalidLogitsError: the model computed NaN for them. */
+  /** Requests that ended with InvalidLogitsError. */
   numNansInLogits: number;
   /** From the call to the first token. */
   timeToFirstToken: HistogramStats;
-  /** From a request's token to its next. */
+  /** From each token of a request to its next. */
   interTokenLatency: HistogramStats;
 }

@@ -1,4 +1,4 @@
-/** A step that was launched, and how its output comes. */
+/** A launched step and its output. */
 import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors';
 import type { Future } from '../executor/future';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
@@ -11,9 +11,9 @@ export interface StepInFlight {
 }
 
 /**
- * What the step brought. Waits for the next turn of the event loop where the output is there already,
- * and where steps have run in this turn for long: Node delivers up to 1,000 outputs in a turn when each
- * is ready as soon as the one before it is delivered, and serves no timer or socket in between.
+ * Awaits the step's output. Yields to the event loop first if the output is already done or the
+ * turn's budget is used up: Node delivers up to 1,000 consecutive ready outputs in one turn without
+ * serving timers or sockets.
  */
 export async function outputOf(
   output: Future<ModelRunnerOutput | null>,
@@ -22,7 +22,9 @@ export async function outputOf(
   if (output.done() || turn.isUsedUp) await turn.next();
   const modelRunnerOutput = await output;
   if (modelRunnerOutput !== null) return modelRunnerOutput;
-  throw new InvalidStateError('executeModel gave null for a step without grammars');
+  throw new InvalidStateError(
+    'executeModel returned null for a step without structured-output requests',
+  );
 }
 
 export function asExecutorFailure(error: unknown): Error {

@@ -1,4 +1,4 @@
-/** Whether what a worker gave back for a step is what was scheduled. */
+/** Checks a worker's output against the scheduled step. */
 import {
   InvalidLogitsError,
   InvalidRequestError,
@@ -12,8 +12,8 @@ import type { EngineCoreOutput } from './outputs';
 import type { Request } from './request';
 
 /**
- * Throws InvalidStateError when the output cannot be this step's, since it has none of the requests
- * that are `unfinished`: the executor has failed then.
+ * Throws InvalidStateError if the output contains none of the step's `unfinished` requests: then
+ * the executor has failed.
  */
 export function checkOutput(
   step: SchedulerOutput,
@@ -41,8 +41,8 @@ export function checkOutput(
 }
 
 /**
- * Why a request cannot go on with its row of a step's output, -1 for none, which is to have
- * `numExpected` tokens; null when it can. `vocabSize` is for messages.
+ * Why the request's row of a step's output is invalid, null if valid. `row` is -1 if missing and
+ * should have `numExpected` tokens; `vocabSize` is for the message.
  */
 export function faultOf(
   requestId: string,
@@ -52,37 +52,37 @@ export function faultOf(
   vocabSize: number | null,
 ): UniprocError | null {
   if (!(row >= 0 && row < offsets.length - 1)) {
-    return misfit(requestId, "the worker's output of a step has no row for it");
+    return outputMismatch(requestId, "the worker's output has no row for it");
   }
   const numNans = numNansInLogits?.get(requestId) ?? 0;
   if (numNans > 0) return new InvalidLogitsError(requestId, numNans, vocabSize);
   const numTokens = offsets[row + 1] - offsets[row];
   if (numTokens === numExpected) return null;
   const compared = numTokens < numExpected ? 'fewer' : 'more';
-  return misfit(
+  return outputMismatch(
     requestId,
-    `the worker gave back ${compared} tokens than were scheduled, ${numTokens} for ${numExpected}`,
+    `the worker returned ${compared} tokens than were scheduled: ${numTokens} instead of ${numExpected}`,
   );
 }
 
-/** Why a request ends whose parameters forbid every token that could come next. */
-export function nothingPermitted({ requestId, numOutputTokens }: Request): InvalidRequestError {
+/** The error of a request with no allowed next token. */
+export function noAllowedToken({ requestId, numOutputTokens }: Request): InvalidRequestError {
   return new InvalidRequestError(
-    `request ${requestId}: after ${numOutputTokens} tokens its parameters permit no next one: ` +
-      'allowedTokenIds, badWords and minTokens (which forbids stop tokens) exclude all; relax one of them',
+    `request ${requestId}: after ${numOutputTokens} tokens its parameters allow no next token: ` +
+      'allowedTokenIds, badWords and minTokens (which bans stop tokens) exclude all; relax one of them',
     { requestId },
   );
 }
 
-function misfit(requestId: string, message: string): RequestFailedError {
+function outputMismatch(requestId: string, message: string): RequestFailedError {
   return new RequestFailedError(requestId, 'computed', new InvalidStateError(message));
 }
 
-/** The records of a step's outputs, which the next step's overwrite, lest each token costs an object. */
+/** Output records reused by every step, so tokens allocate no objects. */
 export class OutputRecords {
   readonly outputs: EngineCoreOutput[] = [];
 
-  /** `index` is at most their number so far. */
+  /** `index` is at most the number of records so far. */
   at(index: number): EngineCoreOutput {
     if (index === this.outputs.length) {
       this.outputs.push({

@@ -1,17 +1,17 @@
-/** Looks for stop strings in text that comes piece by piece. */
+/** Incremental stop string matching. */
 
 /**
- * All stop strings of a request at once (Aho and Corasick 1975). A node stands for the beginning of
- * some stop string; after any text the automaton is at the longest one that the text ends with. Each
- * character costs the same, however many and long the strings are.
+ * Matches all stop strings of a request at once (Aho and Corasick 1975). A node is a prefix of some
+ * stop string; the current node is the longest one that the text ends with. The cost per character
+ * is independent of the number and length of strings.
  */
 class StopStringAutomaton {
-  /** By node, the root first: the nodes that one more UTF-16 code unit leads to. */
+  /** By node, the root first: child nodes by UTF-16 code unit. */
   private readonly children = [new Map<number, number>()];
-  /** By node, both: its length; the longest other node that it ends with. */
+  /** By node: its length, and its longest proper suffix that is a node. */
   readonly depth: number[] = [0];
   readonly suffix: number[] = [0];
-  /** By node, both: whether it is a whole stop string; whether it is or ends with one. */
+  /** By node: whether it is a stop string, and whether it is or ends with one. */
   readonly isStop: boolean[] = [false];
   readonly endsStop: boolean[] = [false];
 
@@ -61,13 +61,13 @@ class StopStringAutomaton {
     }
   }
 
-  /** Whether some stop string goes on after this node. */
-  goesOn(node: number): boolean {
+  /** Whether the node is a proper prefix of a stop string. */
+  hasChildren(node: number): boolean {
     return this.children[node].size > 0;
   }
 }
 
-/** One for each list: a call's prompts and their samples share their parameters. */
+/** Cached by list: a call's prompts and samples share their parameters. */
 const automatons = new WeakMap<readonly string[], StopStringAutomaton>();
 
 function automatonOf(stop: readonly string[]): StopStringAutomaton {
@@ -77,19 +77,19 @@ function automatonOf(stop: readonly string[]): StopStringAutomaton {
 }
 
 /**
- * Text that an automaton reads. Parts of it may be hidden: they are looked at, but are not in the
- * output. Positions are in code units: of all text, and of the visible text alone.
+ * Feeds text to an automaton. Hidden parts are matched but are not in the output. Positions are in
+ * code units, of all text or of the visible text alone.
  */
 class Reader {
   node = 0;
   private length = 0;
-  /** Hidden parts that a stop string may still reach back to, and how long those before are. */
+  /** Hidden parts that a match may still include, and the total length of earlier ones. */
   private readonly hidden: { start: number; end: number }[] = [];
   private numHiddenBefore = 0;
 
   constructor(private readonly automaton: StopStringAutomaton) {}
 
-  /** Another at the same place of the text. */
+  /** A copy with the same state. */
   copy(): Reader {
     const copy = new Reader(this.automaton);
     copy.node = this.node;
@@ -104,13 +104,13 @@ class Reader {
     this.length++;
   }
 
-  /** Reads a part of which no stop string is to match less than the whole. */
+  /** Reads a hidden part; stop strings match it whole or not at all. */
   readHidden(text: string): void {
     this.hidden.push({ start: this.length, end: this.length + text.length });
     for (let i = 0; i < text.length; i++) this.read(text.charCodeAt(i));
   }
 
-  /** Where, in visible text, the longest stop string that ends here begins; Infinity when none does. */
+  /** Visible position where the longest stop string ending here starts; Infinity if none. */
   get stopStart(): number {
     const { depth, suffix, isStop, endsStop } = this.automaton;
     for (let node = this.node; endsStop[node]; node = suffix[node]) {
@@ -119,18 +119,18 @@ class Reader {
     return Infinity;
   }
 
-  /** Where, in visible text, the longest beginning of a stop string stands that the text ends with. */
-  get beginningStart(): number {
+  /** Visible position where the longest stop string prefix ending here starts. */
+  get prefixStart(): number {
     const { depth, suffix } = this.automaton;
     let { node } = this;
-    while (node > 0 && !(this.automaton.goesOn(node) && this.isWhole(depth[node]))) {
+    while (node > 0 && !(this.automaton.hasChildren(node) && this.isWhole(depth[node]))) {
       node = suffix[node];
     }
-    this.forgetHiddenBefore(this.length - depth[this.node]);
+    this.dropHiddenBefore(this.length - depth[this.node]);
     return this.visible(this.length - depth[node]);
   }
 
-  /** Whether the last `depth` code units begin outside of all hidden parts, or where one begins. */
+  /** Whether the last `depth` code units do not start within a hidden part. */
   private isWhole(depth: number): boolean {
     const at = this.length - depth;
     return !this.hidden.some(({ start, end }) => start < at && at < end);
@@ -143,7 +143,7 @@ class Reader {
     return at - numHidden;
   }
 
-  private forgetHiddenBefore(at: number): void {
+  private dropHiddenBefore(at: number): void {
     while (this.hidden.length > 0 && this.hidden[0].end <= at) {
       const { start, end } = this.hidden.shift() as { start: number; end: number };
       this.numHiddenBefore += end - start;
@@ -152,19 +152,19 @@ class Reader {
 }
 
 export class StopStringMatcher {
-  /** Of the visible text, and, once there is hidden text, of all text. */
+  /** Readers of the visible text and, once there is hidden text, of all text. */
   private readonly visible: Reader;
   private all: Reader | null = null;
-  /** Visible text that may turn out to be part of a stop string. */
+  /** Visible text held back because it may be part of a stop string. */
   private held = '';
-  /** Length of the visible text that was given out. */
-  private numGiven = 0;
+  /** Length of the visible text already emitted. */
+  private numEmitted = 0;
   private found = false;
 
   /** `stop` must not change. */
   constructor(
     stop: readonly string[],
-    /** Whether the stop string itself is given out. */
+    /** Whether to emit the stop string itself. */
     private readonly includeStopString: boolean,
   ) {
     this.visible = new Reader(automatonOf(stop));
@@ -175,14 +175,14 @@ export class StopStringMatcher {
   }
 
   /**
-   * Takes more text and returns what can be given out: all up to the first stop string to be
-   * complete (the longest, if several end there), else all that cannot be part of one. A stop string
-   * that ends in text that does not count is none, one that begins there and ends later is. The
-   * result does not depend on how the text was cut into pieces.
+   * Appends text and returns the text that can be emitted: up to the first complete stop string
+   * (the longest if several end there), else all that cannot be part of one. With `counts` false, a
+   * stop string that ends in `piece` is ignored, but one that starts there and ends later is not.
+   * The result is independent of how the text is split.
    */
   push(piece: string, counts = true): string {
     const { visible, all } = this;
-    const before = this.numGiven + this.held.length;
+    const before = this.numEmitted + this.held.length;
     this.held += piece;
     for (let i = 0; i < piece.length; i++) {
       const unit = piece.charCodeAt(i);
@@ -192,23 +192,23 @@ export class StopStringMatcher {
       const start = Math.min(visible.stopStart, all === null ? Infinity : all.stopStart);
       if (start < Infinity) return this.stop(start, before + i + 1);
     }
-    return this.giveOut();
+    return this.emitSafe();
   }
 
   /**
-   * Takes text that is not given out, a special token's, and is found by a stop string that has the
-   * whole of it. Text before and after it is found as if it were not there, too.
+   * Appends a special token's text, which is not emitted and matches only as a whole. Stop strings
+   * may also match the text around it as if it were absent.
    */
   pushHidden(text: string, counts = true): string {
     if (text === '') return '';
     this.all ??= this.visible.copy();
     this.all.readHidden(text);
     const start = counts ? this.all.stopStart : Infinity;
-    if (start < Infinity) return this.stop(start, this.numGiven + this.held.length);
-    return this.giveOut();
+    if (start < Infinity) return this.stop(start, this.numEmitted + this.held.length);
+    return this.emitSafe();
   }
 
-  /** Whether a stop string would end in `text` if that came next. It changes nothing. */
+  /** Whether a stop string would end in `text` if it came next. Changes nothing. */
   wouldMatch(text: string): boolean {
     if (text === '') return false;
     const readers = [this.visible.copy(), ...(this.all === null ? [] : [this.all.copy()])];
@@ -221,29 +221,29 @@ export class StopStringMatcher {
     return false;
   }
 
-  /** The text is complete: what was held back. */
+  /** Returns the held-back text once the output is complete. */
   flush(): string {
     const { held } = this;
     this.held = '';
     return held;
   }
 
-  /** A stop string stands from `start` to `end` of the visible text. */
+  /** Handles a stop string from `start` to `end` of the visible text. */
   private stop(start: number, end: number): string {
-    const text = this.held.slice(0, (this.includeStopString ? end : start) - this.numGiven);
+    const text = this.held.slice(0, (this.includeStopString ? end : start) - this.numEmitted);
     this.found = true;
     this.held = '';
     return text;
   }
 
-  private giveOut(): string {
+  private emitSafe(): string {
     const safe = Math.min(
-      this.visible.beginningStart,
-      this.all === null ? Infinity : this.all.beginningStart,
+      this.visible.prefixStart,
+      this.all === null ? Infinity : this.all.prefixStart,
     );
-    const text = this.held.slice(0, safe - this.numGiven);
+    const text = this.held.slice(0, safe - this.numEmitted);
     this.held = this.held.slice(text.length);
-    this.numGiven += text.length;
+    this.numEmitted += text.length;
     return text;
   }
 }

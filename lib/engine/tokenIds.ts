@@ -1,9 +1,9 @@
-/** Token ids as callers give them: lists of numbers and typed arrays of integers. */
+/** Token ids from callers: lists of numbers and integer typed arrays. */
 import { types } from 'node:util';
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
 
-/** Of a BigInt array the values, of any other the numbers, are the ids. */
+/** Elements are the ids, also of a BigInt array. */
 export type TokenIds =
   | readonly number[]
   | Int8Array
@@ -17,9 +17,9 @@ export type TokenIds =
   | BigUint64Array;
 
 /**
- * A copy [numTokens], each entry read once; null for what is no list of token ids. Throws
- * InvalidRequestError: there are none, as many as `maxModelLen` or more, or one is not a token of the
- * model's.
+ * Copies token ids [numTokens], reading each entry once; null if `given` is no list. Throws
+ * InvalidRequestError for an empty list, for `maxModelLen` tokens or more, and for an entry that is
+ * no token of the model.
  */
 export function copyTokenIds(
   given: unknown,
@@ -56,7 +56,7 @@ function checkNumTokens(numTokens: number, maxModelLen: number): void {
   if (numTokens < maxModelLen) return;
   throw new InvalidRequestError(
     `it has ${numTokens} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-      `${maxModelLen - 1}, so that one can be generated`,
+      `${maxModelLen - 1}, which leaves room to generate one`,
   );
 }
 
@@ -65,8 +65,7 @@ function isTokenId(value: unknown, vocabSize: number): value is number {
 }
 
 function notAToken(index: number, value: unknown, vocabSize: number): InvalidRequestError {
-  const hint =
-    typeof value === 'bigint' ? ', as numbers; BigInts come in a BigInt64Array alone' : '';
+  const hint = typeof value === 'bigint' ? '; pass numbers, or BigInts in a BigInt64Array' : '';
   return new InvalidRequestError(
     `its token ${index} is ${show(value)}; the model's tokens are integers from 0 to ` +
       `${vocabSize - 1}${hint}`,

@@ -1,38 +1,38 @@
-/** Requests that wait, those among them that have not been made yet. */
+/** Waiting requests, including those not made yet. */
 import { Request } from './request';
 import { type QueueEntry, RequestQueue } from './requestQueue';
 
 /**
- * The requests of a call, which arrive together and have one priority. In the queue the source stands
- * where the next of them would stand, and the rest would follow that one directly; so each is made
- * when it is the first in the queue, and a request that waits costs no memory.
+ * The requests of a call, which arrive together and have one priority. A source is queued in the
+ * position of its next request, with the rest directly behind it, so each is made only at the head
+ * of the queue and waiting requests cost no memory.
  */
 export interface RequestSource extends QueueEntry {
   /** Lower runs first, where the scheduler's policy is 'priority'. */
   readonly priority: number;
-  /** How many requests came before the next one; the scheduler's. */
+  /** Arrival number of the next request; set by the scheduler. */
   arrival: number;
-  /** Requests that are still to be made. */
+  /** Requests not made yet. */
   readonly numLeft: number;
-  /** Makes the next one. When it throws, no other is asked for. */
+  /** Makes the next request; not called again after it throws. */
   makeNext(): Request;
 }
 
-/** What waits: a request, or what makes it. */
+/** A queue entry: a request or a source of requests. */
 export type Waiting = Request | RequestSource;
 
-/** A request that could not be scheduled and was ended, and what was thrown. */
+/** A request or source that could not be scheduled, with the error. */
 export interface SchedulingFault {
-  /** Null where it could not even be made. */
+  /** Null if it could not be made. */
   requestId: string | null;
-  /** What was to make it; null where that was done. */
+  /** The source that failed to make it; else null. */
   source: RequestSource | null;
   error: unknown;
 }
 
 export class WaitingRequests {
   private readonly queue: RequestQueue<Waiting>;
-  /** Requests that sources have still to make, the next of each not counted. */
+  /** Requests that sources have not made yet, excluding each one's next. */
   private numBehindNext = 0;
 
   /** `precedes` is a strict total order. */
@@ -45,7 +45,7 @@ export class WaitingRequests {
     return this.queue.size + this.numBehindNext;
   }
 
-  /** The first in order; undefined when none waits. */
+  /** The first in order; undefined if empty. */
   get first(): Waiting | undefined {
     return this.queue.first;
   }
@@ -54,18 +54,18 @@ export class WaitingRequests {
     this.queue.add(request);
   }
 
-  /** The request must be here. */
+  /** The request must be queued. */
   remove(request: Request): void {
     this.queue.remove(request);
   }
 
-  /** Adds the requests that the source makes, which is one at least. */
+  /** Adds a source of at least one request. */
   addSource(source: RequestSource): void {
     this.numBehindNext += source.numLeft - 1;
     this.queue.add(source);
   }
 
-  /** What the source has not made is not wanted any more; it may have made everything. */
+  /** Removes the source's unmade requests; no effect if none are left. */
   removeSource(source: RequestSource): void {
     if (source.queueIndex < 0) return;
     this.numBehindNext -= source.numLeft - 1;
@@ -73,8 +73,8 @@ export class WaitingRequests {
   }
 
   /**
-   * The source's next request, which is to wait where the source does; the source goes behind it.
-   * When it cannot be made, the source is not here any more.
+   * Makes the source's next request, for the caller to queue; requeues the source behind it. On a
+   * throw the source stays removed.
    */
   makeNext(source: RequestSource): Request {
     this.removeSource(source);
@@ -84,7 +84,7 @@ export class WaitingRequests {
     return request;
   }
 
-  /** Makes all that is not made yet and gives it to `add`; returns what could not be made. */
+  /** Makes all remaining requests and passes them to `add`; returns the failures. */
   makeAll(add: (request: Request) => void): SchedulingFault[] {
     const faults: SchedulingFault[] = [];
     for (const source of this.queue.entries.filter(isSource)) {
@@ -97,7 +97,7 @@ export class WaitingRequests {
     return faults;
   }
 
-  /** Only requests wait, no sources. */
+  /** Must contain no sources. */
   clear(): void {
     this.queue.clear();
   }

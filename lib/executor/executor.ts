@@ -1,8 +1,8 @@
-/** How an engine runs steps on workers, wherever those are (vLLM V1's abstract Executor). */
+/** Runs steps on workers (vLLM V1's abstract Executor). */
 import { inspect } from 'node:util';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { NotSupportedError, type ExecutorFailedError } from '../errors';
-import type { NativeModel } from '../native';
+import type { NativeModelRunner } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import { loadClass } from '../worker/loadClass';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
@@ -15,12 +15,12 @@ import { Future } from './future';
 import { NO_PEERS, type Peers } from './peerGroup';
 import { SleepState } from './sleepState';
 import { TwoPhaseStep } from './twoPhaseStep';
-import { joinOutputs, requireAnswers } from './workerResults';
+import { joinOutputs, requireResults } from './workerResults';
 
 export type { RpcMethod };
 
 export interface RpcOptions {
-  /** Milliseconds; after that RpcTimeoutError, and a late result is dropped. */
+  /** Milliseconds; then rejects with RpcTimeoutError, and a late result is dropped. */
   timeout?: number;
   args?: readonly unknown[];
   /** Passed after `args`, as the last argument. */
@@ -28,12 +28,12 @@ export interface RpcOptions {
 }
 
 export interface StepOptions {
-  /** Milliseconds; after that RpcTimeoutError, and the executor has failed. */
+  /** Milliseconds; then rejects with RpcTimeoutError, and the executor has failed. */
   timeout?: number;
 }
 
 export interface CreateOptions {
-  /** Told how far the load of the weights is. */
+  /** Called with the progress of weight loading. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -43,34 +43,34 @@ export type ExecutorClass<T extends Executor = Executor> = (new (config: Uniproc
 const classesByName = new Map<unknown, ExecutorClass>();
 
 /**
- * Gives a class the name by which a config asks for it. Each class's file does so for its own, since
- * this one cannot import them: they extend what it defines.
+ * Registers a class under the name that a config uses. Each class registers itself in its own file:
+ * this file cannot import subclasses of its own class.
  */
 export function registerExecutorClass(name: string, executorClass: ExecutorClass): void {
   classesByName.set(name, executorClass);
 }
 
 /**
- * What the engine has of the workers. A subclass says how they are made and called (`initExecutor`,
- * `collectiveRpc`), how they fail and how they end; the rest of the interface is built on that.
+ * The engine's interface to the workers. A subclass creates and calls them (`initExecutor`,
+ * `collectiveRpc`) and handles failure and shutdown; all else builds on that.
  *
- * Order of start: `create`, `registerFailureCallback`, `getKvCacheSpecs`,
+ * Start-up order: `create`, `registerFailureCallback`, `getKvCacheSpecs`,
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
  */
 export abstract class Executor {
-  /** The ranks that its worker computes with, in other processes: none. */
+  /** Other ranks of its worker; none by default. */
   protected readonly peers: Peers = NO_PEERS;
   readonly #step = new TwoPhaseStep();
   readonly #sleep = new SleepState((method, args) => [
-    ...requireAnswers(method, this.collectiveRpc(method, { args, nonBlock: true })),
+    ...requireResults(method, this.collectiveRpc(method, { args, nonBlock: true })),
   ]);
 
   /** Use `create`. */
   constructor(readonly config: UniprocConfig) {}
 
   /**
-   * The class that `config.parallel.distributedExecutorBackend` names: 'uni', 'external_launcher', a
-   * subclass of Executor, or the module and export where one is. Rejects with TypeError otherwise.
+   * The class named by `config.parallel.distributedExecutorBackend`: 'uni', 'external_launcher', a
+   * subclass of Executor, or its module and export. Otherwise rejects with TypeError.
    */
   static async getClass(config: UniprocConfig): Promise<ExecutorClass> {
     const backend = config.parallel.distributedExecutorBackend;
@@ -82,7 +82,7 @@ export abstract class Executor {
     );
   }
 
-  /** Makes an executor and its workers. On failure what was made is shut down before the error is thrown. */
+  /** Creates an executor and its workers; on failure shuts down what was created and rethrows. */
   static async create<T extends Executor>(
     this: new (config: UniprocConfig) => T,
     config: UniprocConfig,
@@ -92,26 +92,26 @@ export abstract class Executor {
     try {
       await executor.initExecutor(options);
     } catch (error) {
-      // The first error is the one to report, whatever the clearing up meets.
+      // Report the first error, even if the shutdown fails too.
       await executor.shutdown(error).catch(() => {});
       throw error;
     }
     return executor;
   }
 
-  /** Whether steps may be launched before the one before is read. */
+  /** Whether a step may be launched before the previous output is read. */
   static supportsAsyncScheduling(): boolean {
     return false;
   }
 
-  /** Makes the workers, opens their devices, loads the model. */
+  /** Creates the workers, opens their devices, loads the model. */
   protected abstract initExecutor(options: CreateOptions): Promise<void>;
 
   /**
-   * Calls a method on every worker, in the order of the calls. Resolves with a result for each
-   * worker or rejects with the worker's own error: UnknownMethodError, RpcTimeoutError,
-   * ExecutorFailedError and ShutdownError are this side's. With `nonBlock` the futures come back at
-   * once and hold the errors.
+   * Calls a method on every worker, in call order. Resolves with one result per worker or rejects
+   * with the worker's own error; UnknownMethodError, RpcTimeoutError, ExecutorFailedError and
+   * ShutdownError are the executor's. With `nonBlock`, returns futures at once, which hold any
+   * error.
    */
   abstract collectiveRpc<T = unknown>(
     method: RpcMethod,
@@ -122,16 +122,15 @@ export abstract class Executor {
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
 
-  /** Calls back once, when the executor fails for good; at once if it has failed. */
+  /** Calls back once when the executor fails permanently; immediately if it already has. */
   abstract registerFailureCallback(callback: (error: ExecutorFailedError) => void): void;
 
-  /** Resolves while the workers can run; rejects with ExecutorFailedError and its cause when not. */
+  /** Resolves if the workers can run; else rejects with ExecutorFailedError and its cause. */
   abstract checkHealth(): Promise<void>;
 
   /**
-   * Steps that are launched complete, other calls reject with ShutdownError; then the workers free
-   * what they have. Idempotent. `cause`, if any, is why others in other processes must not wait for
-   * this executor any more.
+   * Completes launched steps, rejects other calls with ShutdownError, then frees the workers.
+   * Idempotent. `cause`, if given, is sent to other ranks, which must not wait for this one.
    */
   abstract shutdown(cause?: unknown): Promise<void>;
 
@@ -139,57 +138,56 @@ export abstract class Executor {
     return this.shutdown();
   }
 
-  /** Steps that may be in flight at once. */
+  /** Most steps in flight. */
   get maxConcurrentBatches(): number {
     return 1;
   }
 
   /**
-   * Other processes' engines must schedule what this one schedules: then it is given whole calls, the
-   * same in each, and nothing that is decided here alone.
+   * Whether other ranks' engines must make the same schedule. Then only whole calls, the same on
+   * every rank, are accepted, and nothing rank-local may end them.
    */
   get inLockstep(): boolean {
     return this.peers.inLockstep;
   }
 
   /**
-   * Every process's value, by rank. Each must ask under the same name, one that was not used before.
-   * Does not wait for steps.
+   * Gathers every rank's value, by rank. All must use the same, unused `name`. Does not wait for
+   * steps.
    */
   gather(name: string, value: Uint8Array): Promise<Uint8Array[]> {
     return this.peers.gather(name, value);
   }
 
-  /** The value of the first rank that has one, on every rank; null when none has. Waits for steps. */
+  /** Broadcasts the value of the first rank that has one; null if none has. Waits for steps. */
   broadcast(value: Uint8Array | null): Promise<Uint8Array | null> {
     return this.peers.broadcast(value);
   }
 
-  /** For each worker its layers' KV caches by name. */
+  /** KV cache specs by layer name, for each worker. */
   getKvCacheSpecs(): Promise<Map<string, KVCacheSpec>[]> {
     return this.collectiveRpc('getKvCacheSpec');
   }
 
-  /** Bytes for the KV cache, of each worker. */
+  /** Available KV cache bytes of each worker. */
   determineAvailableMemory(): Promise<number[]> {
     return this.collectiveRpc('determineAvailableMemory');
   }
 
-  /** Allocates the KV caches; one config for each worker, by its rank. */
+  /** Allocates the KV caches; one config per worker, by rank. */
   async initializeFromConfig(kvCacheConfigs: readonly KVCacheConfig[]): Promise<void> {
     await this.collectiveRpc('initializeFromConfig', { args: [kvCacheConfigs] });
   }
 
-  /** Seconds it took, of the slowest worker. Leaves sampling untouched. */
+  /** Resolves to the slowest worker's seconds. Does not affect sampling. */
   async compileOrWarmUpModel(): Promise<number> {
     const method = 'compileOrWarmUpModel';
-    return Math.max(...requireAnswers(method, await this.collectiveRpc<number>(method)));
+    return Math.max(...requireResults(method, await this.collectiveRpc<number>(method)));
   }
 
   /**
-   * Runs a step: its output, or null when it holds requests whose mask is computed while the forward
-   * runs. After null `sampleTokens` must follow; executing again first is InvalidStateError, as is
-   * executing while asleep.
+   * Runs a step. Returns its output, or null for a step with structured-output requests: then
+   * `sampleTokens` must follow. Executing before that, or while asleep, is InvalidStateError.
    */
   executeModel(
     schedulerOutput: SchedulerOutput,
@@ -208,8 +206,8 @@ export abstract class Executor {
   }
 
   /**
-   * Samples the step whose `executeModel` gave null. Resolves null when that step failed: the error
-   * is in its own future. Without such a step it is InvalidStateError.
+   * Samples the step for which `executeModel` returned null. Returns null if that step failed; its
+   * own future has the error. Without such a step it is InvalidStateError.
    */
   sampleTokens(
     grammarOutput: GrammarOutput | null,
@@ -252,7 +250,7 @@ export abstract class Executor {
     return joinOutputs(method, workers, mayWait);
   }
 
-  /** Keeps workers that must step together in step: a batch of nothing. */
+  /** Runs an empty batch, to keep workers in lockstep. */
   async executeDummyBatch(): Promise<void> {
     const refusal = this.#sleep.refusalOf('executeDummyBatch');
     if (refusal !== null) throw refusal;
@@ -263,45 +261,45 @@ export abstract class Executor {
     return this.#sleep.isSleeping;
   }
 
-  /** Times it fell asleep, each of which dropped what the KV cache held. */
+  /** Number of sleeps; each drops the KV cache's content. */
   get numSleeps(): number {
     return this.#sleep.numSleeps;
   }
 
   /**
-   * Gives device memory back. Level 1 moves the weights to host memory, 2 drops them; the KV cache
-   * is dropped. Another level is InvalidStateError; a repeated call warns.
+   * Frees device memory. Level 1 moves the weights to host memory, level 2 discards them; both
+   * discard the KV cache. Another level is InvalidStateError; a repeated call warns.
    */
   sleep(level: 1 | 2 = 1): Promise<void> {
     return this.#sleep.sleep(level);
   }
 
   /**
-   * Takes memory again, all of it or that of `tags`; awake once no tag is asleep. A tag that is not
-   * asleep, or a call while awake, warns and changes nothing.
+   * Restores all memory, or that of `tags`; awake once no tag is asleep. A tag that is not asleep,
+   * or a call while awake, only warns.
    */
   wakeUp(tags?: readonly SleepTag[]): Promise<void> {
     return this.#sleep.wakeUp(tags);
   }
 
-  /** Starts or stops the device's profiler. NotSupportedError where there is none. */
+  /** Starts or stops the device's profiler. NotSupportedError without one. */
   async profile(isStart = true): Promise<void> {
     await this.collectiveRpc('profile', { args: [isStart] });
   }
 
-  /** What every worker's model is for: 'generate'. */
+  /** Tasks that every worker's model supports: 'generate'. */
   async supportedTasks(): Promise<string[]> {
     const answers = await this.collectiveRpc<string[]>('supportedTasks');
-    const [first, ...others] = requireAnswers('supportedTasks', answers);
+    const [first, ...others] = requireResults('supportedTasks', answers);
     return first.filter((task) => others.every((tasks) => tasks.includes(task)));
   }
 
   /** Calls `apply` with each worker's model. */
-  applyModel<T>(apply: (model: NativeModel) => T | Promise<T>): Promise<T[]> {
+  applyModel<T>(apply: (model: NativeModelRunner) => T | Promise<T>): Promise<T[]> {
     return this.collectiveRpc('applyModel', { args: [apply] });
   }
 
-  /** Forms the group of workers again. */
+  /** Re-forms the workers' distributed group. */
   async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     await this.collectiveRpc('reinitializeDistributed', { args: [request] });
   }

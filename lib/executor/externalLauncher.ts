@@ -1,5 +1,7 @@
-/** One rank of several processes that a launcher started (vLLM V1's ExecutorWithExternalLauncher). */
-import { meetingPlace, rankFromEnvironment } from '../distributed/rendezvous';
+/**
+ * One rank of a group of processes started by a launcher (vLLM V1's ExecutorWithExternalLauncher).
+ */
+import { rendezvousEndpoint, rankFromEnvironment } from '../distributed/rendezvous';
 import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError } from '../errors';
 import type { Worker } from '../worker/worker';
@@ -8,10 +10,10 @@ import { PeerGroup } from './peerGroup';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
 
 /**
- * For programs started by torchrun or a launcher that sets the same variables: each process makes
- * one executor with one worker, and all work on the same prompts. The schedule is deterministic, so
- * they make the same outputs without telling each other. It is the single-process executor among
- * peers: what ranks do together is in PeerGroup.
+ * For programs started by torchrun or a launcher that sets the same variables: each process creates
+ * one executor with one worker, and all run the same prompts. Scheduling is deterministic, so all
+ * produce the same outputs without synchronizing. PeerGroup implements the communication between
+ * ranks.
  */
 export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends UniProcExecutor<W> {
   protected override readonly peers = new PeerGroup(
@@ -20,13 +22,13 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     (cause) => this.fail(cause),
   );
 
-  /** Rejects with ConfigError where the environment, or another rank's configuration, does not fit. */
+  /** Rejects with ConfigError if the environment or another rank's configuration does not match. */
   protected override initExecutor(options: CreateOptions): Promise<void> {
     return startAmongRanks(async () => {
       if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
         throw new ConfigError(
-          'UNIPROC_ENABLE_MULTIPROCESSING is 1, but ranks stay in step only when each schedules in ' +
-            'its own process; set it to 0',
+          'UNIPROC_ENABLE_MULTIPROCESSING is 1, but each rank must schedule in its own process to stay ' +
+            'in lockstep; set it to 0',
         );
       }
       await super.initExecutor(options);
@@ -37,7 +39,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
   protected override distributedArgs(): Promise<DistributedArgs> {
     const distributedInitMethod = 'env://';
     const { rank, localRank, worldSize } = rankFromEnvironment();
-    meetingPlace(distributedInitMethod);
+    rendezvousEndpoint(distributedInitMethod);
     const { tensorParallelSize } = this.config.parallel;
     if (worldSize !== tensorParallelSize) {
       throw new ConfigError(
@@ -47,7 +49,7 @@ export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends Uni
     return Promise.resolve({ distributedInitMethod, rank, localRank });
   }
 
-  /** The least that any rank has, so that all make the same KV cache. */
+  /** The minimum over all ranks, so all allocate the same KV cache. */
   override async determineAvailableMemory(): Promise<number[]> {
     const [bytes] = await super.determineAvailableMemory();
     return this.collectiveRpc(() => this.peers.minimum(bytes));

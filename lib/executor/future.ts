@@ -1,13 +1,12 @@
-/** The result of a call that was started and may still be running (Python's concurrent.futures.Future). */
+/** Result of a call that may still be running (Python's concurrent.futures.Future). */
 import { CancelledError, FutureTimeoutError, InvalidStateError } from '../errors';
 import { startTimer } from '../timer';
 
 /**
- * A value that is there later, completed from outside. Unlike a promise it can be asked whether it is
- * done, a failure that no caller looks at is no unhandled rejection, and it starts no microtask until
- * it is awaited.
+ * A value completed later from outside. Unlike a promise, its state can be read synchronously, an
+ * unobserved failure is no unhandled rejection, and it queues no microtask until awaited.
  *
- * A method that returns a Future must not be `async`: awaiting would flatten it.
+ * A method that returns a Future must not be `async`: awaiting would unwrap it.
  */
 export class Future<T> implements PromiseLike<T> {
   #state: 'pending' | 'finished' | 'failed' | 'cancelled' = 'pending';
@@ -15,21 +14,21 @@ export class Future<T> implements PromiseLike<T> {
   #error: unknown = undefined;
   #callbacks: ((future: Future<T>) => void)[] | null = null;
 
-  /** A future that is done. */
+  /** A completed future. */
   static resolved<T>(value: T): Future<T> {
     const future = new Future<T>();
     future.setResult(value);
     return future;
   }
 
-  /** A future that has failed. */
+  /** A failed future. */
   static failed<T = never>(error: unknown): Future<T> {
     const future = new Future<T>();
     future.setException(error);
     return future;
   }
 
-  /** True once it has a result, an error, or was cancelled. */
+  /** True once it has completed, failed or been cancelled. */
   done(): boolean {
     return this.#state !== 'pending';
   }
@@ -39,8 +38,8 @@ export class Future<T> implements PromiseLike<T> {
   }
 
   /**
-   * Gives the result up: callers that wait get a CancelledError and a late result is dropped. The work
-   * itself goes on. False when it was done before.
+   * Cancels: waiting callers get CancelledError and a late result is dropped. The work itself
+   * continues. False if already done.
    */
   cancel(): boolean {
     if (this.#state === 'cancelled') return true;
@@ -50,14 +49,14 @@ export class Future<T> implements PromiseLike<T> {
     return true;
   }
 
-  /** Throws InvalidStateError when it is done; does nothing when it was cancelled. */
+  /** Throws InvalidStateError if already done; ignored if cancelled. */
   setResult(value: T): void {
     if (!this.#completes()) return;
     this.#value = value;
     this.#complete('finished');
   }
 
-  /** Throws InvalidStateError when it is done; does nothing when it was cancelled. */
+  /** Throws InvalidStateError if already done; ignored if cancelled. */
   setException(error: unknown): void {
     if (!this.#completes()) return;
     this.#error = error;
@@ -65,8 +64,8 @@ export class Future<T> implements PromiseLike<T> {
   }
 
   /**
-   * The result. Rejects with the future's error, with CancelledError, or with FutureTimeoutError
-   * when it is not done within `timeout` milliseconds (the future itself goes on).
+   * Resolves with the result. Rejects with the future's error, CancelledError, or
+   * FutureTimeoutError after `timeout` milliseconds (the future itself stays pending).
    */
   result(timeout?: number): Promise<T> {
     return this.#wait(timeout, (resolve, reject) => {
@@ -75,7 +74,10 @@ export class Future<T> implements PromiseLike<T> {
     });
   }
 
-  /** The error it failed with, null when it succeeded. Rejects as `result` does when cancelled or late. */
+  /**
+   * Resolves with the error, or null on success. Rejects as `result` does when cancelled or timed
+   * out.
+   */
   exception(timeout?: number): Promise<unknown> {
     return this.#wait<unknown>(timeout, (resolve, reject) => {
       if (this.#state === 'cancelled') reject(this.#error);
@@ -83,7 +85,7 @@ export class Future<T> implements PromiseLike<T> {
     });
   }
 
-  /** What it completed with, without waiting; null until it is done. */
+  /** The settled outcome, without waiting; null while pending. */
   peek(): PromiseSettledResult<T> | null {
     if (this.#state === 'pending') return null;
     return this.#state === 'finished'
@@ -92,8 +94,8 @@ export class Future<T> implements PromiseLike<T> {
   }
 
   /**
-   * Calls `callback` once, when the future is done: from within the call that completes it, or at
-   * once. What it throws becomes a warning; the other callbacks still run.
+   * Calls `callback` once the future is done: synchronously from the completing call, or
+   * immediately if done. Errors it throws become warnings.
    */
   addDoneCallback(callback: (future: Future<T>) => void): void {
     if (this.#state === 'pending') (this.#callbacks ??= []).push(callback);
@@ -108,7 +110,7 @@ export class Future<T> implements PromiseLike<T> {
     return this.result().then(onFulfilled, onRejected);
   }
 
-  /** Whether a result is still wanted. */
+  /** Whether to accept a result. */
   #completes(): boolean {
     if (this.#state === 'pending') return true;
     if (this.#state === 'cancelled') return false;

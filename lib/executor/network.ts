@@ -1,8 +1,8 @@
-/** Where this process can be met. */
+/** Host address and free port of this process. */
 import { createServer, type AddressInfo } from 'node:net';
 import { networkInterfaces } from 'node:os';
 
-/** This machine's address as its neighbours see it: IPv4 before IPv6, 127.0.0.1 when it has none. */
+/** This machine's external address: IPv4 before IPv6, 127.0.0.1 if none. */
 export function hostIp(): string {
   const addresses = Object.values(networkInterfaces())
     .flatMap((all) => all ?? [])
@@ -12,7 +12,7 @@ export function hostIp(): string {
   return found.family === 'IPv4' ? found.address : `[${found.address}]`;
 }
 
-/** A TCP port on which no process listens now. */
+/** A TCP port that is free now. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();

@@ -1,6 +1,6 @@
 /**
- * The ranks that an executor's worker computes with. An executor of one process has none (`NO_PEERS`);
- * ranks of a launcher, which make one executor each, have a PeerGroup.
+ * Other ranks of an executor's worker: none for a single process (`NO_PEERS`), a PeerGroup under a
+ * launcher, where each rank has one executor.
  */
 import { inspect, isDeepStrictEqual } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
@@ -13,10 +13,10 @@ import type { RpcMethod } from '../worker/workerWrapper';
 import type { Future } from './future';
 import { ScheduleDigest } from './scheduleDigest';
 
-/** Milliseconds for which a collective that failed waits for the group's own report of the reason. */
+/** Milliseconds that a failed collective waits for the process group to report the reason. */
 const FAILURE_REPORT_DELAY = 500;
 
-/** Worker methods that wait for the other ranks, and take no longer than a step by themselves. */
+/** Worker methods that involve the other ranks and take no longer than a step. */
 const BOUNDED_METHODS = new Set<RpcMethod>([
   'executeModel',
   'sampleTokens',
@@ -24,58 +24,61 @@ const BOUNDED_METHODS = new Set<RpcMethod>([
   'checkHealth',
 ]);
 
-/** What an executor asks of the ranks that its worker computes with. */
+/** The executor's interface to the other ranks. */
 export interface Peers {
-  /** Whether there is another rank. */
+  /** Whether there is more than one rank. */
   readonly inLockstep: boolean;
-  /** The worker is made, and about to meet the others. */
-  meet(worker: Worker): void;
-  /** The worker is among its ranks: `worldSize`, or as many as were configured. */
+  /** Sets the worker, before it joins the other ranks. */
+  setWorker(worker: Worker): void;
+  /** Called once the worker has joined `worldSize` ranks (default: as configured). */
   joined(worldSize?: number): Promise<void>;
   gather(name: string, value: Uint8Array): Promise<Uint8Array[]>;
   broadcast(value: Uint8Array | null): Promise<Uint8Array | null>;
-  /** The least of the ranks' values. */
+  /** Minimum of the ranks' values. */
   minimum(value: number): Promise<number>;
-  /** Milliseconds within which all ranks make this call; a later one is fatal. Undefined: no limit. */
+  /** Timeout in milliseconds for all ranks to make this call; expiry is fatal. Undefined: none. */
   timeoutOf(method: RpcMethod): number | undefined;
-  /** The worker was called. */
-  called(method: RpcMethod, args: readonly unknown[], result: Future<unknown>): void;
-  /** Whether the peers will end the call, or `reject` later, with more than this error says. */
-  holdsBack(result: Future<unknown>, error: unknown, reject: () => void): boolean;
-  /** The executor cannot go on, and the other ranks must not wait for it. */
+  /** Called after each call to the worker. */
+  onCall(method: RpcMethod, args: readonly unknown[], result: Future<unknown>): void;
+  /**
+   * Whether the rejection is deferred: the group ends the call with a more specific error, or
+   * `reject` runs later.
+   */
+  defersRejection(result: Future<unknown>, error: unknown, reject: () => void): boolean;
+  /** Tells the other ranks that this executor has failed. */
   abort(cause: unknown): void;
 }
 
 export const NO_PEERS: Peers = {
   inLockstep: false,
-  meet() {},
+  setWorker() {},
   joined: () => Promise.resolve(),
   gather: (_name, value) => Promise.resolve([value]),
   broadcast: (value) => Promise.resolve(value),
   minimum: (value) => Promise.resolve(value),
   timeoutOf: () => undefined,
-  called() {},
-  holdsBack: () => false,
+  onCall() {},
+  defersRejection: () => false,
   abort() {},
 };
 
 /**
- * Ranks that a launcher started. A step that fails, or that the other ranks do not come to within
- * `distributedTimeout`, fails the executor, and so does the loss of a rank; the others are told at once.
+ * Ranks started by a launcher. A failed step, a step that other ranks do not reach within
+ * `distributedTimeout`, or the loss of a rank fails the executor; other ranks are notified at once.
  */
 export class PeerGroup implements Peers {
   #worldSize: number;
   #worker: Worker | null = null;
-  /** With UNIPROC_CHECK_SCHEDULE=1. */
+  /** Set with UNIPROC_CHECK_SCHEDULE=1. */
   #scheduleDigest: ScheduleDigest | null = null;
-  /** A collective has failed, and the group's report of the reason is about to fail the executor. */
+  /** Whether a collective failed and the group's report is pending. */
   #awaitsReport = false;
 
   constructor(
     private readonly config: UniprocConfig,
     /** Steps that may be in flight at once. */
     private readonly maxConcurrentBatches: number,
-    /** Ends the executor. */
+    /** Fails the executor. */
     private readonly fail: (cause: unknown) => void,
   ) {
     this.#worldSize = config.parallel.tensorParallelSize;
@@ -85,11 +88,14 @@ export class PeerGroup implements Peers {
     return this.#worldSize > 1;
   }
 
-  meet(worker: Worker): void {
+  setWorker(worker: Worker): void {
     this.#worker = worker;
   }
 
-  /** Has the group's failure be the executor's. Rejects with ConfigError where ranks' options differ. */
+  /**
+   * Subscribes to group failures and compares options. Rejects with ConfigError if ranks' options
+   * differ.
+   */
   async joined(worldSize = this.#worldSize): Promise<void> {
     this.#worldSize = worldSize;
     const group = this.#worker?.processGroup;
@@ -128,12 +134,12 @@ export class PeerGroup implements Peers {
     return isBounded ? this.config.parallel.distributedTimeout : undefined;
   }
 
-  called(method: RpcMethod, args: readonly unknown[], result: Future<unknown>): void {
+  onCall(method: RpcMethod, args: readonly unknown[], result: Future<unknown>): void {
     if (!this.inLockstep || (method !== 'executeModel' && method !== 'sampleTokens')) return;
-    // A step that the worker refused at once was refused on every rank.
+    // A step refused synchronously is refused on every rank.
     const refusal = result.peek();
     if (refusal?.status === 'rejected' && refusal.reason instanceof InvalidStateError) return;
-    // This rank alone has not done the step, or no rank has: either way they cannot go on.
+    // Whether this rank alone or all ranks failed the step, they cannot continue.
     result.addDoneCallback(() => {
       const outcome = result.peek();
       if (outcome?.status === 'rejected') this.fail(outcome.reason);
@@ -143,7 +149,7 @@ export class PeerGroup implements Peers {
     }
   }
 
-  /** Compares the step's schedule with the other ranks', where that is asked for. */
+  /** Compares the step's schedule with other ranks', if enabled. */
   #verify(step: SchedulerOutput, output: Future<ModelRunnerOutput | null>): void {
     if (step.totalNumScheduledTokens === 0) return;
     const checked = this.#scheduleDigest?.next(step, output);
@@ -151,11 +157,11 @@ export class PeerGroup implements Peers {
   }
 
   /**
-   * When a collective fails, the group may know more than the connection that broke: which rank is
-   * lost, and why, or that the ranks do different things. It is given a moment to fail the executor,
-   * and with it this call and those that fail because this one did.
+   * When a collective fails, the group may know the reason: which rank is lost and why, or that
+   * ranks diverged. Waits briefly for the group to fail the executor, which ends this call and
+   * those that fail as a consequence.
    */
-  holdsBack(result: Future<unknown>, error: unknown, reject: () => void): boolean {
+  defersRejection(result: Future<unknown>, error: unknown, reject: () => void): boolean {
     if (this.#awaitsReport) return true;
     const { code } = (error ?? {}) as { code?: unknown };
     const isOfGroup = code === 'PEER_LOST' || code === 'COMMUNICATOR_FAILED';
@@ -167,13 +173,13 @@ export class PeerGroup implements Peers {
 
   abort(cause: unknown): void {
     this.#awaitsReport = false;
-    // A worker of the user's own may have no other ranks, and no such method.
+    // Custom workers may lack this method.
     const worker: Partial<Pick<Worker, 'abort'>> | null = this.#worker;
     worker?.abort?.(cause instanceof Error ? cause.message : String(cause), cause);
   }
 }
 
-/** Options that must be the same on every rank, so that all schedule and sample the same. */
+/** Options that must be equal on every rank, so all schedule and sample alike. */
 function sharedOptions(config: UniprocConfig) {
   const { model, load, cache, scheduler, parallel, device, limits } = config;
   const { blockSize, enablePrefixCaching } = cache;
@@ -182,7 +188,7 @@ function sharedOptions(config: UniprocConfig) {
     path: undefined,
     ...load,
     ...scheduler,
-    // A call that one rank refuses would be waited for on the others; and long lists have places.
+    // Other ranks would wait for a call that one refuses; list memory offsets depend on limits.
     ...limits,
     blockSize,
     enablePrefixCaching,
@@ -192,15 +198,15 @@ function sharedOptions(config: UniprocConfig) {
   };
 }
 
-/** Throws ConfigError that names the first option in which a rank's differ from rank 0's. */
+/** Throws ConfigError naming the first option that differs from rank 0's. */
 function requireSame(json: readonly string[]): void {
   const [first, ...others] = json.map((text) => JSON.parse(text) as Record<string, unknown>);
   for (const [i, options] of others.entries()) {
     for (const name of Object.keys(first)) {
       if (isDeepStrictEqual(options[name], first[name])) continue;
       throw new ConfigError(
-        `rank ${i + 1} has the ${name} ${inspect(options[name])}, but rank 0 has ` +
-          `${inspect(first[name])}; every rank must be given the same`,
+        `${name} is ${inspect(options[name])} on rank ${i + 1}, but ${inspect(first[name])} on ` +
+          'rank 0; pass the same on every rank',
       );
     }
   }

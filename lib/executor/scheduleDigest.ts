@@ -1,4 +1,4 @@
-/** What ranks compare to see that they step together (UNIPROC_CHECK_SCHEDULE=1). */
+/** Digests that ranks compare to detect diverging schedules (UNIPROC_CHECK_SCHEDULE=1). */
 import { createHash } from 'node:crypto';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -6,13 +6,13 @@ import type { Future } from './future';
 
 export class ScheduleDigest {
   #step = 0;
-  /** Outputs of the steps that may be in flight. */
+  /** Outputs of steps that may be in flight. */
   readonly #outputs: Future<ModelRunnerOutput | null>[] = [];
 
-  /** `maxConcurrentBatches`: a step is launched once the one so many before it has been read. */
+  /** A step is launched only once the step `maxConcurrentBatches` before it has been read. */
   constructor(private readonly maxConcurrentBatches: number) {}
 
-  /** The step's number, and the digest of its schedule and of the tokens that were sampled before. */
+  /** The step's number, and a digest of its schedule and of the tokens last sampled. */
   next(
     { numScheduledTokens, scheduledNewReqs, scheduledCachedReqs, preemptedReqIds }: SchedulerOutput,
     output: Future<ModelRunnerOutput | null>,
@@ -33,7 +33,7 @@ export class ScheduleDigest {
   }
 }
 
-/** What JSON has no word for. */
+/** Encodes values that JSON lacks. */
 function plain(_key: string, value: unknown): unknown {
   if (typeof value === 'bigint') return String(value);
   if (value instanceof Map) return [...(value as Map<unknown, unknown>)];

@@ -1,20 +1,21 @@
 /**
- * Which of the workers' memory is asleep. The executor is the one owner of this: it refuses steps
- * meanwhile, and calls the workers, which give memory back and take it again (worker/sleep.ts).
+ * Tracks which worker memory is asleep. The executor alone owns this state: it refuses steps while
+ * asleep and calls the workers, which free and restore memory (worker/sleep.ts).
  */
 import { InvalidStateError } from '../errors';
+import { codeOf, log } from '../log';
 import type { SleepTag } from '../worker/workerBase';
 import type { Future } from './future';
 
 const SLEEP_TAGS: readonly SleepTag[] = ['weights', 'kv_cache'];
 
-/** Calls a method of every worker; a future for each. */
+/** Calls a method on every worker; one future each. */
 type CallWorkers = (method: 'sleep' | 'wakeUp', args: readonly unknown[]) => Future<unknown>[];
 
 export class SleepState {
   readonly #asleep = new Set<SleepTag>();
   #numSleeps = 0;
-  /** The sleep or wakeUp under way; resolves once it has succeeded or failed. */
+  /** The sleep or wakeUp in progress; resolves once settled. */
   #lastTransition: Promise<void> | null = null;
 
   constructor(private readonly callWorkers: CallWorkers) {}
@@ -23,16 +24,18 @@ export class SleepState {
     return this.#asleep.size > 0;
   }
 
-  /** How often the workers fell asleep, each of which dropped what the KV cache held. */
+  /** Number of sleeps; each drops the KV cache's content. */
   get numSleeps(): number {
     return this.#numSleeps;
   }
 
-  /** Why `call` cannot be made now; null while awake. */
+  /** The error for `call` while asleep; null while awake. */
   refusalOf(call: string): InvalidStateError | null {
     if (!this.isSleeping) return null;
     const asleep = [...this.#asleep].join(' and ');
-    return new InvalidStateError(`${call} while ${asleep} are asleep; call wakeUp first`);
+    return new InvalidStateError(
+      `${call} was called while ${asleep} are asleep; call wakeUp first`,
+    );
   }
 
   async sleep(level: 1 | 2): Promise<void> {
@@ -48,16 +51,20 @@ export class SleepState {
       return;
     }
     const workers = this.callWorkers('sleep', [level]);
-    // Workers that refuse at once leave the executor awake for the steps of others.
+    // If all workers refuse synchronously, the executor stays awake.
     if (workers.some((worker) => worker.peek()?.status !== 'rejected')) {
-      // Now, so that no step is launched into a worker that is falling asleep.
+      // Set before awaiting, so no step is launched to a worker that is falling asleep.
       for (const tag of SLEEP_TAGS) this.#asleep.add(tag);
       this.#numSleeps++;
     }
     const outcomes = await Promise.allSettled(workers.map((worker) => worker.result()));
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failed === undefined) return;
-    // Wakes the workers that did fall asleep: all are asleep, or none.
+    if (failed === undefined) {
+      log('sleep: weights and kv_cache are asleep, level %d', level);
+      return;
+    }
+    log('sleep: failed: %s', codeOf(failed.reason));
+    // All workers sleep or none: wake those that succeeded.
     if (outcomes.some(({ status }) => status === 'fulfilled')) {
       await all(this.callWorkers('wakeUp', [SLEEP_TAGS]));
     }
@@ -80,9 +87,10 @@ export class SleepState {
     }
     await all(this.callWorkers('wakeUp', [tags]));
     for (const tag of tags) this.#asleep.delete(tag);
+    log('wakeUp: %j are awake', tags);
   }
 
-  /** Sleep and wakeUp, one at a time in the order called; at once when none is under way. */
+  /** Runs sleep and wakeUp one at a time, in call order; immediately if none is in progress. */
   #transition(begin: () => Promise<void>): Promise<void> {
     const done = this.#lastTransition === null ? begin() : this.#lastTransition.then(begin);
     const settled = done
@@ -95,7 +103,9 @@ export class SleepState {
   }
 }
 
-/** Resolves once every worker is done, so that none is still at it when the caller hears of an error. */
+/**
+ * Rejects only once every worker is done, so none is still working when the caller sees the error.
+ */
 async function all(workers: readonly Future<unknown>[]): Promise<void> {
   const outcomes = await Promise.allSettled(workers.map((worker) => worker.result()));
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;

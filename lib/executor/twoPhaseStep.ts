@@ -1,6 +1,6 @@
 /**
- * Which step is launched and not sampled yet. The executor is the one owner of this: it refuses what
- * does not fit before any worker is called, so workers keep nothing but the step itself.
+ * Tracks the step launched but not sampled. The executor alone owns this state: it refuses invalid
+ * calls before they reach a worker, so workers keep only the step itself.
  */
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import { InvalidStateError } from '../errors';
@@ -10,16 +10,18 @@ import { Future } from './future';
 type StepFuture = Future<ModelRunnerOutput | null>;
 
 export class TwoPhaseStep {
-  /** The step last launched, until its sampling has been launched too. */
+  /** The last launched step, until its sampling is launched. */
   #launched: StepFuture | null = null;
-  /** Whether that step may turn out to wait for its sampling. */
+  /** Whether that step may need `sampleTokens`. */
   #mayWait = false;
 
-  /** `launch()`, unless the step before may still wait for its sampling: then InvalidStateError. */
+  /** Launches a step; InvalidStateError if the previous one may still need sampling. */
   launch(mayWait: boolean, launch: () => StepFuture): StepFuture {
     if (this.#mustSample()) {
       return Future.failed(
-        new InvalidStateError('executeModel again before sampleTokens of the step before'),
+        new InvalidStateError(
+          'executeModel was called while the previous step awaits sampleTokens; call sampleTokens first',
+        ),
       );
     }
     this.#mayWait = mayWait;
@@ -33,7 +35,7 @@ export class TwoPhaseStep {
     return outcome.status === 'fulfilled' && outcome.value === null;
   }
 
-  /** `sample()`, where a step waits for it; null where that step failed; else InvalidStateError. */
+  /** Samples the launched step; null if that step failed; else InvalidStateError. */
   sample(sample: () => StepFuture): StepFuture {
     const launched = this.#launched;
     if (launched === null) return Future.failed(nothingToSample());
@@ -49,8 +51,8 @@ export class TwoPhaseStep {
 }
 
 /**
- * The samples of a step whose forward was not done when they were asked for: null if the forward
- * fails after all, whatever became of the sampling.
+ * Output of sampling launched before its forward pass was done: null if the forward fails, whatever
+ * the sampling's result.
  */
 function sampledUnlessFailed(launched: StepFuture, sampled: StepFuture): StepFuture {
   const future = new Future<ModelRunnerOutput | null>();
@@ -68,5 +70,7 @@ function sampledUnlessFailed(launched: StepFuture, sampled: StepFuture): StepFut
 }
 
 function nothingToSample(): InvalidStateError {
-  return new InvalidStateError('sampleTokens without an executeModel that resolved null before it');
+  return new InvalidStateError(
+    'sampleTokens was called, but no step awaits it: executeModel must return null first',
+  );
 }

@@ -14,10 +14,10 @@ import { Future } from './future';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
-/** Codes of errors after which a worker cannot go on. */
+/** Error codes after which a worker cannot continue. */
 const FATAL_CODES = new Set<unknown>(['DEVICE_FAILED', 'PEER_LOST', 'COMMUNICATOR_FAILED']);
 
-/** How a worker finds the others, and its place among them. */
+/** A worker's rank and how it reaches the others. */
 export interface DistributedArgs {
   /** `tcp://<ip>:<port>` or `env://`. */
   distributedInitMethod: string;
@@ -26,17 +26,17 @@ export interface DistributedArgs {
 }
 
 /**
- * Runs steps on one worker in this process. A worker's methods are called at the time of the call, so
- * they start in the order made, and must not block; what they answer with, a value, a promise or an
- * AsyncModelRunnerOutput, is awaited here.
+ * Runs steps on one worker in this process. Worker methods are called synchronously, so they start
+ * in call order and must not block; their results (a value, a promise or an AsyncModelRunnerOutput)
+ * are awaited here.
  */
 export class UniProcExecutor<W extends Worker = Worker> extends Executor {
-  /** The worker's wrapper; programs that train the model reach it at `driverWorker.worker.modelRunner`. */
+  /** The worker's wrapper; training programs use `driverWorker.worker.modelRunner`. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 
-  /** Calls that wait for their result. */
+  /** Pending calls. */
   readonly #pending = new Set<Future<unknown>>();
-  /** By method, the last call whose promise may still bring an output. */
+  /** By method, the last call with a promise that may still resolve to an async output. */
   readonly #promised = new Map<RpcMethod, Promise<void>>();
   #outputs: NativeOutputThread = new InOrderOutputs();
   #maxConcurrentBatches: number | undefined;
@@ -62,13 +62,13 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     };
     if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
     await this.collectiveRpc('initWorker', { args: [[kwargs]] });
-    this.peers.meet(this.driverWorker.worker);
+    this.peers.setWorker(this.driverWorker.worker);
     await this.collectiveRpc('initDevice');
     await this.peers.joined();
     await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
   }
 
-  /** Rank 0 of a world of its own, on the device's index if its name has one. */
+  /** Rank 0 of a world of size 1, on the device's index if named. */
   protected async distributedArgs(): Promise<DistributedArgs> {
     const distributedInitMethod = `tcp://${hostIp()}:${await freePort()}`;
     return { distributedInitMethod, rank: 0, localRank: this.config.device.index ?? 0 };
@@ -103,7 +103,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     } catch (error) {
       this.#reject(future, error);
     }
-    this.peers.called(method, args, future);
+    this.peers.onCall(method, args, future);
     return future;
   }
 
@@ -112,9 +112,9 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (this.#shutdown !== null) throw new ShutdownError('the executor is shut down');
   }
 
-  /** Completes the future with what the worker answered, now or when that is there. */
+  /** Completes the future with the worker's result, now or later. */
   #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
-    // The two halves of a step give their outputs in one order.
+    // Both phases of a step share one output order.
     const order = method === 'sampleTokens' ? 'executeModel' : method;
     if (isPromise(answer)) this.#followPromise(future, order, answer);
     else if (!isAsyncOutput(answer)) this.#resolve(future, answer);
@@ -122,7 +122,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     else this.#awaitOutput(future, answer);
   }
 
-  /** An output that a promise brings is not awaited before those of the calls made before it. */
+  /** Waits for a promised output only after those of earlier calls. */
   #followPromise(future: Future<unknown>, order: RpcMethod, promise: PromiseLike<unknown>): void {
     const before = this.#promised.get(order);
     const followed = Promise.resolve(promise)
@@ -135,21 +135,21 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
         }
       })
       .catch((error: unknown) => this.#reject(future, error));
-    // A call given up (late, cancelled) does not hold later ones back.
-    const turn = Promise.race([followed, future.exception().catch(() => {})])
+    // A timed out or cancelled call does not delay later ones.
+    const settled = Promise.race([followed, future.exception().catch(() => {})])
       .then(() => before)
       .then(() => {
-        if (this.#promised.get(order) === turn) this.#promised.delete(order);
+        if (this.#promised.get(order) === settled) this.#promised.delete(order);
       });
-    this.#promised.set(order, turn);
+    this.#promised.set(order, settled);
   }
 
-  /** Throws when the output's event cannot be waited for. */
+  /** Throws if `output.ready` is not a valid event. */
   #awaitOutput(future: Future<unknown>, output: AsyncModelRunnerOutput): void {
     this.#outputs.submit(output.ready, (error) => {
       try {
         if (error !== null) throw error;
-        // Also when the call was given up: reading the output releases its staging buffers.
+        // Also if cancelled: reading the output releases its staging buffers.
         this.#resolve(future, output.getOutput());
       } catch (failed) {
         this.#reject(future, failed);
@@ -162,9 +162,9 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (!future.done()) future.setResult(value);
   }
 
-  /** A call's end with an error, which may be the executor's end too. */
+  /** Rejects a call; the error may also fail the executor. */
   #reject(future: Future<unknown>, error: unknown): void {
-    if (this.peers.holdsBack(future, error, () => this.#end(future, error))) return;
+    if (this.peers.defersRejection(future, error, () => this.#end(future, error))) return;
     this.#end(future, error);
   }
 
@@ -181,13 +181,13 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     if (this.#isFatalWhenLate(method)) this.fail(error);
   }
 
-  /** The device is somewhere inside a step, or ranks wait: what follows could not rely on the state. */
+  /** The device state is unknown within a step, or other ranks are waiting. */
   #isFatalWhenLate(method: RpcMethod): boolean {
     const isStep = method === 'executeModel' || method === 'sampleTokens';
     return isStep || this.peers.timeoutOf(method) !== undefined;
   }
 
-  /** For good: whatever waits, and whatever comes, rejects with ExecutorFailedError and this cause. */
+  /** Fails permanently: current and later calls reject with ExecutorFailedError and this cause. */
   protected fail(cause: unknown): void {
     if (this.#failure !== null) return;
     const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
@@ -214,7 +214,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     }
   }
 
-  /** To the worker, which is then among the request's ranks; or, if it leaves, is shut down. */
+  /** Forwards to the worker, which joins the new group or, if its rank leaves, is shut down. */
   override async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     const leaves = request.newDataParallelRank === ReconfigureRankType.SHUTDOWN_CURRENT_RANK;
     try {
@@ -227,7 +227,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     else await this.peers.joined(request.newDataParallelSize);
   }
 
-  /** With a cause, steps that are launched fail on every rank; else all complete those they share. */
+  /** With a cause, launched steps fail on every rank; else all ranks complete them. */
   override shutdown(cause?: unknown): Promise<void> {
     if (cause !== undefined) this.peers.abort(cause);
     return (this.#shutdown ??= this.#shutDown());
@@ -238,10 +238,12 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     try {
       await this.driverWorker.shutdown();
     } catch (error) {
-      // A device that failed cannot be closed properly; that it failed has been said.
+      // Closing a failed device may fail too; its failure has already been reported.
       if (this.#failure === null) throw error;
     } finally {
-      this.#rejectPending(new ShutdownError('the executor was shut down before the call was done'));
+      this.#rejectPending(
+        new ShutdownError('the executor was shut down before the call completed'),
+      );
     }
   }
 }

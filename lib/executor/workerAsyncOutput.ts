@@ -1,14 +1,14 @@
-/** Who waits for the outputs that are still being computed. */
+/** Awaits asynchronous outputs in submission order. */
 import { ShutdownError } from '../errors';
 import { native, type NativeEvent, type NativeOutputThread } from '../native';
 import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 
-/** The native thread that waits when several batches may be in flight. */
+/** The native thread that awaits outputs when several batches may be in flight. */
 export function startOutputThread(): NativeOutputThread {
   return new (native().OutputThread)('WorkerAsyncOutput');
 }
 
-/** By its shape, so that a worker's class need not come from this copy of the library. */
+/** Duck-typed: a worker's class may come from another copy of the library. */
 export function isAsyncOutput(result: unknown): result is AsyncModelRunnerOutput {
   return (
     typeof result === 'object' &&
@@ -21,26 +21,26 @@ export function isAsyncOutput(result: unknown): result is AsyncModelRunnerOutput
 interface Waiting {
   event: NativeEvent;
   callback: (error: Error | null) => void;
-  /** Undefined until the event is done. */
+  /** Undefined while pending. */
   outcome: Error | null | undefined;
 }
 
 /**
- * The same without a thread: the thread that completes an event calls back, and an event done early waits
- * here for those submitted before it.
+ * In-order delivery without a thread: events call back from their own thread, and an early event is
+ * queued behind those submitted before it.
  */
 export class InOrderOutputs implements NativeOutputThread {
   readonly #queue: Waiting[] = [];
   #closed = false;
 
   submit(event: NativeEvent, callback: (error: Error | null) => void): void {
-    if (this.#closed) throw new ShutdownError('an output submitted after shutdown');
+    if (this.#closed) throw new ShutdownError('an output was submitted after shutdown');
     const waiting: Waiting = { event, callback, outcome: undefined };
     event.onReady((error) => this.#finish(waiting, error));
     this.#queue.push(waiting);
   }
 
-  /** Waits as the native thread does, and by one: it can tell which events will never complete. */
+  /** Drains through a native thread, which can tell which events will never complete. */
   async shutdown(): Promise<void> {
     this.#closed = true;
     if (this.#queue.length === 0) return;

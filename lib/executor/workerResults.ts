@@ -1,23 +1,24 @@
-/** One answer of an executor from those of its workers, however many there are. */
+/** Combines the results of an executor's workers. */
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import { InvalidStateError } from '../errors';
 import { Future } from './future';
 
 type StepFuture = Future<ModelRunnerOutput | null>;
 
-/** Throws InvalidStateError that names the method when there is no answer at all. */
-export function requireAnswers<T>(method: string, answers: readonly T[]): readonly T[] {
-  if (answers.length > 0) return answers;
-  throw new InvalidStateError(`${method}: the executor has no workers; it must have one at least`);
+/** Throws InvalidStateError naming the method if there are no results. */
+export function requireResults<T>(method: string, results: readonly T[]): readonly T[] {
+  if (results.length > 0) return results;
+  throw new InvalidStateError(`${method}: the executor has no workers; it must have at least one`);
 }
 
 /**
- * A step's output, complete once every worker has answered; it fails as soon as one does. Workers
- * that do not sample, as all but the last of a pipeline, answer null: the output is the first that
- * there is, and null if there is none, when `sampleTokens` must follow. What any worker says of
- * requests that failed counts.
+ * Combines a step's outputs: completes once every worker has, fails as soon as one does. Workers
+ * that do not sample (all but the last of a pipeline) return null: the result is the first non-null
+ * output, or null, after which `sampleTokens` must follow. Failed requests of every worker are
+ * merged.
  *
- * `mayWait`: null says that the worker waits for `sampleTokens`, so all must give null or none.
+ * `mayWait`: null means that the worker awaits `sampleTokens`, so all workers or none must return
+ * null.
  */
 export function joinOutputs(
   method: string,
@@ -27,7 +28,7 @@ export function joinOutputs(
   if (workers.length === 1) return workers[0];
   const joined = new Future<ModelRunnerOutput | null>();
   try {
-    let numLeft = requireAnswers(method, workers).length;
+    let numLeft = requireResults(method, workers).length;
     for (const worker of workers) {
       worker.addDoneCallback(() => {
         const outcome = worker.peek();
@@ -58,8 +59,8 @@ function complete(
   if (mayWait && first >= 0 && waiting >= 0) {
     joined.setException(
       new InvalidStateError(
-        `${method}: worker ${waiting} of ${workers.length} waits for sampleTokens, but worker ` +
-          `${first} gave an output; all workers of a step must do the same`,
+        `${method}: worker ${waiting} of ${workers.length} awaits sampleTokens, but worker ` +
+          `${first} returned an output; all workers of a step must do the same`,
       ),
     );
     return;
@@ -67,7 +68,7 @@ function complete(
   joined.setResult(outputs.reduce(withFaults, first < 0 ? null : outputs[first]));
 }
 
-/** The output with what another worker says of requests that failed. */
+/** Merges another worker's failed requests into the output. */
 function withFaults(
   output: ModelRunnerOutput | null,
   other: ModelRunnerOutput | null,
@@ -81,7 +82,7 @@ function withFaults(
   };
 }
 
-/** Entries of `a` stand before those of `b`. */
+/** Union; entries of `a` take precedence. */
 function union<T>(
   a: ReadonlyMap<string, T> | undefined,
   b: ReadonlyMap<string, T>,

@@ -1,8 +1,8 @@
-/** Whether ranks can divide a model among them. */
+/** Checks that ranks can divide a model. */
 import type { TransformerSpec } from '../config/uniprocConfig';
-import type { ModelSpec } from '../native';
+import type { ModelSpec } from './spec';
 
-/** Why a model cannot be divided among that many ranks; null when it can. */
+/** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
   const { numHeads, numKvHeads, intermediateSize, experts } = spec;
   const hasGatedMlps = !experts || experts.layers.includes(false);
@@ -25,14 +25,14 @@ export function divisionFault(spec: TransformerSpec, worldSize: number): string 
   return null;
 }
 
-/** The sizes of one rank's share; where there are more ranks than key-value heads, several hold the same one. */
+/** The sizes of one rank's share; with more ranks than key-value heads, several ranks hold the same head. */
 export function shareOf(spec: ModelSpec, worldSize: number): ModelSpec {
   const { experts } = spec;
   return {
     ...spec,
     numHeads: spec.numHeads / worldSize,
     numKvHeads: Math.max(1, spec.numKvHeads / worldSize),
-    // Of a model without gated MLPs it need not divide.
+    // Not necessarily divisible in a model without gated MLPs.
     intermediateSize: Math.floor(spec.intermediateSize / worldSize),
     experts: experts && { ...experts, numExperts: experts.numExperts / worldSize },
   };

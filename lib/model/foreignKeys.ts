@@ -1,26 +1,25 @@
 /**
- * Keys of config.json that change what a model computes and that no forward pass here knows. Most
- * belong to other architectures: transformers' classes for the supported ones pass over them, other
- * engines obey some. Where such a key has another value than the one that changes nothing, its
- * author and this library do not mean the same model, so it is refused by name.
+ * Keys of config.json that change the forward pass and are not supported. Most belong to other
+ * architectures: transformers ignores them for the supported ones, other engines do not ignore all.
+ * A key with a value that would change the model is refused by name.
  */
 import { UnsupportedModelError } from '../errors';
 import { show } from '../config/schema';
 
-/** What a key may depend on. */
+/** Properties of the model that decide whether a value is neutral. */
 export interface ModelFacts {
   /** The architecture's model_type. */
   modelType: string;
   headDim: number;
-  /** The architecture norms each head's query and key. */
+  /** The architecture normalizes each head's query and key. */
   qkNorm: boolean;
-  /** Each layer's window in tokens, 0 for none. */
+  /** Sliding window of each layer in tokens; 0: none. */
   slidingWindows: readonly number[];
   /** Keys that the architecture's family reads. */
   ownKeys: readonly string[];
 }
 
-/** Whether a value changes nothing. null counts as missing, and is not asked about. */
+/** Whether a value leaves the model unchanged. null counts as missing and is not checked. */
 type IsNeutral = (value: unknown, facts: ModelFacts) => boolean;
 
 const isOff: IsNeutral = (value) => value === false || value === 0;
@@ -31,19 +30,19 @@ const isClose = (value: unknown, expected: number) =>
   typeof value === 'number' && Math.abs(value - expected) <= 1e-6 * expected;
 
 const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
-  // What a token may attend to.
+  // Attention mask.
   use_bidirectional_attention: [isOff, 'attention is causal'],
   is_encoder_decoder: [isOff, 'there is no encoder'],
   add_cross_attention: [isOff, 'there is no cross-attention'],
   attention_chunk_size: [isZero, 'there is no chunked attention'],
   num_kv_shared_layers: [isZero, 'each layer has keys and values of its own'],
   // Positions.
-  alibi: [isOff, 'positions are told by rotary embedding'],
+  alibi: [isOff, 'positions use rotary embedding'],
   no_rope_layers: [
     (value) => Array.isArray(value) && value.every((usesRope) => usesRope === 1),
     'every layer has rotary embedding',
   ],
-  rope_interleave: [isOff, 'rotary embedding turns halves, not neighbours'],
+  rope_interleave: [isOff, 'rotary embedding pairs halves, not neighbours'],
   attn_temperature_tuning: [isOff, 'attention has one temperature'],
   llama_4_scaling: [never, 'attention has one temperature'],
   // Scales and limits.
@@ -65,18 +64,18 @@ const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
   // Layers.
   use_qk_norm: [
     (value, { qkNorm }) => value === false || (qkNorm && value === true),
-    'norms of queries and keys are for the architecture to say',
+    'the architecture decides whether queries and keys are normalized',
   ],
-  qk_layernorm: [isOff, 'norms of queries and keys are for the architecture to say'],
-  parallel_attn: [isOff, 'attention and MLP follow each other'],
-  use_parallel_residual: [isOff, 'attention and MLP follow each other'],
+  qk_layernorm: [isOff, 'the architecture decides whether queries and keys are normalized'],
+  parallel_attn: [isOff, 'attention and MLP run in sequence'],
+  use_parallel_residual: [isOff, 'attention and MLP run in sequence'],
   num_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   num_local_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   n_routed_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   compression_config: [never, 'weights must be in float32, float16 or bfloat16'],
 };
 
-/** Throws UnsupportedModelError that names the key and its value. */
+/** Throws UnsupportedModelError naming the key and its value. */
 export function refuseForeignKeys(
   file: string,
   json: Readonly<Record<string, unknown>>,
@@ -85,11 +84,11 @@ export function refuseForeignKeys(
   const refuse = (key: string, reason: string) => {
     throw new UnsupportedModelError(file, `${key} ${show(json[key])} is not supported: ${reason}`);
   };
-  // transformers attends to all tokens where Python takes the value for false, which null is too.
+  // transformers attends to all tokens if the value is falsy in Python, null included.
   if (Object.hasOwn(json, 'is_causal') && json.is_causal !== true) {
-    refuse('is_causal', 'attention is causal; only true is');
+    refuse('is_causal', 'attention is causal; it must be true');
   }
-  // transformers chooses the class by it, vLLM by architectures.
+  // transformers chooses the class by model_type, vLLM by architectures.
   const modelType = json.model_type ?? facts.modelType;
   if (modelType !== facts.modelType) {
     refuse('model_type', `with these architectures it must be ${show(facts.modelType)}`);
@@ -99,8 +98,8 @@ export function refuseForeignKeys(
     const value = Object.hasOwn(json, key) ? json[key] : null;
     if (value !== null && !isNeutral(value, facts)) refuse(key, reason);
   }
-  // Qwen2 and Qwen3 read theirs. For the others the forward pass of transformers ignores it, but vLLM
-  // and the KV cache of transformers do not.
+  // Qwen2 and Qwen3 read layer_types themselves. For the others transformers' model ignores it; vLLM
+  // and transformers' KV cache do not.
   if (modelType === 'qwen2' || modelType === 'qwen3') return;
   const types: unknown[] = Array.isArray(json.layer_types) ? json.layer_types : [];
   const isOther = types.some(

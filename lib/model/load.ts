@@ -1,31 +1,50 @@
-/** How a worker's model gets its weights: from the checkpoint's files, or at random ('dummy'). */
+/** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
+import type { DType } from '../config/dtype';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
-import {
-  type ModelSpec,
-  type NativeDevice,
-  type NativeModel,
-  type Parameter,
-  type WeightFormat,
-} from '../native';
 import type { Family } from './families/family';
 import { ParameterNames } from './parameterNames';
-import { areEmbeddingsTied, parameterSources } from './parameterSources';
+import { areEmbeddingsTied, parameterSources, type TensorComparer } from './parameterSources';
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
+import type { ModelSpec, Parameter, ParameterSource, StorageType, WeightFormat } from './spec';
 
-/** A rank's place among those that share the model. */
 interface Place {
   rank: number;
   worldSize: number;
 }
 
+/** A model that can be loaded, as the native one. */
+interface LoadableModel {
+  load(
+    files: string[],
+    sources: ParameterSource[],
+    onProgress: (bytes: number, tensors: number) => void,
+  ): Promise<void>;
+  loadDummy(seed: number): Promise<void>;
+}
+
+/** Bytes of one element. */
+const BYTES_PER_ELEMENT: Record<StorageType, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  float8_e4m3: 1,
+};
+
+/** The type that a parameter has on the device. */
+function storedTypeOf({ part, isLinear, format }: Parameter, dtype: DType): StorageType {
+  if (part === 'scales') return 'float32';
+  return part === 'weight' && isLinear ? format.type : dtype;
+}
+
 export class ModelLoader {
-  /** The output head is the embedding; null before the files were looked at: as config.json says. */
+  /** Whether the output head is the embedding; null before `examine`: as in config.json. */
   #embeddingsTied: boolean | null = null;
   #weightFormats: Record<string, WeightFormat> = {};
-  /** What `examine` found, for the `load` that follows it. */
+  /** The table that `examine` read, for the next `load`. */
   #table: TensorTable | null = null;
   readonly #family: Family;
 
@@ -37,7 +56,7 @@ export class ModelLoader {
     this.#family = familyOf(config.model.transformer.architecture);
   }
 
-  /** The forward pass, with what the files say of tied embeddings and of the weights' formats. */
+  /** The forward pass, with tied embeddings and weight formats according to the files. */
   get spec(): ModelSpec {
     const { transformer, dtype } = this.config.model;
     const { spec } = transformer;
@@ -50,11 +69,10 @@ export class ModelLoader {
   }
 
   /**
-   * Reads the files' headers and decides whether the output head is the embedding, which the model
-   * has to be made for. Rank 0 warns, once, where the files contradict config.json. Rejects with
-   * CheckpointError.
+   * Reads the files' headers and determines whether the output head is the embedding, before the model
+   * is made. Rank 0 warns once if the files contradict config.json. Rejects with CheckpointError.
    */
-  async examine(device: NativeDevice, rank: number): Promise<void> {
+  async examine(device: TensorComparer, rank: number): Promise<void> {
     const { load, model } = this.config;
     const { spec, quantization } = model.transformer;
     if (load.loadFormat === 'dummy') {
@@ -63,8 +81,8 @@ export class ModelLoader {
     }
     const table = await readTensorTable(model.path);
     const isTied = await this.#isTied(table, device);
-    const isNews = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
-    if (isNews && rank === 0) warnOfUntiedEmbeddings(table);
+    const isNewlyUntied = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
+    if (isNewlyUntied && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
     const names = new ParameterNames(this.#family, table, isTied);
     this.#weightFormats = await weightFormats(quantization, this.#declared(), names);
@@ -76,16 +94,29 @@ export class ModelLoader {
     return this.declare({ ...this.spec, ...changes, weightFormats: {} }, 0, 1);
   }
 
-  async #isTied(table: TensorTable, device: NativeDevice): Promise<boolean> {
+  async #isTied(table: TensorTable, device: TensorComparer): Promise<boolean> {
     const { dtype, transformer } = this.config.model;
     if (!transformer.spec.tieWordEmbeddings) return false;
     const untied = this.#declared({ tieWordEmbeddings: false });
     return areEmbeddingsTied(untied, this.#family, table, device, dtype);
   }
 
-  /** Fills a model made for what `examine` found. */
+  /** Bytes of a rank's share of the weights; scales counted as the files hold them. */
+  weightBytes({ rank, worldSize }: Place): WeightBytes {
+    const sums: WeightBytes = {};
+    for (const parameter of this.declare(this.spec, rank, worldSize)) {
+      const type = storedTypeOf(parameter, this.spec.dtype);
+      const { shape, experts } = parameter;
+      const numTensors = experts?.count ?? 1;
+      const count = shape.reduce((product, dimension) => product * dimension.count, numTensors);
+      if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
+    }
+    return sums;
+  }
+
+  /** Loads the weights into a model made from `spec` after `examine`. */
   async load(
-    model: NativeModel,
+    model: LoadableModel,
     place: Place,
     onProgress?: (progress: LoadProgress) => void,
   ): Promise<void> {
@@ -96,10 +127,10 @@ export class ModelLoader {
   }
 
   /**
-   * Fills the model once more, from the files as they are now. Rejects with CheckpointError, also
-   * where the head was tied and differs from the embedding now: the model has no place for it.
+   * Loads the weights again from the current files. Rejects with CheckpointError, also if the head was
+   * tied and now differs from the embedding.
    */
-  async reload(model: NativeModel, device: NativeDevice, place: Place): Promise<void> {
+  async reload(model: LoadableModel, device: TensorComparer, place: Place): Promise<void> {
     const { load, model: config } = this.config;
     if (load.loadFormat === 'dummy') return model.loadDummy(config.seed);
     const table = await readTensorTable(config.path);
@@ -107,15 +138,15 @@ export class ModelLoader {
     if (spec.tieWordEmbeddings && !(await this.#isTied(table, device))) {
       throw new CheckpointError(
         table.source,
-        'lm_head.weight was equal to the embedding when the model was loaded and is not now; ' +
-          'put the files back, or load the model anew',
+        'lm_head.weight was equal to the embedding when the model was loaded, but now differs; ' +
+          'restore the files, or create the LLM again',
       );
     }
     await this.#fill(model, table, place);
   }
 
   async #fill(
-    model: NativeModel,
+    model: LoadableModel,
     table: TensorTable,
     { rank, worldSize }: Place,
     onProgress?: (progress: LoadProgress) => void,
@@ -136,7 +167,7 @@ export class ModelLoader {
         const totalTensors = sources.length;
         onProgress?.({ bytes, totalBytes, tensors, totalTensors, bytesPerSecond });
       } catch (error) {
-        // Thrown from a native callback it would end the process.
+        // An exception in a native callback would end the process.
         failure ??= error;
       }
     });
@@ -144,7 +175,7 @@ export class ModelLoader {
   }
 }
 
-/** Says that the files and config.json do not agree, as transformers 5 does. */
+/** Warns, as transformers 5, that the files contradict config.json. */
 function warnOfUntiedEmbeddings(table: TensorTable): void {
   process.emitWarning(
     `${table.source}: config.json has tie_word_embeddings, but lm_head.weight differs from ` +

@@ -1,21 +1,21 @@
-/** What a checkpoint calls the tensors of the parameters that a model declares. */
-import type { Parameter } from '../native';
+/** Names of a checkpoint's tensors. */
 import type { Family } from './families/family';
 import { FAMILIES } from './registry';
 import type { TensorTable } from './safetensors';
+import type { Parameter } from './spec';
 
-/** The name that a matrix's scales have beside its '.weight'. */
+/** Suffix of a matrix's scales, in place of 'weight'. */
 export const SCALES_SUFFIX = 'weight_scale_inv';
 
 const SUFFIXES = { weight: 'weight', bias: 'bias', scales: SCALES_SUFFIX } as const;
 
-/** The indices of the experts that have a tensor each; null alone where there is a single tensor. */
+/** The experts that have a tensor of this parameter; a single null without experts. */
 export function* expertsOf({ experts }: Parameter): Generator<number | null> {
   if (experts === null) yield null;
   else for (let expert = 0; expert < experts.size; expert++) yield expert;
 }
 
-/** The names of one checkpoint's tensors. */
+/** Tensor names of a checkpoint by parameter. */
 export class ParameterNames {
   constructor(
     readonly family: Family,
@@ -24,13 +24,13 @@ export class ParameterNames {
   ) {}
 
   tensorOf({ layer, module, part }: Parameter, expert: number | null = null): string {
-    // Tied, it may stand in the files under the head's name alone.
+    // A tied embedding may be in the files under the head's name only.
     const isUnderHead = module === 'embedding' && this.isTied && !this.has('embedding');
     const name = this.family.modules[isUnderHead && this.has('head') ? 'head' : module];
     return `${name.replace('{layer}', `${layer}`).replace('{expert}', `${expert}`)}.${SUFFIXES[part]}`;
   }
 
-  /** A tensor that holds all experts of a layer, where the files have one; else undefined. */
+  /** A tensor of the files that holds all experts of a layer, if any. */
   stackedExperts({ layer, module }: Parameter): string | undefined {
     const [prefix] = this.family.modules[module].replace('{layer}', `${layer}`).split('{expert}');
     return [...this.table.tensors.keys()].find(
@@ -43,7 +43,7 @@ export class ParameterNames {
   }
 }
 
-/** Names of tensors that change what a layer computes, of any family. */
+/** Tensor names of all families' modules. */
 const MODULE_TENSORS = new RegExp(
   `^(${[...new Set([...FAMILIES.values()].flatMap(({ modules }) => Object.values(modules)))]
     .map((module) => module.replaceAll('.', '\\.').replace(/\{(layer|expert)\}/g, '\\d+'))

@@ -1,29 +1,28 @@
-/** Which of a checkpoint's tensors are the model's parameters, under the names its family gives them. */
+/** Maps the model's parameters to the checkpoint's tensors, by the names of its family. */
+import type { DType } from '../config/dtype';
 import { show } from '../config/schema';
 import type { TransformerSpec } from '../config/uniprocConfig';
 import { CheckpointError } from '../errors';
-import type {
-  DType,
-  NativeDevice,
-  Parameter,
-  ParameterSource,
-  StorageType,
-  StoredTensor,
-} from '../native';
 import { slicedWork } from '../slicedWork';
 import type { Family } from './families/family';
 import { expertsOf, isModuleTensor, ParameterNames, SCALES_SUFFIX } from './parameterNames';
 import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
+import type { Parameter, ParameterSource, StorageType, StoredTensor } from './spec';
 
-/** All that `NativeModel.load` needs to be told. */
+/** Arguments of `NativeModelRunner.load`. */
 export interface Sources {
   files: string[];
   sources: ParameterSource[];
-  /** Bytes of this rank's share, as the files hold them. */
+  /** Bytes of this rank's share in the files. */
   totalBytes: number;
 }
 
-/** Types that parameters may be stored in. */
+/** A device that compares tensors of files, converted to `dtype`. */
+export interface TensorComparer {
+  areEqual(a: StoredTensor, b: StoredTensor, count: number, dtype: DType): Promise<boolean>;
+}
+
+/** Supported storage types of parameters. */
 const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F32: 'float32',
   F16: 'float16',
@@ -31,7 +30,7 @@ const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
   F8_E4M3: 'float8_e4m3',
 };
 
-/** What config.json calls the sizes of a spec. */
+/** The config.json keys of a spec's sizes. */
 const CONFIG_KEYS: Record<string, string> = {
   vocabSize: 'vocab_size',
   hiddenSize: 'hidden_size',
@@ -43,7 +42,7 @@ const CONFIG_KEYS: Record<string, string> = {
   expertIntermediateSize: 'moe_intermediate_size',
 };
 
-/** The tensor and its type, once its shape is what config.json says. */
+/** Returns the tensor and its type after checking its shape against config.json. */
 function lookUp(
   names: ParameterNames,
   name: string,
@@ -57,8 +56,8 @@ function lookUp(
   if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the shape ${show(entry.shape)}, ` +
-        `but by config.json it is ${show(shape.map(({ size }) => size))}: ` +
+      `tensor ${name} has shape ${show(entry.shape)}; ` +
+        `config.json requires ${show(shape.map(({ size }) => size))}: ` +
         shape.map(({ size }, i) => `${configKeys(parameter, i)} ${size}`).join(', '),
     );
   }
@@ -67,17 +66,17 @@ function lookUp(
   if (!dtype || (isQuantized && !(parameter.isLinear && parameter.format.scaleRows > 0))) {
     throw new CheckpointError(
       file,
-      `tensor ${name} has the dtype ${entry.dtype}; ` +
+      `tensor ${name} has dtype ${entry.dtype}; ` +
         (isQuantized && !parameter.isLinear
-          ? 'it must be F32, F16 or BF16, as only the matrices of linear layers may be quantised'
+          ? 'it must be F32, F16 or BF16, as only matrices of linear layers may be quantized'
           : 'weights must be F32, F16 or BF16' +
-            (isQuantized ? ' where quantization_config does not say how they are scaled' : '')),
+            (isQuantized ? ' unless quantization_config describes their scales' : '')),
     );
   }
   return { entry, dtype };
 }
 
-/** The sizes that a dimension is made of: num_attention_heads * head_dim. */
+/** The product of config.json's keys that a dimension equals: num_attention_heads * head_dim. */
 function configKeys({ shape, part, format }: Parameter, dimension: number): string {
   const keys = shape[dimension].of.replace(/[a-zA-Z]+/g, (size) => CONFIG_KEYS[size]);
   if (part !== 'scales') return keys;
@@ -87,7 +86,7 @@ function configKeys({ shape, part, format }: Parameter, dimension: number): stri
 function missing(names: ParameterNames, name: string, parameter: Parameter): string {
   const { module, part, experts } = parameter;
   if (module === 'head' && part === 'weight') {
-    return `tensor ${name} is missing; only with tie_word_embeddings in config.json need it not be there`;
+    return `tensor ${name} is missing; it is required unless config.json has tie_word_embeddings`;
   }
   const stacked = experts && names.stackedExperts(parameter);
   if (stacked) {
@@ -100,16 +99,15 @@ function missing(names: ParameterNames, name: string, parameter: Parameter): str
 }
 
 /**
- * Whether the output head is the embedding, where config.json ties them: true if the files hold only
- * one of the two, or if both are equal once converted to the model's type, as in transformers 5. They
- * are compared on the device's thread. `untied`: the model's parameters, the head among them. Throws
- * CheckpointError.
+ * Whether the output head is the embedding, if config.json ties them: true if the files have only one
+ * of the two, or if both are equal in the model's dtype, as in transformers 5. Compares on the device's
+ * thread. `untied`: the parameters of the model with a separate head. Throws CheckpointError.
  */
 export async function areEmbeddingsTied(
   untied: readonly Parameter[],
   family: Family,
   table: TensorTable,
-  device: Pick<NativeDevice, 'areEqual'>,
+  device: TensorComparer,
   dtype: DType,
 ): Promise<boolean> {
   const names = new ParameterNames(family, table, false);
@@ -120,7 +118,7 @@ export async function areEmbeddingsTied(
     if (module !== 'embedding' && module !== 'head') continue;
     const name = names.tensorOf(parameter);
     if (!table.tensors.has(name)) return true;
-    // In fp8 it is quantised, which the embedding never is.
+    // The embedding is never quantized.
     if (module === 'head' && table.tensors.get(name)?.dtype === 'F8_E4M3') return false;
     const { entry, dtype: storedType } = lookUp(names, name, parameter);
     count = entry.shape.reduce((product, size) => product * size, 1);
@@ -134,12 +132,11 @@ export async function areEmbeddingsTied(
 }
 
 /**
- * The tensors of the checkpoint's files for the parameters that one rank declares. With tied
- * embeddings the files need only the embedding or the head, and a head beside the embedding is ignored
- * (areEmbeddingsTied compares them); so are tensors that no module of any family has
- * (rotary_emb.inv_freq). Looks them up in slices, as a large model has tens of thousands. Rejects with
- * CheckpointError for a tensor that is missing, that has another shape or type than config.json says,
- * or that config.json has no place for.
+ * Maps one rank's parameters to tensors of the checkpoint's files. With tied embeddings only one of
+ * embedding and head is required, and the other is ignored (areEmbeddingsTied compares them). Tensors
+ * of no known module (rotary_emb.inv_freq) are ignored. Works in slices, since a large model has tens
+ * of thousands of tensors. Rejects with CheckpointError for a tensor that is missing, contradicts
+ * config.json's shape or type, or belongs to no declared parameter.
  */
 export async function parameterSources(
   declared: readonly Parameter[],
@@ -159,8 +156,8 @@ export async function parameterSources(
         const { entry, dtype } = lookUp(names, name, parameter);
         used.add(name);
         yield;
-        // Of nothing, as of biases that one rank alone adds, there is nothing to load.
-        if (count === 0 || !isHere(parameter, expert)) continue;
+        // An empty share, such as a bias that only one rank adds, needs no load.
+        if (count === 0 || !isLocal(parameter, expert)) continue;
         const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
         const place = { file: entry.file, offset: entry.offset, dtype };
         sources.push({ parameter: index, ...(expert !== null && { expert }), ...place });
@@ -173,7 +170,7 @@ export async function parameterSources(
       yield;
       if (used.has(name) || !isModuleTensor(name)) continue;
       if (spec.tieWordEmbeddings && isEmbedding(family, name)) continue;
-      throw new CheckpointError(table.files[file], noPlace(name, spec));
+      throw new CheckpointError(table.files[file], notInModel(name, spec));
     }
   }
   await slicedWork.finish(findSources());
@@ -181,23 +178,23 @@ export async function parameterSources(
   return { files: table.files, sources, totalBytes };
 }
 
-function isHere({ experts }: Parameter, expert: number | null): boolean {
+function isLocal({ experts }: Parameter, expert: number | null): boolean {
   if (experts === null || expert === null) return true;
   return expert >= experts.first && expert < experts.first + experts.count;
 }
 
-function noPlace(
+function notInModel(
   name: string,
   { numLayers, experts }: Pick<TransformerSpec, 'numLayers' | 'experts'>,
 ): string {
-  const message = `tensor ${name} has no place in the model that config.json describes; `;
+  const message = `tensor ${name} is not part of the model that config.json describes; `;
   if (name.endsWith(`.${SCALES_SUFFIX}`)) {
-    return `${message}only matrices stored in F8_E4M3 have scales, by quantization_config there`;
+    return `${message}only matrices in F8_E4M3 have scales, as its quantization_config describes`;
   }
   const ofExperts = experts
-    ? `, num_experts (${experts.numExperts}), mlp_only_layers, decoder_sparse_step`
+    ? `num_experts (${experts.numExperts}), mlp_only_layers, decoder_sparse_step, `
     : '';
-  return `${message}check num_hidden_layers (${numLayers})${ofExperts}, attention_bias and mlp_bias there`;
+  return `${message}check its num_hidden_layers (${numLayers}), ${ofExperts}attention_bias and mlp_bias`;
 }
 
 function isEmbedding({ modules }: Family, name: string): boolean {

@@ -1,19 +1,19 @@
 /**
- * How a checkpoint's weights are quantised. `quantization_config` of config.json says the method; the
- * files say which modules have it: those whose tensor is of the method's type.
+ * A checkpoint's quantization. config.json's `quantization_config` names the method; modules are
+ * quantized if their tensor in the files has the method's type.
  */
 import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
 import type { Quantization } from '../config/uniprocConfig';
 import { CheckpointError, UnsupportedModelError } from '../errors';
-import type { Parameter, WeightFormat } from '../native';
 import { slicedWork } from '../slicedWork';
 import { expertsOf, type ParameterNames } from './parameterNames';
+import type { Parameter, WeightFormat } from './spec';
 
-/** Rows and columns that no block has. */
+/** Maximum rows and columns of a block. */
 const MAX_BLOCK = 2 ** 16;
 
-/** Throws UnsupportedModelError for a method that is not known, CheckpointError for a key at fault. */
+/** Throws UnsupportedModelError for an unsupported method, CheckpointError for an invalid key. */
 export function readQuantization(file: string, given: unknown): Quantization | null {
   if (given === undefined || given === null) return null;
   const { quant_method: method } = given as Record<string, unknown>;
@@ -47,20 +47,20 @@ export function readQuantization(file: string, given: unknown): Quantization | n
   if (scheme && scheme !== 'dynamic') refuse('activation_scheme', scheme, "'dynamic'");
   return {
     method: 'fp8',
-    blockSize: blockSize ?? refuse('weight_block_size', blockSize, 'a scale for each block'),
+    blockSize: blockSize ?? refuse('weight_block_size', blockSize, 'block-wise scaling'),
   };
 }
 
-/** The name of a parameter's module, as `ModelSpec.weightFormats` has it. */
+/** A parameter's module name, as in `ModelSpec.weightFormats`. */
 function moduleOf({ layer, module }: Parameter): string {
   return layer === null ? module : `layers.${layer}.${module}`;
 }
 
 /**
- * The formats of all modules that are quantised, by the tensors that `names` finds in the files; null
- * where there are no files: then all modules are that usually are. In slices, as a large model has tens
- * of thousands of experts. Rejects with CheckpointError where matrices that are held as one weight are
- * stored in different formats.
+ * The formats of all quantized modules, by the tensors that `names` finds in the files; null without
+ * files: every linear module except the head and routers is quantized. Works in slices, since a large
+ * model has tens of thousands of tensors. Rejects with CheckpointError if matrices that share one
+ * weight are stored in different formats.
  */
 export async function weightFormats(
   quantization: Quantization | null,
@@ -94,15 +94,15 @@ async function quantizedInFiles(
         const name = names.tensorOf(parameter, expert);
         const dtype = names.table.tensors.get(name)?.dtype;
         yield;
-        if (dtype === undefined) continue; // It is refused as missing when the sources are listed.
+        if (dtype === undefined) continue; // parameterSources refuses it as missing.
         const isQuantized = dtype === 'F8_E4M3';
         const first = firsts.get(parameter.weight) ?? { name, dtype };
         firsts.set(parameter.weight, first);
         if (isQuantized !== (first.dtype === 'F8_E4M3')) {
           throw new CheckpointError(
             names.table.source,
-            `tensor ${first.name} has the dtype ${first.dtype} and tensor ${name} ${dtype}; ` +
-              'they are held as one weight, so either all or none may be F8_E4M3',
+            `tensor ${first.name} has dtype ${first.dtype} and tensor ${name} ${dtype}; ` +
+              'they share one weight, so either all or none may be F8_E4M3',
           );
         }
         if (isQuantized) quantized.add(parameter);

@@ -1,4 +1,4 @@
-/** The architectures that this library runs, as config.json names them. */
+/** The supported architectures by their name in config.json. */
 import type { Family } from './families/family';
 import { llama } from './families/llama';
 import { mistral } from './families/mistral';
@@ -14,9 +14,9 @@ export const FAMILIES: ReadonlyMap<string, Family> = new Map([
   ['Qwen3MoeForCausalLM', qwen3Moe],
 ]);
 
-/** Throws RangeError for an architecture that parseTransformerConfig would refuse. */
+/** Throws RangeError for an unsupported architecture. */
 export function familyOf(architecture: string): Family {
   const family = FAMILIES.get(architecture);
-  if (!family) throw new RangeError(`there is no family of ${architecture}`);
+  if (!family) throw new RangeError(`no family for architecture ${architecture}`);
   return family;
 }

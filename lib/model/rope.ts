@@ -1,7 +1,7 @@
-/** How a checkpoint tells positions: rotary embedding and its scalings. */
+/** A checkpoint's rotary embedding and its scaling. */
 import { z } from 'zod';
 import { CheckpointError, UnsupportedModelError } from '../errors';
-import type { RopeScaling } from '../native';
+import type { RopeScaling } from './spec';
 import { checkRopeConstants } from './ropeConstants';
 import {
   integerOrNull,
@@ -13,11 +13,11 @@ import {
   show,
 } from '../config/schema';
 
-/** Rotary embedding (Su et al. 2021) and the ways to stretch it over longer texts. */
+/** Rotary embedding (Su et al. 2021) and its scaling to longer contexts. */
 export interface Rope {
   theta: number;
   scaling: RopeScaling;
-  /** Positions it was made for. */
+  /** Maximum positions after scaling. */
   maxPositions: number;
 }
 
@@ -34,7 +34,7 @@ const turns = () =>
     .nullish()
     .describe('0, a number above 0, within float32, or null');
 
-/** The keys of config.json that say how positions are told: in transformers 4's style and in 5's. */
+/** The rotary embedding's keys in config.json, in the styles of transformers 4 and 5. */
 export interface RopeJson {
   rope_theta?: number | null;
   rope_scaling?: Record<string, unknown> | null;
@@ -45,8 +45,8 @@ export interface RopeJson {
 }
 
 /**
- * `headDim`: size of a head, even. Throws CheckpointError and UnsupportedModelError, naming the key
- * and the value; also where a constant computed from them is not finite in float32.
+ * `headDim`: size of a head, even. Throws CheckpointError and UnsupportedModelError naming the key and
+ * its value, also if a constant computed from it is not finite in float32.
  */
 export function readRope(file: string, json: RopeJson, headDim: number): Rope {
   const section =
@@ -127,7 +127,7 @@ function readSection(file: string, json: RopeJson, key: 'rope_scaling' | 'rope_p
         fail,
       );
       const { factor, low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor } = fields;
-      // In float32: their difference is divided by.
+      // Compare in float32: their difference is a divisor.
       if (Math.fround(highFreqFactor) <= Math.fround(lowFreqFactor)) {
         throw fail(
           `high_freq_factor is ${highFreqFactor}; it must be above low_freq_factor, ${lowFreqFactor}`,

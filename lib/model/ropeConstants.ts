@@ -1,24 +1,23 @@
 /**
- * The constants that a rotary embedding computes from config.json, checked before a model is made of
- * them: the native side computes them in float32 (native/model/rope.cpp), where one that is not a
- * finite number above 0 makes every logit NaN.
+ * Checks the constants of a rotary embedding before the model is made. The native side computes them in
+ * float32 (native/model/rope.cpp); one that is not finite and above 0 makes every logit NaN.
  */
-import type { RopeScaling } from '../native';
+import type { RopeScaling } from './spec';
 import { isPositiveFloat32 } from '../config/schema';
 
 export interface RopeConstants {
-  /** The key of config.json that `scaling` is read from. */
+  /** The config.json key of `scaling`. */
   section: string;
   /** Base of the wavelengths. */
   theta: number;
   scaling: RopeScaling;
-  /** Positions that there may be. */
+  /** Maximum positions. */
   maxPositions: number;
   /** Size of a head, even. */
   headDim: number;
 }
 
-/** Makes the error from a message that names the key and its value. */
+/** Makes the error from a message with the key and its value. */
 type Fail = (message: string) => Error;
 
 const f32 = Math.fround;
@@ -34,20 +33,20 @@ function requirePositive(
   const wrong = values.find((value) => !isPositiveFloat32(value));
   if (wrong === undefined) return;
   throw fail(
-    `${key} is ${given}; the ${constant} that it leads to is ${wrong}, ` +
-      'and must be a number above 0, within float32',
+    `${key} is ${given}; the resulting ${constant} is ${wrong}; ` +
+      'it must be a number above 0, within float32',
   );
 }
 
 /**
- * Checks the wavelengths, the frequencies and the angles of every pair of dimensions and position.
- * They are monotonic in the pair, and a blend of two lies between them: the first pair and the last
- * stand for all. Throws `fail`'s error, which names the key, its value and the constant.
+ * Checks the wavelengths, frequencies and angles of every dimension pair and position. They are
+ * monotonic in the pair, and a blend of two lies between them, so checking the first and last pair
+ * suffices. Throws `fail`'s error, which names the key, its value and the constant.
  */
 export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
   const { section, theta, scaling, maxPositions, headDim } = rope;
   const lastExponent = f32(f32(headDim - 2) / f32(headDim));
-  // Radians per position, inverted: theta ** (2i / headDim), of the first pair and of the last.
+  // Inverse frequencies theta ** (2i / headDim) of the first and the last pair.
   const inverted = [1, f32(f32(theta) ** lastExponent)];
   requirePositive(fail, 'rope_theta', theta, 'wavelength', ...inverted);
   const frequencies = inverted.map((each) => f32(1 / each));
@@ -88,9 +87,7 @@ export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
     case 'yarn': {
       const { factor } = scaling;
       if (Math.log(theta) === 0) {
-        throw fail(
-          `rope_theta is ${theta}; yarn divides by its logarithm, so it must be another number`,
-        );
+        throw fail(`rope_theta is ${theta}; yarn divides by its logarithm, so it must not be 1`);
       }
       const stretched = inverted.map((each) => f32(f32(factor) * each));
       requirePositive(fail, `${section}: factor`, factor, 'wavelength', ...stretched);
@@ -102,7 +99,7 @@ export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
     }
   }
 
-  /** Of a scaling by `factor`. */
+  /** Checks frequencies scaled by `factor`. */
   function requireFrequencies(factor: number, scaled: number[]): void {
     requirePositive(fail, `${section}: factor`, factor, 'frequency', ...scaled);
     requireAngles(`${section}: factor`, factor, scaled);

@@ -1,6 +1,6 @@
 /**
- * The tensors of a Hugging Face checkpoint: what the headers of its safetensors files say, checked
- * before anything is allocated. The format: https://github.com/huggingface/safetensors.
+ * Reads and checks the headers of a Hugging Face checkpoint's safetensors files before anything is
+ * allocated. The format: https://github.com/huggingface/safetensors.
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
@@ -9,7 +9,7 @@ import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
 
-/** Bits of an element, of each type a safetensors file may hold. */
+/** Bits per element of each safetensors dtype. */
 const DTYPE_BITS = {
   F4: 4,
   F6_E2M3: 6,
@@ -36,22 +36,22 @@ const DTYPE_BITS = {
 } as const;
 export type SafetensorsDType = keyof typeof DTYPE_BITS;
 
-/** A tensor as a file holds it: row-major, little-endian. */
+/** A tensor in a file: row-major, little-endian. */
 export interface TensorEntry {
   dtype: SafetensorsDType;
   shape: number[];
   /** Index into the table's files. */
   file: number;
-  /** Byte in the file where its data begins. */
+  /** Offset of its data in the file, in bytes. */
   offset: number;
   /** Bytes of its data. */
   numBytes: number;
 }
 
 export interface TensorTable {
-  /** Where the list of tensors stands: model.safetensors or its index. */
+  /** The file that lists the tensors: model.safetensors or the index. */
   source: string;
-  /** Paths of the files, all safetensors. */
+  /** Paths of the safetensors files. */
   files: string[];
   tensors: ReadonlyMap<string, TensorEntry>;
 }
@@ -61,12 +61,12 @@ const INDEX_FILE = 'model.safetensors.index.json';
 
 /** The limit of the format's own reader. */
 const MAX_HEADER_BYTES = 100_000_000;
-/** The header's length, 64 bits little-endian. */
+/** Size of the header's length field, u64 little-endian. */
 const LENGTH_BYTES = 8;
 
 /**
- * The tensors of `folder`, by its index where it has one, as vLLM has it: a model.safetensors beside
- * an index is a leftover. Throws CheckpointError that names the file and, if it is one's fault, the tensor.
+ * Reads the tensors of `folder`, from its index if it has one; as in vLLM, model.safetensors is then
+ * ignored. Throws CheckpointError naming the file and, where it applies, the tensor.
  */
 export async function readTensorTable(folder: string): Promise<TensorTable> {
   const single = path.join(folder, SINGLE_FILE);
@@ -81,7 +81,7 @@ export async function readTensorTable(folder: string): Promise<TensorTable> {
   );
 }
 
-/** The tensors that an index assigns to files; what else these hold does not count. */
+/** Reads the tensors that an index assigns to files; other tensors in them are ignored. */
 async function readShards(index: string): Promise<TensorTable> {
   const weightMap = await readWeightMap(index);
   const names = [...new Set(weightMap.values())].sort();
@@ -95,7 +95,10 @@ async function readShards(index: string): Promise<TensorTable> {
       yield;
       const entry = headerOf.get(shard)?.get(name);
       if (!entry) {
-        throw new CheckpointError(index, `tensor ${show(name)} is not in ${shard}, its file`);
+        throw new CheckpointError(
+          index,
+          `tensor ${show(name)} is assigned to ${shard}, which does not contain it`,
+        );
       }
       tensors.set(name, entry);
     }
@@ -104,7 +107,6 @@ async function readShards(index: string): Promise<TensorTable> {
   return { source: index, files, tensors };
 }
 
-/** An index's map from tensor to file. */
 async function readWeightMap(index: string): Promise<Map<string, string>> {
   const map = new Map<string, string>();
   await slicedWork.finish(parseWeightMap(index, await readJsonObject(index), map));
@@ -112,8 +114,8 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
 }
 
 /**
- * Puts the file of each tensor that `json`, the content of the file `index`, names into `map`, a piece
- * of work for each. Throws CheckpointError.
+ * Adds each tensor's file in `json`, the content of `index`, to `map`, and yields after each. Throws
+ * CheckpointError.
  */
 export function* parseWeightMap(
   index: string,
@@ -129,15 +131,15 @@ export function* parseWeightMap(
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
       throw new CheckpointError(
         index,
-        `weight_map names ${show(shard)} for tensor ${show(name)}; ` +
-          'it must be a .safetensors file of the same folder',
+        `weight_map has ${show(shard)} for tensor ${show(name)}; ` +
+          'it must be the name of a .safetensors file in the same folder',
       );
     }
     map.set(name, shard);
   }
 }
 
-/** The tensors of one safetensors file, from its header alone. `index`: the file's own in the table. */
+/** Reads the header of a safetensors file. `index`: the file's index in the table. */
 async function readHeader(file: string, index: number): Promise<Map<string, TensorEntry>> {
   if (!(await fileExists(file))) throw new CheckpointError(file, 'the file is missing');
   const handle = await open(file, 'r').catch((cause: unknown) => {
@@ -158,14 +160,14 @@ async function readHeaderBytes(handle: FileHandle, file: string, size: number): 
   if (size < LENGTH_BYTES) {
     throw new CheckpointError(
       file,
-      `it has ${size} bytes; a safetensors file begins with the ${LENGTH_BYTES} of its header's length`,
+      `it has ${size} bytes; a safetensors file has at least ${LENGTH_BYTES} for its header's length`,
     );
   }
   const length = await readBytes(handle, file, 0, LENGTH_BYTES);
   return readBytes(handle, file, LENGTH_BYTES, headerLength(file, length, size));
 }
 
-/** The header's length that a file of `size` bytes begins with. Throws CheckpointError. */
+/** Parses and checks the header's length in a file of `size` bytes. Throws CheckpointError. */
 export function headerLength(file: string, bytes: Buffer, size: number): number {
   const length = bytes.readBigUInt64LE();
   if (length > BigInt(MAX_HEADER_BYTES)) {
@@ -178,7 +180,7 @@ export function headerLength(file: string, bytes: Buffer, size: number): number 
     throw new CheckpointError(
       file,
       `its header has ${length} bytes, but the file has only ${size - LENGTH_BYTES} after the length; ` +
-        'it is truncated or no safetensors file',
+        'it is truncated or not a safetensors file',
     );
   }
   return Number(length);
@@ -205,10 +207,9 @@ async function readBytes(
 }
 
 /**
- * Puts the tensors of a header, the bytes after the length, of a file of `size` bytes into `tensors`, a
- * piece of work for each. Checks each tensor's type, shape and place, and that together they fill the
- * file's data without overlap and without a hole. A tensor named twice leaves one behind: JSON keeps
- * the last. Throws CheckpointError.
+ * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields after each
+ * tensor. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
+ * without overlap or hole. Of a duplicate name JSON keeps the last. Throws CheckpointError.
  */
 export function* parseHeader(
   { file, index, header, size }: { file: string; index: number; header: Buffer; size: number },
@@ -293,7 +294,7 @@ function checkShape(shape: unknown, fail: (message: string) => Error): number[] 
   throw fail(`its shape is ${show(shape)}; it must be a list of integers of at least 0`);
 }
 
-/** Where its data begins and ends, from the end of the header. */
+/** Begin and end of a tensor's data, relative to the end of the header. */
 function checkOffsets(
   offsets: unknown,
   dataBytes: number,

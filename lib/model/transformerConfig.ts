@@ -10,7 +10,7 @@ import { readQuantization } from './quantization';
 import { FAMILIES } from './registry';
 import { readRope } from './rope';
 
-/** The first of the architectures named that is supported. */
+/** Chooses the first supported architecture. */
 function chooseFamily(file: string, architectures: unknown): { name: string; family: Family } {
   const supported = [...FAMILIES.keys()];
   if (!Array.isArray(architectures) || !architectures.every((name) => typeof name === 'string')) {
@@ -29,7 +29,7 @@ function chooseFamily(file: string, architectures: unknown): { name: string; fam
   );
 }
 
-/** The heads' number and size, those of the keys and values included. */
+/** Numbers of query and key-value heads, and their size. */
 function readHeads(file: string, json: ConfigJson) {
   const numHeads = json.num_attention_heads;
   const numKvHeads = json.num_key_value_heads ?? numHeads;
@@ -56,7 +56,7 @@ function readHeads(file: string, json: ConfigJson) {
   return { numHeads, numKvHeads, headDim };
 }
 
-/** Checks that the ids `key` names are in the vocabulary. */
+/** Checks that the ids under `key` are in the vocabulary. */
 export function checkTokenIds(
   file: string,
   key: string,
@@ -67,27 +67,26 @@ export function checkTokenIds(
   if (outside === undefined) return;
   throw new CheckpointError(
     file,
-    `${key} is ${outside}; with a vocab_size of ${vocabSize} it must be below that`,
+    `${key} is ${outside}; it must be below vocab_size, ${vocabSize}`,
   );
 }
 
 export interface FileTransformerConfig extends TransformerConfig {
-  /** config.json says which ends of sequence there are; else they are the family's default. */
+  /** config.json has eos_token_id; otherwise eosTokenIds is the family's default. */
   namesEos: boolean;
 }
 
 /**
- * Reads `folder`/config.json. A key that is missing has the value transformers 5 gives it for that
- * family. Throws CheckpointError (missing, not JSON, a key with a value that cannot be) and
- * UnsupportedModelError (an architecture, a quantization, a rope type or another key of config.json
- * that this library does not run).
+ * Reads `folder`/config.json. A missing key has transformers 5's default for the family. Throws
+ * CheckpointError (missing, not JSON, an invalid value) and UnsupportedModelError (an unsupported
+ * architecture, quantization, rope type or other key).
  */
 export async function readTransformerConfig(folder: string): Promise<FileTransformerConfig> {
   const file = path.join(folder, 'config.json');
   return parseTransformerConfig(file, await readJsonObject(file));
 }
 
-/** What `given`, the content of `file`, says of the model. Throws as readTransformerConfig. */
+/** Parses `given`, the content of `file`. Throws as readTransformerConfig. */
 export function parseTransformerConfig(
   file: string,
   given: Record<string, unknown>,
@@ -100,7 +99,7 @@ export function parseTransformerConfig(
     (message) => new CheckpointError(file, message),
   );
 
-  // Two names of one function.
+  // Both names mean SiLU.
   if (json.hidden_act !== 'silu' && json.hidden_act !== 'swish') {
     throw new UnsupportedModelError(
       file,

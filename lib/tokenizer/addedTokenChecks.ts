@@ -1,31 +1,31 @@
-/** Added tokens that the library cannot look for in every text without a panic. */
+/** Rejects added tokens that make Hugging Face's library panic, and texts that they make too slow. */
 import { show } from '../config/schema';
 import { CheckpointError, InvalidRequestError } from '../errors';
 import type { FileLimits } from './fileChecks';
 import type { AddedToken } from './specialTokens';
 
-/** UTF-16 units of all contents, normalized. */
+/** Total UTF-16 units of all added tokens after normalization. */
 const MAX_LENGTH = 2 ** 25;
 
 const WHITE_SPACE = /^[\s\u0085]+$/;
 
-/** White space in a row that a token of white space that takes more of it is looked for in: quadratic. */
+/** Longest run of white space encoded with a white-space token that has lstrip or rstrip: quadratic. */
 const MAX_WHITE_SPACE = 4096;
 const LONG_WHITE_SPACE = new RegExp(`[\\s\\u0085]{${MAX_WHITE_SPACE + 1}}`);
 
-/** Throws InvalidRequestError for a text that takes the library hours. */
+/** Throws InvalidRequestError for a text that the library would encode for hours. */
 export function checkWhiteSpace(text: string, tokens: readonly AddedToken[]): void {
   const slow = tokens.find(
     ({ content, lstrip, rstrip }) => (lstrip || rstrip) && WHITE_SPACE.test(content),
   );
   if (slow === undefined || !LONG_WHITE_SPACE.test(text)) return;
   throw new InvalidRequestError(
-    `the text has more than ${MAX_WHITE_SPACE} characters of white space in a row, which cannot be ` +
-      `encoded with the added token ${show(slow.content)}`,
+    `the text has more than ${MAX_WHITE_SPACE} consecutive white-space characters, which the added ` +
+      `token ${show(slow.content)} (lstrip or rstrip) makes too slow to encode; shorten them`,
   );
 }
 
-/** `normalize`: as the file's normalizer does; null for a file without. Throws CheckpointError. */
+/** `normalize`: the file's normalizer; null if it has none. Throws CheckpointError. */
 export function checkAddedTokens(
   file: string,
   tokens: readonly AddedToken[],
@@ -37,26 +37,30 @@ export function checkAddedTokens(
   };
   let length = 0;
   for (const { content } of tokens) {
-    if (content.length > maxTextLength) fail(content, `has ${content.length} characters`);
+    if (content.length > maxTextLength) {
+      fail(content, `has ${content.length} characters; at most ${maxTextLength} are supported`);
+    }
     length += content.length * growth;
-    if (length > MAX_LENGTH) fail(content, 'and those before it are too long in all');
+    if (length > MAX_LENGTH) {
+      fail(content, `and the tokens before it have more than ${MAX_LENGTH} characters in total`);
+    }
   }
-  const taking = tokens.find(({ rstrip }) => rstrip);
+  const stripping = tokens.find(({ rstrip }) => rstrip);
   for (const { content, normalized, lstrip, rstrip } of tokens) {
     if (content === '') continue;
     const isNormalized = normalized && normalize !== null;
     if (isNormalized && insertsText) {
-      fail(content, 'is normalized, by a normalizer that inserts text: it cannot be located');
+      fail(content, 'has normalized: true, but the normalizer inserts text; set normalized: false');
     }
     const found = isNormalized ? normalize(content) : content;
-    // It would be found everywhere, inside characters too.
-    if (found === '') fail(content, 'is normalized to nothing; it must not be normalized');
-    // One before it may have taken all the white space that this one is found in.
-    if (taking !== undefined && lstrip && !rstrip && WHITE_SPACE.test(found)) {
-      const before = show(taking.content);
+    // An empty pattern matches everywhere, even inside characters.
+    if (found === '') fail(content, 'normalizes to an empty string; set normalized: false');
+    // The other token may already have consumed the white space that this one matches.
+    if (stripping !== undefined && lstrip && !rstrip && WHITE_SPACE.test(found)) {
+      const other = show(stripping.content);
       fail(
         content,
-        `is white space and has lstrip, while ${before} before it may take that (rstrip)`,
+        `is white space with lstrip, but ${other} has rstrip and may consume it; unset one of them`,
       );
     }
   }

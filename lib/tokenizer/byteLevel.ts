@@ -1,6 +1,6 @@
 /** The alphabet of byte-level BPE (GPT-2's bytes_to_unicode): a printable character for each byte. */
 
-/** [256] by byte: printable bytes of Latin-1 as they are, the others from U+0100 on. */
+/** [256], by byte: printable Latin-1 bytes map to themselves, the others to U+0100 and up. */
 export const BYTE_LETTERS: readonly string[] = (() => {
   let next = 0x100;
   return Array.from({ length: 256 }, (_, byte) => {
@@ -12,7 +12,7 @@ export const BYTE_LETTERS: readonly string[] = (() => {
 
 const BYTES = new Map(BYTE_LETTERS.map((letter, byte) => [letter, byte]));
 
-/** The bytes that a token stands for: those of its letters, or its own UTF-8 if one is no letter. */
+/** Maps a token's characters to bytes; returns its UTF-8 if one is outside the alphabet. */
 export function byteLevelBytes(token: string): Uint8Array {
   const bytes = new Uint8Array(token.length);
   for (let i = 0; i < token.length; i++) {

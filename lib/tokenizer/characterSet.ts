@@ -1,6 +1,6 @@
-/** Sets of characters in a regular expression, compared by samples: whether two have a character in common. */
+/** Character sets of regular expressions; sampling decides whether two sets overlap. */
 
-/** Characters of all blocks of Unicode, those of small blocks and of ASCII more densely. */
+/** Characters of all Unicode blocks; small blocks and ASCII are sampled more densely. */
 function samples(): string[] {
   const codes: number[] = [];
   const add = (from: number, to: number, step: number) => {
@@ -25,26 +25,26 @@ type Has = (character: string) => boolean;
 export class CharacterSet {
   private found: { members: readonly string[]; has: Has } | null | undefined;
 
-  /** `source`: what stands in the brackets of JavaScript's class, after '^' for its complement. */
+  /** `source`: the inside of a JavaScript character class; `negation` '^' complements it. */
   constructor(
     private readonly source: string,
     private readonly negation: '' | '^',
   ) {}
 
-  /** That of one character, in both cases. */
+  /** The set of one character, in both cases. */
   static of(character: string): CharacterSet {
     const code = (character.codePointAt(0) as number).toString(16);
     return new CharacterSet(`\\u{${code}}`, '');
   }
 
-  /** A set that is not known, which overlaps with every other. */
+  /** An unknown set, which overlaps every other. */
   static all(name: string): CharacterSet {
     const set = new CharacterSet(name, '');
     set.found = null;
     return set;
   }
 
-  /** Whether there may be a character in both, whatever its case. True where that is not known. */
+  /** Whether the sets may share a character, ignoring case. True if unknown. */
   overlaps(other: CharacterSet): boolean {
     if (this.source === other.source && this.negation === other.negation) return true;
     const [mine, others] = [this.members(), other.members()];
@@ -52,7 +52,7 @@ export class CharacterSet {
     return mine.members.some(others.has) || others.members.some(mine.has);
   }
 
-  /** The samples in the set; null where none is, or where JavaScript does not know it. */
+  /** The samples in the set; null if there are none or JavaScript cannot compile the set. */
   private members() {
     if (this.found !== undefined) return this.found;
     const has = this.compile();
@@ -61,12 +61,12 @@ export class CharacterSet {
     const literal = [...this.source.matchAll(/\\u\{([\da-f]+)\}/g)].map(([, code]) =>
       String.fromCodePoint(parseInt(code, 16)),
     );
-    // Ends of ranges, and characters that no sample is.
+    // Adds range ends and characters outside the samples.
     const members = [...allSamples, ...literal, ...Array.from(this.source)].filter(has);
     return (this.found = members.length === 0 ? null : { members, has });
   }
 
-  /** Whether a character is in the set, with its case or without: a negated set is smaller without. */
+  /** Tests membership with and without case: ignoring case makes a negated set smaller. */
   private compile(): Has | null {
     const scripts = this.source.replace(/\\([pP])\{(\w+)\}/g, '\\$1{Script=$2}');
     for (const source of [this.source, scripts]) {
@@ -75,7 +75,7 @@ export class CharacterSet {
         const anyCase = new RegExp(exact.source, 'iu');
         return (character) => exact.test(character) || anyCase.test(character);
       } catch {
-        // A property that JavaScript has under another name, or not.
+        // JavaScript has the property under another name, or not at all.
       }
     }
     return null;

@@ -1,8 +1,8 @@
-/** What a conversation is made of, as transformers' and vLLM's chats have it. */
+/** Chat messages and template options, after transformers and vLLM, and their validation. */
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
 
-/** A part of a message's content. Other fields reach the template as they are. */
+/** A part of a message's content. Other fields reach the template unchanged. */
 export interface TextPart {
   type: 'text';
   text: string;
@@ -10,26 +10,26 @@ export interface TextPart {
 }
 
 /**
- * One turn of a conversation. Further fields (name, tool_calls, tool_call_id, reasoning_content, ...)
- * reach the template as they are.
+ * One turn of a conversation. Other fields (name, tool_calls, tool_call_id, reasoning_content, ...)
+ * reach the template unchanged.
  */
 export interface ChatMessage {
-  /** 'system', 'developer', 'user', 'assistant' or 'tool', or what else the template knows. */
+  /** 'system', 'developer', 'user', 'assistant', 'tool', or another role of the template. */
   role: string;
-  /** Null or missing beside tool calls. */
+  /** May be null or missing in a message with tool calls. */
   content?: string | null | readonly TextPart[];
   [field: string]: unknown;
 }
 
-/** How a conversation is put into words; names and meanings are transformers' apply_chat_template's. */
+/** Options of rendering, named as in transformers' apply_chat_template. */
 export interface ChatTemplateOptions {
   /** JSON schemas of the functions that the model may call. */
   tools?: readonly object[] | null;
-  /** What the model may draw on: objects with title and text, for the templates that know them. */
+  /** Documents for retrieval-augmented generation: objects with title and text. */
   documents?: readonly object[] | null;
-  /** End with the opening of the model's turn. */
+  /** Append the tokens that start the assistant's turn. */
   addGenerationPrompt?: boolean;
-  /** Leave the last message open, for the model to go on with: its content, or the field named. */
+  /** Leave the last message open for the model to continue: its content, or the named field. */
   continueFinalMessage?: boolean | string;
   /** Further variables of the template, such as enable_thinking. */
   chatTemplateKwargs?: Readonly<Record<string, unknown>>;
@@ -38,7 +38,7 @@ export interface ChatTemplateOptions {
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Messages that a template can be asked to render. Throws InvalidRequestError. */
+/** Requires a non-empty list of objects. Throws InvalidRequestError. */
 export function checkMessages(messages: unknown): asserts messages is Record<string, unknown>[] {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new InvalidRequestError(
@@ -48,27 +48,25 @@ export function checkMessages(messages: unknown): asserts messages is Record<str
   messages.forEach((message: unknown, i) => {
     if (isObject(message)) return;
     throw new InvalidRequestError(
-      `messages[${i}] is ${show(message)}; a message is an object with role and content`,
+      `messages[${i}] is ${show(message)}; it must be an object with role and content`,
     );
   });
 }
 
-/** Messages of a chat with a model that reads text. Throws InvalidRequestError. */
+/** Also requires roles and text-only content. Throws InvalidRequestError. */
 export function checkChat(messages: unknown): asserts messages is readonly ChatMessage[] {
   checkMessages(messages);
   messages.forEach((message, i) => {
     const { role, content } = message;
     if (typeof role !== 'string') {
-      throw new InvalidRequestError(
-        `messages[${i}] is ${show(message)}; its role is ${show(role)} and must be a string`,
-      );
+      throw new InvalidRequestError(`messages[${i}].role is ${show(role)}; it must be a string`);
     }
     if (Array.isArray(content)) {
       content.forEach((part: unknown, j) => checkPart(part, `messages[${i}].content[${j}]`));
     } else if (content !== undefined && content !== null && typeof content !== 'string') {
       throw new InvalidRequestError(
         `messages[${i}].content is ${show(content)}; it must be a string, a list of text parts, or ` +
-          'null or missing beside tool_calls',
+          'null or missing with tool_calls',
       );
     }
   });
@@ -77,11 +75,11 @@ export function checkChat(messages: unknown): asserts messages is readonly ChatM
 function checkPart(part: unknown, name: string): void {
   if (isObject(part) && typeof part.text === 'string' && part.type === 'text') return;
   throw new InvalidRequestError(
-    `${name} is ${show(part)}; a part is { type: 'text', text }, for the model reads text alone`,
+    `${name} is ${show(part)}; it must be { type: 'text', text }: only text input is supported`,
   );
 }
 
-/** Tools or documents: a list of objects, or nothing. Throws InvalidRequestError. */
+/** `list`: tools or documents, null if absent. Throws InvalidRequestError. */
 function checkObjects(name: string, list: unknown, what: string): void {
   if (list === undefined || list === null) return;
   if (!Array.isArray(list)) {
@@ -89,13 +87,13 @@ function checkObjects(name: string, list: unknown, what: string): void {
   }
   list.forEach((item: unknown, i) => {
     if (isObject(item)) return;
-    throw new InvalidRequestError(`${name}[${i}] is ${show(item)}; it must be one of ${what}`);
+    throw new InvalidRequestError(`${name}[${i}] is ${show(item)}; ${name} must be ${what}`);
   });
 }
 
-/** Variables that a template gets by options of their own. */
-const OWN_VARIABLES: Readonly<Record<string, string>> = {
-  messages: 'the messages',
+/** Template variables that have an argument or option. */
+const RESERVED_VARIABLES: Readonly<Record<string, string>> = {
+  messages: 'the messages argument',
   tools: 'the option tools',
   documents: 'the option documents',
   add_generation_prompt: 'the option addGenerationPrompt',
@@ -109,8 +107,8 @@ export function checkTemplateOptions(options: ChatTemplateOptions): void {
   checkObjects('documents', documents, 'objects with title and text');
   if (addGenerationPrompt && continueFinalMessage) {
     throw new InvalidRequestError(
-      'addGenerationPrompt and continueFinalMessage exclude each other: the last message is gone on ' +
-        'with, or a new one is opened',
+      'addGenerationPrompt and continueFinalMessage cannot both be set: one starts a new message, the ' +
+        'other continues the last one',
     );
   }
   if (chatTemplateKwargs === undefined || (chatTemplateKwargs as unknown) === null) return;
@@ -120,9 +118,9 @@ export function checkTemplateOptions(options: ChatTemplateOptions): void {
     );
   }
   for (const name of Object.keys(chatTemplateKwargs)) {
-    if (!Object.hasOwn(OWN_VARIABLES, name)) continue;
+    if (!Object.hasOwn(RESERVED_VARIABLES, name)) continue;
     throw new InvalidRequestError(
-      `chatTemplateKwargs has ${name}, which a template gets by ${OWN_VARIABLES[name]}`,
+      `chatTemplateKwargs must not contain ${name}; use ${RESERVED_VARIABLES[name]}`,
     );
   }
 }

@@ -1,4 +1,4 @@
-/** Has conversations put into words by chat templates, on a thread that is started for the first of them. */
+/** Renders conversations on the template thread, which the first one starts. */
 import { InvalidRequestError, TokenizerFailedError } from '../errors';
 import { ThreadClient } from './threadClient';
 import type {
@@ -10,17 +10,17 @@ import type {
 } from './threadMessages';
 import type { TokenTable } from './tokenTable';
 
-/** Conversations, and about as many messages, that go to the thread at once. */
+/** Most conversations, and about the most messages, in one request to the thread. */
 const MAX_CONVERSATIONS = 16;
 const MAX_MESSAGES = 512;
 
-/** What one request to the thread may take; a template takes about a second and 2 GB at most, by its steps. */
+/** Limits of one request to the thread; its step budget holds a template to about 1 s and 2 GB. */
 const LIMITS = {
-  /** Reached by a step that costs more than it counts (jinja/budget.ts). */
+  /** For steps that cost more than they spend (jinja/budget.ts). */
   milliseconds: 60_000,
   /**
-   * Of the thread's heap. It must not be reached by strings: where one large string exhausts the heap,
-   * the process ends, not the thread.
+   * Size of the thread's heap. Strings must not exhaust it: V8 then ends the process instead of the
+   * thread.
    */
   heapMegabytes: 4096,
 };
@@ -36,12 +36,12 @@ interface Job {
 
 export class ChatRenderer {
   private readonly thread: ThreadClient<TemplateRequests>;
-  /** Requests take turns: each has a slice of the thread's time, or one conversation rendered. */
+  /** Served round robin: each job gets one time slice, or one conversation. */
   private readonly jobs: Job[] = [];
   private isWorking = false;
   private closesWhenIdle = false;
 
-  /** `setUp` is asked when the first conversation comes. */
+  /** `setUp` is called before the first conversation. */
   constructor(
     private readonly setUp: () => TemplateSetUp,
     private readonly limits: Partial<typeof LIMITS> = {},
@@ -53,9 +53,9 @@ export class ChatRenderer {
   }
 
   /**
-   * Each conversation's text, in order, up to the first that fails, or up to where `isWanted` became false.
-   * Conversations and settings are plain data and do not change. Rejects with InvalidRequestError for a
-   * template that takes too much time or memory, with TokenizerFailedError where the thread died, with
+   * Renders conversations in order, until one fails or `isWanted` returns false. Conversations and
+   * settings must be plain data that does not change. Rejects with InvalidRequestError for a template
+   * that takes too much time or memory, with TokenizerFailedError if the thread died, with
    * ShutdownError after `close`.
    */
   render(
@@ -73,13 +73,13 @@ export class ChatRenderer {
     return this.thread.close();
   }
 
-  /** `close`, once the calls that wait have their answers. */
+  /** Closes after the pending calls have settled. */
   closeWhenIdle(): void {
     this.closesWhenIdle = true;
     if (!this.isWorking) void this.close();
   }
 
-  /** One request is with the thread at a time, so that it is known which one a thread that dies worked for. */
+  /** Sends one request at a time, so that a dying thread fails only the job that it was running. */
   private async work(): Promise<void> {
     this.isWorking = true;
     for (let job = this.jobs.shift(); job !== undefined; job = this.jobs.shift()) {
@@ -95,7 +95,7 @@ export class ChatRenderer {
     if (this.closesWhenIdle) await this.close();
   }
 
-  /** Whether the request is done. */
+  /** Returns whether the job is done. */
   private async renderSlice({ conversations, settings, rendered }: Job): Promise<boolean> {
     const next: Conversation[] = [];
     let numMessages = 0;
@@ -104,22 +104,22 @@ export class ChatRenderer {
       next.push(conversations[i]);
       numMessages += conversations[i].length;
     }
-    for (const one of await this.ask(next, settings)) {
+    for (const one of await this.requestRender(next, settings)) {
       rendered.push(one);
       if ('failure' in one) return true;
     }
     return rendered.length === conversations.length;
   }
 
-  private async ask(
+  private async requestRender(
     conversations: readonly Conversation[],
     settings: RenderSettings,
   ): Promise<Rendered[]> {
     const { thread } = this;
     const { heapMegabytes, milliseconds } = { ...LIMITS, ...this.limits };
-    if (!thread.isRunning) thread.openWith('setUp', this.setUp());
+    if (!thread.isRunning) thread.setInitialRequest('setUp', this.setUp());
     const timer = setTimeout(() => {
-      const message = `the chat template takes more than ${milliseconds} ms; it was given up`;
+      const message = `the chat template did not finish within ${milliseconds} ms and was stopped`;
       thread.kill(new InvalidRequestError(message));
     }, milliseconds);
     try {
@@ -129,7 +129,7 @@ export class ChatRenderer {
       if (!(error instanceof TokenizerFailedError) || code !== 'ERR_WORKER_OUT_OF_MEMORY')
         throw error;
       throw new InvalidRequestError(
-        `the chat template takes more than ${heapMegabytes} MB of memory`,
+        `the chat template exceeded its limit of ${heapMegabytes} MB of memory`,
         { cause: error },
       );
     } finally {
@@ -138,8 +138,8 @@ export class ChatRenderer {
   }
 }
 
-/** Does not hold the tokenizer: its renderer may outlive it. */
-export function rendererOf(
+/** Holds no reference to the tokenizer, which the renderer may outlive. */
+export function createRenderer(
   { vocabulary }: TokenTable,
   setUp: Omit<TemplateSetUp, 'specialTexts'>,
 ): ChatRenderer {

@@ -1,4 +1,4 @@
-/** A conversation and its options as they are at the call, for a thread to render later. */
+/** Copies a conversation and its options at the call, for a thread to render later. */
 import { show } from '../config/schema';
 import { DataSnapshot, readingOf, SnapshotError } from '../config/snapshot';
 import { InvalidRequestError } from '../errors';
@@ -6,7 +6,7 @@ import { checkMessages, checkTemplateOptions } from './chatMessages';
 import { ConversionError, fromJs, MAX_DATA_DEPTH } from './jinja/convert';
 import type { Conversation, RenderSettings } from './threadMessages';
 
-/** Throws InvalidRequestError for what no template can be given. */
+/** Throws InvalidRequestError for values that cannot be passed to a template. */
 export function snapshotOfChat(
   messages: unknown,
   options: RenderSettings | null,
@@ -40,7 +40,7 @@ export function snapshotOfChat(
   });
 }
 
-/** What an option amounts to; null counts as missing. */
+/** An option's truth value; null counts as missing. */
 function flag(value: unknown): boolean | undefined {
   return value === undefined || value === null ? undefined : Boolean(value);
 }
@@ -50,17 +50,19 @@ function copyOf(value: unknown, name: string): unknown {
     return new DataSnapshot(Infinity, MAX_DATA_DEPTH + 1).copy(value);
   } catch (error) {
     if (!(error instanceof SnapshotError)) throw error;
-    throw new InvalidRequestError(`${whereOf(value, name)}, which no chat template can read`);
+    throw new InvalidRequestError(
+      `${describeInvalid(value, name)}, which cannot be passed to a chat template`,
+    );
   }
 }
 
-/** Where in `value` is what cannot be copied. */
-function whereOf(value: unknown, name: string): string {
+/** Names the part of `value` that cannot be copied. */
+function describeInvalid(value: unknown, name: string): string {
   try {
     fromJs(value, name);
   } catch (error) {
     if (error instanceof ConversionError) return error.message;
     throw error;
   }
-  return `${name} is no data`;
+  return `${name} is not plain data`;
 }

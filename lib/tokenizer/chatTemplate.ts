@@ -1,4 +1,4 @@
-/** Conversations put into words as transformers' render_jinja_template puts them. */
+/** Chat templates, rendered as by transformers' render_jinja_template. */
 import { show } from '../config/schema';
 import { ChatTemplateError, InvalidRequestError } from '../errors';
 import { checkMessages, checkTemplateOptions, type ChatTemplateOptions } from './chatMessages';
@@ -10,11 +10,11 @@ import { JinjaTemplate } from './jinja/template';
 export type { ChatMessage, ChatTemplateOptions, TextPart } from './chatMessages';
 
 export interface RenderChatOptions extends ChatTemplateOptions {
-  /** Variables such as bos_token, by transformers' names. */
+  /** Variables such as bos_token, named as in transformers. */
   specialTokens?: Readonly<Record<string, string | null>>;
 }
 
-/** A chat template that compiles. */
+/** A compiled chat template. */
 export class ChatTemplate {
   private readonly template: JinjaTemplate;
 
@@ -33,8 +33,8 @@ export class ChatTemplate {
   }
 
   /**
-   * The conversation as text, special tokens included. Throws InvalidRequestError with what the
-   * template raises, or with the argument that it cannot be given.
+   * Renders the conversation, special tokens included. Throws InvalidRequestError with the message
+   * that the template raises, or naming an argument that cannot be passed to it.
    */
   render(messages: unknown, options: RenderChatOptions = {}): string {
     checkMessages(messages);
@@ -60,27 +60,28 @@ export class ChatTemplate {
       return this.template.render(variables);
     } catch (error) {
       if (error instanceof ConversionError) {
-        throw new InvalidRequestError(`${error.message}, which no chat template can read`, {
-          cause: error,
-        });
+        throw new InvalidRequestError(
+          `${error.message}, which cannot be passed to a chat template`,
+          { cause: error },
+        );
       }
       if (!(error instanceof TemplateRuntimeError)) throw error;
       const { kind, reason, line } = error;
-      // What the template itself objects to needs no explanation.
-      const said =
-        kind === 'TemplateError' ? reason : `at its line ${line ?? '?'}, ${kind}: ${reason}`;
-      throw new InvalidRequestError(`the chat template refuses the messages: ${said}`, {
+      // A message from raise_exception is meant for the user.
+      const detail =
+        kind === 'TemplateError' ? reason : `${kind} in line ${line ?? '?'}: ${reason}`;
+      throw new InvalidRequestError(`the chat template rejected the messages: ${detail}`, {
         cause: error,
       });
     }
   }
 }
 
-/** Templates given as text that were compiled lately, by their text. */
+/** Recently compiled templates, by source. */
 const compiled = new Map<string, ChatTemplate>();
 const MAX_COMPILED = 32;
 
-/** `source` compiled; the same template again, while it was not long ago. Throws ChatTemplateError. */
+/** Compiles `source`, or returns it from the cache. Throws ChatTemplateError. */
 export function compileChatTemplate(source: string): ChatTemplate {
   const template = compiled.get(source) ?? new ChatTemplate(source);
   compiled.delete(source);
@@ -91,9 +92,9 @@ export function compileChatTemplate(source: string): ChatTemplate {
 }
 
 /**
- * `messages` put into words by `template`, a chat template's text, exactly as transformers'
- * render_jinja_template does. Without addGenerationPrompt the model's turn is not opened. Throws
- * ChatTemplateError for what is no template, InvalidRequestError for what the template refuses.
+ * Renders `messages` with `template`, a chat template's text, exactly as transformers'
+ * render_jinja_template does. addGenerationPrompt starts the assistant's turn. Throws
+ * ChatTemplateError if the template does not compile, InvalidRequestError if rendering fails.
  */
 export function renderChatTemplate(
   template: string,

@@ -1,4 +1,4 @@
-/** A checkpoint's chat templates: where they are, and whether they compile. */
+/** Reads a checkpoint's chat templates and checks that they compile. */
 import path from 'node:path';
 import { fileExists, namesIn, readJsonObject, readText } from '../config/jsonFile';
 import { show } from '../config/schema';
@@ -7,9 +7,10 @@ import type { ThreadClient } from './threadClient';
 import type { ChatTemplateFile, TokenizerRequests } from './threadMessages';
 
 /**
- * The chat templates of `folder`, in transformers' order: chat_template.jinja and
- * additional_chat_templates/*.jinja, else chat_template.json, else `inConfig`, the chat_template of
- * tokenizer_config.json. A single one is named 'default'. Throws CheckpointError.
+ * Reads the chat templates of `folder` from the first source present, in transformers' order:
+ * chat_template.jinja and additional_chat_templates/*.jinja; chat_template.json; `inConfig`, the
+ * chat_template of tokenizer_config.json. A single template is named 'default'. Throws
+ * CheckpointError.
  */
 export async function readChatTemplates(
   folder: string,
@@ -23,11 +24,11 @@ export async function readChatTemplates(
     if (value !== undefined && value !== null) return readTemplates(legacy, value);
   }
   const config = path.join(folder, 'tokenizer_config.json');
-  const isThere = inConfig !== undefined && inConfig !== null;
-  return isThere ? readTemplates(config, inConfig) : [];
+  const isPresent = inConfig !== undefined && inConfig !== null;
+  return isPresent ? readTemplates(config, inConfig) : [];
 }
 
-/** chat_template.jinja as 'default', and each file of additional_chat_templates by its name. */
+/** chat_template.jinja as 'default', and additional_chat_templates/*.jinja by file name. */
 async function readTemplateFiles(folder: string): Promise<ChatTemplateFile[]> {
   const templates: ChatTemplateFile[] = [];
   const main = path.join(folder, 'chat_template.jinja');
@@ -72,26 +73,26 @@ function readTemplates(file: string, value: unknown): ChatTemplateFile[] {
 }
 
 /**
- * Has them compiled: one that does not is a warning; `own`, where it is a text, a
- * ConfigError.
+ * Compiles the templates: emits a warning for a broken template of the checkpoint, throws
+ * ConfigError if `userTemplate` is a text that does not compile.
  */
 export async function checkTemplates(
   thread: ThreadClient<TokenizerRequests>,
   templates: readonly ChatTemplateFile[],
-  own: string | null,
+  userTemplate: string | null,
 ): Promise<void> {
-  const isText = own !== null && !templates.some(({ name }) => name === own);
-  const texts = [...templates.map(({ text }) => text), ...(isText ? [own] : [])];
+  const isText = userTemplate !== null && !templates.some(({ name }) => name === userTemplate);
+  const texts = [...templates.map(({ text }) => text), ...(isText ? [userTemplate] : [])];
   if (texts.length === 0) return;
-  const faults = await thread.request('checkTemplates', { texts });
+  const errors = await thread.request('checkTemplates', { texts });
   for (const [i, { name, file }] of templates.entries()) {
-    if (faults[i] === null) continue;
+    if (errors[i] === null) continue;
     process.emitWarning(
-      `${file}: the chat template ${show(name)} cannot be compiled: ${faults[i]}; generate ` +
-        'works, chat needs another chatTemplate',
+      `${file}: the chat template ${show(name)} cannot be compiled: ${errors[i]}; to use chat, ` +
+        'pass another one as chatTemplate',
       'UniprocWarning',
     );
   }
-  const fault = isText ? faults[templates.length] : null;
-  if (fault !== null) throw new ConfigError(`chatTemplate cannot be compiled: ${fault}`);
+  const error = isText ? errors[templates.length] : null;
+  if (error !== null) throw new ConfigError(`chatTemplate cannot be compiled: ${error}`);
 }

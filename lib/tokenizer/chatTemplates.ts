@@ -1,28 +1,27 @@
-/** Which of a checkpoint's chat templates is meant, and who is at fault where it fails. */
+/** Selects one of a checkpoint's chat templates or the user's. */
 import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
 import { type ChatTemplate, compileChatTemplate, type RenderChatOptions } from './chatTemplate';
 import type { ChatTemplateFile } from './threadMessages';
 
 export class ChatTemplates {
-  /** By name; of two of one name the later counts. */
+  /** By name; a later template replaces an earlier one of the same name. */
   private readonly files: ReadonlyMap<string, ChatTemplateFile>;
 
   constructor(
     files: readonly ChatTemplateFile[],
-    /** Instead of the checkpoint's choice, a template or the name of one. */
-    private readonly own: string | null,
+    /** The default chatTemplate: a template's text or name; null for the checkpoint's default. */
+    private readonly userTemplate: string | null,
   ) {
     this.files = new Map(files.map((file) => [file.name, file]));
   }
 
   /**
-   * The conversation as text. `chosen` is a template of the caller's own, or the name of one of the
-   * checkpoint's; without it, tool_use where there are tools and a template of that name, else default.
-   * Throws CheckpointError for a template of the checkpoint's that does not compile, InvalidRequestError
-   * for anything the caller can mend.
+   * Renders a conversation. `chosen` is a template's text or the name of a template in the checkpoint;
+   * default: 'tool_use' if there are tools and that template exists, else 'default'. Throws
+   * CheckpointError if the checkpoint's template does not compile, otherwise InvalidRequestError.
    */
   render(messages: unknown, options: RenderChatOptions, chosen?: string | null): string {
-    return this.choose(chosen ?? this.own, (options.tools ?? null) !== null).render(
+    return this.choose(chosen ?? this.userTemplate, (options.tools ?? null) !== null).render(
       messages,
       options,
     );
@@ -48,13 +47,13 @@ export class ChatTemplates {
     if (this.files.size > 0) {
       const names = [...this.files.keys()].sort().join(', ');
       return new InvalidRequestError(
-        `this model has the chat templates ${names} and none is named 'default'; name one of them ` +
-          'as chatTemplate, or give one of your own',
+        `the checkpoint's chat templates are ${names}, and none is named 'default'; set chatTemplate ` +
+          "to one of these names or to a template's text",
       );
     }
     return new InvalidRequestError(
-      'this model has no chat template (chat_template.jinja, or chat_template in ' +
-        'tokenizer_config.json); give one as chatTemplate, or write the prompt as text and use generate',
+      'the checkpoint has no chat template (chat_template.jinja, or chat_template in ' +
+        'tokenizer_config.json); set chatTemplate, or format the prompt as text and use generate',
     );
   }
 }

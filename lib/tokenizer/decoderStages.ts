@@ -1,29 +1,29 @@
 /**
- * Decoders of tokenizer.json as streams: each stage takes pieces one by one and hands on what is final. A
- * decoder works on a list of pieces, the tokens, until Fuse or ByteLevel makes one text of them;
- * what comes after takes that text in parts. The arithmetic is that of the `decode_chain` methods
- * in Hugging Face's tokenizers (Rust), which need all the tokens at once.
+ * Streaming versions of the decoders in tokenizer.json: each stage takes one piece at a time and
+ * passes on final text. Stages work on a list of pieces, the tokens, until Fuse or ByteLevel joins
+ * them; later stages take parts of the joined text. The results equal the `decode_chain` methods of
+ * Hugging Face's tokenizers (Rust), which need all tokens at once.
  */
 import { byteLevelBytes } from './byteLevel';
 import { Utf8Stream } from './utf8Stream';
 
-/** What stands for bytes that are no UTF-8. */
+/** Replaces invalid UTF-8. */
 const REPLACEMENT = '\ufffd';
 
-/** Takes pieces of a list, or parts of one text. */
+/** Consumes pieces of a list, or parts of one text. */
 export interface Stage {
   push(piece: string): void;
-  /** No more comes: hands on what was held back. */
+  /** Ends the input: passes on the buffered text. */
   finish(): void;
 }
 
 export type StageFactory = (next: Stage) => Stage;
 
-/** All of `text` with `pattern`, which must not be empty, replaced. */
+/** Replaces each `pattern`, which must not be empty, in `text`. */
 export const replaceAll = (text: string, pattern: string, content: string) =>
   text.includes(pattern) ? text.split(pattern).join(content) : text;
 
-/** WordPiece's and CTC's `cleanup`: one replacement after the other. */
+/** The replacements of WordPiece's and CTC's `cleanup`, applied in order. */
 export const CLEANUP: readonly (readonly [pattern: string, content: string])[] = [
   [' .', '.'],
   [' ?', '?'],
@@ -41,7 +41,7 @@ export const CLEANUP: readonly (readonly [pattern: string, content: string])[] =
 export const cleanUp = (text: string) =>
   CLEANUP.reduce((cleaned, [pattern, content]) => replaceAll(cleaned, pattern, content), text);
 
-/** At most `start` times `content` less at the beginning, and `stop` times at the end. */
+/** Removes at most `start` leading and `stop` trailing repetitions of `content`. */
 export function strip(text: string, content: string, start: number, stop: number): string {
   let from = 0;
   for (let i = 0; i < start && text.startsWith(content, from); i++) from += content.length;
@@ -53,12 +53,12 @@ export function strip(text: string, content: string, start: number, stop: number
   return text.slice(from, to);
 }
 
-/** Each piece on its own. */
+/** Maps each piece. */
 export const mapPieces =
   (map: (piece: string) => string): StageFactory =>
   (next) => ({ push: (piece) => next.push(map(piece)), finish: () => next.finish() });
 
-/** Each piece, which may be the first. */
+/** Maps each piece; `isFirst` marks the first one. */
 export const mapFirst =
   (map: (piece: string, isFirst: boolean) => string): StageFactory =>
   (next) => {
@@ -72,7 +72,7 @@ export const mapFirst =
     };
   };
 
-/** BPEDecoder: the suffix of a word is a space, except in the last piece. */
+/** BPEDecoder: replaces a word's suffix with a space, but removes it from the last piece. */
 export const bpePieces =
   (suffix: string): StageFactory =>
   (next) => {
@@ -94,7 +94,7 @@ export const bpePieces =
     };
   };
 
-/** CTC: a piece that repeats the one before it, and the pad token, stand for nothing. */
+/** CTC: drops a piece equal to the previous one, and the pad token. */
 export const ctcPieces =
   (padToken: string, wordDelimiter: string, cleanup: boolean): StageFactory =>
   (next) => {
@@ -114,7 +114,7 @@ export const ctcPieces =
 const BYTE_TOKEN_LENGTH = 6;
 const BYTE_TOKEN = /^<0x([\da-fA-F]{2}|\+[\da-fA-F])>$/;
 
-/** The byte of a token such as <0x0A>; null of other tokens. */
+/** The byte of a token such as <0x0A>; null for other tokens. */
 export function fallbackByte(token: string): number | null {
   if (token.length !== BYTE_TOKEN_LENGTH || !token.startsWith('<0x')) return null;
   const byte = BYTE_TOKEN.exec(token);
@@ -122,18 +122,18 @@ export function fallbackByte(token: string): number | null {
 }
 
 /**
- * ByteFallback: a run of byte tokens is its text or, when any of it is no UTF-8, U+FFFD for each of
- * its bytes. So nothing of a run is final before it ends.
+ * ByteFallback: decodes a run of byte tokens as UTF-8, or to one U+FFFD per byte if any of it is
+ * invalid. No text is final until the run ends.
  */
 export class ByteFallbackStage implements Stage {
   private run: number[] = [];
-  /** The text of the run's whole characters; null when some of it is broken. */
+  /** Text of the run's complete characters; null if the run has invalid UTF-8. */
   private text: string | null = '';
   private readonly characters = new Utf8Stream();
 
   constructor(private readonly next: Stage) {}
 
-  /** What the run held back would be, if it ended here; null inside a character and when it is broken. */
+  /** The run's text if it ended here; null inside a character or for invalid UTF-8. */
   get heldText(): string | null {
     return this.characters.isBetweenCharacters ? this.text : null;
   }
@@ -152,8 +152,9 @@ export class ByteFallbackStage implements Stage {
       return;
     }
     const characters = this.characters.push(Uint8Array.of(byte));
-    // U+FFFD is whole characters', too: what bytes they are tells.
-    this.text = characters.includes(REPLACEMENT) && !this.isWhole() ? null : this.text + characters;
+    // The bytes distinguish an encoded U+FFFD from a replacement of invalid UTF-8.
+    const isInvalid = characters.includes(REPLACEMENT) && !this.endsWithReplacement();
+    this.text = isInvalid ? null : this.text + characters;
   }
 
   finish(): void {
@@ -161,7 +162,7 @@ export class ByteFallbackStage implements Stage {
     this.next.finish();
   }
 
-  private isWhole(): boolean {
+  private endsWithReplacement(): boolean {
     const { length } = this.run;
     return [0xef, 0xbf, 0xbd].every((byte, i) => this.run[length - 3 + i] === byte);
   }
@@ -171,14 +172,14 @@ export class ByteFallbackStage implements Stage {
     if (run.length === 0) return;
     this.run = [];
     this.text = '';
-    const isWhole = this.characters.isBetweenCharacters && text !== null;
+    const isValid = this.characters.isBetweenCharacters && text !== null;
     this.characters.finish();
-    if (isWhole) this.next.push(text);
+    if (isValid) this.next.push(text);
     else for (let i = 0; i < run.length; i++) this.next.push(REPLACEMENT);
   }
 }
 
-/** ByteLevel, which makes one text of the pieces' bytes. */
+/** ByteLevel: joins the pieces' bytes and decodes them as UTF-8. */
 export class ByteLevelStage implements Stage {
   private readonly characters = new Utf8Stream();
 
@@ -188,7 +189,7 @@ export class ByteLevelStage implements Stage {
     this.pushBytes(byteLevelBytes(piece), null);
   }
 
-  /** `text`: what the bytes are where they begin with a character, if they also end with one. */
+  /** `text`: `bytes` decoded, if they hold only complete characters; else null. */
   pushBytes(bytes: Uint8Array, text: string | null): void {
     if (text !== null && this.characters.isBetweenCharacters) this.next.push(text);
     else this.next.push(this.characters.push(bytes));
@@ -200,14 +201,14 @@ export class ByteLevelStage implements Stage {
   }
 }
 
-/** Length of the longest end of `text` that `pattern` begins with and is longer than. */
+/** Length of the longest suffix of `text` that is a proper prefix of `pattern`. */
 function overlap(text: string, pattern: string): number {
   let length = Math.min(text.length, pattern.length - 1);
   while (length > 0 && !text.endsWith(pattern.slice(0, length))) length--;
   return length;
 }
 
-/** Replaces `pattern` in a text; holds back what may be the beginning of one. */
+/** Replaces `pattern` in a text; buffers a suffix that may start a match. */
 export const replaceText =
   (pattern: string, content: string): StageFactory =>
   (next) => {
@@ -234,7 +235,7 @@ export const stripText =
   (content: string, start: number, stop: number): StageFactory =>
   (next) => {
     let toStrip = start;
-    /** The text's end, if it is `content` alone: `stop` times at most. */
+    /** Trailing repetitions of `content`, at most `stop`. */
     let held = '';
     return {
       push(part) {
@@ -244,7 +245,7 @@ export const stripText =
         }
         let text = held + part;
         held = '';
-        // What was held back has passed the beginning.
+        // `held` is empty while leading text is stripped.
         while (toStrip > 0 && text !== '') {
           if (!text.startsWith(content)) toStrip = 0;
           else {
@@ -263,8 +264,8 @@ export const stripText =
     };
   };
 
-/** Collects all that comes, and hands on what `decode` makes of it in the end. */
-export const whole =
+/** Buffers all pieces and passes on their `decode` at the end. */
+export const bufferAll =
   (isText: boolean, decode: (pieces: readonly string[]) => string): StageFactory =>
   (next) => {
     let pieces: string[] = [];

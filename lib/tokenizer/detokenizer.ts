@@ -1,14 +1,13 @@
-/** Text of tokens as they are generated. */
+/** Incremental detokenization. */
 import { ByteFallbackStage, ByteLevelStage, type Stage } from './decoderStages';
 import type { TokenTable } from './tokenTable';
 
 /**
- * Turns one request's tokens into text. What it gives is final: a character whose bytes are spread over tokens
- * is held back until it is whole, and so is a run of ByteFallback's byte tokens until it ends, since
- * one broken byte makes U+FFFD of all of them. Each token costs the same, however long the text.
- * What it gives and `finish`'s rest are together what the library decodes of all the tokens at once
- * or, where the text `continues` another, what they add to that: unlike at a beginning, their
- * first space is kept.
+ * Detokenizes one request in constant time per token. Returned text is final: bytes of an incomplete
+ * character are buffered, and so is a run of ByteFallback's byte tokens, because one invalid byte
+ * turns the whole run into U+FFFD. All returned text, including that of `finish`, equals the
+ * library's decoding of all tokens. With `continues`, it equals the text that the tokens append to
+ * previous text: a leading space is kept.
  */
 export class IncrementalDetokenizer {
   private text = '';
@@ -26,7 +25,7 @@ export class IncrementalDetokenizer {
     this.byteStage = this.stage instanceof ByteLevelStage ? this.stage : null;
   }
 
-  /** The text that `tokenIds` make final: what they stand for as a rule, sometimes nothing yet. */
+  /** Returns the text that `tokenIds` make final, which may be ''. */
   append(tokenIds: Iterable<number>): string {
     const { table, stage, byteStage } = this;
     for (const id of tokenIds) {
@@ -37,12 +36,12 @@ export class IncrementalDetokenizer {
     return this.take();
   }
 
-  /** What is held back of a run of byte tokens, if the text ended here; '' when that is no whole characters. */
+  /** Text of a buffered run of byte tokens; '' if it ends inside a character or is invalid. */
   get heldText(): string {
     return (this.stage instanceof ByteFallbackStage ? this.stage.heldText : null) ?? '';
   }
 
-  /** No more tokens come: what was held back, as it is. */
+  /** Ends the text: returns the buffered rest. */
   finish(): string {
     this.stage.finish();
     return this.take();

@@ -1,27 +1,27 @@
 /**
- * What a tokenizer.json must not say. Hugging Face's library panics on some contents, when it loads them or
- * later on a text, and its binary ends the process on a panic; others make it run out of memory. These
- * checks run before the library sees the file, and name the field: each comment says what it prevents.
+ * Rejects a tokenizer.json that would make Hugging Face's library panic, which ends the process, or
+ * run out of memory, on loading or on a later text. These checks run before the library reads the
+ * file; errors name the field.
  */
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
-import { charsmapFault, isCharsmapCut, padCharsmap } from './charsmap';
+import { charsmapError, needsCharsmapPadding, padCharsmap } from './charsmap';
 import { checkMerges } from './mergeChecks';
 import { type RegexCost, regexCost, RegexError } from './regexCost';
 
-/** Sequences in a Sequence that are followed. */
+/** Nesting of Sequences. */
 const MAX_DEPTH = 16;
-/** Parts of one kind: each costs time for every text. */
+/** Parts of one kind: each adds time to every text. */
 const MAX_PARTS = 256;
-/** Characters of what is looked for and what is put in its place. */
+/** Characters of a pattern or its replacement. */
 const MAX_STRING = 256;
-/** How many times longer a text may become, in all. */
+/** Total factor by which replacements may lengthen a text. */
 const MAX_GROWTH = 256;
-/** UTF-16 units of a text after normalizers: some 50 bytes of memory each. */
+/** UTF-16 units of a normalized text; each takes about 50 bytes of memory. */
 const MAX_NORMALIZED_LENGTH = 2 ** 24;
-/** The library's time for a word grows with the third power. */
+/** The library's time per word is cubic in its length. */
 const MAX_WORD_LENGTH = 1000;
-/** Tokens that a template may add, and pieces it may have. */
+/** Tokens that a template may add, and its pieces. */
 const MAX_PIECES = 1024;
 
 const NORMALIZERS = [
@@ -46,24 +46,24 @@ interface Part extends Json {
   type: string;
 }
 
-/** What the checks found out about a file that passed. */
+/** Properties of an accepted file. */
 export interface FileLimits {
   /** UTF-16 units of the longest text that can be encoded. */
   maxTextLength: number;
-  /** Of the tokens that the post-processor adds, by where the file says so. */
+  /** Ids of tokens that the post-processor adds, with their paths in the file. */
   addedIds: readonly (readonly [path: string, id: number])[];
-  /** How many times longer the normalizer can make a text. */
+  /** Factor by which the normalizer can lengthen a text. */
   growth: number;
-  /** Whether a normalizer puts text where it found none; the library then loses track of positions. */
+  /** Whether a normalizer inserts text at empty matches, which invalidates the library's offsets. */
   insertsText: boolean;
-  /** Whether the JSON was changed, to the same effect, so that it can be used. */
-  isMended: boolean;
+  /** Whether the JSON was replaced by an equivalent that the library can use. */
+  isRepaired: boolean;
 }
 
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Throws CheckpointError for what would end the process, or could never end. */
+/** Throws CheckpointError for a file that could end the process or hang it. */
 export function checkTokenizerFile(file: string, json: unknown): FileLimits {
   if (!isObject(json)) throw new CheckpointError(file, 'it must hold a JSON object');
   const fail = (path: string, value: unknown, reason: string): never => {
@@ -72,8 +72,8 @@ export function checkTokenizerFile(file: string, json: unknown): FileLimits {
   return new Checks(json, fail).run();
 }
 
-/** Whether a part that the library works through as it reads it, the model or the normalizer, may come twice. */
-export function hasRepeatedPart(text: string): boolean {
+/** Whether `model` or `normalizer`, which the library processes while parsing, may be a duplicate key. */
+export function hasDuplicateKey(text: string): boolean {
   const counts = new Map<string, number>();
   for (const { index } of text.matchAll(/:\s*[{[]/g)) {
     let end = index;
@@ -91,7 +91,7 @@ export function hasRepeatedPart(text: string): boolean {
 class Checks {
   private maxTextLength = MAX_NORMALIZED_LENGTH;
   private growth = 1;
-  private isMended = false;
+  private isRepaired = false;
   private readonly addedIds: [string, number][] = [];
 
   constructor(
@@ -114,13 +114,13 @@ class Checks {
     for (const [path, part] of this.parts('decoder', 'decoders', DECODERS)) {
       this.decoder(path, part);
     }
-    const { addedIds, isMended } = this;
-    return { maxTextLength: Math.floor(maxTextLength), addedIds, growth, insertsText, isMended };
+    const { addedIds, isRepaired } = this;
+    return { maxTextLength: Math.floor(maxTextLength), addedIds, growth, insertsText, isRepaired };
   }
 
   /**
-   * The parts of a Sequence in a Sequence, by their paths. The library guesses what a part without a type
-   * is, and takes lists for objects; these are refused.
+   * Flattens nested Sequences into parts with their paths. Rejects parts without a type, which the
+   * library would guess, and lists in place of objects.
    */
   private parts(root: string, list: string, types: readonly string[]): [string, Part][] {
     const found: [string, Part][] = [];
@@ -133,15 +133,17 @@ class Checks {
       const inner = part[list];
       if (type !== 'Sequence') {
         if (inner !== undefined)
-          this.fail(`${path}.type`, type, `a part with ${list} is a Sequence`);
+          this.fail(`${path}.type`, type, `a part with ${list} must have the type Sequence`);
         found.push([path, part as Part]);
         return;
       }
-      if (depth === MAX_DEPTH) this.fail(path, part, `more than ${MAX_DEPTH} Sequences in another`);
+      if (depth === MAX_DEPTH) {
+        this.fail(path, part, `Sequences are nested more than ${MAX_DEPTH} deep`);
+      }
       if (!Array.isArray(inner)) this.fail(`${path}.${list}`, inner, 'it must be a list');
       (inner as unknown[]).forEach((one, i) => add(`${path}.${list}[${i}]`, one, depth + 1));
       if (found.length > MAX_PARTS) {
-        this.fail(path, part, `it has ${found.length} parts; at most ${MAX_PARTS} can be`);
+        this.fail(path, part, `it has ${found.length} parts; at most ${MAX_PARTS} are supported`);
       }
     };
     const part = this.json[root];
@@ -150,46 +152,46 @@ class Checks {
   }
 
   private model(model: Json): void {
-    // A merge is copied into a buffer of the longest token's size, without the prefix of its second half.
+    // The library copies a merged token into a buffer of the longest token's size.
     if (Array.isArray(model.merges)) checkMerges(model, this.fail);
     const length = model.max_input_chars_per_word;
     if (typeof length === 'number' && length > MAX_WORD_LENGTH) {
       const path = 'model.max_input_chars_per_word';
-      this.fail(path, length, `at most ${MAX_WORD_LENGTH} can be`);
+      this.fail(path, length, `at most ${MAX_WORD_LENGTH} is supported`);
     }
   }
 
   private normalizer(path: string, part: Part): void {
     if (part.type === 'Precompiled') {
-      // The trie's positions and the texts' offsets are followed as they stand.
+      // The library does not check trie positions and text offsets.
       const charsmap = part.precompiled_charsmap as string;
-      const fault = charsmapFault(charsmap);
-      if (fault !== null) this.fail(`${path}.precompiled_charsmap`, charsmap, fault);
-      if (isCharsmapCut(charsmap)) {
+      const error = charsmapError(charsmap);
+      if (error !== null) this.fail(`${path}.precompiled_charsmap`, charsmap, error);
+      if (needsCharsmapPadding(charsmap)) {
         part.precompiled_charsmap = padCharsmap(charsmap);
-        this.isMended = true;
+        this.isRepaired = true;
       }
     }
-    // The library loses track of positions.
+    // An empty prefix invalidates the library's offsets.
     if (part.type === 'Prepend' && this.string(`${path}.prepend`, part.prepend) === '') {
       this.fail(`${path}.prepend`, part.prepend, 'it must not be empty');
     }
     if (part.type === 'Replace') this.replace(path, part, this.pattern(path, part));
   }
 
-  /** How a Replace lets a text grow. */
+  /** Accounts for a Replace's growth of the text. */
   private replace(path: string, { pattern, content }: Part, cost: RegexCost | null): void {
     const { length } = this.string(`${path}.content`, content);
     const text = (pattern as { String?: string }).String;
     if (cost === null) this.growth *= Math.max(1, length / Math.max(1, text?.length ?? 1));
     else this.growth *= cost.matchesEmpty ? 1 + length : Math.max(1, length);
     if (this.growth > MAX_GROWTH) {
-      const reason = `with those before it a text can become more than ${MAX_GROWTH} times longer`;
+      const reason = `the replacements so far can make a text more than ${MAX_GROWTH} times longer`;
       this.fail(`${path}.content`, content, reason);
     }
   }
 
-  /** The cost of a part's regular expression; null for a plain text. */
+  /** The cost of a part's regular expression; null for a literal pattern. */
   private pattern(path: string, { pattern }: Part): RegexCost | null {
     if (!isObject(pattern)) return this.fail(`${path}.pattern`, pattern, 'it must be an object');
     if (typeof pattern.String === 'string') {
@@ -200,21 +202,22 @@ class Checks {
     if (typeof regex !== 'string') {
       return this.fail(`${path}.pattern`, pattern, 'it must be an object with String or Regex');
     }
-    // Oniguruma gives up after so many retries, which is a panic.
+    // The library panics when Oniguruma reaches its retry limit.
     try {
       const cost = regexCost(regex);
       this.maxTextLength = Math.min(this.maxTextLength, cost.maxTextLength / this.growth);
       return cost;
     } catch (error) {
       if (!(error instanceof RegexError)) throw error;
-      const reason = `a text could keep its search from ending, or that cannot be told: ${error.message}`;
+      const reason = `its backtracking is not linear, or cannot be analyzed: ${error.message}`;
       return this.fail(`${path}.pattern.Regex`, regex, reason);
     }
   }
 
   /**
-   * What is put where a pattern matched nothing has no position, and the library does not count it. Only
-   * replacements of single characters stand that: no pre-tokenizer, and no added token of the normalized text.
+   * Whether a Replace inserts text at an empty match. The library does not count inserted text in its
+   * offsets, so only replacements of single characters may follow: no pre-tokenizer, and no added
+   * token with `normalized`.
    */
   private insertion(normalizers: readonly [string, Part][], isSplit: boolean): boolean {
     const at = normalizers.findIndex(([, { type, pattern, content }]) => {
@@ -235,15 +238,16 @@ class Checks {
     const next = normalizers.slice(at + 1).find(([, part]) => !isPlain(part));
     if (next !== undefined || isSplit) {
       const [path, { pattern }] = normalizers[at];
-      const what = next === undefined ? 'the pre-tokenizer' : next[0];
-      this.fail(`${path}.pattern`, pattern, `it can match nothing, which ${what} does not stand`);
+      const follower = next === undefined ? 'the pre-tokenizer' : next[0];
+      const reason = `it can match an empty string, which is not supported before ${follower}`;
+      this.fail(`${path}.pattern`, pattern, reason);
     }
     return true;
   }
 
   private preTokenizer(path: string, part: Part): void {
     if (part.type === 'Split') this.pattern(path, part);
-    // A letter for each byte.
+    // Each UTF-8 byte becomes a character.
     if (part.type === 'ByteLevel') this.growth *= 3;
     const { type, length } = part;
     if (type === 'FixedLength' && length !== undefined && !((length as number) >= 1)) {
@@ -252,16 +256,17 @@ class Checks {
   }
 
   /**
-   * A template names special tokens that it has, and one text, which is all that is encoded. It takes one
-   * encoding, or two; what a template before it gives is as many as it has pieces.
+   * Checks that templates refer only to their own special tokens and to one sequence. A template
+   * takes one or two encodings but returns one per piece, so a second template may not follow.
    */
   private postProcessors(parts: readonly [string, Part][]): void {
     let numEncodings = [1, 1];
     for (const [path, part] of parts) {
       const isTemplate = part.type === 'TemplateProcessing';
-      // The library goes by the fields.
+      // The library determines the type from the fields.
       if (!isTemplate && (part.single !== undefined || part.special_tokens !== undefined)) {
-        this.fail(`${path}.type`, part.type, 'a part with a template is a TemplateProcessing');
+        const reason = 'a part with a template must have the type TemplateProcessing';
+        this.fail(`${path}.type`, part.type, reason);
       }
       if (!isTemplate) {
         for (const name of ['sep', 'cls']) this.addedId(`${path}.${name}[1]`, part[name]);
@@ -278,7 +283,7 @@ class Checks {
     if (Array.isArray(pair) && typeof pair[1] === 'number') this.addedIds.push([path, pair[1]]);
   }
 
-  /** How many encodings come of it, with special tokens and without. */
+  /** Numbers of encodings that it returns with and without special tokens. */
   private template(path: string, { single, special_tokens: special }: Part): number[] {
     if (!Array.isArray(single)) this.fail(`${path}.single`, single, 'it must be a list');
     if (!isObject(special)) this.fail(`${path}.special_tokens`, special, 'it must be an object');
@@ -297,12 +302,12 @@ class Checks {
       const at = `${path}.single[${i}]`;
       const { Sequence: text, SpecialToken: token } = isObject(piece) ? piece : ({} as Json);
       if (isObject(text)) {
-        if (text.id !== 'A') this.fail(`${at}.Sequence.id`, text.id, 'it must be A, the one text');
+        if (text.id !== 'A') this.fail(`${at}.Sequence.id`, text.id, 'it must be A');
         numTexts++;
       } else {
         const id = isObject(token) ? token.id : undefined;
         if (typeof id !== 'string') {
-          this.fail(at, piece, 'it must be an object, Sequence or SpecialToken with an id');
+          this.fail(at, piece, 'it must be an object with Sequence or SpecialToken and its id');
         }
         const count = ids.get(id);
         if (count === undefined) {
@@ -312,7 +317,8 @@ class Checks {
       }
     });
     if (Math.max(pieces.length, numAdded) > MAX_PIECES || numTexts > 16) {
-      this.fail(`${path}.single`, single, `more than ${MAX_PIECES} pieces or tokens, or 16 texts`);
+      const reason = `at most ${MAX_PIECES} pieces, ${MAX_PIECES} tokens and 16 sequences are supported`;
+      this.fail(`${path}.single`, single, reason);
     }
     return [pieces.length, numTexts];
   }
@@ -327,13 +333,16 @@ class Checks {
     // It runs on the JavaScript thread.
     if (cost !== null && (cost.looksFar || cost.maxTextLength !== Infinity)) {
       const regex = (part.pattern as Json).Regex;
-      this.fail(`${path}.pattern.Regex`, regex, 'a decoder must not try a text more than once');
+      const reason =
+        "a decoder's regular expression must not backtrack or look ahead without bound";
+      this.fail(`${path}.pattern.Regex`, regex, reason);
     }
   }
 
   private string(path: string, value: unknown): string {
     if (typeof value !== 'string') return this.fail(path, value, 'it must be a string');
     if (value.length <= MAX_STRING) return value;
-    return this.fail(path, value, `${value.length} characters; at most ${MAX_STRING} can be`);
+    const reason = `it has ${value.length} characters; at most ${MAX_STRING} are supported`;
+    return this.fail(path, value, reason);
   }
 }

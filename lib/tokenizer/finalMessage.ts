@@ -1,10 +1,10 @@
-/** The last message left open, for the model to go on with: continue_final_message of transformers. */
+/** Leaves the last message open for the model to continue: transformers' continue_final_message. */
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
 import { stringRepr } from './jinja/repr';
 import { strip } from './jinja/text';
 
-/** Put after the text to go on with; the space at its end shows whether the template trims. */
+/** Marks the end of the continued text; its trailing space shows whether the template trims. */
 const TAG = 'CONTINUE_FINAL_MESSAGE_TAG ';
 const BARE_TAG = TAG.trimEnd();
 
@@ -12,11 +12,11 @@ type Message = Readonly<Record<string, unknown>>;
 
 export interface OpenConversation {
   messages: readonly Message[];
-  /** The rendered text, ended where the last message does. Throws InvalidRequestError. */
+  /** Cuts the rendered text after the last message. Throws InvalidRequestError. */
   cut: (rendered: string) => string;
 }
 
-/** `messages` with the last one's `field` marked. Throws InvalidRequestError. */
+/** Marks the end of the last message's `field`. Throws InvalidRequestError. */
 export function openFinalMessage(
   messages: readonly Message[],
   template: string,
@@ -27,12 +27,12 @@ export function openFinalMessage(
   const value = Object.hasOwn(final, field) ? final[field] : undefined;
   if (value === undefined || value === null) {
     throw new InvalidRequestError(
-      `continueFinalMessage is set, but the last message has no ${show(field)} to go on with`,
+      `continueFinalMessage is set, but the last message has no ${show(field)} to continue`,
     );
   }
   if (!template.includes(field)) {
     throw new InvalidRequestError(
-      `continueFinalMessage is ${show(field)}, a field that the chat template does not know`,
+      `continueFinalMessage is ${show(field)}, a field that the chat template does not use`,
     );
   }
   const [marked, text] = Array.isArray(value) ? markParts(value) : markText(value, field);
@@ -49,7 +49,7 @@ function markText(value: unknown, field: string): [string, string] {
   );
 }
 
-/** The last part that has text. */
+/** Marks the last part with text. */
 function markParts(parts: readonly unknown[]): [unknown[], string] {
   for (let i = parts.length - 1; i >= 0; i--) {
     const part = parts[i];
@@ -59,7 +59,7 @@ function markParts(parts: readonly unknown[]): [unknown[], string] {
     return [[...parts.slice(0, i), changed, ...parts.slice(i + 1)], text];
   }
   throw new InvalidRequestError(
-    'continueFinalMessage is set, but the last message has no text to go on with',
+    'continueFinalMessage is set, but the last message has no text part to continue',
   );
 }
 
@@ -67,11 +67,11 @@ function cut(rendered: string, text: string): string {
   const at = rendered.lastIndexOf(BARE_TAG);
   if (at < 0 || !rendered.includes(strip(text, undefined, 'both'))) {
     throw new InvalidRequestError(
-      `continueFinalMessage is set, but the chat template leaves out or changes the last message: ` +
-        `${stringRepr(text.length > 200 ? `${text.slice(0, 200)}…` : text)} is not in what it renders`,
+      `continueFinalMessage is set, but the chat template omits or changes the last message: ` +
+        `${stringRepr(text.length > 200 ? `${text.slice(0, 200)}…` : text)} is not in the rendered text`,
     );
   }
   const before = rendered.slice(0, at);
-  // Without the space, the template trims the message, and what is gone on with ends without any.
+  // A missing space means that the template trims the message, so trim the continued text too.
   return rendered.startsWith(TAG, at) ? before : strip(before, undefined, 'right');
 }

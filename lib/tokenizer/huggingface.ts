@@ -1,12 +1,12 @@
 /**
- * Hugging Face's `tokenizers`, as far as it is used here: their Rust library through N-API, prebuilt for 13
- * targets; it is loaded where it is first used.
+ * Types of the parts of Hugging Face's `tokenizers` in use (the Rust library through N-API, prebuilt
+ * for 13 targets). The library is loaded on first use.
  */
 import { AddonUnavailableError } from '../errors';
 
 /* eslint-disable @typescript-eslint/no-require-imports -- loaded on demand */
 
-/** tokenizer.json at work. Ids that are no token's are ignored by `decode`. */
+/** A loaded tokenizer.json. `decode` ignores ids without a token. */
 export interface HuggingFaceTokenizer {
   encode(
     text: string,
@@ -19,7 +19,7 @@ export interface HuggingFaceTokenizer {
   disablePadding(): void;
   getVocab(withAddedTokens: boolean): Record<string, number>;
   tokenToId(token: string): number | null;
-  /** As `decode` takes it: an added token that is normalized in its normalized form. */
+  /** The token as `decode` reads it: an added token with `normalized` in its normalized form. */
   idToToken(id: number): string | null;
   getDecoder(): HuggingFaceDecoder | null;
   getNormalizer(): { normalizeString(text: string): string } | null;
@@ -38,21 +38,21 @@ export interface TokenizersLibrary {
   ) => object;
 }
 
-/** Throws AddonUnavailableError where the library has no build for the platform, or is not installed. */
+/** Throws AddonUnavailableError if the library is not installed or has no build for the platform. */
 export function loadTokenizersLibrary(): TokenizersLibrary {
   try {
     return require('tokenizers') as TokenizersLibrary;
   } catch (cause) {
     throw new AddonUnavailableError(
       `the package tokenizers (Hugging Face's Rust library) cannot be loaded on ${process.platform} ` +
-        `${process.arch}: ${(cause as Error).message}; install it again, or do without a tokenizer ` +
-        '(skipTokenizerInit) and use token ids',
+        `${process.arch}: ${(cause as Error).message}; reinstall it, or set skipTokenizerInit and ` +
+        'use token ids',
       { cause },
     );
   }
 }
 
-/** A tokenizer with one part alone, as tokenizer.json writes it. */
+/** A tokenizer with one part, given as in tokenizer.json. */
 function tokenizerOf(part: { decoder: object } | { normalizer: object }): HuggingFaceTokenizer {
   const json = {
     version: '1.0',
@@ -71,7 +71,7 @@ export function createDecoder(decoder: object): HuggingFaceDecoder {
   return tokenizerOf({ decoder }).getDecoder() as HuggingFaceDecoder;
 }
 
-/** What a normalizer makes of a text. */
+/** A function that applies a normalizer of tokenizer.json. */
 export function createNormalizer(normalizer: object): (text: string) => string {
   const created = tokenizerOf({ normalizer }).getNormalizer();
   return (text) => created?.normalizeString(text) ?? text;

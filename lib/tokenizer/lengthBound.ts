@@ -1,9 +1,9 @@
-/** How few tokens a text can be: what lets a prompt that is far too long be refused without encoding it. */
+/** A lower bound of a text's number of tokens, to reject overlong prompts without encoding them. */
 import { BYTE_LETTERS } from './byteLevel';
 import { InvalidRequestError } from '../errors';
 import type { AddedToken } from './specialTokens';
 
-/** As fields of tokenizer.json, which the library has read without complaint. */
+/** Fields of a tokenizer.json that the library has accepted. */
 export interface TokenizerJson {
   normalizer?: unknown;
   pre_tokenizer?: unknown;
@@ -17,18 +17,18 @@ export interface TokenizerJson {
   [field: string]: unknown;
 }
 
-/** Tokens of a text are at least its size in `unit`s by `maxPerToken`. */
+/** A text has at least (its size in `unit`s) / `maxPerToken` tokens. */
 export interface LengthBound {
   /** Bytes of UTF-8, or UTF-16 units. */
   unit: 'bytes' | 'units';
   maxPerToken: number;
-  /** Whether characters may be composed (NFC): of 4 units, one. ASCII stays as it is. */
+  /** Whether NFC may compose up to 4 units into one; ASCII is unaffected. */
   composes: boolean;
-  /** Tokens that take the white space around them, however much: a text with one has no bound. */
+  /** Tokens with lstrip or rstrip, which absorb any white space: a text with one has no bound. */
   absorbing: readonly string[];
 }
 
-/** Units that NFC makes one of, at most: an alpha and its three marks. */
+/** Most units that NFC composes into one: an alpha with three marks. */
 const MAX_COMPOSED = 4;
 
 interface Part {
@@ -42,7 +42,7 @@ const flatten = (part: unknown, list: string): Part[] => {
   return Array.isArray(inner) ? inner.flatMap((one) => flatten(one, list)) : [part as Part];
 };
 
-/** Whether a normalizer never makes a text shorter but by composing characters. */
+/** Whether a normalizer shortens a text only by composing characters. */
 function keepsLength({ type, pattern, content }: Part): boolean {
   if (type === 'NFC' || type === 'Prepend' || type === 'ByteLevel') return true;
   if (type !== 'Replace') return false;
@@ -51,7 +51,7 @@ function keepsLength({ type, pattern, content }: Part): boolean {
   return literal !== null && (content as string).length >= literal.length;
 }
 
-/** Whether a pre-tokenizer only cuts a text, and drops none of it. */
+/** Whether a pre-tokenizer splits a text without dropping any of it. */
 function keepsText({ type, behavior }: Part): boolean {
   switch (type) {
     case 'ByteLevel':
@@ -74,8 +74,8 @@ const BYTE_TOKENS = Array.from(
 );
 
 /**
- * The bound of a tokenizer, by its file and its tokens; null where none is sound: text that is dropped
- * or shortened before it is encoded, or unknown characters that become one token together.
+ * The bound of a tokenizer; null if none is sound: it drops or shortens text before encoding, or
+ * fuses unknown characters into one token.
  */
 export function lengthBound(
   { normalizer, pre_tokenizer, model }: TokenizerJson,
@@ -94,13 +94,13 @@ export function lengthBound(
     typeof model.unk_token === 'string' &&
     vocab[model.unk_token] !== undefined &&
     model.fuse_unk !== true;
-  const losesNothing =
+  const isLossless =
     (isByteLevel && hasAll(BYTE_LETTERS)) ||
     (!isByteLevel && model.byte_fallback === true && hasAll(BYTE_TOKENS)) ||
     (isBpe && countsUnknown);
-  if (!losesNothing || !(isBpe || isUnigram)) return null;
+  if (!isLossless || !(isBpe || isUnigram)) return null;
 
-  // An unknown character is a token: of two units at most.
+  // An unknown character, of at most two units, is a token.
   let maxPerToken = isByteLevel ? 1 : 2;
   for (const token of Object.keys(vocab)) maxPerToken = Math.max(maxPerToken, token.length);
   for (const { content } of addedTokens) {
@@ -118,7 +118,7 @@ export function lengthBound(
   };
 }
 
-/** A number of tokens that `text` has at least. */
+/** A lower bound of the number of tokens of `text`. */
 export function minNumTokens(text: string, bound: LengthBound | null): number {
   if (bound === null || text === '') return 0;
   if (bound.absorbing.some((content) => text.includes(content))) return 0;
@@ -128,11 +128,11 @@ export function minNumTokens(text: string, bound: LengthBound | null): number {
   return Math.ceil(size / bound.maxPerToken);
 }
 
-/** Refuses a prompt of `least` tokens at least, which cannot fit, before it is encoded. Throws InvalidRequestError. */
+/** Rejects a prompt of at least `least` tokens if they cannot fit. Throws InvalidRequestError. */
 export function checkFits(least: number, maxModelLen: number): void {
   if (least < maxModelLen) return;
   throw new InvalidRequestError(
-    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have ` +
-      `${maxModelLen - 1}, so that one can be generated`,
+    `it has at least ${least} tokens; with maxModelLen ${maxModelLen} a prompt may have at most ` +
+      `${maxModelLen - 1}, leaving room to generate one`,
   );
 }

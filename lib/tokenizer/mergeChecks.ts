@@ -1,28 +1,28 @@
-/** The merges of a BPE model, which the library copies into a buffer before it looks them up. */
+/** Checks the merges of a BPE model, which the library copies into a buffer of fixed size. */
 
 type Fail = (path: string, value: unknown, reason: string) => never;
 
-/** UTF-8 bytes that a UTF-16 unit is at most. */
+/** Most UTF-8 bytes per UTF-16 unit. */
 const BYTES_PER_UNIT = 3;
 
 /**
- * A merge's result, its first half and what follows the prefix in its second, must fit into the longest
- * token's bytes, and the prefix must end between two characters: else the library panics.
+ * The library panics if a merged token (the first half and the second half without the prefix) is
+ * longer than the longest token in bytes, or if the prefix ends inside a character.
  */
 export function checkMerges(model: Record<string, unknown>, fail: Fail): void {
   const merges = model.merges as unknown[];
   const { vocab, continuing_subword_prefix: prefix } = model;
   if (typeof vocab !== 'object' || vocab === null) return;
   const tokens = vocab as Record<string, unknown>;
-  // Of the tokens seen so far: most merges are shorter, and none needs the whole vocabulary.
+  // Longest token seen so far; the whole vocabulary is scanned only for a longer merge.
   let maxBytes = 0;
-  let isWhole = false;
+  let hasScannedVocab = false;
   const prefixBytes = typeof prefix === 'string' ? Buffer.byteLength(prefix) : 0;
   for (let i = 0; i < merges.length; i++) {
     const merge = merges[i];
     if (typeof merge === 'string') {
       if (prefixBytes === 0 && merge.length * BYTES_PER_UNIT <= maxBytes) continue;
-      // The library refuses others than two words, and drops a first line of a version.
+      // The library rejects other numbers of words, and ignores a version line.
       const words = merge.split(' ');
       if (words.length === 2) checkMerge(i, merge, words[0], words[1]);
     } else if (Array.isArray(merge)) {
@@ -42,14 +42,14 @@ export function checkMerges(model: Record<string, unknown>, fail: Fail): void {
       fail(
         path,
         merge,
-        `its second half is shorter than continuing_subword_prefix, ${prefixBytes} bytes`,
+        `its second half is shorter than continuing_subword_prefix (${prefixBytes} bytes)`,
       );
     }
     if (bytes.length > prefixBytes && (bytes[prefixBytes] & 0xc0) === 0x80) {
       fail(
         path,
         merge,
-        `continuing_subword_prefix, ${prefixBytes} bytes, ends in a character of it`,
+        `continuing_subword_prefix (${prefixBytes} bytes) ends inside a character of its second half`,
       );
     }
     const size = Buffer.byteLength(first) + bytes.length - prefixBytes;
@@ -58,10 +58,10 @@ export function checkMerges(model: Record<string, unknown>, fail: Fail): void {
       maxBytes = size;
       return;
     }
-    if (!isWhole) maxBytes = longestToken();
-    isWhole = true;
+    if (!hasScannedVocab) maxBytes = longestToken();
+    hasScannedVocab = true;
     if (size > maxBytes) {
-      fail(path, merge, 'what it makes is longer than every token of model.vocab');
+      fail(path, merge, 'the merged token is longer than every token in model.vocab');
     }
   }
 

@@ -1,32 +1,32 @@
 /**
- * How much backtracking a regular expression of tokenizer.json can need. Oniguruma gives up after 10^7 retries
- * of one match, which Hugging Face's library answers with a panic. Only expressions that backtrack at
- * most linearly are accepted: after Weideman, van der Merwe, Berglund and Watson 2016, where no text can
- * be divided in more than one way between two quantifiers, but approximated on the safe side.
+ * Bounds the backtracking of a regular expression in tokenizer.json. Oniguruma stops after 10^7 retries
+ * of one match, and Hugging Face's library then panics. Only expressions that backtrack at most
+ * linearly are accepted: a conservative form of the criterion of Weideman, van der Merwe, Berglund and
+ * Watson 2016 that no text can be split in several ways between two quantifiers.
  */
 import { alternativesOf, type Atom, type Node, parseRegex, RegexError } from './regexParser';
 
 export { RegexError };
 
-/** Where Oniguruma gives up (ONIG_DEFAULT_RETRY_LIMIT_IN_MATCH). */
+/** Oniguruma's ONIG_DEFAULT_RETRY_LIMIT_IN_MATCH. */
 const MAX_RETRIES = 10_000_000;
 
-/** Ways to match a text of constant length above which an expression is refused. */
+/** Most ways to match a text of constant length. */
 const MAX_WAYS = 1000;
 
-/** More repetitions than this count as any number. */
+/** More repetitions than this count as unbounded. */
 const MAX_BOUNDED = 100;
 
 export interface RegexCost {
-  /** Whether it can match nothing. */
+  /** Whether it can match an empty string. */
   matchesEmpty: boolean;
-  /** Characters of a text above which one match may need too many retries; Infinity for no backtracking. */
+  /** Longest text, in characters, that cannot exceed the retry limit; Infinity without backtracking. */
   maxTextLength: number;
-  /** Whether it looks at any number of characters beyond a match: quadratic in the text. */
+  /** Whether it has an unbounded lookahead, which makes a search quadratic in the text. */
   looksFar: boolean;
 }
 
-/** What may give back characters when something after it does not match. */
+/** A backtracking point: it may release characters when a later node fails to match. */
 interface Choice {
   atoms: readonly Atom[] | null;
   /** Infinity for any number of characters. */
@@ -34,8 +34,8 @@ interface Choice {
 }
 
 /**
- * The cost of `pattern`, in Oniguruma's syntax. Throws RegexError, with the reason, where it is not at
- * most linear in the text, or has parts that are not judged here.
+ * The cost of `pattern`, in Oniguruma's syntax. Throws RegexError with the reason if it is more than
+ * linear in the text, or if the pattern's syntax is not supported here.
  */
 export function regexCost(pattern: string): RegexCost {
   const root = parseRegex(pattern);
@@ -66,7 +66,7 @@ function isFallible(node: Node): boolean {
   return node.kind === 'assertion' || node.kind === 'look' || !isNullable(node);
 }
 
-/** The atoms that a match of `nodes` may begin with; null where that is not known. */
+/** The atoms that a match of `nodes` may begin with; null if unknown. */
 function firstAtoms(nodes: readonly Node[]): Atom[] | null {
   const first: Atom[] = [];
   for (const node of nodes) {
@@ -95,13 +95,13 @@ function allAtoms(nodes: readonly Node[]): Atom[] {
 const overlaps = (a: readonly Atom[] | null, b: readonly Atom[] | null) =>
   a === null || b === null || a.some((one) => b.some((other) => one.set.overlaps(other.set)));
 
-/** Whether the first character tells which of `alternatives` matches. */
+/** Whether the first character determines the matching alternative. */
 function areDistinct(alternatives: readonly (readonly Node[])[]): boolean {
   const firsts = alternatives.map(firstAtoms);
   return firsts.every((first, i) => firsts.slice(i + 1).every((other) => !overlaps(first, other)));
 }
 
-/** Whether a text of `nodes` can be matched in one way only, whatever comes after. */
+/** Whether `nodes` match any text in one way only. */
 function isRigid(nodes: readonly Node[]): boolean {
   return nodes.every((node) => {
     if (node.kind === 'atom') return node.min === node.max;
@@ -123,11 +123,11 @@ function isSeparated(alternatives: readonly (readonly Node[])[]): boolean {
 }
 
 class Analysis {
-  /** Retries for each character of a text, over all that may have to be tried from one place. */
+  /** Retries per character of the text, for a match from one position. */
   retries = 0;
   looksFar = false;
 
-  /** Of nodes in order. `choices` came before; `fallibleAfter`: whether what comes after can fail. */
+  /** Analyzes consecutive nodes. `choices` precede them; `fallibleAfter`: whether later nodes can fail. */
   private sequence(
     nodes: readonly Node[],
     choices: readonly Choice[],
@@ -140,7 +140,7 @@ class Analysis {
       else if (node.kind === 'group') active = this.group(node, active, canFail);
       else if (node.kind === 'look') {
         const isFar = hasUnbounded(alternativesOf(node).flat());
-        if (isFar && node.isBehind) throw new RegexError('a lookbehind of any length');
+        if (isFar && node.isBehind) throw new RegexError('a lookbehind of unbounded length');
         this.looksFar ||= isFar;
         this.alternatives(node.alternatives, active, false);
       }
@@ -171,7 +171,7 @@ class Analysis {
     const { alternatives, min, max } = node;
     const atoms = allAtoms(alternatives.flat());
     const tail = canFail && !node.isAtomic;
-    // A round that fails ends the group, unless more of them must come.
+    // A failed repetition ends the group, unless the minimum requires more.
     const mustMatch = tail || min > 1;
     if (max > 1) {
       const isOne = alternatives.every(isRigid) && areDistinct(alternatives);
@@ -197,10 +197,10 @@ class Analysis {
     const shared = [choice, ...choices.filter(({ atoms }) => overlaps(atoms, choice.atoms))];
     const numUnbounded = shared.filter(({ ways }) => ways === Infinity).length;
     if (numUnbounded > 1) {
-      throw new RegexError('two quantifiers that can divide a text between them in many ways');
+      throw new RegexError('two quantifiers that can split a text between them in many ways');
     }
     const ways = shared.reduce((all, one) => (one.ways === Infinity ? all : all * one.ways), 1);
-    if (ways > MAX_WAYS) throw new RegexError(`${ways} ways to match one text`);
+    if (ways > MAX_WAYS) throw new RegexError(`${ways} ways to match the same text`);
     if (numUnbounded === 1) this.retries += ways;
     return [...choices, choice];
   }

@@ -1,17 +1,17 @@
-/** Regular expressions in Oniguruma's Ruby syntax, as far as the tokenizers of checkpoints use it, as trees. */
+/** Parses the part of Oniguruma's Ruby syntax that checkpoints' tokenizers use. */
 import { CharacterSet } from './characterSet';
 
-/** Why an expression is not judged. */
+/** The reason why an expression is not accepted. */
 export class RegexError extends Error {}
 
-/** A character of a set, repeated. */
+/** A repeated character of a set. */
 export interface Atom {
   kind: 'atom';
   set: CharacterSet;
   min: number;
-  /** Infinity for any number. */
+  /** Infinity if unbounded. */
   max: number;
-  /** Possessive: gives nothing back. */
+  /** Possessive: does not backtrack. */
   isAtomic: boolean;
 }
 
@@ -27,20 +27,20 @@ export const alternativesOf = (node: Node): readonly Node[][] =>
 const MAX_DEPTH = 32;
 const MAX_LENGTH = 16_384;
 
-/** Letters that Oniguruma folds to several: sharp s, ligatures, Greek letters with marks. */
-const SEVERAL_LETTERS =
+/** Letters with multi-character case folding: sharp s, ligatures, Greek letters with marks. */
+const MULTI_CHARACTER_FOLDS =
   /[\u00df\u0149\u01f0\u0390\u03b0\u0587\u1e96-\u1e9e\u1f50-\u1fff\ufb00-\ufb17]/;
 
-/** The alternatives of `pattern`. Throws RegexError for what is not known here. */
+/** The alternatives of `pattern`. Throws RegexError for invalid or unsupported syntax. */
 export function parseRegex(pattern: string): Node[][] {
   if (pattern.length > MAX_LENGTH) {
-    throw new RegexError(`${pattern.length} characters; at most ${MAX_LENGTH} can be`);
+    throw new RegexError(`${pattern.length} characters; at most ${MAX_LENGTH} are supported`);
   }
   const decoded = pattern.replace(/\\[xu]\{?([\da-fA-F]{2,6})\}?/g, (_, hex: string) =>
     String.fromCodePoint(Math.min(parseInt(hex, 16), 0x10ffff)),
   );
-  if (/\(\?[a-z]*i/.test(pattern) && SEVERAL_LETTERS.test(decoded)) {
-    throw new RegexError('a letter that stands for several where case does not count');
+  if (/\(\?[a-z]*i/.test(pattern) && MULTI_CHARACTER_FOLDS.test(decoded)) {
+    throw new RegexError('a case-insensitive letter that folds to several characters');
   }
   const parser = new Parser(pattern);
   const alternatives = parser.alternatives(0);
@@ -48,7 +48,7 @@ export function parseRegex(pattern: string): Node[][] {
   return alternatives;
 }
 
-/** Escapes that stand for a set, with their names in JavaScript. \w and \d are Unicode's in Oniguruma. */
+/** Escapes of character sets as JavaScript classes. Oniguruma's \w and \d are Unicode-aware. */
 const SETS: Readonly<Record<string, string>> = {
   d: '\\p{Nd}',
   D: '\\P{Nd}',
@@ -89,7 +89,7 @@ class Parser {
     return true;
   }
 
-  /** What `rule`, a sticky expression, matches here. */
+  /** Consumes a match of `rule`, a sticky expression. */
   private match(rule: RegExp): RegExpExecArray | null {
     rule.lastIndex = this.at;
     const found = rule.exec(this.text);
@@ -98,7 +98,7 @@ class Parser {
   }
 
   alternatives(depth: number): Node[][] {
-    if (depth > MAX_DEPTH) throw new RegexError(`groups in groups, more than ${MAX_DEPTH} deep`);
+    if (depth > MAX_DEPTH) throw new RegexError(`groups nested more than ${MAX_DEPTH} deep`);
     const all: Node[][] = [[]];
     while (!this.isAtEnd && this.text[this.at] !== ')') {
       if (this.takes('|')) {
@@ -107,7 +107,7 @@ class Parser {
       }
       const isFlags = this.match(/\(\?[im]*(?:-[im]+)?\)/y) !== null;
       if (isFlags) {
-        // Until the end of the group, alternatives too.
+        // The flags hold until the group's end, across alternatives.
         const rest = this.alternatives(depth + 1);
         all[all.length - 1].push({
           kind: 'group',
@@ -124,7 +124,7 @@ class Parser {
     return all;
   }
 
-  /** `node` with the quantifiers that follow it. */
+  /** Applies the quantifiers that follow `node`. */
   private quantified(node: Node): Node {
     for (;;) {
       const found = this.match(/([?*+])([?+]?)|\{(\d*)(,?)(\d*)\}(\??)/y);
@@ -133,16 +133,16 @@ class Parser {
         string | undefined
       )[];
       if (simple === '' && least === '' && most === '') {
-        throw new RegexError(`${found[0]}, which is no quantifier`);
+        throw new RegexError(`the invalid quantifier ${found[0]}`);
       }
       const [min, max] = SIMPLE[simple] ?? [
         Number(least),
         most === '' && comma !== '' ? Infinity : Number(most || least),
       ];
-      if (min > max) throw new RegexError(`the quantifier ${found[0]}`);
+      if (min > max) throw new RegexError(`the invalid quantifier ${found[0]}`);
       const isAtomic = suffix === '+';
       if (node.kind === 'assertion' || node.kind === 'look') {
-        throw new RegexError('a quantifier after what matches no character');
+        throw new RegexError('a quantifier after an assertion');
       }
       const isPlain = node.min === 1 && node.max === 1 && !node.isAtomic;
       node = isPlain
@@ -159,8 +159,8 @@ class Parser {
     if (character === '\\') return this.escape();
     this.at += String.fromCodePoint(this.text.codePointAt(this.at) as number).length;
     if (character === '^' || character === '$') return { kind: 'assertion' };
-    if ('?*+'.includes(character)) throw new RegexError(`a ${character} that repeats nothing`);
-    // Also a line's end, which the flag m includes.
+    if ('?*+'.includes(character)) throw new RegexError(`a ${character} with nothing to repeat`);
+    // Includes line breaks, as with the flag m.
     if (character === '.') return atom(new CharacterSet('\\s\\S', ''));
     return literal(
       this.text.slice(this.at - (character >= '\ud800' && character < '\udc00' ? 2 : 1), this.at),
@@ -172,22 +172,24 @@ class Parser {
     const opening = this.match(
       /\((?:\?(?:[im]*(?:-[im]+)?:|=|!|<=|<!|>|<[A-Za-z_]\w*>)|(?![?*]))/y,
     );
-    if (opening === null) throw new RegexError(`${this.text.slice(this.at, this.at + 3)}…`);
+    if (opening === null) {
+      throw new RegexError(`the unsupported group ${this.text.slice(this.at, this.at + 3)}…`);
+    }
     const [open] = opening;
     const alternatives = this.alternatives(depth + 1);
-    if (!this.takes(')')) throw new RegexError('a ( without its )');
+    if (!this.takes(')')) throw new RegexError('an unclosed (');
     if (/^\(\?<?[=!]$/.test(open)) {
       return { kind: 'look', isBehind: open.includes('<'), alternatives };
     }
     return { kind: 'group', alternatives, min: 1, max: 1, isAtomic: open === '(?>' };
   }
 
-  /** A class in brackets; what is not known of it counts as every character. */
+  /** A bracketed class; unsupported syntax in it counts as every character. */
   private bracket(): CharacterSet {
     const start = this.at;
     let depth = 0;
     do {
-      if (this.isAtEnd) throw new RegexError('a [ without its ]');
+      if (this.isAtEnd) throw new RegexError('an unclosed [');
       const character = this.text[this.at++];
       if (character === '\\') this.at++;
       else if (character === '[') {
@@ -199,7 +201,7 @@ class Parser {
     const text = this.text.slice(start, this.at);
     const isNegated = text[1] === '^';
     const inner = text.slice(isNegated ? 2 : 1, -1);
-    // Classes in a class, intersections, escapes with no counterpart.
+    // Nested classes, intersections, escapes without a counterpart.
     if (/&&|\[|^\]|\\[WHxucCM0-9bBRXNOKG]|\\[pP]\{\^/.test(inner)) return CharacterSet.all(text);
     const translated = inner.replace(/\\([a-zA-Z])/g, (escape, letter: string) => {
       if (letter === 'a' || letter === 'e') return letter === 'a' ? '\\u0007' : '\\u001b';
@@ -216,7 +218,7 @@ class Parser {
     if ('bBAzZ'.includes(letter)) return { kind: 'assertion' };
     if (letter === 'p' || letter === 'P') {
       const name = this.match(/\{(\^?)[\w -]+\}/y);
-      if (name === null) throw new RegexError(`\\${letter}, which is no property`);
+      if (name === null) throw new RegexError(`\\${letter} without a property name`);
       return atom(new CharacterSet(`\\${letter}${name[0].replace('^', '')}`, name[1] ? '^' : ''));
     }
     if (letter === 'W' || letter === 'H') {
@@ -232,12 +234,12 @@ class Parser {
       const code = parseInt(digits, 16);
       // A byte above 7f is part of a character.
       if (!(code <= 0x10ffff) || (hex?.at(1) === undefined && code > 0x7f)) {
-        throw new RegexError(`\\${letter}, which is no character`);
+        throw new RegexError(`\\${letter} without a valid code point`);
       }
       return literal(String.fromCodePoint(code));
     }
     // References, subroutines, \K, \G, \X, \R and others.
-    if (/[a-zA-Z0-9]/.test(letter)) throw new RegexError(`\\${letter}`);
+    if (/[a-zA-Z0-9]/.test(letter)) throw new RegexError(`the unsupported escape \\${letter}`);
     return literal(letter);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What the files beside tokenizer.json say of special tokens, put together as transformers 5 does
+ * Reads special tokens from the files beside tokenizer.json and merges them as transformers 5 does
  * (PreTrainedTokenizerBase._from_pretrained, TokenizersBackend.__init__).
  */
 import path from 'node:path';
@@ -8,26 +8,26 @@ import { fileExists, readJsonObject } from '../config/jsonFile';
 import { parseFields, show } from '../config/schema';
 import { CheckpointError } from '../errors';
 
-/** A token to look for in a text before anything else is done with that. */
+/** A token that is matched in a text before all other processing. */
 export interface AddedToken {
   content: string;
   special: boolean;
-  /** Matches whole words alone. */
+  /** Matches only whole words. */
   singleWord: boolean;
-  /** Takes the white space before it, and after it. */
+  /** Absorbs the white space before it (lstrip), and after it (rstrip). */
   lstrip: boolean;
   rstrip: boolean;
   /** Matches the normalized text. */
   normalized: boolean;
 }
 
-/** Of the files beside tokenizer.json. */
+/** Added tokens of the files beside tokenizer.json. */
 export interface SpecialTokensConfig {
   /** Tokens by name: bos_token, ..., and a model's own such as image_token. */
   named: Readonly<Record<string, AddedToken>>;
   /** Special tokens without a name. */
   extra: readonly AddedToken[];
-  /** By their id, which only gives their order. */
+  /** With their ids, which only determine their order. */
   added: readonly (readonly [id: number, token: AddedToken])[];
 }
 
@@ -74,7 +74,7 @@ const fileSchema = z.looseObject({
 });
 type TokensFile = z.output<typeof fileSchema>;
 
-/** A string stands for a special token; an object says what it is. Special tokens are not normalized. */
+/** A string is a special token; an object has flags. Special tokens default to not normalized. */
 function addedToken(json: TokenJson, special?: boolean): AddedToken {
   const fields = typeof json === 'string' ? { content: json, special: true } : json;
   const isSpecial = special ?? fields.special ?? false;
@@ -97,16 +97,19 @@ async function readTokensFile(file: string): Promise<TokensFile | null> {
   );
 }
 
-/** Old checkpoints': ids by token. */
+/** Reads added_tokens.json of old checkpoints: ids by token. */
 async function readAddedTokensFile(file: string): Promise<[content: string, id: number][]> {
   if (!(await fileExists(file))) return [];
   return Object.entries(await readJsonObject(file)).map(([content, id]) => {
     if (Number.isInteger(id)) return [content, id as number];
-    throw new CheckpointError(file, `the id of ${show(content)} is ${show(id)}`);
+    throw new CheckpointError(
+      file,
+      `the id of ${show(content)} is ${show(id)}; it must be an integer`,
+    );
   });
 }
 
-/** The tokens with a name: those of transformers, and any other field that ends in _token. */
+/** Named tokens: transformers' names and any other field that ends in _token. */
 function namedTokens(file: TokensFile): Record<string, TokenJson> {
   const named: Record<string, TokenJson> = {};
   for (const [name, value] of Object.entries(file)) {
@@ -125,8 +128,8 @@ function extraTokens(file: TokensFile): readonly TokenJson[] {
 }
 
 /**
- * Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json in `folder`, each if it
- * is there; `config` is the first of them as it stands. Throws CheckpointError.
+ * Reads tokenizer_config.json (returned as `config`), special_tokens_map.json and added_tokens.json
+ * in `folder`, if present. Throws CheckpointError.
  */
 export async function readSpecialTokens(
   folder: string,
@@ -139,7 +142,7 @@ export async function readSpecialTokens(
   if (decoder) {
     for (const [id, json] of Object.entries(decoder)) added.push([Number(id), addedToken(json)]);
   } else {
-    // The two files come from before added_tokens_decoder, and count where that is missing.
+    // The two other files predate added_tokens_decoder and apply only without it.
     const map = await readTokensFile(path.join(folder, 'special_tokens_map.json'));
     if (map !== null) {
       const kept = Object.entries(named).filter(([name]) => map[name] !== null);
@@ -180,7 +183,7 @@ export interface AddedTokenJson {
   normalized: boolean;
 }
 
-/** What is to be added to a tokenizer.json that has `present`, in order. */
+/** The tokens to add to a tokenizer.json that has `present`, in order. */
 export function tokensToAdd(
   { named, extra, added }: SpecialTokensConfig,
   present: readonly AddedTokenJson[],
@@ -200,7 +203,7 @@ export function tokensToAdd(
     toAdd.push({ ...addition, special });
   };
   for (const [, token] of added) add(token);
-  // A name makes a token special that was there before.
+  // A name makes an existing token special.
   for (const token of [...byContent.values()]) if (names.has(token.content)) add(token);
   for (const token of [...Object.values(named), ...extra]) {
     if (!byContent.has(token.content)) add(token);

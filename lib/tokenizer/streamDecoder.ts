@@ -1,8 +1,9 @@
-/** A tokenizer.json's decoder as a stream of text, for tokens that come one by one. */
+/** Streaming decoding with the decoder of a tokenizer.json. */
 import { NotSupportedError } from '../errors';
 import { byteLevelBytes } from './byteLevel';
 import {
   bpePieces,
+  bufferAll,
   ByteFallbackStage,
   ByteLevelStage,
   CLEANUP,
@@ -17,34 +18,33 @@ import {
   type StageFactory,
   strip,
   stripText,
-  whole,
 } from './decoderStages';
 import { createDecoder } from './huggingface';
 import { unfinishedBytes, utf8 } from './utf8Stream';
 
-/** One decoder of tokenizer.json, which the library has read without complaint. */
+/** One decoder of a tokenizer.json that the library has accepted. */
 interface DecoderJson {
   type: string;
   decoders?: readonly DecoderJson[];
   [field: string]: unknown;
 }
 
-/** A stage, and whether it hands on one text instead of a list of pieces. */
+/** A stage, and whether it joins pieces into one text. */
 interface PlannedStage {
   make: StageFactory;
   fuses?: boolean;
 }
 
-/** Stands before a continuation: no token is it, no decoder drops it. */
+/** Placeholder for the text before a continuation: no token equals it, no decoder drops it. */
 const CONTEXT = '\u0001';
 
 const flatten = (decoder: DecoderJson): DecoderJson[] =>
   decoder.type === 'Sequence' ? (decoder.decoders ?? []).flatMap(flatten) : [decoder];
 
-/** A panic of the library's ends the process. */
+/** Whether the library decodes it without a panic, which would end the process. */
 const isSafe = ({ type, stop }: DecoderJson) => type !== 'Strip' || stop === 0;
 
-/** The text that a Replace looks for; null when it is a regular expression that is more than text. */
+/** A Replace's literal pattern; null for other regular expressions. */
 function literalPattern({ pattern, content }: DecoderJson): string | null {
   const { String: text, Regex: regex } = pattern as { String?: string; Regex?: string };
   if (text !== undefined) return text;
@@ -52,11 +52,11 @@ function literalPattern({ pattern, content }: DecoderJson): string | null {
   return (content as string).includes('$') ? null : regex;
 }
 
-/** A Replace that takes one space from the beginning of a text: llm-jp's, for one. */
+/** Whether a Replace strips one leading space from the text, as llm-jp's does. */
 const stripsFirstSpace = ({ pattern, content }: DecoderJson) =>
   (pattern as { Regex?: string }).Regex === '(?<!\\n)^ ' && content === '';
 
-/** What a decoder does to each token whatever its place; null for one that looks at the place. */
+/** A decoder's map of each token; null if it depends on the token's position. */
 function pieceMap(decoder: DecoderJson): ((piece: string) => string) | null {
   if (decoder.type === 'Strip') {
     const { content, start, stop } = decoder as unknown as Record<'start' | 'stop', number> & {
@@ -69,12 +69,12 @@ function pieceMap(decoder: DecoderJson): ((piece: string) => string) | null {
   if (pattern === '') return null;
   const { content } = decoder as unknown as { content: string };
   if (pattern !== null) return (piece) => replaceAll(piece, pattern, content);
-  // Only the library's regular expressions are its own.
+  // JavaScript's regular expressions differ from the library's.
   const library = createDecoder(decoder);
   return (piece) => library.decode([piece]);
 }
 
-/** Of a Metaspace: the character that stands for a space, and whether the first token loses it. */
+/** A Metaspace's replacement character, and whether it is removed from the first token. */
 function metaspace(decoder: DecoderJson) {
   const { replacement, prepend_scheme, add_prefix_space } = decoder as {
     replacement?: string;
@@ -131,13 +131,13 @@ function listStage(decoder: DecoderJson): PlannedStage | null {
   }
 }
 
-/** Each replacement after the other. */
+/** Applies replacements in order. */
 const replacements =
   (pairs: readonly (readonly [string, string])[]): StageFactory =>
   (next) =>
     pairs.reduceRight((after, [pattern, content]) => replaceText(pattern, content)(after), next);
 
-/** As a list of one piece: the text. */
+/** A decoder's stage after Fuse or ByteLevel, where the only piece is the text. */
 function textStage(decoder: DecoderJson): PlannedStage | null {
   switch (decoder.type) {
     case 'Fuse':
@@ -169,23 +169,23 @@ function textStage(decoder: DecoderJson): PlannedStage | null {
   }
 }
 
-/** Without a decoder the library writes a space between tokens. */
-const spaced: PlannedStage = {
+/** Without a decoder the library joins tokens with spaces. */
+const joinWithSpaces: PlannedStage = {
   make: mapFirst((piece, isFirst) => (isFirst ? piece : ` ${piece}`)),
 };
 
-/** How a checkpoint's tokens become text. */
+/** Converts a checkpoint's tokens to text. */
 export class StreamDecoder {
-  /** What happens to each token alone, first of all: done once for each. */
+  /** Leading decoders that map each token alone; their results are cached. */
   private readonly maps: ((piece: string) => string)[] = [];
   private readonly stages: PlannedStage[] = [];
-  /** Whether what follows the maps is ByteLevel. */
+  /** Whether ByteLevel follows the maps. */
   readonly takesBytes: boolean;
   private readonly hasByteFallback: boolean;
-  /** Whether the library decodes without panic: its Strip does not survive a piece that its ends meet in. */
+  /** Whether the library decodes without a panic: Strip panics on a piece that its two ends consume. */
   readonly isSafe: boolean;
 
-  /** `decoder`: that of tokenizer.json; null for none. */
+  /** `decoder`: the decoder of tokenizer.json, or null. */
   constructor(decoder: unknown) {
     const decoders = decoder ? flatten(decoder as DecoderJson) : [];
     this.isSafe = decoders.every(isSafe);
@@ -195,16 +195,16 @@ export class StreamDecoder {
     }
     this.takesBytes = decoders.at(at)?.type === 'ByteLevel';
     this.hasByteFallback = decoders.at(at)?.type === 'ByteFallback';
-    if (!decoder) this.stages.push(spaced);
+    if (!decoder) this.stages.push(joinWithSpaces);
     let isText = false;
     for (; at < decoders.length; at++) {
       const stage: PlannedStage | null = (isText ? textStage : listStage)(decoders[at]);
       if (stage === null && isText) {
-        this.stages.push({ make: wholeOf([decoders[at]], true) });
+        this.stages.push({ make: bufferedStage([decoders[at]], true) });
         continue;
       }
       if (stage === null) {
-        this.stages.push({ make: wholeOf(decoders.slice(at), false) });
+        this.stages.push({ make: bufferedStage(decoders.slice(at), false) });
         return;
       }
       this.stages.push(stage);
@@ -212,19 +212,19 @@ export class StreamDecoder {
     }
   }
 
-  /** What a token is after what happens to it whatever its place. */
+  /** Applies the position-independent decoders to a token. */
   piece(token: string): string {
     return this.maps.reduce((piece, map) => map(piece), token);
   }
 
-  /** The bytes of a piece where those are what it stands for, as in byte-level BPE; else null. */
+  /** The bytes that a piece encodes (ByteLevel, ByteFallback); else null. */
   bytes(piece: string): Uint8Array | null {
     if (this.takesBytes) return byteLevelBytes(piece);
     const byte = this.hasByteFallback ? fallbackByte(piece) : null;
     return byte === null ? null : Uint8Array.of(byte);
   }
 
-  /** A new text, for pieces. It goes on after another with `continues`. */
+  /** Opens a stream of pieces for a new text; with `continues`, for the continuation of a text. */
   open(write: (text: string) => void, continues: boolean): Stage {
     let isContext = continues;
     const sink: Stage = {
@@ -245,19 +245,19 @@ export class StreamDecoder {
   }
 }
 
-/** Decoders the first of which does not go in parts, by the library, when all the pieces are there. */
-function wholeOf(decoders: readonly DecoderJson[], isText: boolean): StageFactory {
+/** Buffers all pieces and decodes them with the library, for decoders that cannot be streamed. */
+function bufferedStage(decoders: readonly DecoderJson[], isText: boolean): StageFactory {
   if (!decoders.every(isSafe)) {
     throw new NotSupportedError(
       'a decoder',
-      `its decoder has a Strip at the end of pieces after ${decoders[0].type}, which is not supported`,
+      `decoder: a Strip with stop > 0 after ${decoders[0].type} is not supported`,
     );
   }
   const library = createDecoder({ type: 'Sequence', decoders });
-  return whole(isText, (pieces) => library.decode(pieces));
+  return bufferAll(isText, (pieces) => library.decode(pieces));
 }
 
-/** The text of bytes that begin with a character; null when they do not end with one. */
-export function wholeText(bytes: Uint8Array): string | null {
+/** Decodes bytes that begin with a character; null if they end inside one. */
+export function completeText(bytes: Uint8Array): string | null {
   return unfinishedBytes(bytes) === 0 ? utf8(bytes) : null;
 }

@@ -1,6 +1,6 @@
 /**
- * The thread that renders a Tokenizer's chat templates. It is another than the one that encodes, so that
- * a template that takes long holds up other templates alone.
+ * The thread that renders a Tokenizer's chat templates. It is not the encoding thread, so a slow
+ * template delays only other templates.
  */
 import { limitedBy } from '../config/limits';
 import { InvalidRequestError } from '../errors';
@@ -10,26 +10,26 @@ import { ChatTemplates } from './chatTemplates';
 import { checkFits, minNumTokens } from './lengthBound';
 import type {
   Conversation,
-  Question,
   Rendered,
   RenderSettings,
   TemplateRequests,
   TemplateSetUp,
+  ThreadRequest,
 } from './threadMessages';
 import { failureOf, type Reply, serve } from './threadServer';
 import { protectTexts, type RenderedPart } from './userText';
 
-/** Milliseconds after which no further conversation of a request is begun: others wait. */
+/** Milliseconds after which a request starts no further conversation, so that others get their turn. */
 const SLICE_MS = 10;
 
 class TemplateRenderer {
   private readonly templates: ChatTemplates;
 
   constructor(private readonly setUp: TemplateSetUp) {
-    this.templates = new ChatTemplates(setUp.templates, setUp.own);
+    this.templates = new ChatTemplates(setUp.templates, setUp.userTemplate);
   }
 
-  /** The first of `conversations`, one at least; none after one that fails. */
+  /** Renders leading `conversations`, at least one, until the slice ends or one fails. */
   renderSlice(conversations: readonly Conversation[], settings: RenderSettings): Rendered[] {
     const end = performance.now() + SLICE_MS;
     const rendered: Rendered[] = [];
@@ -66,7 +66,7 @@ class TemplateRenderer {
     return this.templates.render(messages, options, chatTemplate);
   }
 
-  /** What reads like a special token stays text, in messages (but the assistant's) and documents. */
+  /** Keeps special tokens in messages, except the assistant's, and documents as text. */
   private renderPlainTexts(conversation: Conversation, settings: RenderSettings): RenderedPart[] {
     checkMessages(conversation);
     const documents = (settings.documents ?? []) as Conversation;
@@ -80,12 +80,12 @@ class TemplateRenderer {
     }
     if (settings.addSpecialTokens) {
       throw new InvalidRequestError(
-        'a chat takes either splitSpecialTokens or addSpecialTokens: its template has the special tokens',
+        'splitSpecialTokens and addSpecialTokens cannot both be set: the chat template adds the special tokens',
       );
     }
     const messages = plainTexts.value.slice(0, conversation.length);
-    const ownDocuments = settings.documents && plainTexts.value.slice(conversation.length);
-    return plainTexts.split(this.renderText(messages, { ...settings, documents: ownDocuments }));
+    const plainDocuments = settings.documents && plainTexts.value.slice(conversation.length);
+    return plainTexts.split(this.renderText(messages, { ...settings, documents: plainDocuments }));
   }
 
   private checkLength(
@@ -95,7 +95,7 @@ class TemplateRenderer {
     const length = parts.reduce((sum, { text }) => sum + text.length, 0);
     if (limits && length > limits.maxPromptLength) {
       throw new InvalidRequestError(
-        `its text has ${length} characters; ${limitedBy(limits, 'maxPromptLength')}`,
+        `its rendered text has ${length} characters; ${limitedBy(limits, 'maxPromptLength')}`,
       );
     }
     if (maxModelLen === undefined || maxModelLen === null) return;
@@ -103,19 +103,19 @@ class TemplateRenderer {
   }
 }
 
-/** As the thread was told to be. */
+/** Created by the request 'setUp'. */
 let renderer: TemplateRenderer;
 
-function answer(question: Question<TemplateRequests>): Reply {
-  switch (question.method) {
+function handle(request: ThreadRequest<TemplateRequests>): Reply {
+  switch (request.method) {
     case 'setUp':
-      renderer = new TemplateRenderer(question.input);
+      renderer = new TemplateRenderer(request.input);
       return { value: null };
     case 'render': {
-      const { conversations, settings } = question.input;
+      const { conversations, settings } = request.input;
       return { value: renderer.renderSlice(conversations, settings) };
     }
   }
 }
 
-serve<TemplateRequests>(answer);
+serve<TemplateRequests>(handle);

@@ -1,38 +1,33 @@
-/** The JavaScript thread's end of a Tokenizer's thread. */
+/** Client of a Tokenizer's thread, for the JavaScript thread. */
 import path from 'node:path';
 import { type ResourceLimits, Worker } from 'node:worker_threads';
-import {
-  CheckpointError,
-  nativeError,
-  ShutdownError,
-  TokenizerFailedError,
-  type UniprocError,
-} from '../errors';
-import type { Answer, Failure, Methods } from './threadMessages';
+import { CheckpointError, ShutdownError, TokenizerFailedError, type UniprocError } from '../errors';
+import { nativeError } from '../nativeError';
+import type { Failure, Methods, ThreadResponse } from './threadMessages';
 
 interface Pending {
   resolve: (value: unknown) => void;
   reject: (error: Error) => void;
 }
 
-/** Of sources that are not compiled, as in tests: what makes Node read TypeScript. */
+/** Makes Node load uncompiled TypeScript sources, as in tests. */
 const SOURCE_LOADER = path.join(__dirname, '..', '..', 'test', 'executor', 'requireTypescript.js');
 
-/** The number of a question that nobody waits for. */
-const UNASKED = -1;
+/** The number of a request without a pending call. */
+const NO_CALLER = -1;
 
 /**
- * Starts a thread for the first request. One that dies takes the requests along that it had; the next
+ * The first request starts the thread. If the thread dies, its pending requests reject, and the next
  * request starts another.
  */
 export class ThreadClient<Requests extends Methods<Requests>> {
   private worker: Worker | null = null;
-  private opening: { method: keyof Requests; input: unknown } | null = null;
+  private initialRequest: { method: keyof Requests; input: unknown } | null = null;
   private readonly pending = new Map<number, Pending>();
   private numRequests = 0;
   private closesWhenIdle = false;
-  /** Why there are no more answers. */
-  private ended: Error | null = null;
+  /** The error of requests after `close`. */
+  private closedError: Error | null = null;
 
   constructor(
     /** The thread's file beside this one, without its extension. */
@@ -42,32 +37,34 @@ export class ThreadClient<Requests extends Methods<Requests>> {
     private readonly resourceLimits?: ResourceLimits,
   ) {}
 
-  /** Whether there is a thread. */
   get isRunning(): boolean {
     return this.worker !== null;
   }
 
-  /** What each thread from the next on is told before anything else. Where that fails, the requests say so. */
-  openWith<Method extends keyof Requests>(method: Method, input: Requests[Method]['input']): void {
-    this.opening = { method, input };
+  /** Sets the first request of each new thread. If it fails, later requests report its error. */
+  setInitialRequest<Method extends keyof Requests>(
+    method: Method,
+    input: Requests[Method]['input'],
+  ): void {
+    this.initialRequest = { method, input };
   }
 
   /**
-   * Rejects with what the thread throws, with TokenizerFailedError when it dies, and with ShutdownError
-   * after `close`. What cannot be cloned is thrown.
+   * Rejects with the error that the thread throws, with TokenizerFailedError if it dies, with
+   * ShutdownError after `close`, and with DataCloneError for an input that cannot be cloned.
    */
   async request<Method extends keyof Requests>(
     method: Method,
     input: Requests[Method]['input'],
     transfer: readonly ArrayBuffer[] = [],
   ): Promise<Requests[Method]['output']> {
-    if (this.ended !== null) throw this.ended;
+    if (this.closedError !== null) throw this.closedError;
     const worker = this.worker ?? this.start();
     const number = this.numRequests++;
     return new Promise((resolve, reject) => {
       worker.postMessage({ number, method, input }, transfer);
       if (this.pending.size === 0) worker.ref();
-      this.pending.set(number, { resolve: resolve, reject });
+      this.pending.set(number, { resolve, reject });
     });
   }
 
@@ -78,61 +75,63 @@ export class ThreadClient<Requests extends Methods<Requests>> {
       ...(this.resourceLimits && { resourceLimits: this.resourceLimits }),
       ...(extension === '.ts' ? { execArgv: ['--require', SOURCE_LOADER] } : {}),
     });
-    // Only a call that waits keeps the process.
+    // Only pending requests keep the process alive.
     worker.unref();
-    worker.on('message', (answer: Answer) => this.take(worker, answer));
+    worker.on('message', (response: ThreadResponse) => this.settle(worker, response));
     worker.on('error', (cause: unknown) => {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      this.lose(
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      this.detach(
         worker,
-        new TokenizerFailedError(`${this.name}: the thread failed: ${why}`, { cause }),
+        new TokenizerFailedError(`${this.name}: the thread failed: ${reason}`, { cause }),
       );
     });
     worker.on('exit', () => {
-      this.lose(worker, new TokenizerFailedError(`${this.name}: the thread has ended`));
+      this.detach(worker, new TokenizerFailedError(`${this.name}: the thread exited`));
     });
     this.worker = worker;
-    if (this.opening !== null) worker.postMessage({ number: UNASKED, ...this.opening });
+    if (this.initialRequest !== null) {
+      worker.postMessage({ number: NO_CALLER, ...this.initialRequest });
+    }
     return worker;
   }
 
-  /** Ends the thread, whatever it does: what waits for it rejects with `error`. */
+  /** Terminates the thread and rejects its pending requests with `error`. */
   kill(error: Error): void {
     const { worker } = this;
     if (worker === null) return;
-    this.lose(worker, error);
+    this.detach(worker, error);
     void worker.terminate();
   }
 
-  /** Resolves once the thread is gone. */
+  /** Resolves after the thread has exited. */
   async close(): Promise<void> {
-    this.ended ??= new ShutdownError('the tokenizer was closed');
+    this.closedError ??= new ShutdownError('the tokenizer was closed');
     const { worker } = this;
     if (worker === null) return;
-    this.lose(worker, this.ended);
+    this.detach(worker, this.closedError);
     await worker.terminate();
   }
 
-  /** `close`, once the calls that wait have their answers: they may outlive the tokenizer. */
+  /** Closes after the pending requests, which may outlive the tokenizer, have settled. */
   closeWhenIdle(): void {
     this.closesWhenIdle = true;
     if (this.pending.size === 0) void this.close();
   }
 
-  private take(worker: Worker, answer: Answer): void {
-    const pending = this.pending.get(answer.number);
+  private settle(worker: Worker, response: ThreadResponse): void {
+    const pending = this.pending.get(response.number);
     if (worker !== this.worker || pending === undefined) return;
-    this.pending.delete(answer.number);
+    this.pending.delete(response.number);
     if (this.pending.size === 0) {
       worker.unref();
       if (this.closesWhenIdle) void this.close();
     }
-    if ('value' in answer) pending.resolve(answer.value);
-    else pending.reject(errorOf(answer.failure));
+    if ('value' in response) pending.resolve(response.value);
+    else pending.reject(errorOf(response.failure));
   }
 
-  /** `worker` is gone, or is about to be. */
-  private lose(worker: Worker, error: Error): void {
+  /** Detaches a thread that has exited or is about to, and rejects its pending requests. */
+  private detach(worker: Worker, error: Error): void {
     if (worker !== this.worker) return;
     this.worker = null;
     worker.unref();
@@ -142,7 +141,7 @@ export class ThreadClient<Requests extends Methods<Requests>> {
   }
 }
 
-/** The error that a thread's failure tells of. */
+/** Recreates the error of a thread's failure. */
 export function errorOf({ message, code, file, cause }: Failure): UniprocError {
   const error =
     file !== undefined

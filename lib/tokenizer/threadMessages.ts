@@ -1,4 +1,4 @@
-/** What a Tokenizer and its threads say to each other. */
+/** Messages between a Tokenizer and its threads. */
 import type { RequestLimits } from '../config/limits';
 import type { ChatTemplateOptions } from './chatMessages';
 import type { LengthBound } from './lengthBound';
@@ -6,20 +6,20 @@ import type { SpecialTokensConfig } from './specialTokens';
 import type { RenderedPart } from './userText';
 import type { PackedVocabulary } from './vocabulary';
 
-/** The methods of a thread, each with what it takes and answers. */
+/** The methods of a thread with their inputs and outputs. */
 export type Methods<Requests> = {
   [Method in keyof Requests]: { input: unknown; output: unknown };
 };
 
-/** What the thread tells of the file it has loaded. */
+/** The thread's description of a loaded file. */
 export interface LoadedTokenizer {
   vocabulary: PackedVocabulary;
-  /** tokenizer.json's. */
+  /** The decoder of tokenizer.json. */
   decoder: unknown;
   /** By name: bos_token, ... */
   specialTokenIds: Record<string, number | undefined>;
   bound: LengthBound | null;
-  /** Of the file's text. */
+  /** Hash of the file's text. */
   sha256: string;
 }
 
@@ -28,17 +28,17 @@ interface EncodeSettings {
   splitSpecialTokens: boolean;
 }
 
-/** A chat template of a checkpoint's. */
+/** A chat template of a checkpoint. */
 export interface ChatTemplateFile {
   name: string;
-  /** Its path. */
+  /** Path of its file. */
   file: string;
   text: string;
 }
 
-/** What tokenizerThread.ts answers. */
+/** Requests to tokenizerThread.ts. */
 export interface TokenizerRequests {
-  /** With `sha256`, a file of another text is refused: it was changed since another thread loaded it. */
+  /** Rejects a file with another hash than `sha256`: it changed after a previous thread loaded it. */
   load: {
     input: { file: string; config: SpecialTokensConfig; sha256: string | null };
     output: LoadedTokenizer;
@@ -46,59 +46,60 @@ export interface TokenizerRequests {
   encode: { input: { text: string } & EncodeSettings; output: Int32Array };
   encodeBatch: { input: { texts: readonly string[] } & EncodeSettings; output: Int32Array[] };
   decode: { input: { tokenIds: Int32Array; skipSpecialTokens: boolean }; output: string };
-  /** Why each text is no chat template, as ChatTemplateError says it; null: it is one. */
+  /** Each text's ChatTemplateError message; null if it compiles. */
   checkTemplates: { input: { texts: readonly string[] }; output: (string | null)[] };
 }
 
-/** How conversations are put into words, all of a request alike. */
+/** Rendering options, shared by all conversations of a request. */
 export interface RenderSettings extends ChatTemplateOptions {
-  /** A template's text, or the name of one of the checkpoint's. */
+  /** A template's text, or the name of a template in the checkpoint. */
   chatTemplate?: string | null;
   addSpecialTokens?: boolean;
   splitSpecialTokens?: boolean;
-  /** Text that is longer, or has too many tokens for the model, is refused. */
+  /** Rendered text that exceeds `limits` or `maxModelLen` is rejected. */
   limits?: Readonly<RequestLimits>;
   maxModelLen?: number | null;
 }
 
 export type Conversation = readonly Readonly<Record<string, unknown>>[];
 
-/** What templates are rendered with, beside what a request brings. */
+/** Rendering inputs shared by all requests. */
 export interface TemplateSetUp {
   templates: readonly ChatTemplateFile[];
-  /** Instead of the checkpoint's choice, a template or the name of one. */
-  own: string | null;
+  /** The default chatTemplate: a template's text or name; null for the checkpoint's default. */
+  userTemplate: string | null;
   /** By name: bos_token, ... */
   specialTokens: Readonly<Record<string, string>>;
-  /** All special tokens, as they are written. */
+  /** The texts of all special tokens. */
   specialTexts: readonly string[];
   bound: LengthBound | null;
 }
 
 export type Rendered = { parts: RenderedPart[] } | { failure: Failure };
 
-/** What templateThread.ts answers. */
+/** Requests to templateThread.ts. */
 export interface TemplateRequests {
   setUp: { input: TemplateSetUp; output: null };
-  /** The first conversations, one at least, as far as a slice of time goes or up to one that fails. */
+  /** Renders leading conversations, at least one, until its time slice ends or one fails. */
   render: {
     input: { conversations: readonly Conversation[]; settings: RenderSettings };
     output: Rendered[];
   };
 }
 
-export type Question<Requests extends Methods<Requests>> = {
+export type ThreadRequest<Requests extends Methods<Requests>> = {
   [Method in keyof Requests]: { number: number; method: Method; input: Requests[Method]['input'] };
 }[keyof Requests];
 
-/** Of an error: what makes it again on the other side. */
+/** A serialized error. */
 export interface Failure {
   message: string;
-  /** Of a UniprocError. */
+  /** The code of a UniprocError. */
   code: string | null;
   file?: string;
-  /** As a message can carry it: an Error without its class. */
+  /** A plain Error, which can be cloned. */
   cause?: Error;
 }
 
-export type Answer = { number: number; value: unknown } | { number: number; failure: Failure };
+export type ThreadResponse =
+  { number: number; value: unknown } | { number: number; failure: Failure };

@@ -1,25 +1,27 @@
-/** A thread's end of what a ThreadClient asks. */
+/** Serves a ThreadClient's requests on a thread. */
 import { parentPort } from 'node:worker_threads';
 import { CheckpointError, UniprocError } from '../errors';
-import type { Answer, Failure, Methods, Question } from './threadMessages';
+import type { Failure, Methods, ThreadRequest, ThreadResponse } from './threadMessages';
 
-/** What `answer` resolves to: `transfer` goes to the other thread without a copy. */
+/** The result of a request; the buffers of `transfer` are moved, not copied. */
 export interface Reply {
   value: unknown;
   transfer?: readonly ArrayBuffer[];
 }
 
-/** Has `answer` answer each question of the thread that started this one. */
+/** Handles each request of the parent thread. */
 export function serve<Requests extends Methods<Requests>>(
-  answer: (question: Question<Requests>) => Reply | Promise<Reply>,
+  handle: (request: ThreadRequest<Requests>) => Reply | Promise<Reply>,
 ): void {
   const port = parentPort;
-  port?.on('message', (question: Question<Requests>) => {
-    const { number } = question;
-    const reply = async () => answer(question);
+  port?.on('message', (request: ThreadRequest<Requests>) => {
+    const { number } = request;
+    const respond = (response: ThreadResponse, transfer?: readonly ArrayBuffer[]) =>
+      port.postMessage(response, transfer);
+    const reply = async () => handle(request);
     reply().then(
-      ({ value, transfer }) => port.postMessage({ number, value } satisfies Answer, transfer),
-      (error: unknown) => port.postMessage({ number, failure: failureOf(error) } satisfies Answer),
+      ({ value, transfer }) => respond({ number, value }, transfer),
+      (error: unknown) => respond({ number, failure: failureOf(error) }),
     );
   });
 }

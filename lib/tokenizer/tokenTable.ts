@@ -1,5 +1,5 @@
-/** What each token stands for, looked up: found the first time that it is asked for. */
-import { StreamDecoder, wholeText } from './streamDecoder';
+/** Caches each token's piece, bytes and text on first use. */
+import { completeText, StreamDecoder } from './streamDecoder';
 import { Vocabulary } from './vocabulary';
 
 export class TokenTable {
@@ -24,20 +24,20 @@ export class TokenTable {
     return this.vocabulary.isSpecial(id);
   }
 
-  /** The token as the decoder's stages take it. */
+  /** The token as input of the decoder's stages. */
   piece(id: number): string {
     return (this.pieces[id] ??= this.decoder.piece(this.vocabulary.token(id)));
   }
 
-  /** Of a byte-level vocabulary. */
+  /** The token's bytes, in a byte-level vocabulary. */
   bytes(id: number): Uint8Array {
     return (this.byteStrings[id] ??= this.decoder.bytes(this.piece(id)) as Uint8Array);
   }
 
-  /** The text of `bytes` after a whole character; null when their last character is not whole. */
+  /** The text of `bytes` after a complete character; null if they end inside a character. */
   text(id: number): string | null {
     let text = this.texts[id];
-    if (text === undefined) text = this.texts[id] = wholeText(this.bytes(id));
+    if (text === undefined) text = this.texts[id] = completeText(this.bytes(id));
     return text;
   }
 }

@@ -1,7 +1,7 @@
 /**
- * Text in, text out: a checkpoint's tokenizer.json, the files beside it that tell of special tokens, and its
- * chat template. Hugging Face's own library encodes and decodes, on a thread of the tokenizer's; the
- * JavaScript thread has a table of the tokens, for the text of outputs as they grow.
+ * The public tokenizer: a checkpoint's tokenizer.json, special tokens and chat templates. Hugging
+ * Face's library encodes and decodes on the tokenizer's thread; the JavaScript thread has a token
+ * table, to detokenize outputs incrementally.
  */
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -9,7 +9,7 @@ import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
 import { CheckpointError, InvalidRequestError, NotSupportedError } from '../errors';
 import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
-import { type ChatRenderer, rendererOf } from './chatRenderer';
+import { type ChatRenderer, createRenderer } from './chatRenderer';
 import { snapshotOfChat } from './chatSnapshot';
 import { checkTemplates, readChatTemplates } from './chatTemplateFiles';
 import { IncrementalDetokenizer } from './detokenizer';
@@ -29,67 +29,66 @@ import type { RenderedPart } from './userText';
 import { Vocabulary } from './vocabulary';
 
 export interface EncodeOptions {
-  /** Put the special tokens that the model wants around the text; default true. */
+  /** Add the tokenizer's special tokens, such as BOS, to the text; default true. */
   addSpecialTokens?: boolean;
-  /** Encode special tokens that are written in the text as the text they are; default false. */
+  /** Encode special tokens in the text as plain text; default false. */
   splitSpecialTokens?: boolean;
 }
 
 export interface DecodeOptions {
-  /** Leave special tokens out; default true. */
+  /** Omit special tokens; default true. */
   skipSpecialTokens?: boolean;
 }
 
 export interface LoadOptions {
-  /** A chat template's text, or the name of one of the checkpoint's; default: the checkpoint's. */
+  /** A template's text, or the name of a template in the checkpoint; default: the checkpoint's. */
   chatTemplate?: string;
 }
 
 export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
-  /** A template of one's own, or the name of one of the checkpoint's. */
+  /** A template's text, or the name of a template in the checkpoint. */
   chatTemplate?: string | null;
-  /** Put the special tokens that the model wants around the rendered text as well; default false. */
+  /** Add the tokenizer's special tokens to the rendered text; default false. */
   addSpecialTokens?: boolean;
-  /** Encode special tokens that are written in what is not the assistant's as text; default false. */
+  /** Encode special tokens in documents and messages, except the assistant's, as text; default false. */
   splitSpecialTokens?: boolean;
 }
 
-/** Ends the threads of tokenizers that nothing refers to any more, and that were not closed. */
-const forgotten = new FinalizationRegistry(
+/** Ends the threads of garbage-collected tokenizers that were not closed. */
+const unclosedTokenizers = new FinalizationRegistry(
   (threads: readonly { closeWhenIdle(): void }[]): void => {
     for (const thread of threads) thread.closeWhenIdle();
   },
 );
 
-/** An id that is no token's. */
+/** An id without a token. */
 const NO_TOKEN = -1;
 const MAX_INT32 = 0x7fffffff;
 
-/** Ids that are copied in one turn of the event loop. */
+/** Ids copied per turn of the event loop. */
 const SLICE = 2 ** 15;
 
-/** Parts of rendered texts that are encoded at once. */
+/** Most rendered parts in one encoding request. */
 const MAX_PARTS = 256;
 
 export class Tokenizer {
-  /** Above all ids. The model's own vocabulary may be larger, padded. */
+  /** Largest token id + 1. The model's vocabulary may be padded to a larger size. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
-  /** The ids of the tokens that have a name, by transformers' name: bos_token, eos_token, ... */
+  /** Ids of named tokens by transformers' names: bos_token, eos_token, ... */
   readonly specialTokenIds: Readonly<Record<string, number | undefined>>;
-  /** What each token stands for. */
   readonly tokens: TokenTable;
   private readonly bound: LengthBound | null;
-  /** What `idToToken` found, by id. */
+  /** Cache of `idToToken`, by id. */
   private readonly texts: (string | undefined)[];
   private readonly renderer: ChatRenderer;
 
   private constructor(
     private readonly thread: ThreadClient<TokenizerRequests>,
     { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
-    templates: Pick<TemplateSetUp, 'templates' | 'own'>,
-    /** The tokens that have a name, by that name: what chat templates know them by. */
+    templates: Pick<TemplateSetUp, 'templates' | 'userTemplate'>,
+    /** Named tokens by name, as chat templates refer to them. */
     readonly specialTokens: Readonly<Record<string, string>>,
   ) {
     this.tokens = new TokenTable(new Vocabulary(vocabulary), new StreamDecoder(decoder));
@@ -99,29 +98,29 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    this.renderer = rendererOf(this.tokens, { ...templates, specialTokens, bound });
-    forgotten.register(this, [thread, this.renderer], this);
+    this.renderer = createRenderer(this.tokens, { ...templates, specialTokens, bound });
+    unclosedTokenizers.register(this, [thread, this.renderer], this);
   }
 
   /**
-   * Reads `folder`, on a thread of its own, which `close` ends; it does not keep the process. Rejects with
-   * CheckpointError: a file is missing, is damaged, or is refused by Hugging Face's library; with
-   * AddonUnavailableError where that library cannot be loaded; with ConfigError for a chatTemplate that does
+   * Loads `folder` on a new thread, which `close` ends and which does not keep the process alive.
+   * Rejects with CheckpointError if a file is missing, damaged, or rejected by Hugging Face's library;
+   * with AddonUnavailableError if that library cannot be loaded; with ConfigError if chatTemplate does
    * not compile.
    */
   static async load(folder: string, { chatTemplate }: LoadOptions = {}): Promise<Tokenizer> {
     const { config, tokens } = await readSpecialTokens(folder);
     const templates = await readChatTemplates(folder, config.chat_template);
-    const own = chatTemplate ?? null;
+    const userTemplate = chatTemplate ?? null;
     const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
     const file = path.join(folder, 'tokenizer.json');
     const thread = new ThreadClient<TokenizerRequests>('tokenizerThread', 'uniproc tokenizer');
     try {
-      await checkTemplates(thread, templates, own);
+      await checkTemplates(thread, templates, userTemplate);
       const loaded = await thread.request('load', { file, config: tokens, sha256: null });
-      thread.openWith('load', { file, config: tokens, sha256: loaded.sha256 });
+      thread.setInitialRequest('load', { file, config: tokens, sha256: loaded.sha256 });
       const specialTokens = Object.fromEntries(named) as Record<string, string>;
-      return new Tokenizer(thread, loaded, { templates, own }, specialTokens);
+      return new Tokenizer(thread, loaded, { templates, userTemplate }, specialTokens);
     } catch (error) {
       await thread.close();
       if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
@@ -129,25 +128,25 @@ export class Tokenizer {
     }
   }
 
-  /** Whether `tokenId` marks something (a turn, an end) rather than being text. */
+  /** Whether `tokenId` is a special token, such as BOS or the end of a turn. */
   isSpecial(tokenId: number): boolean {
     return this.tokens.isSpecial(tokenId);
   }
 
-  /** `text` as [numTokens] ids. Rejects with InvalidRequestError: it is no text. */
+  /** Encodes `text` as [numTokens] ids. Rejects with InvalidRequestError if it is not a string. */
   async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
     checkText('text', text);
-    return plain(await this.thread.request('encode', { text, ...encodeSettings(options) }));
+    return toNumbers(await this.thread.request('encode', { text, ...encodeSettings(options) }));
   }
 
-  /** `encode` of each text. */
+  /** Encodes each text. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     const lists: number[][] = [];
-    for (const ids of await this.encodeArrays(texts, options)) lists.push(await plain(ids));
+    for (const ids of await this.encodeArrays(texts, options)) lists.push(await toNumbers(ids));
     return lists;
   }
 
-  /** The same, as the thread gives them: nothing on this one grows with the texts. */
+  /** `encodeBatch` without converting the thread's arrays: constant time on the calling thread. */
   async encodeArrays(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     if (!Array.isArray(texts)) {
       throw new InvalidRequestError(`texts is ${show(texts)}; it must be a list of strings`);
@@ -157,14 +156,14 @@ export class Tokenizer {
   }
 
   /**
-   * A lower bound of the number of tokens that `encode` makes of `text`, special tokens not counted, without
-   * encoding: a prompt that cannot fit is refused by it. 0 where the tokenizer allows no bound.
+   * A lower bound of the number of tokens of `text`, without added special tokens, computed without
+   * encoding. It serves to reject overlong prompts. 0 if the tokenizer allows no bound.
    */
   minNumTokens(text: string): number {
     return minNumTokens(text, this.bound);
   }
 
-  /** The text of `tokenIds`; ids without a token add nothing. */
+  /** Decodes `tokenIds`; ids without a token are ignored. */
   async decode(tokenIds: Iterable<number>, options: DecodeOptions = {}): Promise<string> {
     const skipSpecialTokens = skipsSpecialTokens(options);
     const ids = checkTokenIds(tokenIds);
@@ -178,28 +177,28 @@ export class Tokenizer {
   }
 
   /**
-   * Decodes tokens that come one by one, synchronously: with the rest that `finish` gives, what it gives is what
-   * `decode` makes of them all.
+   * A synchronous decoder for one token at a time. All its returned text, including that of `finish`,
+   * equals `decode` of all tokens.
    */
   incrementalDecoder(options: DecodeOptions = {}): IncrementalDetokenizer {
     return new IncrementalDetokenizer(this, skipsSpecialTokens(options), { continues: false });
   }
 
-  /** What `tokenIds` add to a text that went before: unlike at its beginning, their first space is kept. */
+  /** The text that `tokenIds` append to previous text: a leading space is kept. */
   continuation(tokenIds: Iterable<number>): string {
     const detokenizer = new IncrementalDetokenizer(this, false);
     return detokenizer.append(tokenIds) + detokenizer.finish();
   }
 
-  /** The continuation by one token; bytes that are only part of a character are U+FFFD. Looked up. */
+  /** The text that one token appends, cached; an incomplete character is U+FFFD. */
   idToToken(tokenId: number): string {
     if (!this.tokens.has(tokenId)) return '';
     return (this.texts[tokenId] ??= this.continuation([tokenId]));
   }
 
   /**
-   * What `tokenId` adds to a text that ends with `previousTokenIds`, of which a few will do: a character that
-   * it makes whole, too. A character that it leaves unfinished is U+FFFD.
+   * The text that `tokenId` appends after `previousTokenIds` (the last few suffice), including a
+   * character that it completes. A character that it leaves incomplete is U+FFFD.
    */
   textAfter(previousTokenIds: Iterable<number>, tokenId: number): string {
     const detokenizer = new IncrementalDetokenizer(this, false);
@@ -207,7 +206,7 @@ export class Tokenizer {
     return detokenizer.append([tokenId]) + detokenizer.finish();
   }
 
-  /** The bytes that a token stands for inside a text, which may be only part of a character's. */
+  /** The token's bytes within a text, which may be part of a character. */
   tokenBytes(tokenId: number): Uint8Array {
     if (!this.tokens.has(tokenId)) return new Uint8Array(0);
     const bytes = this.tokens.decoder.bytes(this.tokens.piece(tokenId));
@@ -215,11 +214,11 @@ export class Tokenizer {
   }
 
   /**
-   * A conversation as text, by the checkpoint's own template or by the one that `options` names; with the
-   * opening of the model's turn, unless that is declined or the last message is gone on with. The template
-   * runs on a thread of its own, on a copy of the messages made at the call. Rejects with
-   * InvalidRequestError: there is no template, or it refuses the messages, or takes too much time or
-   * memory; with CheckpointError: the checkpoint's does not compile.
+   * Renders a conversation with the checkpoint's template or `options.chatTemplate`. addGenerationPrompt
+   * defaults to true, unless continueFinalMessage is set. The template runs on a separate thread, on a
+   * copy of the messages made at the call. Rejects with InvalidRequestError if there is no template,
+   * or it rejects the messages, or takes too much time or memory; with CheckpointError if the
+   * checkpoint's template does not compile.
    */
   async renderChatTemplate(
     messages: readonly ChatMessage[],
@@ -231,8 +230,8 @@ export class Tokenizer {
   }
 
   /**
-   * The same as [numTokens] ids. The template has put the special tokens where they belong; with
-   * splitSpecialTokens, those that stand in the messages (but the assistant's) and documents are text.
+   * Renders a conversation and encodes it as [numTokens] ids. The template adds the special tokens; with
+   * splitSpecialTokens, those in documents and messages, except the assistant's, are encoded as text.
    */
   async applyChatTemplate(
     messages: readonly ChatMessage[],
@@ -241,7 +240,7 @@ export class Tokenizer {
     const { conversation, settings } = snapshotOfChat(messages, options);
     const parts = await this.renderOne(conversation, settings);
     const [ids] = await this.encodeRendered([parts], settings.addSpecialTokens ?? false);
-    return plain(ids);
+    return toNumbers(ids);
   }
 
   private async renderOne(
@@ -254,8 +253,8 @@ export class Tokenizer {
   }
 
   /**
-   * Conversations, which nobody changes any more, as text: each one's parts, or, of the last, the error that
-   * ended it; fewer when `isWanted` became false.
+   * Renders conversations, which must not change, to their parts until one fails, whose error is the
+   * last result, or `isWanted` returns false.
    */
   async renderChats(
     conversations: readonly Conversation[],
@@ -266,7 +265,7 @@ export class Tokenizer {
     return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));
   }
 
-  /** Rendered texts as [numTokens] ids each. */
+  /** Encodes each rendered text as [numTokens] ids. */
   async encodeRendered(
     texts: readonly (readonly RenderedPart[])[],
     addSpecialTokens: boolean,
@@ -284,18 +283,18 @@ export class Tokenizer {
         batch.forEach((part, i) => encoded.set(part, lists[i]));
       }
     }
-    return texts.map((text) => joined(text.map((part) => encoded.get(part) as Int32Array)));
+    return texts.map((text) => concatenate(text.map((part) => encoded.get(part) as Int32Array)));
   }
 
-  /** Ends the tokenizer's threads; calls that wait, or come later, reject with ShutdownError. Idempotent. */
+  /** Ends the tokenizer's threads; pending and later calls reject with ShutdownError. Idempotent. */
   async close(): Promise<void> {
-    // The registry holds the threads, and so would the stack of their ShutdownError hold this object.
-    forgotten.unregister(this);
+    // The registry holds the threads, and the stack of their ShutdownError would retain this object.
+    unclosedTokenizers.unregister(this);
     await Promise.all([this.thread.close(), this.renderer.close()]);
   }
 }
 
-function joined(arrays: readonly Int32Array[]): Int32Array {
+function concatenate(arrays: readonly Int32Array[]): Int32Array {
   if (arrays.length === 1) return arrays[0];
   const all = new Int32Array(arrays.reduce((sum, { length }) => sum + length, 0));
   let start = 0;
@@ -314,7 +313,7 @@ const flag = () => z.boolean().nullish().describe('true or false');
 const encodeSchema = z.strictObject({ addSpecialTokens: flag(), splitSpecialTokens: flag() });
 const decodeSchema = z.strictObject({ skipSpecialTokens: flag() });
 
-/** An option that is null counts as missing. Throws InvalidRequestError. */
+/** A null option counts as missing. Throws InvalidRequestError. */
 function encodeSettings(options: EncodeOptions | null) {
   const { addSpecialTokens, splitSpecialTokens } = parseFields(encodeSchema, options ?? {}, fail);
   return {
@@ -331,8 +330,8 @@ function fail(message: string): InvalidRequestError {
   return new InvalidRequestError(`options: ${message}`);
 }
 
-/** As a list, a slice in each turn of the event loop. */
-async function plain(ids: Int32Array): Promise<number[]> {
+/** Copies ids to a list, one slice per turn of the event loop. */
+async function toNumbers(ids: Int32Array): Promise<number[]> {
   const list: number[] = [];
   for (let start = 0; start < ids.length; start += SLICE) {
     if (start > 0) await setImmediate();

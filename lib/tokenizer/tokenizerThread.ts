@@ -1,14 +1,15 @@
 /**
- * The thread of a Tokenizer: it loads tokenizer.json into Hugging Face's library, which parses it in one go,
- * and answers what the JavaScript thread asks for. The library encodes and decodes on libuv's pool;
- * of that no more than half is taken, so that the files and names of the process do not wait.
+ * The thread of a Tokenizer: loads tokenizer.json into Hugging Face's library, which parses it
+ * synchronously, and serves requests. The library encodes and decodes on libuv's pool, of which at
+ * most half is used, to leave threads for the process's file and DNS operations.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { parseJson, readText } from '../config/jsonFile';
+import { show } from '../config/schema';
 import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../errors';
 import { checkAddedTokens, checkWhiteSpace } from './addedTokenChecks';
 import { ChatTemplate } from './chatTemplate';
-import { checkTokenizerFile, type FileLimits, hasRepeatedPart } from './fileChecks';
+import { checkTokenizerFile, type FileLimits, hasDuplicateKey } from './fileChecks';
 import {
   createNormalizer,
   type HuggingFaceTokenizer,
@@ -17,14 +18,18 @@ import {
 } from './huggingface';
 import { lengthBound, type TokenizerJson } from './lengthBound';
 import { type AddedToken, type AddedTokenJson, tokensToAdd } from './specialTokens';
-import type { LoadedTokenizer, Question, TokenizerRequests as Requests } from './threadMessages';
+import type {
+  LoadedTokenizer,
+  ThreadRequest,
+  TokenizerRequests as Requests,
+} from './threadMessages';
 import { type Reply, serve } from './threadServer';
 import { packVocabulary } from './vocabulary';
 
-/** Above all ids: a table of them all is made. */
+/** Limit of token ids, which size the token table. */
 const MAX_TOKEN_ID = 2 ** 24;
 
-/** What a tokenizer is made of, besides its text. */
+/** Inputs of creating a tokenizer, besides its text. */
 interface Source {
   library: TokenizersLibrary;
   file: string;
@@ -38,7 +43,7 @@ class LoadedFile {
   private constructor(
     private readonly source: Source,
     private readonly tokenizer: HuggingFaceTokenizer,
-    /** The file as it was when it was loaded. */
+    /** The file's text when it was loaded. */
     private readonly bytes: Buffer,
     private readonly additions: readonly AddedToken[],
     private readonly added: readonly AddedToken[],
@@ -51,21 +56,21 @@ class LoadedFile {
     transfer: ArrayBuffer[];
   }> {
     const library = loadTokenizersLibrary();
-    const written = await readText(file);
-    const sha256 = createHash('sha256').update(written).digest('hex');
+    const fileText = await readText(file);
+    const sha256 = createHash('sha256').update(fileText).digest('hex');
     if (expected !== null && sha256 !== expected) {
       throw new CheckpointError(
         file,
-        'it was changed since it was loaded, and the thread that had it has died; load the model anew',
+        'it changed after it was loaded, so the failed tokenizer thread cannot be restarted; reload the model',
       );
     }
-    const json = parseJson(file, written) as TokenizerJson & {
+    const json = parseJson(file, fileText) as TokenizerJson & {
       decoder?: unknown;
       normalizer?: object | null;
     };
     const limits = checkTokenizerFile(file, json);
-    // The library reads a part that comes twice both times.
-    const text = limits.isMended || hasRepeatedPart(written) ? JSON.stringify(json) : written;
+    // The library processes every duplicate of a key.
+    const text = limits.isRepaired || hasDuplicateKey(fileText) ? JSON.stringify(json) : fileText;
     const source = { library, file, limits, normalizer: json.normalizer };
     const present = presentTokens(file, json);
     const additions = tokensToAdd(config, present);
@@ -78,10 +83,10 @@ class LoadedFile {
     const vocab = tokenizer.getVocab(true);
     const tokens = new Map<number, string>();
     for (const token in vocab) tokens.set(vocab[token], token);
-    // The one token that no object of JavaScript's takes as a name.
+    // A JavaScript object cannot have this key.
     const proto = tokenizer.tokenToId('__proto__');
     if (proto !== null) tokens.set(proto, '__proto__');
-    // An added token may have the id of one of the model's, and another form when it is decoded.
+    // An added token may share its id with a token of the model, and decode to another text.
     for (const { content } of added) {
       const id = content === '' ? null : tokenizer.tokenToId(content);
       const token = id === null ? null : tokenizer.idToToken(id);
@@ -91,7 +96,7 @@ class LoadedFile {
       if (id < MAX_TOKEN_ID) continue;
       throw new CheckpointError(
         file,
-        `the id of ${token} is ${id}; at most ${MAX_TOKEN_ID} can be`,
+        `the id of the token ${show(token)} is ${id}; it must be below ${MAX_TOKEN_ID}`,
       );
     }
     const specialTokenIds: Record<string, number> = {};
@@ -109,7 +114,8 @@ class LoadedFile {
     };
     for (const [at, id] of limits.addedIds) {
       if (id < vocabulary.kinds.length) continue;
-      throw new CheckpointError(file, `${at} is ${id}; ids end at ${vocabulary.kinds.length - 1}`);
+      const largest = vocabulary.kinds.length - 1;
+      throw new CheckpointError(file, `${at} is ${id}; the largest token id is ${largest}`);
     }
     const bytes = Buffer.from(text);
     const loaded = new LoadedFile(source, tokenizer, bytes, additions, added, specialTokens);
@@ -121,8 +127,8 @@ class LoadedFile {
     const { maxTextLength } = this.source.limits;
     if (text.length > maxTextLength) {
       throw new InvalidRequestError(
-        `the text has ${text.length} characters; at most ${maxTextLength} can be encoded at once by ` +
-          this.source.file,
+        `the text has ${text.length} characters; ${this.source.file} can encode at most ` +
+          `${maxTextLength} at once`,
       );
     }
     checkWhiteSpace(text, this.added);
@@ -152,10 +158,9 @@ class LoadedFile {
   }
 
   /**
-   * The tokenizer with its `encode_special_tokens` set, which the library's Node binding cannot: one
-   * that does not know the special tokens. Their ids stay taken, by contents that no text has, so
-   * that others keep theirs. Where another added token lies inside a special one's text, it is found
-   * there; with `encode_special_tokens` it would not be.
+   * Emulates `encode_special_tokens`, which the library's Node binding lacks, with a tokenizer without
+   * the special tokens. Placeholders keep their ids, so that other tokens keep theirs. Unlike with
+   * `encode_special_tokens`, another added token inside a special token's text is matched.
    */
   private splitter(): HuggingFaceTokenizer {
     if (this.specialTokens.size === 0) return this.tokenizer;
@@ -183,7 +188,7 @@ class LoadedFile {
       if (tokenizer.tokenToId(content) === this.tokenizer.tokenToId(content)) continue;
       throw new CheckpointError(
         this.source.file,
-        `splitSpecialTokens: without the special tokens, ${content} has another id`,
+        `splitSpecialTokens is not supported: the id of the token ${show(content)} would change`,
       );
     }
     return (this.splitting = tokenizer);
@@ -204,12 +209,15 @@ function presentTokens(file: string, { added_tokens: tokens }: TokenizerJson): A
   if (tokens === null || tokens === undefined) return [];
   const isToken = (token: unknown) => typeof (token as AddedTokenJson | null)?.content === 'string';
   if (Array.isArray(tokens) && tokens.every(isToken)) return tokens as AddedTokenJson[];
-  throw new CheckpointError(file, 'added_tokens must be a list of objects with content');
+  throw new CheckpointError(
+    file,
+    `added_tokens is ${show(tokens)}; it must be a list of objects with content`,
+  );
 }
 
 /**
- * What the library makes of `text`, with `additions`, once it is known to survive that. Nothing is cut off or
- * filled up: transformers does that only when it is asked to.
+ * Creates the library's tokenizer from `text` and `additions` after checking them. Truncation and
+ * padding are disabled: transformers applies them only on request.
  */
 function createTokenizer(
   { library, file, limits, normalizer }: Source,
@@ -231,7 +239,7 @@ function createTokenizer(
     if (cause instanceof CheckpointError) throw cause;
     throw new CheckpointError(
       file,
-      `Hugging Face's tokenizers refuses it: ${(cause as Error).message}`,
+      `Hugging Face's tokenizers rejects it: ${(cause as Error).message}`,
       { cause },
     );
   }
@@ -256,8 +264,8 @@ function addTokens(
   );
 }
 
-/** Runs no more than `limit` jobs at once; the others wait their turn. */
-function limited(limit: number): <T>(job: () => Promise<T>) => Promise<T> {
+/** Returns a function that runs jobs, at most `limit` at once. */
+function limitConcurrency(limit: number): <T>(job: () => Promise<T>) => Promise<T> {
   let numRunning = 0;
   const waiting: (() => void)[] = [];
   return async (job) => {
@@ -274,10 +282,10 @@ function limited(limit: number): <T>(job: () => Promise<T>) => Promise<T> {
 }
 
 const poolSize = Number(process.env.UV_THREADPOOL_SIZE ?? 4) || 4;
-const inTurn = limited(Math.max(1, Math.floor(poolSize / 2)));
+const runLimited = limitConcurrency(Math.max(1, Math.floor(poolSize / 2)));
 
-/** Why `text` is no chat template; null: it is one. */
-function faultOf(text: string): string | null {
+/** The ChatTemplateError message of `text`; null if it compiles. */
+function compileError(text: string): string | null {
   try {
     new ChatTemplate(text);
     return null;
@@ -287,39 +295,39 @@ function faultOf(text: string): string | null {
   }
 }
 
-/** What the thread was told to load. */
+/** The result of the request 'load'. */
 let loading: Promise<LoadedFile>;
 
-async function answer(question: Question<Requests>): Promise<Reply> {
-  switch (question.method) {
+async function handle(request: ThreadRequest<Requests>): Promise<Reply> {
+  switch (request.method) {
     case 'load': {
-      const loads = LoadedFile.load(question.input);
+      const loads = LoadedFile.load(request.input);
       loading = loads.then(({ loaded }) => loaded);
-      // Those who ask later hear of it.
+      // Later requests await `loading` and report its error.
       loading.catch(() => {});
       const { info, transfer } = await loads;
       return { value: info, transfer };
     }
     case 'encode': {
       const loaded = await loading;
-      const ids = await inTurn(() => loaded.encode(question.input));
+      const ids = await runLimited(() => loaded.encode(request.input));
       return { value: ids, transfer: [ids.buffer] };
     }
     case 'encodeBatch': {
       const loaded = await loading;
-      const { texts, ...options } = question.input;
+      const { texts, ...options } = request.input;
       const all = await Promise.all(
-        texts.map((text) => inTurn(() => loaded.encode({ text, ...options }))),
+        texts.map((text) => runLimited(() => loaded.encode({ text, ...options }))),
       );
       return { value: all, transfer: all.map(({ buffer }) => buffer) };
     }
     case 'decode': {
       const loaded = await loading;
-      return { value: await inTurn(() => loaded.decode(question.input)) };
+      return { value: await runLimited(() => loaded.decode(request.input)) };
     }
     case 'checkTemplates':
-      return { value: question.input.texts.map(faultOf) };
+      return { value: request.input.texts.map(compileError) };
   }
 }
 
-serve<Requests>(answer);
+serve<Requests>(handle);

@@ -1,31 +1,33 @@
 /**
- * Text of a conversation that must not become control tokens: what looks like a special token in it is
- * broken by a mark, which outlives the template and tells it from those that the template wrote.
+ * Keeps special tokens in a conversation's text from becoming control tokens: a mark splits them,
+ * survives the template, and distinguishes them from the special tokens that the template adds.
  */
 
-/** A stretch of rendered text. */
+/** A part of a rendered text. */
 export interface RenderedPart {
   text: string;
-  /** It has text of a user's that reads like a special token: special tokens in it are text. */
+  /** Whether special tokens in it are plain text, because the user wrote one of them. */
   isPlain: boolean;
 }
 
 const escapeRegExp = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-/** Longest first, so that of two that begin alike the longer is found. */
+/** Longest first, so that the longest of several tokens with a common prefix matches. */
 const anyOf = (tokens: readonly string[]): string =>
   [...tokens]
     .sort((a, b) => b.length - a.length)
     .map(escapeRegExp)
     .join('|');
 
-/** A character that is nowhere in `texts`, of those that Unicode leaves to private use. */
+/** A private-use character that does not occur in `texts`. */
 function unusedCharacter(texts: readonly string[]): string {
   for (let code = 0xe000; code < 0xf8ff; code++) {
     const char = String.fromCharCode(code);
     if (!texts.some((text) => text.includes(char))) return char;
   }
-  throw new RangeError('a conversation uses all characters of private use');
+  throw new RangeError(
+    'splitSpecialTokens needs a private-use character that does not occur in the conversation',
+  );
 }
 
 function collectTexts(value: unknown, into: string[]): void {
@@ -45,44 +47,44 @@ function mapTexts(value: unknown, change: (text: string) => string): unknown {
 
 export interface ProtectedText<T> {
   value: T;
-  /** Takes the rendered text apart, without the marks. */
+  /** Splits the rendered text into parts and removes the marks. */
   split: (rendered: string) => RenderedPart[];
 }
 
 /**
- * `value` with its special tokens broken, where `isOurs` does not say of one of its items that it is to
- * stay; null when nothing in it reads like one of `specialTokens`.
+ * Marks the special tokens in each item of `value` unless `isTrusted(item)`; null if there are none
+ * to mark.
  */
 export function protectTexts<T extends readonly unknown[]>(
   value: T,
   specialTokens: readonly string[],
-  isOurs: (item: unknown) => boolean,
+  isTrusted: (item: unknown) => boolean,
 ): ProtectedText<T> | null {
   const tokens = specialTokens.filter((token) => token !== '');
   if (tokens.length === 0) return null;
   const texts: string[] = [];
-  for (const item of value) if (!isOurs(item)) collectTexts(item, texts);
+  for (const item of value) if (!isTrusted(item)) collectTexts(item, texts);
   const found = new RegExp(anyOf(tokens), 'u');
   if (!texts.some((text) => found.test(text))) return null;
 
   const all: string[] = [...tokens];
   collectTexts(value, all);
   const mark = unusedCharacter(all);
-  // Wherever one begins, so that of two that overlap neither is left.
+  // Marks every start of a token, so that both of two overlapping tokens are split.
   const begins = new RegExp(`(?=(?:${anyOf(tokens)}))`, 'gu');
-  const broken = (text: string): string =>
+  const marked = (text: string): string =>
     text.replace(begins, mark).replace(new RegExp(`${mark}(.)`, 'gsu'), `$1${mark}`);
-  const items = value.map((item) => (isOurs(item) ? item : mapTexts(item, broken)));
+  const items = value.map((item) => (isTrusted(item) ? item : mapTexts(item, marked)));
   return {
     value: items as unknown as T,
     split: (rendered) => splitAtTokens(rendered, tokens, mark),
   };
 }
 
-/** Stretches that are marked, from one special token of the template's to the next, and the others. */
+/** Splits at the template's special tokens; parts with a mark are plain, adjacent others are joined. */
 function splitAtTokens(rendered: string, tokens: readonly string[], mark: string): RenderedPart[] {
   const parts: RenderedPart[] = [];
-  // A token of one character cannot be broken: the mark follows it.
+  // A token of one character cannot be split: the mark follows it.
   const pieces = rendered.split(new RegExp(`((?:${anyOf(tokens)})(?!${mark}))`, 'u'));
   for (const piece of pieces) {
     if (piece === '') continue;

@@ -1,6 +1,6 @@
-/** UTF-8 that comes in pieces, cut anywhere. */
+/** Incremental UTF-8 decoding. */
 
-/** Bytes at the end of `bytes` that begin a character which more bytes may complete: 0 to 3. */
+/** Number of trailing bytes, 0 to 3, that form an incomplete character. */
 export function unfinishedBytes(bytes: Uint8Array): number {
   const { length } = bytes;
   for (let count = 1; count <= 3 && count <= length; count++) {
@@ -8,7 +8,7 @@ export function unfinishedBytes(bytes: Uint8Array): number {
     if (lead >= 0x80 && lead < 0xc0) continue;
     const size = lead >= 0xf5 ? 0 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc2 ? 2 : 0;
     if (size <= count) return 0;
-    // The second byte decides whether a character can come of it (Unicode, table 3-7).
+    // The second byte decides whether the character can be completed (Unicode, table 3-7).
     if (count > 1) {
       const second = bytes[length - count + 1];
       const least = lead === 0xe0 ? 0xa0 : lead === 0xf0 ? 0x90 : 0x80;
@@ -20,12 +20,12 @@ export function unfinishedBytes(bytes: Uint8Array): number {
   return 0;
 }
 
-/** `bytes` as text, U+FFFD for each maximal part of a broken character, as Rust's from_utf8_lossy. */
+/** Decodes UTF-8 like Rust's from_utf8_lossy: U+FFFD for each maximal part of an invalid sequence. */
 export function utf8(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
 }
 
-/** Gives characters as they become whole; U+FFFD as soon as bytes cannot become one. */
+/** Returns complete characters, and U+FFFD as soon as bytes are invalid. */
 export class Utf8Stream {
   private static readonly NONE = new Uint8Array(0);
   private pending = Utf8Stream.NONE;
@@ -45,7 +45,7 @@ export class Utf8Stream {
     return utf8(all.subarray(0, all.length - unfinished));
   }
 
-  /** What was held back, as U+FFFD. */
+  /** Returns U+FFFD for an incomplete character. */
   finish(): string {
     const rest = utf8(this.pending);
     this.pending = Utf8Stream.NONE;

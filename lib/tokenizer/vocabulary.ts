@@ -1,12 +1,11 @@
-/** The tokens of a vocabulary by id, packed so that another thread can hand them over without a copy. */
+/** A vocabulary's tokens by id, packed into buffers that can be transferred between threads. */
 
-/** What crosses threads. `kinds`: by id, ABSENT, TOKEN or SPECIAL. */
 export interface PackedVocabulary {
-  /** All tokens' UTF-8, one after the other. */
+  /** The concatenated UTF-8 of all tokens. */
   bytes: Uint8Array;
-  /** [size + 1] where the token of an id begins in `bytes`; it ends where the next begins. */
+  /** [size + 1]: token `id` is bytes [offsets[id], offsets[id + 1]). */
   offsets: Uint32Array;
-  /** [size] */
+  /** [size]: ABSENT, TOKEN or SPECIAL. */
   kinds: Uint8Array;
 }
 
@@ -40,7 +39,7 @@ export function packVocabulary(
 }
 
 export class Vocabulary {
-  /** Above all ids. */
+  /** Largest id + 1. */
   readonly size: number;
   private readonly bytes: Buffer;
   private readonly offsets: Uint32Array;
@@ -53,7 +52,6 @@ export class Vocabulary {
     this.size = kinds.length;
   }
 
-  /** Whether there is a token of that id. */
   has(id: number): boolean {
     return (this.kinds[id] ?? ABSENT) !== ABSENT;
   }
@@ -62,7 +60,7 @@ export class Vocabulary {
     return this.kinds[id] === SPECIAL;
   }
 
-  /** The token as tokenizer.json writes it; '' for an id without one. */
+  /** The token as in tokenizer.json; '' for an id without a token. */
   token(id: number): string {
     return this.has(id) ? this.bytes.toString('utf8', this.offsets[id], this.offsets[id + 1]) : '';
   }

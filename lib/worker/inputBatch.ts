@@ -1,25 +1,26 @@
 /**
- * The requests a worker knows, and how a step is written into its staging set.
+ * The worker's persistent batch: requests and their slots, and the writing of steps into staging
+ * sets (vLLM's InputBatch).
  *
- * A request keeps one slot on the device from the step that brings it to the step that ends it;
- * its tokens, block table and sampling parameters live there. So a step carries only what changed:
- * which slots compute how many tokens, and the blocks appended since. Token ids never pass through
- * here after the prompt: the device reads them where sampling put them.
+ * A request keeps one device slot until it finishes or is preempted; its tokens, block table and
+ * sampling parameters live there. So a step carries only changes: which slots compute how many
+ * tokens, and newly appended blocks. After the prompt, token ids never pass through here: the
+ * device reads them where sampling wrote them.
  */
 import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
-import type { NativeModel, NativeRequest, NativeSampling, StepBuffers } from '../native';
+import type { NativeModelRunner, NativeRequest, NativeSampling, StepBuffers } from '../native';
 import { samplingLists } from './samplingLists';
 import type { NewRequestData, SchedulerOutput } from '../contract/schedulerOutput';
 
-/** What the worker remembers of a request between its steps. */
+/** Per-request state kept between steps. */
 export class CachedRequestState {
   /** -1 while preempted. */
   slot = -1;
-  /** Tokens of the request when it last entered a slot; a step that reaches them all samples. */
+  /** Tokens of the request when it last entered a slot; a row that reaches them is sampled. */
   numTokens = 0;
   numComputedTokens = 0;
   numBlocks = 0;
-  /** Prompt positions whose logprobs were already given out, lest a resumed prompt repeats them. */
+  /** Prompt positions with logprobs already returned, so a resumed prompt does not repeat them. */
   numPromptLogprobsDone = 0;
 
   constructor(
@@ -29,7 +30,7 @@ export class CachedRequestState {
   ) {}
 }
 
-/** One request's prompt positions in a step's output: rows `start` to `start + count`. */
+/** Prompt positions of one request in a step's output: rows `start` to `start + count`. */
 export interface PromptLogprobRange {
   reqId: string;
   start: number;
@@ -37,7 +38,7 @@ export interface PromptLogprobRange {
   numLogprobs: number;
 }
 
-/** A step as it was written: what its launch and its output need to know. */
+/** A written step, for its launch and output. */
 export interface PreparedStep {
   reqIds: readonly string[];
   reqIdToIndex: ReadonlyMap<string, number>;
@@ -47,7 +48,7 @@ export interface PreparedStep {
   numBlockUpdates: number;
   numSampled: number;
   numPromptLogprobRows: number;
-  /** Most alternatives a sampled row asked for; -1 when none did. */
+  /** Most logprobs requested by a sampled row; -1 if none. */
   numLogprobs: number;
   promptLogprobs: PromptLogprobRange[];
 }
@@ -62,23 +63,22 @@ export class InputBatch {
   private reqIdToIndex: ReadonlyMap<string, number> = new Map();
 
   constructor(
-    private readonly model: NativeModel,
+    private readonly model: NativeModelRunner,
     private readonly maxNumSeqs: number,
   ) {
     for (let slot = maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
   }
 
-  /** Requests known, those preempted included. */
+  /** Requests held, including preempted ones. */
   get size(): number {
     return this.requests.size;
   }
 
   /**
-   * Applies what the scheduler changed and writes the step's rows into `buffers`.
+   * Applies the scheduler's changes and writes the step's rows into `buffers`.
    *
-   * Throws InvalidRequestError with `requestId` for a new request that the device would not take.
-   * Nothing has changed then, neither here nor on the device: the same step without that request
-   * may follow, and runs the others.
+   * Throws InvalidRequestError with `requestId` for a new request that the device refuses, before
+   * changing anything here or on the device: the same step without that request can follow.
    */
   prepare(schedulerOutput: SchedulerOutput, buffers: StepBuffers): PreparedStep {
     const newRequests = this.checkNew(schedulerOutput);
@@ -94,12 +94,14 @@ export class InputBatch {
   private request(reqId: string): CachedRequestState {
     const request = this.requests.get(reqId);
     if (request === undefined) {
-      throw new InvalidStateError(`request ${reqId} is scheduled, but the worker does not know it`);
+      throw new InvalidStateError(
+        `request ${reqId} is scheduled, but was never sent to the worker as new`,
+      );
     }
     return request;
   }
 
-  /** A request may end before it ever reached the worker; then there is nothing to free. */
+  /** A request may finish before it reaches the worker; then there is nothing to free. */
   private finish(reqId: string): void {
     const request = this.requests.get(reqId);
     if (request === undefined) return;
@@ -107,7 +109,7 @@ export class InputBatch {
     this.requests.delete(reqId);
   }
 
-  /** The step's new requests as the device takes them. Changes nothing. */
+  /** Converts and checks the step's new requests. Changes nothing. */
   private checkNew(schedulerOutput: SchedulerOutput): NativeRequest[] {
     const { scheduledNewReqs, finishedReqIds, preemptedReqIds } = schedulerOutput;
     if (scheduledNewReqs.length === 0) return NO_REQUESTS;
@@ -119,7 +121,9 @@ export class InputBatch {
     return scheduledNewReqs.map((data) => {
       const { reqId } = data;
       if (reqIds.has(reqId) || (this.requests.has(reqId) && !finished.has(reqId))) {
-        throw new InvalidStateError(`request ${reqId} is new, but the worker knows it already`);
+        throw new InvalidStateError(
+          `request ${reqId} is scheduled as new, but the worker has it already`,
+        );
       }
       if (reqIds.size === numFree) throw this.noSlotFor(reqId);
       reqIds.add(reqId);
@@ -154,7 +158,7 @@ export class InputBatch {
 
   private noSlotFor(reqId: string): InvalidStateError {
     return new InvalidStateError(
-      `request ${reqId} would be the ${this.maxNumSeqs + 1}th; maxNumSeqs is ${this.maxNumSeqs}`,
+      `request ${reqId} has no free slot: all ${this.maxNumSeqs} (maxNumSeqs) are in use`,
     );
   }
 
@@ -175,7 +179,9 @@ export class InputBatch {
       if (resumedReqIds.has(request.reqId)) {
         const tokenIds = allTokenIds.get(request.reqId);
         if (tokenIds === undefined || blockIds === null) {
-          throw new InvalidStateError(`request ${request.reqId} resumes without tokens or blocks`);
+          throw new InvalidStateError(
+            `request ${request.reqId} is resumed without its tokens or blocks`,
+          );
         }
         if (request.slot >= 0) this.leaveSlot(request);
         const { numPromptTokens, sampling } = request;
@@ -272,7 +278,7 @@ function toNativeRequest(data: NewRequestData): NativeRequest {
   };
 }
 
-/** A request's SamplingParams as the device takes them: numbers and flat lists. */
+/** Converts SamplingParams for the device: numbers and flat lists. */
 export function toNativeSampling(
   data: Pick<NewRequestData, 'samplingParams' | 'badWordsTokenIds' | 'stopTokenIds' | 'seed'>,
 ): NativeSampling {

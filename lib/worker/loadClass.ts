@@ -1,4 +1,4 @@
-/** Classes that a config names instead of holding: `{ module, export }`. */
+/** Loads classes that a config references as `{ module, export }`. */
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -7,9 +7,9 @@ import { ConfigError } from '../errors';
 type Class = abstract new (...args: never[]) => object;
 
 /**
- * The class that a ClassReference stands for, or undefined when it is not one. A module is found as
- * `require` finds it from the working directory: a path, or a package's name; CommonJS or ES module.
- * Rejects with ConfigError when there is no such module or export, or it is not a class.
+ * Loads a ClassReference; undefined if it is none. Modules are resolved as by `require` from the
+ * working directory: a path or package name, CommonJS or ES module. Rejects with ConfigError if the
+ * module or export does not exist or is no class.
  */
 export async function loadClass(reference: unknown): Promise<Class | undefined> {
   if (typeof reference === 'function') return reference as unknown as Class;
@@ -36,5 +36,5 @@ async function loadModule(module: string): Promise<Record<string, unknown>> {
   }
 }
 
-/** How `require` refuses what only `import` can load. */
+/** Codes with which `require` refuses ES modules. */
 const IS_ES_MODULE = new Set(['ERR_REQUIRE_ESM', 'ERR_REQUIRE_ASYNC_MODULE']);

@@ -1,32 +1,32 @@
-/** How much of a device's memory an engine may use, and what of it is left for the KV cache. */
+/** Computes the device memory available for the KV cache. */
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, OutOfMemoryError } from '../errors';
-import type { MemoryInfo, NativeDevice, NativeModel } from '../native';
+import type { MemoryInfo, NativeDeviceThread, NativeModelRunner } from '../native';
 
-/** Share of the free memory that the KV caches of a CPU's ranks may take when the user names none. */
-const CPU_CACHE_SHARE = 0.25;
-/** Share of a GPU's memory that an engine may use when the user names none, as in vLLM. */
-const CUDA_MEMORY_UTILIZATION = 0.9;
+/** Default share of the free host memory for the KV caches of all ranks on a CPU. */
+export const CPU_CACHE_SHARE = 0.25;
+/** Default share of a GPU's memory for an engine, as in vLLM. */
+export const CUDA_MEMORY_UTILIZATION = 0.9;
 
 const GIB = 2 ** 30;
 const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;
 
 export class MemoryBudget {
-  /** Before anything was loaded. */
+  /** Measured before loading the model. */
   #baseline: MemoryInfo | null = null;
 
   constructor(
     private readonly config: UniprocConfig,
-    /** Ranks on this machine, which divide its CPU's memory among them. */
+    /** Ranks on this machine, which divide the host memory. */
     private readonly localWorldSize: number,
   ) {}
 
-  /** The device is a GPU, whose memory is not the host's. */
+  /** GPU memory is separate from host memory. */
   get #onCuda(): boolean {
     return this.config.device.kind === 'cuda';
   }
 
-  /** Share of the device's memory this engine may use; null on the CPU, unless the user names one. */
+  /** Share of the device's memory for this engine; null on a CPU without memoryUtilization. */
   get #utilization(): number | null {
     const { memoryUtilization } = this.config.cache;
     if (this.#onCuda) return memoryUtilization ?? CUDA_MEMORY_UTILIZATION;
@@ -34,10 +34,10 @@ export class MemoryBudget {
   }
 
   /**
-   * Notes what is free before anything is loaded. Rejects with OUT_OF_MEMORY when that is less than
-   * memoryUtilization asks for.
+   * Measures free memory before loading. Rejects with OUT_OF_MEMORY if it is less than
+   * memoryUtilization requests.
    */
-  async measureBaseline(device: NativeDevice): Promise<void> {
+  async measureBaseline(device: NativeDeviceThread): Promise<void> {
     this.#baseline = await device.memory();
     const { total, free } = this.#baseline;
     const share = this.#utilization;
@@ -51,12 +51,12 @@ export class MemoryBudget {
   }
 
   /**
-   * Bytes the KV cache may take: runs a step at the largest batch and takes what it and the weights
-   * needed at most from the share of memory this engine was given. `kvCacheMemoryBytes` overrides
-   * the figure; the step runs all the same, so that a model too large fails here. Rejects with
-   * OUT_OF_MEMORY and the figures.
+   * Bytes available for the KV cache: profiles a step at the largest batch and subtracts the peak
+   * usage of weights and step from this engine's share. `kvCacheMemoryBytes` overrides the result,
+   * but profiling still runs, so that a model too large fails here. Rejects with OUT_OF_MEMORY and
+   * the figures.
    */
-  async availableForKvCache(device: NativeDevice, model: NativeModel): Promise<number> {
+  async availableForKvCache(device: NativeDeviceThread, model: NativeModelRunner): Promise<number> {
     const { kvCacheMemoryBytes } = this.config.cache;
     await device.resetPeakMemory();
     const graphBytes = await model.profile();
@@ -70,10 +70,10 @@ export class MemoryBudget {
       throw new InvalidStateError(
         `${gib(freeBefore)} were free before the model was loaded and ${gib(free)} are now: ` +
           'another process freed GPU memory while the model was loading, so the available memory ' +
-          'cannot be determined; start again',
+          'cannot be determined; retry',
       );
     }
-    // A GPU's driver, kernels and other processes take memory that is not allocated here.
+    // The driver, kernels and other processes use GPU memory that is not allocated here.
     const needed = peakAllocated + graphBytes + (this.#onCuda ? total - free - allocated : 0);
     const requested = Math.floor(total * share);
     if (requested <= needed) {

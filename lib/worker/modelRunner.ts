@@ -1,6 +1,6 @@
-/** Turns scheduler outputs into steps on the device and the device's buffers into outputs. */
+/** Launches scheduler outputs as device steps and reads their outputs (vLLM's ModelRunner). */
 import { InvalidStateError } from '../errors';
-import type { NativeEvent, NativeModel, StepBuffers } from '../native';
+import type { NativeEvent, NativeModelRunner, StepBuffers } from '../native';
 import { InputBatch, type PreparedStep } from './inputBatch';
 import {
   AsyncModelRunnerOutput,
@@ -16,17 +16,17 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { StepOutput } from './workerBase';
 
 export class ModelRunner {
-  /** Public, as vLLM's is: those who train a model between generations reach it here. */
+  /** Public, as in vLLM, for programs that train the model between generations. */
   readonly inputBatch: InputBatch;
   private readonly refusedRequests = new RefusedRequests();
-  /** The output last launched from each staging set. */
+  /** Last output launched from each staging set. */
   private readonly launched: (StepOutputInFlight | null)[];
   private nextSet = 0;
-  /** A step whose forward is launched and whose sampling waits for a grammar. */
+  /** A step with its forward pass launched, awaiting a grammar for sampling. */
   private awaitingSample: { set: number; step: LaunchedStep } | null = null;
 
   constructor(
-    readonly model: NativeModel,
+    readonly model: NativeModelRunner,
     readonly vocabSize: number,
     readonly maxNumSeqs: number,
   ) {
@@ -35,14 +35,16 @@ export class ModelRunner {
   }
 
   /**
-   * Launches a step. Null when its sampling waits for `sampleTokens`, which the caller calls before
-   * the next step (the executor sees to it). Throws INVALID_STATE when every staging set is in flight.
+   * Launches a step. Returns null if it awaits `sampleTokens`, which must come before the next step
+   * (the executor enforces this). Throws INVALID_STATE if every staging set is in flight.
    */
   executeModel(schedulerOutput: SchedulerOutput): StepOutput {
     const set = this.nextSet;
     const last = this.launched[set];
     if (last && !last.ready.done) {
-      throw new InvalidStateError(`${this.launched.length} steps are in flight already`);
+      throw new InvalidStateError(
+        `executeModel was called with ${this.launched.length} steps in flight, the most there may be`,
+      );
     }
     last?.overwrite();
     this.launched[set] = null;
@@ -70,10 +72,10 @@ export class ModelRunner {
     return this.sample(set, step, null);
   }
 
-  /** Samples the step that `executeModel` left waiting, under a grammar's masks. */
+  /** Samples the step awaiting sampling, with a grammar's bitmask. */
   sampleTokens(grammarOutput: GrammarOutput | null): StepOutput {
     if (!this.awaitingSample) {
-      throw new InvalidStateError('sampleTokens was called, but no step waits for it');
+      throw new InvalidStateError('sampleTokens was called, but no step awaits it');
     }
     const { set, step } = this.awaitingSample;
     this.awaitingSample = null;
@@ -85,7 +87,7 @@ export class ModelRunner {
     return (this.launched[set] = new StepOutputInFlight(ready, this.model.steps[set], step));
   }
 
-  /** The grammar's masks laid out for the sampled rows; rows without one allow every token. */
+  /** Expands the bitmask to all sampled rows; rows without a grammar allow every token. */
   private rowsBitmask(step: LaunchedStep, grammar: GrammarOutput): Int32Array {
     const words = Math.ceil(this.vocabSize / 32);
     if (grammar.grammarBitmask.length !== grammar.structuredOutputRequestIds.length * words) {
@@ -107,12 +109,12 @@ export class ModelRunner {
   }
 }
 
-/** A step as it was written, and the requests that it was to have and that were refused. */
+/** A written step and its refused requests. */
 interface LaunchedStep extends PreparedStep {
   failedReqs: ReadonlyMap<string, Error>;
 }
 
-/** A step on the device; its output is copied out of the staging set once the event is done. */
+/** Output of a step in flight, copied from the staging set once the event is done. */
 class StepOutputInFlight extends AsyncModelRunnerOutput {
   private state: 'pending' | 'taken' | 'overwritten' = 'pending';
 
@@ -126,9 +128,10 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
 
   getOutput(): ModelRunnerOutput {
     if (this.state !== 'pending') {
-      throw new InvalidStateError(`this step's output was ${this.state} already`);
+      throw new InvalidStateError(`getOutput: this step's output was ${this.state} already`);
     }
-    if (!this.ready.done) throw new InvalidStateError("this step's output is not ready yet");
+    if (!this.ready.done)
+      throw new InvalidStateError("getOutput: this step's output is not ready; wait for its event");
     this.state = 'taken';
     const { step, buffers } = this;
     return {
@@ -148,7 +151,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
     };
   }
 
-  /** One pass over a number a sampled row, and a number a prompt position with logprobs. */
+  /** One pass over the counts of sampled rows and of prompt positions with logprobs. */
   private numNansInLogits(): ReadonlyMap<string, number> {
     const { buffers, step } = this;
     let numNans: Map<string, number> | undefined;
@@ -167,7 +170,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
     return numNans ?? NO_NANS_IN_LOGITS;
   }
 
-  /** The staging set is written again; an output that was not taken is lost. */
+  /** Called when the staging set is reused; an output not read by then is lost. */
   overwrite(): void {
     if (this.state === 'pending') this.state = 'overwritten';
   }
@@ -202,7 +205,7 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
   }
 }
 
-/** Positions `start` to `start + count`, the first `width` entries of each. */
+/** Copies positions `start` to `start + count`, the first `width` entries of each. */
 function copyLogprobs(
   tokenIds: Int32Array,
   logprobs: Float32Array,

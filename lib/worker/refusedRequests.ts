@@ -1,6 +1,6 @@
 /**
- * Requests that the device would not take. Their steps run without them, and so do the steps that
- * were scheduled before the engine heard of it.
+ * Requests refused by the device. Steps run without them, including steps scheduled before the
+ * engine learned of the refusal.
  */
 import { InvalidRequestError } from '../errors';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -8,13 +8,13 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 const NONE: ReadonlyMap<string, Error> = new Map<string, Error>();
 
 export class RefusedRequests {
-  /** By id, until the scheduler says that they have ended. */
+  /** By id, until the scheduler reports them finished. */
   private readonly refused = new Map<string, Error>();
 
   /**
-   * `prepare` of the step without the requests that were refused, before or now, and those among them
-   * that the step has, with why. `prepare` throws InvalidRequestError with a `requestId`, changing
-   * nothing, for a request that it refuses; what else it throws is thrown here.
+   * Calls `prepare` with the step without refused requests; returns its result and the step's
+   * refused requests with their errors. To refuse a request, `prepare` throws InvalidRequestError
+   * with a `requestId` before changing anything; other errors are rethrown.
    */
   prepare<T>(
     step: SchedulerOutput,

@@ -1,6 +1,6 @@
 /**
- * The lists of sampling parameters as the device takes them. Requests that share their parameters
- * share these too: a list of 50,000 bad words is flattened once, not for each request.
+ * Converts sampling lists for the device. Requests with the same parameters share the result: a
+ * list of 50,000 bad words is flattened once.
  */
 import { SamplingParams } from '../config/samplingParams';
 import { InvalidRequestError } from '../errors';
@@ -11,12 +11,15 @@ type BiasLists = Pick<NativeSampling, 'logitBiasTokenIds' | 'logitBiases'>;
 type BadWordsLists = Pick<NativeSampling, 'badWordsTokenIds' | 'badWordsEnds'>;
 type Lists = BiasLists & BadWordsLists & Pick<NativeSampling, 'allowedTokenIds' | 'stopTokenIds'>;
 
-/** By parameters, which cannot change, and by frozen lists. */
+/** Caches by immutable parameters and frozen lists. */
 const biases = new WeakMap<object, BiasLists>();
 const badWords = new WeakMap<object, BadWordsLists>();
 const tokenLists = new WeakMap<object, Int32Array>();
 
-/** Throws InvalidRequestError: a list has something else than token ids, or a bias is no number. */
+/**
+ * Throws InvalidRequestError for list entries that are not token ids and biases that are not
+ * numbers.
+ */
 export function samplingLists({
   samplingParams,
   badWordsTokenIds,
@@ -37,7 +40,7 @@ export function samplingLists({
 
 const NONE: readonly number[] = Object.freeze([]);
 
-/** What `make` made of `source` before, where `source` cannot have changed since. */
+/** Returns `make(source)`, cached if `source` is immutable. */
 function made<Source extends object, Made>(
   cache: WeakMap<object, Made>,
   source: Source,
@@ -55,7 +58,9 @@ function toBiases({ logitBias }: Pick<SamplingParams, 'logitBias'>): BiasLists {
   let i = 0;
   for (const [tokenId, bias] of logitBias) {
     if (typeof bias !== 'number') {
-      throw new InvalidRequestError(`logitBias of ${tokenId} is ${String(bias)}, not a number`);
+      throw new InvalidRequestError(
+        `logitBias of token ${tokenId} is ${String(bias)}; it must be a number`,
+      );
     }
     logitBiases[i++] = bias;
   }
@@ -80,7 +85,7 @@ function toInt32s(name: string, values: readonly number[]): Int32Array {
   return array;
 }
 
-/** A typed array would turn what it cannot hold into another token: 2 ** 32 and NaN into 0. */
+/** Checked, because a typed array converts invalid values to other tokens: 2 ** 32 and NaN to 0. */
 function copyTokenIds(
   name: string,
   values: readonly number[],
@@ -90,7 +95,9 @@ function copyTokenIds(
   for (let i = 0; i < values.length; i++) {
     target[start + i] = values[i];
     if (target[start + i] !== values[i]) {
-      throw new InvalidRequestError(`${name} names token ${String(values[i])}, no token id`);
+      throw new InvalidRequestError(
+        `${name} names token ${String(values[i])}, which is not a token id`,
+      );
     }
   }
 }

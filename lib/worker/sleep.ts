@@ -1,39 +1,43 @@
 /**
- * Gives a model's memory back and takes it again. Whether steps may run meanwhile is for the executor
- * to say (executor/sleepState.ts); what is kept here is where the memory is.
+ * Releases and restores a model's memory. The executor tracks whether steps may run
+ * (executor/sleepState.ts); this tracks where the memory is.
  */
-import type { NativeModel } from '../native';
+import type { NativeModelRunner } from '../native';
 import type { SleepTag } from './workerBase';
 
-/** How memory given back is filled again. */
+/** How to restore released memory. */
 export interface Restore {
-  /** Reads the weights from the checkpoint again. */
+  /** Reloads the weights from the checkpoint. */
   loadWeights(): Promise<void>;
-  /** Blocks of the KV cache; null: it had none. */
+  /** KV cache blocks; null if it had none. */
   numBlocks: number | null;
 }
 
 export class ReleasedMemory {
-  /** Given back and not taken again; a wakeUp that failed half way goes on with what is left. */
+  /** Released tags; a wakeUp after a partial failure restores the rest. */
   readonly #tags = new Set<SleepTag>();
-  /** Where released weights are: 1 in host memory, 2 in the checkpoint alone. */
+  /** Location of released weights: 1: host memory, 2: checkpoint only. */
   #level: 1 | 2 = 1;
 
-  /** `onCuda`: the host's memory is not the device's. */
+  /** `onCuda`: device memory is separate from host memory. */
   constructor(private readonly onCuda: boolean) {}
 
-  /** Rejects with OUT_OF_MEMORY, having given nothing back, when the host has none for the weights. */
-  async release(model: NativeModel, level: 1 | 2): Promise<void> {
+  /** Rejects with OUT_OF_MEMORY, releasing nothing, if host memory cannot hold the weights. */
+  async release(model: NativeModelRunner, level: 1 | 2): Promise<void> {
     this.#level = level;
-    // First what can fail.
+    // Weights first: only they can fail.
     if (level === 2) await model.releaseWeights();
     else if (this.onCuda) await model.offloadWeights();
     this.#tags.add('weights').add('kv_cache');
     await model.releaseKvCache();
   }
 
-  /** Rejects with OUT_OF_MEMORY and the figures; what was not taken again by then is released still. */
-  async restore(model: NativeModel, tags: readonly SleepTag[], restore: Restore): Promise<void> {
+  /** Rejects with OUT_OF_MEMORY and the figures; tags not restored by then stay released. */
+  async restore(
+    model: NativeModelRunner,
+    tags: readonly SleepTag[],
+    restore: Restore,
+  ): Promise<void> {
     if (tags.includes('weights') && this.#tags.has('weights')) {
       if (this.#level === 2) await restore.loadWeights();
       else if (this.onCuda) await model.restoreWeights();

@@ -1,4 +1,6 @@
-/** One device's half of a step: opens the device, loads the model, sizes its cache, runs it. */
+/**
+ * A worker: opens one device, loads the model, sizes its KV cache and runs steps (vLLM's Worker).
+ */
 import os from 'node:os';
 import {
   type ReconfigureDistributedRequest,
@@ -8,18 +10,20 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import { type KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
+import type { WorkerSummary } from '../contract/workerSummary';
 import { addressOf } from '../distributed/address';
 import { ProcessGroup } from '../distributed/processGroup';
 import { type RankPlace, rankFromEnvironment } from '../distributed/rendezvous';
 import { ConfigError, InvalidStateError, NotSupportedError } from '../errors';
+import { log } from '../log';
 import {
   type DeviceProperties,
   type ModelLimits,
   type ModelSpec,
   native,
   type NativeCommunicator,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
 } from '../native';
 import { ModelLoader } from '../model/load';
 import { shareOf } from '../model/division';
@@ -30,20 +34,20 @@ import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './w
 
 export class Worker extends WorkerBase {
   /** The open device; null before `initDevice` and after `shutdown`. */
-  device: NativeDevice | null = null;
+  device: NativeDeviceThread | null = null;
   deviceProperties: DeviceProperties | null = null;
   /**
-   * The ranks that hold the model's shares, and how each notices when another is gone. Null where
-   * there is one rank, before `initDevice` and after `shutdown`.
+   * The ranks that share the model, with failure detection. Null with one rank, before `initDevice`
+   * and after `shutdown`.
    */
   processGroup: ProcessGroup | null = null;
-  /** What those ranks compute together; each must call the same in the same order. Null likewise. */
+  /** Collectives of those ranks; all must call the same ones in the same order. Null as above. */
   communicator: NativeCommunicator | null = null;
-  /** This worker's place among the ranks, and where they meet. */
+  /** This worker's rank, and the rendezvous address. */
   #place: RankPlace & { localRank: number; initMethod: string };
-  /** Steps launched on the group of ranks: the same on each, once all have made the same calls. */
+  /** Steps launched in this rank group; identical on every rank after the same calls. */
   #numSteps = 0;
-  /** Since `initDevice`. */
+  /** Set by `initDevice`. */
   #memory: MemoryBudget | null = null;
   readonly #loader: ModelLoader;
   #runner: ModelRunner | null = null;
@@ -59,12 +63,12 @@ export class Worker extends WorkerBase {
     this.#place = { rank, worldSize, localRank, initMethod };
   }
 
-  /** Among the ranks that hold the model's shares; after reinitializeDistributed its new place. */
+  /** Rank among those that share the model; updated by reinitializeDistributed. */
   get rank(): number {
     return this.#place.rank;
   }
 
-  /** Ranks that hold the model's shares. */
+  /** Number of ranks that share the model. */
   get worldSize(): number {
     return this.#place.worldSize;
   }
@@ -73,43 +77,47 @@ export class Worker extends WorkerBase {
     return this.args.config;
   }
 
-  get #openDevice(): NativeDevice {
+  get #openDevice(): NativeDeviceThread {
     if (!this.device) throw new InvalidStateError('the device is not open; call initDevice first');
     return this.device;
   }
 
-  /** Reachable as `executor.driverWorker.worker.modelRunner`. Throws INVALID_STATE before loadModel. */
+  /**
+   * Reachable as `executor.driverWorker.worker.modelRunner`. Throws INVALID_STATE before loadModel.
+   */
   get modelRunner(): ModelRunner {
     if (!this.#runner) throw new InvalidStateError('the model is not loaded; call loadModel first');
     return this.#runner;
   }
 
-  get model(): NativeModel {
+  get model(): NativeModelRunner {
     return this.modelRunner.model;
   }
 
-  /** The sizes of this rank's share of the model. */
+  /** Dimensions of this rank's share of the model. */
   get modelSpec(): ModelSpec {
     return shareOf(this.#loader.spec, this.worldSize);
   }
 
-  /** Ranks on this machine, which divide its CPU among them. */
+  /** Ranks on this machine, which divide its CPU. */
   get #localWorldSize(): number {
     if (this.worldSize === 1) return 1;
     return Math.min(this.worldSize, rankFromEnvironment().localWorldSize);
   }
 
   /**
-   * Meets the other ranks and opens the device. Rejects with DEVICE_FAILED when it is not there, with
-   * OUT_OF_MEMORY when less of it is free than memoryUtilization asks for, and with RENDEZVOUS or
-   * PEER_LOST when another rank does not come or is lost.
+   * Joins the other ranks and opens the device. Rejects with DEVICE_FAILED if there is no such
+   * device, OUT_OF_MEMORY if less memory is free than memoryUtilization requests, and RENDEZVOUS or
+   * PEER_LOST if another rank does not join or is lost.
    */
   async initDevice(): Promise<void> {
     const { kind } = this.#config.device;
-    // First, so that the others hear of a device that cannot be had.
+    // Join first, so other ranks learn of a device failure.
     if (this.worldSize > 1) await this.#joinGroup();
-    this.device = new (native().Device)(kind, this.#place.localRank, this.#cpuThreads());
+    this.device = new (native().DeviceThread)(kind, this.#place.localRank, this.#cpuThreads());
     this.deviceProperties = await this.device.open();
+    const { name, capability, numThreads } = this.deviceProperties;
+    log('start: device %s is open: %s, %d threads', name, capability, numThreads);
     if (this.processGroup) await this.#connect(this.processGroup, this.device);
     this.#memory = new MemoryBudget(this.#config, this.#localWorldSize);
     await this.#memory.measureBaseline(this.device);
@@ -120,22 +128,22 @@ export class Worker extends WorkerBase {
     const group = await ProcessGroup.join({ ...this.#place, timeout });
     this.processGroup = group;
     this.#numSteps = 0;
-    // A device that waits for a rank that is gone would wait for good.
+    // A device waiting for a lost rank would wait forever.
     group.onFailure((error) => this.communicator?.abort(error.message));
-    group.onLeave((rank, numSteps) => void this.#endWithout(group, rank, numSteps));
+    group.onLeave((rank, numSteps) => void this.#onRankLeft(group, rank, numSteps));
   }
 
   /**
-   * A rank has left after it launched so many steps, and completed them: those that both launched are
-   * about to be done here, and those that come now, or were launched here alone, never will.
+   * A rank has left after launching and completing `numSteps` steps: steps that both ranks launched
+   * complete here; later ones never will.
    */
-  async #endWithout(group: ProcessGroup, rank: number, numSteps: number): Promise<void> {
+  async #onRankLeft(group: ProcessGroup, rank: number, numSteps: number): Promise<void> {
     if (this.#numSteps <= numSteps) await this.device?.synchronize().catch(() => {});
-    if (this.processGroup !== group) return; // It has left meanwhile.
+    if (this.processGroup !== group) return; // This rank has left too.
     this.communicator?.abort(`rank ${rank} is lost: it has left the group`);
   }
 
-  async #connect(group: ProcessGroup, device: NativeDevice): Promise<void> {
+  async #connect(group: ProcessGroup, device: NativeDeviceThread): Promise<void> {
     const { distributedTimeout, disableCustomAllReduce } = this.#config.parallel;
     this.communicator = new (native().Communicator)(device, {
       rank: this.rank,
@@ -147,7 +155,7 @@ export class Worker extends WorkerBase {
     await this.communicator.connect(await group.gather('communicator', address));
   }
 
-  /** Threads that compute: UNIPROC_CPU_THREADS, or as many as there are cores for this rank. */
+  /** Compute threads: UNIPROC_CPU_THREADS, or this rank's share of the cores. */
   #cpuThreads(): number {
     const value = process.env.UNIPROC_CPU_THREADS;
     if (value === undefined || value === '') {
@@ -161,7 +169,7 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Tells the other ranks that this one cannot go on, and why; ends its waiting for them. Their
+   * Tells the other ranks that this one has failed, and why, and stops waiting for them. Their
    * PeerLostError has `cause` as its cause.
    */
   abort(reason: string, cause?: unknown): void {
@@ -169,11 +177,11 @@ export class Worker extends WorkerBase {
     this.communicator?.abort(reason);
   }
 
-  /** Fills the weights from the checkpoint's files, or with random values ('dummy'). */
+  /** Loads the weights from the checkpoint, or random ones ('dummy'). */
   async loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> {
     const { model, scheduler, cache, limits } = this.#config;
     const device = this.#openDevice;
-    // Asynchronous scheduling launches a step while the one before it runs, each from its own set.
+    // Async scheduling launches a step during the previous one, each from its own staging set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
     const modelLimits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
@@ -186,7 +194,7 @@ export class Worker extends WorkerBase {
       enforceEager: model.enforceEager,
     };
     await this.#loader.examine(device, this.rank);
-    const nativeModel = new (native().Model)(
+    const nativeModel = new (native().ModelRunner)(
       device,
       this.#loader.spec,
       modelLimits,
@@ -216,7 +224,10 @@ export class Worker extends WorkerBase {
     );
   }
 
-  /** Bytes the KV cache may take, found by a step at the largest batch. Rejects with OUT_OF_MEMORY. */
+  /**
+   * Bytes available for the KV cache, measured by profiling the largest batch. Rejects with
+   * OUT_OF_MEMORY.
+   */
   async determineAvailableMemory(): Promise<number> {
     const device = this.#openDevice;
     const { model } = this;
@@ -229,7 +240,10 @@ export class Worker extends WorkerBase {
     await this.model.allocateKvCache(kvCacheConfig.numBlocks);
   }
 
-  /** Runs a few shapes once; requests and sampling stay as they were. Resolves to seconds taken. */
+  /**
+   * Warms up by running a few shapes; does not affect requests or sampling. Resolves to the seconds
+   * taken.
+   */
   async compileOrWarmUpModel(): Promise<number> {
     const start = performance.now();
     await this.model.warmUp();
@@ -245,14 +259,14 @@ export class Worker extends WorkerBase {
     return this.modelRunner.sampleTokens(grammarOutput);
   }
 
-  /** A step on no request, as ranks without work run beside others. */
+  /** Runs an empty step, for ranks without work beside others. */
   async executeDummyBatch(): Promise<void> {
     this.#numSteps++;
     await this.model.warmUp();
   }
 
   /** Calls `fn` with the model. */
-  applyModel<T>(fn: (model: NativeModel) => T): T {
+  applyModel<T>(fn: (model: NativeModelRunner) => T): T {
     return fn(this.model);
   }
 
@@ -260,27 +274,39 @@ export class Worker extends WorkerBase {
     return ['generate'];
   }
 
-  /** Resolves when all enqueued before it has run; rejects with what broke the device. */
+  /** The device and this rank's share of the weights. Throws INVALID_STATE before `initDevice`. */
+  getSummary(): WorkerSummary {
+    const { rank, worldSize } = this.#place;
+    if (!this.deviceProperties) throw new InvalidStateError('the device is not open');
+    const { name: deviceName, capability } = this.deviceProperties;
+    const weightBytes = this.#loader.weightBytes(this.#place);
+    return { deviceName, capability, rank, worldSize, weightBytes };
+  }
+
+  /** Resolves once all enqueued work is done; rejects with the device's error. */
   async checkHealth(): Promise<void> {
     await this.#openDevice.synchronize();
   }
 
   /**
-   * Gives memory back. Level 1 keeps the weights in host memory (on the CPU: where they are), level
-   * 2 drops them; the KV cache goes in both. Throws INVALID_STATE, at once, while it holds requests.
-   * Rejects with OUT_OF_MEMORY, and stays awake, when the host has none for the weights.
+   * Releases memory. Level 1 keeps the weights in host memory (on a CPU: in place), level 2
+   * discards them; both discard the KV cache. Throws INVALID_STATE, synchronously, while requests
+   * are unfinished. Rejects with OUT_OF_MEMORY, and stays awake, if host memory cannot hold the
+   * weights.
    */
   sleep(level: 1 | 2): Promise<void> {
     const { size } = this.modelRunner.inputBatch;
     if (size > 0) {
-      throw new InvalidStateError(`sleep with ${size} requests unfinished; finish or abort them`);
+      throw new InvalidStateError(
+        `sleep was called with ${size} requests unfinished; finish or abort them first`,
+      );
     }
     return this.#released.release(this.model, level);
   }
 
   /**
-   * Brings back what the tags name; weights dropped are read from the checkpoint again. Rejects with
-   * OUT_OF_MEMORY and the figures; what was not brought back by then is asleep still.
+   * Restores the tags' memory, reloading discarded weights from the checkpoint. Rejects with
+   * OUT_OF_MEMORY and the figures; tags not restored by then stay asleep.
    */
   wakeUp(tags: readonly SleepTag[] = ['weights', 'kv_cache']): Promise<void> {
     const { model } = this;
@@ -290,26 +316,25 @@ export class Worker extends WorkerBase {
     });
   }
 
-  /** Rejects with NOT_SUPPORTED where there is no CUDA profiler. */
+  /** Rejects with NOT_SUPPORTED without a CUDA profiler. */
   async profile(isStart: boolean): Promise<void> {
     if (this.#config.device.kind !== 'cuda') throw new NotSupportedError('profile');
     await this.#openDevice.profile(isStart);
   }
 
   /**
-   * Leaves the ranks it is among; then, unless it is to shut down, meets those of the request and
-   * loads its new share of the weights. What the KV cache held is gone, and the sizing of the cache
-   * has to follow. Throws NOT_SUPPORTED, having done nothing, where no launcher started it; rejects
-   * as `initDevice` and `loadModel` do.
+   * Leaves its rank group; then, unless it is to shut down, joins the new one and loads its new
+   * share of the weights. The KV cache is lost and must be sized again. Throws NOT_SUPPORTED,
+   * changing nothing, if not started by a launcher; rejects as `initDevice` and `loadModel` do.
    */
   async reinitializeDistributed(request: ReconfigureDistributedRequest): Promise<void> {
     if (this.args.distributedInitMethod !== 'env://') {
       throw new NotSupportedError(
         'reinitializeDistributed',
-        "reinitializeDistributed is for ranks that a launcher started ('external_launcher')",
+        "reinitializeDistributed needs distributedExecutorBackend 'external_launcher'",
       );
     }
-    // No rank leaves while another's device still reads what it computed.
+    // Wait until no other rank's device still reads this rank's results.
     await this.communicator?.barrier();
     await this.shutdown();
     const { KEEP_CURRENT_RANK, SHUTDOWN_CURRENT_RANK } = ReconfigureRankType;
@@ -328,7 +353,7 @@ export class Worker extends WorkerBase {
     await this.loadModel();
   }
 
-  /** Lets what was launched finish, says goodbye to the other ranks, frees everything. Idempotent. */
+  /** Completes launched steps, leaves the rank group and frees everything. Idempotent. */
   async shutdown(): Promise<void> {
     const { device, communicator, processGroup } = this;
     const runner = this.#runner;

@@ -1,11 +1,11 @@
-/** What an executor asks of a worker: one device's half of a step (vLLM V1's WorkerBase). */
+/** The worker interface that an executor calls (vLLM V1's WorkerBase). */
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import type { AsyncModelRunnerOutput, ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
 
-/** What a worker is made with (the wrapper keeps `sharedWorkerLock` for itself). */
+/** Constructor arguments of a worker (the wrapper keeps `sharedWorkerLock`). */
 export interface WorkerArgs {
   config: UniprocConfig;
   localRank: number;
@@ -17,13 +17,13 @@ export interface WorkerArgs {
 
 export type SleepTag = 'weights' | 'kv_cache';
 
-/** The output, or one that is still computed, or null: `sampleTokens` must follow. */
+/** The output, an output in flight, or null: then `sampleTokens` must follow. */
 export type StepOutput = ModelRunnerOutput | AsyncModelRunnerOutput | null;
 
 /**
- * One device's half of a step. The executor calls these by name, in this order at the start:
- * initDevice, loadModel, (getKvCacheSpec, determineAvailableMemory, initializeFromConfig,
- * compileOrWarmUpModel). A method may answer with a value or a promise; it must not block.
+ * Runs steps on one device. The executor calls these methods by name; start-up order: initDevice,
+ * loadModel, (getKvCacheSpec, determineAvailableMemory, initializeFromConfig,
+ * compileOrWarmUpModel). Methods may return a value or a promise, and must not block.
  */
 export abstract class WorkerBase {
   constructor(readonly args: WorkerArgs) {}
@@ -32,7 +32,7 @@ export abstract class WorkerBase {
   abstract loadModel(onProgress?: (progress: LoadProgress) => void): Promise<void> | void;
   /** By layer name. */
   abstract getKvCacheSpec(): Map<string, KVCacheSpec>;
-  /** Bytes for the KV cache. */
+  /** Bytes available for the KV cache. */
   abstract determineAvailableMemory(): Promise<number> | number;
   abstract initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> | void;
   abstract compileOrWarmUpModel(): Promise<number> | number;

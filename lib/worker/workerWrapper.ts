@@ -1,4 +1,7 @@
-/** Holds the worker a config asks for; executors call the methods of both by name (vLLM's WorkerWrapperBase). */
+/**
+ * Creates and holds a worker; executors call the methods of both by name (vLLM's
+ * WorkerWrapperBase).
+ */
 import { inspect } from 'node:util';
 import { ConfigError, InvalidStateError, UnknownMethodError } from '../errors';
 import type { KVCacheConfig } from '../contract/kvCache';
@@ -6,11 +9,11 @@ import { loadClass } from './loadClass';
 import { Worker } from './worker';
 import type { WorkerArgs } from './workerBase';
 
-/** A mutex: one owner at a time, the others wait in the order they came. */
+/** A mutex; waiters acquire it in FIFO order. */
 export class Lock {
   #last: Promise<void> = Promise.resolve();
 
-  /** Resolves when the lock is held, with the function that gives it back. */
+  /** Resolves with the release function once the lock is held. */
   acquire(): Promise<() => void> {
     const before = this.#last;
     let release!: () => void;
@@ -19,7 +22,7 @@ export class Lock {
   }
 }
 
-/** What a worker is made with, and what its wrapper keeps. */
+/** A worker's arguments plus the wrapper's. */
 export interface WorkerKwargs extends WorkerArgs {
   /** Shared by the workers of one process. */
   sharedWorkerLock: Lock;
@@ -27,11 +30,14 @@ export interface WorkerKwargs extends WorkerArgs {
 
 type WorkerClass<W> = new (args: WorkerArgs) => W;
 
-/** One worker, made only by `initWorker`, and the few methods that executors call before it is there. */
+/**
+ * A wrapper of one worker, created by `initWorker`, with the methods that executors call before
+ * that.
+ */
 export class WorkerWrapper<W extends object = Worker> {
-  /** Which of the workers' arguments are this one's. */
+  /** Index of this worker's arguments in `initWorker`. */
   readonly rpcRank: number;
-  /** Which of the KV cache configs is this one's. */
+  /** Index of this worker's KV cache config. */
   readonly globalRank: number;
   #worker: W | null = null;
   #sharedWorkerLock: Lock | null = null;
@@ -46,7 +52,8 @@ export class WorkerWrapper<W extends object = Worker> {
 
   /** Throws InvalidStateError before `initWorker`. */
   get worker(): W {
-    if (this.#worker === null) throw new InvalidStateError('there is no worker before initWorker');
+    if (this.#worker === null)
+      throw new InvalidStateError('there is no worker yet; call initWorker first');
     return this.#worker;
   }
 
@@ -56,12 +63,12 @@ export class WorkerWrapper<W extends object = Worker> {
   }
 
   /**
-   * Makes the worker from `allKwargs[rpcRank]`: of the class `config.parallel.workerCls`, or Worker,
-   * with the methods of `workerExtensionCls` added. Rejects with ConfigError for a class that cannot
-   * be had and for an extension's method whose name is taken, and with what the constructor throws.
+   * Creates the worker from `allKwargs[rpcRank]`: of class `config.parallel.workerCls` or Worker,
+   * with the methods of `workerExtensionCls` added. Rejects with ConfigError if a class cannot be
+   * loaded or an extension's method name is taken, and with the constructor's errors.
    */
   async initWorker(allKwargs: readonly WorkerKwargs[]): Promise<void> {
-    if (this.#worker !== null) throw new InvalidStateError('initWorker a second time');
+    if (this.#worker !== null) throw new InvalidStateError('initWorker was called twice');
     const { sharedWorkerLock, ...args } = allKwargs[this.rpcRank];
     const { workerCls, workerExtensionCls } = args.config.parallel;
     let workerClass = await findClass<W>('workerCls', workerCls ?? Worker);
@@ -75,18 +82,18 @@ export class WorkerWrapper<W extends object = Worker> {
     this.#sharedWorkerLock = sharedWorkerLock;
   }
 
-  /** Hands the worker its own of all ranks' configs. Throws ConfigError when there is none for it. */
+  /** Passes the worker its own KV cache config. Throws ConfigError if there is none. */
   initializeFromConfig(kvCacheConfigs: readonly KVCacheConfig[]): unknown {
     const kvCacheConfig = kvCacheConfigs.at(this.globalRank);
     if (kvCacheConfig === undefined) {
       throw new ConfigError(
-        `${kvCacheConfigs.length} KV cache configs, and none for rank ${this.globalRank}`,
+        `initializeFromConfig got ${kvCacheConfigs.length} KV cache configs and none for rank ${this.globalRank}`,
       );
     }
     return workerMethod(this, 'initializeFromConfig').call(this.worker, kvCacheConfig);
   }
 
-  /** Shuts the worker down, if there is one. */
+  /** Shuts the worker down, if created. */
   async shutdown(): Promise<void> {
     if (this.#worker !== null) await workerMethod(this, 'shutdown').call(this.#worker);
   }
@@ -94,13 +101,13 @@ export class WorkerWrapper<W extends object = Worker> {
 
 type Method = (...args: unknown[]) => unknown;
 
-/** A method by name, or a function that is given the worker's wrapper before `args`. */
+/** A method name, or a function called with the worker's wrapper before `args`. */
 export type RpcMethod = string | ((wrapper: WorkerWrapper, ...args: never[]) => unknown);
 
 /**
- * Calls the wrapper's method of that name, else the worker's, with `args` and after them `kwargs`
- * if given. A function is given the wrapper first. Returns and throws what that does, and throws
- * UnknownMethodError for a name that neither has.
+ * Calls the wrapper's method of that name, else the worker's, with `args` and then `kwargs` if
+ * given; or calls a function with the wrapper first. Throws UnknownMethodError if neither has the
+ * method.
  */
 export function runMethod(
   wrapper: WorkerWrapper<object>,
@@ -124,10 +131,10 @@ function workerMethod(wrapper: WorkerWrapper<object>, name: string): Method {
 
 const prototypeOf = (object: object) => Object.getPrototypeOf(object) as object;
 
-/** A method of the object or of its classes, but not one that every object has. */
+/** Finds a method of the object or its classes, except those of every object. */
 function findMethod(object: object, name: string): Method | null {
   if (isRoot(object) || name === 'constructor') return null;
-  // Not object[name]: a getter must not run for being looked at.
+  // object[name] would run a getter.
   const property = Object.getOwnPropertyDescriptor(object, name);
   if (property === undefined) return findMethod(prototypeOf(object), name);
   return typeof property.value === 'function' ? (property.value as Method) : null;
@@ -152,20 +159,21 @@ async function findClass<W>(option: string, reference: unknown): Promise<WorkerC
   );
 }
 
-/** A subclass of `base` that has the extension's methods too. */
+/** A subclass of `base` with the extension's methods. */
 function extendClass<W extends object>(
   base: WorkerClass<W>,
   extension: WorkerClass<object>,
 ): WorkerClass<W> {
   const taken = (name: string) =>
     new ConfigError(
-      `workerExtensionCls ${extension.name} has a method ${name}, which ${base.name} has already`,
+      `workerExtensionCls ${extension.name} has a method ${name}, but ${base.name} already has that name; ` +
+        'rename it',
     );
   const methods = methodNames(extension.prototype as object);
   const extended = class extends (base as WorkerClass<object>) {
     constructor(args: WorkerArgs) {
       super(args);
-      // Methods that the worker's constructor made would hide the extension's.
+      // A property set by the worker's constructor would shadow the extension's method.
       for (const name of methods) if (Object.hasOwn(this, name)) throw taken(name);
     }
   };

@@ -14,7 +14,7 @@
 namespace uniproc {
 namespace {
 
-// What the native side accepts of a request whatever the model: the constants of RequestLimits.
+// The constants of RequestLimits: bounds of a request that hold for every model.
 Napi::Object requestLimits(Napi::Env env) {
   Napi::Object limits = Napi::Object::New(env);
   const auto set = [&](const char* name, int64_t value) {
@@ -28,7 +28,7 @@ Napi::Object requestLimits(Napi::Env env) {
   return limits;
 }
 
-// Runs once in each Node environment that loads the addon.
+// Runs once per Node environment that loads the addon.
 Napi::Object open(Napi::Env env, Napi::Object exports) {
   Environment::open(env, exports);
   DeviceBinding::define(env, exports);

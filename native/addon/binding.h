@@ -1,4 +1,4 @@
-// What the N-API classes have in common.
+// Common base of the N-API classes.
 #pragma once
 
 #include <napi.h>
@@ -16,13 +16,13 @@ class Binding : public Napi::ObjectWrap<Class> {
       : Napi::ObjectWrap<Class>(info), environment_(Environment::of(info.Env())) {}
 
  protected:
-  // The class's method `name`; what native code throws in it becomes the typed error.
+  // A method; exceptions of native code become typed JavaScript errors.
   template <Napi::Value (Class::*body)(const Napi::CallbackInfo&)>
   static Napi::ClassPropertyDescriptor<Class> method(const char* name) {
     return Binding::InstanceMethod(name, &Binding::template withTypedErrorsOf<body>);
   }
 
-  // A promise of a shutdown that `start` starts: the first call's, for every call.
+  // Returns the promise of the shutdown that the first call starts with `start`.
   template <typename Start>
   Napi::Value shutdownOnce(const Start& start) {
     if (shutdown_.IsEmpty()) {

@@ -27,7 +27,7 @@ CommType toCommType(Napi::Value value) {
   if (name == "float32") return CommType::kFloat32;
   if (name == "float16") return CommType::kFloat16;
   if (name == "bfloat16") return CommType::kBFloat16;
-  throw Napi::TypeError::New(value.Env(), "there is no type " + name);
+  throw Napi::TypeError::New(value.Env(), "unknown type '" + name + "'");
 }
 
 ReduceOp toReduceOp(Napi::Value value) {
@@ -35,7 +35,7 @@ ReduceOp toReduceOp(Napi::Value value) {
   if (name == "sum") return ReduceOp::kSum;
   if (name == "min") return ReduceOp::kMin;
   if (name == "max") return ReduceOp::kMax;
-  throw Napi::TypeError::New(value.Env(), "there is no op " + name);
+  throw Napi::TypeError::New(value.Env(), "unknown op '" + name + "'");
 }
 
 CommunicatorConfig toConfig(Napi::Object object) {
@@ -44,7 +44,7 @@ CommunicatorConfig toConfig(Napi::Object object) {
           toBool(object.Get("customAllReduce"), "customAllReduce")};
 }
 
-// The elements of `type` that `data` holds.
+// An array of elements of `type`.
 struct Elements {
   std::vector<std::byte> data;
   CommType type;
@@ -52,22 +52,22 @@ struct Elements {
   Elements(Napi::Value bytes, Napi::Value typeName)
       : data(toBytes(bytes, "data")), type(toCommType(typeName)) {
     if (data.size() % sizeOf(type) != 0) {
-      throw Napi::TypeError::New(bytes.Env(), "data must be a multiple of " +
-                                                  std::to_string(sizeOf(type)) + " bytes, not " +
+      throw Napi::TypeError::New(bytes.Env(), "the length of data must be a multiple of " +
+                                                  std::to_string(sizeOf(type)) + " bytes, got " +
                                                   std::to_string(data.size()));
     }
   }
   int64_t count() const { return static_cast<int64_t>(data.size() / sizeOf(type)); }
   Buffer toDevice(Ops& ops) const {
-    Buffer buffer(ops, data.size(), kWhat);
+    Buffer buffer(ops, data.size(), kPurpose);
     ops.copyToDevice(buffer.data(), data.data(), data.size());
     return buffer;
   }
 
-  static constexpr const char* kWhat = "a collective's data";
+  static constexpr const char* kPurpose = "a collective's data";
 };
 
-// Waits for the collective by itself: the wait of a copy has no end of its own.
+// Synchronizes first, with the collective's timeout, because waiting for a copy has none.
 std::vector<std::byte> toHost(Ops& ops, const Buffer& buffer) {
   ops.synchronize();
   std::vector<std::byte> bytes(buffer.bytes());
@@ -98,7 +98,7 @@ void CommunicatorBinding::define(Napi::Env env, Napi::Object exports) {
 CommunicatorBinding& CommunicatorBinding::of(const Environment& environment, Napi::Value value) {
   const Napi::Object object = toObject(value, "communicator");
   if (!object.InstanceOf(environment.communicatorClass.Value())) {
-    throw Napi::TypeError::New(value.Env(), "communicator must be a Communicator of the addon");
+    throw Napi::TypeError::New(value.Env(), "communicator must be a NativeCommunicator");
   }
   return *Unwrap(object);
 }
@@ -167,7 +167,7 @@ Napi::Value CommunicatorBinding::allReduce(const Napi::CallbackInfo& info) {
 Napi::Value CommunicatorBinding::allGather(const Napi::CallbackInfo& info) {
   return promiseOfBytes([in = Elements(info[0], info[1])](Ops& ops, Communicator& communicator) {
     const Buffer data = in.toDevice(ops);
-    const Buffer all(ops, data.bytes() * communicator.worldSize(), Elements::kWhat);
+    const Buffer all(ops, data.bytes() * communicator.worldSize(), Elements::kPurpose);
     communicator.allGather(data.data(), all.data(), in.count(), in.type);
     return toHost(ops, all);
   });
@@ -177,7 +177,7 @@ Napi::Value CommunicatorBinding::broadcast(const Napi::CallbackInfo& info) {
   const int32_t root = toInt32(info[2], "root");
   if (root < 0 || root >= communicator_->worldSize()) {
     throw Napi::RangeError::New(info.Env(),
-                                "root must be a rank of the group, not " + std::to_string(root));
+                                "root must be a rank of the group, got " + std::to_string(root));
   }
   return promiseOfBytes(
       [in = Elements(info[0], info[1]), root](Ops& ops, Communicator& communicator) {
@@ -199,7 +199,7 @@ Napi::Value CommunicatorBinding::abort(const Napi::CallbackInfo& info) {
 Napi::Value CommunicatorBinding::shutdown(const Napi::CallbackInfo&) {
   return shutdownOnce([this] {
     return environment_->promise([this](Environment::Settle settle) {
-      // A device that is gone has let go of it before.
+      // A device that was shut down has already released it.
       device_->evict(communicator_, [settle](std::exception_ptr) { settle(nullptr); });
     });
   });

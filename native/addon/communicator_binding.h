@@ -17,8 +17,7 @@ namespace uniproc {
 class CommunicatorBinding : public Binding<CommunicatorBinding> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
-  // The binding of a JavaScript Communicator, which must not be collected before who uses it.
-  // Throws TypeError.
+  // The binding of a JavaScript Communicator, which must outlive its users. Throws TypeError.
   static CommunicatorBinding& of(const Environment& environment, Napi::Value value);
 
   explicit CommunicatorBinding(const Napi::CallbackInfo& info);
@@ -39,11 +38,11 @@ class CommunicatorBinding : public Binding<CommunicatorBinding> {
   Napi::Value abort(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 
-  // Promises of what a task on the device's thread does, and of the bytes that it returns.
+  // Promises for a task on the device's thread, and for the bytes that it returns.
   Napi::Promise promise(std::function<void(Ops&, Communicator&)> work);
   Napi::Promise promiseOfBytes(std::function<Bytes(Ops&, Communicator&)> work);
 
-  Napi::ObjectReference deviceObject_;  // the device must not be collected before it
+  Napi::ObjectReference deviceObject_;  // keeps the device from being collected first
   std::shared_ptr<DeviceThread> device_;
   std::shared_ptr<DeviceCommunicator> communicator_;
 };

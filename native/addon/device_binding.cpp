@@ -10,7 +10,7 @@ namespace uniproc {
 
 void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
   const Napi::Function deviceClass =
-      DefineClass(env, "Device",
+      DefineClass(env, "DeviceThread",
                   {
                       method<&DeviceBinding::open>("open"),
                       method<&DeviceBinding::memory>("memory"),
@@ -22,13 +22,13 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
                       method<&DeviceBinding::shutdown>("shutdown"),
                   });
   Environment::of(env)->deviceClass = Napi::Persistent(deviceClass);
-  exports.Set("Device", deviceClass);
+  exports.Set("DeviceThread", deviceClass);
 }
 
 DeviceBinding& DeviceBinding::of(const Environment& environment, Napi::Value value) {
   const Napi::Object object = toObject(value, "device");
   if (!object.InstanceOf(environment.deviceClass.Value())) {
-    throw Napi::TypeError::New(value.Env(), "device must be a Device of the addon");
+    throw Napi::TypeError::New(value.Env(), "device must be a NativeDevice");
   }
   return *Unwrap(object);
 }

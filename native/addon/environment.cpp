@@ -24,7 +24,8 @@ void Environment::open(Napi::Env env, Napi::Object exports) {
   try {
     auto environment = std::make_shared<Environment>(env);
     env.SetInstanceData(std::make_unique<Instance>(environment).release());
-    // Hooks run last first: this one before the thread-safe function's, which the mailbox made.
+    // Cleanup hooks run in reverse order: this one runs before that of the mailbox's thread-safe
+    // function.
     env.AddCleanupHook([](Environment* instance) { instance->close(); }, environment.get());
   } catch (const std::runtime_error& error) {
     throw Napi::Error::New(env, error.what());
@@ -59,7 +60,7 @@ Napi::Error Environment::error(std::exception_ptr thrown) {
   } catch (const Error& error) {
     return typedError(error.code(), error.what(), error.file());
   } catch (const std::bad_alloc&) {
-    return typedError("OUT_OF_MEMORY", "the host has no memory left for this process", {});
+    return typedError("OUT_OF_MEMORY", "the host is out of memory", {});
   } catch (const std::exception& error) {
     return typedError("INTERNAL", error.what(), {});
   }
@@ -84,7 +85,7 @@ void Environment::post(std::function<void(Napi::Env)> delivery) {
     try {
       delivery(env_);
     } catch (const Napi::Error&) {
-      // JavaScript cannot be run any more: the environment is ending, and there is nobody to tell.
+      // The environment is shutting down and JavaScript can no longer run, so the error is dropped.
     }
   });
 }
@@ -131,7 +132,7 @@ void Environment::call(const Callback* callback, std::initializer_list<napi_valu
   try {
     callback->function.Call(arguments);
   } catch (const Napi::Error& thrown) {
-    napi_fatal_exception(env_, thrown.Value());  // 'uncaughtException', as from any callback
+    napi_fatal_exception(env_, thrown.Value());  // raises 'uncaughtException'
   }
 }
 

@@ -1,5 +1,5 @@
-// What the addon keeps for one Node environment (the main thread, or a worker of worker_threads),
-// as its instance data. There is no state of the process.
+// The addon's state for one Node environment (the main thread, or a worker of worker_threads),
+// stored as its instance data. The process has no global state.
 #pragma once
 
 #include <napi.h>
@@ -22,8 +22,8 @@ namespace uniproc {
 
 class ModelRunnerBinding;
 
-// A JavaScript function for native threads to have called. Only the JavaScript thread looks inside;
-// they carry its address.
+// A JavaScript function that native threads have called. They only pass its address; the JavaScript
+// thread alone accesses it.
 struct Callback {
   Napi::FunctionReference function;
   bool holdsLoop = false;
@@ -35,8 +35,8 @@ class Environment {
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
-  // Makes the environment's instance, and has it closed when the environment ends. Exports
-  // setErrorFactory(make), by which the addon makes its errors.
+  // Creates the environment's instance, which closes when the environment ends. Exports
+  // setErrorFactory(make), which sets the function that makes the addon's errors.
   static void open(Napi::Env env, Napi::Object exports);
   static std::shared_ptr<Environment> of(Napi::Env env);
 
@@ -46,33 +46,33 @@ class Environment {
   Napi::FunctionReference eventClass;
   std::set<ModelRunnerBinding*> models;
 
-  // The typed JavaScript error for what native code threw.
+  // Converts a native exception to the typed JavaScript error.
   Napi::Error error(std::exception_ptr thrown);
 
-  // `post` may be called from any thread, all else only from the JavaScript thread. The delivery
-  // runs on the JavaScript thread, after those posted before.
+  // `post` is callable on any thread, everything else only on the JavaScript thread. Deliveries run
+  // there in order.
   void post(std::function<void(Napi::Env)> delivery);
 
-  // A promise of what `start` starts. `start` is given a function to call once, from any thread,
-  // with the error or null; the promise then rejects, or resolves to `result` (undefined by
-  // default), made on the JavaScript thread. What `start` throws rejects too. Keeps the event loop
-  // running.
+  // A promise for an operation that `start` starts. `start` receives a function to call once, on
+  // any thread, with an error or null; the promise then rejects, or resolves to `result`, which
+  // runs on the JavaScript thread (undefined by default). If `start` throws, the promise rejects.
+  // Keeps the event loop alive until then.
   using Settle = std::function<void(std::exception_ptr)>;
   using Result = std::function<Napi::Value(Napi::Env)>;
   Napi::Promise promise(const std::function<void(Settle)>& start, Result result = nullptr);
-  // The same of a task on the device's thread.
+  // The same for a task on the device's thread.
   Napi::Promise promise(DeviceThread& device, DeviceThread::Work work, Result result = nullptr);
 
   Callback* addCallback(Napi::Function function);
-  // The event loop runs on until the callback is removed.
+  // Keeps the event loop alive until the callback is removed.
   void hold(Callback* callback);
   void call(const Callback* callback, std::initializer_list<napi_value> arguments);
-  // Calls it with the error or null, and removes it.
+  // Calls the callback with the error or null, and removes it.
   void complete(Callback* callback, std::exception_ptr error);
   void remove(Callback* callback);
 
-  // Threads are ended with the environment, if they were not retired before. `retire` has the
-  // thread finish, joins and forgets it, then calls `retired`, all without waiting here.
+  // Threads end with the environment unless retired before. `retire` lets the thread finish, joins
+  // and removes it, then calls `retired`, without blocking.
   void addThread(std::shared_ptr<Stoppable> thread);
   void retire(const std::shared_ptr<Stoppable>& thread, const Settle& retired = nullptr);
 
@@ -88,7 +88,7 @@ class Environment {
   std::vector<std::shared_ptr<Stoppable>> threads_;
 };
 
-// Runs `body`; what native code throws in it becomes the typed JavaScript exception.
+// Runs `body`; converts native exceptions to typed JavaScript errors.
 template <typename Body>
 auto withTypedErrors(Napi::Env env, Body&& body) {
   try {

@@ -27,7 +27,7 @@ Napi::Object EventBinding::create(const Environment& environment, std::shared_pt
 EventBinding& EventBinding::of(const Environment& environment, Napi::Value value) {
   const Napi::Object object = toObject(value, "event");
   if (!object.InstanceOf(environment.eventClass.Value())) {
-    throw Napi::TypeError::New(value.Env(), "event must be an Event of the addon");
+    throw Napi::TypeError::New(value.Env(), "event must be a NativeEvent");
   }
   return *Unwrap(object);
 }
@@ -53,9 +53,9 @@ Napi::Value EventBinding::signal(const Napi::CallbackInfo& info) {
   if (event_->source() == Event::Source::kDevice) {
     throw Error("INVALID_STATE", "this event is completed by its device, not by signal()");
   }
-  if (signalled_) throw Error("INVALID_STATE", "the event was signalled already");
+  if (signalled_) throw Error("INVALID_STATE", "the event was already signalled");
   signalled_ = true;
-  if (!event_->done()) {  // else it was given up, and the waiters are gone
+  if (!event_->done()) {  // otherwise it failed at shutdown, and the waiters were called
     for (Callback* waiter : waiters_) environment_->hold(waiter);
     event_->complete();
   }

@@ -14,7 +14,7 @@ namespace uniproc {
 class EventBinding : public Binding<EventBinding> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
-  // The JavaScript object of a device's event.
+  // Creates the JavaScript object of a device event.
   static Napi::Object create(const Environment& environment, std::shared_ptr<Event> event);
   // The binding of a JavaScript Event. Throws TypeError.
   static EventBinding& of(const Environment& environment, Napi::Value value);
@@ -23,8 +23,8 @@ class EventBinding : public Binding<EventBinding> {
   explicit EventBinding(const Napi::CallbackInfo& info);
 
   const std::shared_ptr<Event>& event() const { return event_; }
-  // A callback that will be called after this event is done. It keeps the event loop running, on a
-  // host event only once that is signalled: before, nothing may ever come of it.
+  // A callback to call after this event is done. It keeps the event loop alive; for a host event
+  // only after it is signalled, since it may never be.
   Callback* addWaiter(Napi::Function function);
 
  private:

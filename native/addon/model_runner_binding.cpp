@@ -13,8 +13,8 @@
 namespace uniproc {
 
 void ModelRunnerBinding::define(Napi::Env env, Napi::Object exports) {
-  exports.Set("Model",
-              DefineClass(env, "Model",
+  exports.Set("ModelRunner",
+              DefineClass(env, "ModelRunner",
                           {
                               method<&ModelRunnerBinding::load>("load"),
                               method<&ModelRunnerBinding::loadDummy>("loadDummy"),
@@ -36,7 +36,7 @@ void ModelRunnerBinding::define(Napi::Env env, Napi::Object exports) {
               Napi::Function::New<declareParameters>(env, "declareParameters"));
 }
 
-// declareParameters(spec, rank, worldSize): of a model that need not be made.
+// declareParameters(spec, rank, worldSize), without creating the model.
 Napi::Value ModelRunnerBinding::declareParameters(const Napi::CallbackInfo& info) {
   Napi::Value declared;
   withTypedErrors(info.Env(), [&] {
@@ -56,7 +56,7 @@ ModelRunnerBinding::ModelRunnerBinding(const Napi::CallbackInfo& info) : Binding
     if (!info[3].IsNull() && !info[3].IsUndefined()) {
       const CommunicatorBinding& binding = CommunicatorBinding::of(*environment_, info[3]);
       if (binding.device() != device.device()) {
-        throw Error("CONFIG_INVALID", "a model and its communicator must be of one device");
+        throw Error("CONFIG_INVALID", "a model and its communicator must use the same device");
       }
       communicator = binding.communicator();
       communicatorObject_ = Napi::Persistent(info[3].As<Napi::Object>());
@@ -219,9 +219,9 @@ Napi::Value ModelRunnerBinding::shutdown(const Napi::CallbackInfo&) { return shu
 
 Napi::Value ModelRunnerBinding::shutdown() {
   return shutdownOnce([this] {
-    Ref();  // until the promise is settled
+    Ref();  // until the promise settles
     const auto start = [this](Environment::Settle settle) {
-      // A device that is gone has let go of its models before.
+      // A device that was shut down has already released its models.
       device_->evict(model_, [settle](std::exception_ptr) { settle(nullptr); });
     };
     return environment_->promise(start, [this](Napi::Env env) {

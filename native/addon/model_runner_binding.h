@@ -42,12 +42,12 @@ class ModelRunnerBinding : public Binding<ModelRunnerBinding> {
   Napi::Value shutdown(const Napi::CallbackInfo& info);
 
   Napi::Array shareSteps(Napi::Env env);
-  // The device's tasks of a model that was not shut down; SHUT_DOWN else.
+  // Enqueues a task on the device's thread; fails with SHUT_DOWN after shutdown.
   void enqueue(DeviceThread::Work work, DeviceThread::Done done = nullptr);
   Napi::Promise promise(DeviceThread::Work work);
 
-  Napi::ObjectReference deviceObject_;        // the device must not be collected before its models
-  Napi::ObjectReference communicatorObject_;  // nor the communicator; empty where there is none
+  Napi::ObjectReference deviceObject_;        // keeps the device from being collected first
+  Napi::ObjectReference communicatorObject_;  // likewise; empty for a single rank
   std::shared_ptr<DeviceThread> device_;
   std::shared_ptr<ModelRunner> model_;
   std::vector<Napi::Reference<Napi::ArrayBuffer>> stepMemory_;

@@ -58,7 +58,8 @@ RopeScaling toRopeScaling(Napi::Object object) {
     scaling.highFreqFactor = number(object, "highFreqFactor");
     return scaling;
   }
-  if (type != "yarn") throw Napi::TypeError::New(object.Env(), "there is no ropeScaling " + type);
+  if (type != "yarn")
+    throw Napi::TypeError::New(object.Env(), "unknown ropeScaling type '" + type + "'");
   scaling.type = RopeScaling::Type::kYarn;
   scaling.betaFast = number(object, "betaFast");
   scaling.betaSlow = number(object, "betaSlow");
@@ -107,7 +108,7 @@ SamplingParams toSamplingParams(Napi::Object object) {
   if (!seed.IsBigInt()) throw Napi::TypeError::New(object.Env(), "seed must be a bigint");
   bool lossless = false;
   params.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless) throw Napi::TypeError::New(object.Env(), "seed must be a bigint of 64 bits");
+  if (!lossless) throw Napi::TypeError::New(object.Env(), "seed must be an unsigned 64-bit bigint");
   params.minTokens = int32(object, "minTokens");
   params.numLogprobs = int32(object, "numLogprobs");
   params.numPromptLogprobs = int32(object, "numPromptLogprobs");
@@ -121,7 +122,7 @@ DType toDType(Napi::Value value, const char* name) {
   if (type == "float32") return DType::kFloat32;
   if (type == "float16") return DType::kFloat16;
   if (type == "bfloat16") return DType::kBFloat16;
-  throw Napi::TypeError::New(value.Env(), std::string("there is no ") + name + " " + type);
+  throw Napi::TypeError::New(value.Env(), std::string("unknown ") + name + " '" + type + "'");
 }
 
 StoredTensor toStoredTensor(Napi::Object object) {

@@ -1,5 +1,5 @@
-// The model's types read from JavaScript objects; see lib/native/index.ts. Each throws a TypeError
-// that names the property at fault, toRequest Error REQUEST_INVALID instead.
+// Conversions of JavaScript objects to the model's types; see lib/native/index.ts. They throw a
+// TypeError that names the invalid property; toRequest throws Error REQUEST_INVALID instead.
 #pragma once
 
 #include <napi.h>

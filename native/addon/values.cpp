@@ -28,7 +28,7 @@ int64_t toInt64(Napi::Value value, const char* name) {
 int32_t toInt32(Napi::Value value, const char* name) {
   const int64_t number = toInt64(value, name);
   if (number != static_cast<int32_t>(number)) {
-    throwTypeError(value.Env(), name, "an integer of 32 bits");
+    throwTypeError(value.Env(), name, "a 32-bit integer");
   }
   return static_cast<int32_t>(number);
 }

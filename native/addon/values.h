@@ -1,5 +1,4 @@
-// JavaScript values read with a check, for arguments and options. Each throws a TypeError that
-// names what it is not.
+// Checked conversions of JavaScript values. They throw a TypeError that names the argument.
 #pragma once
 
 #include <napi.h>
@@ -10,7 +9,7 @@
 namespace uniproc {
 
 double toNumber(Napi::Value value, const char* name);
-// An integer within the safe integers, or within int32.
+// Safe integers, or 32-bit integers.
 int64_t toInt64(Napi::Value value, const char* name);
 int32_t toInt32(Napi::Value value, const char* name);
 bool toBool(Napi::Value value, const char* name);

@@ -1,5 +1,5 @@
 // The addon for tests and benchmarks, build/Release/uniproc_testing.node. The library does not load
-// it, and the npm package does not have it.
+// it and the npm package excludes it.
 #include <napi.h>
 
 #include <cstring>
@@ -26,14 +26,14 @@ Napi::Value philoxWords(const Napi::CallbackInfo& info) {
   return words;
 }
 
-// hostMemory(root): { total, free } as the system's files under that folder have it.
+// hostMemory(root): { total, free } from the system files below `root`.
 Napi::Value hostMemoryFigures(const Napi::CallbackInfo& info) {
   const HostMemory memory = hostMemory(toString(info[0], "root"));
   return fromFigures(info.Env(), static_cast<double>(memory.total),
                      static_cast<double>(memory.free));
 }
 
-// TestingAddon of test/support/testingAddon.ts.
+// Exports TestingAddon of test/support/testingAddon.ts.
 Napi::Object open(Napi::Env env, Napi::Object exports) {
   Environment::open(env, exports);
   exports.Set("Ops", OpsBinding::define(env));

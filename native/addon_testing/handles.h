@@ -1,4 +1,4 @@
-// What the operations' calls hold on a device, as JavaScript has it.
+// JavaScript handles of objects on a device.
 #pragma once
 
 #include <napi.h>
@@ -14,31 +14,32 @@
 
 namespace uniproc {
 
-// Elements of one type in device memory; to JavaScript an opaque handle. int32 is stored as
-// float32.
+// Elements of one type in device memory; an opaque handle in JavaScript. int32 has the storage type
+// of float32.
 struct Tensor {
   std::shared_ptr<Ops> ops;
   StorageType type;
   int64_t count;
   Buffer buffer;
 
-  DType dtype() const { return dtypeOf(type); }  // of float elements
+  DType dtype() const { return dtypeOf(type); }  // requires a float type
 };
 
-// A request table with its requests; to JavaScript an opaque handle.
+// A request table with its requests; an opaque handle in JavaScript.
 struct Requests {
   std::shared_ptr<Ops> ops;
   RequestSlots slots;
-  int64_t listBytes;  // of each
+  int64_t listBytes;  // per request
 };
 
-// A group's communicator; to JavaScript an opaque handle.
+// A rank's communicator; an opaque handle in JavaScript.
 struct Group {
   std::shared_ptr<Ops> ops;
   std::unique_ptr<Communicator> communicator;
 };
 
-// Recorded operations; to JavaScript an opaque handle. There are none where a backend records none.
+// Recorded operations; an opaque handle in JavaScript. `graphs` is null if the backend does not
+// record.
 struct Recordings {
   std::shared_ptr<Ops> ops;
   std::unique_ptr<Graphs> graphs;
@@ -61,7 +62,7 @@ Napi::Value toHandle(Napi::Env env, std::unique_ptr<T> object, const napi_type_t
 template <typename T>
 T& fromHandle(Napi::Value value, const char* name, const napi_type_tag& tag) {
   if (!value.IsExternal() || !value.As<Napi::External<T>>().CheckTypeTag(&tag)) {
-    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a handle of ops");
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a handle made by Ops");
   }
   return *value.As<Napi::External<T>>().Data();
 }

@@ -15,8 +15,8 @@
 namespace uniproc {
 namespace {
 
-// The binding of an object of the library's class `name`. The library's addon has its own copy of
-// the class, so that `InstanceOf` cannot tell.
+// The binding of an object of the library's class `name`. `InstanceOf` does not work, because the
+// library's addon has its own copy of the class.
 template <typename Class>
 Class& unwrap(Napi::Value value, const char* name) {
   const Napi::Object object = toObject(value, name);
@@ -31,19 +31,19 @@ Class& unwrap(Napi::Value value, const char* name) {
 }  // namespace
 
 void loseDevice(const Napi::CallbackInfo& info) {
-  unwrap<DeviceBinding>(info[0], "Device").device()->enqueue([](Ops&) {
+  unwrap<DeviceBinding>(info[0], "DeviceThread").device()->enqueue([](Ops&) {
     throw Error("DEVICE_FAILED", "the device is lost");
   });
 }
 
 Napi::Value readLogits(const Napi::CallbackInfo& info) {
-  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "Model");
+  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "ModelRunner");
   const int32_t numRows = toInt32(info[1], "numRows");
   const std::shared_ptr<Environment> environment = Environment::of(info.Env());
   auto logits = std::make_shared<std::vector<float>>();
   const auto start = [&](Environment::Settle settle) {
-    // The device's thread is the library's: it may outlive this addon's environment, which is
-    // therefore kept until the task is done.
+    // The device's thread belongs to the library and may outlive this addon's environment, so keep
+    // the environment until the task is done.
     binding.device()->enqueue(
         [model = binding.model(), numRows, logits](Ops& ops) {
           *logits = model->logits(ops, numRows);

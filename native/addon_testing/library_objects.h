@@ -1,17 +1,17 @@
-// What tests do to the library's own Device and Model: objects of uniproc.node, used here through
-// the same classes, compiled from the same sources.
+// Access to the library's own Device and Model: objects of uniproc.node, used here through the same
+// classes, compiled from the same sources.
 #pragma once
 
 #include <napi.h>
 
 namespace uniproc {
 
-// loseDevice(device): from now on the device fails, as one does that its driver reports lost.
+// loseDevice(device): makes the device fail from now on, as one that the driver reports lost.
 void loseDevice(const Napi::CallbackInfo& info);
 
 // readLogits(model, numRows): a promise of the logits [numRows, vocabSize], float32, of the first
-// `numRows` rows to be sampled of the step that waits for `sample`. Rejects with INVALID_STATE when
-// no step does.
+// `numRows` sampled rows of the launched step, before `sample`. Rejects with INVALID_STATE without
+// a launched step.
 Napi::Value readLogits(const Napi::CallbackInfo& info);
 
 }  // namespace uniproc

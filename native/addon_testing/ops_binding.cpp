@@ -15,7 +15,8 @@ namespace {
 
 void requireSize(const Napi::CallbackInfo& info, const Tensor& tensor, size_t bytes) {
   if (bytes != static_cast<size_t>(tensor.count) * sizeOf(tensor.type)) {
-    throw Napi::TypeError::New(info.Env(), "the array and the tensor differ in bytes");
+    throw Napi::TypeError::New(info.Env(),
+                               "the array and the tensor must have the same number of bytes");
   }
 }
 
@@ -76,7 +77,7 @@ OpsBinding::OpsBinding(const Napi::CallbackInfo& info) : Binding(info) {
       ops_ = openCudaBackend(int32Of(options, "index"));
       return;
     }
-    if (kind != "cpu") throw Error("NOT_SUPPORTED", "there is no device of kind " + kind);
+    if (kind != "cpu") throw Error("NOT_SUPPORTED", "unknown device kind '" + kind + "'");
     const Napi::Value isa = options.Get("isa");
     ops_ = makeCpuOps(int32Of(options, "numThreads"),
                       isNothing(isa) ? std::string() : toString(isa, "isa"));
@@ -121,7 +122,7 @@ Napi::Value OpsBinding::allocate(const Info& info) {
   return toHandle(info.Env(), std::move(tensor), kTensorTag);
 }
 
-// release(tensor): gives its memory back before the garbage collector does.
+// release(tensor): frees its memory before garbage collection does.
 Napi::Value OpsBinding::release(const Info& info) {
   Tensor& tensor = toTensor(info[0], "tensor");
   tensor.buffer = {};
@@ -129,7 +130,7 @@ Napi::Value OpsBinding::release(const Info& info) {
   return info.Env().Undefined();
 }
 
-// copyToDevice(tensor, array): the array's bytes, as many as the tensor has.
+// copyToDevice(tensor, array): copies the array's bytes, as many as the tensor has.
 Napi::Value OpsBinding::copyToDevice(const Info& info) {
   const Tensor& tensor = toTensor(info[0], "tensor");
   const auto [bytes, size] = toBytes(info[1], "array");
@@ -146,8 +147,8 @@ Napi::Value OpsBinding::copyToHost(const Info& info) {
   return info.Env().Undefined();
 }
 
-// upload(out, host, hostType): host is a typed array of any alignment. With `cols` and
-// `rowStride` behind it, out's rows are of that many columns and lie that far apart in host.
+// upload(out, host, hostType, cols?, rowStride?): host is a typed array of any alignment. With
+// `cols` and `rowStride`, out has rows of `cols` elements, `rowStride` elements apart in host.
 Napi::Value OpsBinding::upload(const Info& info) {
   const Tensor& out = toTensor(info[0], "out");
   const auto [bytes, size] = toBytes(info[1], "host");
@@ -158,14 +159,14 @@ Napi::Value OpsBinding::upload(const Info& info) {
   const int64_t rows = cols > 0 ? out.count / cols : 0;
   const int64_t span = rows > 0 ? (rows - 1) * rowStride + cols : 0;
   if (rows * cols != out.count || size != static_cast<size_t>(span) * sizeOf(hostType)) {
-    throw Napi::TypeError::New(info.Env(), "host must have the rows of out, and no more");
+    throw Napi::TypeError::New(info.Env(), "host must have exactly the rows of out");
   }
   const BytesInMemory host(reinterpret_cast<const std::byte*>(bytes));
   ops_->upload(out.buffer.data(), out.type, {host, 0, hostType, rows, cols, rowStride});
   return info.Env().Undefined();
 }
 
-// download(array, tensor): the tensor's bytes, as many as the array has.
+// download(array, tensor): copies the tensor's bytes, as many as the array has.
 Napi::Value OpsBinding::download(const Info& info) {
   const auto [bytes, size] = toBytes(info[0], "array");
   const Tensor& tensor = toTensor(info[1], "tensor");

@@ -1,5 +1,3 @@
-// The operations one by one, with handles in place of device memory: NativeOps of
-// test/native/ops/binding.ts.
 #pragma once
 
 #include <napi.h>
@@ -11,7 +9,8 @@
 
 namespace uniproc {
 
-// The calls of ops/ops.h. Their arguments stand with their definitions.
+// Calls single operations of ops/ops.h, with handles in place of device memory: NativeOps of
+// test/native/ops/binding.ts. The definitions document the arguments.
 class OpsBinding : public Binding<OpsBinding> {
  public:
   static Napi::Function define(Napi::Env env);

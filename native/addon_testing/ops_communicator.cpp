@@ -14,14 +14,14 @@ namespace {
 
 Communicator& toCommunicator(Napi::Value value) {
   Group& group = fromHandle<Group>(value, "communicator", kGroupTag);
-  if (!group.communicator) throw Error("SHUT_DOWN", "the communicator was dropped");
+  if (!group.communicator) throw Error("SHUT_DOWN", "the communicator was released");
   return *group.communicator;
 }
 
 }  // namespace
 
-// makeCommunicator({ rank, worldSize, timeout, customAllReduce }). The calls of a communicator
-// and of graphs wait on the JavaScript thread, for the other ranks too.
+// makeCommunicator({ rank, worldSize, timeout, customAllReduce }). The calls of communicators and
+// graphs block the JavaScript thread, also for other ranks.
 Napi::Value OpsBinding::makeCommunicator(const Info& info) {
   const Napi::Object object = toObject(info[0], "options");
   const CommunicatorConfig config{int32Of(object, "rank"), int32Of(object, "worldSize"),
@@ -39,7 +39,7 @@ Napi::Value OpsBinding::address(const Info& info) {
   return array;
 }
 
-// connect(communicator, addresses): by rank.
+// connect(communicator, addresses): addresses are by rank.
 Napi::Value OpsBinding::connect(const Info& info) {
   const Napi::Array array = toArray(info[1], "addresses");
   std::vector<std::vector<std::byte>> addresses;
@@ -56,7 +56,7 @@ Napi::Value OpsBinding::hasPeerMemory(const Info& info) {
   return Napi::Boolean::New(info.Env(), toCommunicator(info[0]).hasPeerMemory());
 }
 
-// allReduce(communicator, data): the sum, in place.
+// allReduce(communicator, data): sums in place.
 Napi::Value OpsBinding::allReduce(const Info& info) {
   const Tensor& data = toTensor(info[1], "data");
   toCommunicator(info[0]).allReduce(data.buffer.data(), data.count, toCommType(data.dtype()),
@@ -87,7 +87,7 @@ Napi::Value OpsBinding::makeGraphs(const Info& info) {
   return toHandle(info.Env(), std::move(recordings), kRecordingsTag);
 }
 
-// launchGraph(graphs, key, record): Graphs::launch of the operations that the function makes.
+// launchGraph(graphs, key, record): Graphs::launch of the operations in function `record`.
 Napi::Value OpsBinding::launchGraph(const Info& info) {
   const auto& recordings = fromHandle<Recordings>(info[0], "graphs", kRecordingsTag);
   const Napi::Function record = toFunction(info[2], "record");

@@ -11,7 +11,7 @@
 namespace uniproc {
 namespace {
 
-// For the lists of a table's requests, and the most for those of one.
+// Bytes for the lists of all requests of a table, and at most for one.
 constexpr int64_t kListMemory = 1 << 28;
 constexpr int64_t kMaxListBytes = 1 << 20;
 
@@ -45,7 +45,7 @@ Napi::Value OpsBinding::addRequest(const Info& info) {
   return info.Env().Undefined();
 }
 
-// readRequest(requests, slot): { tokenIds, blockTable } as the device has them.
+// readRequest(requests, slot): the device's { tokenIds, blockTable }.
 Napi::Value OpsBinding::readRequest(const Info& info) {
   const RequestTable& table = toTable(info[0]);
   const int32_t slot = toInt32(info[1], "slot");

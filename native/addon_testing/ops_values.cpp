@@ -24,7 +24,7 @@ StorageType toStorageType(Napi::Value value) {
   if (name == "float16") return StorageType::kFloat16;
   if (name == "bfloat16") return StorageType::kBFloat16;
   if (name == "float8_e4m3") return StorageType::kFloat8E4M3;
-  throw Napi::TypeError::New(value.Env(), "there is no dtype " + name);
+  throw Napi::TypeError::New(value.Env(), "unknown dtype '" + name + "'");
 }
 
 Weight toWeight(Napi::Value value) {

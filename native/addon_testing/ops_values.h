@@ -1,5 +1,5 @@
-// Arguments of the operations' calls, read with a check. Each throws a TypeError that names the
-// argument. test/native/ops/binding.ts has the objects' types.
+// Checked conversions of arguments. They throw a TypeError that names the argument.
+// test/native/ops/binding.ts has the objects' types.
 #pragma once
 
 #include <napi.h>
@@ -13,20 +13,20 @@
 namespace uniproc {
 
 int32_t int32Of(Napi::Object object, const char* name);
-// 'int32' is stored as float32.
+// 'int32' has the storage type of float32.
 StorageType toStorageType(Napi::Value value);
 // { data, rows, cols } or null.
 Weight toWeight(Napi::Value value);
-// { data, rows, cols }, and { scales, scaleRows, scaleCols, dtype } where it has scales.
+// { data, rows, cols }, and with scales { scales, scaleRows, scaleCols, dtype }.
 LinearWeight toLinearWeight(Napi::Value value, const Weight& bias);
 Routing toRouting(Napi::Value value);
 Batch toBatch(Napi::Value value);
 AttentionShape toAttentionShape(Napi::Value value);
 KvCache toKvCache(Napi::Value value);
-// Or null.
+// Accepts null.
 Logprobs toLogprobs(Napi::Value value);
 const RequestTable& toTable(Napi::Value value);
-// A typed array's bytes.
+// A typed array's memory.
 std::pair<uint8_t*, size_t> toBytes(Napi::Value value, const char* name);
 
 // { total, free }

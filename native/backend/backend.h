@@ -1,7 +1,7 @@
-// What a backend is, apart from arithmetic: a device's memory, its steps, operations recorded once.
+// The parts of a backend other than arithmetic: device memory, steps, recorded graphs.
 //
-// Every pointer is device memory unless it says host. All calls are made by the device's own
-// thread, in order; a backend may run them asynchronously on one stream, but keeps that order.
+// Every pointer is device memory unless it says host. The device's thread makes all calls, in
+// order. A backend may run them asynchronously on one stream in that order.
 #pragma once
 
 #include <algorithm>
@@ -30,11 +30,11 @@ constexpr CommType toCommType(DType dtype) {
   }
 }
 
-// Bytes of the host's, in memory or in a file. Several threads may read at once.
+// Host bytes, in memory or in a file. Several threads may read at once.
 class HostBytes {
  public:
   virtual ~HostBytes() = default;
-  // Copies the `size` bytes from `offset` on. Throws Error when a file does not have them.
+  // Copies `size` bytes from `offset`. Throws Error if a file is shorter than that.
   virtual void read(int64_t offset, int64_t size, std::byte* to) const = 0;
 };
 
@@ -49,8 +49,8 @@ class BytesInMemory final : public HostBytes {
   const std::byte* const data_;
 };
 
-// A matrix [rows, cols] among the host's bytes (from `offset` on, of any alignment), some columns
-// of a wider one: `rowStride` elements lie from the beginning of a row to that of the next.
+// A matrix [rows, cols] in host bytes, at `offset`, without alignment. It may be a column range of
+// a wider matrix: rows begin `rowStride` elements apart.
 struct HostMatrix {
   const HostBytes& bytes;
   int64_t offset = 0;
@@ -61,8 +61,8 @@ struct HostMatrix {
 
   int64_t count() const { return rows * cols; }
 
-  // Elements [begin, end), counted row after row, run by run: calls visit(first, at, count) with
-  // the first element's number, its offset among the bytes and how many stand there side by side.
+  // Visits elements [begin, end), in row-major order, as contiguous runs: visit(first element's
+  // index, its byte offset, number of elements).
   template <class Visit>
   void forEachRun(int64_t begin, int64_t end, Visit visit) const {
     const bool isOneRun = rowStride == cols;
@@ -77,7 +77,7 @@ struct HostMatrix {
   }
 };
 
-// Host memory's bytes for a place on the device, both in words of 4.
+// A copy from host to device memory; both addresses and the size are multiples of 4.
 struct HostToDevice {
   void* device = nullptr;
   const void* host = nullptr;
@@ -91,25 +91,25 @@ struct DeviceMemory {
   size_t peakAllocated = 0;
 };
 
-// Where a device's time went since it was opened, by its own clock; of the steps that are done.
+// Time spent on completed steps since the device was opened, by the device's own clock.
 struct StepTimes {
   int64_t numSteps = 0;
   double busyMs = 0;  // from a step's first operation to its last
   double idleMs = 0;  // from the end of a step to the beginning of the next
 };
 
-// Operations recorded once and then made again in one go, as a CUDA graph is.
+// Operations that are recorded once and then replayed, as a CUDA graph.
 class Graphs {
  public:
   virtual ~Graphs() = default;
-  // Makes the operations that `record` makes, or again those it made under this key: they must be
-  // the same, on the same memory, whatever is in it.
+  // Runs the operations of `record`, or replays those recorded under this key. For one key they
+  // must be the same operations on the same addresses; the memory's contents may differ.
   virtual void launch(int32_t key, const std::function<void()>& record) = 0;
 };
 
 class Backend {
  public:
-  // Takes null, or what the device failed with. Must not throw.
+  // Receives null, or the device's error. Must not throw.
   using Done = std::function<void(std::exception_ptr)>;
 
   virtual ~Backend() = default;
@@ -119,47 +119,48 @@ class Backend {
   virtual int numThreads() const = 0;
   virtual DeviceMemory memory() const = 0;
   virtual void resetPeakMemory() = 0;
-  // Zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the figures;
-  // `what` names it there. `release` takes what `allocate` gave.
+  // Returns zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the
+  // sizes; the message names `what`. `release` takes memory from `allocate` only.
   virtual void* allocate(size_t bytes, const char* what) = 0;
   virtual void release(void* memory, size_t bytes) noexcept = 0;
-  // Host memory that the device copies from and to without staging; on the CPU plain memory.
+  // Host memory that the device reads and writes directly (pinned on CUDA, plain memory on the
+  // CPU).
   virtual void* allocateHost(size_t bytes, const char* what) = 0;
   virtual void releaseHost(void* memory, size_t bytes) noexcept = 0;
-  // The same for host memory that is somebody else's, until `unpin`, which returns when no copy of
-  // it is under way.
+  // Pin host memory that another owner allocated. `unpin` waits for copies in flight.
   virtual void pin(void* memory, size_t bytes) = 0;
   virtual void unpin(void* memory) noexcept = 0;
   virtual void copyToDevice(void* device, const void* host, size_t bytes) = 0;
   virtual void copyToHost(void* host, const void* device, size_t bytes) = 0;
-  // All of these copies as one operation. The host memory, of any kind, is read before this
-  // returns, and yet this does not wait for what was enqueued before.
+  // Makes all copies as one operation. Reads the host memory, of any kind, before it returns,
+  // without waiting for operations enqueued before.
   virtual void copyAllToDevice(std::span<const HostToDevice> copies) = 0;
-  // Returns when all before it has run. Throws Error DEVICE_FAILED if the device is lost.
+  // Returns when all earlier operations have run. Throws Error DEVICE_FAILED if the device is lost.
   virtual void synchronize() = 0;
-  // A step is what lies between these two. Neither waits: `done` is called once the step's
-  // operations have run, after those of the steps before, by a thread of the backend's choice. A
-  // step that is begun and not ended was given up.
+  // beginStep and endStep enclose a step; neither waits. `done` is called on a thread of the
+  // backend's choice once the step's operations and all earlier ones have run. beginStep discards a
+  // step that was begun and not ended.
   virtual void beginStep() = 0;
   virtual void endStep(Done done) = 0;
   virtual StepTimes stepTimes() const = 0;
-  // What is called from the one to the other is for a profiler, attached from outside, to record.
-  // Throw Error NOT_SUPPORTED where there is none.
+  // Start and stop recording by an attached profiler. Throw Error NOT_SUPPORTED on a device without
+  // one.
   virtual void startProfiler() = 0;
   virtual void stopProfiler() = 0;
-  // Null where operations are always made one by one. To be dropped before the memory they use.
+  // Returns null if the backend does not record operations. Destroy it before the memory it uses.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }
-  // This device's part of a group of ranks, not connected yet. To be dropped before the backend.
+  // This device's communicator, not connected yet. Destroy it before the backend.
   virtual std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) = 0;
 
-  // Converts the host's elements into device memory: out [rows, cols] from `host` of that size.
-  // Both types are the same or float types. Throws what reading them throws; `out` then holds
-  // anything.
+  // Converts host elements to device memory: out [rows, cols] from `host` of the same shape. The
+  // types must be equal, or both float types. Throws what reading `host` throws; the contents of
+  // `out` are then undefined.
   virtual void upload(void* out, StorageType outType, const HostMatrix& host) = 0;
-  // Copies device memory to host memory of any kind, quicker than copyToHost where it is much.
-  // Returns when it is there.
+  // Copies device memory to host memory of any kind and waits for it. Faster than copyToHost for
+  // large copies.
   virtual void download(void* host, const void* in, int64_t bytes) = 0;
-  // Normal(0, std) from a Philox stream keyed by (seed, index); constant for std 0 with that mean.
+  // Fills `out` from Normal(mean, std) by Philox keyed with (seed, index); std 0 gives the constant
+  // `mean`.
   virtual void fillRandom(void* out, StorageType type, int64_t count, float mean, float std,
                           uint64_t seed) = 0;
 };

@@ -1,4 +1,4 @@
-// Memory that Backend gives out, given back with the object that holds it.
+// Owns memory from Backend.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ template <auto allocate, auto release>
 class BasicBuffer {
  public:
   BasicBuffer() = default;
-  // `what` names it should there be too little memory: Error OUT_OF_MEMORY.
+  // Throws Error OUT_OF_MEMORY, which names `what`.
   BasicBuffer(Backend& ops, size_t bytes, const char* what)
       : ops_(&ops), data_((ops.*allocate)(bytes, what)), bytes_(bytes) {}
   ~BasicBuffer() {
@@ -44,21 +44,21 @@ class BasicBuffer {
   size_t bytes_ = 0;
 };
 
-// Zeroed memory of the device.
+// Zeroed device memory.
 using Buffer = BasicBuffer<&Backend::allocate, &Backend::release>;
-// Host memory that the device copies from and to without staging.
+// Host memory that the device reads and writes directly.
 using HostBuffer = BasicBuffer<&Backend::allocateHost, &Backend::releaseHost>;
 
 struct Unpin {
   Backend* ops = nullptr;
   void operator()(void* memory) const noexcept { ops->unpin(memory); }
 };
-// Host memory for as long as the device may copy from and to it.
-using Pinned = std::unique_ptr<void, Unpin>;
+// Pins host memory for the object's lifetime.
+using PinnedMemory = std::unique_ptr<void, Unpin>;
 
-inline Pinned pin(Backend& ops, void* memory, size_t bytes) {
+inline PinnedMemory pin(Backend& ops, void* memory, size_t bytes) {
   ops.pin(memory, bytes);
-  return Pinned(memory, Unpin{&ops});
+  return PinnedMemory(memory, Unpin{&ops});
 }
 
 }  // namespace uniproc

@@ -1,5 +1,5 @@
-// What the ranks of a group compute together: one interface, made by a backend (Ops) for its own
-// memory and in the order of its own operations.
+// Collectives among the ranks of a group. A backend implements them on its own memory, in the order
+// of its operations.
 #pragma once
 
 #include <cstddef>
@@ -26,17 +26,16 @@ constexpr size_t sizeOf(CommType type) {
 struct CommunicatorConfig {
   int32_t rank = 0;
   int32_t worldSize = 1;
-  // Milliseconds: to connect in, and for the others to come to a collective.
+  // Milliseconds: the limit for connecting, and for the peers to join a collective.
   int64_t timeout = 0;
-  // Small sums by reading the peers' memory directly, where that can be had.
+  // Reduce small sums by reading peer GPU memory directly, where supported.
   bool customAllReduce = true;
 };
 
-// Memory is the backend's; a collective is enqueued as an operation is, and every rank must make
-// the same ones in the same order. All ranks get the same bytes, and the sums of one build and
-// layout are the same in every run. What cannot be carried out is Error PEER_LOST (a rank is gone,
-// or did not come in time) or COMMUNICATOR_FAILED (this rank cannot take part, and why); from then
-// on every call fails with it.
+// Data is the backend's memory. A collective is enqueued like an operation, and all ranks must call
+// the same ones in the same order. All ranks get the same bytes; for one build and layout, sums are
+// reproducible. Throws Error PEER_LOST (a rank ended or missed the deadline) or COMMUNICATOR_FAILED
+// (this rank cannot take part); every later call throws the same error.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -44,25 +43,25 @@ class Communicator {
   virtual int32_t rank() const = 0;
   virtual int32_t worldSize() const = 0;
 
-  // Two steps to a group: every rank makes an address, of bytes that mean something to the other
-  // communicators alone, and is given those of all ranks, by rank.
+  // Connecting takes two calls: `address` returns opaque bytes, and `connect` takes the addresses
+  // of all ranks, by rank.
   virtual std::vector<std::byte> address() = 0;
   virtual void connect(const std::vector<std::vector<std::byte>>& addresses) = 0;
 
-  // Whether small sums, once connected, go through memory that the ranks share: GPUs' alone do.
+  // Whether small sums use memory shared between the ranks (GPUs only); known once connected.
   virtual bool hasPeerMemory() const { return false; }
 
-  // In place: data [count].
+  // In place on data [count].
   virtual void allReduce(void* data, int64_t count, CommType type, ReduceOp op) = 0;
-  // out [worldSize, count] from in [count] of each rank, by rank. They do not overlap.
+  // out [worldSize, count] = in [count] of each rank, by rank. `in` and `out` must not overlap.
   virtual void allGather(const void* in, void* out, int64_t count, CommType type) = 0;
-  // data [count] becomes the root's.
+  // data [count] becomes a copy of the root's.
   virtual void broadcast(void* data, int64_t count, CommType type, int32_t root) = 0;
-  // Returns when every rank has called it and what was enqueued before is done.
+  // Returns when every rank has called it and all earlier operations have run.
   virtual void barrier() = 0;
 
-  // From any thread: whoever waits, on the host or on the device, gives up with PEER_LOST and this
-  // reason, and so does every later call. Does not wait.
+  // Callable on any thread; does not block. Current waits, on the host and on the device, and all
+  // later calls fail with PEER_LOST and this reason.
   virtual void abort(const std::string& reason) noexcept = 0;
 };
 

@@ -1,10 +1,9 @@
-// What keeps memory on a device for longer than a call.
 #pragma once
 
 namespace uniproc {
 
-// What keeps memory on a device. The device has it let go, on its own thread, at the latest when it
-// closes.
+// An object that owns device memory. The device releases it on its own thread when it closes,
+// unless it was released before.
 class Resident {
  public:
   virtual ~Resident() = default;

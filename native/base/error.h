@@ -1,5 +1,6 @@
-// The native layer's only exception. `code` is one of lib/errors.ts; the addon turns it into that
-// typed error at the N-API boundary. Visible, as it crosses from the CUDA backend's shared object.
+// The only exception type of the native layer. `code` is a code of lib/errors.ts; the addon
+// converts the exception to that typed error at the N-API boundary. Default visibility, because the
+// CUDA backend's shared object throws it across the library boundary.
 #pragma once
 
 #include <stdexcept>
@@ -14,7 +15,7 @@ class __attribute__((visibility("default"))) Error : public std::runtime_error {
       : std::runtime_error(message), code_(std::move(code)), file_(std::move(file)) {}
 
   const std::string& code() const noexcept { return code_; }
-  // The file at fault, where there is one.
+  // The file that caused the error, or empty.
   const std::string& file() const noexcept { return file_; }
 
  private:

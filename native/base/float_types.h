@@ -1,5 +1,5 @@
-// The three types of weights and of the KV cache as C++ types, and the conversions between them:
-// widening is exact, narrowing rounds to the nearest, ties to even. A NaN stays a (quiet) NaN.
+// The three weight and KV cache types as C++ types, and conversions between them. widen is exact;
+// narrow rounds to nearest, ties to even. A NaN stays a quiet NaN.
 #pragma once
 
 #include <bit>
@@ -25,8 +25,8 @@ inline float widen(float x) { return x; }
 
 inline float widen(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-// FP8 E4M3 of Micikevicius et al. 2022: 1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinities,
-// and of each sign one NaN.
+// FP8 E4M3 (Micikevicius et al. 2022): 1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinities,
+// one NaN per sign.
 struct Float8E4M3 {
   uint8_t bits;
 };
@@ -70,11 +70,11 @@ template <>
 inline BFloat16 narrow<BFloat16>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   if ((bits & 0x7fffffff) > 0x7f800000) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
-  // Half a unit of the last place less one, and one more where the last place is odd.
+  // Adds half a unit in the last place, minus one where the last place is even.
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
-// Beyond the largest, 448, it is the largest.
+// Saturates at 448, the largest finite value.
 template <>
 inline Float8E4M3 narrow<Float8E4M3>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
@@ -107,7 +107,7 @@ inline Float16 narrow<Float16>(float x) {
   return {static_cast<uint16_t>(sign | rounded >> 13)};
 }
 
-// Element `i` of `data`, which may have any alignment, as float32.
+// Element `i` of `data` as float32; `data` needs no alignment.
 inline float elementAt(const std::byte* data, DType dtype, int64_t i) {
   const auto load = [&]<class T>(T value) {
     std::memcpy(&value, data + i * static_cast<int64_t>(sizeof value), sizeof value);

@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2,
-// 3"): four random words from a counter and a key. A number depends on what it is for, never on
-// when or by which thread it is drawn. The CPU and CUDA backends share this file.
+// 3"): four random words from a counter and a key. A number depends only on its counter and key,
+// not on when or on which thread it is drawn. The CPU and CUDA backends share this file.
 #pragma once
 
 #include <cmath>
@@ -38,26 +38,26 @@ UNIPROC_HOST_DEVICE constexpr PhiloxBlock philox(PhiloxBlock counter, uint64_t k
   return {{a, b, c, d}};
 }
 
-// The words for sampling the token at `position` of a request: word i is for token id
-// 4 * group + i. Counter (position, group, 0, 0), key the request's seed.
+// The words for sampling the token at `position` of a request: word i belongs to token id 4 * group
+// + i. The counter is (position, group, 0, 0); the key is the request's seed.
 UNIPROC_HOST_DEVICE constexpr PhiloxBlock samplingWords(uint64_t seed, int32_t position,
                                                         int32_t group) {
   return philox({{static_cast<uint32_t>(position), static_cast<uint32_t>(group), 0, 0}}, seed);
 }
 
-// The words for filling a weight: word i is for element 4 * group + i. Counter (group, low word
-// first, then 0, 1): no counter that sampling uses.
+// The words for filling a weight: word i belongs to element 4 * group + i. The counter is (low word
+// of group, high word, 0, 1), which sampling never uses.
 UNIPROC_HOST_DEVICE constexpr PhiloxBlock fillWords(uint64_t seed, uint64_t group) {
   return philox({{static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32), 0, 1}}, seed);
 }
 
-// A word's upper 23 bits k as (k + 1/2) / 2^23: uniform in the open interval (0, 1), from 2^-24 to
-// 1 - 2^-24, exact in float32.
+// Maps a word's upper 23 bits k to (k + 1/2) / 2^23: uniform in the open interval (0, 1), from
+// 2^-24 to 1 - 2^-24, exact in float32.
 UNIPROC_HOST_DEVICE constexpr float uniform(uint32_t word) {
   return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
 }
 
-// The largest -log(-log(u)) of a uniform u, rounded up: -log(-log(1 - 2^-24)) = 16.6355...
+// The largest -log(-log(u)) of a uniform u: -log(-log(1 - 2^-24)) = 16.6355, rounded up.
 constexpr float kMaxGumbel = 16.64f;
 
 // Two independent standard normal numbers from two words (Box and Muller 1958).

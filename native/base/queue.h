@@ -1,4 +1,4 @@
-// A first-in, first-out queue between threads.
+// A FIFO queue between threads.
 #pragma once
 
 #include <condition_variable>
@@ -12,7 +12,7 @@ namespace uniproc {
 template <typename T>
 class Queue {
  public:
-  // False, with `item` untouched, once the queue is closed.
+  // Returns false and leaves `item` untouched once the queue is closed.
   bool push(T&& item) {
     {
       std::lock_guard lock(mutex_);
@@ -23,7 +23,7 @@ class Queue {
     return true;
   }
 
-  // Waits for an item; empty once the queue is closed and all that was in it has been taken.
+  // Waits for an item. Returns nullopt once the queue is closed and empty.
   std::optional<T> pop() {
     std::unique_lock lock(mutex_);
     filled_.wait(lock, [this] { return closed_ || !items_.empty(); });

@@ -6,7 +6,7 @@
 
 namespace uniproc {
 
-// Names the calling thread as /proc/<pid>/task/*/comm shows it; Linux keeps 15 characters.
+// Sets the calling thread's name, as /proc/<pid>/task/*/comm shows it; Linux keeps 15 characters.
 inline void setThreadName(const std::string& name) {
 #ifdef __APPLE__
   pthread_setname_np(name.c_str());

@@ -9,8 +9,8 @@ namespace uniproc {
 namespace {
 
 constexpr int kPartsPerThread = 4;
-// A region follows the last within microseconds inside a step, so a thread first looks for it for
-// about 20 microseconds; between steps it sleeps, since the core is needed by the event loop.
+// Regions of one step follow each other within microseconds, so a helper spins for about 20
+// microseconds before it sleeps. Between steps it sleeps to leave the core to the event loop.
 constexpr int kSpins = 1000;
 
 void pause() {
@@ -70,12 +70,12 @@ void ThreadPool::runRegion(int numParts, Body body, const void* context) {
   body_ = body;
   context_ = context;
   error_ = nullptr;
-  undone_.store(parts, std::memory_order_relaxed);
+  unfinishedParts_.store(parts, std::memory_order_relaxed);
   unclaimed_.store(uint64_t{++region_} << 32 | parts << 16, std::memory_order_release);
   for (size_t i = 0; i < std::min<size_t>(helpers_.size(), parts - 1); ++i) wake(*helpers_[i]);
   runParts(0);
-  for (uint32_t left; (left = undone_.load(std::memory_order_acquire)) != 0;) {
-    waitWhile(undone_, left);
+  for (uint32_t left; (left = unfinishedParts_.load(std::memory_order_acquire)) != 0;) {
+    waitWhile(unfinishedParts_, left);
   }
   if (error_) std::rethrow_exception(error_);
 }
@@ -101,7 +101,8 @@ void ThreadPool::runParts(int thread) noexcept {
       const std::lock_guard lock(errorMutex_);
       error_ = std::current_exception();
     }
-    if (undone_.fetch_sub(1, std::memory_order_acq_rel) == 1) undone_.notify_one();
+    if (unfinishedParts_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      unfinishedParts_.notify_one();
   }
 }
 

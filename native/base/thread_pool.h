@@ -1,5 +1,4 @@
-// The threads that share an operation's work: the calling one, which is the device's own, and
-// numThreads - 1 helpers.
+// The threads that share an operation's work: the calling device thread and numThreads - 1 helpers.
 #pragma once
 
 #include <atomic>
@@ -21,9 +20,9 @@ class ThreadPool {
 
   int numThreads() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Runs body(part, thread) once for each part below numParts, on the calling thread and on the
-  // helpers that come in time: a helper whose core is taken by others is not waited for. Returns
-  // when all have run; rethrows one of their exceptions.
+  // Runs body(part, thread) once for each part below numParts, on the calling thread and on helpers
+  // that wake in time; it does not wait for helpers that have not claimed a part. Returns when all
+  // parts have run; rethrows one of their exceptions.
   template <class Body>
   void run(int numParts, const Body& body) {
     runRegion(
@@ -44,8 +43,9 @@ class ThreadPool {
     });
   }
 
-  // The parts to make of `count` units of work, of which minPerPart pay for a thread's being woken:
-  // some for each thread, so that a slow one has fewer.
+  // The number of parts to divide `count` units of work into. A part has at least minPerPart units,
+  // which pay for waking a thread. Each thread gets several parts, so that slower threads can run
+  // fewer.
   int numParts(int64_t count, int64_t minPerPart) const;
 
  private:
@@ -66,17 +66,18 @@ class ThreadPool {
   std::vector<std::unique_ptr<Helper>> helpers_;
   std::atomic<bool> stopping_{false};
 
-  // The region being run. A thread that claims one of its parts sees what was stored before
-  // `unclaimed_`, and it is not over before that part is done.
+  // The region being run. Claiming a part synchronizes with the stores before `unclaimed_`, and the
+  // region does not end before that part is done.
   Body body_ = nullptr;
   const void* context_ = nullptr;
   std::mutex errorMutex_;
   std::exception_ptr error_;
   uint32_t region_ = 0;
-  // The region's number (upper half), the parts it has and the next to be claimed (16 bits each):
-  // in one word, so that no part of a later region is claimed with the counts of an earlier one.
+  // Region number (upper 32 bits), number of parts and next part to claim (16 bits each). One word
+  // holds all three, so that a part of a later region is never claimed with an earlier region's
+  // counts.
   alignas(64) std::atomic<uint64_t> unclaimed_{0};
-  alignas(64) std::atomic<uint32_t> undone_{0};
+  alignas(64) std::atomic<uint32_t> unfinishedParts_{0};
 };
 
 }  // namespace uniproc

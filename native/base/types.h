@@ -1,4 +1,3 @@
-// What numbers are computed in, and what they are stored in.
 #pragma once
 
 #include <cstddef>
@@ -6,12 +5,12 @@
 
 namespace uniproc {
 
-// What one computes and caches in.
+// The type of activations and of the KV cache.
 enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16 };
 
 constexpr size_t sizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// What the elements of a tensor are stored in. Float8E4M3: 1 sign, 4 exponent, 3 mantissa bits, no
+// The storage type of a tensor's elements. Float8E4M3: 1 sign, 4 exponent, 3 mantissa bits, no
 // infinities (Micikevicius et al. 2022, FP8 formats for deep learning).
 enum class StorageType : uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8E4M3 };
 
@@ -28,11 +27,11 @@ constexpr size_t sizeOf(StorageType type) {
 
 constexpr StorageType storageOf(DType dtype) { return static_cast<StorageType>(dtype); }
 constexpr bool isFloat(StorageType type) { return type <= StorageType::kBFloat16; }
-// Of a type that isFloat.
+// Requires isFloat(type).
 constexpr DType dtypeOf(StorageType type) { return static_cast<DType>(type); }
 
-// How a matrix is stored: its elements, and a scale for each block of [scaleRows, scaleCols] of
-// them, where they have scales.
+// How a matrix is stored: its element type and, if scaleRows > 0, one scale for each block of
+// [scaleRows, scaleCols] elements.
 struct WeightFormat {
   StorageType type = StorageType::kFloat32;
   int32_t scaleRows = 0;

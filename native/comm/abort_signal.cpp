@@ -19,7 +19,7 @@ void AbortSignal::raise(const std::string& reason) noexcept {
   if (raised_) return;
   reason_ = reason;
   raised_ = true;
-  // The one byte ever written: there is room for it.
+  // The only byte ever written, so the pipe has room for it.
   [[maybe_unused]] const ssize_t written = write(pipeIn_.get(), "", 1);
 }
 

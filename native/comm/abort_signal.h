@@ -12,25 +12,26 @@
 
 namespace uniproc {
 
-// Raised once, by any thread, to end the waits of another: those that go through `poll`.
+// A signal that any thread raises once to interrupt waits in `poll` on another thread.
 class AbortSignal {
  public:
   // Throws Error COMMUNICATOR_FAILED.
   AbortSignal();
 
-  // Does not wait. The first reason stands.
+  // Does not block. The first reason is kept.
   void raise(const std::string& reason) noexcept;
-  // Throws PeerLost with the reason, once it is raised.
+  // Throws PeerLost with the reason if the signal was raised.
   void check() const;
 
-  // Waits for one of `sockets` to be ready; false when none is by then. Throws as `check`.
+  // Waits for one of `sockets` to become ready; returns false if none is by `until`. Throws as
+  // `check`.
   bool poll(std::vector<pollfd>& sockets, std::chrono::steady_clock::time_point until) const;
 
  private:
   std::atomic<bool> raised_{false};
-  mutable std::mutex mutex_;  // of the reason
+  mutable std::mutex mutex_;  // guards reason_
   std::string reason_;
-  // Can be read from once it is raised.
+  // Readable once the signal is raised.
   FileDescriptor pipeOut_;
   FileDescriptor pipeIn_;
 };

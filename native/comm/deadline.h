@@ -7,7 +7,7 @@
 
 namespace uniproc {
 
-// When a wait that may take `timeout` milliseconds, counted from now, is over.
+// The end of a wait of at most `timeout` milliseconds from now.
 class Deadline {
  public:
   using Clock = std::chrono::steady_clock;

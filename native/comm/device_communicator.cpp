@@ -10,10 +10,11 @@ namespace {
 const CommunicatorConfig& checked(const CommunicatorConfig& config) {
   if (config.rank < 0 || config.rank >= config.worldSize) {
     throw Error("CONFIG_INVALID", "rank " + std::to_string(config.rank) +
-                                      " is none of a world of " + std::to_string(config.worldSize));
+                                      " is outside a world of size " +
+                                      std::to_string(config.worldSize));
   }
   if (config.timeout < 1) {
-    throw Error("CONFIG_INVALID", "a communicator's timeout must be positive, not " +
+    throw Error("CONFIG_INVALID", "the communicator timeout must be positive, got " +
                                       std::to_string(config.timeout) + " ms");
   }
   return config;
@@ -23,8 +24,9 @@ const CommunicatorConfig& checked(const CommunicatorConfig& config) {
 
 DeviceCommunicator::DeviceCommunicator(const CommunicatorConfig& config, std::stop_token abandoned)
     : config_(checked(config)),
-      whyNone_(std::make_exception_ptr(Error("INVALID_STATE", "the communicator is not open"))),
-      whenAbandoned_(std::move(abandoned), Abandon{*this}) {}
+      unavailableError_(
+          std::make_exception_ptr(Error("INVALID_STATE", "the communicator is not open"))),
+      abandonCallback_(std::move(abandoned), Abandon{*this}) {}
 
 void DeviceCommunicator::open(Backend& backend) {
   std::unique_ptr<Communicator> communicator;
@@ -38,14 +40,14 @@ void DeviceCommunicator::open(Backend& backend) {
   {
     std::lock_guard lock(mutex_);
     communicator_ = std::move(communicator);
-    whyNone_ = failure;
+    unavailableError_ = failure;
     if (communicator_ && aborted_) communicator_->abort(*aborted_);
   }
   if (failure) std::rethrow_exception(failure);
 }
 
 Communicator& DeviceCommunicator::get() {
-  if (!communicator_) std::rethrow_exception(whyNone_);
+  if (!communicator_) std::rethrow_exception(unavailableError_);
   return *communicator_;
 }
 
@@ -53,7 +55,7 @@ void DeviceCommunicator::release() noexcept {
   std::unique_ptr<Communicator> communicator;
   std::lock_guard lock(mutex_);
   communicator_.swap(communicator);
-  whyNone_ = std::make_exception_ptr(Error("SHUT_DOWN", "the communicator was shut down"));
+  unavailableError_ = std::make_exception_ptr(Error("SHUT_DOWN", "the communicator was shut down"));
 }
 
 void DeviceCommunicator::abort(const std::string& reason) noexcept {

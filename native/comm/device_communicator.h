@@ -1,5 +1,5 @@
-// A communicator that lives on a device: made, used and dropped by the device's thread, and given
-// up from any; NativeCommunicator of lib/native/index.ts.
+// A communicator that belongs to a device: the device's thread creates, uses and destroys it; any
+// thread may abort it. Implements NativeCommunicator of lib/native/index.ts.
 #pragma once
 
 #include <exception>
@@ -17,22 +17,23 @@ namespace uniproc {
 
 class DeviceCommunicator : public Resident {
  public:
-  // A device that is abandoned gives its communicator up, so that its thread waits for no peer.
-  // Throws Error CONFIG_INVALID when the config contradicts itself.
+  // Abandoning the device aborts the communicator, so that the device's thread does not wait for a
+  // peer. Throws Error CONFIG_INVALID for a rank outside the world or a timeout that is not
+  // positive.
   DeviceCommunicator(const CommunicatorConfig& config, std::stop_token abandoned);
 
-  // Of any thread; known before the group is.
+  // Callable on any thread, also before `open`.
   int32_t rank() const { return config_.rank; }
   int32_t worldSize() const { return config_.worldSize; }
 
-  // The rest but `abort` is for the device's thread. `open` makes the backend's communicator;
-  // should that fail, `get` throws the same error. INVALID_STATE before `open`, SHUT_DOWN after
-  // `release`.
+  // Except for `abort`, the methods below run on the device's thread. `open` creates the backend's
+  // communicator; if that fails, `get` rethrows the error. `get` throws INVALID_STATE before `open`
+  // and SHUT_DOWN after `release`.
   void open(Backend& backend);
   Communicator& get();
   void release() noexcept override;
 
-  // From any thread and at any time, as Communicator::abort.
+  // Callable on any thread at any time; see Communicator::abort.
   void abort(const std::string& reason) noexcept;
 
  private:
@@ -42,11 +43,11 @@ class DeviceCommunicator : public Resident {
   };
 
   const CommunicatorConfig config_;
-  std::mutex mutex_;  // of the three below, for `abort`
+  std::mutex mutex_;  // guards the three members below, which `abort` uses
   std::unique_ptr<Communicator> communicator_;
-  std::exception_ptr whyNone_;
+  std::exception_ptr unavailableError_;
   std::optional<std::string> aborted_;
-  std::stop_callback<Abandon> whenAbandoned_;
+  std::stop_callback<Abandon> abandonCallback_;
 };
 
 }  // namespace uniproc

@@ -8,8 +8,8 @@
 
 namespace uniproc {
 
-// PEER_LOST: a rank is gone, or did not come in time; none is named where it is the group that was
-// given up. The message is the reason alone.
+// PEER_LOST: a rank ended or missed the deadline. `rank` is null if the group was aborted and no
+// rank is to blame. The message holds the reason alone.
 class __attribute__((visibility("default"))) PeerLost : public Error {
  public:
   PeerLost(std::optional<int32_t> rank, const std::string& reason)

@@ -47,10 +47,10 @@ void reduceWith(std::span<const void* const> sources, int64_t count, void* out, 
   }
 }
 
-// Signed integers must not overflow, so that sums are of unsigned ones, which wrap alike.
+// Signed overflow is undefined behaviour, so integers are summed as unsigned ones, which wrap.
 template <typename T, typename Summed = T>
 void reduceOf(std::span<const void* const> sources, int64_t count, ReduceOp op, void* out) {
-  // x != x: a NaN.
+  // x != x holds for NaN alone.
   const auto least = [](auto a, auto b) { return b < a || b != b ? b : a; };
   const auto greatest = [](auto a, auto b) { return b > a || b != b ? b : a; };
   switch (op) {

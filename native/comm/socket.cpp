@@ -25,11 +25,11 @@ namespace {
 #ifdef MSG_NOSIGNAL
 constexpr int kNoSignal = MSG_NOSIGNAL;
 #else
-constexpr int kNoSignal = 0;  // SO_NOSIGPIPE instead
+constexpr int kNoSignal = 0;  // SO_NOSIGPIPE is set instead
 #endif
 
-// Where the system cannot do so as it makes the descriptor.
-[[maybe_unused]] void keepToProcess(int fd) {
+// For systems that cannot set close-on-exec when they create the descriptor.
+[[maybe_unused]] void setCloseOnExec(int fd) {
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   fcntl(fd, F_SETFL, O_NONBLOCK);
 }
@@ -63,10 +63,10 @@ std::string describeError(const char* what, int error) {
 std::pair<FileDescriptor, FileDescriptor> openPipe() {
   int ends[2];
 #ifdef __linux__
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throwError("no pipe can be opened");
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throwError("cannot open a pipe");
 #else
-  if (pipe(ends) != 0) throwError("no pipe can be opened");
-  for (const int end : ends) keepToProcess(end);
+  if (pipe(ends) != 0) throwError("cannot open a pipe");
+  for (const int end : ends) setCloseOnExec(end);
 #endif
   return {FileDescriptor(ends[0]), FileDescriptor(ends[1])};
 }
@@ -76,7 +76,7 @@ Socket Socket::open(int family) {
   return Socket(FileDescriptor(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)));
 #else
   FileDescriptor fd(socket(family, SOCK_STREAM, 0));
-  if (fd) keepToProcess(fd.get());
+  if (fd) setCloseOnExec(fd.get());
   return Socket(std::move(fd));
 #endif
 }
@@ -100,16 +100,16 @@ Socket Socket::listen() {
         bind(socket.fd(), reinterpret_cast<const sockaddr*>(&any), sizeof any) == 0;
     if (!isBound) socket = Socket();
   }
-  if (!socket) {  // a host without IPv6
+  if (!socket) {  // the host has no IPv6
     socket = open(AF_INET);
-    if (!socket) throwError("no socket can be opened");
+    if (!socket) throwError("cannot open a socket");
     sockaddr_in any = {};
     any.sin_family = AF_INET;
     if (bind(socket.fd(), reinterpret_cast<const sockaddr*>(&any), sizeof any) != 0) {
-      throwError("no port can be had to listen on");
+      throwError("cannot bind a port to listen on");
     }
   }
-  if (::listen(socket.fd(), SOMAXCONN) != 0) throwError("a port cannot be listened on");
+  if (::listen(socket.fd(), SOMAXCONN) != 0) throwError("cannot listen on a port");
   return socket;
 }
 
@@ -117,9 +117,9 @@ uint16_t Socket::port() const {
   sockaddr_storage address = {};
   socklen_t size = sizeof address;
   if (getsockname(fd(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throwError("a socket does not know its port");
+    throwError("cannot read a socket's port");
   }
-  // Both families have it in the same place.
+  // The port is at the same offset for both address families.
   return ntohs(reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
 }
 
@@ -128,12 +128,12 @@ Socket Socket::accept() const {
   Socket socket(FileDescriptor(accept4(fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)));
 #else
   Socket socket(FileDescriptor(::accept(fd(), nullptr, nullptr)));
-  if (socket) keepToProcess(socket.fd());
+  if (socket) setCloseOnExec(socket.fd());
 #endif
   if (socket) {
     socket.setOptions();
   } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-    throwError("no connection can be accepted");
+    throwError("cannot accept a connection");
   }
   return socket;
 }
@@ -156,7 +156,7 @@ Socket Socket::connect(const in6_addr& host, uint16_t port) {
   }
   Socket socket = open(address.ss_family);
   if (!socket) {
-    if (errno == EMFILE || errno == ENFILE) throwError("no socket can be opened");
+    if (errno == EMFILE || errno == ENFILE) throwError("cannot open a socket");
     return socket;
   }
   socket.setOptions();
@@ -189,7 +189,7 @@ std::vector<in6_addr> hostAddresses() {
   std::vector<in6_addr> addresses = {mapped(in_addr{htonl(INADDR_LOOPBACK)})};
   std::vector<in6_addr> ipv6;
   ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) throwError("the host's addresses cannot be listed");
+  if (getifaddrs(&list) != 0) throwError("cannot list the host's addresses");
   const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(list, freeifaddrs);
   for (const ifaddrs* entry = list; entry; entry = entry->ifa_next) {
     if (!entry->ifa_addr || !(entry->ifa_flags & IFF_UP) || entry->ifa_flags & IFF_LOOPBACK) {

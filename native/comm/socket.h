@@ -1,5 +1,6 @@
-// TCP sockets as the ranks use them: closed with the object that holds them, never blocking, and
-// not inherited by child processes, where they would hide this process's death from its peers.
+// Non-blocking TCP sockets that close with their owning object. They are not inherited by child
+// processes, because a child that holds a socket open would hide this process's death from its
+// peers.
 #pragma once
 
 #include <netinet/in.h>
@@ -35,38 +36,38 @@ class FileDescriptor {
   int fd_ = -1;
 };
 
-// Both ends of a pipe: what is read from, and what is written to. Throws Error COMMUNICATOR_FAILED.
+// Both ends of a pipe: the read end, the write end. Throws Error COMMUNICATOR_FAILED.
 std::pair<FileDescriptor, FileDescriptor> openPipe();
 
-// "what: why", the latter the system's description of an error number.
+// "what: description", with the system's description of the error number.
 std::string describeError(const char* what, int error);
 
 class Socket {
  public:
   Socket() = default;
 
-  // Listens on a free port of all of the host's addresses. Throws Error COMMUNICATOR_FAILED.
+  // Listens on a free port of all host addresses. Throws Error COMMUNICATOR_FAILED.
   static Socket listen();
   uint16_t port() const;
-  // Empty when nobody waits. Throws Error COMMUNICATOR_FAILED when none can be accepted any more.
+  // Returns an empty socket if no connection is pending. Throws Error COMMUNICATOR_FAILED.
   Socket accept() const;
 
-  // Empty when the host cannot be reached from here. The connection is made, or refused, once the
-  // socket can be written to.
+  // Returns an empty socket if the host is unreachable. The connection succeeds or fails once the
+  // socket becomes writable.
   static Socket connect(const in6_addr& host, uint16_t port);
   bool isConnected() const;
 
-  // What was moved of these bytes, as much as could be at once; none when the socket is not ready.
+  // The result of one non-blocking transfer; `bytes` is 0 if the socket is not ready.
   struct Moved {
     size_t bytes = 0;
-    int error = 0;       // an error number: the connection is broken
-    bool ended = false;  // the peer sends no more
+    int error = 0;       // errno of a broken connection, or 0
+    bool ended = false;  // the peer closed its sending side
   };
   Moved send(const iovec* parts, int numParts) const;
   Moved receive(const iovec* parts, int numParts) const;
 
-  // The peer finds, after what was sent, that no more comes. Nothing happens on a broken
-  // connection.
+  // Closes the sending side: the peer reads the end of the stream after the data sent so far. Has
+  // no effect on a broken connection.
   void endSending() const noexcept;
 
   int fd() const { return fd_.get(); }
@@ -80,8 +81,8 @@ class Socket {
   FileDescriptor fd_;
 };
 
-// This host's addresses, the loopback one first, IPv4 as IPv6 has it (::ffff:a.b.c.d). Link-local
-// IPv6 is left out: it means something on one host only.
+// This host's addresses, loopback first, with IPv4 mapped into IPv6 (::ffff:a.b.c.d). Excludes
+// link-local IPv6 addresses, which have a meaning on one host only.
 std::vector<in6_addr> hostAddresses();
 
 }  // namespace uniproc

@@ -11,9 +11,9 @@
 namespace uniproc {
 namespace {
 
-// Up to here it is quicker that each rank sums all than that they share it out.
-constexpr int64_t kAtOnceBytes = int64_t{64} << 10;
-// What is shared out at a time, so that a sum takes no more memory than this.
+// Sums of at most this size use the one-shot algorithm, which is faster for them.
+constexpr int64_t kMaxOneShotBytes = int64_t{64} << 10;
+// The two-shot algorithm works on slices of this size, which bounds its memory.
 constexpr int64_t kSliceBytes = int64_t{1} << 20;
 
 using Kind = CollectiveCall::Kind;
@@ -27,7 +27,7 @@ TcpCommunicator::TcpCommunicator(const CommunicatorConfig& config) : config_(con
 }
 
 template <typename Body>
-void TcpCommunicator::orFail(const Body& body) {
+void TcpCommunicator::failOnError(const Body& body) {
   if (failure_) std::rethrow_exception(failure_);
   try {
     abort_.check();
@@ -44,19 +44,19 @@ void TcpCommunicator::orFail(const Body& body) {
 void TcpCommunicator::fail(int32_t lost) noexcept {
   failure_ = std::current_exception();
   handshake_.reset();
-  if (mesh_) mesh_->sayFarewell(lost);
+  if (mesh_) mesh_->notifyFailure(lost);
 }
 
 void TcpCommunicator::requireNotConnected() const {
   if (mesh_ && !failure_) {
-    throw Error("INVALID_STATE", "the communicator is connected already");
+    throw Error("INVALID_STATE", "the communicator is already connected");
   }
 }
 
 std::vector<std::byte> TcpCommunicator::address() {
   requireNotConnected();
   std::vector<std::byte> address;
-  orFail([&](const Deadline&) {
+  failOnError([&](const Deadline&) {
     if (!handshake_) handshake_.emplace(rank(), worldSize());
     address = handshake_->address();
   });
@@ -68,10 +68,10 @@ void TcpCommunicator::connect(const std::vector<std::vector<std::byte>>& address
   if (!handshake_ && !failure_) {
     throw Error("INVALID_STATE", "the communicator has no address yet; call address first");
   }
-  orFail([&](const Deadline& deadline) {
+  failOnError([&](const Deadline& deadline) {
     mesh_.emplace(rank(), handshake_->connect(addresses, abort_, deadline), abort_);
     handshake_.reset();
-    meet(deadline);
+    exchangeEmpty(deadline);
   });
 }
 
@@ -80,7 +80,7 @@ void TcpCommunicator::collective(const Body& body) {
   if (!mesh_ && !failure_) {
     throw Error("INVALID_STATE", "the communicator is not connected; call connect first");
   }
-  orFail(body);
+  failOnError(body);
 }
 
 void TcpCommunicator::allReduce(void* data, int64_t count, CommType type, ReduceOp op) {
@@ -91,18 +91,18 @@ void TcpCommunicator::allReduce(void* data, int64_t count, CommType type, Reduce
     for (int64_t first = 0; first < count; first += slice) {
       auto* from = static_cast<std::byte*>(data) + first * size;
       const int64_t sliceCount = std::min(slice, count - first);
-      if (sliceCount * size <= kAtOnceBytes) {
-        reduceAtOnce(from, sliceCount, call, deadline);
+      if (sliceCount * size <= kMaxOneShotBytes) {
+        reduceOneShot(from, sliceCount, call, deadline);
       } else {
-        reduceInParts(from, sliceCount, call, deadline);
+        reduceTwoShot(from, sliceCount, call, deadline);
       }
     }
   });
 }
 
-// Every rank has what the others have, and combines it.
-void TcpCommunicator::reduceAtOnce(std::byte* data, int64_t count, const CollectiveCall& call,
-                                   const Deadline& deadline) {
+// One-shot: every rank gathers all ranks' data and reduces it.
+void TcpCommunicator::reduceOneShot(std::byte* data, int64_t count, const CollectiveCall& call,
+                                    const Deadline& deadline) {
   const size_t bytes = static_cast<size_t>(count) * sizeOf(call.type);
   received_.resize(std::max(received_.size(), bytes * worldSize()));
   for (const int32_t other : others_) {
@@ -113,9 +113,9 @@ void TcpCommunicator::reduceAtOnce(std::byte* data, int64_t count, const Collect
   reduceReceived(data, count, call);
 }
 
-// Every rank has the others' parts of the same place, combines them, and gives the others what it
-// made.
-void TcpCommunicator::reduceInParts(std::byte* data, int64_t count, const CollectiveCall& call,
+// Two-shot: every rank gathers one part of all ranks' data, reduces it, and sends the result to
+// all.
+void TcpCommunicator::reduceTwoShot(std::byte* data, int64_t count, const CollectiveCall& call,
                                     const Deadline& deadline) {
   const auto size = static_cast<int64_t>(sizeOf(call.type));
   const auto part = [&](int64_t of) {
@@ -174,10 +174,10 @@ void TcpCommunicator::broadcast(void* data, int64_t count, CommType type, int32_
 }
 
 void TcpCommunicator::barrier() {
-  collective([&](const Deadline& deadline) { meet(deadline); });
+  collective([&](const Deadline& deadline) { exchangeEmpty(deadline); });
 }
 
-void TcpCommunicator::meet(const Deadline& deadline) {
+void TcpCommunicator::exchangeEmpty(const Deadline& deadline) {
   for (const int32_t other : others_) {
     mesh_->send(other, nullptr, 0);
     mesh_->receive(other, nullptr, 0);

@@ -1,11 +1,11 @@
-// The CPU backend's communicator: between the memories of hosts, over TCP.
+// The CPU backend's communicator, over TCP.
 //
-// Every rank is connected to every other. A group of CPU ranks is small, and so are most of its
-// messages (a decode step's hidden state), where what counts is the number of times that a rank
-// waits for another: once, where each sends to all and sums what it has received itself. In a ring
-// it would be 2 (n - 1) times. Larger sums are shared out: each rank sums one part for all, which
-// moves as few bytes as a ring does, in two waits. Either way an element is summed in the order of
-// the ranks, so that the result does not depend on which way it went, nor on which rank made it.
+// Every rank is connected to every other. CPU groups are small and so are most messages (a decode
+// step's hidden state), so latency dominates: the one-shot algorithm, where each rank sends its
+// data to all and sums what it receives, waits for peers once; a ring waits 2 (n - 1) times. Larger
+// sums use the two-shot algorithm: each rank sums one part for all, which moves as few bytes as a
+// ring in two waits. Both add elements in rank order, so the result depends neither on the
+// algorithm nor on the rank.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ namespace uniproc {
 
 class TcpCommunicator final : public Communicator {
  public:
-  // Throws Error COMMUNICATOR_FAILED, as the rest does: see Communicator.
+  // Throws Error COMMUNICATOR_FAILED; see Communicator.
   explicit TcpCommunicator(const CommunicatorConfig& config);
 
   int32_t rank() const override { return config_.rank; }
@@ -40,21 +40,21 @@ class TcpCommunicator final : public Communicator {
   void abort(const std::string& reason) noexcept override { abort_.raise(reason); }
 
  private:
-  // Both give `body` the deadline of what is done now, and keep what it throws for every later
-  // call. A collective needs a connected group.
+  // Both run `body` with a deadline and store its exception, which every later call rethrows.
+  // `collective` also requires a connected group.
   template <typename Body>
-  void orFail(const Body& body);
+  void failOnError(const Body& body);
   template <typename Body>
   void collective(const Body& body);
   void fail(int32_t lost) noexcept;
   void requireNotConnected() const;
 
-  void reduceAtOnce(std::byte* data, int64_t count, const CollectiveCall& call,
-                    const Deadline& deadline);
-  void reduceInParts(std::byte* data, int64_t count, const CollectiveCall& call,
+  void reduceOneShot(std::byte* data, int64_t count, const CollectiveCall& call,
+                     const Deadline& deadline);
+  void reduceTwoShot(std::byte* data, int64_t count, const CollectiveCall& call,
                      const Deadline& deadline);
   void reduceReceived(std::byte* own, int64_t count, const CollectiveCall& call);
-  void meet(const Deadline& deadline);
+  void exchangeEmpty(const Deadline& deadline);
 
   const CommunicatorConfig config_;
   std::vector<int32_t> others_;  // the other ranks
@@ -62,7 +62,7 @@ class TcpCommunicator final : public Communicator {
   std::optional<TcpHandshake> handshake_;  // until connected
   std::optional<TcpMesh> mesh_;
   std::exception_ptr failure_;
-  std::vector<std::byte> received_;   // by rank, of what is being reduced; keeps its largest size
+  std::vector<std::byte> received_;   // by rank, inputs of the current reduction; never shrinks
   std::vector<const void*> sources_;  // by rank
 };
 

@@ -17,17 +17,18 @@ namespace uniproc {
 namespace {
 
 constexpr size_t kMaxHosts = 16;
-// Connections that have not said yet who they are. The oldest makes room: a rank says so at once.
-constexpr size_t kMaxCallers = 64;
-constexpr std::chrono::milliseconds kRedialInterval{50};
+// Limit of connections that have not sent a greeting. Ranks greet at once, so the oldest is
+// dropped.
+constexpr size_t kMaxPendingConnections = 64;
+constexpr std::chrono::milliseconds kReconnectInterval{50};
 
-// What both structures below begin with; the last letter is their version.
+// Common prefix of both structures below; the last character is the version.
 using Magic = std::array<char, 8>;
 constexpr Magic kMagic = {'u', 'n', 'i', 'p', 'r', 'o', 'c', '1'};
 
 }  // namespace
 
-// Both go over the wire as they lie in memory: the processors of a group are of one byte order.
+// Sent as raw memory: all processors of a group must have the same byte order.
 
 struct TcpHandshake::Address {
   Magic magic;
@@ -37,32 +38,32 @@ struct TcpHandshake::Address {
   std::array<in6_addr, kMaxHosts> hosts;
 };
 
-// Rank `from` says it to the rank whose token it is.
+// Rank `from` sends this with the receiving rank's token.
 struct TcpHandshake::Greeting {
   Magic magic;
   int32_t from;
   Token to;
 };
 
-// A connection whose other end has not greeted yet: one that this rank dialed, to one of a rank's
-// hosts, or one that somebody called on. The caller greets first.
-struct TcpHandshake::Line {
+// A connection that has not been greeted: either dialed to one of a rank's host addresses, or
+// accepted. The dialing side greets first.
+struct TcpHandshake::PendingConnection {
   Socket socket;
-  int32_t dialed;  // a rank; -1 for a caller
+  int32_t dialed;  // rank, or -1 if accepted
   bool hasGreeted = false;
   Greeting greeting = {};
   size_t received = 0;
 
-  bool isCaller() const { return dialed < 0; }
+  bool isAccepted() const { return dialed < 0; }
   void drop() { socket = Socket(); }
 
-  // A new connection's buffer has room for a greeting.
+  // A new connection's send buffer always holds a greeting.
   bool greet(const Greeting& own) {
     const iovec part = {const_cast<Greeting*>(&own), sizeof own};
     hasGreeted = socket.send(&part, 1).bytes == sizeof own;
     return hasGreeted;
   }
-  // Nothing past the greeting is read. False when there will be none.
+  // Reads no bytes past the greeting. Returns false if none can arrive.
   bool receive() {
     const iovec part = {reinterpret_cast<std::byte*>(&greeting) + received,
                         sizeof greeting - received};
@@ -100,8 +101,8 @@ TcpHandshake::Address TcpHandshake::parse(const std::vector<std::byte>& bytes, i
     throw Error("COMMUNICATOR_FAILED",
                 "the address of rank " + std::to_string(rank) + ", of " +
                     std::to_string(bytes.size()) +
-                    " bytes, is none that this communicator knows: all ranks must be of one kind "
-                    "of device and one version");
+                    " bytes, is not valid here: all ranks must use the same kind of "
+                    "device and the same version of uniproc");
   }
   return address;
 }
@@ -111,7 +112,7 @@ std::vector<Socket> TcpHandshake::connect(const std::vector<std::vector<std::byt
   static_assert(std::has_unique_object_representations_v<Greeting>);
   if (addresses.size() != static_cast<size_t>(worldSize_)) {
     throw Error("COMMUNICATOR_FAILED", "connect was given " + std::to_string(addresses.size()) +
-                                           " addresses in a world of " +
+                                           " addresses for a world of size " +
                                            std::to_string(worldSize_));
   }
   std::vector<Address> others;
@@ -120,56 +121,63 @@ std::vector<Socket> TcpHandshake::connect(const std::vector<std::vector<std::byt
   }
   if (others[rank_].token != token_) {
     throw Error("COMMUNICATOR_FAILED",
-                "the address given for rank " + std::to_string(rank_) + " is not its own");
+                "the address given for rank " + std::to_string(rank_) +
+                    " differs from the one that it returned; pass the addresses in rank order");
   }
   const auto greetingTo = [&](int32_t rank) { return Greeting{kMagic, rank_, others[rank].token}; };
 
   std::vector<Socket> peers(worldSize_);
-  std::vector<Line> lines;
+  std::vector<PendingConnection> pending;
 
-  // Every rank calls those before it, at all of a rank's hosts at once: which of them can be
-  // reached from here, trying alone tells.
+  // Every rank dials all lower ranks, at all their host addresses at once, because only trying
+  // shows which of them is reachable from here.
   const auto dial = [&] {
     for (int32_t rank = 0; rank < rank_; ++rank) {
-      const auto dialsIt = [rank](const Line& line) { return line.dialed == rank; };
-      if (peers[rank] || std::any_of(lines.begin(), lines.end(), dialsIt)) continue;
+      const auto dialsIt = [rank](const PendingConnection& connection) {
+        return connection.dialed == rank;
+      };
+      if (peers[rank] || std::any_of(pending.begin(), pending.end(), dialsIt)) continue;
       for (size_t i = 0; i < others[rank].numHosts; ++i) {
         Socket socket = Socket::connect(others[rank].hosts[i], others[rank].port);
-        if (socket) lines.push_back({std::move(socket), rank});
+        if (socket) pending.push_back({std::move(socket), rank});
       }
     }
   };
   const auto acceptCallers = [&] {
-    for (size_t i = 0; i < kMaxCallers; ++i) {
+    for (size_t i = 0; i < kMaxPendingConnections; ++i) {
       Socket socket = listener_.accept();
       if (!socket) break;
-      lines.push_back({std::move(socket), -1});
+      pending.push_back({std::move(socket), -1});
     }
-    auto numCallers = static_cast<size_t>(std::count_if(
-        lines.begin(), lines.end(), [](const Line& line) { return line.isCaller(); }));
-    for (Line& line : lines) {
-      if (numCallers <= kMaxCallers) break;
-      if (!line.isCaller()) continue;
-      line.drop();
-      --numCallers;
+    auto numAccepted = static_cast<size_t>(
+        std::count_if(pending.begin(), pending.end(),
+                      [](const PendingConnection& connection) { return connection.isAccepted(); }));
+    for (PendingConnection& connection : pending) {
+      if (numAccepted <= kMaxPendingConnections) break;
+      if (!connection.isAccepted()) continue;
+      connection.drop();
+      --numAccepted;
     }
   };
-  // Whether `line` is from now on the one to its rank: the first that both have greeted on.
-  const auto isMet = [&](Line& line) {
-    const Greeting& greeting = line.greeting;
+  // Whether `connection` becomes the connection to its rank: the first on which both sides have
+  // greeted.
+  const auto isEstablished = [&](PendingConnection& connection) {
+    const Greeting& greeting = connection.greeting;
     if (greeting.magic != kMagic || greeting.to != token_) return false;
-    if (!line.isCaller()) return greeting.from == line.dialed && !peers[greeting.from];
+    if (!connection.isAccepted())
+      return greeting.from == connection.dialed && !peers[greeting.from];
     return greeting.from > rank_ && greeting.from < worldSize_ && !peers[greeting.from] &&
-           line.greet(greetingTo(greeting.from));
+           connection.greet(greetingTo(greeting.from));
   };
-  const auto advance = [&](Line& line) {
-    if (!line.isCaller() && !line.hasGreeted) {
-      if (!line.socket.isConnected() || !line.greet(greetingTo(line.dialed))) line.drop();
-    } else if (!line.receive()) {
-      line.drop();
-    } else if (line.isComplete()) {
-      if (isMet(line)) peers[line.greeting.from] = std::move(line.socket);
-      line.drop();
+  const auto advance = [&](PendingConnection& connection) {
+    if (!connection.isAccepted() && !connection.hasGreeted) {
+      if (!connection.socket.isConnected() || !connection.greet(greetingTo(connection.dialed)))
+        connection.drop();
+    } else if (!connection.receive()) {
+      connection.drop();
+    } else if (connection.isComplete()) {
+      if (isEstablished(connection)) peers[connection.greeting.from] = std::move(connection.socket);
+      connection.drop();
     }
   };
 
@@ -184,21 +192,21 @@ std::vector<Socket> TcpHandshake::connect(const std::vector<std::vector<std::byt
     const bool dials = missing < rank_;
     if (dials && Deadline::Clock::now() >= redial) {
       dial();
-      redial = Deadline::Clock::now() + kRedialInterval;
+      redial = Deadline::Clock::now() + kReconnectInterval;
     }
     polled.clear();
-    for (const Line& line : lines) {
-      const bool greets = !line.isCaller() && !line.hasGreeted;
-      polled.push_back({line.socket.fd(), static_cast<short>(greets ? POLLOUT : POLLIN), 0});
+    for (const PendingConnection& connection : pending) {
+      const bool greets = !connection.isAccepted() && !connection.hasGreeted;
+      polled.push_back({connection.socket.fd(), static_cast<short>(greets ? POLLOUT : POLLIN), 0});
     }
     polled.push_back({listener_.fd(), POLLIN, 0});
     if (!abort.poll(polled, dials ? std::min(redial, deadline.at()) : deadline.at())) continue;
-    for (size_t i = 0; i < lines.size(); ++i) {
-      if (polled[i].revents != 0) advance(lines[i]);
+    for (size_t i = 0; i < pending.size(); ++i) {
+      if (polled[i].revents != 0) advance(pending[i]);
     }
     if (polled.back().revents != 0) acceptCallers();
-    std::erase_if(lines, [&](const Line& line) {
-      return !line.socket || (!line.isCaller() && peers[line.dialed]);
+    std::erase_if(pending, [&](const PendingConnection& connection) {
+      return !connection.socket || (!connection.isAccepted() && peers[connection.dialed]);
     });
   }
 }

@@ -1,6 +1,6 @@
-// How the ranks of a group find each other over TCP: each listens on a port of its own, its address
-// tells the others where and with which token, and a connection counts once both ends have shown
-// that they know the other's.
+// How the ranks of a group connect over TCP. Each rank listens on its own port; its address holds
+// its hosts, its port and a random token. A connection counts once each side has sent the other's
+// token.
 #pragma once
 
 #include <array>
@@ -16,14 +16,14 @@ namespace uniproc {
 
 class TcpHandshake {
  public:
-  // Listens, until it is dropped. Throws Error COMMUNICATOR_FAILED.
+  // Starts listening; destruction stops it. Throws Error COMMUNICATOR_FAILED.
   TcpHandshake(int32_t rank, int32_t worldSize);
 
   std::vector<std::byte> address() const;
 
-  // A connection to each other rank, by rank; this rank's own is empty. Whoever does not know the
-  // token is not noticed. Throws PeerLost when a rank has not connected by the deadline, and Error
-  // COMMUNICATOR_FAILED for addresses that are none.
+  // Returns a connection to each other rank, by rank; this rank's own is empty. Ignores connections
+  // that do not send the token. Throws PeerLost if a rank has not connected by the deadline, and
+  // Error COMMUNICATOR_FAILED for invalid addresses.
   std::vector<Socket> connect(const std::vector<std::vector<std::byte>>& addresses,
                               const AbortSignal& abort, const Deadline& deadline);
 
@@ -31,7 +31,7 @@ class TcpHandshake {
   using Token = std::array<std::byte, 16>;
   struct Address;
   struct Greeting;
-  struct Line;
+  struct PendingConnection;
 
   static Token randomToken();
   Address parse(const std::vector<std::byte>& bytes, int32_t rank) const;

@@ -10,7 +10,7 @@
 namespace uniproc {
 namespace {
 
-// What is left of a header and the data after it when `moved` bytes of them have passed.
+// The parts of a header and its data that remain after `moved` bytes.
 struct Parts {
   iovec parts[2];
   int count = 0;
@@ -44,7 +44,7 @@ std::string CollectiveCall::name() const {
     case Kind::kBarrier:
       return "barrier";
     default:
-      return "a collective unknown here";
+      return "an unknown collective";
   }
 }
 
@@ -75,7 +75,7 @@ void TcpMesh::exchange(const CollectiveCall& call, const Deadline& deadline) {
     if (peer.out) peer.out->header = {sequence_, call};
     if (peer.events() != 0) waiting_.push_back(&peer);
   }
-  // Once for all: most messages are small, and some have come already. Then whenever there is more.
+  // Try every peer first, because most messages are small and some have arrived; then poll.
   for (Peer* peer : waiting_) advance(*peer);
   for (;;) {
     std::erase_if(waiting_, [](const Peer* peer) { return peer->events() == 0; });
@@ -84,7 +84,7 @@ void TcpMesh::exchange(const CollectiveCall& call, const Deadline& deadline) {
     for (const Peer* peer : waiting_) polled_.push_back({peer->socket.fd(), peer->events(), 0});
     abort_.poll(polled_, deadline.at());
     if (deadline.isPast()) {
-      lose(*waiting_.front(), "it did not come to " + call.name() + " " + deadline.within());
+      throwPeerLost(*waiting_.front(), "it did not call " + call.name() + " " + deadline.within());
     }
     for (size_t i = 0; i < waiting_.size(); ++i) {
       if (polled_[i].revents != 0) advance(*waiting_[i]);
@@ -92,7 +92,8 @@ void TcpMesh::exchange(const CollectiveCall& call, const Deadline& deadline) {
   }
 }
 
-// Reads first: what a peer said before its end is to be known before that it cannot be written to.
+// Reads first, so that a failure notice sent before the connection ended is seen before a write
+// error.
 void TcpMesh::advance(Peer& peer) {
   if (peer.in) advanceIn(peer);
   if (peer.out) advanceOut(peer);
@@ -102,8 +103,8 @@ void TcpMesh::advanceIn(Peer& peer) {
   Transfer<std::byte>& in = *peer.in;
   const Parts parts(&in.header, sizeof in.header, in.data, in.bytes, in.moved);
   const Socket::Moved moved = peer.socket.receive(parts.parts, parts.count);
-  if (moved.ended) lose(peer, "its connection has ended");
-  if (moved.error != 0) lose(peer, describeError("its connection is broken", moved.error));
+  if (moved.ended) throwPeerLost(peer, "its connection closed");
+  if (moved.error != 0) throwPeerLost(peer, describeError("its connection broke", moved.error));
   const bool hadHeader = in.moved >= sizeof in.header;
   in.moved += moved.bytes;
   if (!hadHeader && in.moved >= sizeof in.header) check(peer, in.header);
@@ -115,47 +116,47 @@ void TcpMesh::advanceOut(Peer& peer) {
   const Parts parts(&out.header, sizeof out.header, const_cast<std::byte*>(out.data), out.bytes,
                     out.moved);
   const Socket::Moved moved = peer.socket.send(parts.parts, parts.count);
-  if (moved.error != 0) lose(peer, describeError("its connection is broken", moved.error));
+  if (moved.error != 0) throwPeerLost(peer, describeError("its connection broke", moved.error));
   out.moved += moved.bytes;
   if (out.left() == 0) peer.out.reset();
 }
 
 void TcpMesh::check(const Peer& peer, const Header& received) const {
-  if (received.call.kind == CollectiveCall::Kind::kFarewell) {
-    if (received.call.root == peer.rank) throw PeerLost(peer.rank, "it gave up");
-    throw PeerLost(received.call.root, "rank " + std::to_string(peer.rank) + " gave up over it");
+  if (received.call.kind == CollectiveCall::Kind::kFailure) {
+    if (received.call.root == peer.rank) throw PeerLost(peer.rank, "it failed");
+    throw PeerLost(received.call.root, "rank " + std::to_string(peer.rank) + " reported it lost");
   }
   if (received == Header{sequence_, call_}) return;
   const auto name = [](const Header& header) {
     return header.call.name() + " (exchange " + std::to_string(header.sequence) + ")";
   };
-  throw Error("COMMUNICATOR_FAILED", "the ranks do not make the same collectives: rank " +
-                                         std::to_string(peer.rank) + " makes " + name(received) +
-                                         " where this rank makes " + name({sequence_, call_}));
+  throw Error("COMMUNICATOR_FAILED", "ranks call different collectives: rank " +
+                                         std::to_string(peer.rank) + " calls " + name(received) +
+                                         " where this rank calls " + name({sequence_, call_}));
 }
 
-void TcpMesh::lose(const Peer& peer, const std::string& reason) const {
-  if (!peer.in || peer.in->moved == 0) {  // a farewell may be what comes next
+void TcpMesh::throwPeerLost(const Peer& peer, const std::string& reason) const {
+  if (!peer.in || peer.in->moved == 0) {  // a failure notice may arrive next
     Header header;
     const iovec part = {&header, sizeof header};
     const bool isWhole = peer.socket.receive(&part, 1).bytes == sizeof header;
-    if (isWhole && header.call.kind == CollectiveCall::Kind::kFarewell) check(peer, header);
+    if (isWhole && header.call.kind == CollectiveCall::Kind::kFailure) check(peer, header);
   }
   throw PeerLost(peer.rank, reason);
 }
 
-void TcpMesh::sayFarewell(int32_t lost) noexcept {
+void TcpMesh::notifyFailure(int32_t lost) noexcept {
   Header header;
-  header.call.kind = CollectiveCall::Kind::kFarewell;
+  header.call.kind = CollectiveCall::Kind::kFailure;
   header.call.root = lost;
   const iovec part = {&header, sizeof header};
   for (Peer& peer : peers_) {
     if (!peer.socket) continue;
-    const bool hasPlace = !peer.out || peer.out->moved == 0;  // not in the middle of a message
-    const bool isSaid = hasPlace && peer.socket.send(&part, 1).bytes == sizeof header;
-    // The connection's end says of this rank what it could not. Of another it would be wrong, and
-    // that one's own end is there to be seen.
-    if (!isSaid && lost == rank_) peer.socket = Socket();
+    const bool canSend = !peer.out || peer.out->moved == 0;  // not within a message
+    const bool isSent = canSend && peer.socket.send(&part, 1).bytes == sizeof header;
+    // If the notice could not be sent, closing the connection reports this rank as lost. For
+    // another rank it would report the wrong one, and that rank's own connection shows the loss.
+    if (!isSent && lost == rank_) peer.socket = Socket();
   }
 }
 

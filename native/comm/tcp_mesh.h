@@ -1,5 +1,5 @@
-// A TCP connection to each other rank, and the one thing that collectives are made of: an exchange,
-// in which messages go to some ranks while others come from some.
+// A TCP connection to each other rank, and the exchange that all collectives are built from:
+// messages go to some ranks while others arrive.
 #pragma once
 
 #include <poll.h>
@@ -17,32 +17,32 @@
 
 namespace uniproc {
 
-// What a rank takes part in. It goes ahead of every message, so that ranks that do not make the
-// same collectives are told, and do not take one's bytes for another's.
+// Identifies the collective. Precedes every message, so that ranks that call different collectives
+// fail instead of misreading each other's bytes.
 struct CollectiveCall {
-  enum class Kind : uint8_t { kAllReduce, kAllGather, kBroadcast, kBarrier, kFarewell };
+  enum class Kind : uint8_t { kAllReduce, kAllGather, kBroadcast, kBarrier, kFailure };
 
   Kind kind = Kind::kBarrier;
   CommType type = CommType::kInt64;
   ReduceOp op = ReduceOp::kSum;
   uint8_t unused = 0;
-  int32_t root = 0;  // of a farewell: the rank that was lost
+  int32_t root = 0;  // for a failure notice: the lost rank
   int64_t count = 0;
 
   bool operator==(const CollectiveCall&) const = default;
-  std::string name() const;  // as in 'allReduce (sum) of 12 float32'
+  std::string name() const;  // for example 'allReduce (sum) of 12 float32'
 };
 
-// What goes ahead of a message. Not within TcpMesh: Clang has no default member initializers of a
-// nested class before the outer one is complete, which std::optional needs of them.
+// Precedes every message. Not nested in TcpMesh: std::optional needs its default member
+// initializers, which Clang does not provide before the outer class is complete.
 struct CollectiveHeader {
-  uint64_t sequence = 0;  // of the exchange
+  uint64_t sequence = 0;  // number of the exchange
   CollectiveCall call;
 
   bool operator==(const CollectiveHeader&) const = default;
 };
 
-// A message on its way in one direction: `moved` bytes of header and data have passed.
+// A message in one direction, of which `moved` bytes of header and data are transferred.
 template <typename Byte>
 struct MessageTransfer {
   CollectiveHeader header;
@@ -55,23 +55,23 @@ struct MessageTransfer {
 
 class TcpMesh {
  public:
-  // `sockets` are to each rank, by rank; that of `rank`, this one, is empty.
+  // `sockets` holds one connection per rank, by rank; the entry of `rank`, this one, is empty.
   TcpMesh(int32_t rank, std::vector<Socket> sockets, const AbortSignal& abort);
 
-  // What the next exchange moves: at most one message to, and one from, a rank. The memory must
-  // stay until then.
+  // Add a message to the next exchange: at most one to and one from each rank. The memory must stay
+  // valid until the exchange returns.
   void send(int32_t rank, const void* data, size_t bytes);
   void receive(int32_t rank, void* data, size_t bytes);
 
-  // Moves them all, in both directions at once, so that ranks that all send first do not wait for
-  // each other whatever the sizes. Throws PeerLost, and Error COMMUNICATOR_FAILED when a rank makes
-  // another call than this one; a mesh that has thrown is of no more use.
+  // Transfers all added messages, in both directions at once, so that ranks that all send first do
+  // not deadlock. Throws PeerLost, and Error COMMUNICATOR_FAILED when a rank calls another
+  // collective; after an exception the mesh is unusable.
   void exchange(const CollectiveCall& call, const Deadline& deadline);
 
-  // Tells the others, as far as that can be done at once, that this rank gives up over `lost`:
-  // whoever waits for this rank is to know which rank was at fault. Where this one is, and cannot
-  // say so, it ends the connection.
-  void sayFarewell(int32_t lost) noexcept;
+  // Tells the other ranks, without blocking, that this rank fails because rank `lost` did, so that
+  // ranks waiting for this one learn which rank failed. If `lost` is this rank and a notice cannot
+  // be sent, closes the connection instead.
+  void notifyFailure(int32_t lost) noexcept;
 
  private:
   using Header = CollectiveHeader;
@@ -90,13 +90,13 @@ class TcpMesh {
   void advanceIn(Peer& peer);
   void advanceOut(Peer& peer);
   void check(const Peer& peer, const Header& received) const;
-  [[noreturn]] void lose(const Peer& peer, const std::string& reason) const;
+  [[noreturn]] void throwPeerLost(const Peer& peer, const std::string& reason) const;
 
   const int32_t rank_;
   const AbortSignal& abort_;
   std::vector<Peer> peers_;  // by rank
   uint64_t sequence_ = 0;
-  CollectiveCall call_ = {};  // the exchange's
+  CollectiveCall call_ = {};  // the current exchange's
   std::vector<pollfd> polled_;
   std::vector<Peer*> waiting_;
 };

@@ -17,7 +17,7 @@
 namespace uniproc {
 namespace {
 
-// Elements that `areEqual` compares at a time.
+// Elements that `areEqual` compares per read.
 constexpr int64_t kElementsPerPiece = int64_t{1} << 20;
 
 [[noreturn]] void throwInvalid(const std::string& path, const std::string& message) {
@@ -34,7 +34,7 @@ int64_t pageBytes() {
   return bytes;
 }
 
-// Has the system read ahead, where it can be asked to.
+// Starts read-ahead, on systems that support it.
 void readAhead([[maybe_unused]] int descriptor, [[maybe_unused]] int64_t offset,
                [[maybe_unused]] int64_t bytes) noexcept {
 #ifdef POSIX_FADV_WILLNEED
@@ -56,7 +56,7 @@ float rounded(float value, DType dtype) {
 }  // namespace
 
 CheckpointFile::CheckpointFile(std::string path) : path_(std::move(path)) {
-  // Not blocking: opening a pipe that nothing writes to would never end.
+  // Non-blocking, because opening a pipe without a writer would block.
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor_ < 0) throwUnreadable(path_, "opened", errno);
   struct stat status = {};
@@ -67,7 +67,7 @@ CheckpointFile::CheckpointFile(std::string path) : path_(std::move(path)) {
   }
   ::close(descriptor_);
   if (reason != 0) throwUnreadable(path_, "read", reason);
-  throwInvalid(path_, S_ISDIR(status.st_mode) ? "cannot be read: it is a folder"
+  throwInvalid(path_, S_ISDIR(status.st_mode) ? "cannot be read: it is a directory"
                                               : "cannot be read: it is not a regular file");
 }
 
@@ -83,13 +83,14 @@ CheckpointFile::CheckpointFile(CheckpointFile&& other) noexcept
 void CheckpointFile::require(const FileRows& rows) const {
   const int64_t bytes = rows.span();
   if (rows.offset < 0 || bytes < 0 || rows.offset > bytes_ || bytes > bytes_ - rows.offset) {
-    throwInvalid(path_, "a tensor takes " + std::to_string(bytes) + " bytes from byte " +
-                            std::to_string(rows.offset) + " on, but the file has " +
-                            std::to_string(bytes_) + "; it is truncated or its header is wrong");
+    throwInvalid(path_, "a tensor needs " + std::to_string(bytes) + " bytes from byte " +
+                            std::to_string(rows.offset) + ", but the file has " +
+                            std::to_string(bytes_) +
+                            " bytes; the file is truncated or its header is wrong");
   }
 }
 
-// Rows that have whole pages between them are asked for one by one, and nothing between them.
+// Rows with whole pages between them are requested one by one, without the gaps.
 void CheckpointFile::willRead(const FileRows& rows) const noexcept {
   if (rows.stride - rows.rowBytes < 2 * pageBytes()) {
     return readAhead(descriptor_, rows.offset, rows.span());
@@ -105,9 +106,9 @@ void CheckpointFile::read(int64_t offset, int64_t size, std::byte* to) const {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throwUnreadable(path_, "read", errno);
     if (count == 0) {
-      throwInvalid(path_, "it was truncated while it was read: it had " + std::to_string(bytes_) +
+      throwInvalid(path_, "was truncated while it was read: it had " + std::to_string(bytes_) +
                               " bytes when it was opened and now ends before byte " +
-                              std::to_string(offset + 1) + "; load it again once it is whole");
+                              std::to_string(offset + 1) + "; retry when the file is complete");
     }
     to += count;
     offset += count;
@@ -121,7 +122,8 @@ bool areEqual(const StoredTensor& a, const StoredTensor& b, int64_t count, DType
   const CheckpointFile files[2] = {CheckpointFile(a.path), CheckpointFile(b.path)};
   std::vector<std::byte> pieces[2];
   for (int64_t first = 0; first < count; first += kElementsPerPiece) {
-    if (stop.stop_requested()) throw Error("SHUT_DOWN", "comparing two tensors was given up");
+    if (stop.stop_requested())
+      throw Error("SHUT_DOWN", "the comparison of two tensors was aborted");
     const int64_t size = std::min(kElementsPerPiece, count - first);
     for (int i = 0; i < 2; ++i) {
       const auto elementBytes = static_cast<int64_t>(sizeOf(tensors[i]->dtype));
@@ -135,7 +137,7 @@ bool areEqual(const StoredTensor& a, const StoredTensor& b, int64_t count, DType
     for (int64_t i = 0; i < size; ++i) {
       const float x = rounded(elementAt(pieces[0].data(), a.dtype, i), dtype);
       const float y = rounded(elementAt(pieces[1].data(), b.dtype, i), dtype);
-      if (!(x == y)) return false;  // as NaN is not
+      if (!(x == y)) return false;  // NaN differs from itself
     }
   }
   return true;

@@ -1,5 +1,5 @@
-// A decoder-only transformer: an embedding, for each layer a list of blocks, a head. Written once
-// over the operations of ops.h.
+// A decoder-only transformer: an embedding, a list of blocks for each layer, and a head. Written
+// once over the operations of ops.h.
 #pragma once
 
 #include <cstdint>
@@ -14,37 +14,37 @@ namespace uniproc {
 
 class Decoder {
  public:
-  // The blocks, without any memory; they declare their parameters.
+  // Creates the blocks and declares their parameters; allocates no memory.
   Decoder(const ModelShard& shard, Parameters& parameters);
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  // The activations of the largest batch. Throws Error OUT_OF_MEMORY; what it had allocated is then
-  // freed by release. The communicator is that of the ranks that hold the other shares; null when
-  // there are none.
+  // Allocates the activations of the largest batch. Throws Error OUT_OF_MEMORY; call `release` then
+  // to free partial allocations. `communicator` connects the ranks that hold the other shards; null
+  // for a single rank.
   void allocate(Ops& ops, const ModelLimits& limits, Communicator* communicator);
   void release() noexcept;
 
-  // Runs all layers on the batch, whose keys and values go into the cache. The batch is prepared
-  // (Ops::prepareInputs); its last hidden states stay here.
+  // Runs all layers on a prepared batch (Ops::prepareInputs), writes its keys and values to the
+  // cache and keeps its last hidden states.
   void forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
                const Batch& batch);
 
-  // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the last batch, count at
-  // most maxNumSeqs. Overwritten by the next call.
+  // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the last batch; count <=
+  // maxNumSeqs. The next call overwrites them.
   float* computeLogits(Ops& ops, const int32_t* index, int32_t count) {
     return head_.computeLogits(ops, activations_, index, count);
   }
   float* logits() const { return head_.logits(); }
 
  private:
-  // The sum of all ranks' x [numTokens, hiddenSize], in place of each.
+  // Sums x [numTokens, hiddenSize] over all ranks, in place.
   void sumOverRanks(const Buffer& x, int32_t numTokens);
 
   const ModelShard& shard_;
   Buffer rope_;  // [maxModelLen, 2, headDim / 2], float32
   Embedding embedding_;
-  std::vector<std::unique_ptr<Block>> blocks_;  // of all layers in turn
+  std::vector<std::unique_ptr<Block>> blocks_;  // all layers, in order
   Head head_;
 
   Communicator* communicator_ = nullptr;

@@ -9,8 +9,8 @@ PagedKvCache::PagedKvCache(Ops& ops, const ModelShard& shard, int32_t blockSize,
   }
 }
 
-PagedKvCache PagedKvCache::forRehearsal(Ops& ops, const ModelShard& shard, int32_t blockSize,
-                                        int32_t numBlocks) {
+PagedKvCache PagedKvCache::forDummyRun(Ops& ops, const ModelShard& shard, int32_t blockSize,
+                                       int32_t numBlocks) {
   PagedKvCache cache;
   cache.numBlocks_ = numBlocks;
   const KvCache layer = cache.allocateLayer(ops, shard, blockSize, numBlocks);

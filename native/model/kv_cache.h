@@ -13,9 +13,9 @@ class PagedKvCache {
  public:
   // Throws Error OUT_OF_MEMORY.
   PagedKvCache(Ops& ops, const ModelShard& shard, int32_t blockSize, int32_t numBlocks);
-  // A single layer's memory for all layers: to rehearse a step, not to generate.
-  static PagedKvCache forRehearsal(Ops& ops, const ModelShard& shard, int32_t blockSize,
-                                   int32_t numBlocks);
+  // Uses one layer's memory for all layers: for dummy runs, not for generation.
+  static PagedKvCache forDummyRun(Ops& ops, const ModelShard& shard, int32_t blockSize,
+                                  int32_t numBlocks);
 
   int32_t numBlocks() const { return numBlocks_; }
   const KvCache& layer(int32_t index) const { return layers_[index]; }

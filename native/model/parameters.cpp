@@ -11,10 +11,10 @@
 namespace uniproc {
 namespace {
 
-// Rows are read a piece at a time, so that stopping is prompt.
+// Rows are read in pieces, so that stopping is prompt.
 constexpr int64_t kBytesPerPiece = int64_t{64} << 20;
-// Between the seeds of two parameters' random values: the golden ratio's bits.
-constexpr uint64_t kSeedStep = 0x9E3779B97F4A7C15;
+// Distance between the random seeds of two parameters: the golden ratio's bits.
+constexpr uint64_t kParameterSeedStride = 0x9E3779B97F4A7C15;
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -26,7 +26,7 @@ int64_t bytesOf(StorageType type, int64_t count) {
   throw Error("CHECKPOINT_INVALID", message, file);
 }
 
-// Rows [first, first + count) of this rank's share, as they lie in the file.
+// Location in the file of rows [first, first + count) of this rank's share.
 FileRows rowsInFile(const ParameterSource& source, const Parameter& parameter, int64_t first,
                     int64_t count) {
   const Share cols = parameter.cols();
@@ -35,17 +35,17 @@ FileRows rowsInFile(const ParameterSource& source, const Parameter& parameter, i
           bytesOf(source.type, cols.count), bytesOf(source.type, cols.of)};
 }
 
-// The blocks of `size` elements that a share lies in.
+// The blocks of `size` elements that overlap a share.
 Share blocksOf(const Share& share, int64_t size) {
   const int64_t first = share.first / size;
   const int64_t end = ceilDiv(share.first + share.count, size);
   return {ceilDiv(share.of, size), first, share.count == 0 ? 0 : end - first};
 }
 
-// Random values are Normal(mean, std), such that a product's terms are of the size 0.02.
+// Mean and standard deviation of random values, such that a product's terms are about 0.02.
 std::pair<float, float> randomValues(StorageType type, ParameterPart part, bool isNorm) {
   constexpr float kStd = 0.02f;
-  constexpr float kFloat8Std = 16.0f;  // of the elements that scales multiply
+  constexpr float kFloat8Std = 16.0f;  // standard deviation before scaling
   if (isNorm) return {1.0f, 0.0f};
   if (part == ParameterPart::kScales) return {kStd / kFloat8Std, 0.0f};
   return {0.0f, isFloat(type) ? kStd : kFloat8Std};
@@ -83,7 +83,7 @@ void Parameters::matrix(Weight& target, ModuleName name, Dimension rows, Dimensi
   declare({name, ParameterPart::kWeight, {}, {rows, cols}, false, {type}, storage}, {storage});
 }
 
-// The blocks of scales in memory: each begins where a part begins and where one in the file does.
+// Blocks of scales in memory start where a part starts and where a block in the file does.
 WeightFormat Parameters::formatInMemory(const WeightFormat& stored, const LinearLayers& layers) {
   if (!stored.hasScales()) return stored;
   int64_t scaleRows = stored.scaleRows;
@@ -117,7 +117,7 @@ void Parameters::linear(LinearWeight& target, const LinearLayers& layers) {
                    ParameterPart::kScales);
     storages_[scales].linear = &target;
   }
-  const bool biasHere = bias == Bias::kAll || (bias == Bias::kOnce && rank_ == 0);
+  const bool biasHere = bias == Bias::kAll || (bias == Bias::kFirstRank && rank_ == 0);
   size_t biases = 0;
   if (biasHere) {
     target.bias = {nullptr, dtype_, rows, 1};
@@ -157,7 +157,7 @@ WeightFormat Parameters::commonFormat(const std::vector<LinearPart>& parts) cons
   for (const LinearPart& part : parts) {
     if (formatOf(part.name) == format) continue;
     throw Error("CONFIG_INVALID", parts.front().name.toString() + " and " + part.name.toString() +
-                                      " are held as one weight and must be stored alike");
+                                      " form one weight and must have the same storage format");
   }
   return format;
 }
@@ -192,20 +192,20 @@ void Parameters::load(Ops& ops, const std::vector<std::string>& paths,
                       std::stop_token stop) {
   std::vector<CheckpointFile> files;
   for (const std::string& path : paths) files.emplace_back(path);
-  const std::vector<Reading> readings = check(sources, files);
+  const std::vector<CheckedSource> readings = check(sources, files);
   try {
     allocate(ops);
     int64_t bytesRead = 0;
     int64_t tensorsDone = 0;
-    for (const Reading& reading : readings) {
-      const CheckpointFile& file = files[reading.source->file];
-      if (reading.parameter->part == ParameterPart::kScales) {
-        readScales(ops, reading, file);
+    for (const CheckedSource& checked : readings) {
+      const CheckpointFile& file = files[checked.source->file];
+      if (checked.parameter->part == ParameterPart::kScales) {
+        readScales(ops, checked, file);
       } else {
-        read(ops, reading, file, stop);
+        read(ops, checked, file, stop);
       }
-      const Parameter& parameter = *reading.parameter;
-      bytesRead += bytesOf(reading.source->type, parameter.rows().count * parameter.cols().count);
+      const Parameter& parameter = *checked.parameter;
+      bytesRead += bytesOf(checked.source->type, parameter.rows().count * parameter.cols().count);
       progress(bytesRead, ++tensorsDone);
     }
     ops.synchronize();
@@ -215,10 +215,10 @@ void Parameters::load(Ops& ops, const std::vector<std::string>& paths,
   }
 }
 
-// In the order of the files' bytes.
-std::vector<Parameters::Reading> Parameters::check(const std::vector<ParameterSource>& sources,
-                                                   const std::vector<CheckpointFile>& files) const {
-  std::vector<Reading> readings;
+// Sorted by position in the files.
+std::vector<Parameters::CheckedSource> Parameters::check(
+    const std::vector<ParameterSource>& sources, const std::vector<CheckpointFile>& files) const {
+  std::vector<CheckedSource> readings;
   std::vector<std::vector<bool>> isNamed;
   for (const Parameter& parameter : declared_) isNamed.emplace_back(parameter.numTensors());
   for (const ParameterSource& source : sources) {
@@ -233,17 +233,18 @@ std::vector<Parameters::Reading> Parameters::check(const std::vector<ParameterSo
     const Parameter& parameter = declared_[index];
     const std::string name = parameter.toString(tensor);
     if (source.file < 0 || source.file >= static_cast<int32_t>(files.size())) {
-      throwInvalid(name + " is in file " + std::to_string(source.file) + " of " +
+      throwInvalid(name + " refers to file " + std::to_string(source.file) + " of " +
                    std::to_string(files.size()));
     }
     const CheckpointFile& file = files[source.file];
-    if (isNamed[index][tensor]) throwInvalid(name + " is named twice", file.path());
+    if (isNamed[index][tensor]) throwInvalid(name + " has two sources", file.path());
     isNamed[index][tensor] = true;
     if (!canBeStoredAs(parameter, source.type)) {
-      throwInvalid(name + " is stored in a type it cannot have", file.path());
+      throwInvalid(name + " is stored in a type that this model does not support for it",
+                   file.path());
     }
     if (source.offset < 0) {
-      throwInvalid("a tensor begins at byte " + std::to_string(source.offset), file.path());
+      throwInvalid("a tensor cannot begin at byte " + std::to_string(source.offset), file.path());
     }
     file.require(rowsInFile(source, parameter, 0, parameter.rows().count));
     const Place& place = places_[index];
@@ -253,18 +254,18 @@ std::vector<Parameters::Reading> Parameters::check(const std::vector<ParameterSo
   for (size_t i = 0; i < declared_.size(); ++i) {
     const auto missing = std::find(isNamed[i].begin(), isNamed[i].end(), false);
     if (missing == isNamed[i].end()) continue;
-    throwInvalid(declared_[i].toString(missing - isNamed[i].begin()) + " is not named",
+    throwInvalid(declared_[i].toString(missing - isNamed[i].begin()) + " has no source",
                  files.empty() ? std::string() : files.front().path());
   }
-  std::sort(readings.begin(), readings.end(), [](const Reading& a, const Reading& b) {
+  std::sort(readings.begin(), readings.end(), [](const CheckedSource& a, const CheckedSource& b) {
     return std::tie(a.source->file, a.source->offset) < std::tie(b.source->file, b.source->offset);
   });
   return readings;
 }
 
-void Parameters::read(Ops& ops, const Reading& reading, const CheckpointFile& file,
+void Parameters::read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
                       std::stop_token stop) {
-  const auto& [source, parameter, storageIndex, rowOffset] = reading;
+  const auto& [source, parameter, storageIndex, rowOffset] = checked;
   const Storage& storage = storages_[storageIndex];
   const Share cols = parameter->cols();
   const int64_t rowBytes = bytesOf(storage.type, cols.count);
@@ -273,7 +274,7 @@ void Parameters::read(Ops& ops, const Reading& reading, const CheckpointFile& fi
       std::max<int64_t>(1, kBytesPerPiece / bytesOf(source->type, cols.count));
   const int64_t numRows = parameter->rows().count;
   for (int64_t row = 0; row < numRows; row += rowsPerPiece) {
-    if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was given up");
+    if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was aborted");
     const int64_t count = std::min(rowsPerPiece, numRows - row);
     const FileRows rows = rowsInFile(*source, *parameter, row, count);
     file.willRead(rows);
@@ -282,10 +283,10 @@ void Parameters::read(Ops& ops, const Reading& reading, const CheckpointFile& fi
   }
 }
 
-// Each scale is repeated for the smaller blocks that the weight in memory may have.
-void Parameters::readScales(Ops& ops, const Reading& reading, const CheckpointFile& file) {
-  const auto& [source, scales, storage, rowOffset] = reading;
-  const Parameter& matrix = *(scales - 1);  // declared just before its scales
+// Repeats each scale for the weight's smaller blocks in memory, if it has any.
+void Parameters::readScales(Ops& ops, const CheckedSource& checked, const CheckpointFile& file) {
+  const auto& [source, scales, storage, rowOffset] = checked;
+  const Parameter& matrix = *(scales - 1);  // declared directly before its scales
   const WeightFormat& inMemory = storages_[storage].linear->format;
   const int64_t numCols = storages_[storage].linear->scaleColumns();
 
@@ -310,7 +311,7 @@ void Parameters::readScales(Ops& ops, const Reading& reading, const CheckpointFi
   }
   auto* to = buffers_[storage].as<float>() + rowOffset / inMemory.scaleRows * numCols;
   ops.copyToDevice(to, out.data(), out.size() * sizeof(float));
-  ops.synchronize();  // `out` may still be copied from
+  ops.synchronize();  // copies may still read `out`
 }
 
 void Parameters::fillRandom(Ops& ops, uint64_t seed) {
@@ -320,7 +321,8 @@ void Parameters::fillRandom(Ops& ops, uint64_t seed) {
       const Storage& storage = storages_[i];
       const auto count = static_cast<int64_t>(storage.bytes / sizeOf(storage.type));
       const auto [mean, std] = randomValues(storage.type, storage.part, storage.isNorm);
-      ops.fillRandom(buffers_[i].data(), storage.type, count, mean, std, seed + i * kSeedStep);
+      ops.fillRandom(buffers_[i].data(), storage.type, count, mean, std,
+                     seed + i * kParameterSeedStride);
     }
     ops.synchronize();
   } catch (...) {

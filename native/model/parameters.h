@@ -1,5 +1,5 @@
-// All parameters of a model: declared by its blocks, allocated on the device, filled from a
-// checkpoint's files.
+// All parameters of a model: declared by its blocks, allocated on the device, filled from
+// checkpoint files.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,17 @@
 
 namespace uniproc {
 
-// Where a checkpoint has a parameter: a whole tensor, its elements side by side. ParameterSource of
+// Location of a contiguous parameter tensor in a checkpoint; ParameterSource of
 // lib/native/index.ts.
 struct ParameterSource {
   int32_t parameter = 0;  // index into Parameters::declared
   int32_t expert = -1;    // -1: the parameter is a single tensor
   int32_t file = 0;
-  int64_t offset = 0;  // the byte in the file where the tensor begins
+  int64_t offset = 0;  // byte in the file where the tensor begins
   StorageType type = StorageType::kFloat32;
 };
 
-// All weights' bytes in host memory, which is not pinned.
+// All weights in pageable host memory.
 class HostCopy {
  public:
   explicit HostCopy(size_t bytes);
@@ -47,16 +47,16 @@ class Parameters {
  public:
   explicit Parameters(const ModelShard& shard)
       : dtype_(shard.spec().dtype), rank_(shard.rank()), formats_(shard.spec().weightFormats) {}
-  // What the blocks declared points into them and into this.
+  // Not copyable: the declared targets point into the blocks and into this object.
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
 
-  // For blocks, while the model is made. `target` has its shape from then on, and its data while
-  // the parameters are allocated.
+  // For blocks, during construction of the model. `target` has its shape from then on, and its data
+  // while the parameters are allocated.
 
   // A norm's weight [size].
   void norm(Weight& target, ModuleName name, Dimension size);
-  // A matrix of the model's type [rows, cols]; `storedRows` are held, those beyond `rows` zeros.
+  // A matrix [rows, cols] of the model's type; holds `storedRows` rows, zeros beyond `rows`.
   void matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols, int64_t storedRows);
   struct LinearPart {
     ModuleName name;
@@ -64,60 +64,60 @@ class Parameters {
   };
   enum class Bias : uint8_t {
     kNone,
-    kAll,   // each rank has those of its rows
-    kOnce,  // rank 0 has it: the ranks' outputs are summed
+    kAll,        // each rank holds the biases of its rows
+    kFirstRank,  // rank 0 holds it, because the ranks' outputs are summed
   };
-  // The matrices of some linear layers of the same input, one below the other in one weight.
+  // Linear layers with the same input, whose matrices are stacked into one weight.
   struct LinearLayers {
     std::vector<LinearPart> parts;
     Dimension cols;
     Bias bias = Bias::kNone;
-    int64_t storedRows = 0;  // rows held, at least those of the parts; the others are zeros
-    Share experts = {};      // each has these parts, one expert below the other; of 0: no experts
+    int64_t storedRows = 0;  // rows held, at least the parts' rows; zeros beyond them
+    Share experts = {};      // each has these parts, stacked by expert; of 0: no experts
   };
-  // Throws Error CONFIG_INVALID where the parts have different formats.
+  // Throws CONFIG_INVALID if the parts have different formats.
   void linear(LinearWeight& target, const LinearLayers& layers);
 
   const std::vector<Parameter>& declared() const { return declared_; }
 
   bool isAllocated() const { return !buffers_.empty(); }
-  // Reads the sources, converting what is stored as the model's type. Every declared tensor of this
-  // rank must be named once and lie in its file: Error CHECKPOINT_INVALID, before anything is
-  // allocated; the same error when a file becomes shorter or unreadable meanwhile. `progress` is
-  // told the bytes read and the tensors done. Gives up with SHUT_DOWN when asked to stop. On an
-  // error nothing is allocated.
+  // Reads the sources and converts float types to the model's type. Throws CHECKPOINT_INVALID
+  // before allocating if a tensor of this rank does not have exactly one source or its file is too
+  // short, and later if a file becomes shorter or unreadable. `progress` receives the bytes read
+  // and the tensors completed. Throws SHUT_DOWN when asked to stop. After an error nothing is
+  // allocated.
   using Progress = std::function<void(int64_t bytes, int64_t tensors)>;
   void load(Ops& ops, const std::vector<std::string>& files,
             const std::vector<ParameterSource>& sources, const Progress& progress,
             std::stop_token stop);
-  // Normal(0, 0.02), norms 1, from the seed.
+  // Fills weights from Normal(0, 0.02), norms with 1, by `seed`.
   void fillRandom(Ops& ops, uint64_t seed);
   void release() noexcept;
 
-  // To host memory, and the same from there. Throw Error OUT_OF_MEMORY when the host, or the
-  // device, has not that much free.
+  // Copy the weights to host memory, and back. Throw Error OUT_OF_MEMORY if the host, or the
+  // device, lacks memory.
   std::unique_ptr<const HostCopy> toHost(Ops& ops) const;
   void fromHost(Ops& ops, const HostCopy& copy);
 
  private:
-  // A piece of device memory that one or more parameters fill.
+  // A piece of device memory for one or more parameters.
   struct Storage {
     const void** data;
     size_t bytes;
     StorageType type;
     ParameterPart part;
     bool isNorm;
-    const LinearWeight* linear;  // that scales belong to
+    const LinearWeight* linear;  // the weight that scales belong to
   };
-  // Where a declared parameter goes: its tensor of the rank's expert i to row rowOffset + i *
-  // expertRows.
+  // The destination of a declared parameter: its tensor of the rank's expert i starts at row
+  // rowOffset + i * expertRows.
   struct Place {
     size_t storage = 0;
     int64_t rowOffset = 0;
     int64_t expertRows = 0;
   };
-  // A source, once its file and its place are known to hold it.
-  struct Reading {
+  // A source, checked against its file and destination.
+  struct CheckedSource {
     const ParameterSource* source;
     const Parameter* parameter;
     size_t storage;
@@ -130,19 +130,20 @@ class Parameters {
   size_t store(const void** data, size_t bytes, StorageType type, ParameterPart part,
                bool isNorm = false);
   void declare(Parameter parameter, Place place);
-  std::vector<Reading> check(const std::vector<ParameterSource>& sources,
-                             const std::vector<CheckpointFile>& files) const;
+  std::vector<CheckedSource> check(const std::vector<ParameterSource>& sources,
+                                   const std::vector<CheckpointFile>& files) const;
   void allocate(Ops& ops);
-  void read(Ops& ops, const Reading& reading, const CheckpointFile& file, std::stop_token stop);
-  void readScales(Ops& ops, const Reading& reading, const CheckpointFile& file);
+  void read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
+            std::stop_token stop);
+  void readScales(Ops& ops, const CheckedSource& checked, const CheckpointFile& file);
 
   const DType dtype_;
   const int32_t rank_;
   const std::map<std::string, WeightFormat> formats_;
   std::vector<Parameter> declared_;
-  std::vector<Place> places_;  // of each that is declared
+  std::vector<Place> places_;  // destination of each declared parameter
   std::vector<Storage> storages_;
-  std::vector<Buffer> buffers_;  // one for each storage, while allocated
+  std::vector<Buffer> buffers_;  // one per storage, while allocated
 };
 
 }  // namespace uniproc

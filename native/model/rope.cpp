@@ -7,8 +7,8 @@
 namespace uniproc {
 namespace {
 
-// theta^(2i / headDim) for each pair i: radians per position, inverted.
-std::vector<float> wavelengthsPerRadian(const ModelSpec& spec) {
+// theta^(2i / headDim) for each pair i: positions per radian.
+std::vector<float> positionsPerRadian(const ModelSpec& spec) {
   std::vector<float> out(spec.headDim / 2);
   const auto theta = static_cast<float>(spec.ropeTheta);
   for (size_t i = 0; i < out.size(); ++i) {
@@ -19,7 +19,7 @@ std::vector<float> wavelengthsPerRadian(const ModelSpec& spec) {
   return out;
 }
 
-// Llama 3.1: long waves are stretched by `factor`, short ones kept, those between blended.
+// Llama 3.1: stretches long waves by `factor`, keeps short ones, blends those between.
 float llama3Frequency(float frequency, const RopeScaling& scaling) {
   const auto factor = static_cast<float>(scaling.factor);
   const double contextLength = scaling.originalMaxPositionEmbeddings;
@@ -34,8 +34,8 @@ float llama3Frequency(float frequency, const RopeScaling& scaling) {
   return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }
 
-// YaRN: pairs that turn more than betaFast times in the original context are kept, those that turn
-// less than betaSlow times are stretched by `factor`, with a linear ramp over the pairs between.
+// YaRN: keeps pairs that turn more than betaFast times in the original context, stretches those
+// that turn less than betaSlow times by `factor`, with a linear ramp between.
 std::vector<float> yarnFrequencies(const ModelSpec& spec) {
   const RopeScaling& scaling = spec.ropeScaling;
   const auto pairThatTurns = [&](double times) {
@@ -53,7 +53,7 @@ std::vector<float> yarnFrequencies(const ModelSpec& spec) {
   high = std::min(high, spec.headDim - 1.0);
   if (low == high) high += 0.001;
 
-  std::vector<float> out = wavelengthsPerRadian(spec);
+  std::vector<float> out = positionsPerRadian(spec);
   for (size_t i = 0; i < out.size(); ++i) {
     const float kept = 1.0f / out[i];
     const float stretched = 1.0f / (static_cast<float>(scaling.factor) * out[i]);
@@ -68,7 +68,7 @@ std::vector<float> yarnFrequencies(const ModelSpec& spec) {
 // Radians per position of each pair.
 std::vector<float> frequencies(const ModelSpec& spec) {
   if (spec.ropeScaling.type == RopeScaling::Type::kYarn) return yarnFrequencies(spec);
-  std::vector<float> out = wavelengthsPerRadian(spec);
+  std::vector<float> out = positionsPerRadian(spec);
   for (float& frequency : out) {
     frequency = 1.0f / frequency;
     if (spec.ropeScaling.type == RopeScaling::Type::kLinear) {

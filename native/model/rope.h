@@ -6,9 +6,9 @@
 
 namespace uniproc {
 
-// The rotation of each position: [maxModelLen, 2, headDim / 2], cos then sin, float32. Su et al.
-// 2021; scaled as Hugging Face transformers has it for 'linear', 'llama3' and 'yarn' (Peng et al.
-// 2023), in float32 like there, since long contexts tell the difference.
+// Cos and sin of each position's rotation: [maxModelLen, 2, headDim / 2], float32 (Su et al. 2021).
+// Scaling 'linear', 'llama3' and 'yarn' (Peng et al. 2023) as in Hugging Face transformers,
+// including float32 arithmetic, which matters in long contexts.
 std::vector<float> ropeTable(const ModelSpec& spec, int32_t maxModelLen);
 
 }  // namespace uniproc

@@ -14,7 +14,7 @@ void require(bool holds, const std::string& what) {
 
 void requirePositive(std::initializer_list<int32_t> sizes) {
   for (const int32_t size : sizes) {
-    require(size >= 1, "sizes and limits must be positive, one is " + std::to_string(size));
+    require(size >= 1, "sizes and limits must be positive, but one is " + std::to_string(size));
   }
 }
 
@@ -29,9 +29,10 @@ void checkExperts(const ModelSpec& spec, int32_t worldSize) {
   requirePositive({experts.numExperts, experts.numExpertsPerToken, experts.intermediateSize});
   require(experts.numExpertsPerToken <= experts.numExperts,
           "numExpertsPerToken, " + std::to_string(experts.numExpertsPerToken) +
-              ", must not be above numExperts, " + std::to_string(experts.numExperts));
+              ", must be at most numExperts, " + std::to_string(experts.numExperts));
   require(static_cast<int32_t>(experts.layers.size()) == spec.numLayers,
-          "experts.layers must name each of its " + std::to_string(spec.numLayers) + " layers");
+          "experts.layers must have one entry for each of its " + std::to_string(spec.numLayers) +
+              " layers");
   requireDivisible("numExperts", experts.numExperts, worldSize);
 }
 
@@ -43,11 +44,12 @@ void check(const ModelSpec& spec, int32_t worldSize) {
                                                     std::to_string(spec.numKvHeads));
   require(spec.headDim % 2 == 0, "headDim, " + std::to_string(spec.headDim) + ", must be even");
   require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
-          "slidingWindows must name each of its " + std::to_string(spec.numLayers) + " layers");
+          "slidingWindows must have one entry for each of its " + std::to_string(spec.numLayers) +
+              " layers");
   requireDivisible("numHeads", spec.numHeads, worldSize);
   require(spec.numKvHeads % worldSize == 0 || worldSize % spec.numKvHeads == 0,
-          "numKvHeads, " + std::to_string(spec.numKvHeads) + ", must divide the " +
-              std::to_string(worldSize) + " ranks or be a multiple of them");
+          "numKvHeads, " + std::to_string(spec.numKvHeads) +
+              ", must divide or be a multiple of the " + std::to_string(worldSize) + " ranks");
   if (spec.experts) checkExperts(spec, worldSize);
   if (spec.hasGatedMlps()) requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
 }
@@ -56,8 +58,9 @@ void check(const ModelSpec& spec, int32_t worldSize) {
 
 ModelShard::ModelShard(ModelSpec spec, int32_t rank, int32_t worldSize)
     : spec_(std::move(spec)), rank_(rank), worldSize_(worldSize) {
-  require(worldSize >= 1 && rank >= 0 && rank < worldSize,
-          "rank, " + std::to_string(rank) + ", must be one of " + std::to_string(worldSize));
+  require(worldSize >= 1 && rank >= 0 && rank < worldSize, "rank, " + std::to_string(rank) +
+                                                               ", must be below the world size, " +
+                                                               std::to_string(worldSize));
   check(spec_, worldSize);
 }
 

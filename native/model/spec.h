@@ -1,4 +1,4 @@
-// What a model is and what its buffers are made for; ModelSpec and ModelLimits of
+// A model's specification and the limits of its buffers; ModelSpec and ModelLimits of
 // lib/native/index.ts.
 #pragma once
 
@@ -26,18 +26,18 @@ struct RopeScaling {
   bool truncate = true;                        // yarn
 };
 
-// Mixture of experts: of each token's numExperts MLPs the router picks numExpertsPerToken.
+// Mixture of experts: the router selects numExpertsPerToken of numExperts MLPs for each token.
 struct ExpertsSpec {
   int32_t numExperts = 0;
   int32_t numExpertsPerToken = 0;
-  int32_t intermediateSize = 0;  // of one expert
+  int32_t intermediateSize = 0;  // per expert
   bool normTopkProb = false;     // the weights of a token's experts are scaled to a sum of 1
-  std::vector<bool> layers;      // [numLayers]: has experts in place of the gated MLP
+  std::vector<bool> layers;      // [numLayers]: the layer has experts instead of the gated MLP
 };
 
-// The whole model, however many ranks divide it.
+// The whole model, independent of the number of ranks.
 struct ModelSpec {
-  DType dtype = DType::kFloat32;  // of the KV cache, and of weights that have no other format
+  DType dtype = DType::kFloat32;  // of the KV cache, and by default of weights
   int32_t vocabSize = 0;
   int32_t hiddenSize = 0;
   int32_t intermediateSize = 0;
@@ -55,7 +55,7 @@ struct ModelSpec {
   bool qkNorm = false;
   bool tieWordEmbeddings = false;
   std::optional<ExpertsSpec> experts;
-  std::map<std::string, WeightFormat> weightFormats;  // by module; the others have `dtype`
+  std::map<std::string, WeightFormat> weightFormats;  // by module; others have `dtype`
 
   bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
   bool hasGatedMlps() const {
@@ -64,24 +64,23 @@ struct ModelSpec {
   }
 };
 
-// Some of `of` things in a row: `count` of them from `first` on.
+// A contiguous part of `of` items: [first, first + count).
 struct Share {
   int64_t of = 0;
   int64_t first = 0;
   int64_t count = 0;
 
   static Share all(int64_t of) { return {of, 0, of}; }
-  // The same share of things that are made of `size` elements each.
+  // The same share in units of elements, `size` per item.
   Share times(int64_t size) const { return {of * size, first * size, count * size}; }
 };
 
-// A model as one rank holds it (Shoeybi et al. 2019, Megatron-LM). Each rank has some of the heads
-// and of the MLP's columns: what it computes of q, k, v, gate and up it needs no other rank for,
-// and what o and down make of them is summed over the ranks. Experts are divided whole, the
-// vocabulary by rows.
+// One rank's shard of a model (Shoeybi et al. 2019, Megatron-LM). Each rank holds some of the heads
+// and of the MLP's columns: it computes q, k, v, gate and up alone, and the ranks sum the outputs
+// of o and down. Experts are divided whole, the vocabulary by rows.
 class ModelShard {
  public:
-  // Throws Error CONFIG_INVALID when the spec contradicts itself or cannot be divided so.
+  // Throws Error CONFIG_INVALID if the spec is inconsistent or cannot be divided among the ranks.
   ModelShard(ModelSpec spec, int32_t rank, int32_t worldSize);
 
   const ModelSpec& spec() const { return spec_; }
@@ -89,13 +88,13 @@ class ModelShard {
   int32_t worldSize() const { return worldSize_; }
 
   Share heads() const { return divide(spec_.numHeads); }
-  // Where there are more ranks than these, several hold the same one.
+  // With more ranks than KV heads, several ranks hold the same head.
   Share kvHeads() const { return divide(spec_.numKvHeads); }
   Share intermediate() const { return divide(spec_.intermediateSize); }
   Share experts() const { return divide(spec_.experts->numExperts); }
-  // Every rank holds so many rows, the last ones' going beyond the vocabulary; those are zeros.
+  // Rows of the vocabulary on every rank, padded with zeros past the vocabulary's end.
   int64_t vocabShardSize() const;
-  // The rows of this rank that are tokens.
+  // This rank's rows that belong to tokens.
   Share vocab() const;
 
   AttentionShape attention(int32_t layer) const {
@@ -120,11 +119,11 @@ struct ModelLimits {
   int32_t blockSize = 0;
   int32_t numSteps = 0;
   int32_t maxLogprobs = 0;
-  int64_t listMemoryBytes = 0;  // for lists of requests that a slot's own memory does not hold
-  bool enforceEager = false;    // no graphs
+  int64_t listMemoryBytes = 0;  // for lists that exceed a slot's own memory
+  bool enforceEager = false;    // no CUDA graphs
 
   int32_t maxBlocksPerSeq() const { return ceilDiv(maxModelLen, blockSize); }
-  // A step's tokens fill so many blocks when each row starts one, and each row may straddle two.
+  // Upper bound of new blocks in a step: its tokens' blocks, plus two partial blocks per row.
   int32_t maxBlockUpdates() const {
     return ceilDiv(maxNumBatchedTokens, blockSize) + 2 * maxNumSeqs;
   }

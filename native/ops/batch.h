@@ -1,4 +1,3 @@
-// What a step's operations run on: the requests on the device, the batch, the paged cache.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +7,7 @@
 
 namespace uniproc {
 
-// What the device knows of the requests between steps, one row a slot.
+// State of all requests on the device between steps, one row per slot.
 struct RequestTable {
   int32_t* tokenIds = nullptr;         // [maxNumSeqs, maxModelLen]: prompt, then generated
   int32_t* numTokens = nullptr;        // [maxNumSeqs]
@@ -20,8 +19,8 @@ struct RequestTable {
   int32_t maxBlocksPerSeq = 0;
 };
 
-// One step's batch. A row is one request; its tokens are queryStarts[row] .. queryStarts[row + 1].
-// The first five come from the staging set; prepareInputs derives the rest.
+// One step's batch. A row is one request; row r has the tokens queryStarts[r] .. queryStarts[r +
+// 1]. The first five members come from the step buffers; prepareInputs computes the rest.
 struct Batch {
   int32_t numRows = 0;
   int32_t numTokens = 0;
@@ -31,13 +30,13 @@ struct Batch {
   int32_t* tokenIds = nullptr;                 // [numTokens]
   int32_t* positions = nullptr;                // [numTokens]
   int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
-  int32_t* tokenRows = nullptr;                // [numTokens]: the row a token belongs to
-  int32_t maxQueryLen = 0;                     // the most tokens a row has
-  int32_t numDecodeRows = 0;                   // rows of one token
+  int32_t* tokenRows = nullptr;                // row of each token
+  int32_t maxQueryLen = 0;                     // largest number of tokens of a row
+  int32_t numDecodeRows = 0;                   // rows with one token
 };
 
-// One layer's share of the paged cache, keys and values alike [numBlocks, blockSize, numKvHeads,
-// headDim].
+// One layer's part of the paged KV cache; keys and values are each [numBlocks, blockSize,
+// numKvHeads, headDim].
 struct KvCache {
   void* keys = nullptr;
   void* values = nullptr;
@@ -49,7 +48,7 @@ struct AttentionShape {
   int32_t numHeads = 0;
   int32_t numKvHeads = 0;
   int32_t headDim = 0;
-  int32_t slidingWindow = 0;  // keys a query sees, itself included; 0: all before it
+  int32_t slidingWindow = 0;  // keys that a query attends to, itself included; 0: all earlier ones
 };
 
 }  // namespace uniproc

@@ -1,5 +1,4 @@
-// The seam between blocks and operations: a linear layer's weights, in whatever format they are
-// stored.
+// The seam between blocks and operations: the weights of a linear layer in any storage format.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +7,7 @@
 
 namespace uniproc {
 
-// A matrix [rows, cols] of a float type; a vector is [rows, 1].
+// A matrix [rows, cols] of a float type; a vector has shape [rows, 1].
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -18,12 +17,12 @@ struct Weight {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// y = x W^T + b. Element (r, c) of W is data[r, c], times scales[r / scaleRows, c / scaleCols]
-// where the format has scales.
+// y = x W^T + b, with W[r, c] = data[r, c], times scales[r / scaleRows, c / scaleCols] if the
+// format has scales.
 struct LinearWeight {
   const void* data = nullptr;  // [rows, cols]
   WeightFormat format;
-  DType dtype = DType::kFloat32;  // of the model, in which a backend may multiply
+  DType dtype = DType::kFloat32;  // the model's type, in which a backend may multiply
   int64_t rows = 0;
   int64_t cols = 0;
   const void* scales = nullptr;  // [ceil(rows / scaleRows), ceil(cols / scaleCols)], float32
@@ -34,10 +33,10 @@ struct LinearWeight {
             bias};
   }
 
-  // Of a format that is the model's type alone.
+  // Requires a format without scales in the model's own type.
   Weight matrix() const { return {data, dtype, rows, cols}; }
   int64_t scaleColumns() const { return (cols + format.scaleCols - 1) / format.scaleCols; }
-  // Rows [first, first + count), both multiples of scaleRows.
+  // Rows [first, first + count); both must be multiples of scaleRows.
   LinearWeight slice(int64_t first, int64_t count) const {
     LinearWeight part = *this;
     part.data =

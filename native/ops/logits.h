@@ -1,5 +1,4 @@
-// Arithmetic on the logits of tokens that may be sampled. The CPU and CUDA backends share this
-// file.
+// Arithmetic on logits, shared by the CPU and CUDA backends.
 #pragma once
 
 #include <cfloat>
@@ -8,9 +7,9 @@
 
 namespace uniproc {
 
-// A possible token's logit within float32's finite numbers: beyond them it is the nearest, and for
-// NaN the lowest. A forbidden or impossible token's logit is -inf and never comes here, so that no
-// bias, penalty or temperature makes a token impossible, or a forbidden one possible.
+// Clamps the logit of a possible token to float32's finite range; NaN becomes the lowest value.
+// Tokens that are forbidden or impossible keep -inf and are never passed here, so a bias, penalty
+// or temperature changes neither.
 UNIPROC_HOST_DEVICE constexpr float limitLogit(float logit) {
   if (!(logit > -FLT_MAX)) return -FLT_MAX;
   return logit < FLT_MAX ? logit : FLT_MAX;

@@ -15,11 +15,11 @@ namespace {
 
 void requireCount(const char* what, int32_t count, int32_t most) {
   if (count >= 0 && count <= most) return;
-  throwInvalid("a step has " + std::to_string(count) + " " + what + "; there may be " +
+  throwInvalid("a step has " + std::to_string(count) + " " + what + "; the maximum is " +
                std::to_string(most));
 }
 
-// Rows of the step, ascending.
+// Requires row indices to be valid and ascending.
 void requireRows(const char* what, std::span<const int32_t> rows, int32_t numRows) {
   int32_t previous = -1;
   for (const int32_t row : rows) {
@@ -34,7 +34,7 @@ void requireRows(const char* what, std::span<const int32_t> rows, int32_t numRow
 }  // namespace
 
 BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
-    : limits_(limits), numBlocks_(limits.maxNumSeqs), lastStaged_(limits.maxNumSeqs, 0) {
+    : limits_(limits), numBlocks_(limits.maxNumSeqs), lastPrepared_(limits.maxNumSeqs, 0) {
   const size_t entries = size_t{5} * limits.maxNumSeqs + 1 + size_t{3} * limits.maxBlockUpdates();
   const size_t tokens = limits.maxNumBatchedTokens;
   const auto allocate = [&ops](size_t count) {
@@ -54,8 +54,8 @@ BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
   ops.copyToDevice(allTokens_.data(), indices.data(), tokens * sizeof(int32_t));
 }
 
-Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& launch,
-                         RequestSlots& slots, int32_t numCacheBlocks, int32_t numRows) {
+Batch BatchInputs::prepare(Ops& ops, const StepBuffers& step, const StepLaunch& launch,
+                           RequestSlots& slots, int32_t numCacheBlocks, int32_t numRows) {
   requireCount("rows", launch.numRows, limits_.maxNumSeqs);
   requireCount("block updates", launch.numBlockUpdates, limits_.maxBlockUpdates());
   requireCount("sampled rows", launch.numSampled, launch.numRows);
@@ -64,8 +64,8 @@ Batch BatchInputs::stage(Ops& ops, const StepBuffers& step, const StepLaunch& la
   requireRows("prompt logprob", step.promptLogprobRows.first(launch.numPromptLogprobRows),
               launch.numRows);
   countBlocks(step, launch, slots, numCacheBlocks);
-  int32_t numTokens = layRows(step, launch, slots);
-  laySampled(step, launch, slots);
+  int32_t numTokens = fillRows(step, launch, slots);
+  fillSampled(step, launch, slots);
   numRows = std::max(numRows, launch.numRows);
   numTokens += numRows - launch.numRows;
   pad(launch, numRows);
@@ -112,18 +112,18 @@ void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,
       throwInvalid("block update " + std::to_string(i) + " of a step puts block " +
                    std::to_string(update[2]) + " of " + std::to_string(numCacheBlocks) +
                    " at index " + std::to_string(update[1]) + " for slot " + std::to_string(slot) +
-                   (taken ? ", where at most index " + std::to_string(most) + " can come next"
-                          : ", which has no request"));
+                   (taken ? ", which can take indices up to " + std::to_string(most)
+                          : ", which holds no request"));
     }
     numBlocks_[slot] = std::max(numBlocks_[slot], update[1] + 1);
   }
 }
 
-int32_t BatchInputs::layRows(const StepBuffers& step, const StepLaunch& launch,
-                             RequestSlots& slots) {
+int32_t BatchInputs::fillRows(const StepBuffers& step, const StepLaunch& launch,
+                              RequestSlots& slots) {
   int32_t* queryStarts = host(launch.step, kQueryStarts);
   int64_t numTokens = 0;
-  ++numStaged_;
+  ++numPrepared_;
   for (int32_t row = 0; row < launch.numRows; ++row) {
     const int32_t slot = step.slots[row];
     const int32_t computed = step.numComputedTokens[row];
@@ -132,9 +132,9 @@ int32_t BatchInputs::layRows(const StepBuffers& step, const StepLaunch& launch,
     const auto name = [&] {
       return "row " + std::to_string(row) + " of a step (slot " + std::to_string(slot) + ")";
     };
-    if (!request.taken) throwInvalid(name() + " has no request");
-    if (lastStaged_[slot] == numStaged_) throwInvalid(name() + " is in the step twice");
-    lastStaged_[slot] = numStaged_;
+    if (!request.taken) throwInvalid(name() + " holds no request");
+    if (lastPrepared_[slot] == numPrepared_) throwInvalid(name() + " appears twice in the step");
+    lastPrepared_[slot] = numPrepared_;
     const int64_t end = int64_t{computed} + scheduled;
     if (computed < 0 || scheduled < 1 || end > request.numTokens) {
       throwInvalid(name() + " computes " + std::to_string(scheduled) + " tokens from " +
@@ -149,7 +149,7 @@ int32_t BatchInputs::layRows(const StepBuffers& step, const StepLaunch& launch,
     queryStarts[row] = static_cast<int32_t>(numTokens);
     numTokens += scheduled;
     if (numTokens > limits_.maxNumBatchedTokens) {
-      throwInvalid("a step has more tokens than maxNumBatchedTokens, " +
+      throwInvalid("a step exceeds maxNumBatchedTokens, " +
                    std::to_string(limits_.maxNumBatchedTokens));
     }
   }
@@ -159,8 +159,8 @@ int32_t BatchInputs::layRows(const StepBuffers& step, const StepLaunch& launch,
   return static_cast<int32_t>(numTokens);
 }
 
-void BatchInputs::laySampled(const StepBuffers& step, const StepLaunch& launch,
-                             RequestSlots& slots) {
+void BatchInputs::fillSampled(const StepBuffers& step, const StepLaunch& launch,
+                              RequestSlots& slots) {
   const int32_t* queryStarts = host(launch.step, kQueryStarts);
   for (int32_t i = 0; i < launch.numSampled; ++i) {
     const int32_t row = step.sampledRows[i];

@@ -13,16 +13,16 @@ namespace {
 // A short prompt.
 constexpr int32_t kWarmUpTokens = 64;
 
-// Between the ranks' seeds of random weights: an odd number whose bits are in no order.
-constexpr uint64_t kSeedsApart = 0xD1B54A32D192ED03;
+// Distance between the ranks' random weight seeds: an odd number with irregular bits.
+constexpr uint64_t kRankSeedStride = 0xD1B54A32D192ED03;
 
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
 
 void requireListMemory(const ModelLimits& limits) {
-  constexpr int64_t kMost = RequestLimits::kMaxListMemory;
-  if (limits.listMemoryBytes >= 0 && limits.listMemoryBytes <= kMost) return;
+  constexpr int64_t kMax = RequestLimits::kMaxListMemory;
+  if (limits.listMemoryBytes >= 0 && limits.listMemoryBytes <= kMax) return;
   throw Error("CONFIG_INVALID", "listMemoryBytes is " + std::to_string(limits.listMemoryBytes) +
-                                    "; it may be from 0 to " + std::to_string(kMost));
+                                    "; it must be from 0 to " + std::to_string(kMax));
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ ModelRunner::Workspace::Workspace(Ops& ops, const ModelSpec& spec, const ModelLi
   for (const auto& step : stepBuffers) steps.push_back(pin(ops, step->data(), step->bytes()));
   const size_t rows = limits.maxNumSeqs;
   const auto allocate = [&ops](size_t count) {
-    return Buffer(ops, count * sizeof(int32_t), "the sampling's outputs");
+    return Buffer(ops, count * sizeof(int32_t), "the sampling outputs");
   };
   bitmask = allocate(rows * ModelLimits::ceilDiv(spec.vocabSize, 32));
   sampled = allocate(2 * rows);
@@ -82,7 +82,7 @@ void ModelRunner::load(Ops& ops, const std::vector<std::string>& files,
 
 void ModelRunner::loadDummy(Ops& ops, uint64_t seed) {
   const auto rank = static_cast<uint64_t>(shard_.rank());
-  fillWeights(ops, [&] { parameters_.fillRandom(ops, seed + rank * kSeedsApart); });
+  fillWeights(ops, [&] { parameters_.fillRandom(ops, seed + rank * kRankSeedStride); });
 }
 
 template <typename Fill>
@@ -100,14 +100,15 @@ void ModelRunner::fillWeights(Ops& ops, Fill fill) {
   }
 }
 
-// Of the other ranks, null when there are none. Throws Error SHUT_DOWN when it is gone.
+// The communicator to the other ranks, or null for a single rank. Throws Error SHUT_DOWN if it was
+// released.
 Communicator* ModelRunner::communicator() const {
   return communicator_ ? &communicator_->get() : nullptr;
 }
 
 void ModelRunner::requireNoWeights() const {
   if (parameters_.isAllocated() || offloadedWeights_) {
-    throwState("the weights are loaded already; release them first");
+    throwState("the weights are already loaded; release them first");
   }
 }
 
@@ -123,7 +124,7 @@ void ModelRunner::releaseWeights() {
 
 void ModelRunner::offloadWeights(Ops& ops) {
   if (!parameters_.isAllocated()) {
-    throwState("there are no weights on the device to move to host memory");
+    throwState("no weights are on the device to offload; load or restore them first");
   }
   auto copy = parameters_.toHost(ops);
   releaseWeights();
@@ -131,14 +132,15 @@ void ModelRunner::offloadWeights(Ops& ops) {
 }
 
 void ModelRunner::restoreWeights(Ops& ops) {
-  if (!offloadedWeights_) throwState("there are no weights in host memory; offload them first");
+  if (!offloadedWeights_) throwState("no weights are in host memory; call offloadWeights first");
   parameters_.fromHost(ops, *offloadedWeights_);
   offloadedWeights_.reset();
 }
 
 void ModelRunner::allocateKvCache(Ops& ops, int32_t numBlocks) {
-  if (cache_) throwState("the KV cache is allocated already; release it first");
-  if (numBlocks < 1) throwState("a KV cache of " + std::to_string(numBlocks) + " blocks");
+  if (cache_) throwState("the KV cache is already allocated; release it first");
+  if (numBlocks < 1)
+    throwState("the KV cache needs at least 1 block, got " + std::to_string(numBlocks));
   cache_.emplace(ops, shard_, limits_.blockSize, numBlocks);
 }
 
@@ -162,19 +164,19 @@ ModelRunner::Workspace& ModelRunner::requireWorkspace() {
   return *workspace_;
 }
 
-ModelRunner::Stage ModelRunner::requireStage(Ops& ops, int32_t step) {
+ModelRunner::StepContext ModelRunner::requireStepContext(Ops& ops, int32_t step) {
   requireWeights();
   if (!cache_) throwState("the KV cache is not allocated; call allocateKvCache first");
   if (step < 0 || step >= limits_.numSteps) {
-    throwState("there is no step " + std::to_string(step) + "; there are " +
-               std::to_string(limits_.numSteps));
+    throwState("step " + std::to_string(step) + " does not exist; the model has " +
+               std::to_string(limits_.numSteps) + " step buffers");
   }
   if (!graphs_ && !limits_.enforceEager) graphs_ = ops.makeGraphs();
   return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get()};
 }
 
 template <typename Body>
-void ModelRunner::keepError(Body body) {
+void ModelRunner::deferError(Body body) {
   try {
     body();
   } catch (const Error& error) {
@@ -190,26 +192,26 @@ void ModelRunner::checkRequest(const Request& request) const {
 }
 
 void ModelRunner::addRequest(Ops& ops, int32_t slot, const Request& request) {
-  keepError(
+  deferError(
       [&] { requireWorkspace().slots.add(ops, slot, request, cache_ ? cache_->numBlocks() : 0); });
 }
 
 void ModelRunner::removeRequest(int32_t slot) {
-  keepError([&] { requireWorkspace().slots.remove(slot); });
+  deferError([&] { requireWorkspace().slots.remove(slot); });
 }
 
 void ModelRunner::forward(Ops& ops, const StepLaunch& launch) {
-  keepError([&] {
+  deferError([&] {
     const std::optional<Launched> waiting = std::exchange(launched_, Launched{launch, 0});
     if (waiting) {
       throwState("step " + std::to_string(launch.step) + " is launched while step " +
                  std::to_string(waiting->launch.step) + " waits to be sampled");
     }
     if (error_) return;
-    const Stage stage = requireStage(ops, launch.step);
-    launched_->graphRows = graphRows(launch, stage);
+    const StepContext context = requireStepContext(ops, launch.step);
+    launched_->graphRows = graphRows(launch, context);
     ops.beginStep();
-    runForward(ops, launch, launched_->graphRows, stage);
+    runForward(ops, launch, launched_->graphRows, context);
   });
 }
 
@@ -223,19 +225,20 @@ void ModelRunner::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bit
     if (!launched || launched->launch.step != step) {
       throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
     }
-    runSample(ops, *launched, requireStage(ops, step), bitmask);
+    runSample(ops, *launched, requireStepContext(ops, step), bitmask);
     ops.endStep(std::move(done));
   } catch (...) {
-    ops.synchronize();  // the step's buffers are free once the error is known
+    ops.synchronize();  // the step's buffers are free once the error is thrown
     throw;
   }
 }
 
 std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
-  if (error_ || !launched_) throwState("there are no logits: no step waits to be sampled");
+  if (error_ || !launched_)
+    throwState("there are no logits: no launched step is waiting for sample");
   if (numRows < 1 || numRows > launched_->launch.numSampled) {
-    throwState("there are logits of " + std::to_string(launched_->launch.numSampled) +
-               " rows, not of " + std::to_string(numRows));
+    throwState("logits are available for " + std::to_string(launched_->launch.numSampled) +
+               " rows, not for " + std::to_string(numRows));
   }
   std::vector<float> logits(int64_t{numRows} * spec().vocabSize);
   ops.copyToHost(logits.data(), decoder_.logits(), logits.size() * sizeof(float));
@@ -244,39 +247,40 @@ std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
 }
 
 void ModelRunner::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows,
-                             const Stage& stage) {
-  static_cast<void>(communicator());  // the decoder's: throws when it is gone
+                             const StepContext& context) {
+  static_cast<void>(communicator());  // throws if it was released
   BatchInputs& inputs = workspace_->inputs;
-  const RequestTable& requests = stage.slots.table();
-  const Batch batch =
-      inputs.stage(ops, stage.step, launch, stage.slots, stage.cache.numBlocks(), graphRows);
+  const RequestTable& requests = context.slots.table();
+  const Batch batch = inputs.prepare(ops, context.step, launch, context.slots,
+                                     context.cache.numBlocks(), graphRows);
   ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
                     batch);
   if (batch.numTokens == 0) return;
   const auto forward = [&] {
-    decoder_.forward(ops, stage.cache, requests, batch);
-    if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, stage);
+    decoder_.forward(ops, context.cache, requests, batch);
+    if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, context);
     const int32_t numSampled = std::max(launch.numSampled, graphRows);
     if (numSampled > 0) {
       decoder_.computeLogits(ops, inputs.lastTokens(), numSampled);
     }
   };
-  if (graphRows > 0) return stage.graphs->launch(2 * graphRows, forward);
+  if (graphRows > 0) return context.graphs->launch(2 * graphRows, forward);
   forward();
 }
 
-// The rows of the graph that a step runs in; 0 for a step that is none of the kind that recurs:
-// each row computes one token, and samples.
-int32_t ModelRunner::graphRows(const StepLaunch& launch, const Stage& stage) const {
-  const auto scheduled = stage.step.numScheduledTokens;
-  const bool recurs = stage.graphs && launch.numRows > 0 && launch.numRows <= limits_.maxNumSeqs &&
-                      launch.numSampled == launch.numRows && launch.numPromptLogprobRows == 0 &&
+// The size of the CUDA graph that a step runs in; 0 unless every row computes one token and
+// samples.
+int32_t ModelRunner::graphRows(const StepLaunch& launch, const StepContext& context) const {
+  const auto scheduled = context.step.numScheduledTokens;
+  const bool recurs = context.graphs && launch.numRows > 0 &&
+                      launch.numRows <= limits_.maxNumSeqs && launch.numSampled == launch.numRows &&
+                      launch.numPromptLogprobRows == 0 &&
                       std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
                                   [](int32_t numTokens) { return numTokens == 1; });
   return recurs ? paddedRows(launch.numRows) : 0;
 }
 
-// One of a few sizes, so that there are few graphs.
+// Rounds up to one of a few sizes, to limit the number of graphs.
 int32_t ModelRunner::paddedRows(int32_t numRows) const {
   constexpr int32_t kUnit = 8;
   const int32_t padded = numRows <= kUnit ? static_cast<int32_t>(std::bit_ceil(uint32_t(numRows)))
@@ -284,17 +288,17 @@ int32_t ModelRunner::paddedRows(int32_t numRows) const {
   return std::min({padded, limits_.maxNumSeqs, limits_.maxNumBatchedTokens});
 }
 
-// A position's logits tell of the token after it, which the request table has. They are computed in
-// pieces of as many positions as the logits have rows.
-void ModelRunner::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage) {
+// A position's logits predict the next token, which is in the request table. Computes as many
+// positions at a time as the logits buffer has rows.
+void ModelRunner::promptLogprobs(Ops& ops, const StepLaunch& launch, const StepContext& context) {
   Workspace& work = *workspace_;
-  const RequestTable& requests = stage.slots.table();
+  const RequestTable& requests = context.slots.table();
   const int32_t* queryStarts = work.inputs.queryStarts(launch.step);
   int32_t numDone = 0;
-  for (const int32_t row : stage.step.promptLogprobRows.first(launch.numPromptLogprobRows)) {
-    const int32_t slot = stage.step.slots[row];
-    const RequestSlots::Slot& request = stage.slots.at(slot);
-    const int32_t start = stage.step.numComputedTokens[row];
+  for (const int32_t row : context.step.promptLogprobRows.first(launch.numPromptLogprobRows)) {
+    const int32_t slot = context.step.slots[row];
+    const RequestSlots::Slot& request = context.slots.at(slot);
+    const int32_t start = context.step.numComputedTokens[row];
     const int32_t numTokens = queryStarts[row + 1] - queryStarts[row];
     const int32_t end = std::min(start + numTokens, request.numPromptTokens - 1);
     const int32_t* tokenIds = requests.tokenIds + int64_t{slot} * requests.maxModelLen;
@@ -305,16 +309,16 @@ void ModelRunner::promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage
       ops.gatherLogprobs(logits, count, spec().vocabSize, tokenIds + position + 1,
                          std::max(0, request.numPromptLogprobs), work.numNans(limits_),
                          work.logprobsOut(limits_));
-      work.copyLogprobs(ops, numDone, count, limits_, stage.step.promptLogprobTokenIds,
-                        stage.step.promptLogprobs, stage.step.promptLogprobRanks);
-      ops.copyToHost(stage.step.promptNumNans.data() + numDone, work.numNans(limits_),
+      work.copyLogprobs(ops, numDone, count, limits_, context.step.promptLogprobTokenIds,
+                        context.step.promptLogprobs, context.step.promptLogprobRanks);
+      ops.copyToHost(context.step.promptNumNans.data() + numDone, work.numNans(limits_),
                      count * sizeof(int32_t));
       numDone += count;
     }
   }
 }
 
-void ModelRunner::runSample(Ops& ops, const Launched& launched, const Stage& stage,
+void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContext& context,
                             const std::vector<int32_t>* bitmask) {
   Workspace& work = *workspace_;
   const StepLaunch& launch = launched.launch;
@@ -334,26 +338,26 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const Stage& sta
     const int32_t paddedRows = allowed ? 0 : launched.graphRows;
     const auto sample = [&] {
       ops.sample(decoder_.logits(), std::max(count, paddedRows), spec().vocabSize,
-                 work.inputs.sampledSlots(), stage.slots.table(), allowed,
+                 work.inputs.sampledSlots(), context.slots.table(), allowed,
                  work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
     };
     if (paddedRows > 0) {
-      stage.graphs->launch(2 * paddedRows + 1, sample);
+      context.graphs->launch(2 * paddedRows + 1, sample);
     } else {
       sample();
     }
-    // The token ids, what lies between, and the numbers of NaN: one copy, as each takes a launch.
-    ops.copyToHost(stage.step.sampledTokenIds.data(), work.sampled.data(),
+    // Copies the token ids, the gap and the NaN counts at once, to save a launch.
+    ops.copyToHost(context.step.sampledTokenIds.data(), work.sampled.data(),
                    (limits_.maxNumSeqs + count) * sizeof(int32_t));
     bool wantsLogprobs = false;
     for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
-      RequestSlots::Slot& request = stage.slots.at(slot);
+      RequestSlots::Slot& request = context.slots.at(slot);
       ++request.numTokens;
       wantsLogprobs |= request.numLogprobs >= 0;
     }
     if (wantsLogprobs) {
-      work.copyLogprobs(ops, 0, count, limits_, stage.step.logprobTokenIds, stage.step.logprobs,
-                        stage.step.logprobRanks);
+      work.copyLogprobs(ops, 0, count, limits_, context.step.logprobTokenIds, context.step.logprobs,
+                        context.step.logprobRanks);
     }
   }
 }
@@ -361,18 +365,18 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const Stage& sta
 size_t ModelRunner::profile(Ops& ops) {
   const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
   const int64_t most = int64_t{numRows} * limits_.maxModelLen;
-  rehearse(ops, numRows,
+  dummyRun(ops, numRows,
            static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most)));
   return graphBytes(ops, numRows);
 }
 
-// What the graphs of the largest size take, for each of the sizes.
+// Upper bound of the graphs' memory: the size of the largest graph for each size.
 size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const std::unique_ptr<Graphs> graphs = limits_.enforceEager ? nullptr : ops.makeGraphs();
   if (!graphs) return 0;
-  rehearse(ops, numRows, numRows, graphs.get());
+  dummyRun(ops, numRows, numRows, graphs.get());
   const size_t before = ops.memory().free;
-  rehearse(ops, numRows, numRows, graphs.get());
+  dummyRun(ops, numRows, numRows, graphs.get());
   const size_t after = ops.memory().free;
   size_t numSizes = 0;
   for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
@@ -381,23 +385,23 @@ size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
 
 void ModelRunner::warmUp(Ops& ops) {
   const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
-  rehearse(ops, 1, 1);
-  rehearse(ops, numRows, numRows);
-  rehearse(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
+  dummyRun(ops, 1, 1);
+  dummyRun(ops, numRows, numRows);
+  dummyRun(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
 }
 
-// Every row takes the longest way through sampling: truncation, penalties and logprobs.
-void ModelRunner::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
+// Every row uses the most expensive sampling: truncation, penalties and logprobs.
+void ModelRunner::dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
   requireWeights();
-  if (launched_) throwState("a step waits to be sampled");
-  ops.synchronize();  // a step in flight may still be copied from where the inputs are laid
+  if (launched_) throwState("a launched step is waiting for sample");
+  ops.synchronize();  // a step in flight may still read the inputs' host memory
   ModelLimits limits = limits_;
   limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
   limits.listMemoryBytes = 0;
   const int32_t blocksPerRow = limits.maxBlocksPerSeq();
   RequestSlots slots(ops, spec(), limits);
   const PagedKvCache cache =
-      PagedKvCache::forRehearsal(ops, shard_, limits_.blockSize, numRows * blocksPerRow);
+      PagedKvCache::forDummyRun(ops, shard_, limits_.blockSize, numRows * blocksPerRow);
   StepBuffers step(limits_);
 
   Request request;
@@ -417,10 +421,10 @@ void ModelRunner::rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs*
     step.sampledRows[row] = row;
   }
   const StepLaunch launch{0, numRows, 0, numRows, 0};
-  const Stage stage{step, slots, cache, graphs};
-  const Launched launched{launch, graphRows(launch, stage)};
-  runForward(ops, launch, launched.graphRows, stage);
-  runSample(ops, launched, stage, nullptr);
+  const StepContext context{step, slots, cache, graphs};
+  const Launched launched{launch, graphRows(launch, context)};
+  runForward(ops, launch, launched.graphRows, context);
+  runSample(ops, launched, context, nullptr);
   ops.synchronize();
 }
 

@@ -1,6 +1,6 @@
-// A model on a device: its weights, cache, requests and steps; NativeModelRunner of
-// lib/native/index.ts.
-// All but the step buffers belongs to the device's thread, which makes every call.
+// A model on a device: its weights, KV cache, requests and steps; NativeModel of
+// lib/native/index.ts. The device's thread makes every call, except that JavaScript also accesses
+// the step buffers.
 #pragma once
 
 #include <cstdint>
@@ -27,63 +27,64 @@ namespace uniproc {
 
 class ModelRunner : public Resident {
  public:
-  // Allocates the staging sets alone, which need no device. Throws Error CONFIG_INVALID when the
-  // spec or the limits contradict themselves. The communicator is that of the ranks that hold the
-  // model's shares, each making the same calls; null, or one of a single rank: this is all of it.
+  // Allocates only the step buffers, which need no device. Throws Error CONFIG_INVALID if spec or
+  // limits are inconsistent. `communicator` connects the ranks that hold the model's shards, which
+  // must all make the same calls; null or a world of one rank: this rank holds the whole model.
   ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
               std::shared_ptr<DeviceCommunicator> communicator);
 
-  // One for each batch in flight. Whoever hands the memory out keeps it alive.
+  // One per batch in flight. Callers that share the memory must keep the pointer.
   const std::vector<std::shared_ptr<StepBuffers>>& steps() const { return steps_; }
 
-  // The weights, and at the first time what steps need for the limits. On an error all that the
-  // call allocated is free again. INVALID_STATE when there are weights.
+  // Loads the weights, and on the first call allocates the workspace of steps. After an error
+  // everything that the call allocated is freed. Throws INVALID_STATE if weights are loaded.
   void load(Ops& ops, const std::vector<std::string>& files,
             const std::vector<ParameterSource>& sources, const Parameters::Progress& progress,
             std::stop_token stop);
-  // Each rank's are others.
+  // Ranks get different values.
   void loadDummy(Ops& ops, uint64_t seed);
   void releaseWeights();
 
-  // Moves the weights to host memory, and back to the device. On an error they stay where they are.
+  // Move the weights to host memory, and back. After an error they stay where they were.
   void offloadWeights(Ops& ops);
   void restoreWeights(Ops& ops);
 
   void allocateKvCache(Ops& ops, int32_t numBlocks);
   void releaseKvCache();
 
-  // Steps on made-up requests, with a cache of their own: the largest batch; a few common shapes.
-  // `profile` returns the bytes that the graphs of all sizes will take, which are no allocation.
+  // Dummy runs with their own requests and cache: `profile` runs the largest batch, `warmUp` a few
+  // common shapes. `profile` returns the bytes that the CUDA graphs of all sizes will take, which
+  // it does not keep allocated.
   size_t profile(Ops& ops);
   void warmUp(Ops& ops);
 
-  // Throws Error REQUEST_INVALID for a request that no slot would take. Any thread may call.
+  // Throws Error REQUEST_INVALID for an unacceptable request. Callable on any thread.
   void checkRequest(const Request& request) const;
-  // A step is addRequest and removeRequest as need be, then forward, then sample. An error of the
-  // former is kept for `sample` to throw, unless the device itself failed. `sample` does not wait:
-  // unless it throws, `done` is called once the outputs are in the step's buffers. `bitmask`
-  // [numSampled, ceil(vocabSize / 32)] may be null.
+  // A step consists of addRequest and removeRequest calls as needed, then forward, then sample.
+  // Their errors are deferred and thrown by `sample`, unless the device itself failed. `sample`
+  // does not wait: unless it throws, `done` is called once the outputs are in the step's buffers.
+  // `bitmask` [numSampled, ceil(vocabSize / 32)] may be null.
   void addRequest(Ops& ops, int32_t slot, const Request& request);
   void removeRequest(int32_t slot);
   void forward(Ops& ops, const StepLaunch& launch);
   void sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask, Ops::Done done);
-  // The logits [numRows, vocabSize] that wait for `sample`, of the rows to be sampled.
+  // The logits [numRows, vocabSize] of the launched step's sampled rows, before `sample`.
   std::vector<float> logits(Ops& ops, int32_t numRows);
 
   // Frees all device memory.
   void release() noexcept override;
 
  private:
-  // What steps need for the limits, whatever the weights and the cache.
+  // Memory of steps, independent of weights and cache.
   struct Workspace {
     Workspace(Ops& ops, const ModelSpec& spec, const ModelLimits& limits,
               const std::vector<std::shared_ptr<StepBuffers>>& steps);
 
-    std::vector<Pinned> steps;
+    std::vector<PinnedMemory> steps;
     RequestSlots slots;
     BatchInputs inputs;
     Buffer bitmask;          // [maxNumSeqs, ceil(vocabSize / 32)]
-    Buffer sampled;          // [2, maxNumSeqs]: token ids, then numbers of NaN among the logits
+    Buffer sampled;          // [2, maxNumSeqs]: token ids, then NaN counts of the logits
     Buffer logprobTokenIds;  // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobs;         // [maxNumSeqs, 1 + maxLogprobs]
     Buffer logprobRanks;     // [maxNumSeqs]
@@ -92,33 +93,34 @@ class ModelRunner : public Resident {
       return sampled.as<int32_t>() + limits.maxNumSeqs;
     }
     Logprobs logprobsOut(const ModelLimits& limits) const;
-    // `count` positions' logprobs to the host, as rows from `first` on.
+    // Copies `count` positions' logprobs to the host, as rows from `first` on.
     void copyLogprobs(Ops& ops, int32_t first, int32_t count, const ModelLimits& limits,
                       std::span<int32_t> outTokenIds, std::span<float> outLogprobs,
                       std::span<int32_t> outRanks) const;
   };
 
-  // Where a step runs: on the model's own requests and cache, or on those of a rehearsal.
-  struct Stage {
+  // What a step runs on: the model's own requests and cache, or those of a dummy run.
+  struct StepContext {
     StepBuffers& step;
     RequestSlots& slots;
     const PagedKvCache& cache;
-    Graphs* graphs;  // null where operations are made one by one
+    Graphs* graphs;  // null: launch operations one by one
   };
 
   struct Launched {
     StepLaunch launch;
-    int32_t graphRows;  // of the graph it runs in, 0 for none
+    int32_t graphRows;  // size of its graph, 0 for none
   };
 
-  void runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows, const Stage& stage);
-  void runSample(Ops& ops, const Launched& launched, const Stage& stage,
+  void runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows,
+                  const StepContext& context);
+  void runSample(Ops& ops, const Launched& launched, const StepContext& context,
                  const std::vector<int32_t>* bitmask);
-  void promptLogprobs(Ops& ops, const StepLaunch& launch, const Stage& stage);
-  void rehearse(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr);
+  void promptLogprobs(Ops& ops, const StepLaunch& launch, const StepContext& context);
+  void dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr);
   size_t graphBytes(Ops& ops, int32_t numRows);
   template <typename Body>
-  void keepError(Body body);
+  void deferError(Body body);
   void requireNoWeights() const;
   void requireWeights() const;
   template <typename Fill>
@@ -126,23 +128,23 @@ class ModelRunner : public Resident {
   const ModelSpec& spec() const { return shard_.spec(); }
   Communicator* communicator() const;
   Workspace& requireWorkspace();
-  Stage requireStage(Ops& ops, int32_t step);
-  int32_t graphRows(const StepLaunch& launch, const Stage& stage) const;
+  StepContext requireStepContext(Ops& ops, int32_t step);
+  int32_t graphRows(const StepLaunch& launch, const StepContext& context) const;
   int32_t paddedRows(int32_t numRows) const;
 
-  const std::shared_ptr<DeviceCommunicator> communicator_;  // null of a single rank
+  const std::shared_ptr<DeviceCommunicator> communicator_;  // null for a single rank
   const ModelShard shard_;
   const ModelLimits limits_;
   std::vector<std::shared_ptr<StepBuffers>> steps_;
 
   Parameters parameters_;
   Decoder decoder_;                                   // over the parameters
-  std::unique_ptr<const HostCopy> offloadedWeights_;  // while they are not on the device
+  std::unique_ptr<const HostCopy> offloadedWeights_;  // while offloaded
   std::optional<Workspace> workspace_;
   std::optional<PagedKvCache> cache_;
-  std::unique_ptr<Graphs> graphs_;  // over the three above
+  std::unique_ptr<Graphs> graphs_;  // record operations on the three members above
 
-  // The step whose logits wait for `sample`, and what went wrong since the last `sample`.
+  // The launched step that waits for `sample`, and the first error since the last `sample`.
   std::optional<Launched> launched_;
   std::exception_ptr error_;
 };

@@ -14,8 +14,8 @@ namespace {
 
 void requireLogprobs(const char* name, int32_t value, int32_t most) {
   if (value >= -1 && value <= most) return;
-  throwInvalid("a request asks for " + std::to_string(value) + " logprobs; maxLogprobs is " +
-               std::to_string(most) + ", and " + name + " may be from -1, for none, up to that");
+  throwInvalid(name + std::string(" is ") + std::to_string(value) +
+               "; it must be from -1 (none) to maxLogprobs, " + std::to_string(most));
 }
 
 template <typename T>
@@ -23,22 +23,22 @@ void requireLength(const char* name, const std::vector<T>& values) {
   const int64_t most = RequestLimits::kMaxListLength;
   if (static_cast<int64_t>(values.size()) <= most) return;
   throwInvalid(std::string(name) + " has " + std::to_string(values.size()) +
-               " entries; it may have " + std::to_string(most));
+               " entries; the maximum is " + std::to_string(most));
 }
 
-// Each value is in [0, vocabSize).
+// Requires values in [0, vocabSize).
 void requireTokens(const char* name, const std::vector<int32_t>& values, int32_t vocabSize) {
-  uint32_t largest = 0;  // a loop without a branch, as it may run over a whole prompt
+  uint32_t largest = 0;  // a loop without branches, as it may scan a whole prompt
   for (const int32_t value : values) largest = std::max(largest, static_cast<uint32_t>(value));
   if (values.empty() || largest < static_cast<uint32_t>(vocabSize)) return;
   const auto first = std::find_if(values.begin(), values.end(),
                                   [&](int32_t value) { return value < 0 || value >= vocabSize; });
   throwInvalid(std::string(name) + "[" + std::to_string(first - values.begin()) + "] names token " +
-               std::to_string(*first) + "; the vocabulary has " + std::to_string(vocabSize));
+               std::to_string(*first) + "; the vocabulary size is " + std::to_string(vocabSize));
 }
 
-// Of token ids within the vocabulary.
-void requireOnce(const char* name, const std::vector<int32_t>& values, int32_t vocabSize) {
+// Requires unique values; they must be within the vocabulary.
+void requireUnique(const char* name, const std::vector<int32_t>& values, int32_t vocabSize) {
   if (values.size() < 2) return;
   std::vector<bool> isNamed(static_cast<size_t>(vocabSize));
   for (const int32_t value : values) {
@@ -83,7 +83,7 @@ void RequestLimits::check(const Request& request) const {
   requireList("allowedTokenIds", request.allowedTokenIds);
   requireList("badWordsTokenIds", request.badWordsTokenIds);
   requireList("stopTokenIds", request.stopTokenIds);
-  requireOnce("logitBiasTokenIds", request.logitBiasTokenIds, vocabSize);
+  requireUnique("logitBiasTokenIds", request.logitBiasTokenIds, vocabSize);
   if (request.logitBiases.size() != request.logitBiasTokenIds.size()) {
     throwInvalid("a request has " + std::to_string(request.logitBiases.size()) +
                  " logit biases for " + std::to_string(request.logitBiasTokenIds.size()) +
@@ -101,13 +101,13 @@ void RequestLimits::check(const Request& request) const {
     throwInvalid("a request's bad words end at " + std::to_string(end) + " of " +
                  std::to_string(request.badWordsTokenIds.size()) + " tokens");
   }
-  requireRoom(request);
+  requireListMemory(request);
 }
 
-void RequestLimits::requireRoom(const Request& request) const {
+void RequestLimits::requireListMemory(const Request& request) const {
   const int64_t offset = request.listOffset;
   if (offset < -1 || offset > listMemoryBytes || (offset >= 0 && offset % kListAlignment != 0)) {
-    throwInvalid("a request's listOffset is " + std::to_string(offset) + "; it may be -1 or a " +
+    throwInvalid("a request's listOffset is " + std::to_string(offset) + "; it must be -1 or a " +
                  "multiple of " + std::to_string(kListAlignment) + " up to " +
                  std::to_string(listMemoryBytes));
   }
@@ -115,7 +115,8 @@ void RequestLimits::requireRoom(const Request& request) const {
   const auto bytes = static_cast<int64_t>(request.listBytes());
   if (bytes <= room) return;
   throwInvalid("a request's lists (allowed token ids, biases, bad words, stop token ids) take " +
-               std::to_string(bytes) + " bytes; there are " + std::to_string(room) + " for them");
+               std::to_string(bytes) + " bytes; " + std::to_string(room) +
+               " are available for them");
 }
 
 }  // namespace uniproc

@@ -1,4 +1,4 @@
-// A request as it enters a slot, and all that the native side accepts of one.
+// A request as it enters a slot, and the bounds that the native side checks.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace uniproc {
 
 // NativeRequest of lib/native/index.ts. The lists of `sampling` are the vectors below it.
 struct Request {
-  std::vector<int32_t> tokenIds;  // the prompt, and what was generated before a preemption
+  std::vector<int32_t> tokenIds;  // prompt, and tokens generated before a preemption
   int32_t numPromptTokens = 0;
   std::vector<int32_t> blockIds;
   SamplingParams sampling;
@@ -21,29 +21,30 @@ struct Request {
   std::vector<int32_t> badWordsTokenIds;
   std::vector<int32_t> badWordsEnds;
   std::vector<int32_t> stopTokenIds;
-  // Byte in the list memory from which on its lists are the request's; -1: in the slot's own.
+  // Byte offset of the request's lists in the list memory; -1: they are in the slot's own memory.
   int64_t listOffset = -1;
 
-  // Of its lists on the device.
+  // Bytes of its lists on the device.
   size_t listBytes() const;
 };
 
-// What a request may be, every bound of it:
+// The bounds of a request:
 //
-// - temperature, topP, minP, the penalties, logitBiases: any float32, NaN and infinities too. The
-//   sampler says what it makes of them (Ops::sample).
+// - temperature, topP, minP, the penalties, logitBiases: any float32, including NaN and infinities
+//   (SamplingOps::sample defines their effect).
 // - topK, minTokens: any int32. seed: 64 bits.
 // - numLogprobs, numPromptLogprobs: -1 to maxLogprobs.
 // - tokenIds: 1 to maxModelLen token ids; numPromptTokens: 1 to their number.
-// - logitBiasTokenIds: each id once, as many as logitBiases.
-// - badWordsEnds: rising from 1 on, the last the number of badWordsTokenIds: a word has a token.
-// - Every list of `sampling`: up to kMaxListLength entries, so that the bytes of all, and each
-//   index, are far from int32's limits. Every token id: 0 to vocabSize - 1.
+// - logitBiasTokenIds: unique ids, as many as logitBiases.
+// - badWordsEnds: strictly ascending from 1; the last equals the number of badWordsTokenIds.
+// - Every list of `sampling`: up to kMaxListLength entries, so that total bytes and indices stay
+// far
+//   below int32's limit. Every token id: 0 to vocabSize - 1.
 // - All lists together: up to kSlotListBytes, or with a listOffset up to the list memory's end.
 // - listOffset: -1, or a multiple of kListAlignment.
 //
-// Block ids, and that no two requests have the same list memory, are the engine's choice, not the
-// request's: RequestSlots checks the block ids.
+// The engine, not the request, chooses block ids and disjoint list memory; RequestSlots checks the
+// block ids.
 struct RequestLimits {
   static constexpr int32_t kMaxListLength = 1 << 24;
   static constexpr int64_t kSlotListBytes = 4096;  // a thousand entries
@@ -61,12 +62,12 @@ struct RequestLimits {
         maxLogprobs(limits.maxLogprobs),
         listMemoryBytes(limits.listMemoryBytes) {}
 
-  // Throws Error REQUEST_INVALID, naming the parameter, its value and what is allowed. Touches no
-  // state: any thread may call. Goes over each list once.
+  // Throws Error REQUEST_INVALID, which names the parameter, its value and the allowed range.
+  // Stateless, so callable on any thread. Scans each list once.
   void check(const Request& request) const;
 
  private:
-  void requireRoom(const Request& request) const;
+  void requireListMemory(const Request& request) const;
 };
 
 }  // namespace uniproc

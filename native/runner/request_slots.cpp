@@ -49,7 +49,7 @@ RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& l
 
 RequestSlots::Slot& RequestSlots::at(int32_t slot) {
   if (slot < 0 || slot >= table_.maxNumSeqs) {
-    throw Error("INVALID_STATE", "there is no slot " + std::to_string(slot) + "; there are " +
+    throw Error("INVALID_STATE", "slot " + std::to_string(slot) + " does not exist; there are " +
                                      std::to_string(table_.maxNumSeqs));
   }
   return slots_[slot];
@@ -63,7 +63,7 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
 
   const int32_t numTokens = sizeOf32(request.tokenIds);
   std::vector<HostToDevice> copies;
-  const SamplingParams sampling = layLists(slot, request, copies);
+  const SamplingParams sampling = writeLists(slot, request, copies);
   const size_t row = slot;
   copies.push_back(copyOf(request.tokenIds, table_.tokenIds + row * table_.maxModelLen));
   copies.push_back(copyOf(numTokens, table_.numTokens + row));
@@ -89,18 +89,18 @@ void RequestSlots::forgetBlocks() {
 void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const {
   if (blockIds.size() > static_cast<size_t>(table_.maxBlocksPerSeq)) {
     throwInvalid("a request has " + std::to_string(blockIds.size()) +
-                 " blocks; a block table holds " + std::to_string(table_.maxBlocksPerSeq));
+                 " blocks; its block table holds " + std::to_string(table_.maxBlocksPerSeq));
   }
   for (const int32_t block : blockIds) {
     if (block >= 0 && block < numCacheBlocks) continue;
-    throwInvalid("a request names block " + std::to_string(block) + "; there are " +
+    throwInvalid("a request refers to block " + std::to_string(block) + "; there are " +
                  std::to_string(numCacheBlocks));
   }
 }
 
-// The request's parameters with its lists, one after the other in the memory for them.
-SamplingParams RequestSlots::layLists(int32_t slot, const Request& request,
-                                      std::vector<HostToDevice>& copies) const {
+// Returns the request's parameters, with its lists concatenated in their memory.
+SamplingParams RequestSlots::writeLists(int32_t slot, const Request& request,
+                                        std::vector<HostToDevice>& copies) const {
   SamplingParams sampling = request.sampling;
   std::byte* next = request.listOffset < 0
                         ? slotLists_.as<std::byte>() + slot * RequestLimits::kSlotListBytes

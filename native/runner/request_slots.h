@@ -1,4 +1,4 @@
-// The requests on the device, each in a slot for as long as it runs.
+// The requests on the device, each in a slot while it runs.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace uniproc {
 
 class RequestSlots {
  public:
-  // What the host knows of a slot. Tokens sampled by steps launched so far are counted in.
+  // The host's copy of a slot's state. Includes tokens sampled by all steps launched so far.
   struct Slot {
     bool taken = false;
     int32_t numTokens = 0;
@@ -25,23 +25,22 @@ class RequestSlots {
 
   RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);
 
-  // In place of the request that was there, if any; without waiting for the device, and without
-  // allocating there. Throws Error REQUEST_INVALID as RequestLimits::check, or INVALID_STATE when
-  // it names a block that is not there or too many: the slot is free then, and takes the next
-  // request as if nothing had been.
+  // Replaces the slot's request, if any; neither waits for the device nor allocates on it. Throws
+  // Error REQUEST_INVALID, as RequestLimits::check, or INVALID_STATE for an invalid block or too
+  // many; then the slot is free and usable.
   void add(Ops& ops, int32_t slot, const Request& request, int32_t numCacheBlocks);
   void remove(int32_t slot);
-  // The cache is gone, and what the block tables point to with it.
+  // Clears the block tables after the cache was released.
   void forgetBlocks();
 
-  // Throws Error INVALID_STATE when there is no such slot.
+  // Throws Error INVALID_STATE if the slot does not exist.
   Slot& at(int32_t slot);
   const RequestTable& table() const { return table_; }
 
  private:
   void checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const;
-  SamplingParams layLists(int32_t slot, const Request& request,
-                          std::vector<HostToDevice>& copies) const;
+  SamplingParams writeLists(int32_t slot, const Request& request,
+                            std::vector<HostToDevice>& copies) const;
 
   const RequestLimits limits_;
   std::vector<Slot> slots_;
@@ -51,7 +50,7 @@ class RequestSlots {
   Buffer blockTable_;
   Buffer sampling_;
   Buffer slotLists_;   // [maxNumSeqs, kSlotListBytes]
-  Buffer listMemory_;  // of requests whose lists do not fit there, each from its listOffset on
+  Buffer listMemory_;  // lists that exceed a slot's memory, each at its listOffset
   RequestTable table_;
 };
 

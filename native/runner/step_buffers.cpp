@@ -21,7 +21,7 @@ StepBuffers::StepBuffers(const ModelLimits& limits) {
   const size_t tokens = limits.maxNumBatchedTokens;
   const size_t width = 1 + limits.maxLogprobs;
 
-  // Twice over the same list: to count the bytes, then to lay the arrays out.
+  // Runs the same list twice: first to count the bytes, then to set the pointers.
   const auto layOut = [&] {
     size_t offset = 0;
     const auto lay = [&]<typename T>(std::span<T>& array, size_t size) {

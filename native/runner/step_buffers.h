@@ -1,6 +1,6 @@
-// The staging memory of one batch, shared with JavaScript: StepBuffers of lib/native/index.ts,
-// which gives the shapes. JavaScript writes the inputs before it launches a step and reads the
-// outputs after the step's event; the device's thread has them in between.
+// One batch's memory shared with JavaScript; StepBuffers of lib/native/index.ts, which gives the
+// shapes. JavaScript writes the inputs before it launches a step and reads the outputs after the
+// step's event; in between, the device's thread owns them.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace uniproc {
 
-// What JavaScript says of a step beside its arrays.
+// The scalar arguments of a step.
 struct StepLaunch {
   int32_t step = 0;
   int32_t numRows = 0;
@@ -34,7 +34,7 @@ class StepBuffers {
   std::span<int32_t> sampledRows;
   std::span<int32_t> promptLogprobRows;
 
-  // These two are side by side: one copy from the device fills both.
+  // Adjacent, so that one copy from the device fills both.
   std::span<int32_t> sampledTokenIds;
   std::span<int32_t> numNans;
   std::span<int32_t> logprobTokenIds;
@@ -45,7 +45,7 @@ class StepBuffers {
   std::span<int32_t> promptLogprobRanks;
   std::span<int32_t> promptNumNans;
 
-  // All of the above are parts of one piece of memory.
+  // All arrays above are in this one piece of memory.
   std::byte* data() const { return memory_.get(); }
   size_t bytes() const { return bytes_; }
 

@@ -1,5 +1,5 @@
-// The CUDA backend is a shared object of its own, opened when a CUDA device is first asked for, so
-// that the addon runs where there is no GPU.
+// The CUDA backend is a separate shared object, opened for the first CUDA device, so that the addon
+// runs without a GPU.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,8 @@
 
 namespace uniproc {
 
-// The backend on device `index`, for the calling thread. Throws Error DEVICE_FAILED where the
-// shared object is not there or cannot be loaded, saying what was looked for, and where it finds no
-// such device.
+// Returns the backend of device `index`, for the calling thread. Throws Error DEVICE_FAILED if the
+// shared object is missing or cannot be loaded, or if the device does not exist.
 std::unique_ptr<Ops> openCudaBackend(int index);
 
 }  // namespace uniproc

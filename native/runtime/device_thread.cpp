@@ -27,13 +27,13 @@ DeviceThread::~DeviceThread() {
 std::unique_ptr<Ops> DeviceThread::openBackend() const {
   if (kind_ == "cpu") return makeCpuOps(numThreads_);
   if (kind_ == "cuda") return openCudaBackend(index_);
-  throw Error("NOT_SUPPORTED", "there is no device of kind " + kind_ + "; there are cpu and cuda");
+  throw Error("NOT_SUPPORTED", "unknown device kind '" + kind_ + "'; supported: cpu, cuda");
 }
 
 void DeviceThread::open() {
   std::lock_guard lock(mutex_);
   if (stopping_) std::rethrow_exception(shutDown());
-  if (opened_) throw Error("INVALID_STATE", "the device is open already");
+  if (opened_) throw Error("INVALID_STATE", "the device is already open");
   thread_ = std::thread([this] { run(); });
   opened_ = true;
 }
@@ -46,7 +46,7 @@ void DeviceThread::run() {
     failure_ = std::current_exception();
   }
 
-  while (std::optional<Task> task = queue_.pop()) carryOut(*task);
+  while (std::optional<Task> task = queue_.pop()) runTask(*task);
 
   std::vector<std::shared_ptr<Resident>> residents;
   std::function<void()> stopped;
@@ -55,16 +55,17 @@ void DeviceThread::run() {
     residents.swap(residents_);
     stopped = std::move(stopped_);
   }
-  // A resident may use those attached before it: a model its communicator.
+  // In reverse order, because a resident may use those attached before it (a model its
+  // communicator).
   for (auto it = residents.rbegin(); it != residents.rend(); ++it) (*it)->release();
   ops_.reset();
   if (stopped) stopped();
 }
 
-void DeviceThread::carryOut(const Task& task) {
+void DeviceThread::runTask(const Task& task) {
   std::exception_ptr error = abandoned_.stop_requested() ? shutDown() : failure_;
   if (task.evicted) {
-    letGo(task.evicted);
+    releaseResident(task.evicted);
     error = nullptr;
   } else if (!error) {
     try {
@@ -79,13 +80,13 @@ void DeviceThread::carryOut(const Task& task) {
   if (task.done) task.done(error);
 }
 
-void DeviceThread::letGo(const std::shared_ptr<Resident>& resident) {
+void DeviceThread::releaseResident(const std::shared_ptr<Resident>& resident) {
   resident->release();
   std::lock_guard lock(mutex_);
   std::erase(residents_, resident);
 }
 
-std::exception_ptr DeviceThread::whyClosed() {
+std::exception_ptr DeviceThread::closedError() {
   std::lock_guard lock(mutex_);
   if (stopping_) return shutDown();
   if (opened_) return nullptr;
@@ -94,7 +95,7 @@ std::exception_ptr DeviceThread::whyClosed() {
 }
 
 void DeviceThread::push(Task task) {
-  std::exception_ptr error = whyClosed();
+  std::exception_ptr error = closedError();
   if (!error && queue_.push(std::move(task))) return;
   if (task.done) task.done(error ? error : shutDown());
 }
@@ -102,7 +103,7 @@ void DeviceThread::push(Task task) {
 void DeviceThread::enqueue(Work work, Done done) { push({std::move(work), std::move(done)}); }
 
 void DeviceThread::attach(std::shared_ptr<Resident> resident) {
-  if (std::exception_ptr error = whyClosed()) std::rethrow_exception(error);
+  if (std::exception_ptr error = closedError()) std::rethrow_exception(error);
   std::lock_guard lock(mutex_);
   residents_.push_back(std::move(resident));
 }
@@ -119,7 +120,7 @@ void DeviceThread::stop(std::function<void()> stopped) {
     if (opened_) stopped_ = std::exchange(stopped, nullptr);
   }
   queue_.close();
-  if (stopped) stopped();  // there is no thread to say so
+  if (stopped) stopped();  // no thread is running to call it
 }
 
 void DeviceThread::abandon() {

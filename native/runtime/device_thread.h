@@ -1,5 +1,5 @@
-// A device and the one thread that owns it: all that can block, from opening it to the forward
-// pass, is a task on that thread, carried out in the order enqueued.
+// A device and the thread that owns it. Everything that can block, from opening the device to the
+// forward pass, is a task on that thread; tasks run in order.
 #pragma once
 
 #include <exception>
@@ -21,46 +21,46 @@ namespace uniproc {
 class DeviceThread : public Stoppable {
  public:
   using Work = std::function<void(Ops&)>;
-  // Called once for each task, whatever becomes of it, mostly on the device's thread: with null, or
-  // with what the work threw. Must not throw.
+  // Called exactly once per task, usually on the device's thread, with null or the task's
+  // exception. Must not throw.
   using Done = std::function<void(std::exception_ptr)>;
   DeviceThread(std::string kind, int index, int numThreads);
   ~DeviceThread() override;
 
-  // Starts the thread, which opens the device. Throws INVALID_STATE a second time. Should opening
-  // fail, every task fails with that error.
+  // Starts the thread, which opens the device. Throws INVALID_STATE on a second call. If opening
+  // fails, every task fails with that error.
   void open();
 
-  // After work has thrown DEVICE_FAILED every later task fails with that same error; other errors
-  // are their task's alone. INVALID_STATE before `open`, SHUT_DOWN after `stop`.
+  // After a task has thrown DEVICE_FAILED, all later tasks fail with that error; other errors only
+  // fail their own task. Fails with INVALID_STATE before `open` and SHUT_DOWN after `stop`.
   void enqueue(Work work, Done done = nullptr);
 
   // The device keeps a resident until it is evicted or the device closes. `evict` enqueues its
-  // release, which is carried out on a failed device too. `attach` throws where `enqueue` fails.
+  // release, which also runs on a failed device. `attach` throws if `enqueue` would fail.
   void attach(std::shared_ptr<Resident> resident);
   void evict(const std::shared_ptr<Resident>& resident, Done done);
 
-  // Tasks not begun are run by `stop`, and fail with SHUT_DOWN after `abandon`.
+  // `stop` runs the tasks that are queued; `abandon` fails them with SHUT_DOWN.
   void stop(std::function<void()> stopped) override;
   void abandon() override;
   void join() override;
 
-  // Set by `abandon`: long work looks at it and gives up.
+  // Set by `abandon`; long tasks check it and stop early.
   std::stop_token abandoned() const { return abandoned_.get_token(); }
 
  private:
   struct Task {
     Work work;
     Done done;
-    std::shared_ptr<Resident> evicted = nullptr;  // in place of work
+    std::shared_ptr<Resident> evicted = nullptr;  // instead of work
   };
 
   std::unique_ptr<Ops> openBackend() const;
   void run();
-  void carryOut(const Task& task);
-  void letGo(const std::shared_ptr<Resident>& resident);
+  void runTask(const Task& task);
+  void releaseResident(const std::shared_ptr<Resident>& resident);
   void push(Task task);
-  std::exception_ptr whyClosed();
+  std::exception_ptr closedError();
 
   const std::string kind_;
   const int index_;
@@ -68,13 +68,13 @@ class DeviceThread : public Stoppable {
 
   Queue<Task> queue_;
   std::stop_source abandoned_;
-  std::mutex mutex_;  // of the four below
+  std::mutex mutex_;  // guards the four members below
   bool opened_ = false;
   bool stopping_ = false;
   std::function<void()> stopped_;
   std::vector<std::shared_ptr<Resident>> residents_;
 
-  // The device thread's own.
+  // Used by the device's thread only.
   std::unique_ptr<Ops> ops_;
   std::exception_ptr failure_;
 

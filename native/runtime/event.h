@@ -1,4 +1,4 @@
-// One-shot completion of work on another thread, as a CUDA event is to a stream.
+// One-shot completion of work on another thread, as a CUDA event for a stream.
 #pragma once
 
 #include <atomic>
@@ -13,9 +13,10 @@ namespace uniproc {
 
 class Event {
  public:
-  // Who completes it. A device always does, be it with an error; a host event's owner may never.
+  // What completes the event. A device always does, possibly with an error; a host event may never
+  // complete.
   enum class Source : uint8_t { kDevice, kHost };
-  // Takes the error the event failed with, null when it completed.
+  // Receives the event's error, or null.
   using Continuation = std::function<void(std::exception_ptr)>;
 
   explicit Event(Source source) : source_(source) {}
@@ -23,13 +24,12 @@ class Event {
   Source source() const { return source_; }
   bool done() const { return done_.load(std::memory_order_acquire); }
 
-  // Makes it done, with the error it failed with or null. The first call counts, later ones do
-  // nothing.
+  // Completes the event with an error or null. Only the first call has an effect.
   void complete(std::exception_ptr error = nullptr);
 
-  // Returns when the event is done, with the error it failed with or null.
+  // Waits for completion; returns the event's error, or null.
   std::exception_ptr wait();
-  // Calls `continuation` once: now if the event is done, else on the thread that completes it.
+  // Calls `continuation` once: at once if the event is done, else on the thread that completes it.
   void onReady(Continuation continuation);
 
  private:

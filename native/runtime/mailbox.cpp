@@ -11,7 +11,7 @@ Mailbox::Mailbox(napi_env env) : env_(env) {
       napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
                                       &Mailbox::deliverNext, &wake_) != napi_ok ||
       napi_unref_threadsafe_function(env, wake_) != napi_ok) {
-    throw std::runtime_error("Node gave no thread-safe function");
+    throw std::runtime_error("Node.js failed to create a thread-safe function");
   }
 }
 
@@ -19,12 +19,12 @@ void Mailbox::post(Delivery delivery) {
   std::lock_guard lock(mutex_);
   if (closed_) return;
   deliveries_.push_back(std::move(delivery));
-  // One call for each delivery: Node runs microtasks, and counts an uncaught exception, per call.
+  // One call per delivery, because Node runs microtasks and counts uncaught exceptions per call.
   napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
 }
 
 void Mailbox::deliverNext(napi_env env, napi_value, void* self, void*) {
-  if (env == nullptr) return;  // the environment is ending
+  if (env == nullptr) return;  // the environment is shutting down
   auto& mailbox = *static_cast<Mailbox*>(self);
   Delivery delivery;
   {

@@ -1,4 +1,4 @@
-// The way native threads reach the JavaScript thread of their Node environment.
+// Lets native threads run callbacks on the JavaScript thread of their Node environment.
 #pragma once
 
 #include <node_api.h>
@@ -11,24 +11,24 @@ namespace uniproc {
 
 class Mailbox {
  public:
-  // Runs on the JavaScript thread inside a handle scope. Must not throw.
+  // Runs on the JavaScript thread in a handle scope. Must not throw.
   using Delivery = std::function<void()>;
 
-  // Throws std::runtime_error when Node gives no thread-safe function.
+  // Throws std::runtime_error if Node cannot create a thread-safe function.
   explicit Mailbox(napi_env env);
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  // From any thread: `delivery` will run, after those posted before, never from inside this call.
-  // What was not delivered when the environment ends is dropped.
+  // Callable on any thread: enqueues `delivery`, which runs after earlier ones and never within
+  // this call. Deliveries left when the environment ends are dropped.
   void post(Delivery delivery);
 
-  // The event loop runs on while there are more holds than releases: each stands for something
-  // JavaScript waits for. JavaScript thread only.
+  // The event loop stays alive while holds exceed releases: one hold per pending result. JavaScript
+  // thread only.
   void hold();
   void release();
 
-  // Drops what is not delivered yet and all that is posted from now on. JavaScript thread only.
+  // Drops pending and later deliveries. JavaScript thread only.
   void close();
 
  private:
@@ -37,7 +37,7 @@ class Mailbox {
   const napi_env env_;
   napi_threadsafe_function wake_ = nullptr;
   int holds_ = 0;
-  std::mutex mutex_;  // of the two below
+  std::mutex mutex_;  // guards the two members below
   std::deque<Delivery> deliveries_;
   bool closed_ = false;
 };

@@ -12,8 +12,8 @@ std::exception_ptr shutDown() {
   return std::make_exception_ptr(Error("SHUT_DOWN", "the output thread was shut down"));
 }
 
-// What nobody may come to signal any more must not be waited for.
-void giveUp(Event& event) {
+// A host event may never be signalled, so it fails instead of being waited for.
+void failHostEvent(Event& event) {
   if (event.source() == Event::Source::kHost) event.complete(shutDown());
 }
 
@@ -32,7 +32,7 @@ void OutputThread::run(const std::string& name) {
     {
       std::lock_guard lock(mutex_);
       awaited_ = item->event;
-      if (stopping_) giveUp(*awaited_);
+      if (stopping_) failHostEvent(*awaited_);
     }
     item->callback(item->event->wait());
   }
@@ -48,7 +48,7 @@ void OutputThread::run(const std::string& name) {
 void OutputThread::submit(std::shared_ptr<Event> event, Callback callback) {
   Item item{std::move(event), std::move(callback)};
   if (queue_.push(std::move(item))) return;
-  giveUp(*item.event);
+  failHostEvent(*item.event);
   item.callback(shutDown());
 }
 
@@ -57,7 +57,7 @@ void OutputThread::stop(std::function<void()> stopped) {
   if (stopping_) return;
   stopping_ = true;
   stopped_ = std::move(stopped);
-  if (awaited_) giveUp(*awaited_);
+  if (awaited_) failHostEvent(*awaited_);
   queue_.close();
 }
 

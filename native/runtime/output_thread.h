@@ -1,5 +1,5 @@
-// The thread that waits for steps on the JavaScript thread's behalf, so that their outputs come in
-// the order of submission (vLLM's async_output_thread).
+// The thread that waits for steps, so that their outputs are delivered in order of submission
+// (vLLM's async_output_thread).
 #pragma once
 
 #include <exception>
@@ -17,19 +17,18 @@ namespace uniproc {
 
 class OutputThread : public Stoppable {
  public:
-  // Takes the error the event failed with, null when it completed. Must not throw.
+  // Receives the event's error, or null. Must not throw.
   using Callback = std::function<void(std::exception_ptr)>;
 
-  // Starts the thread under that name.
+  // Starts the thread under this name.
   explicit OutputThread(const std::string& name);
   ~OutputThread() override;
 
-  // `callback` is called once, on this thread, after those submitted before; after `stop` with
-  // SHUT_DOWN, on the caller's.
+  // Calls `callback` once, on this thread, in order of submission; after `stop` with SHUT_DOWN, on
+  // the calling thread.
   void submit(std::shared_ptr<Event> event, Callback callback);
 
-  // Submitted events that a device holds are still waited for; host events nobody has signalled by
-  // then fail with SHUT_DOWN.
+  // Still waits for submitted device events; host events not signalled by then fail with SHUT_DOWN.
   void stop(std::function<void()> stopped) override;
   void abandon() override { stop(nullptr); }
   void join() override;
@@ -43,7 +42,7 @@ class OutputThread : public Stoppable {
   void run(const std::string& name);
 
   Queue<Item> queue_;
-  std::mutex mutex_;  // of the three below
+  std::mutex mutex_;  // guards the three members below
   std::shared_ptr<Event> awaited_;
   bool stopping_ = false;
   std::function<void()> stopped_;

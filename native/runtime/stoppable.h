@@ -4,15 +4,15 @@
 
 namespace uniproc {
 
-// What has a thread of its own. The thread is ended in two steps, so that whoever asks for it need
-// not wait for its work: `join` once it has called `stopped` does not block.
+// An object with its own thread, which ends in two steps so that no caller waits for its work:
+// `join` does not block once `stopped` was called.
 class Stoppable {
  public:
   virtual ~Stoppable() = default;
-  // Has the thread finish what it was given and end; `stopped` is its last act. Does not wait. Only
-  // the first call counts.
+  // Lets the thread finish its queue and end; it calls `stopped` last. Does not block. Only the
+  // first call has an effect.
   virtual void stop(std::function<void()> stopped) = 0;
-  // Has the thread end as soon as it can, before or after `stop`. Does not wait.
+  // Lets the thread end as soon as possible, before or after `stop`. Does not block.
   virtual void abandon() = 0;
   virtual void join() = 0;
 };

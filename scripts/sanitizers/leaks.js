@@ -1,6 +1,6 @@
 /**
- * Makes each kind of the addon's objects, shuts some down, leaves others, and ends by itself, so that
- * Node frees what is its own: what LeakSanitizer finds then is the addon's.
+ * Makes each kind of the addon's objects, shuts some down, leaves others, and exits by itself, so that
+ * Node frees its own memory and LeakSanitizer finds only the addon's leaks.
  */
 'use strict';
 
@@ -62,13 +62,13 @@ const SAMPLING = {
 };
 
 async function startDevice() {
-  const device = new addon.Device('cpu', 0, 2);
+  const device = new addon.DeviceThread('cpu', 0, 2);
   await device.open();
   return device;
 }
 
 async function startModel(device, communicator) {
-  const model = new addon.Model(device, SPEC, LIMITS, communicator);
+  const model = new addon.ModelRunner(device, SPEC, LIMITS, communicator);
   await model.loadDummy(1);
   await model.allocateKvCache(8);
   return model;
@@ -121,7 +121,7 @@ async function main() {
     if (isShutDown) await Promise.all(devices.map((device) => device.shutdown()));
   }
 
-  const failing = new addon.Device('abacus', 0, 1);
+  const failing = new addon.DeviceThread('abacus', 0, 1);
   await failing.open().catch(() => {});
   const event = new addon.Event();
   event.onReady(() => {});

@@ -7,7 +7,7 @@ class TestWorker {
   readonly device = null;
 }
 
-/** A Llama whose config.json and generation_config.json have these keys too. */
+/** A Llama checkpoint with additional keys in config.json and generation_config.json. */
 async function llama(keys: object = {}, generation?: object): Promise<string> {
   return folderWith({
     'config.json': { ...LLAMA, ...keys },
@@ -62,7 +62,7 @@ describe('createUniprocConfig', () => {
     });
   });
 
-  it('puts what the user sets in its place', async () => {
+  it('maps every option to its field', async () => {
     const model = await llama();
     const workerExtensionCls = { module: './extension.js', export: 'Extension' };
     const config = await createUniprocConfig({
@@ -116,7 +116,7 @@ describe('createUniprocConfig', () => {
     expect(config.parallel.workerCls).toBe(TestWorker);
   });
 
-  it('is deeply frozen, but leaves what users own as it was', async () => {
+  it("is deeply frozen, but does not freeze the user's classes", async () => {
     const distributedExecutorBackend = { module: './backend.js', export: 'Backend' };
     const workerExtensionCls = { module: './extension.js', export: 'Extension' };
     const config = await createUniprocConfig({
@@ -151,7 +151,7 @@ describe('createUniprocConfig', () => {
     },
   );
 
-  it('takes at most 8192 tokens on a CPU and the whole length on CUDA, unless told', async () => {
+  it("defaults maxModelLen to at most 8192 on a CPU and to the model's length on CUDA", async () => {
     const model = await llama({ max_position_embeddings: 131072 });
     const length = async (args: EngineArgs) =>
       (await createUniprocConfig({ model, ...args })).model.maxModelLen;
@@ -160,12 +160,12 @@ describe('createUniprocConfig', () => {
     expect(await length({ maxModelLen: 100000 })).toBe(100000);
   });
 
-  it('takes larger batches on CUDA', async () => {
+  it('defaults to larger batches on CUDA', async () => {
     const { scheduler } = await createUniprocConfig({ model: await llama(), device: 'cuda' });
     expect(scheduler).toMatchObject({ maxNumSeqs: 256, maxNumBatchedTokens: 8192 });
   });
 
-  it('lets a default give way to what the user sets', async () => {
+  it("fits a default to the user's option", async () => {
     const model = await llama();
     const many = await createUniprocConfig({ model, maxNumSeqs: 4000 });
     expect(many.scheduler.maxNumBatchedTokens).toBe(4000);
@@ -173,33 +173,33 @@ describe('createUniprocConfig', () => {
     expect(few.scheduler.maxNumSeqs).toBe(32);
   });
 
-  it("takes generation_config.json's defaults", async () => {
+  it("reads generation_config.json's defaults", async () => {
     const model = await llama({}, { temperature: 0.6, eos_token_id: [7, 8] });
     const config = await createUniprocConfig({ model });
     expect(config.model.generation).toEqual({ temperature: 0.6 });
   });
 
-  it('takes the model that comes with the package where none is named', async () => {
+  it("defaults to the package's model", async () => {
     const { model } = await createUniprocConfig();
     expect(model.path).toBe(path.join(__dirname, '..', '..', 'models', 'stories'));
     expect(model.transformer.architecture).toBe('LlamaForCausalLM');
   });
 
-  it('takes a relative path from where the process stands', async () => {
+  it('resolves a relative path against the working directory', async () => {
     const model = await llama();
     const config = await createUniprocConfig({ model: path.relative(process.cwd(), model) });
     expect(config.model.path).toBe(model);
   });
 
-  it('says when there is no such folder', async () => {
+  it('reports a missing folder', async () => {
     const error = await rejection(createUniprocConfig({ model: '/no/such/model' }));
     expect(error.code).toBe('CHECKPOINT_INVALID');
-    expect(error.message).toContain('there is no folder /no/such/model');
+    expect(error.message).toContain('the folder /no/such/model does not exist');
   });
 
-  it('refuses an option it does not know, and says which is near', async () => {
+  it('refuses an unknown option and suggests a known one', async () => {
     expect(await complaint({ max_model_len: 5 })).toBe(
-      'engine arguments: there is no max_model_len; did you mean maxModelLen?',
+      'engine arguments: unknown option max_model_len; did you mean maxModelLen?',
     );
     expect(await complaint({ gpuMemoryUtilization: 0.9 })).toContain('memoryUtilization?');
     expect(await complaint({ tensorParalelSize: 2 })).toContain('tensorParallelSize?');
@@ -241,14 +241,14 @@ describe('createUniprocConfig', () => {
     expect(await complaint(args)).toContain(message);
   });
 
-  describe('refuses what contradicts', () => {
+  describe('refuses contradictions', () => {
     const kvHeads = { num_attention_heads: 12, num_key_value_heads: 3, head_dim: 16 };
     it.each([
       [
         'requests longer than the model',
         {},
         { maxModelLen: 513 },
-        /maxModelLen is 513, but the model in .* has 512 positions/,
+        /maxModelLen is 513; it must be at most 512, the positions of the model in .*/,
       ],
       [
         'more requests than tokens in a step',
@@ -284,14 +284,14 @@ describe('createUniprocConfig', () => {
         'ranks without a seed',
         {},
         { tensorParallelSize: 2, distributedExecutorBackend: 'external_launcher' },
-        /tensorParallelSize is 2, but there is no seed/,
+        /tensorParallelSize is 2, but seed is not set/,
       ],
     ])('%s', async (_, keys, args, message) => {
       expect(await complaint({ model: await llama(keys), ...args })).toMatch(message);
     });
   });
 
-  it('lets key heads repeat over ranks', async () => {
+  it('allows several ranks to share a key head', async () => {
     const config = await createUniprocConfig({
       model: await llama(),
       tensorParallelSize: 4,

@@ -1,4 +1,4 @@
-/** What ends a sequence: the union of what three files of a checkpoint say, or what the user says. */
+/** End-of-sequence ids: the union of three checkpoint files, or the user's option. */
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { createUniprocConfig, type EngineArgs } from '../../lib/config/engineArgs';
@@ -7,7 +7,7 @@ import { LLAMA, rejection } from '../model/checkpointFolder';
 
 type Files = Record<string, unknown>;
 
-/** A Llama of 320 tokens whose config.json names 2 unless `files` has another. */
+/** A Llama with 320 tokens; eos_token_id is 2 unless `files` has another config.json. */
 const folderOf = (files: Files) =>
   folderWith({ 'config.json': { ...LLAMA, eos_token_id: 2 }, ...files });
 
@@ -46,7 +46,7 @@ describe('the ends of sequence', () => {
     ['Qwen 2 Instruct: the tokenizer alone knows the end of a turn', chat, [2, 9]],
     ['a config.json with null', { ...config(null), ...chat }, [9]],
     ['a config.json with null and no others', config(null), []],
-    // LlamaConfig's own default is 2, which may be a word of this vocabulary.
+    // LlamaConfig's default is 2, which may be a word in this vocabulary.
     ['a config.json without, and a tokenizer', { 'config.json': LLAMA, ...chat }, [9]],
     [
       'a config.json without, and a generation config',
@@ -115,7 +115,7 @@ describe('the ends of sequence', () => {
       },
       [2, 9],
     ],
-  ])('are of a tokenizer whose eos_token is %s', async (_, files, expected) => {
+  ])('come from a tokenizer with eos_token %s', async (_, files, expected) => {
     expect(await eosOf(files)).toEqual(expected);
     expect(await eosOf(files, { skipTokenizerInit: true })).toEqual(expected);
   });
@@ -139,7 +139,7 @@ describe('the ends of sequence', () => {
     expect(await eosOf({ ...generation(5), ...chat }, { eosTokenIds })).toEqual(eosTokenIds);
   });
 
-  it('are those of the user where the tokenizer cannot be read', async () => {
+  it('are those of the user, without reading the tokenizer', async () => {
     const files = { 'tokenizer_config.json': 'no JSON' };
     expect(await eosOf(files, { eosTokenIds: [7] })).toEqual([7]);
   });
@@ -147,7 +147,7 @@ describe('the ends of sequence', () => {
   it('must be in the vocabulary', async () => {
     const error = await complaint({}, { eosTokenIds: [1, 320] });
     expect(error).toMatchObject({ code: 'CONFIG_INVALID' });
-    expect(error.message).toMatch(/eosTokenIds has 320, but the model in .* has 320 tokens/);
+    expect(error.message).toMatch(/eosTokenIds has 320; the model in .* has token ids 0 to 319/);
   });
 
   it.each<[unknown]>([[7], ['7'], [[-1]], [[1.5]]])('cannot be %j', async (eosTokenIds) => {
@@ -160,14 +160,14 @@ describe('the ends of sequence', () => {
     ['tokenizer_config.json', tokenizerConfig(7), 'eos_token is 7; it must be a string'],
     ['special_tokens_map.json', { 'special_tokens_map.json': { eos_token: {} } }, 'eos_token'],
     ['tokenizer.json', { ...tokenizerConfig('<eos>'), 'tokenizer.json': '{' }, 'not JSON'],
-  ])('are not guessed when %s is wrong', async (name, files, message) => {
+  ])('are refused when %s is invalid', async (name, files, message) => {
     const error = await complaint(files);
     expect(error).toMatchObject({ code: 'CHECKPOINT_INVALID' });
     expect(error.message).toContain(name);
     expect(error.message).toContain(message);
   });
 
-  it('are not guessed when a large tokenizer.json is damaged', async () => {
+  it('are refused when a large tokenizer.json is damaged', async () => {
     const folder = await folderOf(tokenizerConfig('<eos>'));
     const file = path.join(folder, 'tokenizer.json');
     await writeFile(file, `{"a": "${'x'.repeat(2 ** 19)}"`);

@@ -32,7 +32,7 @@ describe('readGenerationConfig', () => {
     });
   });
 
-  it('leaves out what the file does not have, and what is null there', async () => {
+  it('omits missing and null values', async () => {
     expect(await read({ temperature: null, top_p: 0.8 })).toEqual({
       defaults: { topP: 0.8 },
       eosTokenIds: null,
@@ -43,7 +43,7 @@ describe('readGenerationConfig', () => {
     expect((await read({ eos_token_id: 0 })).eosTokenIds).toEqual([0]);
   });
 
-  it('has nothing to say when there is no file', async () => {
+  it('has no defaults without the file', async () => {
     expect(await readGenerationConfig(await folderWith({}), 100)).toEqual({
       defaults: {},
       eosTokenIds: null,
@@ -55,13 +55,13 @@ describe('readGenerationConfig', () => {
     [{ temperature: '1' }, "temperature is '1'"],
     [{ top_p: 0 }, 'top_p is 0'],
     [{ top_k: 1.5 }, 'top_k is 1.5'],
-    // Every request that takes the default would be refused for it.
+    // Every request with the default would be refused.
     [{ top_k: 2 ** 31 }, 'topK is 2147483648'],
     [{ min_p: 2 }, 'min_p is 2'],
     [{ repetition_penalty: 0 }, 'repetition_penalty is 0'],
     [{ max_new_tokens: 0 }, 'max_new_tokens is 0'],
     [{ eos_token_id: ['2'] }, "eos_token_id is [ '2' ]"],
-    [{ eos_token_id: [2, 100] }, 'eos_token_id is 100; with a vocab_size of 100'],
+    [{ eos_token_id: [2, 100] }, 'eos_token_id is 100; it must be below vocab_size, 100'],
     ['{', 'not JSON'],
   ])('refuses %j, naming the file', async (json, message) => {
     const error = await rejection(read(json));

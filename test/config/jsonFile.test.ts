@@ -1,4 +1,4 @@
-/** Files as Python's json module writes and reads them, and what stands where a file should. */
+/** Parsing JSON like Python's json module, and errors for missing and irregular files. */
 import { chmod, mkdir, rm, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import {
@@ -18,7 +18,7 @@ async function fileWith(content: string | Buffer): Promise<string> {
   return path.join(await folderWith({ [NAME]: content }), NAME);
 }
 
-/** What reading a file of that content complains of. */
+/** The error message for a file with that content. */
 async function complaint(content: string | Buffer): Promise<string> {
   const file = await fileWith(content);
   const error = await rejection(readJsonObject(file));
@@ -43,12 +43,12 @@ describe('readJsonObject', () => {
     expect(await readJsonObject(await fileWith(content))).toEqual(expected);
   });
 
-  it('makes a NaN under __proto__ no setter', async () => {
+  it('keeps a NaN under __proto__ as a plain field', async () => {
     const json = await readJsonObject(await fileWith('{"__proto__": NaN, "a": 1}'));
     expect(Object.getOwnPropertyDescriptor(json, '__proto__')?.value).toBeNaN();
   });
 
-  // Python refuses them too; of the lists and numbers alone it is transformers that does.
+  // Python refuses them too; bare lists and numbers are refused by transformers.
   it.each([
     ['{"a": nan}', "not JSON: unexpected 'n' at line 1, column 7 (position 6)"],
     ['{"a": +Infinity}', "unexpected '+' at line 1, column 7 (position 6)"],
@@ -90,7 +90,7 @@ describe('readJsonObject', () => {
 });
 
 describe('parseStrictJson', () => {
-  it('refuses what only Python takes for JSON', () => {
+  it("refuses Python's extensions of JSON", () => {
     for (const text of ['{"a": NaN}', '[-Infinity]', `${BOM}{}`]) {
       expect(() => parseStrictJson('file', text)).toThrow(/^file: not JSON: unexpected/);
       expect(() => parseJson('file', text)).not.toThrow();
@@ -99,7 +99,7 @@ describe('parseStrictJson', () => {
 });
 
 describe('fileExists', () => {
-  /** A path of `folder` and what is said of it. */
+  /** The result or error message of fileExists for a path in `folder`. */
   async function verdict(file: string): Promise<string> {
     const error = await rejection(fileExists(file));
     expect(error).toMatchObject({ code: 'CHECKPOINT_INVALID', file });
@@ -114,26 +114,26 @@ describe('fileExists', () => {
     expect(await fileExists(link)).toBe(true);
   });
 
-  it('takes a file that is not there for absent', async () => {
+  it('returns false for a missing file', async () => {
     expect(await fileExists(path.join(await folderWith({}), NAME))).toBe(false);
   });
 
-  it('names a link to nothing and where it leads', async () => {
+  it('names a dangling link and its target', async () => {
     const file = path.join(await folderWith({}), NAME);
     await symlink('../blobs/0123', file);
-    expect(await verdict(file)).toContain('it is a link to ../blobs/0123, which is not there');
+    expect(await verdict(file)).toContain('it is a link to ../blobs/0123, which does not exist');
   });
 
-  it('names a folder in the place of a file', async () => {
+  it('refuses a folder in place of a file', async () => {
     const file = path.join(await folderWith({}), NAME);
     await mkdir(file);
     expect(await verdict(file)).toContain('it is a folder; it must be a file');
   });
 
-  it('names a device in the place of a file', async () => {
+  it('refuses a device in place of a file', async () => {
     const file = path.join(await folderWith({}), NAME);
     await symlink('/dev/null', file);
-    expect(await verdict(file)).toContain('it is no regular file');
+    expect(await verdict(file)).toContain('it is not a regular file');
   });
 
   it.each<[string, (folder: string) => Promise<string>]>([
@@ -147,14 +147,14 @@ describe('fileExists', () => {
     ],
     ['ENAMETOOLONG', (folder) => Promise.resolve(path.join(folder, 'a'.repeat(300)))],
     ['ENOTDIR', (folder) => Promise.resolve(path.join(folder, NAME, NAME))],
-  ])('passes on the reason %s', async (code, pathIn) => {
+  ])("reports the system's reason %s", async (code, pathIn) => {
     const file = await pathIn(await folderWith({ [NAME]: '{}' }));
-    expect(await verdict(file)).toContain(`it cannot be looked up: ${code}: `);
+    expect(await verdict(file)).toContain(`it cannot be accessed: ${code}: `);
   });
 });
 
 describe('without permission', () => {
-  /** What `call` rejects with where the process may not do all, as root may. */
+  /** The error of `call` in a process without root's permissions. */
   async function refused(call: () => Promise<unknown>) {
     const isRoot = process.geteuid?.() === 0;
     if (isRoot) process.seteuid?.(65534); // nobody
@@ -165,16 +165,16 @@ describe('without permission', () => {
     }
   }
 
-  it('to search its folder a file is not taken for absent', async () => {
+  it('to search its folder, a file is not reported as missing', async () => {
     const file = await fileWith('{}');
     await chmod(path.dirname(file), 0);
     const error = await refused(() => fileExists(file));
     await chmod(path.dirname(file), 0o700);
     expect(error).toMatchObject({ code: 'CHECKPOINT_INVALID', file });
-    expect(error.message).toContain('it cannot be looked up: EACCES: permission denied');
+    expect(error.message).toContain('it cannot be accessed: EACCES: permission denied');
   });
 
-  it('to read it a file is an error with that reason', async () => {
+  it('to read it, a file is an error with that reason', async () => {
     const file = await fileWith('{}');
     await chmod(path.dirname(file), 0o755);
     await chmod(file, 0);
@@ -185,24 +185,24 @@ describe('without permission', () => {
 });
 
 describe('readText', () => {
-  it('says when the folder is a link to nothing', async () => {
+  it('reports that the folder is a dangling link', async () => {
     const folder = await folderWith({});
     const link = path.join(folder, 'model');
     await symlink('gone', link);
     const error = await rejection(readText(path.join(link, NAME)));
-    expect(error.message).toContain(`the folder ${link} is a link to gone, which is not there`);
+    expect(error.message).toContain(`the folder ${link} is a link to gone, which does not exist`);
   });
 
-  it('says when there is no such folder', async () => {
+  it('reports a missing folder', async () => {
     const folder = await folderWith({ gone: '' });
     await rm(path.join(folder, 'gone'));
     const error = await rejection(readText(path.join(folder, 'gone', NAME)));
-    expect(error.message).toContain(`there is no folder ${path.join(folder, 'gone')}`);
+    expect(error.message).toContain(`the folder ${path.join(folder, 'gone')} does not exist`);
   });
 
-  it('says when the folder is a file', async () => {
+  it('reports that the folder is a file', async () => {
     const file = await fileWith('{}');
     const error = await rejection(readText(path.join(file, NAME)));
-    expect(error.message).toContain(`${file} is no folder`);
+    expect(error.message).toContain(`${file} is not a folder`);
   });
 });

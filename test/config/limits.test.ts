@@ -1,11 +1,11 @@
-/** The bounds at the door never exceed what the native side holds: one row for each. */
+/** The limits of lib/config never exceed those of the native side: one row for each. */
 import { DEFAULT_LIMITS, HARD_LIMITS, HIGHEST, MAX_INT32 } from '../../lib/config/limits';
 import { ALIGNMENT } from '../../lib/engine/listMemory';
 import { native } from '../../lib/native';
 
 const { requestLimits } = native();
 
-describe('a bound of lib/config/limits.ts is what native/model/request.h takes', () => {
+describe('a limit of lib/config/limits.ts equals that of native/model/request.h', () => {
   test.each([
     ['listLength', HARD_LIMITS.listLength, 2 ** 20, 'maxListLength', 2 ** 24],
     ['maxStopTokenIds', HIGHEST.maxStopTokenIds, 2 ** 20, 'maxListLength', 2 ** 24],
@@ -19,7 +19,7 @@ describe('a bound of lib/config/limits.ts is what native/model/request.h takes',
     ['alignment of lists', ALIGNMENT, 256, 'listAlignment', 256],
     ['int32', HARD_LIMITS.int32, MAX_INT32, 'maxInt32', 2 ** 31 - 1],
   ] as const)('%s', (_, ours, expected, name, nativeExpected) => {
-    // Whichever side is changed, this says that the other has to be looked at.
+    // Fails when either side changes without the other.
     expect({ ours, native: requestLimits[name] }).toEqual({
       ours: expected,
       native: nativeExpected,
@@ -27,7 +27,7 @@ describe('a bound of lib/config/limits.ts is what native/model/request.h takes',
     expect(ours).toBeLessThanOrEqual(requestLimits[name]);
   });
 
-  test('there is a row for each bound of the native side', () => {
+  test('there is a row for each native limit', () => {
     expect(Object.keys(requestLimits).sort()).toEqual([
       'listAlignment',
       'maxInt32',
@@ -38,7 +38,7 @@ describe('a bound of lib/config/limits.ts is what native/model/request.h takes',
   });
 });
 
-test('a request at all of the default limits fits the list memory many times over', () => {
+test('a request at all default limits fits the list memory several times', () => {
   const bytes =
     4 *
     (DEFAULT_LIMITS.maxAllowedTokenIds +
@@ -49,7 +49,7 @@ test('a request at all of the default limits fits the list memory many times ove
   expect(8 * bytes).toBeLessThanOrEqual(DEFAULT_LIMITS.maxListMemoryBytes);
 });
 
-test('every default is within its highest value', () => {
+test('every default is within its maximum', () => {
   for (const name of Object.keys(DEFAULT_LIMITS) as (keyof typeof DEFAULT_LIMITS)[]) {
     expect([name, DEFAULT_LIMITS[name] <= HIGHEST[name]]).toEqual([name, true]);
   }

@@ -15,7 +15,7 @@ const complaint = (check: () => unknown): InvalidRequestError => {
   throw new Error('it was accepted');
 };
 
-test('what is right comes back as it is', () => {
+test('valid options are returned unchanged', () => {
   const { signal } = new AbortController();
   const options = { signal, timeoutMs: 50, priority: -2, cacheSalt: 'tenant 7' };
   expect(checkRequestOptions(options)).toEqual(options);
@@ -31,15 +31,21 @@ test.each<[unknown, RegExp]>([
   [{ signal: 'stop' }, /signal is 'stop'; it must be an AbortSignal/],
   [{ timeoutMs: 0 }, /timeoutMs is 0; it must be an integer from 1/],
   [{ timeoutMs: 1.5 }, /timeoutMs is 1\.5/],
-  // A timer of Node's set to more fires at once.
+  // A longer setTimeout fires immediately.
   [{ timeoutMs: 2 ** 31 }, /timeoutMs is 2147483648; it must be an integer from 1 to 2147483647/],
   [{ priority: 0.5 }, /priority is 0\.5; it must be an integer/],
   [{ cacheSalt: '' }, /cacheSalt is ''; it must be a string that is not empty/],
-  [{ timeoutms: 5 }, /there is no timeoutms; did you mean timeoutMs\?/],
-  [{ add_special_tokens: true }, /there is no add_special_tokens; did you mean addSpecialTokens\?/],
-  [{ progress: true }, /progress is an option of generate and chat/],
-  [{ tools: [] }, /tools is an option of chat and chatStream/],
-  [{ enable_thinking: true }, /there is no enable_thinking; there are signal, .*SamplingParams/],
+  [{ timeoutms: 5 }, /unknown option timeoutms; did you mean timeoutMs\?/],
+  [
+    { add_special_tokens: true },
+    /unknown option add_special_tokens; did you mean addSpecialTokens\?/,
+  ],
+  [{ progress: true }, /unknown option progress; it is an option of generate and chat/],
+  [{ tools: [] }, /unknown option tools; it is an option of chat and chatStream/],
+  [
+    { enable_thinking: true },
+    /unknown option enable_thinking; the options are signal, .*SamplingParams/,
+  ],
   [{ addSpecialTokens: 1 }, /addSpecialTokens is 1; it must be true or false/],
   [{ truncatePromptTokens: 0 }, /truncatePromptTokens is 0; it must be an integer from 1, -1/],
   [null, /expected an object, not null/],
@@ -51,14 +57,14 @@ test.each<[unknown, RegExp]>([
   expect(error.message).toMatch(message);
 });
 
-test('generate takes progress too, if it is true or false', () => {
+test('generate also accepts a boolean progress', () => {
   expect(complaint(() => checkGenerateOptions({ progress: 'yes' })).message).toMatch(
     /progress is 'yes'; it must be true or false/,
   );
   expect(complaint(() => checkGenerateOptions({ timeoutMs: -1 })).message).toMatch(/timeoutMs/);
 });
 
-test('chat takes what a conversation can carry', () => {
+test("chat also accepts a conversation's options", () => {
   const options = {
     tools: [{ type: 'function' }],
     documents: [{ title: 'a', text: 'b' }],
@@ -80,10 +86,10 @@ test('chat takes what a conversation can carry', () => {
 });
 
 test.each<[unknown, RegExp]>([
-  [{ tool: [] }, /there is no tool; did you mean tools\?/],
+  [{ tool: [] }, /unknown option tool; did you mean tools\?/],
   [{ add_generation_prompt: true }, /did you mean addGenerationPrompt\?/],
   [{ chat_template_kwargs: {} }, /did you mean chatTemplateKwargs\?/],
-  [{ enable_thinking: true }, /there is no enable_thinking; .* go into chatTemplateKwargs/],
+  [{ enable_thinking: true }, /unknown option enable_thinking; .* go into chatTemplateKwargs/],
   [{ tools: 'x' }, /tools is 'x'; it must be a list of JSON schemas/],
   [{ tools: [5] }, /tools\[0\] is 5; tools must be a list of JSON schemas/],
   [{ documents: [null] }, /documents\[0\] is null/],

@@ -40,7 +40,7 @@ describe('SamplingParams', () => {
     });
   });
 
-  it('keeps what the user asks for', () => {
+  it("keeps the user's options", () => {
     const options = {
       n: 3,
       temperature: 0.7,
@@ -67,7 +67,7 @@ describe('SamplingParams', () => {
     expect(new SamplingParams({ detokenize: false }).detokenize).toBe(false);
   });
 
-  it('takes the logit bias as an object or as a Map', () => {
+  it('accepts the logit bias as an object or a Map', () => {
     const expected = new Map([
       [5, -100],
       [17, 1.5],
@@ -76,7 +76,7 @@ describe('SamplingParams', () => {
     expect(new SamplingParams({ logitBias: expected }).logitBias).toEqual(expected);
   });
 
-  it('takes one stop string for a list of one', () => {
+  it('accepts one stop string as a list of one', () => {
     expect(new SamplingParams({ stop: 'END' }).stop).toEqual(['END']);
   });
 
@@ -125,7 +125,7 @@ describe('SamplingParams', () => {
     expect(new SamplingParams({ temperature: 1e-5 }).temperature).toBe(1e-5);
   });
 
-  it('cannot be changed, and keeps no tie to what it was made from', () => {
+  it('is immutable and shares nothing with its options', () => {
     const stopTokenIds = [1];
     const params = new SamplingParams({ stopTokenIds });
     stopTokenIds.push(2);
@@ -182,13 +182,13 @@ describe('SamplingParams', () => {
     expect(message).toContain(allowed);
   });
 
-  it('shows the value it refuses', () => {
+  it('shows the refused value', () => {
     expect(complaint({ topP: 1.5 })).toBe(
       'sampling parameters: topP is 1.5; it must be a number above 0 and up to 1',
     );
   });
 
-  it('points at the element of a list', () => {
+  it("names a list's element", () => {
     expect(complaint({ stopTokenIds: [1, -5] })).toBe(
       'sampling parameters: stopTokenIds[1] is -5; stopTokenIds must be a list of token ids',
     );
@@ -196,9 +196,9 @@ describe('SamplingParams', () => {
     expect(complaint({ badWords: ['a', [-1]] })).toContain('badWords[1][0] is -1;');
   });
 
-  it('refuses a name it does not know, and says which is near', () => {
+  it('refuses an unknown name and suggests a known one', () => {
     expect(complaint({ max_tokens: 5 })).toBe(
-      'sampling parameters: there is no max_tokens; did you mean maxTokens?',
+      'sampling parameters: unknown option max_tokens; did you mean maxTokens?',
     );
   });
 
@@ -206,25 +206,27 @@ describe('SamplingParams', () => {
     expect(complaint(options)).toContain('expected an object');
   });
 
-  it('refuses minTokens above maxTokens, with both', () => {
+  it('refuses minTokens above maxTokens, naming both', () => {
     expect(complaint({ minTokens: 20, maxTokens: 10 })).toContain(
-      'minTokens is 20, more than maxTokens, 10',
+      'minTokens is 20; it must be at most maxTokens, 10',
     );
   });
 
-  it('refuses several greedy outputs: they would be the same', () => {
+  it('refuses several greedy outputs, which would be equal', () => {
     expect(complaint({ n: 2, temperature: 0 })).toContain('n must be 1');
   });
 
-  it('refuses stop strings where there is no text', () => {
-    expect(complaint({ stop: 'x', detokenize: false })).toContain('detokenize must be true');
+  it('refuses stop strings without detokenize', () => {
+    expect(complaint({ stop: 'x', detokenize: false })).toContain(
+      'stop strings require detokenize',
+    );
   });
 });
 
-describe('SamplingParams as the device gets them', () => {
+describe('SamplingParams for the device', () => {
   it.each([
-    ['temperature', 1e39, 'in float32 Infinity'],
-    ['topP', 1e-46, 'in float32 0'],
+    ['temperature', 1e39, 'which is Infinity in float32'],
+    ['topP', 1e-46, 'which is 0 in float32'],
     ['minTokens', 2 ** 31, 'at most 2147483647'],
     ['topK', 2 ** 31, 'at most 2147483647'],
     ['repetitionPenalty', 1e-46, 'from 1e-20'],
@@ -234,7 +236,7 @@ describe('SamplingParams as the device gets them', () => {
     expect(complaint({ [name]: value })).toContain(allowed);
   });
 
-  it('keep no tie to nested lists or Maps, which cannot be changed', () => {
+  it("copy and freeze the caller's nested lists and Maps", () => {
     const word = [1, 2];
     const bias = new Map([[5, 1]]);
     const params = new SamplingParams({ badWords: [word], logitBias: bias });
@@ -261,7 +263,7 @@ describe('SamplingParams as the device gets them', () => {
 describe('SamplingParams.fromDefaults', () => {
   const defaults = { temperature: 0.6, topP: 0.95, maxTokens: 100 };
 
-  it("takes the model's defaults for what the user did not set", () => {
+  it("uses the model's defaults for options that the user did not set", () => {
     expect(SamplingParams.fromDefaults(defaults, { topP: 0.5, topK: 3 })).toMatchObject({
       temperature: 0.6,
       topP: 0.5,
@@ -270,7 +272,7 @@ describe('SamplingParams.fromDefaults', () => {
     });
   });
 
-  it('tells a value the user set from a default that is equal to it', () => {
+  it('distinguishes a set value from an equal default', () => {
     const params = new SamplingParams({ temperature: 1, maxTokens: null, topP: undefined });
     expect(SamplingParams.fromDefaults(defaults, params)).toMatchObject({
       temperature: 1,
@@ -279,11 +281,11 @@ describe('SamplingParams.fromDefaults', () => {
     });
   });
 
-  it('takes them all when the user set nothing', () => {
+  it('uses all of them when the user set nothing', () => {
     expect(SamplingParams.fromDefaults(defaults)).toMatchObject(defaults);
   });
 
-  it('validates the user as ever', () => {
+  it("validates the user's options", () => {
     expect(() => SamplingParams.fromDefaults(defaults, { topP: 2 })).toThrow(InvalidRequestError);
   });
 });

@@ -1,13 +1,13 @@
-/** Groups of real processes: what each notices when another dies, and what is left behind. */
+/** Groups of real processes: detecting a rank's death, and freeing resources. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { allEnded, processesWith, type Rank, type RankOptions, startRanks } from '../support/ranks';
 import { freePort } from '../../lib/executor/network';
 import { eventually } from './support';
 
-/** Milliseconds in which a death is to be noticed; a group's timeout here is much longer. */
+/** Milliseconds within which a death must be detected; the group's timeout is much longer. */
 const AT_ONCE = 20_000;
 
-/** For programs: each line that one says is JSON. */
+/** Prelude of the programs; each prints lines of JSON. */
 const PRELUDE = `
   const { readdirSync } = require('node:fs');
   const { ProcessGroup } = require('./lib/distributed/processGroup');
@@ -29,14 +29,14 @@ interface Failure {
   code: string;
   rank: number | null;
   reason: string;
-  /** As Date.now() has it. */
+  /** Date.now(). */
   at: number;
 }
 
 const failuresOf = (ranks: readonly Rank[]) =>
   ranks.map((rank) => rank.lines<Failure>().find((line) => line.code) as Failure);
 
-/** What a process has open that is no file, besides what it prints to. */
+/** A process's open sockets, without stdio. */
 function socketsOf({ pid }: Rank): string[] {
   return readdirSync(`/proc/${pid}/fd`)
     .filter((fd) => Number(fd) > 2)
@@ -50,8 +50,8 @@ function socketsOf({ pid }: Rank): string[] {
     .filter((target) => target.startsWith('socket:'));
 }
 
-/** Whether a rank has a connection to rank 0's gate, which is at another port than the store. */
-function waitsAtGate(rank: Rank, masterPort: number): boolean {
+/** Whether a rank is connected to rank 0's listener, on another port than the store. */
+function isConnectedToRankZero(rank: Rank, masterPort: number): boolean {
   const ESTABLISHED = '01';
   const own = new Set(socketsOf(rank));
   return ['tcp', 'tcp6']
@@ -68,11 +68,11 @@ function waitsAtGate(rank: Rank, masterPort: number): boolean {
 interface SaidError {
   code: string;
   message: string;
-  /** As Date.now() has it. */
+  /** Date.now(). */
   at: number;
 }
 
-it.each([1, 2, 4])('%i processes join, gather, leave, and end by themselves', async (numRanks) => {
+it.each([1, 2, 4])('%i processes join, gather, leave and exit by themselves', async (numRanks) => {
   const ranks = await start(
     `const group = await join();
      say(await gather(group, 'ranks'));
@@ -85,7 +85,7 @@ it.each([1, 2, 4])('%i processes join, gather, leave, and end by themselves', as
   expect(ranks.map(({ stderr }) => stderr)).toEqual(ranks.map(() => ''));
 });
 
-it('a rank that comes late is waited for', async () => {
+it('join waits for a late rank', async () => {
   const masterPort = await freePort();
   const body = `const group = await join(); say(await gather(group, 'ranks')); await group.leave();`;
   const early = await start(body, 3, { ranks: [2, 1], masterPort });
@@ -96,7 +96,7 @@ it('a rank that comes late is waited for', async () => {
   expect(late[0].lines()).toEqual([['0', '1', '2']]);
 });
 
-it('a group does not keep a process, and one that ends without a goodbye is lost', async () => {
+it('a group does not keep a process alive, and an exit without leave is a failure', async () => {
   const ranks = await start(
     `const group = await join();
      sayFailure(group);
@@ -111,7 +111,7 @@ it('a group does not keep a process, and one that ends without a goodbye is lost
 });
 
 describe('kill -9', () => {
-  it.each([0, 1, 3])('of rank %i is known to all the others at once', async (victim) => {
+  it.each([0, 1, 3])('of rank %i is detected by all others at once', async (victim) => {
     const ranks = await start(
       `const group = await join();
        await gather(group, 'ranks');
@@ -124,7 +124,7 @@ describe('kill -9', () => {
       4,
     );
     await Promise.all(ranks.map((rank) => rank.said('up')));
-    // Rank 0 must have what each of them waits for.
+    // Rank 0 must have received every gather.
     await new Promise((resolve) => setTimeout(resolve, 200));
     const killed = Date.now();
     ranks[victim].kill('SIGKILL');
@@ -137,19 +137,22 @@ describe('kill -9', () => {
     }
   });
 
-  it.each([1, 0])('of rank %i while others are still coming ends their waiting', async (victim) => {
+  it.each([1, 0])('of rank %i during rendezvous rejects on the others', async (victim) => {
     const masterPort = await freePort();
     const body = `await join().catch(({ code, message }) => say({ code, message, at: Date.now() }));`;
     const ranks = await start(body, 4, { ranks: [0, 1, 2], masterPort });
     await eventually(() => {
-      expect(ranks.slice(1).map((rank) => waitsAtGate(rank, masterPort))).toEqual([true, true]);
+      expect(ranks.slice(1).map((rank) => isConnectedToRankZero(rank, masterPort))).toEqual([
+        true,
+        true,
+      ]);
     });
     const killed = Date.now();
     ranks[victim].kill('SIGKILL');
     const rest = ranks.filter(({ rank }) => rank !== victim);
     await allEnded(rest);
     for (const { code, message, at } of rest.map((rank) => rank.lines<SaidError>()[0])) {
-      // Rank 0 may be gone before it has said anything to the others.
+      // Rank 0 may die before it has sent a frame.
       expect(victim === 0 ? ['PEER_LOST', 'RENDEZVOUS'] : ['PEER_LOST']).toContain(code);
       expect(message).toMatch(
         victim === 0 ? /rank 0 (is lost|cannot be reached)/ : /rank 1 is lost/,
@@ -162,7 +165,7 @@ describe('kill -9', () => {
 describe('silence', () => {
   const TIMEOUT = 6000;
 
-  it.each([0, 2])('of rank %i is noticed by all the others within the timeout', async (victim) => {
+  it.each([0, 2])('of rank %i is detected by all others within the timeout', async (victim) => {
     const ranks = await start(
       `const group = await join({ timeout: ${TIMEOUT} });
        await gather(group, 'ranks');
@@ -179,17 +182,17 @@ describe('silence', () => {
     expect(await allEnded(rest)).toEqual(Array(2).fill({ code: 0, signal: null }));
     for (const { at, ...failure } of failuresOf(rest)) {
       expect(failure).toMatchObject({ code: 'PEER_LOST', rank: victim });
-      expect(failure.reason).toMatch(/^nothing was heard of it for \d+ ms$/);
+      expect(failure.reason).toMatch(/^it sent no heartbeat for \d+ ms$/);
       expect(at - stopped).toBeGreaterThan(TIMEOUT / 2);
       expect(at - stopped).toBeLessThan(TIMEOUT + AT_ONCE);
     }
-    // Once it goes on, it hears that the group has gone on without it.
+    // When it resumes, it finds that the group has failed.
     ranks[victim].kill('SIGCONT');
     expect(await ranks[victim].ended).toEqual({ code: 0, signal: null });
     expect(failuresOf([ranks[victim]])).toMatchObject([{ code: 'PEER_LOST', rank: victim }]);
   });
 
-  it('is not what a group hears that has nothing to say', async () => {
+  it('is not reported for an idle group', async () => {
     const ranks = await start(
       `const group = await join({ timeout: 8000 });
        sayFailure(group);

@@ -1,4 +1,4 @@
-/** What anybody may send to a store's port: it costs the sender its connection, and no more. */
+/** Hostile input to a store's port closes the sender's connection and affects no other client. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
@@ -12,11 +12,11 @@ import { clientOf, closing, eventually, RawClient, serve } from './support';
 
 const MIB = 2 ** 20;
 
-/** A length and no more. */
+/** A length without its bytes. */
 const length = (value: number | bigint) => new Message().i64(BigInt.asIntN(64, BigInt(value)));
 const join = (...messages: Message[]) => Buffer.concat(messages.map((message) => message.bytes()));
 const request = (query: number) => new Message(query);
-/** As long a value as there may be. */
+/** Sets a value of the maximum length. */
 const setLong = () =>
   join(
     request(Query.SET)
@@ -25,7 +25,7 @@ const setLong = () =>
   );
 const HELLO = request(Query.VALIDATE).u32(VALIDATION);
 
-/** Whoever uses the store as one should. */
+/** A well-behaved client. */
 let bystander: TCPStore;
 let server: TCPStoreServer;
 let atFirst: ReturnType<TCPStoreServer['usage']>;
@@ -37,15 +37,15 @@ beforeEach(async () => {
   atFirst = server.usage();
 });
 
-/** The server has nothing left of anybody else, and does as it is asked. */
+/** The server holds no state of other clients and still answers. */
 async function expectUnharmed(): Promise<void> {
   expect((await bystander.get('kept')).toString()).toBe('value');
   await eventually(() => expect(server.usage()).toEqual(atFirst));
 }
 
-describe('a client is dropped, and nobody else, for', () => {
+describe('only the offending client is disconnected for', () => {
   it.each<[string, Buffer]>([
-    ['another protocol', Buffer.from('GET / HTTP/1.1\r\nHost: store\r\n\r\n')],
+    ['a different protocol', Buffer.from('GET / HTTP/1.1\r\nHost: store\r\n\r\n')],
     ['a query before the handshake', join(request(Query.GETNUMKEYS))],
     ['a wrong validation', join(request(Query.VALIDATE).u32(0x3c85f7cf))],
     ['an unknown query', join(HELLO, request(99))],
@@ -58,7 +58,7 @@ describe('a client is dropped, and nobody else, for', () => {
     ['131,073 keys', join(HELLO, request(Query.WAIT), length(131073))],
     ['2^64 - 1 keys', join(HELLO, request(Query.MULTI_GET), length(-1))],
     ['2^40 keys to set', join(HELLO, request(Query.MULTI_SET), length(2n ** 40n))],
-    ['an add to what is not a number', join(HELLO, request(Query.ADD).key('/kept').i64(1))],
+    ['an add to a value that is not a number', join(HELLO, request(Query.ADD).key('/kept').i64(1))],
     [
       'a wait within a wait',
       join(HELLO, request(Query.WAIT).keys(['a', 'b']), request(Query.WAIT).keys(['c'])),
@@ -70,7 +70,7 @@ describe('a client is dropped, and nobody else, for', () => {
     await expectUnharmed();
   });
 
-  it('a value that append makes longer than 8 MiB', async () => {
+  it('an append that makes a value longer than 8 MiB', async () => {
     const client = await RawClient.welcome(server);
     client.send(setLong());
     client.send(join(request(Query.APPEND).key('/long').value('!')));
@@ -80,7 +80,7 @@ describe('a client is dropped, and nobody else, for', () => {
     await expectUnharmed();
   });
 
-  it('silence in the middle of a handshake, a request or a reply, and not between', async () => {
+  it('silence within a handshake, a request or a reply, but not between', async () => {
     const impatient = await serve({ stallTimeout: 4000 });
     const idle = await clientOf(impatient);
     const waiting = idle.wait(['key'], 60_000);
@@ -99,7 +99,7 @@ describe('a client is dropped, and nobody else, for', () => {
   });
 });
 
-/** Requests of every kind, which together leave no key behind. */
+/** Requests of every kind, which together leave no key. */
 const SESSION = [
   HELLO,
   request(Query.PING).u32(12345),
@@ -121,7 +121,7 @@ const SESSION = [
   request(Query.DELETE_KEY).key('/z'),
 ];
 
-/** Each request's answer. */
+/** Reads each request's reply. */
 async function answers(client: RawClient): Promise<string> {
   const expected = [
     new Message().u32(12345),
@@ -131,7 +131,7 @@ async function answers(client: RawClient): Promise<string> {
     new Message().u8(1),
     new Message().u8(0),
     new Message().u8(1),
-    // The bystander's is the third.
+    // The third connection is the well-behaved client.
     new Message().i64(3),
     new Message().string(Buffer.concat([Buffer.from('two'), Buffer.alloc(70_000, 'x')])),
     new Message().string(Buffer.alloc(0)).string(Buffer.from('41')),
@@ -143,7 +143,7 @@ async function answers(client: RawClient): Promise<string> {
 }
 
 describe('requests', () => {
-  it('may come in whatever pieces', async () => {
+  it('may arrive in chunks of any size', async () => {
     const bytes = join(...SESSION);
     await fc.assert(
       fc.asyncProperty(
@@ -165,7 +165,7 @@ describe('requests', () => {
     await expectUnharmed();
   });
 
-  it('may end anywhere: a half one does nothing', async () => {
+  it('may be truncated anywhere: an incomplete one has no effect', async () => {
     const bytes = join(HELLO, request(Query.MULTI_SET).count(2).key('/a').value('1'));
     const rest = join(new Message().key('/b').value('2'));
     for (let cut = 0; cut < rest.length; cut++) {
@@ -179,7 +179,7 @@ describe('requests', () => {
   });
 });
 
-describe('whatever is sent', () => {
+describe('random bytes', () => {
   const SHORT = SESSION.slice(1).filter((message) => message.bytes().length < 100);
   const field = fc.oneof(
     fc.uint8Array({ maxLength: 40 }),
@@ -214,8 +214,8 @@ describe('whatever is sent', () => {
       fc.array(anyRequest, { maxLength: 8 }).map((all) => Buffer.concat(all)),
     ],
     ['requests with a byte changed', 4, mangled],
-  ])('%s: the server goes on, and keeps no trace of who sent it', async (_, seed, sent) => {
-    // Others' keys they may well change: what is held is that it is still a store.
+  ])('%s: the server stays usable, and keeps no state of the sender', async (_, seed, sent) => {
+    // They may change keys; the server must still work as a store.
     const scenario = fc.array(fc.record({ bytes: sent, leaves: fc.boolean() }), {
       minLength: 1,
       maxLength: 6,
@@ -242,14 +242,14 @@ describe('whatever is sent', () => {
     await eventually(() => {
       const { numClients, numBytes } = server.usage();
       expect(numClients).toBe(0);
-      // Entries of a few bytes, and 512 each; of requests, replies and waits there is nothing.
+      // Only entries remain, 512 bytes each plus a few: no requests, replies or waits.
       expect(numBytes).toBeGreaterThanOrEqual(numKeys * 512);
       expect(numBytes).toBeLessThanOrEqual(numKeys * 600 + 10_000);
     });
   });
 });
 
-/** A server in a process of its own, which may have `numFiles` open. */
+/** A server in a process of its own with at most `numFiles` open files. */
 async function serveApart(numFiles = 1024) {
   const script = path.join(__dirname, 'serve.js');
   const command = `ulimit -n ${numFiles} && exec "$0" "$1"`;
@@ -271,7 +271,7 @@ async function serveApart(numFiles = 1024) {
   return { child, port, usage };
 }
 
-it('more connections than files may be open end for those who come late', async () => {
+it('connections beyond the limit of open files are closed', async () => {
   const { port, usage } = await serveApart(64);
   const store = await clientOf({ port });
   const late = await Promise.all(Array.from({ length: 100 }, () => RawClient.connect({ port })));
@@ -285,7 +285,7 @@ it('more connections than files may be open end for those who come late', async 
 });
 
 describe('memory', () => {
-  it('is taken for what has come, not for what is promised', async () => {
+  it('is allocated for received bytes, not for announced lengths', async () => {
     const clients = await Promise.all(Array.from({ length: 50 }, () => RawClient.welcome(server)));
     for (const client of clients) {
       client.send(join(request(Query.SET).key('/long'), length(8 * MIB)));
@@ -300,7 +300,7 @@ describe('memory', () => {
     await expectUnharmed();
   });
 
-  it('is at most twice what has come, however small the pieces', async () => {
+  it('is at most twice the received bytes, for chunks of any size', async () => {
     const client = await RawClient.welcome(server);
     client.send(join(request(Query.SET).key('/long'), length(8 * MIB)));
     for (let i = 0; i < 3000; i++) {
@@ -315,12 +315,12 @@ describe('memory', () => {
     await expectUnharmed();
   });
 
-  it('of replies that nobody reads is that of one', async () => {
+  it('of unread replies is bounded by one reply', async () => {
     const client = await RawClient.welcome(server);
     client.send(setLong());
     await client.ping();
     client.socket.pause();
-    // 11 MiB of requests, of which it reads ahead a little.
+    // 11 MiB of requests, of which the server reads ahead a little.
     const get = join(request(Query.GET).key('/long'));
     client.send(Buffer.alloc(800_000 * get.length, get));
     await eventually(() => {
@@ -333,7 +333,7 @@ describe('memory', () => {
     await expectUnharmed();
   });
 
-  it('of a wait is given back when it ends, and when the client leaves', async () => {
+  it('of a wait is released when it ends or the client disconnects', async () => {
     const keys = Array.from({ length: 1000 }, (_, i) => `/${i}`);
     const client = await RawClient.welcome(server);
     const { numBytes } = server.usage();
@@ -350,7 +350,7 @@ describe('memory', () => {
     await expectUnharmed();
   });
 
-  it('ends at 256 MiB, whoever sends what', async () => {
+  it('is limited to 256 MiB in total', async () => {
     const { child, port, usage } = await serveApart();
     const store = await clientOf({ port });
     await store.set('kept', 'value');
@@ -369,7 +369,7 @@ describe('memory', () => {
       }
       return client;
     };
-    // 640 MiB of values, and requests that are never complete.
+    // 640 MiB of values and incomplete requests.
     const clients = await Promise.all(
       ['a', 'b', 'c', 'd'].map((name) => flood(name, name < 'c' ? Query.SET : Query.APPEND)),
     );
@@ -380,7 +380,7 @@ describe('memory', () => {
     const after = await usage();
     expect(after.numBytes).toBeGreaterThan(200 * MIB);
     expect(after.numBytes).toBeLessThanOrEqual(MAX_MEMORY_BYTES);
-    // What it has let go of waits for the collector.
+    // Released memory awaits garbage collection.
     expect(after.peakBytes - before.peakBytes).toBeLessThan(2 * MAX_MEMORY_BYTES);
     expect((await store.get('kept')).toString()).toBe('value');
 

@@ -1,6 +1,6 @@
 import { KeyTable } from '../../lib/distributed/keyTable';
 
-it('a value keeps no more memory than its own bytes', () => {
+it('a value holds no memory beyond its own bytes', () => {
   const table = new KeyTable();
   const pooled = Buffer.from('42');
   expect(pooled.buffer.byteLength).toBeGreaterThan(2);

@@ -16,7 +16,7 @@ const CLI = path.join(ROOT, 'lib', 'cli.ts');
 const folder = mkdtempSync(path.join(tmpdir(), 'uniproc-launcher-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** In the environment of all that a test starts. */
+/** Set in the environment of every process that a test starts. */
 const TAG = 'UNIPROC_LAUNCHER_TEST';
 let tag = '';
 let numPrograms = 0;
@@ -31,11 +31,11 @@ function kill(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch {
-    // It has ended meanwhile.
+    // It has exited.
   }
 }
 
-/** A file with a program for ranks. */
+/** Writes a program for ranks to a file. */
 function programOf(body: string): string {
   const file = path.join(folder, `${numPrograms++}.js`);
   const prelude = `
@@ -45,7 +45,7 @@ function programOf(body: string): string {
     const until = async (file) => {
       while (!existsSync(file)) await new Promise((resolve) => setTimeout(resolve, 5));
     };
-    /** Until as many ranks have come here. */
+    /** Resolves when as many ranks have called it. */
     const together = async (numRanks) => {
       writeFileSync(__filename + '.' + rank, '');
       for (let each = 0; each < numRanks; each++) await until(__filename + '.' + each);
@@ -55,7 +55,7 @@ function programOf(body: string): string {
   return file;
 }
 
-/** With TypeScript for the launcher, and for its ranks. */
+/** Loads TypeScript in the launcher and its ranks. */
 const environment = () => ({ [TAG]: tag, NODE_OPTIONS: `--require ${HOOK}` });
 
 const uniproc = (args: string[], env: NodeJS.ProcessEnv = {}): Rank =>
@@ -64,7 +64,7 @@ const uniproc = (args: string[], env: NodeJS.ProcessEnv = {}): Rank =>
 const launch = (body: string, numRanks: number, ...args: string[]): Rank =>
   uniproc(['launch', '--nproc-per-node', String(numRanks), programOf(body), ...args]);
 
-/** What one rank printed, line by line, without what says whose it is. */
+/** The lines that one rank printed, without their prefix. */
 function linesOf(output: string, rank: number): string[] {
   const prefix = `[rank ${rank}] `;
   return output
@@ -122,7 +122,7 @@ describe('a rank', () => {
     expect(ports.size).toBe(1);
   });
 
-  it('joins its group through the store of the launcher', async () => {
+  it("joins its group through the launcher's store", async () => {
     const launcher = launch(
       `
       const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
@@ -143,11 +143,11 @@ describe('a rank', () => {
 });
 
 describe('output', () => {
-  it('comes in whole lines with the rank before each, each stream to its own', async () => {
+  it('is forwarded in whole lines with a rank prefix, stream by stream', async () => {
     const numLines = 5000;
     const launcher = launch(
       `
-      // Pieces that end anywhere, in the middle of a character too.
+      // Chunks that end anywhere, also within a character.
       const line = (i) => i + ' ' + 'äöü€😀'.repeat((i * 7 + rank) % 40) + '.';
       const all = Array.from({ length: ${numLines} }, (_, i) => line(i) + '\\n').join('') + 'the last';
       const bytes = Buffer.from(all);
@@ -169,7 +169,7 @@ describe('output', () => {
     expect(launcher.stdout.endsWith('\n')).toBe(true);
   });
 
-  it('that nobody reads any more ends the ranks', async () => {
+  it('that is no longer read ends the ranks', async () => {
     const file = programOf(`stay(); setInterval(() => console.log('on and on'), 10);`);
     const command = `${process.execPath} ${CLI} launch --nproc-per-node 2 ${file}`;
     const shell = startProcess(
@@ -180,10 +180,10 @@ describe('output', () => {
     );
     await shell.ended;
     expect(shell.stdout).toMatch(/^\[rank \d\] on and on\n141\n$/);
-    expect(shell.stderr).toContain('nobody reads the output');
+    expect(shell.stderr).toContain("the reader of the launcher's output closed it");
   });
 
-  it('of a process that a rank has left behind does not keep the launcher', async () => {
+  it('held open by an orphan of a rank does not keep the launcher alive', async () => {
     const launcher = launch(
       `const { spawn } = require('node:child_process');
        spawn('sleep', ['200'], { stdio: 'inherit' }).unref();
@@ -193,7 +193,7 @@ describe('output', () => {
     );
     expect(await launcher.ended).toEqual({ code: 0, signal: null });
     expect(launcher.stdout).toBe('[rank 0] done\n');
-    // One ended with the rank; whoever leaves the process group is on his own.
+    // One was killed with the rank; the other left the process group and survives.
     const left = processesWith(TAG, tag);
     expect(left).toHaveLength(1);
     process.kill(left[0], 'SIGKILL');
@@ -202,7 +202,7 @@ describe('output', () => {
 });
 
 describe('the first failure', () => {
-  it('stops the others, and its exit code is the launcher’s', async () => {
+  it("stops the others, and sets the launcher's exit code", async () => {
     const launcher = launch(
       `stay();
        process.on('SIGTERM', () => { console.log('asked to end'); process.exit(9); });
@@ -212,20 +212,20 @@ describe('the first failure', () => {
     );
     expect(await launcher.ended).toEqual({ code: 3, signal: null });
     expect(launcher.stderr).toMatch(
-      /^uniproc: rank 1 \(pid \d+\) ended with exit code 3; all ranks were stopped\n$/,
+      /^uniproc: rank 1 \(pid \d+\) exited with code 3; all ranks were stopped\n$/,
     );
     expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'asked to end']);
     expect(linesOf(launcher.stdout, 1)).toEqual(['up']);
   });
 
-  it('by a signal is 128 and its number', async () => {
+  it("by a signal sets 128 plus the signal's number", async () => {
     const launcher = launch(`stay(); if (rank === 0) process.kill(process.pid, 'SIGKILL');`, 2);
     expect(await launcher.ended).toEqual({ code: 137, signal: null });
     expect(launcher.stderr).toContain('rank 0');
-    expect(launcher.stderr).toContain('was ended by SIGKILL');
+    expect(launcher.stderr).toContain('was killed by SIGKILL');
   });
 
-  it('is told by the group of the ranks that it leaves, and then by the launcher', async () => {
+  it('is reported by the group of the ranks, then by the launcher', async () => {
     const launcher = launch(
       `
       const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
@@ -245,13 +245,13 @@ describe('the first failure', () => {
     expect(linesOf(launcher.stdout, 2)).toEqual([expect.stringContaining('rank 0 is lost')]);
   });
 
-  it('is not that a rank ends with success before the others', async () => {
+  it('is not a rank that exits with code 0 before the others', async () => {
     const launcher = launch(`setTimeout(() => console.log('done'), 500 * rank);`, 2);
     expect(await launcher.ended).toEqual({ code: 0, signal: null });
     expect(launcher.stdout.split('\n').sort()).toEqual(['', '[rank 0] done', '[rank 1] done']);
   });
 
-  it('kills those that do not end when they are asked to, and what they have started', async () => {
+  it('kills ranks that ignore SIGTERM, and their child processes', async () => {
     const file = programOf(
       `stay();
        process.on('SIGTERM', () => console.log('not yet'));
@@ -278,22 +278,25 @@ describe('the first failure', () => {
 });
 
 describe('signals', () => {
-  it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)('%s comes to each rank', async (signal) => {
-    const launcher = launch(
-      `stay();
+  it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    '%s is forwarded to each rank',
+    async (signal) => {
+      const launcher = launch(
+        `stay();
        process.on('${signal}', () => { console.log('heard'); process.exit(); });
        console.log('up');`,
-      2,
-    );
-    await launcher.said('[rank 0] up');
-    await launcher.said('[rank 1] up');
-    launcher.kill(signal);
-    expect(await launcher.ended).toEqual({ code: 0, signal: null });
-    expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'heard']);
-    expect(linesOf(launcher.stdout, 1)).toEqual(['up', 'heard']);
-  });
+        2,
+      );
+      await launcher.said('[rank 0] up');
+      await launcher.said('[rank 1] up');
+      launcher.kill(signal);
+      expect(await launcher.ended).toEqual({ code: 0, signal: null });
+      expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'heard']);
+      expect(linesOf(launcher.stdout, 1)).toEqual(['up', 'heard']);
+    },
+  );
 
-  it('that come twice at once, from a terminal and from npx, count once', async () => {
+  it('sent twice at once, by a terminal and by npx, are forwarded once', async () => {
     const launcher = launch(
       `stay();
        process.on('SIGINT', () => { console.log('heard'); setTimeout(() => process.exit(), 300); });
@@ -308,16 +311,16 @@ describe('signals', () => {
     expect(linesOf(launcher.stdout, 0)).toEqual(['up', 'heard']);
   });
 
-  it('end ranks that do not handle them, and the launcher says so', async () => {
+  it('end ranks without a handler, and the launcher reports it', async () => {
     const launcher = launch(`stay(); console.log('up');`, 2);
     await launcher.said('[rank 0] up');
     await launcher.said('[rank 1] up');
     launcher.kill('SIGTERM');
     expect(await launcher.ended).toEqual({ code: 143, signal: null });
-    expect(launcher.stderr).toContain('was ended by SIGTERM');
+    expect(launcher.stderr).toContain('was killed by SIGTERM');
   });
 
-  it('kill -9 of the launcher ends its ranks too', async () => {
+  it('kill -9 of the launcher ends its ranks', async () => {
     const asked = (rank: number | string) => path.join(folder, `asked ${rank}`);
     const launcher = launch(
       `process.on('SIGTERM', () => {
@@ -333,7 +336,7 @@ describe('signals', () => {
     expect(processesWith(TAG, tag)).toHaveLength(3);
     launcher.kill('SIGKILL');
     await eventually(() => expect(processesWith(TAG, tag)).toEqual([]));
-    // They were asked to end, before they would have been made to.
+    // They received SIGTERM before SIGKILL.
     expect([0, 1].map((rank) => existsSync(asked(rank)))).toEqual([true, true]);
   });
 });
@@ -353,7 +356,7 @@ describe('several nodes', () => {
       file,
     ]);
 
-  it('are one world, of ranks counted over all of them', async () => {
+  it('form one world with ranks numbered across nodes', async () => {
     const file = programOf(
       `const { ProcessGroup } = require('${ROOT}/lib/distributed/processGroup');
        (async () => {
@@ -386,11 +389,11 @@ describe('several nodes', () => {
     expect(await nodes[1 - failing].ended).toEqual({ code: 1, signal: null });
     expect(nodes[1 - failing].stderr).toContain('the launcher of another node');
     expect(nodes[1 - failing].stderr).toMatch(
-      new RegExp(`rank ${failing} \\(pid \\d+\\) ended with exit code 4`),
+      new RegExp(`rank ${failing} \\(pid \\d+\\) exited with code 4`),
     );
   });
 
-  it('stop when the launcher of one is killed', async () => {
+  it('stop when one launcher is killed', async () => {
     const file = programOf(`stay(); console.log('up');`);
     const nodes = [node(0, 1, file), node(1, 1, file)];
     await nodes[0].said('up');
@@ -421,25 +424,25 @@ describe('the command line', () => {
   it.each<[string[], string]>([
     [
       ['--nproc-per-node', 'two', 'x.js'],
-      '--nproc-per-node is two; it must be a whole number, 1 to',
+      '--nproc-per-node is two; it must be an integer from 1 to',
     ],
     [['--nproc-per-node', '0', 'x.js'], '--nproc-per-node is 0'],
     [['--nproc-per-node', '1.5', 'x.js'], '--nproc-per-node is 1.5'],
-    [['--nnodes', '2', 'x.js'], '--nnodes is more than 1, but there is no --master-addr'],
+    [['--nnodes', '2', 'x.js'], '--nnodes is above 1; give --master-addr'],
     [['--nnodes', '2', '--master-addr', 'a', '--node-rank', '2', 'x.js'], '--node-rank is 2'],
     [['--master-port', '0', 'x.js'], '--master-port is 0'],
     [['--master-port', '65536', 'x.js'], '--master-port is 65536'],
     [['--nproc', '2', 'x.js'], "Unknown option '--nproc'"],
     [['--nproc-per-node'], '--nproc-per-node'],
-    [['--nproc-per-node', '2'], 'no program is named'],
-    [[], 'no program is named'],
+    [['--nproc-per-node', '2'], 'the path of the program is missing'],
+    [[], 'the path of the program is missing'],
   ])('refuses %j', (args, message) => {
     const parse = () => parseLaunchArguments(args);
     expect(parse).toThrow(ConfigError);
     expect(parse).toThrow(message);
   });
 
-  it('has the defaults that its help names', () => {
+  it('has the documented defaults', () => {
     expect(parseLaunchArguments(['x.js'])).toEqual({
       nprocPerNode: 1,
       nnodes: 1,
@@ -460,7 +463,7 @@ describe('the command line', () => {
     });
   });
 
-  it('takes what follows -- for the program', () => {
+  it('passes arguments after -- to the program', () => {
     expect(parseLaunchArguments(['--nproc-per-node', '2', '--', 'x.js', '-v'])).toMatchObject({
       nprocPerNode: 2,
       program: 'x.js',
@@ -468,17 +471,17 @@ describe('the command line', () => {
     });
   });
 
-  it.each(['launch --help', '--help'])('%s prints how it is used', async (args) => {
+  it.each(['launch --help', '--help'])('%s prints the usage', async (args) => {
     const command = uniproc(args.split(' '));
     expect(await command.ended).toEqual({ code: 0, signal: null });
     expect(command.stdout).toMatch(/^Usage: uniproc launch/);
   });
 
   it.each<[string, string[], string]>([
-    ['another command', ['lunch'], 'there is no command lunch'],
-    ['a program that is not there', ['launch', '/nowhere.js'], 'there is no program /nowhere.js'],
+    ['an unknown command', ['lunch'], 'unknown command lunch'],
+    ['a missing program', ['launch', '/nowhere.js'], 'the program /nowhere.js does not exist'],
     ['a wrong option', ['launch', '--nproc-per-node=x', 'y'], '--nproc-per-node is x'],
-  ])('ends with 2 for %s', async (_, args, message) => {
+  ])('exits with code 2 for %s', async (_, args, message) => {
     const command = uniproc(args);
     expect(await command.ended).toEqual({ code: 2, signal: null });
     expect(command.stdout).toBe('');
@@ -486,7 +489,7 @@ describe('the command line', () => {
     expect(command.stderr.trim().split('\n')).toHaveLength(1);
   });
 
-  it('says when the port is in use', async () => {
+  it('reports a port that is in use', async () => {
     const other = createServer();
     const port = await new Promise<number>((resolve) => {
       other.listen(0, '127.0.0.1', () => resolve((other.address() as { port: number }).port));
@@ -497,7 +500,7 @@ describe('the command line', () => {
     other.close();
   });
 
-  it('loads nothing but what it needs: not the addon', async () => {
+  it('does not load the addon', async () => {
     const program = [
       '--eval',
       `process.argv = ['node', 'uniproc', '--help'];

@@ -1,7 +1,7 @@
 /**
- * The lines of docs/distributed.md that start ranks, run as they stand. torchrun is the real one, and
- * skipped where PyTorch is not installed (UNIPROC_REFERENCE_PYTHON names a Python that has it); srun
- * and mpirun are stood in for by scripts that set the variables that those set.
+ * Runs the commands of docs/distributed.md that start ranks. torchrun is real, and skipped without
+ * PyTorch (UNIPROC_REFERENCE_PYTHON names a Python that has it); scripts that set the same variables
+ * replace srun and mpirun.
  */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -31,7 +31,7 @@ function script(name: string, content: string): void {
   chmodSync(path.join(folder, name), 0o755);
 }
 
-/** Starts the tasks of a launcher on this machine, each with `variables`, in which $i is its number. */
+/** A script that starts a launcher's tasks on this machine with `variables`; $i is the task's index. */
 const starting = (variables: string, command: string) => `#!/usr/bin/env bash
 tasks=()
 for i in $(seq 0 ${NUM_RANKS - 1}); do
@@ -58,7 +58,7 @@ script(
   ),
 );
 script('kubelet', starting(`JOB_COMPLETION_INDEX=$i WORLD_SIZE=${NUM_RANKS}`, '"$@"'));
-// This machine, by a name that it has for itself.
+// A host name that resolves to this machine.
 script('hostname', '#!/bin/sh\necho 127.0.0.1\n');
 script(
   'scontrol',
@@ -88,7 +88,7 @@ script(
 
 const TAG = 'UNIPROC_LAUNCHERS_TEST';
 
-/** Runs commands where app.js and the scripts are; gives what they print. */
+/** Runs commands in the folder with app.js and the scripts; returns their stdout. */
 async function run(commands: string, env: NodeJS.ProcessEnv = {}): Promise<string> {
   const tag = `${process.pid} ${Math.random()}`;
   const shell = startProcess(0, 'bash', ['-ec', `cd '${folder}'\n${commands}`], {
@@ -103,7 +103,7 @@ async function run(commands: string, env: NodeJS.ProcessEnv = {}): Promise<strin
   return shell.stdout;
 }
 
-/** What each rank of the program prints: the place of each, which every one was told. */
+/** Expects every rank to have printed the gathered ranks of all. */
 function expectWorld(stdout: string, numRanks: number, localWorldSize = numRanks): void {
   const ranks = [...Array(numRanks).keys()];
   const localRank = (rank: number) => (localWorldSize === 1 ? 0 : rank);
@@ -151,7 +151,7 @@ const torchrun = found.trim();
     expectWorld(await run(command), 2);
   });
 
-  it('starts it again when a rank dies, and nobody meets who was there before', async () => {
+  it('restarts the group when a rank dies, without joining ranks of the previous run', async () => {
     const again = command.replace('--standalone', '--standalone --max-restarts 1');
     expectWorld(await run(again, { DIE_AT: '0' }), 2);
   });

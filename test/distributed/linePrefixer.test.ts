@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { LinePrefixer } from '../../lib/distributed/linePrefixer';
 
-/** All that comes out when these pieces go in. */
+/** The output for these chunks. */
 async function prefixed(pieces: Iterable<Buffer>): Promise<Buffer> {
   const lines = new LinePrefixer('> ');
   const out: Buffer[] = [];
@@ -14,7 +14,7 @@ async function prefixed(pieces: Iterable<Buffer>): Promise<Buffer> {
 
 const MIB = 2 ** 20;
 
-it('gives a line on once its end is there', async () => {
+it('emits a line when its newline arrives', async () => {
   const lines = new LinePrefixer('> ');
   lines.write('a');
   expect(lines.read()).toBeNull();
@@ -25,13 +25,13 @@ it('gives a line on once its end is there', async () => {
   expect(String(lines.read())).toBe('> c\n');
 });
 
-it('takes a line in any number of pieces', async () => {
+it('joins a line from any number of chunks', async () => {
   const dots = Array<Buffer>(300_000).fill(Buffer.from('.'));
   const whole = await prefixed([...dots, Buffer.from('\n')]);
   expect(whole.toString()).toBe(`> ${'.'.repeat(dots.length)}\n`);
 });
 
-it('breaks a line above 16 MiB', async () => {
+it('splits a line above 16 MiB', async () => {
   const pieces = Array<Buffer>(40).fill(Buffer.alloc(MIB, 'x'));
   const lines = (await prefixed([...pieces, Buffer.from('\nnext\n')])).toString().split('\n');
   expect(lines.map((line) => line.length)).toEqual([17 * MIB + 2, 17 * MIB + 2, 6 * MIB + 2, 6, 0]);

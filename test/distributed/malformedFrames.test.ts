@@ -1,4 +1,4 @@
-/** What a rank that is known sends against the protocol: the group ends with an error that says so. */
+/** Malformed frames of an admitted rank fail the group with an error that says so. */
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { ControlConnection, Kind } from '../../lib/distributed/controlConnection';
 import { failureOf } from '../../lib/distributed/failure';
@@ -29,7 +29,7 @@ const rejection = (promise: Promise<unknown>) =>
     (error: unknown) => error,
   );
 
-/** Rank 0 of two, a gather of it under way, and the connection of one that says it is rank 1. */
+/** Rank 0 of two, with a gather in progress, and a connection admitted as rank 1. */
 async function withRankOne() {
   const joining = ProcessGroup.join({ initMethod, rank: 0, worldSize: 2, timeout: TIMEOUT });
   const store = await clientOf({ port });
@@ -45,41 +45,41 @@ async function withRankOne() {
 
 describe('rank 0 loses a rank that sends', () => {
   it.each<[string, number, Buffer]>([
-    ['a value whose name is longer than the frame', Kind.VALUE, new Message().i64(100).bytes()],
-    ['a value of a length below 0', Kind.VALUE, named('g').i64(TIMEOUT).i64(-1).bytes()],
+    ['a value with a name longer than the frame', Kind.VALUE, new Message().i64(100).bytes()],
+    ['a value with a negative length', Kind.VALUE, named('g').i64(TIMEOUT).i64(-1).bytes()],
     ['a value without a name', Kind.VALUE, Buffer.alloc(0)],
-    ['a gather whose timeout is below 0', Kind.VALUE, named('h').i64(-1).value('x').bytes()],
-    ['a digest of a step beyond counting', Kind.DIGEST, new Message().i64(2n ** 62n).bytes()],
-    ['the farewell of a rank that there is not', Kind.LEFT, new Message().i64(2).bytes()],
+    ['a gather with a negative timeout', Kind.VALUE, named('h').i64(-1).value('x').bytes()],
+    ['a digest of a step beyond safe integers', Kind.DIGEST, new Message().i64(2n ** 62n).bytes()],
+    ['LEFT of a rank outside the world', Kind.LEFT, new Message().i64(2).bytes()],
   ])('%s', async (_, kind, payload) => {
     const { other, group, gathering } = await withRankOne();
     other.send(kind, payload);
     const error = await gathering;
     expect(error).toBeInstanceOf(PeerLostError);
     expect(error).toMatchObject({ rank: 1 });
-    expect((error as Error).message).toContain('it sent a message that cannot be read');
+    expect((error as Error).message).toContain('it sent a malformed message');
     expect(group.failure).toBe(error);
   });
 });
 
-describe('a failure that cannot be read is one all the same', () => {
+describe('a malformed FAIL frame is still a failure', () => {
   it.each([
     ['no JSON', Buffer.from('{')],
     ['null', json(null)],
     ['an object without a code', json({ message: 'x' })],
-    ['a code that is no text', json({ code: 7, message: 'x' })],
-    ['a rank that is none', json({ code: 'PEER_LOST', message: 'x', rank: 0.5 })],
-    ['ranks that are none', json({ code: 'SCHEDULE_MISMATCH', message: 'x', ranks: null })],
+    ['a code that is not a string', json({ code: 7, message: 'x' })],
+    ['an invalid rank', json({ code: 'PEER_LOST', message: 'x', rank: 0.5 })],
+    ['invalid ranks', json({ code: 'SCHEDULE_MISMATCH', message: 'x', ranks: null })],
     ['one digest', json({ code: 'SCHEDULE_MISMATCH', message: 'x', digests: ['a'] })],
   ])('%s', (_, payload) => {
     const error = failureOf(payload);
     expect(error).toBeInstanceOf(PeerLostError);
-    expect(error.message).toContain('a rank failed, and why cannot be read');
+    expect(error.message).toContain('a rank failed, and the message with the reason is malformed');
   });
 });
 
-describe('a rank that looks for rank 0', () => {
-  /** Another program in rank 0's place, which answers each hello with these frames. */
+describe('a rank that connects to rank 0', () => {
+  /** Serves in place of rank 0 and answers each HELLO with these frames. */
   async function impostor(...frames: [kind: number, payload: Buffer][]): Promise<void> {
     const server = createServer((socket) => {
       const connection = new ControlConnection(socket);
@@ -94,7 +94,7 @@ describe('a rank that looks for rank 0', () => {
     await store(`${(server.address() as AddressInfo).port} ${'0'.repeat(32)}`);
   }
 
-  /** A store of the launcher's, where rank 0's address is what the test says. */
+  /** A launcher's store with the given address of rank 0. */
   async function store(address: string): Promise<void> {
     closing(await TCPStoreServer.listen({ host: HOST, port }));
     await (await clientOf({ port })).set(KEY, address);
@@ -103,21 +103,21 @@ describe('a rank that looks for rank 0', () => {
   const come = () =>
     rejection(ProcessGroup.join({ initMethod, rank: 1, worldSize: 2, timeout: TIMEOUT }));
 
-  it('is refused a port above 65535 with a RendezvousError', async () => {
+  it('rejects a port above 65535 with RendezvousError', async () => {
     await store(`70000 ${'0'.repeat(32)}`);
     const error = await come();
     expect(error).toBeInstanceOf(RendezvousError);
     expect((error as Error).message).toContain('70000');
   });
 
-  it('does not take for ranks what is none, and ends with the connection', async () => {
+  it('ignores a malformed list of missing ranks, and rejects when the connection closes', async () => {
     await impostor([Kind.MISSING, json({})], [Kind.MISSING, Buffer.from('{')]);
     const error = await come();
     expect(error).toBeInstanceOf(RendezvousError);
     expect((error as Error).message).toContain('rank 0 cannot be reached');
   });
 
-  it('ends with the group when it is told of a failure that cannot be read', async () => {
+  it('rejects with PeerLostError after a malformed FAIL frame', async () => {
     await impostor([Kind.FAIL, Buffer.from('{')]);
     expect(await come()).toBeInstanceOf(PeerLostError);
   });

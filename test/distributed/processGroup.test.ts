@@ -1,4 +1,4 @@
-/** Groups whose ranks are in this process, over real sockets. Those of processes: groupOfProcesses. */
+/** Groups of ranks in this process, over real sockets; groupOfProcesses.test.ts has real processes. */
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
@@ -38,7 +38,7 @@ async function join(
   return group;
 }
 
-/** All ranks of a world. */
+/** Joins all ranks of a world. */
 function world(worldSize: number, options: Parameters<typeof join>[2] = {}) {
   return Promise.all(
     Array.from({ length: worldSize }, (_, rank) => join(rank, worldSize, options)),
@@ -53,7 +53,7 @@ const errorOf = (promise: Promise<unknown>) =>
     (error: unknown) => error as Error,
   );
 
-/** What a group fails with. */
+/** Resolves with the error that a group fails with. */
 const failureOf = (group: ProcessGroup) =>
   new Promise<Error>((resolve) => group.onFailure(resolve));
 
@@ -61,7 +61,7 @@ const bytes = (text: string) => Buffer.from(text);
 const texts = (values: Uint8Array[]) => values.map((value) => Buffer.from(value).toString());
 const openFiles = () => readdirSync('/proc/self/fd').length;
 
-/** Runs with these variables; undefined is not set. */
+/** Runs with these environment variables; undefined unsets one. */
 async function withEnvironment<T>(env: NodeJS.ProcessEnv, run: () => Promise<T>): Promise<T> {
   const before = process.env;
   process.env = { ...before };
@@ -77,7 +77,7 @@ async function withEnvironment<T>(env: NodeJS.ProcessEnv, run: () => Promise<T>)
 }
 
 describe('gather', () => {
-  it.each([1, 2, 4])('gives every value by rank to each of %i ranks', async (worldSize) => {
+  it.each([1, 2, 4])('returns every value by rank on each of %i ranks', async (worldSize) => {
     const ranks = await world(worldSize);
     const all = await Promise.all(ranks.map((group) => group.gather('x', bytes(`${group.rank}`))));
     for (const values of all) {
@@ -87,7 +87,7 @@ describe('gather', () => {
     expect(ranks.every((group) => group.worldSize === worldSize)).toBe(true);
   });
 
-  it('waits for the last', async () => {
+  it('waits for the last rank', async () => {
     const [first, second, third] = await world(3);
     let done = 0;
     const gathering = [third, second].map(async (group) => {
@@ -100,7 +100,7 @@ describe('gather', () => {
     await Promise.all(gathering);
   });
 
-  it('takes every byte, none, and 8 MiB', async () => {
+  it('transfers every byte value, no bytes, and 8 MiB', async () => {
     const ranks = await world(3);
     const long = randomBytes(8 * 2 ** 20);
     const values = [long, Buffer.alloc(0), Buffer.from([0, 255, 10])];
@@ -111,7 +111,7 @@ describe('gather', () => {
     expect(error).toBeInstanceOf(StoreRequestError);
   });
 
-  it('keeps names apart, whatever their order, and the rounds of one name', async () => {
+  it('separates gathers by name in any order, and repeated gathers of one name', async () => {
     const [first, second] = await world(2);
     const mixed = [
       first.gather('a', bytes('a0')),
@@ -132,7 +132,7 @@ describe('gather', () => {
     ]);
   });
 
-  it('is not begun twice under one name', async () => {
+  it('rejects a second gather under a name in progress', async () => {
     const [first, second] = await world(2);
     const gathering = first.gather('x', bytes(''));
     expect(await errorOf(first.gather('x', bytes('')))).toBeInstanceOf(InvalidStateError);
@@ -141,7 +141,7 @@ describe('gather', () => {
   });
 
   it.each([0, 1])(
-    'fails everywhere, with who did not come, when rank %i does not',
+    'times out on every rank, naming rank %i, which did not enter',
     async (absent) => {
       const ranks = await world(3);
       const failures = ranks.map(failureOf);
@@ -151,14 +151,14 @@ describe('gather', () => {
       for (const error of await Promise.all([...calls, ...failures])) {
         expect(error).toBeInstanceOf(PeerLostError);
         expect(error).toMatchObject({ rank: absent });
-        expect(error.message).toContain('did not come to the gather of x within 100 ms');
+        expect(error.message).toContain('did not enter the gather named x within 100 ms');
       }
     },
   );
 });
 
 describe('leave', () => {
-  it('is no failure to the others, and frees every connection', async () => {
+  it('does not fail the group, and frees every connection', async () => {
     const before = openFiles();
     const ranks = await world(4);
     const failed: unknown[] = [];
@@ -172,7 +172,7 @@ describe('leave', () => {
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 
-  it('may come more than once, and after a failure', async () => {
+  it('is idempotent, and allowed after a failure', async () => {
     const before = openFiles();
     const [first, second] = await world(2);
     const failing = failureOf(second);
@@ -183,7 +183,7 @@ describe('leave', () => {
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 
-  it('rejects what this rank waits for, and every later call', async () => {
+  it('rejects pending and later calls of this rank', async () => {
     const [first] = await world(2);
     const gathering = errorOf(first.gather('x', bytes('')));
     await first.leave();
@@ -191,7 +191,7 @@ describe('leave', () => {
     expect(await errorOf(first.gather('y', bytes('')))).toBeInstanceOf(ShutdownError);
   });
 
-  it.each([0, 1])('of rank %i ends what the others wait for, now and later', async (leaver) => {
+  it.each([0, 1])('of rank %i rejects pending and later gathers of the others', async (leaver) => {
     const ranks = await world(3);
     const rest = ranks.filter(({ rank }) => rank !== leaver);
     const waiting = rest.map((group) => errorOf(group.gather('x', bytes(''))));
@@ -206,7 +206,7 @@ describe('leave', () => {
     }
   });
 
-  it('is no failure either to who began a gather before hearing of it', async () => {
+  it('does not fail a rank that began a gather before the LEAVE frame arrived', async () => {
     const [first, second, third] = await world(3);
     const leaving = second.leave();
     const error = await errorOf(third.gather('x', bytes(''), 4000));
@@ -216,7 +216,7 @@ describe('leave', () => {
     expect([first.failure, third.failure]).toEqual([null, null]);
   });
 
-  it('does not overtake a gather that is done', async () => {
+  it('does not overtake a completed gather', async () => {
     for (let round = 0; round < 20; round++) {
       const ranks = await world(3, { initMethod: `tcp://${HOST}:${await freePort()}` });
       const all = ranks.map(async (group) => {
@@ -230,23 +230,26 @@ describe('leave', () => {
 });
 
 describe('a failure', () => {
-  it.each([0, 1])('of rank %i is told to all, once, with its reason', async (aborting) => {
-    const ranks = await world(3);
-    const told: Error[][] = ranks.map((group) => {
-      const errors: Error[] = [];
-      group.onFailure((error) => errors.push(error));
-      return errors;
-    });
-    ranks[aborting].abort('out of memory');
-    ranks[aborting].abort('again');
-    await eventually(() => expect(told.map(({ length }) => length)).toEqual([1, 1, 1]));
-    for (const [error] of told) {
-      expect(error).toBeInstanceOf(PeerLostError);
-      expect(error).toMatchObject({ rank: aborting, reason: 'out of memory' });
-    }
-  });
+  it.each([0, 1])(
+    'of rank %i is reported to every rank once, with its reason',
+    async (aborting) => {
+      const ranks = await world(3);
+      const told: Error[][] = ranks.map((group) => {
+        const errors: Error[] = [];
+        group.onFailure((error) => errors.push(error));
+        return errors;
+      });
+      ranks[aborting].abort('out of memory');
+      ranks[aborting].abort('again');
+      await eventually(() => expect(told.map(({ length }) => length)).toEqual([1, 1, 1]));
+      for (const [error] of told) {
+        expect(error).toBeInstanceOf(PeerLostError);
+        expect(error).toMatchObject({ rank: aborting, reason: 'out of memory' });
+      }
+    },
+  );
 
-  it('is told at once to who asks later, and rejects every call', async () => {
+  it('is reported immediately to a later callback, and rejects every call', async () => {
     const [first, second] = await world(2);
     const gathering = errorOf(second.gather('x', bytes('')));
     first.abort('of a test');
@@ -259,7 +262,7 @@ describe('a failure', () => {
     expect(await errorOf(second.gather('y', bytes('')))).toBe(error);
   });
 
-  it('is not told to who has left', async () => {
+  it('is not reported to a rank that has left', async () => {
     const [first, second] = await world(2);
     let told = false;
     first.onFailure(() => (told = true));
@@ -271,7 +274,7 @@ describe('a failure', () => {
 });
 
 describe('verify', () => {
-  it('says nothing while the digests are the same, in whatever order they come', async () => {
+  it('accepts equal digests in any order', async () => {
     const ranks = await world(3);
     for (let step = 0; step < 3000; step++) {
       for (const group of ranks) group.verify(step, bytes(`of ${step}`));
@@ -300,7 +303,7 @@ describe('verify', () => {
     }
   });
 
-  it('does not let a rank go unchecked that never verifies', async () => {
+  it('fails a rank that never verifies', async () => {
     const ranks = await world(3);
     const failures = Promise.all(ranks.map(failureOf));
     for (let step = 0; step < 1025; step++) {
@@ -314,14 +317,14 @@ describe('verify', () => {
     }
   });
 
-  it('is nothing in a world of one', async () => {
+  it('does nothing in a world of one', async () => {
     const [group] = await world(1);
     for (let step = 0; step < 3000; step++) group.verify(step, bytes('x'));
     expect(group.failure).toBeNull();
   });
 });
 
-it('a rank that leaves tells the others how far it got', async () => {
+it('a rank that leaves sends its progress to the others', async () => {
   const [zero, one, two] = await world(3);
   const heard = [zero, two].map(
     (group) => new Promise((resolve) => group.onLeave((...left) => resolve(left))),
@@ -343,52 +346,52 @@ describe('join', () => {
     expect(texts(await group.gather('x', bytes('own')))).toEqual(['own']);
   });
 
-  it('names the ranks that did not come, on each rank that did', async () => {
+  it('names the missing ranks on each rank that joined', async () => {
     const before = openFiles();
     const start = performance.now();
     const joining = [0, 1, 3].map((rank) => errorOf(join(rank, 5, { timeout: 5000 })));
     for (const error of await Promise.all(joining)) {
       expect(error).toBeInstanceOf(RendezvousError);
-      expect(error.message).toContain('ranks 2, 4 did not come within 5000 ms');
+      expect(error.message).toContain('ranks 2, 4 did not join within 5000 ms');
     }
     expect(performance.now() - start).toBeLessThan(40_000);
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 
-  it('names rank 0 when that is not there', async () => {
+  it('names rank 0 when it is missing', async () => {
     const error = await errorOf(join(1, 2, { timeout: 200 }));
     expect(error).toBeInstanceOf(RendezvousError);
-    expect(error.message).toContain('rank 0, or the launcher, serves no store within 200 ms');
+    expect(error.message).toContain('no store was served by rank 0 or the launcher within 200 ms');
   });
 
-  it('tells all when two ranks are of worlds of different sizes', async () => {
+  it('fails every rank when world sizes differ', async () => {
     const joining = [join(0, 3), join(1, 3), join(2, 4)].map(errorOf);
     for (const error of await Promise.all(joining)) {
       expect(error).toBeInstanceOf(RendezvousError);
-      expect(error.message).toContain('rank 2 is of 4 ranks (WORLD_SIZE), but rank 0 of 3');
+      expect(error.message).toContain('rank 2 has WORLD_SIZE 4, but rank 0 has 3');
     }
   });
 
-  it('tells all when two processes are the same rank', async () => {
+  it('fails every rank when two processes have the same rank', async () => {
     const joining = [join(0, 3), join(1, 3), join(1, 3)].map(errorOf);
     for (const error of await Promise.all(joining)) {
       expect(error).toBeInstanceOf(RendezvousError);
-      expect(error.message).toContain('two processes are rank 1');
+      expect(error.message).toContain('two processes have RANK 1');
     }
   });
 
-  it('does not take a second rank 0', async () => {
+  it('refuses a second rank 0', async () => {
     const first = join(0, 2);
     first.catch(() => {});
     await clientOf({ port });
     const error = await errorOf(join(0, 2));
     expect(error).toBeInstanceOf(RendezvousError);
-    expect(error.message).toContain('another process is rank 0');
+    expect(error.message).toContain('another process is already rank 0');
     await join(1, 2);
     await first;
   });
 
-  it('leaves its port free, so that the next group can meet there', async () => {
+  it('frees its port for the next group', async () => {
     for (let round = 0; round < 3; round++) {
       const ranks = await world(2);
       await closing(await TCPStoreServer.listen({ host: HOST, port })).close();
@@ -396,7 +399,7 @@ describe('join', () => {
     }
   });
 
-  it('lets one rank join the next group before another has left the last', async () => {
+  it('lets a rank join the next group before another has left the previous one', async () => {
     const [first, second] = await world(2);
     await second.leave();
     const joining = join(1, 2);
@@ -410,7 +413,7 @@ describe('join', () => {
     ]);
   });
 
-  it('goes on to the next store when the one that it waits at ends', async () => {
+  it('reconnects to the next store when the current one closes', async () => {
     const last = await TCPStoreServer.listen({ host: HOST, port });
     const joining = join(1, 2);
     await eventually(() => expect(last.usage().numAwaited).toBe(1));
@@ -419,21 +422,21 @@ describe('join', () => {
   });
 
   it.each<[string, { rank?: number; worldSize?: number; initMethod?: string; timeout?: number }]>([
-    ['rank 2 of 2', { rank: 2 }],
-    ['rank -1 of 2', { rank: -1 }],
-    ['rank 0.5 of 2', { rank: 0.5 }],
-    ['the init method file:///x', { initMethod: 'file:///x' }],
-    ['the init method tcp://host', { initMethod: 'tcp://host' }],
-    ['the init method tcp://host:70000', { initMethod: 'tcp://host:70000' }],
-    ['the init method tcp://a:b:1', { initMethod: 'tcp://a:b:1' }],
-    ['timeout must be milliseconds', { timeout: -1 }],
-  ])('refuses %s', async (message, { rank = 0, worldSize = 2, ...options }) => {
+    ['rank is 2 and world size is 2', { rank: 2 }],
+    ['rank is -1', { rank: -1 }],
+    ['rank is 0.5', { rank: 0.5 }],
+    ['the init method is file:///x', { initMethod: 'file:///x' }],
+    ['the init method is tcp://host', { initMethod: 'tcp://host' }],
+    ['the init method is tcp://host:70000', { initMethod: 'tcp://host:70000' }],
+    ['the init method is tcp://a:b:1', { initMethod: 'tcp://a:b:1' }],
+    ['timeout is -1', { timeout: -1 }],
+  ])('rejects when %s', async (message, { rank = 0, worldSize = 2, ...options }) => {
     const error = await errorOf(join(rank, worldSize, options));
     expect(error).toBeInstanceOf(ConfigError);
     expect(error.message).toContain(message);
   });
 
-  it('meets at an IPv6 address too', async () => {
+  it('accepts an IPv6 address', async () => {
     const ranks = await world(2, { initMethod: `tcp://[::1]:${port}` });
     await Promise.all(ranks.map((group) => group.gather('x', bytes(''))));
   });
@@ -454,21 +457,21 @@ describe('env://', () => {
   it.each<[string, string | undefined, string]>([
     ['MASTER_ADDR', undefined, 'MASTER_ADDR is not set'],
     ['MASTER_PORT', '', 'MASTER_PORT is not set'],
-    ['MASTER_PORT', '0', 'MASTER_PORT is 0; it must be a whole number, 1 to 65535'],
+    ['MASTER_PORT', '0', 'MASTER_PORT is 0; it must be an integer from 1 to 65535'],
   ])('names %s when it is %p', async (name, value, message) => {
     const joining = withEnvironment(variables({ [name]: value }), () => errorOf(join2(0)));
     expect(await joining).toBeInstanceOf(ConfigError);
     expect((await joining).message).toContain(message);
   });
 
-  it('has rank 0 serve the store', async () => {
+  it('makes rank 0 serve the store', async () => {
     await withEnvironment(variables(), async () => {
       const ranks = await Promise.all([join2(0), join2(1)]);
       expect(ranks).toHaveLength(2);
     });
   });
 
-  it('uses the store of a launcher that says it has one, and leaves nothing in it', async () => {
+  it("uses the launcher's announced store, and leaves no key in it", async () => {
     const agent = closing(await TCPStoreServer.listen({ host: HOST, port }));
     const store = await clientOf(agent);
     await store.set('theirs', 'value');
@@ -482,31 +485,31 @@ describe('env://', () => {
     expect(await store.numKeys()).toBe(1);
   });
 
-  it('does not serve a store where a launcher said it would', async () => {
+  it('serves no store when the launcher announced one', async () => {
     const env = variables({ TORCHELASTIC_USE_AGENT_STORE: 'True' });
     const error = await withEnvironment(env, () => errorOf(join2(0, 200)));
     expect(error).toBeInstanceOf(RendezvousError);
-    expect(error.message).toContain('serves no store within 200 ms');
+    expect(error.message).toContain('no store was served by rank 0 or the launcher within 200 ms');
   });
 
-  it('uses a store that holds the port already, although nobody said so', async () => {
+  it('uses an unannounced store that already holds the port', async () => {
     closing(await TCPStoreServer.listen({ host: HOST, port }));
     await withEnvironment(variables(), () => Promise.all([join2(0), join2(1)]));
   });
 
   it.each(['TORCHELASTIC_RESTART_COUNT', 'TORCHELASTIC_RUN_ID'])(
-    'does not meet ranks of another %s',
+    'keeps ranks with a different %s apart',
     async (name) => {
       closing(await TCPStoreServer.listen({ host: HOST, port }));
       const env = variables({ TORCHELASTIC_USE_AGENT_STORE: 'True' });
       const stale = withEnvironment({ ...env, [name]: '0' }, () => errorOf(join2(0, 1000)));
       const other = withEnvironment({ ...env, [name]: '1' }, () => errorOf(join2(1, 1000)));
-      expect((await stale).message).toContain('rank 1 did not come');
-      expect((await other).message).toContain('rank 0 did not come');
+      expect((await stale).message).toContain('rank 1 did not join');
+      expect((await other).message).toContain('rank 0 did not join');
     },
   );
 
-  it('is not led astray by what a rank that was killed left in the store', async () => {
+  it('ignores the key that a killed rank left in the store', async () => {
     closing(await TCPStoreServer.listen({ host: HOST, port }));
     const store = await TCPStore.connect({ host: HOST, port });
     await store.set('uniproc/none/0/rank0', `${await freePort()} ${'0'.repeat(32)}`);
@@ -523,24 +526,24 @@ describe('env://', () => {
   });
 });
 
-describe('the port where rank 0 waits for the others', () => {
-  /** Rank 0 of two, waiting; and where. */
+describe("rank 0's listener", () => {
+  /** Rank 0 of two, waiting, and its port. */
   async function waiting(): Promise<{ port: number; first: Promise<ProcessGroup> }> {
     const first = join(0, 2);
     first.catch(() => {});
     const store = await clientOf({ port });
-    const [gate] = (await store.get('uniproc/none/0/rank0')).toString().split(' ');
-    return { port: Number(gate), first };
+    const [listenerPort] = (await store.get('uniproc/none/0/rank0')).toString().split(' ');
+    return { port: Number(listenerPort), first };
   }
 
-  const strangers: Socket[] = [];
+  const unidentified: Socket[] = [];
   afterEach(() => {
     jest.restoreAllMocks();
-    for (const socket of strangers.splice(0)) socket.destroy();
+    for (const socket of unidentified.splice(0)) socket.destroy();
   });
-  function stranger(gate: number, message?: Uint8Array): Socket {
-    const socket = connect({ host: HOST, port: gate });
-    strangers.push(socket);
+  function connectTo(listenerPort: number, message?: Uint8Array): Socket {
+    const socket = connect({ host: HOST, port: listenerPort });
+    unidentified.push(socket);
     socket.on('error', () => {});
     if (message) socket.write(message);
     return socket;
@@ -550,9 +553,9 @@ describe('the port where rank 0 waits for the others', () => {
     ['nothing', undefined],
     ['random bytes', randomBytes(100_000)],
     ['a length without an end', Buffer.from('01ffffffffffffff7f', 'hex')],
-    ['half a hello', Buffer.from('011800000000000000aabb', 'hex')],
+    ['a truncated HELLO', Buffer.from('011800000000000000aabb', 'hex')],
     [
-      'a hello with another token',
+      'a HELLO with a wrong token',
       Buffer.concat([
         Buffer.from('011800000000000000', 'hex'),
         randomBytes(16),
@@ -561,9 +564,9 @@ describe('the port where rank 0 waits for the others', () => {
     ],
     ['a failure', Buffer.from('0802000000000000007b7d', 'hex')],
     ['a request to a web server', Buffer.from('GET / HTTP/1.1\r\n\r\n')],
-  ])('is not disturbed by whoever says %s', async (_, message) => {
-    const { port: gate, first } = await waiting();
-    for (let i = 0; i < 20; i++) stranger(gate, message);
+  ])('ignores a connection that sends %s', async (_, message) => {
+    const { port: listenerPort, first } = await waiting();
+    for (let i = 0; i < 20; i++) connectTo(listenerPort, message);
     await new Promise((resolve) => setTimeout(resolve, 50));
     const ranks = [await join(1, 2), await first];
     const values = await Promise.all(ranks.map((group) => group.gather('x', bytes('x'))));
@@ -573,24 +576,24 @@ describe('the port where rank 0 waits for the others', () => {
     ]);
   });
 
-  it('keeps few who do not say who they are, and none once all ranks are there', async () => {
-    // What says nothing is sent away after 10 s; here only the ranks' arrival sends it away.
+  it('bounds the connections without HELLO, and closes them when all ranks have joined', async () => {
+    // A silent connection is closed after 10 s; here it is closed because all ranks joined.
     const startTimer = timers.startTimer;
     const patient = jest.spyOn(timers, 'startTimer');
     patient.mockImplementation((timeout, ...rest) =>
       startTimer(timeout === 10_000 ? Infinity : timeout, ...rest),
     );
-    const { port: gate, first } = await waiting();
+    const { port: listenerPort, first } = await waiting();
     const before = openFiles();
-    for (let i = 0; i < 400; i++) stranger(gate);
+    for (let i = 0; i < 400; i++) connectTo(listenerPort);
     // Each has two ends here; 256 are kept.
-    await eventually(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(144));
+    await eventually(() => expect(unidentified.filter(({ closed }) => closed)).toHaveLength(144));
     await eventually(() => expect(openFiles() - before).toBe(512));
     expect(patient.mock.calls.some(([timeout]) => timeout === 10_000)).toBe(true);
     const ranks = [await join(1, 2), await first];
-    await eventually(() => expect(strangers.every(({ closed }) => closed)).toBe(true));
+    await eventually(() => expect(unidentified.every(({ closed }) => closed)).toBe(true));
     expect(ranks.map(({ failure }) => failure)).toEqual([null, null]);
-    const late = stranger(gate);
+    const late = connectTo(listenerPort);
     await eventually(() => expect(late.closed).toBe(true));
   });
 });

@@ -1,4 +1,4 @@
-"""PyTorch's TCPStore for pytorch.test.ts: a JSON line in, what to do; one out, what came of it.
+"""PyTorch's TCPStore for pytorch.test.ts: reads commands and writes results as lines of JSON.
 
 Values are hexadecimal. Each line is done in a thread of its own, so that one may wait for another.
 """
@@ -31,7 +31,7 @@ def call(name, method, *args):
     store = stores[name]
     of_hex = bytes.fromhex
     if method in ("set", "append"):
-        # str, because PyTorch has no other way in for bytes: each is one character below 128.
+        # PyTorch accepts only str here; each byte is one character below 128.
         return getattr(store, method)(args[0], of_hex(args[1]).decode("ascii"))
     if method == "get":
         return store.get(args[0]).hex()

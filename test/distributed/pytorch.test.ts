@@ -1,6 +1,6 @@
 /**
- * PyTorch's TCPStore as the other side, both ways. UNIPROC_REFERENCE_PYTHON names a Python that has
- * torch, if python3 has not; without one these tests are skipped.
+ * Interoperability with PyTorch's TCPStore, as server and as client. Skipped without torch in python3
+ * or in the Python that UNIPROC_REFERENCE_PYTHON names.
  */
 import { spawn, spawnSync, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import path from 'node:path';
@@ -16,7 +16,7 @@ const hasPyTorch =
     'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)',
   ]).status === 0;
 
-/** A Python process that does as it is told. */
+/** A Python process that executes commands. */
 class PyTorch {
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #calls = new Map<number, (reply: { value?: unknown; error?: string }) => void>();
@@ -76,7 +76,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
     });
     afterEach(() => pytorch.do('close', name));
 
-    it('has what our client sets, and gives what it has', async () => {
+    it('stores what our client sets, and returns its own values', async () => {
       const store = await clientOf({ port });
       await store.set('ours', 'value');
       expect(await pytorch.do('call', name, 'get', 'ours')).toBe(hex('value'));
@@ -84,7 +84,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       expect((await store.get('theirs')).toString()).toBe('another');
     });
 
-    it('keeps our values of no bytes, of every byte and of 8 MiB', async () => {
+    it('stores values of no bytes, of every byte and of 8 MiB', async () => {
       const store = await clientOf({ port });
       const bytes = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
       for (const value of [Buffer.alloc(0), bytes, Buffer.alloc(8 * 2 ** 20, bytes)]) {
@@ -93,14 +93,14 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       }
     });
 
-    it('adds with us', async () => {
+    it('adds', async () => {
       const store = await clientOf({ port });
       expect(await store.add('count', 5)).toBe(5);
       expect(await pytorch.do('call', name, 'add', 'count', -7)).toBe(-2);
       expect(await store.add('count', 1)).toBe(-1);
     });
 
-    it('compares and sets for us', async () => {
+    it('compares and sets', async () => {
       const store = await clientOf({ port });
       const compareSet = async (...args: [string, string, string]) =>
         (await store.compareSet(...args)).toString();
@@ -111,7 +111,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       expect(await compareSet('key', 'new', 'newer')).toBe('newer');
     });
 
-    it('appends, counts and deletes for us', async () => {
+    it('appends, counts and deletes', async () => {
       const store = await clientOf({ port });
       const numKeys = await store.numKeys();
       await store.append('key', 'one');
@@ -123,7 +123,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       expect(await store.numKeys()).toBe(numKeys);
     });
 
-    it('sets and gets several keys for us', async () => {
+    it('sets and gets several keys', async () => {
       const store = await clientOf({ port });
       await store.multiSet([
         ['a', '1'],
@@ -134,7 +134,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       expect(await store.check(['a', 'b'])).toBe(true);
     });
 
-    it('ends our wait when the last key comes', async () => {
+    it("ends our client's wait when the last key is set", async () => {
       const store = await clientOf({ port });
       const waiting = store.wait(['a', 'b', 'a']);
       await pytorch.do('call', name, 'set', 'b', '');
@@ -142,16 +142,16 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       await waiting;
     });
 
-    it('lets our client go on after a wait that timed out', async () => {
+    it('serves our client after its wait timed out', async () => {
       const store = await clientOf({ port });
       await expect(store.wait(['missing'], 50)).rejects.toBeInstanceOf(StoreTimeoutError);
       await expect(store.get('missing', 50)).rejects.toBeInstanceOf(StoreTimeoutError);
       expect(await store.add('count', 1)).toBe(1);
     });
 
-    it('serves a group of which we are one', async () => {
+    it('serves a group that includes our client', async () => {
       const other = `${name} in a group`;
-      // Until its two workers are there, PyTorch does not give the port: it is told one.
+      // PyTorch reports its port only after both workers have joined, so the test chooses it.
       await pytorch.do('close', name);
       const opening = pytorch.do('open', other, port, true, 2, 20_000, useLibuv);
       const store = await clientOf({ port });
@@ -216,7 +216,7 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       expect(await call('multi_get', ['b', 'a'])).toEqual(['', hex('1')]);
     });
 
-    it('waits for what we set', async () => {
+    it('waits for a key that our server sets', async () => {
       await open();
       const waiting = call('wait', ['a', 'b'], 20_000);
       await eventually(() => expect(server.usage().numAwaited).toBe(2));
@@ -228,20 +228,20 @@ const hex = (text: string) => Buffer.from(text).toString('hex');
       await waiting;
     });
 
-    it('goes on after a wait that timed out', async () => {
+    it('stays usable after a wait that timed out', async () => {
       await open();
       await expect(call('wait', ['missing'], 50)).rejects.toThrow('DistStoreError');
       expect(server.usage().numAwaited).toBe(0);
       expect(await call('add', 'count', 1)).toBe(1);
     });
 
-    it('is counted in when it is given a world size', async () => {
+    it('is counted as a worker when it has a world size', async () => {
       const waiting = (await clientOf(server)).waitForWorkers(2);
       await open(2);
       await waiting;
     });
 
-    it('finds our server when that starts later', async () => {
+    it('connects to our server when it starts later', async () => {
       await server.close();
       const opening = open();
       await new Promise((resolve) => setTimeout(resolve, 200));

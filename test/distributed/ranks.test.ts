@@ -1,7 +1,7 @@
-/** The processes that the other tests start: they are what a launcher would start, and end. */
+/** The helper that starts ranks as a launcher does, and kills them. */
 import { allEnded, processesWith, startRanks } from '../support/ranks';
 
-it('starts ranks with the variables of a launcher, and has what they say and how they end', async () => {
+it("starts ranks with a launcher's variables, and returns their output and exit", async () => {
   const ranks = await startRanks(
     `const { RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, EXTRA } = process.env;
      console.log([RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, EXTRA].join());
@@ -19,10 +19,10 @@ it('starts ranks with the variables of a launcher, and has what they say and how
   ]);
 });
 
-describe('a rank that does not end', () => {
+describe('a rank that does not exit', () => {
   const TAG = `never ${process.pid}`;
 
-  it('says what it says', async () => {
+  it('returns its output', async () => {
     const ranks = await startRanks(`console.log('up'); setInterval(() => {}, 1000)`, 2, {
       env: { RANKS_TEST: TAG },
     });

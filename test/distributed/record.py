@@ -1,4 +1,4 @@
-"""Records what PyTorch's TCPStore and its clients say to each other, for recorded.test.ts.
+"""Records the traffic between PyTorch's TCPStore and its clients for recorded.test.ts.
 
     python3 test/distributed/record.py     (with torch; writes recorded.json beside this file)
 
@@ -67,7 +67,7 @@ def seconds(count):
 
 
 def record(name, use_libuv, script):
-    """`script`: of each step the client, the method and its arguments; "&" goes on without it."""
+    """`script`: each step's client, method and arguments; "&" does not wait for the step."""
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=use_libuv)
     events = []
     proxy = Proxy(server.port, events)
@@ -182,7 +182,7 @@ recorded = [
 ]
 path = pathlib.Path(__file__).with_name("recorded.json")
 with path.open("w") as file:
-    # One line an event, to be read beside the protocol's table.
+    # One line per event.
     lines = []
     for exchange in recorded:
         events = ",\n  ".join(json.dumps(event) for event in exchange.pop("events"))

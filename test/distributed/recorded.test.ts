@@ -1,6 +1,6 @@
 /**
- * What PyTorch's clients and servers said to each other (recorded.json, made by record.py), with
- * our server, and then our client, in the place of one side: each byte must be the same.
+ * Replays the recorded traffic of PyTorch's clients and servers (recorded.json, made by record.py)
+ * against our server and our client: every byte must match.
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,8 +10,8 @@ import { StoreTimeoutError } from '../../lib/errors';
 import { clientOf, RawClient, serve, serveAfterHandshake } from './support';
 
 /**
- * In the order it happened: the client, and the bytes it sent or received in hexadecimal, or the
- * method and arguments of a call it began, or what that call gave, "timeout" when it did not.
+ * One event, in order: the client, and the bytes that it sent or received in hexadecimal, or a call's
+ * method and arguments, or that call's result ("timeout" on a timeout).
  */
 type RecordedEvent =
   | [client: number, what: 'sent' | 'received', bytes: string]
@@ -27,7 +27,7 @@ const numClients = (events: RecordedEvent[]) => 1 + Math.max(...events.map(([cli
 /** VALIDATE and PING with the client's pid. */
 const HANDSHAKE = /^00cef7853c0d[0-9a-f]{8}$/;
 
-/** The call as our client has it, and what PyTorch's would give. */
+/** Each PyTorch method on our client, with the result converted to PyTorch's. */
 const CALLS: Record<string, (store: TCPStore, ...args: never[]) => Promise<unknown>> = {
   set: (store, key: string, value: string) => store.set(key, value).then(() => null),
   get: (store, key: string) => store.get(key).then(String),
@@ -48,7 +48,7 @@ const CALLS: Record<string, (store: TCPStore, ...args: never[]) => Promise<unkno
   delete_key: (store, key: string) => store.deleteKey(key),
 };
 
-it('every request that PyTorch has in common with us was recorded', () => {
+it('every request type that we support was recorded', () => {
   const methods = recorded.flatMap(({ events }) =>
     events.flatMap(([, what, detail]) => (what === 'began' ? [detail[0]] : [])),
   );
@@ -67,11 +67,11 @@ describe.each(recorded)('$name, with a server $server', ({ events }) => {
         expect(answer.toString('hex')).toBe(detail);
       }
     }
-    // Nothing more was said to any.
+    // No further bytes were sent.
     for (const client of clients) await client.ping();
   });
 
-  it("our client asks PyTorch's server as PyTorch's client did, and makes the same of it", async () => {
+  it("our client sends the same requests as PyTorch's, and returns the same results", async () => {
     const readers: SocketReader[] = [];
     const sockets: { write(bytes: Buffer): unknown }[] = [];
     const server = await serveAfterHandshake((socket, reader) => {
@@ -99,7 +99,7 @@ describe.each(recorded)('$name, with a server $server', ({ events }) => {
         expect(await calls[client]).toEqual(detail);
       }
     }
-    // Nothing more was asked: the next request is the next bytes.
+    // No further bytes were sent: the next request follows immediately.
     for (const [client, store] of stores.entries()) {
       const asking = store.numKeys();
       expect(await readers[client].u8()).toBe(Query.GETNUMKEYS);

@@ -1,5 +1,5 @@
-// A store's server in a process of its own, for hostile.test.ts: says its port, and for each line
-// it is sent, what it uses and the most memory it has ever had.
+// A store server in a process of its own, for hostile.test.ts: prints its port and, for each input
+// line, its usage and peak memory.
 'use strict';
 
 require('../executor/requireTypescript');

@@ -1,4 +1,4 @@
-/** What the store's tests share. */
+/** Helpers of the store's tests. */
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { TCPStore } from '../../lib/distributed/tcpStore';
@@ -7,14 +7,14 @@ import { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
 
 export const HOST = '127.0.0.1';
 
-/** Closed after each test, the last first. */
+/** Closed after each test in reverse order. */
 const opened: (() => unknown)[] = [];
 
 afterEach(async () => {
   for (const close of opened.splice(0).reverse()) await close();
 });
 
-/** To be closed when the test ends. */
+/** Registers a resource to be closed after the test. */
 export function closing<T extends { close: () => unknown }>(resource: T): T {
   opened.push(() => resource.close());
   return resource;
@@ -29,7 +29,7 @@ export async function clientOf({ port }: { port: number }, timeout = 20_000): Pr
   return closing(await TCPStore.connect({ host: HOST, port, timeout }));
 }
 
-/** Until `condition` holds; fails with what it was told last. */
+/** Resolves when `condition` passes; fails with its last error. */
 export async function eventually(condition: () => void | Promise<void>): Promise<void> {
   const deadline = Date.now() + 40_000;
   for (;;) {
@@ -43,10 +43,10 @@ export async function eventually(condition: () => void | Promise<void>): Promise
   }
 }
 
-/** A connection of which each byte is ours. */
+/** A connection over which the test sends raw bytes. */
 export class RawClient {
   readonly reader: SocketReader;
-  /** When the connection is over, by whichever side. */
+  /** Resolves when either side has closed the connection. */
   readonly ended: Promise<void>;
 
   private constructor(readonly socket: Socket) {
@@ -68,7 +68,7 @@ export class RawClient {
     return client;
   }
 
-  /** One that has shaken hands. */
+  /** Connects and performs the handshake. */
   static async welcome(server: { port: number }): Promise<RawClient> {
     const client = await RawClient.connect(server);
     client.send(new Message(Query.VALIDATE).u32(VALIDATION).bytes());
@@ -80,14 +80,14 @@ export class RawClient {
     this.socket.write(bytes);
   }
 
-  /** Until the server has done all that was asked before. */
+  /** Resolves when the server has processed all earlier requests. */
   async ping(number = 7): Promise<void> {
     this.send(new Message(Query.PING).u32(number).bytes());
     expect(await this.reader.u32()).toBe(number);
   }
 }
 
-/** A server whose connections `serveOne` handles; for what no store would do. */
+/** A server with the given connection handler, for behaviour that no store has. */
 export async function serveRaw(serveOne: (socket: Socket) => void): Promise<{ port: number }> {
   const sockets = new Set<Socket>();
   const server: Server = createServer((socket) => {
@@ -105,7 +105,7 @@ export async function serveRaw(serveOne: (socket: Socket) => void): Promise<{ po
   return { port: (server.address() as AddressInfo).port };
 }
 
-/** Answers the handshake, then leaves each connection to `then`. */
+/** Answers the handshake, then passes each connection to `then`. */
 export function serveAfterHandshake(then: (socket: Socket, reader: SocketReader) => void) {
   return serveRaw((socket) => {
     const reader = new SocketReader(socket);

@@ -1,4 +1,4 @@
-/** Our client against our server. */
+/** TCPStore against TCPStoreServer. */
 import { TCPStore } from '../../lib/distributed/tcpStore';
 import { Message, Query } from '../../lib/distributed/tcpStoreProtocol';
 import { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
@@ -52,7 +52,7 @@ beforeEach(async () => {
 });
 
 describe('operations', () => {
-  it('get gives what any client has set', async () => {
+  it('get returns a value that any client set', async () => {
     await store.set('key', 'value');
     expect(text(await other.get('key'))).toBe('value');
   });
@@ -79,7 +79,7 @@ describe('operations', () => {
     expect(text(await other.get('Schlüssel 鍵\0'))).toBe('of another');
   });
 
-  it('a value is what it was when set was called', async () => {
+  it('set copies the value when it is called', async () => {
     const value = Buffer.from('before');
     const setting = store.set('key', value);
     value.write('after!');
@@ -94,63 +94,63 @@ describe('operations', () => {
     expect(text(await getting)).toBe('late');
   });
 
-  it('add counts from 0, up and down, and gives the sum', async () => {
+  it('add starts at 0, takes negative amounts and returns the sum', async () => {
     expect(await store.add('count', 5)).toBe(5);
     expect(await other.add('count', -7)).toBe(-2);
     expect(await store.add('count', 0)).toBe(-2);
   });
 
-  it('add keeps the number as decimal text, and goes on from text that is one', async () => {
+  it('add stores decimal text, and adds to existing decimal text', async () => {
     await store.add('count', 12);
     expect(text(await store.get('count'))).toBe('12');
     await store.set('count', '-3');
     expect(await store.add('count', 1)).toBe(-2);
   });
 
-  it('add is exact as far as a number is, and says when it is not', async () => {
+  it('add rejects a sum that is not a safe integer', async () => {
     expect(await store.add('count', Number.MAX_SAFE_INTEGER)).toBe(Number.MAX_SAFE_INTEGER);
     const error = await errorOf(store.add('count', 1));
     expect(error).toBeInstanceOf(StoreRequestError);
-    expect((error as Error).message).toContain('count is 9007199254740992 now');
+    expect((error as Error).message).toContain('add to count: the sum is now 9007199254740992');
   });
 
-  it('compareSet sets when the value is the expected one', async () => {
+  it('compareSet sets when the value is as expected', async () => {
     await store.set('key', 'old');
     expect(text(await store.compareSet('key', 'old', 'new'))).toBe('new');
     expect(text(await other.get('key'))).toBe('new');
   });
 
-  it('compareSet leaves another value, and gives it', async () => {
+  it('compareSet keeps and returns a different value', async () => {
     await store.set('key', 'old');
     expect(text(await store.compareSet('key', 'older', 'new'))).toBe('old');
     expect(text(await other.get('key'))).toBe('old');
   });
 
-  it('compareSet sets a key that is not there when nothing is expected', async () => {
+  it('compareSet sets an unset key when the expected value is empty', async () => {
     expect(text(await store.compareSet('key', '', 'new'))).toBe('new');
     expect(text(await other.get('key'))).toBe('new');
   });
 
-  it('compareSet gives what was expected of a key that is not there, and sets nothing', async () => {
+  it('compareSet returns the expected value for an unset key, and sets nothing', async () => {
     expect(text(await store.compareSet('key', 'old', 'new'))).toBe('old');
     expect(await other.check(['key'])).toBe(false);
   });
 
-  it('check says whether all keys are there', async () => {
+  it('check returns whether all keys are set', async () => {
     await store.set('a', '');
     expect(await store.check(['a'])).toBe(true);
     expect(await store.check(['a', 'b'])).toBe(false);
     expect(await store.check([])).toBe(true);
   });
 
-  it('append adds to the end, and begins what is not there', async () => {
+  it('append extends a value, and creates an unset key', async () => {
     await store.append('key', 'one');
     await store.append('key', '');
     await store.append('key', ' two');
     expect(text(await store.get('key'))).toBe('one two');
   });
 
-  it('multiSet sets each, and multiGet gives each in its place', async () => {
+  it('multiSet sets each key, and multiGet returns the values in order', async () => {
     await store.multiSet([
       ['a', '1'],
       ['b', Buffer.alloc(0)],
@@ -159,13 +159,13 @@ describe('operations', () => {
     expect((await other.multiGet(['c', 'b', 'a', 'c'])).map(text)).toEqual(['3', '', '1', '3']);
   });
 
-  it('multiSet and multiGet of no keys are done at once', async () => {
+  it('multiSet and multiGet of no keys complete immediately', async () => {
     await store.multiSet([]);
     expect(await store.multiGet([])).toEqual([]);
     expect(await store.numKeys()).toBe(0);
   });
 
-  it('multiGet waits for each', async () => {
+  it('multiGet waits for every key', async () => {
     const getting = store.multiGet(['a', 'b']);
     await other.set('b', '2');
     await other.set('a', '1');
@@ -180,14 +180,14 @@ describe('operations', () => {
     expect(await store.numKeys()).toBe(2);
   });
 
-  it('deleteKey says whether it was there', async () => {
+  it('deleteKey returns whether the key was set', async () => {
     await store.set('key', 'value');
     expect(await other.deleteKey('key')).toBe(true);
     expect(await store.check(['key'])).toBe(false);
     expect(await other.deleteKey('key')).toBe(false);
   });
 
-  it('waitForWorkers ends for each when all are there', async () => {
+  it('waitForWorkers resolves for each client when all have called it', async () => {
     let done = 0;
     const waiting = [store, other].map(async (each) => {
       await each.waitForWorkers(3);
@@ -199,13 +199,13 @@ describe('operations', () => {
     await Promise.all(waiting);
   });
 
-  it('are done in the order they are called', async () => {
+  it('run in the order of the calls', async () => {
     const called = [store.set('key', '1'), store.append('key', '2'), store.get('key')] as const;
     expect(text(await called[2])).toBe('12');
     await Promise.all(called);
   });
 
-  it('of many clients are each done once', async () => {
+  it('of many clients each run once', async () => {
     const clients = await Promise.all(Array.from({ length: 40 }, () => clientOf(server)));
     const sums = await Promise.all(
       clients.flatMap((client) => Array.from({ length: 5 }, () => client.add('count', 1))),
@@ -214,11 +214,11 @@ describe('operations', () => {
   });
 
   it.each<[string, () => Promise<unknown>, string]>([
-    ['a key above 8 KiB', () => store.set('k'.repeat(8192), ''), 'is 8193 bytes long'],
-    ['a value above 8 MiB', () => store.set('k', Buffer.alloc(2 ** 23 + 1)), '8388609 bytes long'],
-    ['half an amount', () => store.add('count', 0.5), 'add to count: 0.5'],
+    ['a key above 8 KiB', () => store.set('k'.repeat(8192), ''), 'has 8193 bytes'],
+    ['a value above 8 MiB', () => store.set('k', Buffer.alloc(2 ** 23 + 1)), 'has 8388609 bytes'],
+    ['half an amount', () => store.add('count', 0.5), 'add to count: the amount is 0.5'],
     ['131,073 keys', () => store.wait(Array<string>(131073).fill('k')), '131073 keys'],
-  ])('reject %s, and go on', async (_, call, message) => {
+  ])('reject %s, and the client stays usable', async (_, call, message) => {
     const error = await errorOf(call());
     expect(error).toBeInstanceOf(StoreRequestError);
     expect((error as Error).message).toContain(message);
@@ -233,14 +233,14 @@ describe('wait', () => {
     ['compareSet', () => other.compareSet('key', '', 'value')],
     ['append', () => other.append('key', '')],
     ['multiSet', () => other.multiSet([['key', '']])],
-  ])('ends when the key comes by %s', async (_, come) => {
+  ])('ends when %s sets the key', async (_, come) => {
     const waiting = store.wait(['key']);
     await eventually(() => expect(server.usage().numAwaited).toBe(1));
     await come();
     await waiting;
   });
 
-  it('ends at once when all keys are there', async () => {
+  it('ends immediately when all keys are set', async () => {
     await other.multiSet([
       ['a', ''],
       ['b', ''],
@@ -250,7 +250,7 @@ describe('wait', () => {
     await store.wait([]);
   });
 
-  it('ends when the last of several keys comes, in whatever order', async () => {
+  it('ends when the last of several keys is set, in any order', async () => {
     let done = false;
     const waiting = store.wait(['a', 'b', 'c', 'b']).then(() => (done = true));
     await eventually(() => expect(server.usage().numAwaited).toBe(3));
@@ -262,7 +262,7 @@ describe('wait', () => {
     await waiting;
   });
 
-  it('ends for all who wait for the same key', async () => {
+  it('ends for all clients that wait for the same key', async () => {
     const waiting = [store, await clientOf(server), await clientOf(server)].map((client) =>
       client.wait(['key']),
     );
@@ -277,7 +277,7 @@ describe('timeouts', () => {
     ['wait', ['there', 'missing'], () => store.wait(['there', 'missing'], 30)],
     ['get', ['missing'], () => store.get('missing', 30)],
     ['multiGet', ['there', 'missing'], () => store.multiGet(['there', 'missing'], 30)],
-  ])('%s says which keys it waited for, and how long', async (operation, keys, call) => {
+  ])('of %s name the keys and the milliseconds', async (operation, keys, call) => {
     await store.set('there', '');
     const error = (await errorOf(call())) as StoreTimeoutError;
     expect(error).toBeInstanceOf(StoreTimeoutError);
@@ -285,7 +285,7 @@ describe('timeouts', () => {
     expect(error.message).toContain(`${operation}(${keys.join(', ')}) was not done within 30 ms`);
   });
 
-  it('leave nothing on the server, and the client goes on', async () => {
+  it('cancel the wait on the server, and the client stays usable', async () => {
     await errorOf(store.wait(['a', 'b'], 20));
     expect(await store.add('count', 1)).toBe(1);
     expect(server.usage().numAwaited).toBe(0);
@@ -293,7 +293,7 @@ describe('timeouts', () => {
     expect(text(await store.get('a'))).toBe('late');
   });
 
-  it('may come as the key does', async () => {
+  it('may race with the key being set', async () => {
     for (let round = 0; round < 50; round++) {
       const waiting = store.wait([`key ${round}`], 5).catch((error: unknown) => error);
       await new Promise((resolve) => setTimeout(resolve, 5));
@@ -304,7 +304,7 @@ describe('timeouts', () => {
     }
   });
 
-  it('count from the call, also behind a call that waits', async () => {
+  it('start at the call, also behind a waiting call', async () => {
     const waiting = store.wait(['missing']);
     const behind = (await errorOf(store.get('there', 20))) as StoreTimeoutError;
     expect(behind).toMatchObject({ operation: 'get', keys: ['there'], timeout: 20 });
@@ -312,7 +312,7 @@ describe('timeouts', () => {
     await waiting;
   });
 
-  it('leave undone what stood behind another call', async () => {
+  it('prevent a queued call from running', async () => {
     const impatient = await clientOf(server, 4000);
     const waiting = impatient.wait(['missing'], 20_000);
     expect(await errorOf(impatient.set('behind', ''))).toBeInstanceOf(StoreTimeoutError);
@@ -321,7 +321,7 @@ describe('timeouts', () => {
     expect(await impatient.check(['behind'])).toBe(false);
   });
 
-  it('may cross the answer on its way', async () => {
+  it('may cross the reply', async () => {
     const crossing = await serveAfterHandshake((socket, reader) => {
       void (async () => {
         await reader.bytes(1 + 8 + 8 + 4);
@@ -336,7 +336,7 @@ describe('timeouts', () => {
     expect(await client.numKeys()).toBe(42);
   });
 
-  it("are the client's own where a call has none", async () => {
+  it("default to the client's own", async () => {
     const impatient = await clientOf(server, 5000);
     expect(impatient.timeout).toBe(5000);
     const silent = await serveAfterHandshake(() => {});
@@ -348,12 +348,12 @@ describe('timeouts', () => {
     });
   });
 
-  it('drop an answer that comes late', async () => {
+  it('drop a late reply', async () => {
     let expire = () => {};
     const expired = new Promise<void>((resolve) => (expire = resolve));
     const late = await serveAfterHandshake((socket, reader) => {
       void (async () => {
-        // A get: the wait is answered, the value comes after the client's timeout.
+        // A get: answer the wait, send the value after the client's timeout.
         await reader.bytes(1 + 8 + 8 + 4);
         socket.write(Buffer.of(0));
         await reader.bytes(1 + 8 + 4);
@@ -369,7 +369,7 @@ describe('timeouts', () => {
     expect(await client.numKeys()).toBe(42);
   });
 
-  it('may be as long as one likes', async () => {
+  it('may exceed the limit of setTimeout', async () => {
     const waiting = [store.wait(['key'], Infinity), other.wait(['key'], 2 ** 40)];
     await eventually(() => expect(server.usage().numClients).toBe(2));
     await (await clientOf(server)).set('key', '');
@@ -384,7 +384,7 @@ describe('timeouts', () => {
 });
 
 describe('connect', () => {
-  it('tries until the server starts', async () => {
+  it('retries until the server starts', async () => {
     const port = await freePort();
     const connecting = TCPStore.connect({ host: HOST, port, timeout: 20_000 });
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -392,28 +392,28 @@ describe('connect', () => {
     await closing(await connecting).set('key', 'value');
   });
 
-  it('tries again when it is not welcomed at first', async () => {
+  it('retries when the server closes the first connections', async () => {
     let attempts = 0;
-    const moody = await serveRaw((socket) => {
+    const closesTwice = await serveRaw((socket) => {
       if (++attempts < 3) socket.destroy();
       else {
         socket.once('data', (bytes: Buffer) => socket.write(bytes.subarray(-4)));
       }
     });
-    await clientOf(moody);
+    await clientOf(closesTwice);
     expect(attempts).toBe(3);
   });
 
-  // What is there has seconds to answer, also on a busy machine.
+  // The server has seconds to answer, also on a busy machine.
   it.each<[string, () => Promise<{ port: number }>, string]>([
-    ['nobody listens', async () => ({ port: await freePort() }), 'ECONNREFUSED'],
-    ['nobody answers', () => serveRaw(() => {}), 'connecting took too long'],
+    ['no server listens', async () => ({ port: await freePort() }), 'ECONNREFUSED'],
+    ['the server does not answer', () => serveRaw(() => {}), 'the handshake timed out'],
     [
-      'another server answers',
+      'a different server answers',
       () => serveRaw((socket) => socket.write('220 mail.example')),
-      'not a store',
+      'not a TCPStore',
     ],
-  ])('says after its timeout that %s', async (_, listen, reason) => {
+  ])('rejects after its timeout when %s', async (_, listen, reason) => {
     const { port } = await listen();
     const error = await errorOf(TCPStore.connect({ host: HOST, port, timeout: 4000 }));
     expect(error).toBeInstanceOf(StoreConnectionError);
@@ -428,7 +428,7 @@ describe('connect', () => {
 });
 
 describe('the end of a connection', () => {
-  it('fails what waits, and what is called later, when the server closes', async () => {
+  it('rejects pending and later calls when the server closes', async () => {
     const waiting = errorOf(store.wait(['key']));
     const behind = errorOf(store.get('other'));
     await eventually(() => expect(server.usage().numAwaited).toBe(1));
@@ -439,7 +439,7 @@ describe('the end of a connection', () => {
     }
   });
 
-  it('fails calls when the server breaks the protocol', async () => {
+  it('rejects calls when the server violates the protocol', async () => {
     const hostile = await serveAfterHandshake((socket) => {
       socket.write(Buffer.concat([Buffer.of(0), Buffer.alloc(8, 255)]));
     });
@@ -450,7 +450,7 @@ describe('the end of a connection', () => {
     expect(await errorOf(client.numKeys())).toBeInstanceOf(StoreConnectionError);
   });
 
-  it('leaves nothing on the server of a client that waited', async () => {
+  it("removes a waiting client's state from the server", async () => {
     const { numBytes, numClients } = server.usage();
     const client = await clientOf(server);
     const waiting = errorOf(client.wait(['a', 'b']));
@@ -462,7 +462,7 @@ describe('the end of a connection', () => {
     );
   });
 
-  it('leaves others waiting for the same key', async () => {
+  it("keeps other clients' waits for the same key", async () => {
     const leaving = await clientOf(server);
     const left = errorOf(leaving.wait(['key']));
     const waiting = other.wait(['key']);
@@ -474,7 +474,7 @@ describe('the end of a connection', () => {
     await waiting;
   });
 
-  it('comes after what was set', async () => {
+  it('flushes completed sets', async () => {
     const value = Buffer.alloc(4 * 2 ** 20, 1);
     const client = await clientOf(server);
     await client.set('key', value);
@@ -482,7 +482,7 @@ describe('the end of a connection', () => {
     expect((await store.get('key')).equals(value)).toBe(true);
   });
 
-  it('by close fails later calls, and may come twice', async () => {
+  it('by close rejects later calls, and is idempotent', async () => {
     await store.close();
     await store.close();
     expect(await errorOf(store.numKeys())).toBeInstanceOf(ShutdownError);
@@ -490,18 +490,18 @@ describe('the end of a connection', () => {
 });
 
 describe('the server', () => {
-  it('says where it listens', () => {
+  it('exposes its address', () => {
     expect(server.host).toBe(HOST);
     expect(server.port).toBeGreaterThan(0);
   });
 
-  it('listens on every address unless told otherwise', async () => {
+  it('listens on every address by default', async () => {
     const everywhere = closing(await TCPStoreServer.listen({ port: 0 }));
     expect(['::', '0.0.0.0']).toContain(everywhere.host);
     await (await clientOf(everywhere)).set('key', 'value');
   });
 
-  it('says that another has the port', async () => {
+  it('rejects when the port is in use', async () => {
     const error = await errorOf(TCPStoreServer.listen({ host: HOST, port: server.port }));
     expect(error).toBeInstanceOf(StoreListenError);
     expect(error).toMatchObject({ address: `${HOST}:${server.port}`, reason: 'EADDRINUSE' });
@@ -513,7 +513,7 @@ describe('the server', () => {
     closing(await TCPStoreServer.listen({ host: HOST, port: server.port }));
   });
 
-  it('counts the memory of its keys, and none when they are gone', async () => {
+  it("counts its keys' memory, and releases it when they are deleted", async () => {
     const { numBytes } = server.usage();
     await store.set('a', Buffer.alloc(2_000_000));
     await store.set('a', Buffer.alloc(3_000_000));
@@ -531,7 +531,7 @@ describe('the server', () => {
     );
   });
 
-  it('and its clients let the process end once they are closed', async () => {
+  it('and its clients, once closed, do not keep the process alive', async () => {
     const program = `
       const { TCPStore } = require('${ROOT}/lib/distributed/tcpStore');
       const { TCPStoreServer } = require('${ROOT}/lib/distributed/tcpStoreServer');
@@ -545,7 +545,7 @@ describe('the server', () => {
         await stores[1].close();
         await server.close();
         await waiting;
-        // Of handles that are closed the loop hears in its next turns.
+        // The event loop drops closed handles in its next turns.
         for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
         console.log(process.getActiveResourcesInfo().filter((name) => name !== 'PipeWrap').join());
       })();

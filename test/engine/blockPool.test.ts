@@ -1,13 +1,13 @@
 import { BlockPool } from '../../lib/engine/blockPool';
 
-test('a new pool is all free, and gives blocks in order', () => {
+test('a new pool is all free and allocates blocks in order', () => {
   const pool = new BlockPool(4);
   expect(pool.numFreeBlocks).toBe(4);
   expect(pool.getNewBlocks(3)).toEqual([0, 1, 2]);
   expect(pool.numFreeBlocks).toBe(1);
 });
 
-test('a block that was taken is held once, one that was let go is free', () => {
+test('an allocated block has reference count 1, a freed one 0', () => {
   const pool = new BlockPool(2);
   const [blockId] = pool.getNewBlocks(1);
   expect(pool.refCount(blockId)).toBe(1);
@@ -16,7 +16,7 @@ test('a block that was taken is held once, one that was let go is free', () => {
   expect(pool.numFreeBlocks).toBe(2);
 });
 
-test('the block that has been free longest is taken first', () => {
+test('the least recently freed block is allocated first', () => {
   const pool = new BlockPool(3);
   pool.getNewBlocks(3);
   pool.releaseBlocks([2]);
@@ -27,13 +27,13 @@ test('the block that has been free longest is taken first', () => {
   expect(pool.getNewBlocks(2)).toEqual([1, 2]);
 });
 
-test('of blocks let go together the last is taken first', () => {
+test('of blocks freed together the last is allocated first', () => {
   const pool = new BlockPool(3);
   pool.releaseBlocks(pool.getNewBlocks(3));
   expect(pool.getNewBlocks(3)).toEqual([2, 1, 0]);
 });
 
-test('a block can be held again, be it in use or free', () => {
+test('touch adds a reference to a block in use or free', () => {
   const pool = new BlockPool(3);
   pool.getNewBlocks(2);
   pool.releaseBlocks([0]);
@@ -47,7 +47,7 @@ test('a block can be held again, be it in use or free', () => {
   expect(pool.numFreeBlocks).toBe(1);
 });
 
-test('a block is found by its hash until it is taken for something else', () => {
+test('a block is cached under its hash until it is reallocated', () => {
   const pool = new BlockPool(2);
   const [a, b] = pool.getNewBlocks(2);
   pool.cacheBlock(a, 'of a');
@@ -59,7 +59,7 @@ test('a block is found by its hash until it is taken for something else', () => 
   expect(pool.getCachedBlock('of b')).toBe(b);
 });
 
-test('of two blocks with the same content the first is found, and its twin takes nothing from it', () => {
+test('of two blocks with one hash the first stays cached when the second is reallocated', () => {
   const pool = new BlockPool(3);
   const [a, b] = pool.getNewBlocks(2);
   pool.cacheBlock(a, 'same');
@@ -69,7 +69,7 @@ test('of two blocks with the same content the first is found, and its twin takes
   expect(pool.getCachedBlock('same')).toBe(a);
 });
 
-test('after a reset nothing is found, and blocks are held as before', () => {
+test('a reset evicts all hashes and keeps references', () => {
   const pool = new BlockPool(2);
   const [a] = pool.getNewBlocks(1);
   pool.cacheBlock(a, 'of a');

@@ -1,13 +1,13 @@
-/** A byte-level tokenizer without merges: token b is byte b, so every cut between tokens is there to test. */
+/** A byte-level tokenizer without merges: token b is byte b, so tests can cut text at any byte. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 
-/** The end of a sequence; a special token. */
+/** The EOS token, which is special. */
 export const EOS_TOKEN_ID = 256;
 
-/** How byte-level BPE writes bytes: printable ones as they are, the others from U+0100 on (GPT-2). */
+/** GPT-2's byte-to-character map: printable bytes as they are, the others from U+0100 on. */
 function byteLetters(): string[] {
   let next = 0x100;
   return Array.from({ length: 256 }, (_, byte) => {
@@ -17,7 +17,7 @@ function byteLetters(): string[] {
   });
 }
 
-/** Its files, by name. */
+/** The tokenizer's files, by name. */
 export function byteTokenizerFiles(): Record<string, object> {
   const vocab = Object.fromEntries(byteLetters().map((letter, byte) => [letter, byte]));
   const byteLevel = {

@@ -1,6 +1,6 @@
 /**
- * Has `setTimeout` and `performance.now()` follow a clock that `jest.advanceTimersByTime` moves, so
- * that no time depends on the machine's speed. Promises and turns of the event loop stay real.
+ * Makes `setTimeout` and `performance.now()` follow a clock that `jest.advanceTimersByTime` moves,
+ * so that tests do not depend on the machine's speed. Promises and event loop turns stay real.
  */
 export function stopClock(): void {
   jest.useFakeTimers({

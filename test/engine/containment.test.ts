@@ -1,4 +1,4 @@
-/** What goes wrong with one request ends that request, whatever the stage; others go on. */
+/** An error of one request, at any stage, fails that request alone. */
 import { RequestFailedError, InvalidRequestError, UniprocError } from '../../lib/errors';
 import { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import { OutputProcessor } from '../../lib/engine/outputProcessor';
@@ -18,10 +18,10 @@ afterEach(shutdownEngines);
 afterEach(() => jest.restoreAllMocks());
 
 const PARAMS = { maxTokens: 12 };
-/** The request that goes wrong has this many prompt tokens, and no other has. */
+/** Prompt tokens of the failing request; no other request has as many. */
 const BAD_LENGTH = 7;
 
-/** Has a method throw for the bad request alone. */
+/** Makes a method throw for the failing request alone. */
 function sabotage<T extends object>(
   prototype: T,
   method: keyof T & string,
@@ -38,7 +38,10 @@ function sabotage<T extends object>(
 
 const isBadRequest = (request: Request) => request.numPromptTokens === BAD_LENGTH;
 
-/** The bad request fails alone, with its blocks free; those beside it, before and after, do not. */
+/**
+ * Checks that the bad request fails and its blocks are free, and that requests before, beside and
+ * after it complete.
+ */
 async function expectContained(
   engine: TestEngine<PagedWorker>,
   stage: RegExp = /sabotage/,
@@ -68,7 +71,7 @@ async function expectContained(
     kvCacheUsage: 0,
   });
   expect(engine.worker.model.requests.size).toBe(0);
-  // Each request is counted once, also one that could not be made.
+  // Each request is counted once, even one that was never made.
   const { numFinishedReqs } = engine.engine.stats();
   expect(Object.values(numFinishedReqs).reduce((sum, count) => sum + count)).toBe(9);
 }
@@ -82,12 +85,12 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
   const create = (workerCls: typeof PagedWorker = SlowPagedWorker, args = {}) =>
     TestEngine.create(workerCls, { asyncScheduling, ...args });
 
-  test('what is thrown while it is admitted', async () => {
+  test('an error thrown while it is admitted', async () => {
     sabotage(OutputProcessor.prototype, 'addRequest', isBadRequest);
     await expectContained(await create(), /could not be admitted: sabotage/);
   });
 
-  test('what is thrown while it is queued', async () => {
+  test('an error thrown while it is queued', async () => {
     sabotage(Scheduler.prototype, 'addRequest', isBadRequest);
     await expectContained(await create(), /could not be scheduled: sabotage/);
   });
@@ -100,13 +103,13 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     },
   );
 
-  test('what is thrown when blocks for its next token are sought', async () => {
+  test('an error thrown while its next block is allocated', async () => {
     const isDecoding = (request: Request) => isBadRequest(request) && request.numOutputTokens > 3;
     sabotage(KVCacheManager.prototype, 'allocateSlots', isDecoding);
     await expectContained(await create(), /could not be scheduled: sabotage/);
   });
 
-  test('what is thrown while its tokens become text', async () => {
+  test('an error thrown while it is detokenized', async () => {
     const tokenizer = await byteTokenizer();
     const engine = await TestEngine.create(SlowPagedWorker, { asyncScheduling }, { tokenizer });
     let numAppended = 0;
@@ -151,7 +154,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     await expectContained(await create(RefusingWorker));
   });
 
-  test('one alone in the engine, and a call after it', async () => {
+  test('a request that fails alone in the engine, and a call after it', async () => {
     sabotage(KVCacheManager.prototype, 'shareBlocks', isBadRequest);
     const engine = await create();
     await expect(engine.generate(promptOf(BAD_LENGTH), PARAMS)).rejects.toBeInstanceOf(

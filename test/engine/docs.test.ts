@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { ROOT, runNode } from '../executor/support';
 
-test('the example of docs/engine.md runs as it stands', async () => {
+test('the example of docs/engine.md runs', async () => {
   const page = readFileSync(path.join(ROOT, 'docs', 'engine.md'), 'utf8');
   const examples = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
   expect(examples).toHaveLength(1);

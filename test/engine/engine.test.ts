@@ -41,8 +41,8 @@ async function readAll(stream: AsyncIterable<OutputDelta>): Promise<OutputDelta[
   return deltas;
 }
 
-describe('the start', () => {
-  test('asks for specs and memory, makes the cache, warms up, in this order', async () => {
+describe('start', () => {
+  test('gets specs and memory, allocates the cache and warms up, in this order', async () => {
     const { worker } = await TestEngine.create(PagedWorker);
     expect(worker.calls).toEqual([
       'initDevice',
@@ -54,7 +54,7 @@ describe('the start', () => {
     ]);
   });
 
-  test('fails where the cache cannot hold one request, with the worker shut down', async () => {
+  test('fails and shuts the worker down if the cache cannot hold one request', async () => {
     const made: PagedWorker[] = [];
     class TinyWorker extends PagedWorker {
       static override numBlocks = 15;
@@ -66,7 +66,7 @@ describe('the start', () => {
     expect(made[0].calls.at(-1)).toBe('shutdown');
   });
 
-  test('can be given up, with the worker shut down', async () => {
+  test('can be aborted, which shuts the worker down', async () => {
     const controller = new AbortController();
     const made: PagedWorker[] = [];
     class AbortedWorker extends PagedWorker {
@@ -83,7 +83,7 @@ describe('the start', () => {
   });
 });
 
-test('the executor says when it fails, from before the first call on', async () => {
+test('an executor failure before the first call is reported', async () => {
   const calls: string[] = [];
   let fail: (error: ExecutorFailedError) => void = () => {};
   class RecordingExecutor extends UniProcExecutor {
@@ -112,7 +112,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     ['done at once', PagedWorker],
     ['slow', SlowPagedWorker],
   ])('over a worker that is %s', (_, workerCls) => {
-    test('generate gives the tokens that the model gives', async () => {
+    test("generate returns the model's tokens", async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       expect(await engine.generate(promptOf(5), { maxTokens: 7 })).toEqual({
         requestId: '0',
@@ -131,7 +131,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       });
     });
 
-    test('requests of any length together get what each gets alone', async () => {
+    test('requests of any lengths in one batch get the tokens each gets alone', async () => {
       const engine = await TestEngine.create(workerCls, {
         asyncScheduling,
         maxNumBatchedTokens: 16,
@@ -149,7 +149,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       );
     });
 
-    test('a small pool changes no token', async () => {
+    test('preemption in a small pool changes no token', async () => {
       class SmallPool extends workerCls {
         static override numBlocks = 16;
       }
@@ -163,7 +163,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       );
     });
 
-    test('stop tokens, the end of sequence among them, end with the reason stop', async () => {
+    test('stop tokens, including EOS, finish with reason stop', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       const free = generateAlone(promptOf(4), { maxTokens: 30 });
       const [stopped, unstopped] = await Promise.all([
@@ -177,13 +177,13 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(unstopped.outputs[0]).toMatchObject({ finishReason: 'length', tokenIds: free });
     });
 
-    test('the worker has forgotten a request before its caller hears of it', async () => {
+    test('the worker frees a request before its caller gets the output', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       await engine.generate(promptOf(5), { maxTokens: 3 });
       expect(engine.worker.model.requests.size).toBe(0);
     });
 
-    test('calls that wait together share the batch', async () => {
+    test('queued calls share the batch', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       await Promise.all([
         engine.generate(promptOf(3), { maxTokens: 2 }),
@@ -195,7 +195,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       ]);
     });
 
-    test('a call joins those that run', async () => {
+    test('a call joins the running batch', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       const first = engine.generate(promptOf(3), { maxTokens: 40 });
       await turns();
@@ -204,7 +204,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(batches(engine.worker)).toContainEqual(['0', '1']);
     });
 
-    test('deltas of a stream add up to what generate gives', async () => {
+    test('deltas of a stream add up to the output of generate', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       const deltas = await readAll(engine.stream(promptOf(6), { maxTokens: 20 }));
       expect(deltas.flatMap(({ tokenIds }) => tokenIds)).toEqual(
@@ -214,7 +214,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(deltas.every(({ finishReason }) => finishReason === null)).toBe(true);
     });
 
-    test('a stop string ends its request on the worker too', async () => {
+    test('a stop string finishes its request on the worker too', async () => {
       const tokenizer = await byteTokenizer();
       const engine = await TestEngine.create(workerCls, { asyncScheduling }, { tokenizer });
       const text = Buffer.from(generateAlone(promptOf(4), { maxTokens: 20 })).toString();
@@ -228,7 +228,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect(engine.worker.steps.length).toBeLessThan(12);
     });
 
-    test('leaving a stream early ends its request and no other', async () => {
+    test('leaving a stream early aborts its request and no other', async () => {
       const engine = await TestEngine.create(workerCls, { asyncScheduling });
       const other = engine.generate(promptOf(7), { maxTokens: 50 });
       const stream = engine.stream(promptOf(6), { maxTokens: 50 });
@@ -238,7 +238,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
       expect((await other).outputs[0].tokenIds).toEqual(
         generateAlone(promptOf(7), { maxTokens: 50 }),
       );
-      // It is told to the worker in the very next step.
+      // The worker gets it with the next step.
       const ended = engine.worker.steps.findIndex((step) => step.finishedReqIds.includes('1'));
       expect(ended).toBe(numSteps);
       const after = engine.worker.steps.slice(ended);
@@ -249,7 +249,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
 });
 
 describe('steps in flight', () => {
-  test('there are two with async scheduling, and the oldest is waited for', async () => {
+  test('are two with async scheduling, and the oldest is awaited', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: true });
     const { worker } = engine;
     const output = engine.generate(promptOf(3), { maxTokens: 4 });
@@ -260,14 +260,14 @@ describe('steps in flight', () => {
     expect(worker.steps).toHaveLength(2);
     worker.complete[0]();
     await turns();
-    // With both known the queue is filled again.
+    // With both outputs read, two steps are launched again.
     expect(worker.steps).toHaveLength(4);
     worker.complete[2]();
     worker.complete[3]();
     expect((await output).outputs[0].tokenIds).toHaveLength(4);
   });
 
-  test('there is one without', async () => {
+  test('are one without async scheduling', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
     const { worker } = engine;
     const output = engine.generate(promptOf(3), { maxTokens: 2 });
@@ -280,7 +280,7 @@ describe('steps in flight', () => {
     await output;
   });
 
-  test('requests that come meanwhile enter in the order they came', async () => {
+  test('requests that arrive meanwhile are admitted in arrival order', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
     const outputs = [engine.generate(promptOf(3), { maxTokens: 2 })];
     await turns();
@@ -292,14 +292,14 @@ describe('steps in flight', () => {
     await Promise.all(outputs);
   });
 
-  test('nobody waits for a step that only frees requests', async () => {
+  test('a step that only frees requests is not awaited', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
     const first = engine.generate(promptOf(3), { maxTokens: 1 });
     await turns();
     engine.worker.complete[0]();
     await first;
     expect(engine.worker.steps[1]).toMatchObject({ finishedReqIds: ['0'] });
-    // That step is not complete, and the next one runs.
+    // That step is pending, and the next one runs.
     const second = engine.generate(promptOf(3), { maxTokens: 1 });
     await turns();
     engine.worker.complete[2]();
@@ -308,11 +308,11 @@ describe('steps in flight', () => {
 });
 
 describe('samples', () => {
-  /** Seeds of all requests the worker was told of. */
+  /** Seeds of all requests sent to the worker. */
   const seeds = ({ worker }: TestEngine<PagedWorker>) =>
     worker.steps.flatMap((step) => step.scheduledNewReqs.map(({ seed }) => seed));
 
-  test('n of them are gathered into one output, by index', async () => {
+  test('are collected into one output, by index', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const { outputs } = await engine.generate(promptOf(3), { n: 3, maxTokens: 4 });
     expect(outputs.map(({ index, tokenIds }) => [index, tokenIds])).toEqual(
@@ -321,7 +321,7 @@ describe('samples', () => {
     expect(new Set(seeds(engine)).size).toBe(3);
   });
 
-  test('stream apart, by index', async () => {
+  test('are streamed separately, by index', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const tokenIds: number[][] = [[], []];
     for await (const delta of engine.stream(promptOf(3), { n: 2, maxTokens: 4 })) {
@@ -331,14 +331,14 @@ describe('samples', () => {
     expect(tokenIds).toEqual([alone, alone]);
   });
 
-  test('have the seed that was asked for', async () => {
+  test('use the requested seed', async () => {
     const engine = await TestEngine.create(PagedWorker);
     await engine.generate(promptOf(3), { seed: 1234, maxTokens: 1 });
     await engine.generate(promptOf(3), { seed: -5, maxTokens: 1 });
     expect(seeds(engine)).toEqual([1234n, 2n ** 64n - 5n]);
   });
 
-  test("else one made of the engine's seed and the order of arrival", async () => {
+  test("use a seed derived from the engine's seed and the arrival order otherwise", async () => {
     const run = async (seed: number) => {
       const engine = await TestEngine.create(PagedWorker, { seed });
       for (let i = 0; i < 4; i++) await engine.generate(promptOf(3), { n: 2, maxTokens: 1 });
@@ -350,7 +350,7 @@ describe('samples', () => {
   });
 });
 
-test('a worker that is done at once leaves the event loop its turns', async () => {
+test('a worker that completes at once does not block the event loop', async () => {
   const engine = await TestEngine.create(PagedWorker, { maxModelLen: 512 });
   let numTurns = 0;
   let running = true;
@@ -364,7 +364,7 @@ test('a worker that is done at once leaves the event loop its turns', async () =
   expect(numTurns).toBeGreaterThan(100);
 });
 
-test('a reader slower than the engine gets what came as one delta', async () => {
+test('a slow reader gets merged deltas', async () => {
   const engine = await TestEngine.create(PagedWorker);
   const sizes: number[] = [];
   for await (const delta of engine.stream(promptOf(3), { maxTokens: 40 })) {
@@ -376,7 +376,7 @@ test('a reader slower than the engine gets what came as one delta', async () => 
 });
 
 describe('shutdown', () => {
-  test('rejects what is pending, in steps or waiting, and what comes later', async () => {
+  test('rejects running, waiting and later requests', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
     const stream = engine.stream(promptOf(3), { maxTokens: 9 });
     const pending = [
@@ -432,7 +432,7 @@ describe('a failure', () => {
     await engine.engine.shutdown();
   });
 
-  test('of a step that only frees requests is one too', async () => {
+  test('of a step that only frees requests stops the engine too', async () => {
     class Worker extends PagedWorker {
       override executeModel(step: SchedulerOutput): StepOutput {
         if (step.finishedReqIds.length > 0) throw new Error('cannot forget');
@@ -444,7 +444,7 @@ describe('a failure', () => {
     await expect(engine.generate(promptOf(3))).rejects.toThrow(/cannot forget/);
   });
 
-  test('is a worker that gives back no token, rather than a wait for ever', async () => {
+  test('is reported when a worker returns no token, instead of waiting forever', async () => {
     class Worker extends PagedWorker {
       protected override run(step: SchedulerOutput): ModelRunnerOutput {
         const output = super.run(step);
@@ -456,7 +456,7 @@ describe('a failure', () => {
     await expect(engine.generate(promptOf(3), { maxTokens: 2 })).rejects.toThrow(/fewer tokens/);
   });
 
-  test('is a worker that leaves a request out', async () => {
+  test('is reported when a worker leaves a request out', async () => {
     class Worker extends PagedWorker {
       override executeModel(): StepOutput {
         return EMPTY_MODEL_RUNNER_OUTPUT;
@@ -467,7 +467,7 @@ describe('a failure', () => {
   });
 });
 
-test('nothing is admitted while the executor sleeps', async () => {
+test('no call is admitted while the executor sleeps', async () => {
   class Sleeper extends PagedWorker {
     sleep(): void {}
     wakeUp(): void {}
@@ -481,7 +481,7 @@ test('nothing is admitted while the executor sleeps', async () => {
   );
 });
 
-test('requests share the cache of what they begin with alike, until it is reset', async () => {
+test('requests share cached prefixes until a reset', async () => {
   const engine = await TestEngine.create(PagedWorker);
   for (const reset of [false, false, true, false]) {
     if (reset) engine.engine.resetPrefixCache();

@@ -28,7 +28,7 @@ beforeAll(async () => {
 
 type Params = Parameters<InputProcessor['takePrompts']>[1];
 
-/** A call's prompts as the engine gets them. */
+/** Encodes a call's prompts as the engine does. */
 async function process(
   by: InputProcessor,
   prompts: readonly Prompt[],
@@ -54,11 +54,11 @@ describe('a prompt of token ids', () => {
     expect(input).toMatchObject({ prompt: null, promptTokenIds: Int32Array.of(5, 6, 7) });
   });
 
-  test('may say what it stands for', async () => {
+  test('may include its text', async () => {
     expect((await processOne({ promptTokenIds: [5], prompt: 'a' })).prompt).toBe('a');
   });
 
-  test('may leave room for one token, and must', async () => {
+  test('must leave room for one generated token', async () => {
     const tokens = (length: number) => ({ promptTokenIds: new Array<number>(length).fill(3) });
     expect((await processOne(tokens(15))).promptTokenIds).toHaveLength(15);
     await expect(processOne(tokens(16))).rejects.toThrow(/16 tokens.*maxModelLen 16.*15/);
@@ -90,7 +90,7 @@ test.each([[5], [null], [undefined], [[5, 6]], [{}], [{ prompt: 5 }]])(
   },
 );
 
-test('the message says which prompt it is', async () => {
+test('the message names the prompt', async () => {
   const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [] }];
   await expect(process(processor, prompts, new SamplingParams())).rejects.toThrow(
     /^prompt 1: it is empty$/,
@@ -120,14 +120,14 @@ describe('sampling parameters', () => {
     },
   );
 
-  test('are made with the class', async () => {
+  test('must be SamplingParams', async () => {
     const plain = { temperature: 0 } as unknown as SamplingParams;
     await expect(process(processor, [{ promptTokenIds: [1] }], plain)).rejects.toThrow(
       /new SamplingParams/,
     );
   });
 
-  test('may be one for all prompts, or one for each', async () => {
+  test('may be one for all prompts or one for each', async () => {
     const prompts = [{ promptTokenIds: [1] }, { promptTokenIds: [2] }];
     const [a, b] = [new SamplingParams(), new SamplingParams()];
     const paramsOf = async (params: SamplingParams | SamplingParams[]) =>
@@ -149,12 +149,12 @@ describe('sampling parameters', () => {
 });
 
 describe('tokens that end an output', () => {
-  test("are the parameters' and the model's", async () => {
+  test("are the parameters' stop tokens and the model's EOS", async () => {
     const input = await processOne({ promptTokenIds: [1] }, { stopTokenIds: [9, 2] });
     expect([...input.stopTokenIds].sort()).toEqual([2, 9]);
   });
 
-  test("are not the model's with ignoreEos", async () => {
+  test("exclude the model's EOS with ignoreEos", async () => {
     const options = { stopTokenIds: [9], ignoreEos: true };
     expect((await processOne({ promptTokenIds: [1] }, options)).stopTokenIds).toEqual([9]);
   });
@@ -180,15 +180,15 @@ describe('with a tokenizer', () => {
     expect(input).toMatchObject({ prompt: 'abc', promptTokenIds: Int32Array.of(97, 98, 99) });
   });
 
-  test('text without a token is empty', async () => {
+  test('text that encodes to no token is refused as empty', async () => {
     await expect(processText('')).rejects.toThrow(/empty/);
   });
 
-  test('stop strings may be asked for', async () => {
+  test('stop strings are accepted', async () => {
     expect((await processText('abc', { stop: 'x' })).samplingParams.stop).toEqual(['x']);
   });
 
-  test('a bad word has one spelling where a space is a token of its own', async () => {
+  test('a bad word has one spelling if a space is a token of its own', async () => {
     const { badWordsTokenIds } = await processText('abc', { badWords: ['bc', [1, 2]] });
     expect(badWordsTokenIds).toEqual([
       [98, 99],
@@ -196,7 +196,7 @@ describe('with a tokenizer', () => {
     ]);
   });
 
-  test('a bad word has two where a space is part of the token that follows', async () => {
+  test('a bad word has two spellings if a space is part of the next token', async () => {
     const config = await createUniprocConfig({ model: STORIES });
     const tokenizer = await Tokenizer.load(STORIES);
     const spellings = await tokenizer.encodeBatch(['dog', ' dog'], { addSpecialTokens: false });
@@ -210,11 +210,11 @@ describe('with a tokenizer', () => {
     expect(input.badWordsTokenIds).toEqual(spellings);
   });
 
-  test('a bad word of spaces alone is none', async () => {
+  test('a bad word of spaces alone is refused', async () => {
     await expect(processText('abc', { badWords: ['  '] })).rejects.toThrow(/badWords has/);
   });
 
-  test('a conversation that cannot be put into words is named', async () => {
+  test('a conversation that cannot be rendered is named', async () => {
     const chats = [[{ role: 'user', content: 'Hello' }]];
     await expect(renderChats(textProcessor, chats)).rejects.toThrow(
       /^conversation 0: .*chat template/,

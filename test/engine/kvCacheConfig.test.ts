@@ -20,7 +20,7 @@ const specs = new Map([
   ['layers.1', layer()],
 ]);
 
-test('there are as many blocks as the bytes give, over all layers', () => {
+test('the bytes are divided into blocks over all layers', () => {
   const { numBlocks } = getKvCacheConfig(
     config({ maxModelLen: 160, maxNumSeqs: 64 }),
     specs,
@@ -41,7 +41,7 @@ test('there are no more blocks than maxNumSeqs requests of maxModelLen tokens ca
 test('a cache too small for one request is an error with the figures', () => {
   const tooLong = config({ maxModelLen: 1024, maxNumSeqs: 4 });
   expect(() => getKvCacheConfig(tooLong, specs, 1.5 * MIB)).toThrow(ConfigError);
-  // 64 blocks of 64 KiB are needed; 24 can be had.
+  // 64 blocks of 64 KiB are needed; 24 are available.
   expect(() => getKvCacheConfig(tooLong, specs, 1.5 * MIB)).toThrow(
     /1024 .*4\.0 MiB.*1\.5 MiB.*384/,
   );
@@ -50,13 +50,13 @@ test('a cache too small for one request is an error with the figures', () => {
   ).toMatchObject({ numBlocks: 24 });
 });
 
-test('no memory at all is such an error too', () => {
+test('no memory at all is the same error', () => {
   expect(() => getKvCacheConfig(config({ maxModelLen: 16, maxNumSeqs: 1 }), specs, -5)).toThrow(
     ConfigError,
   );
 });
 
-test('a worker whose blocks have another size is an error that names the layer', () => {
+test('a spec with another block size is an error that names the layer', () => {
   const other = new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'bfloat16', null)]]);
   expect(() => getKvCacheConfig(config({ maxModelLen: 64, maxNumSeqs: 1 }), other, MIB)).toThrow(
     /layers\.0 .*32.*16/,
@@ -66,30 +66,34 @@ test('a worker whose blocks have another size is an error that names the layer',
 describe('several workers', () => {
   const limits = config({ maxModelLen: 160, maxNumSeqs: 64 });
 
-  test('have as many blocks as the one with the fewest, whatever layers each has', () => {
+  test('have as many blocks as the worker with the fewest, whatever their layers', () => {
     const half = new Map([['layers.1', layer()]]);
     const configs = getKvCacheConfigs(limits, [specs, half, specs], [4 * MIB, MIB, 3 * MIB]);
     // 64 KiB a block, 32 KiB, 64 KiB: 64, 32 and 48 blocks.
     expect(configs.map(({ numBlocks }) => numBlocks)).toEqual([32, 32, 32]);
   });
 
-  test('of which one has too little is an error that names it', () => {
+  test('with too little memory on one are an error that names it', () => {
     expect(() => getKvCacheConfigs(limits, [specs, specs], [4 * MIB, 1])).toThrow(
       /^worker 1 of 2: one request of maxModelLen 160 /,
     );
     expect(() => getKvCacheConfigs(limits, [specs, specs], [NaN, MIB])).toThrow(
-      /^worker 0 of 2: .*determineAvailableMemory gave NaN/,
+      /^worker 0 of 2: .*determineAvailableMemory returned NaN/,
     );
   });
 
   test.each([
-    ['no Map', undefined, 'worker 1 of 2: .*getKvCacheSpec gave undefined'],
+    ['no Map', undefined, 'worker 1 of 2: .*getKvCacheSpec returned undefined'],
     [
       'layers of another block size',
       new Map([['layers.0', new KVCacheSpec(32, 8, 64, 'float32', null)]]),
       'worker 1 of 2: layers.0 has blocks of 32',
     ],
-    ['no layer', new Map<string, KVCacheSpec>(), 'worker 1 of 2: the worker names no layer'],
+    [
+      'no layer',
+      new Map<string, KVCacheSpec>(),
+      "worker 1 of 2: the worker's getKvCacheSpec returned no layers",
+    ],
   ])('of which one gives %s are refused by its name', (_, theirs, message) => {
     const workerSpecs = [specs, theirs as unknown as typeof specs];
     const making = () => getKvCacheConfigs(limits, workerSpecs, [MIB, MIB]);
@@ -97,10 +101,10 @@ describe('several workers', () => {
     expect(making).toThrow(new RegExp(message));
   });
 
-  test('are refused when the executor does not give a list', () => {
+  test('are refused if the executor returns no list', () => {
     const bytes = MIB as unknown as number[];
     expect(() => getKvCacheConfigs(limits, [specs], bytes)).toThrow(
-      /determineAvailableMemory gave 1048576; it must give a list/,
+      /determineAvailableMemory returned 1048576; it must return a list/,
     );
   });
 

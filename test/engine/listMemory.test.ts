@@ -1,4 +1,4 @@
-/** Long lists of sampling parameters share one memory: places never overlap, and nothing runs out. */
+/** Long sampling lists share one memory: allocations never overlap, and it cannot run out. */
 import fc from 'fast-check';
 import { HARD_LIMITS } from '../../lib/config/limits';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
@@ -23,7 +23,7 @@ function requestOf(numAllowed: number, options: SamplingParamsOptions = {}): Req
   });
 }
 
-/** Entries whose bytes no slot holds. */
+/** Entries too large for a slot. */
 const LONG = HARD_LIMITS.slotListBytes / 4 + 1;
 const allowed = (length: number) => Array.from({ length }, (_, i) => i);
 
@@ -36,20 +36,20 @@ describe('the bytes of a request’s lists', () => {
 });
 
 describe('ListMemory', () => {
-  test('has room for short lists always, and gives them no place', () => {
+  test('always has room for short lists, which need no allocation', () => {
     const memory = new ListMemory(1);
     const request = requestOf(10);
     expect(memory.hasRoom(request)).toBe(true);
-    memory.take(request);
+    memory.allocate(request);
     expect(request.listOffset).toBeNull();
   });
 
-  test('refuses what never fits', () => {
+  test('refuses lists that can never fit', () => {
     const memory = new ListMemory(4 * LONG);
     expect(() => memory.hasRoom(requestOf(LONG))).toThrow(/maxListMemoryBytes is 4100/);
   });
 
-  test('gives aligned places inside it that never overlap, and the first gap again', () => {
+  test('allocates aligned ranges that never overlap, first fit', () => {
     const size = 64 * 1024;
     fc.assert(
       fc.property(
@@ -60,7 +60,7 @@ describe('ListMemory', () => {
           for (const [takes, length, index] of actions) {
             const request = requestOf(length);
             if (takes && memory.hasRoom(request)) {
-              memory.take(request);
+              memory.allocate(request);
               holders.push(request);
             } else if (holders.length > 0) {
               const leaving = holders.splice(index % holders.length, 1);
@@ -91,28 +91,31 @@ describe('ListMemory', () => {
 
 describe('scheduling with long lists', () => {
   const bytes = 4 * LONG;
-  /** Two places. */
+  /** Memory for two requests. */
   const maxListMemoryBytes = 2 * (bytes + 256);
   const options = (maxTokens: number) => ({ maxTokens, allowedTokenIds: allowed(LONG) });
 
-  test.each([1, 2])('runs as many at a time as have a place, with %i steps in flight', (depth) => {
-    const driver = new SchedulerDriver({ maxListMemoryBytes, depth });
-    for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) {
-      driver.add(id, promptOf(3, i), options(2 + i));
-    }
-    const outputs = driver.run();
-    for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) {
-      expect(outputs[id]).toEqual(generateAlone(promptOf(3, i), { maxTokens: 2 + i }));
-    }
-    const most = Math.max(...driver.steps.map((step) => step.numScheduledTokens.size));
-    expect(most).toBe(2);
-    expect(driver.scheduler.numPreemptions).toBe(0);
-    const offsets = driver.steps.flatMap(({ scheduledNewReqs }) =>
-      scheduledNewReqs.map(({ listOffset }) => listOffset),
-    );
-    expect(offsets.slice(0, 2)).toEqual([0, 4352]);
-    expect(new Set(offsets)).toEqual(new Set([0, 4352]));
-  });
+  test.each([1, 2])(
+    'runs as many requests as have list memory, with %i steps in flight',
+    (depth) => {
+      const driver = new SchedulerDriver({ maxListMemoryBytes, depth });
+      for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) {
+        driver.add(id, promptOf(3, i), options(2 + i));
+      }
+      const outputs = driver.run();
+      for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) {
+        expect(outputs[id]).toEqual(generateAlone(promptOf(3, i), { maxTokens: 2 + i }));
+      }
+      const most = Math.max(...driver.steps.map((step) => step.numScheduledTokens.size));
+      expect(most).toBe(2);
+      expect(driver.scheduler.numPreemptions).toBe(0);
+      const offsets = driver.steps.flatMap(({ scheduledNewReqs }) =>
+        scheduledNewReqs.map(({ listOffset }) => listOffset),
+      );
+      expect(offsets.slice(0, 2)).toEqual([0, 4352]);
+      expect(new Set(offsets)).toEqual(new Set([0, 4352]));
+    },
+  );
 
   test('lets requests with short lists run beside them', () => {
     const driver = new SchedulerDriver({ maxListMemoryBytes });
@@ -123,7 +126,7 @@ describe('scheduling with long lists', () => {
     driver.run();
   });
 
-  test('ends a request that no memory will hold, and it alone', () => {
+  test('fails only a request with lists that can never fit', () => {
     const driver = new SchedulerDriver({ maxListMemoryBytes });
     driver.add('a', promptOf(3), options(3));
     driver.add('large', promptOf(3), { maxTokens: 3, allowedTokenIds: allowed(3 * LONG) });
@@ -137,7 +140,7 @@ describe('scheduling with long lists', () => {
     expect(outputs.b).toEqual(generateAlone(promptOf(3, 2), { maxTokens: 3 }));
   });
 
-  test('preempts a less urgent request for its place, which comes back with another', () => {
+  test('preempts a less urgent request, which resumes at another offset', () => {
     const driver = new SchedulerDriver({ maxListMemoryBytes, policy: 'priority' });
     driver.add('low', promptOf(3), options(8), { priority: 2 });
     driver.add('middle', promptOf(3, 1), options(8), { priority: 1 });

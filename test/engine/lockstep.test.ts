@@ -1,4 +1,4 @@
-/** What an engine does whose ranks are in other processes: the same schedule, whenever it is asked. */
+/** An engine in lockstep makes the same schedule whenever calls arrive. */
 import { NotSupportedError, QueueFullError, ShutdownError } from '../../lib/errors';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { PagedWorker, shutdownEngines, SlowPagedWorker, TestEngine, turns } from './pagedWorker';
@@ -19,7 +19,7 @@ const create = (asyncScheduling: boolean, args = {}) =>
     ...args,
   });
 
-/** What each step computes, which is what all ranks have to agree on. */
+/** The schedule of each step, on which all ranks must agree. */
 function schedule({ steps }: PagedWorker): string[] {
   return steps
     .filter((step) => step.totalNumScheduledTokens > 0)
@@ -35,7 +35,7 @@ function schedule({ steps }: PagedWorker): string[] {
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
-  test('calls that overlap are carried out one after another, in the order made', async () => {
+  test('overlapping calls run one after another, in the order made', async () => {
     const engine = await create(asyncScheduling);
     const ended: string[] = [];
     await Promise.all([
@@ -53,8 +53,8 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     expect(engine.engine.numUnfinishedRequests).toBe(0);
   });
 
-  test('the schedule is the same however early or late a call is made', async () => {
-    // Tokens that end some requests before their limit, so that a step too many is in flight.
+  test('the schedule does not depend on when a call is made', async () => {
+    // Stop tokens that finish some requests early, with one more step in flight.
     const prompts = [[promptOf(5), promptOf(9)], [promptOf(5), promptOf(2)], [promptOf(13)]];
     const params = { maxTokens: 12, stopTokenIds: Array.from({ length: 60 }, (_, i) => i) };
     const run = async (wait: (previous: Promise<unknown>) => Promise<unknown>) => {
@@ -77,7 +77,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
   });
 });
 
-test('a call that is refused lets the next one go on', async () => {
+test('a refused call does not block the next one', async () => {
   const engine = await create(true, { maxQueuedRequests: 1, maxNumSeqs: 1 });
   const first = engine.generateAll([promptOf(3)], { maxTokens: 3 });
   const refused = engine.generateAll(
@@ -91,12 +91,12 @@ test('a call that is refused lets the next one go on', async () => {
   expect((await last)[0].outputs[0].tokenIds).toHaveLength(3);
 });
 
-test('a call of no prompts waits for nothing', async () => {
+test('a call without prompts waits for nothing', async () => {
   const engine = await create(true);
   expect(await engine.generateAll([])).toEqual([]);
 });
 
-test('the prefix cache is reset between the calls before and those after', async () => {
+test('the prefix cache is reset between the calls before and after it', async () => {
   const engine = await create(true);
   const calls = [engine.generateAll([promptOf(12)]), engine.generateAll([promptOf(12)])];
   engine.engine.resetPrefixCache();
@@ -106,7 +106,7 @@ test('the prefix cache is reset between the calls before and those after', async
   expect(found.map(({ numComputedTokens }) => numComputedTokens)).toEqual([0, 8, 0]);
 });
 
-test('calls that wait reject at the shutdown', async () => {
+test('queued calls reject at shutdown', async () => {
   const engine = await create(true);
   const calls = [engine.generateAll([promptOf(3)]), engine.generateAll([promptOf(4)])];
   const settled = Promise.allSettled(calls);
@@ -118,7 +118,7 @@ test('calls that wait reject at the shutdown', async () => {
   expect(engine.engine.stats().numFinishedReqs).toMatchObject({ abort: 2, error: 0 });
 });
 
-describe('what one rank alone would decide is refused', () => {
+describe('rank-local decisions are refused', () => {
   test.each([
     ['a signal', { signal: new AbortController().signal }],
     ['a timeout', { timeoutMs: 1000 }],

@@ -1,4 +1,4 @@
-/** What tokens add to a text, with a vocabulary that falls back to bytes. */
+/** The text that tokens add, with a byte-fallback vocabulary. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { LogprobsDecoder } from '../../lib/engine/logprobs';
@@ -26,7 +26,7 @@ afterAll(() => tokenizer.close());
 const byteToken = (byte: number) =>
   vocabulary.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`) as number;
 
-/** Each token's text and bytes, one position after the other. */
+/** Text and bytes of each token in turn. */
 function describeAll(tokenIds: number[]) {
   const decoder = new LogprobsDecoder('0', tokenizer);
   return tokenIds.map((tokenId) => {
@@ -41,7 +41,7 @@ function describeAll(tokenIds: number[]) {
   });
 }
 
-test('bytes of a character are nothing until the last, which has all of it', () => {
+test('bytes of a character have no text until the last, which has the character', () => {
   expect(describeAll([...Buffer.from('😀é')].map(byteToken))).toEqual([
     ['', [0xf0]],
     ['', [0x9f]],
@@ -59,7 +59,7 @@ test('a byte that is a whole character has its text', () => {
   ]);
 });
 
-test('a character that is never finished shows with the next token', () => {
+test('an incomplete character is replaced at the next token', () => {
   const letter = [...vocabulary].find(([token]) => token === '▁a')?.[1] as number;
   expect(describeAll([byteToken(0xe2), byteToken(0x82), letter])).toEqual([
     ['', [0xe2]],

@@ -1,7 +1,7 @@
 import { Histogram } from '../../lib/engine/metrics';
 
 describe('a histogram', () => {
-  test('has five buckets to each power of ten, from 0.1 ms to 100 s, and one above', () => {
+  test('has five buckets per power of ten, from 0.1 ms to 100 s, and one above', () => {
     const { upperBounds, counts, sum, count } = new Histogram().snapshot();
     expect(upperBounds.slice(0, 7)).toEqual([0.1, 0.16, 0.25, 0.4, 0.63, 1, 1.6]);
     expect(upperBounds.slice(-3)).toEqual([40_000, 63_000, 100_000]);
@@ -13,7 +13,7 @@ describe('a histogram', () => {
     expect([sum, count]).toEqual([0, 0]);
   });
 
-  test('counts each value where its bound is the first that it does not exceed', () => {
+  test('counts each value in the first bucket with a bound not below it', () => {
     const values = [0, 0.1, 0.1000001, 5, 5, 6.3, 7, 99_999, 100_000, 100_001, 1e9];
     const histogram = new Histogram();
     for (const value of values) histogram.observe(value);
@@ -28,7 +28,7 @@ describe('a histogram', () => {
     expect(sum).toBeCloseTo(values.reduce((a, b) => a + b));
   });
 
-  test('gives a copy', () => {
+  test('returns a copy', () => {
     const histogram = new Histogram();
     const before = histogram.snapshot();
     histogram.observe(3);

@@ -14,7 +14,7 @@ async function readAll(collector: RequestOutputCollector): Promise<OutputDelta[]
   return deltas;
 }
 
-test('a reader that keeps up gets every delta', async () => {
+test('a fast reader gets every delta', async () => {
   const collector = new RequestOutputCollector(null);
   const read = collector[Symbol.asyncIterator]();
   const first = read.next();
@@ -25,7 +25,7 @@ test('a reader that keeps up gets every delta', async () => {
   expect(await second).toEqual({ done: false, value: delta('b', [2]) });
 });
 
-test('what a slow reader has not taken is one delta', async () => {
+test('unread deltas are merged', async () => {
   const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
   collector.delta(delta('b', [2, 3]));
@@ -36,7 +36,7 @@ test('what a slow reader has not taken is one delta', async () => {
   ]);
 });
 
-test('several outputs stay apart', async () => {
+test('several outputs stay separate', async () => {
   const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1], 1));
   collector.delta(delta('b', [2], 0));
@@ -45,7 +45,7 @@ test('several outputs stay apart', async () => {
   expect(await readAll(collector)).toEqual([delta('ac', [1, 3], 1), delta('b', [2], 0)]);
 });
 
-test('an error comes after what came before it', async () => {
+test('an error follows the buffered deltas', async () => {
   const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
   collector.failed(new Error('lost'));
@@ -54,16 +54,16 @@ test('an error comes after what came before it', async () => {
   await expect(read.next()).rejects.toThrow('lost');
 });
 
-test('an error at once comes before what was not read, and ends the stream', async () => {
+test('an immediate error drops unread deltas and ends the stream', async () => {
   const collector = new RequestOutputCollector(null);
   collector.delta(delta('a', [1]));
-  collector.failed(new Error('given up'), true);
-  await expect(collector.next()).rejects.toThrow('given up');
+  collector.failed(new Error('aborted'), true);
+  await expect(collector.next()).rejects.toThrow('aborted');
   collector.delta(delta('b', [2]));
   expect(await collector.next()).toEqual({ done: true, value: undefined });
 });
 
-test('nothing is started before the first read', async () => {
+test('the call is not made before the first read', async () => {
   const start = jest.fn(() => () => undefined);
   const collector = new RequestOutputCollector(start);
   expect(start).not.toHaveBeenCalled();
@@ -73,7 +73,7 @@ test('nothing is started before the first read', async () => {
   await collector.return();
 });
 
-test('leaving while a read is under way gives up at once', async () => {
+test('leaving during a pending read aborts at once', async () => {
   const abort = jest.fn();
   const collector = new RequestOutputCollector(() => abort);
   const read = collector.next();
@@ -83,7 +83,7 @@ test('leaving while a read is under way gives up at once', async () => {
   expect(await left).toEqual({ done: true, value: undefined });
 });
 
-test('leaving after the end gives nothing up', async () => {
+test('leaving after the end aborts nothing', async () => {
   const abort = jest.fn();
   const collector = new RequestOutputCollector(() => abort);
   const read = collector.next();
@@ -93,7 +93,7 @@ test('leaving after the end gives nothing up', async () => {
   expect(abort).not.toHaveBeenCalled();
 });
 
-test('what cannot be started rejects the read', async () => {
+test('a call that cannot be made rejects the read', async () => {
   const collector = new RequestOutputCollector(() => {
     throw new Error('refused');
   });
@@ -101,7 +101,7 @@ test('what cannot be started rejects the read', async () => {
   expect(await collector.next()).toEqual({ done: true, value: undefined });
 });
 
-test('merged deltas have the logprobs of all, and those of the prompt from the first', async () => {
+test("merged deltas have all logprobs, and the prompt's from the first", async () => {
   const position = (tokenId: number) =>
     new PositionLogprobs([[tokenId, { logprob: -1, rank: 1, decodedToken: 'x' }]]);
   const collector = new RequestOutputCollector(null);

@@ -24,7 +24,7 @@ beforeAll(async () => {
 
 const bytes = (text: string) => [...Buffer.from(text)];
 
-/** What the caller of a request hears. */
+/** What a request's caller receives. */
 class Listener implements OutputReceiver {
   readonly deltas: OutputDelta[] = [];
   output: RequestOutput | null = null;
@@ -47,7 +47,7 @@ class Harness {
   readonly listener: Listener;
   readonly requests: Request[] = [];
 
-  /** `generated` was generated before, on other ranks. */
+  /** `generated`: tokens already generated on other ranks. */
   constructor(
     options: SamplingParamsOptions = {},
     withTokenizer: Tokenizer | null = tokenizer,
@@ -58,7 +58,7 @@ class Harness {
     this.listener = this.add('0', options, generated, prompt);
   }
 
-  /** A prompt, whose samples have the ids from this one on. */
+  /** A prompt with samples of consecutive ids, starting at this one. */
   add(
     firstId: string,
     options: SamplingParamsOptions = {},
@@ -93,7 +93,7 @@ class Harness {
     return listener;
   }
 
-  /** A step that brings one request these tokens; the ids that it stopped. */
+  /** Processes a step with these tokens for one request; returns the ids of stopped requests. */
   step(
     tokenIds: number[],
     {
@@ -122,7 +122,7 @@ class Harness {
     return this.processor.processOutputs(step, 0);
   }
 
-  /** A step for each token, the last one with the reason; the ids that any step stopped. */
+  /** Processes a step per token, the last with the reason; returns the ids of stopped requests. */
   steps(tokenIds: number[], finishReason: 'stop' | 'length' | null = null): string[] {
     return tokenIds.flatMap((tokenId, i) => [
       ...this.step([tokenId], { finishReason: i === tokenIds.length - 1 ? finishReason : null }),
@@ -139,7 +139,7 @@ class Harness {
 }
 
 describe('text', () => {
-  test('is given as it comes, and whole in the end', () => {
+  test('is streamed, and complete in the output', () => {
     const harness = new Harness();
     expect(harness.steps(bytes('abc'), 'length')).toEqual([]);
     expect(harness.listener.deltas).toEqual([
@@ -158,21 +158,21 @@ describe('text', () => {
     });
   });
 
-  test('never has half a character', () => {
+  test('never has an incomplete character', () => {
     const harness = new Harness();
     harness.steps(bytes('aé€😀b'), 'length');
     expect(harness.texts).toEqual(['a', '', 'é', '', '', '€', '', '', '', '😀', 'b']);
     expect(harness.output?.text).toBe('aé€😀b');
   });
 
-  test('does not have the stop token, which is among the tokens', () => {
+  test('excludes the stop token, which is in tokenIds', () => {
     const harness = new Harness({ skipSpecialTokens: false });
     harness.steps([...bytes('ab'), 99], 'stop');
     expect(harness.output).toMatchObject({ text: 'ab', tokenIds: bytes('abc') });
   });
 
-  // As vLLM's detokenizer, which leaves a stop token out of the text only without the option.
-  test('has the stop token where stop strings are included, unless it is special and these are not', () => {
+  // As in vLLM, which excludes a stop token only without the option.
+  test('includes the stop token with includeStopStrInOutput, unless it is special and skipped', () => {
     const textOf = (stopToken: number, options: SamplingParamsOptions) => {
       const harness = new Harness({ includeStopStrInOutput: true, ...options });
       harness.steps([...bytes('ab'), stopToken], 'stop');
@@ -183,7 +183,7 @@ describe('text', () => {
     expect(textOf(EOS_TOKEN_ID, { skipSpecialTokens: false })).toBe('ab<eos>');
   });
 
-  test('leaves special tokens out unless told not to', () => {
+  test('excludes special tokens by default', () => {
     for (const skipSpecialTokens of [true, false]) {
       const harness = new Harness({ skipSpecialTokens });
       harness.steps([97, EOS_TOKEN_ID, 98], 'length');
@@ -202,7 +202,7 @@ describe('text', () => {
 });
 
 describe('a stop string', () => {
-  test('over several tokens ends the request, which the caller has to be told', () => {
+  test('that spans tokens finishes the request and is reported to the scheduler', () => {
     const harness = new Harness({ stop: ['END'] });
     expect(harness.steps(bytes('the EN'))).toEqual([]);
     expect(harness.output).toBeUndefined();
@@ -214,7 +214,7 @@ describe('a stop string', () => {
     });
   });
 
-  test('never shows in what is streamed, not even its beginning', () => {
+  test('is never streamed, not even a prefix of it', () => {
     const harness = new Harness({ stop: ['END'] });
     harness.steps(bytes('an EGG, the END'));
     expect(harness.texts.join('')).toBe('an EGG, the ');
@@ -222,34 +222,34 @@ describe('a stop string', () => {
     expect(harness.listener.deltas.at(-1)).toMatchObject({ text: '', finishReason: 'stop' });
   });
 
-  test('may be included', () => {
+  test('is included on request', () => {
     const harness = new Harness({ stop: ['END'], includeStopStrInOutput: true });
     harness.steps(bytes('the END'));
     expect(harness.output?.text).toBe('the END');
     expect(harness.texts.join('')).toBe('the END');
   });
 
-  test('that is only begun when the request ends is text', () => {
+  test('that is incomplete when the request ends is text', () => {
     const harness = new Harness({ stop: ['END'] });
     harness.steps(bytes('the EN'), 'length');
     expect(harness.output).toMatchObject({ text: 'the EN', finishReason: 'length' });
     expect(harness.texts.join('')).toBe('the EN');
   });
 
-  test('counts when the request ends with it anyway, and then nobody need be told', () => {
+  test('counts if the request ends with it anyway, without a report to the scheduler', () => {
     const harness = new Harness({ stop: ['END'] });
     expect(harness.steps(bytes('the END'), 'length')).toEqual([]);
     expect(harness.output).toMatchObject({ text: 'the ', finishReason: 'stop' });
   });
 
-  test('counts only when it is complete after minTokens tokens', () => {
+  test('counts only if completed after minTokens tokens', () => {
     const harness = new Harness({ stop: ['a'], minTokens: 3 });
     harness.steps(bytes('aabca'));
     expect(harness.output).toMatchObject({ text: 'aabc', tokenIds: bytes('aabca') });
   });
 
-  // As vLLM's detokenizer with min_tokens 3: its stop_check_offset is after the third token.
-  test('may begin among the first minTokens tokens, whose text is held back for it', () => {
+  // As in vLLM with min_tokens 3: its stop_check_offset is after the third token.
+  test('may start in the first minTokens tokens, with that text held back', () => {
     const harness = new Harness({ stop: ['a', 'bc'], minTokens: 3 });
     expect(harness.steps(bytes('aabc'))).toEqual(['0']);
     expect(harness.output).toMatchObject({ text: 'aa', tokenIds: bytes('aabc') });
@@ -261,7 +261,7 @@ describe('a stop string', () => {
     ['after text', 'b<eos>', 'a', 'ab'],
     ['before text', '<eos>c', 'ab', 'abc'],
     ['inside text', 'b<eos>cd', 'a', 'abcd'],
-  ])('finds a special token %s, though the text leaves it out', (_, stop, before, whole) => {
+  ])('matches a special token %s that the text excludes', (_, stop, before, whole) => {
     const tokenIds = [...bytes('ab'), EOS_TOKEN_ID, ...bytes('cde')];
     for (const includeStopStrInOutput of [false, true]) {
       const harness = new Harness({ stop, includeStopStrInOutput });
@@ -274,13 +274,13 @@ describe('a stop string', () => {
     expect(visible.output?.text).toBe(before);
   });
 
-  test('finds no part of a special token', () => {
+  test('matches no part of a special token', () => {
     const harness = new Harness({ stop: ['eos', '>c'] });
     expect(harness.steps([97, EOS_TOKEN_ID, ...bytes('cd')], 'length')).toEqual([]);
     expect(harness.output?.text).toBe('acd');
   });
 
-  test('drops the tokens that came with it in one step', () => {
+  test('drops the tokens after it in the same step', () => {
     const harness = new Harness({ stop: ['b'], logprobs: 0 });
     const logprobs = { width: 1, tokenIds: new Int32Array(5), logprobs: new Float32Array(5) };
     expect(
@@ -292,7 +292,7 @@ describe('a stop string', () => {
 });
 
 describe('logprobs', () => {
-  /** Two rows; the second is the request's. Its token is the third likeliest. */
+  /** Two rows; the second is the request's, with its token third likeliest. */
   const logprobs: LogprobsLists = {
     width: 4,
     tokenIds: Int32Array.of(77, 1, 2, 3, 99, 97, 98, 99),
@@ -300,7 +300,7 @@ describe('logprobs', () => {
     ranks: Int32Array.of(50, 3),
   };
 
-  test('are the sampled token and those asked for', () => {
+  test('are the sampled token and the requested number of others', () => {
     const harness = new Harness({ logprobs: 2 });
     harness.step([99], { logprobs, finishReason: 'length' });
     expect(harness.output?.logprobs?.map((position) => [...position])).toEqual([
@@ -312,7 +312,7 @@ describe('logprobs', () => {
     ]);
   });
 
-  test('have the sampled token once when it is among the likeliest', () => {
+  test('list the sampled token once if it is among the likeliest', () => {
     const harness = new Harness({ logprobs: 3 });
     harness.step([99], { logprobs, finishReason: 'length' });
     expect([...(harness.output?.logprobs?.[0].keys() ?? [])]).toEqual([99, 97, 98]);
@@ -325,7 +325,7 @@ describe('logprobs', () => {
     expect([...(harness.output?.logprobs?.[0].keys() ?? [])]).toEqual([99]);
   });
 
-  test('are null when not asked for, though others in the step ask', () => {
+  test('are null if not requested, even if others in the step request them', () => {
     const harness = new Harness();
     harness.step([99], { logprobs, finishReason: 'length' });
     expect(harness.output?.logprobs).toBeNull();
@@ -341,7 +341,7 @@ describe('logprobs', () => {
     });
   });
 
-  test('of the prompt come over steps, null for the first token', () => {
+  test('of the prompt accumulate over steps, null for the first token', () => {
     const harness = new Harness({ promptLogprobs: 1, n: 2 });
     const row = (tokenId: number, rank: number): LogprobsLists => ({
       width: 2,
@@ -365,7 +365,7 @@ describe('logprobs', () => {
 });
 
 describe('the text that a token adds', () => {
-  /** Rows of `width` 2: the tokens that were sampled, and an alternative each. */
+  /** Rows of `width` 2: sampled tokens and one alternative each. */
   function rows(tokenIds: number[], alternatives: number[]): LogprobsLists {
     return {
       width: 2,
@@ -375,7 +375,7 @@ describe('the text that a token adds', () => {
     };
   }
 
-  /** Runs one step for each token. */
+  /** Runs one step per token. */
   function run(tokenIds: number[], alternatives: number[], options: SamplingParamsOptions = {}) {
     const harness = new Harness({ logprobs: 1, ...options });
     tokenIds.forEach((tokenId, i) => {
@@ -387,7 +387,7 @@ describe('the text that a token adds', () => {
     return { harness, entries };
   }
 
-  test('is nothing for the first bytes of a character, and the character for its last', () => {
+  test("is empty until a character's last byte, then the character", () => {
     const tokenIds = bytes('a😀b');
     const { harness, entries } = run(tokenIds, bytes('xxxxxx'));
     const sampled = entries.map(([own]) => own);
@@ -403,30 +403,30 @@ describe('the text that a token adds', () => {
     expect(harness.output?.text).toBe('a😀b');
   });
 
-  test('of an alternative is what it would have added in that place', () => {
-    // After E2 82 come AC for a euro and another byte for another character, or a letter.
+  test('of an alternative is what it would have added at that position', () => {
+    // E2 82 is continued by AC (euro), by another byte (another character) or by a letter.
     const [, , euro] = bytes('€');
     const { entries } = run([...bytes('€'), 97], [98, 98, 0xbd, euro]);
     expect(entries.map(([, other]) => other.decodedToken)).toEqual([
       'b',
       '\ufffdb',
       Buffer.from([0xe2, 0x82, 0xbd]).toString(),
-      // No character goes on with this byte here, whatever comes.
+      // No character continues with this byte.
       '\ufffd',
     ]);
     expect(entries[2][1].bytes).toEqual([0xbd]);
   });
 
-  test('is there for special tokens, which the text leaves out', () => {
+  test('includes special tokens that the output excludes', () => {
     const { harness, entries } = run([97, EOS_TOKEN_ID], [98, 98]);
     expect(entries[1][0].decodedToken).toBe('<eos>');
     expect(harness.output?.text).toBe('a');
   });
 
-  test('is that of the whole text, for any bytes', () => {
+  test('adds up to the whole text, for any bytes', () => {
     fc.assert(
       fc.property(fc.array(fc.nat(255), { minLength: 1, maxLength: 12 }), (tokenIds) => {
-        // A letter at the end: nothing is left unfinished.
+        // A final letter completes the text.
         const all = [...tokenIds, 97];
         const { harness, entries } = run(all, all);
         const texts = entries.map(([{ decodedToken }]) => decodedToken);
@@ -436,7 +436,7 @@ describe('the text that a token adds', () => {
     );
   });
 
-  test('goes on over the prompt', () => {
+  test('continues from the prompt', () => {
     const harness = new Harness({ promptLogprobs: 0 }, tokenizer, '', bytes('h€'));
     const [, first, second, third] = bytes('h€');
     const list = rows([first, second, third], [97, 97, 97]);
@@ -453,7 +453,7 @@ describe('the text that a token adds', () => {
     ]);
   });
 
-  test('is asked of the tokenizer only where logprobs are asked for', () => {
+  test('is decoded only if logprobs are requested', () => {
     const next = jest.spyOn(LogprobsDecoder.prototype, 'next');
     run([97, 98], [98, 98], { logprobs: null });
     expect(next).not.toHaveBeenCalled();
@@ -475,7 +475,7 @@ describe('a stream', () => {
     { logprob: -tokenId, rank: 1, decodedToken: String.fromCharCode(tokenId) },
   ];
 
-  test('has the logprobs of its tokens, and those of the prompt before all', () => {
+  test("has the logprobs of its tokens, and the prompt's first", () => {
     const harness = new Harness({ logprobs: 0, promptLogprobs: 0 });
     harness.step([97], { logprobs: list(77, 97), promptLogprobs: list(105) });
     harness.step([98, 99], { logprobs: list(77, 98, 99), finishReason: 'length' });
@@ -489,7 +489,7 @@ describe('a stream', () => {
     ]);
   });
 
-  test('has none that were not asked for', () => {
+  test('has no logprobs unless requested', () => {
     const harness = new Harness();
     harness.step([97], { logprobs: list(77, 97), finishReason: 'length' });
     expect(Object.keys(harness.listener.deltas[0])).toEqual([
@@ -515,7 +515,7 @@ describe('as JSON', () => {
     { tokenId: 9, logprob: -9999, rank: 2, decodedToken: '\t' },
   ];
 
-  test('an output keeps all of its logprobs, in order', () => {
+  test('an output keeps all its logprobs, in order', () => {
     const harness = new Harness({ logprobs: 2, promptLogprobs: 2 });
     harness.step([0xf0], {
       logprobs,
@@ -551,7 +551,7 @@ describe('as JSON', () => {
 });
 
 describe('a fault of one request', () => {
-  test('that the scheduler found reaches its caller, and no one else', () => {
+  test('found by the scheduler reaches only its caller', () => {
     const harness = new Harness({ n: 2 });
     const other = harness.add('9');
     const error = new InvalidLogitsError('1', 3, 320);
@@ -567,7 +567,7 @@ describe('a fault of one request', () => {
     expect(harness.processor.failedReqIds).toEqual([]);
   });
 
-  test.each(['delta', 'finished'] as const)('in its receiver, %s, is its own', (method) => {
+  test.each(['delta', 'finished'] as const)('in its receiver, %s, fails only it', (method) => {
     const harness = new Harness();
     const fault = new TypeError('the reader is broken');
     jest.spyOn(harness.listener, method).mockImplementation(() => {
@@ -581,7 +581,7 @@ describe('a fault of one request', () => {
     expect(other.output?.outputs[0].text).toBe('a');
   });
 
-  test('in its text ends it, and says so to the scheduler', () => {
+  test('in detokenization fails it and is reported to the scheduler', () => {
     const harness = new Harness();
     const other = harness.add('9');
     const append = jest.spyOn(IncrementalDetokenizer.prototype, 'append');
@@ -595,7 +595,7 @@ describe('a fault of one request', () => {
     expect(other.output?.outputs[0].text).toBe('a');
   });
 
-  test('a logprob that is NaN is one', () => {
+  test('a NaN logprob fails it', () => {
     const nan = {
       width: 1,
       tokenIds: Int32Array.of(77, 97),
@@ -610,7 +610,7 @@ describe('a fault of one request', () => {
     expect(prompt.listener.error).toMatchObject({ code: 'LOGITS_INVALID', requestId: '0' });
   });
 
-  test('costs the same however many others there are', () => {
+  test('costs the same with any number of others', () => {
     const harness = new Harness();
     for (let i = 1; i < 3000; i++) harness.add(String(i));
     const ended = jest.spyOn(harness.metrics, 'finished');
@@ -623,7 +623,7 @@ describe('a fault of one request', () => {
 });
 
 describe('several samples', () => {
-  test('stop each for itself', () => {
+  test('stop independently', () => {
     const harness = new Harness({ n: 2, stop: ['b'] });
     expect([...harness.step(bytes('b'), { requestId: '1' })]).toEqual(['1']);
     expect([...harness.step(bytes('a'), { requestId: '0' })]).toEqual([]);
@@ -632,7 +632,7 @@ describe('several samples', () => {
     expect(harness.processor.numUnfinishedRequests).toBe(0);
   });
 
-  test('are told apart, and given together when the last is done', () => {
+  test('stay separate, and are delivered together once all are done', () => {
     const harness = new Harness({ n: 2 });
     harness.step([97], { requestId: '1', finishReason: 'length' });
     expect(harness.listener.output).toBeNull();
@@ -644,12 +644,12 @@ describe('several samples', () => {
   });
 });
 
-test("a request that was given up is nobody's any more", () => {
+test('an aborted request has no call any more', () => {
   const harness = new Harness({ stop: ['bc'] });
   harness.steps(bytes('ab'));
   harness.processor.dropRequests(['0', 'unknown'], 'abort');
   expect(harness.processor.numUnfinishedRequests).toBe(0);
-  // Nor is a token that was in flight.
+  // Nor is a token in flight.
   expect(harness.step([99])).toEqual([]);
   expect(harness.output).toBeUndefined();
   expect(harness.texts.join('')).toBe('a');
@@ -657,7 +657,7 @@ test("a request that was given up is nobody's any more", () => {
 
 describe('a run of byte tokens, which is not final before it ends', () => {
   let sentencepiece: Tokenizer;
-  /** The token of a byte; words are tokens of their own. */
+  /** The token of a byte; words are single tokens. */
   const byteToken = (byte: number) => 3 + byte;
 
   beforeAll(async () => {
@@ -666,14 +666,14 @@ describe('a run of byte tokens, which is not final before it ends', () => {
 
   afterAll(() => sentencepiece.close());
 
-  test('ends an output at a stop string that it completes', () => {
+  test('finishes an output at a stop string that it completes', () => {
     const harness = new Harness({ stop: ['\n\n'] }, sentencepiece);
     expect(harness.step([byteToken(0x0a)])).toEqual([]);
     expect(harness.step([byteToken(0x0a)])).toEqual(['0']);
     expect(harness.output).toMatchObject({ text: '', finishReason: 'stop' });
   });
 
-  test('does so with the text before it, and the stop string if that is wanted', async () => {
+  test('is delivered up to the stop string, or including it on request', async () => {
     const harness = new Harness({ stop: ['!\n'], includeStopStrInOutput: true }, sentencepiece);
     const ids = await sentencepiece.encode('wind', { addSpecialTokens: false });
     expect(harness.step([...ids, byteToken(0x21)])).toEqual([]);
@@ -681,7 +681,7 @@ describe('a run of byte tokens, which is not final before it ends', () => {
     expect(harness.output).toMatchObject({ text: ' wind!\n', finishReason: 'stop' });
   });
 
-  test('does not where its end may still break it', () => {
+  test('does not match while its end may still change', () => {
     const harness = new Harness({ stop: ['é'] }, sentencepiece);
     expect(harness.step([byteToken(0xc3)])).toEqual([]);
     expect(harness.step([byteToken(0xc3)], { finishReason: 'length' })).toEqual([]);
@@ -690,13 +690,13 @@ describe('a run of byte tokens, which is not final before it ends', () => {
 });
 
 describe('a request that other ranks have begun', () => {
-  test('ends at a stop string that began there', () => {
+  test('finishes at a stop string that began on another rank', () => {
     const harness = new Harness({ stop: 'stop' }, tokenizer, 'A bus st');
     expect(harness.steps(bytes('op it'))).toEqual(['0']);
     expect(harness.output).toMatchObject({ text: 'A bus ', finishReason: 'stop' });
   });
 
-  test('gives what is new, and in the end the whole', () => {
+  test('streams what is new, and the output is complete', () => {
     const harness = new Harness({}, tokenizer, 'one ');
     harness.steps(bytes('two'), 'length');
     expect(harness.texts.join('')).toBe('two');

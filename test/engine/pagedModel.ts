@@ -1,22 +1,22 @@
 /**
- * A model for tests: a request's next token is a function of all its tokens so far, read back from
- * a paged cache through the block table. So a schedule that loses a token, writes it twice, writes
- * to a block that another request reads, shares one that holds something else or resumes a request
- * wrongly either throws here or changes what comes out.
+ * A test model: a request's next token is a function of all its tokens, read back from a paged
+ * cache through the block table. A schedule that loses a token, writes one twice, overwrites
+ * another request's block, shares a block with other content or resumes wrongly either throws here
+ * or changes the output.
  */
 import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 
 export const VOCAB_SIZE = 97;
 
-/** The token that follows `context`. */
+/** The next token after `context`. */
 export function nextToken(context: readonly number[]): number {
   let hash = 17;
   for (const tokenId of context) hash = (hash * 31 + tokenId + 1) % 1_000_003;
   return hash % VOCAB_SIZE;
 }
 
-/** What a request generates, computed with no engine at all. */
+/** A request's output, computed without an engine. */
 export function generateAlone(
   prompt: readonly number[],
   {
@@ -54,10 +54,10 @@ function check(condition: boolean, message: string): asserts condition {
 }
 
 export class PagedModel {
-  /** Token ids where a real model has keys and values. */
+  /** Token ids in place of keys and values. */
   private readonly cache: Int32Array;
   readonly requests = new Map<string, Known>();
-  /** The requests that have each block in their table. */
+  /** Requests with each block in their table. */
   private readonly holders = new Map<number, Known[]>();
   numSteps = 0;
 
@@ -65,7 +65,7 @@ export class PagedModel {
     this.cache = new Int32Array(limits.numBlocks * limits.blockSize).fill(-1);
   }
 
-  /** Carries a step out. Rows come back in reverse, since an output names its own order. */
+  /** Executes a step. Rows are returned in reverse: consumers must use reqIdToIndex. */
   step(step: SchedulerOutput): ModelRunnerOutput {
     this.numSteps++;
     this.applyChanges(step);
@@ -167,7 +167,7 @@ export class PagedModel {
     check(total <= this.limits.maxNumBatchedTokens, `${total} tokens are over the budget`);
   }
 
-  /** Writes a row's tokens into the cache; returns what it samples. */
+  /** Writes a row's tokens to the cache; returns the sampled token. */
   private compute(reqId: string, count: number, written: Set<number>): number[] {
     const request = this.known(reqId);
     check(request.active, `request ${reqId} is scheduled while preempted`);
@@ -190,7 +190,7 @@ export class PagedModel {
     return [tokenId];
   }
 
-  /** What a request writes to a block that others have as well is theirs at that position, too. */
+  /** A write to a shared block must match the other requests' content. */
   private checkSharers(reqId: string, slot: number, position: number): void {
     const blockId = Math.floor(slot / this.limits.blockSize);
     const beginning = ({ tokenIds }: Known) => tokenIds.slice(0, position + 1).join();

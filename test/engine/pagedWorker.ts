@@ -12,10 +12,10 @@ import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
 import { PagedModel } from './pagedModel';
 
-/** A checkpoint for the config alone; a vocabulary of 320 tokens, token 2 ends a sequence. */
+/** A checkpoint for its config only: a vocabulary of 320 tokens, EOS 2. */
 const CHECKPOINT = path.join(__dirname, '..', 'golden', 'checkpoints', 'llama2');
 
-/** Each step is done when it is launched. */
+/** Completes each step when launched. */
 export class PagedWorker extends WorkerBase {
   static numBlocks = 1024;
 
@@ -66,7 +66,7 @@ export class PagedWorker extends WorkerBase {
   }
 }
 
-/** Runs steps in order, each taking a turn of the event loop or more. */
+/** Runs steps in order, each taking at least one turn of the event loop. */
 export class SlowPagedWorker extends PagedWorker {
   override executeModel(step: SchedulerOutput): Promise<StepOutput> {
     const output = this.run(step);
@@ -74,7 +74,7 @@ export class SlowPagedWorker extends PagedWorker {
   }
 }
 
-/** Gives a step's output when the test says so. */
+/** Completes a step when the test says so. */
 export class ManualPagedWorker extends PagedWorker {
   readonly complete: (() => void)[] = [];
 
@@ -86,7 +86,7 @@ export class ManualPagedWorker extends PagedWorker {
 
 const engines: LLMEngine[] = [];
 
-/** An engine over a worker class, small enough to run into its limits; shut down after the test. */
+/** A small engine over a worker class; shut down after the test. */
 export class TestEngine<W extends PagedWorker> {
   private constructor(
     readonly engine: LLMEngine,
@@ -159,7 +159,7 @@ export async function shutdownEngines(): Promise<void> {
   await Promise.all(engines.splice(0).map((engine) => engine.shutdown().catch(() => {})));
 }
 
-/** After all that is pending on the event loop has run. */
+/** Resolves after all pending event loop work has run. */
 export async function turns(count = 3): Promise<void> {
   for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
 }

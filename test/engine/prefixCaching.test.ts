@@ -1,11 +1,11 @@
-/** Requests that begin alike share the KV cache's blocks of their beginning. Blocks are of 4 tokens. */
+/** Requests with a common prefix share its KV cache blocks. Blocks have 4 tokens. */
 import { generateAlone } from './pagedModel';
 import { promptOf, SchedulerDriver } from './schedulerDriver';
 
 const caching = (limits: ConstructorParameters<typeof SchedulerDriver>[0] = {}) =>
   new SchedulerDriver({ blockSize: 4, enablePrefixCaching: true, ...limits });
 
-/** How many tokens of the request were in the cache, as the worker was told when it began. */
+/** Prefix cache hits of the request, as sent to the worker. */
 function numFound({ steps }: SchedulerDriver, requestId: string): number {
   for (const { scheduledNewReqs } of steps) {
     const data = scheduledNewReqs.find(({ reqId }) => reqId === requestId);
@@ -14,7 +14,7 @@ function numFound({ steps }: SchedulerDriver, requestId: string): number {
   throw new Error(`${requestId} never began`);
 }
 
-/** Runs one prompt after the other, a token each; how many tokens of each were found. */
+/** Runs prompts one after another for one token each; returns the hits of each. */
 function runInTurn(driver: SchedulerDriver, ...prompts: number[][]): number[] {
   return prompts.map((prompt, i) => {
     const id = `${driver.requests.size}-${i}`;
@@ -25,32 +25,32 @@ function runInTurn(driver: SchedulerDriver, ...prompts: number[][]): number[] {
   });
 }
 
-test('a prompt finds the full blocks that an earlier one computed', () => {
+test('a prompt reuses the full blocks of an earlier one', () => {
   const prompt = promptOf(11);
   expect(runInTurn(caching(), prompt, prompt, [...prompt.slice(0, 6), 90, 91, 92])).toEqual([
     0, 8, 4,
   ]);
 });
 
-test('a block is found by all that comes before it, not by its own tokens alone', () => {
+test('a block is found by all preceding tokens, not by its own alone', () => {
   const block = [1, 2, 3, 4];
   const driver = caching();
   expect(runInTurn(driver, [...block, ...block, 5], [9, 9, 9, 9, ...block, 5])).toEqual([0, 0]);
 });
 
-test('its last token is computed always, for the next is sampled from it', () => {
+test('the last token is always computed, since the next is sampled from it', () => {
   expect(runInTurn(caching(), promptOf(8), promptOf(8), promptOf(9))).toEqual([0, 4, 8]);
 });
 
-test.each([1, 2])('what was generated is found as well, %i in flight', (depth) => {
+test.each([1, 2])('generated tokens are cached too, %i in flight', (depth) => {
   const driver = caching({ depth });
   driver.add('first', promptOf(5), { maxTokens: 4 });
   const { first } = driver.run();
-  // The last token was never computed: eight are in the cache.
+  // The last token is never computed: eight are in the cache.
   expect(runInTurn(driver, [...promptOf(5), ...first, 7, 7])).toEqual([8]);
 });
 
-test.each([1, 2])('a running request is shared with, %i in flight', (depth) => {
+test.each([1, 2])('blocks of a running request are shared, %i in flight', (depth) => {
   const driver = caching({ depth });
   driver.add('a', promptOf(10), { maxTokens: 9 });
   driver.turn();
@@ -72,7 +72,7 @@ test('samples of one prompt share its full blocks from their first step on', () 
   expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
 });
 
-test('another salt finds nothing, the same one does', () => {
+test('only the same salt shares blocks', () => {
   const driver = caching();
   const found = ['', 'one', 'two', 'one', ''].map((cacheSalt, i) => {
     driver.add(String(i), promptOf(9), { maxTokens: 1 }, { cacheSalt });
@@ -82,18 +82,18 @@ test('another salt finds nothing, the same one does', () => {
   expect(found).toEqual([0, 0, 0, 8, 8]);
 });
 
-test('blocks are taken for others in the order in which they were let go, ends of sequences first', () => {
+test('blocks are reallocated in the order freed, the end of a sequence first', () => {
   const driver = caching({ numBlocks: 8, maxModelLen: 32 });
   const [a, b] = [promptOf(13, 1), promptOf(13, 2)];
   runInTurn(driver, a, b);
-  // Of the eight blocks `a` and `b` have four each, three of them full. Five are taken: all of `a`
-  // and the end of `b`.
+  // `a` and `b` have four of the eight blocks each, three of them full. Five are reallocated: all
+  // of `a` and the end of `b`.
   runInTurn(driver, promptOf(17, 3));
   expect(runInTurn(driver, b)).toEqual([12]);
   expect(runInTurn(driver, a)).toEqual([0]);
 });
 
-test('a preempted request begins again with what of it is still there', () => {
+test('a preempted request reuses its blocks that are still cached', () => {
   const driver = caching({ numBlocks: 7, maxModelLen: 20 });
   driver.add('old', promptOf(8), { maxTokens: 12 });
   driver.add('new', promptOf(8, 5), { maxTokens: 12 });
@@ -104,7 +104,7 @@ test('a preempted request begins again with what of it is still there', () => {
   expect(tokens.new).toEqual(generateAlone(promptOf(8, 5), { maxTokens: 12 }));
 });
 
-test('a prompt whose logprobs are wanted is computed whole', () => {
+test('a prompt with prompt logprobs is computed whole', () => {
   const driver = caching();
   runInTurn(driver, promptOf(9));
   driver.add('a', promptOf(9), { maxTokens: 1, promptLogprobs: 0 });
@@ -112,12 +112,12 @@ test('a prompt whose logprobs are wanted is computed whole', () => {
   expect(numFound(driver, 'a')).toBe(0);
 });
 
-test('switched off, nothing is shared', () => {
+test('nothing is shared when disabled', () => {
   const driver = caching({ enablePrefixCaching: false });
   expect(runInTurn(driver, promptOf(9), promptOf(9))).toEqual([0, 0]);
 });
 
-test('what was found is counted, in tokens', () => {
+test('hits are counted in tokens', () => {
   const driver = caching();
   runInTurn(driver, promptOf(9), promptOf(9), promptOf(10, 3));
   expect(driver.kvCacheManager.prefixCacheStats).toEqual({ queries: 28, hits: 8 });
@@ -127,7 +127,7 @@ test('what was found is counted, in tokens', () => {
 });
 
 describe('after resetPrefixCache', () => {
-  test('nothing of before is found', () => {
+  test('earlier blocks are not found', () => {
     const driver = caching();
     runInTurn(driver, promptOf(9));
     driver.kvCacheManager.resetPrefixCache();
@@ -135,7 +135,7 @@ describe('after resetPrefixCache', () => {
     expect(driver.kvCacheManager.prefixCacheStats).toEqual({ queries: 18, hits: 8 });
   });
 
-  test('nor what a request that ran then computes on top of it', () => {
+  test('nor blocks that a request running at the reset computes later', () => {
     const driver = caching();
     // Six tokens: one block is full at the reset, the next fills up after it.
     driver.add('running', promptOf(6), { maxTokens: 8 });
@@ -148,7 +148,7 @@ describe('after resetPrefixCache', () => {
     expect(runInTurn(driver, [...promptOf(3, 50), ...short])).toEqual([0]);
   });
 
-  test('nor that by a request that looked for it before', () => {
+  test('nor by a request that looked them up before', () => {
     const driver = caching({ numBlocks: 6, maxModelLen: 24 });
     const running = promptOf(2, 50);
     driver.add('running', running, { maxTokens: 8 });

@@ -6,7 +6,7 @@ afterEach(shutdownEngines);
 
 const LONG = { maxTokens: 50 };
 
-/** One request runs, none waits. */
+/** One running request, none waiting. */
 async function busyEngine(maxQueuedRequests: number): Promise<TestEngine<ManualPagedWorker>> {
   const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1, maxQueuedRequests });
   void engine.generate(promptOf(3), LONG).catch(() => undefined);
@@ -15,12 +15,12 @@ async function busyEngine(maxQueuedRequests: number): Promise<TestEngine<ManualP
   return engine;
 }
 
-/** Requests that are to wait. */
+/** Starts requests that will wait. */
 function queue(engine: TestEngine<PagedWorker>, count: number): void {
   for (let i = 0; i < count; i++) void engine.generate(promptOf(3), LONG).catch(() => undefined);
 }
 
-test('a request beyond the limit is refused, with the limit and the count', async () => {
+test('a request beyond the limit is refused with limit and count', async () => {
   const engine = await busyEngine(3);
   queue(engine, 3);
   const call = engine.generate(promptOf(3), LONG);
@@ -30,15 +30,15 @@ test('a request beyond the limit is refused, with the limit and the count', asyn
     maxQueuedRequests: 3,
     numWaiting: 3,
     numNew: 1,
-    message: expect.stringMatching(/^3 requests wait and maxQueuedRequests is 3/) as string,
+    message: expect.stringMatching(/^3 requests are waiting and maxQueuedRequests is 3/) as string,
   });
   await expect(engine.stream(promptOf(3), LONG).next()).rejects.toBeInstanceOf(QueueFullError);
 });
 
-test('those count that no step has seen yet, and those that steps have left waiting', async () => {
+test('requests count whether new or left waiting by a step', async () => {
   const engine = await busyEngine(2);
   queue(engine, 1);
-  // A step is done, and the next one left the request where it was.
+  // A step completes, and the next leaves the request waiting.
   engine.worker.complete[0]();
   await turns();
   expect(engine.engine.stats().numWaitingReqs).toBe(1);
@@ -46,7 +46,7 @@ test('those count that no step has seen yet, and those that steps have left wait
   await expect(engine.generate(promptOf(3), LONG)).rejects.toMatchObject({ numWaiting: 2 });
 });
 
-test('there is room again when one of those that wait ends', async () => {
+test('there is room again once a waiting request ends', async () => {
   const engine = await busyEngine(1);
   const controller = new AbortController();
   const waiting = engine.generate(promptOf(3), LONG, { signal: controller.signal });
@@ -59,7 +59,7 @@ test('there is room again when one of those that wait ends', async () => {
   expect(engine.engine.stats().numWaitingReqs).toBe(1);
 });
 
-test('the samples of a prompt count one by one', async () => {
+test('each sample of a prompt counts', async () => {
   const engine = await busyEngine(3);
   await expect(engine.generate(promptOf(3), { ...LONG, n: 4 })).rejects.toMatchObject({
     numWaiting: 0,
@@ -69,7 +69,7 @@ test('the samples of a prompt count one by one', async () => {
   expect(engine.engine.stats().numWaitingReqs).toBe(3);
 });
 
-test('a call whose prompts do not all fit leaves none of them', async () => {
+test('a call with prompts that do not all fit adds none', async () => {
   const engine = await busyEngine(3);
   queue(engine, 2);
   const prompts = [promptOf(3), promptOf(4)];
@@ -81,7 +81,7 @@ test('a call whose prompts do not all fit leaves none of them', async () => {
   expect(engine.engine.numUnfinishedRequests).toBe(3);
 });
 
-test('without a limit any number may wait', async () => {
+test('without a limit any number can wait', async () => {
   const engine = await TestEngine.create(PagedWorker, { maxNumSeqs: 1 });
   const calls = Array.from({ length: 500 }, () => engine.generate(promptOf(3), { maxTokens: 1 }));
   expect(engine.engine.stats().numWaitingReqs).toBe(500);

@@ -1,11 +1,11 @@
-/** Requests whose worker loses all it knows between two steps, and goes on as another rank. */
+/** Requests continue after the worker loses its state and becomes another rank. */
 import {
   DeviceError,
   ExecutorFailedError,
   NotSupportedError,
   ShutdownError,
 } from '../../lib/errors';
-import { decodeState, lastStepOf, type Standing } from '../../lib/engine/reinitialization';
+import { decodeState, lastCommonStep, type RankState } from '../../lib/engine/reinitialization';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -33,7 +33,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 class ReinitializedWorker extends SlowPagedWorker {
   reinitializeDistributed(): Promise<void> {
     this.calls.push('reinitializeDistributed');
-    // What follows makes a cache that is smaller.
+    // Later caches are smaller.
     ReinitializedWorker.numBlocks = 40;
     return Promise.resolve();
   }
@@ -45,7 +45,7 @@ const create = (asyncScheduling: boolean) =>
   TestEngine.create(ReinitializedWorker, { asyncScheduling, maxNumSeqs: 3 });
 
 describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
-  test('every request gives what it gives alone, whenever it happens', async () => {
+  test('every request gets the tokens it gets alone, whenever the change happens', async () => {
     const prompts = [promptOf(5), promptOf(17), promptOf(2), promptOf(30)];
     const params = { maxTokens: 20, stopTokenIds: [3, 33, 63, 93] };
     for (let step = 0; step < 24; step += 3) {
@@ -67,7 +67,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     }
   });
 
-  test('a call that comes meanwhile waits, and overlaps others again afterwards', async () => {
+  test('a call during the change waits, and later calls overlap again', async () => {
     const engine = await create(asyncScheduling);
     const first = engine.generate(promptOf(5), { maxTokens: 12 });
     const changing = engine.engine.reinitializeDistributed(request());
@@ -97,7 +97,7 @@ class RefusingWorker extends SlowPagedWorker {
 test.each([
   ['done', ReinitializedWorker, 'done'],
   ['refused', RefusingWorker, 'NOT_SUPPORTED'],
-])('a rank that is alone takes no turns as soon as a change is %s', async (_, workerCls, end) => {
+])('a single rank leaves lockstep once a change is %s', async (_, workerCls, end) => {
   const engine = await TestEngine.create<SlowPagedWorker>(workerCls);
   const changing = engine.engine.reinitializeDistributed(request());
   const outcome = changing.then(
@@ -105,13 +105,13 @@ test.each([
     (error: unknown) => (error as { code: string }).code,
   );
   expect(await outcome).toBe(end);
-  // Ranks that take turns refuse a signal.
+  // Ranks in lockstep refuse a signal.
   const { signal } = new AbortController();
   const output = await engine.generate(promptOf(3), { maxTokens: 2 }, { signal });
   expect(output.outputs[0].tokenIds).toHaveLength(2);
 });
 
-test('requests that have not been made yet are told to the ranks that join, by arrival', async () => {
+test('requests not made yet are sent to joining ranks, by arrival', async () => {
   const engine = await create(false);
   const prompts = Array.from({ length: 50 }, (_, i) => promptOf(3 + i));
   const calls = [engine.generateAll(prompts, { maxTokens: 3 }), engine.generate(promptOf(9))];
@@ -126,7 +126,7 @@ test('requests that have not been made yet are told to the ranks that join, by a
   await Promise.all(calls);
 });
 
-test('a rank that leaves shuts down: what is pending, and what comes, rejects', async () => {
+test('a leaving rank shuts down: pending and later calls reject', async () => {
   const engine = await create(true);
   const pending = engine.generate(promptOf(5), { maxTokens: 40 });
   const rejected = expect(pending).rejects.toBeInstanceOf(ShutdownError);
@@ -137,7 +137,7 @@ test('a rank that leaves shuts down: what is pending, and what comes, rejects', 
   await expect(engine.generate(promptOf(3))).rejects.toBeInstanceOf(ShutdownError);
 });
 
-test('one that fails on the way fails all, and shuts the executor down', async () => {
+test('a change that fails rejects all calls and shuts the executor down', async () => {
   class FailingWorker extends ReinitializedWorker {
     override reinitializeDistributed(): Promise<void> {
       return Promise.reject(new DeviceError('gone'));
@@ -154,15 +154,15 @@ test('one that fails on the way fails all, and shuts the executor down', async (
   await until(() => engine.worker.calls.at(-1) === 'shutdown');
 });
 
-test('a second one while the first is under way is refused', async () => {
+test('a second change during the first is refused', async () => {
   const engine = await create(true);
   const first = engine.engine.reinitializeDistributed(request());
-  await expect(engine.engine.reinitializeDistributed(request())).rejects.toThrow('under way');
+  await expect(engine.engine.reinitializeDistributed(request())).rejects.toThrow('in progress');
   await first;
 });
 
 describe('the ranks agree', () => {
-  const standing = (fields: Partial<Standing> = {}): Standing => ({
+  const rankState = (fields: Partial<RankState> = {}): RankState => ({
     numSteps: 5,
     numCalls: 1,
     request: request(-1, 2),
@@ -170,14 +170,22 @@ describe('the ranks agree', () => {
     ...fields,
   });
 
-  test('on the last step that any of them has launched', () => {
+  test('on the last step launched by any rank', () => {
     expect(
-      lastStepOf([standing(), standing({ numSteps: 7 }), standing({ request: request(-2, 2) })]),
+      lastCommonStep([
+        rankState(),
+        rankState({ numSteps: 7 }),
+        rankState({ request: request(-2, 2) }),
+      ]),
     ).toBe(7);
   });
 
   test.each([
-    ['a fault', { fault: 'it is asleep' }, 'cannot be done on rank 1: it is asleep'],
+    [
+      'a fault',
+      { fault: 'its executor is asleep' },
+      'is not possible on rank 1: its executor is asleep',
+    ],
     ['other calls', { numCalls: 2 }, 'after 2 calls on rank 1, but after 1 on rank 0'],
     ['another size', { request: request(-1, 3) }, 'newDataParallelSize is 3 on rank 1, but 2'],
     [
@@ -185,8 +193,12 @@ describe('the ranks agree', () => {
       { request: request(0, 2) },
       'rank 1 would be rank 0 of 2, and so would rank 0',
     ],
-    ['a rank too high', { request: request(2, 2) }, 'rank 1 would be rank 2 of 2; ranks are below'],
+    [
+      'a rank too high',
+      { request: request(2, 2) },
+      'rank 1 would be rank 2 of 2; a rank must be less',
+    ],
   ])('or all refuse: %s', (_, fields, message) => {
-    expect(() => lastStepOf([standing(), standing(fields)])).toThrow(message);
+    expect(() => lastCommonStep([rankState(), rankState(fields)])).toThrow(message);
   });
 });

@@ -13,7 +13,7 @@ function request(promptTokenIds: number[], maxTokens: number | null): Request {
   });
 }
 
-test('keeps all its tokens, however many there come to be', () => {
+test('keeps all its tokens as it grows', () => {
   const long = request([7, 8, 9], null);
   const output = Array.from({ length: 997 }, (_, i) => (31 * i) % 101);
   for (const tokenId of output) long.appendOutputToken(tokenId);
@@ -22,13 +22,13 @@ test('keeps all its tokens, however many there come to be', () => {
   expect([long.numTokens, long.numPromptTokens, long.numOutputTokens]).toEqual([1000, 3, 997]);
 });
 
-test("may generate what it asks for, up to the model's length", () => {
+test("may generate maxTokens, up to the model's length", () => {
   expect(request([7, 8, 9], 5).maxTokens).toBe(5);
   expect(request([7, 8, 9], 5000).maxTokens).toBe(997);
   expect(request([7, 8, 9], null).maxTokens).toBe(997);
 });
 
-test('is sure to reach its limit once what is in flight brings it there', () => {
+test('reaches its limit with its tokens in flight', () => {
   const short = request([7], 3);
   short.appendOutputToken(1);
   short.numOutputPlaceholders = 1;
@@ -37,7 +37,7 @@ test('is sure to reach its limit once what is in flight brings it there', () => 
   expect(short.reachesLimitInFlight).toBe(true);
 });
 
-test('costs what its tokens and the entries of its lists cost', () => {
+test('costs its tokens and list entries', () => {
   const samplingParams = new SamplingParams({
     maxTokens: 1,
     allowedTokenIds: [1, 2, 3],

@@ -1,4 +1,4 @@
-/** What goes wrong for one request ends it alone; the engine and its other callers go on. */
+/** An error of one request fails it alone; the engine and other callers go on. */
 import { InvalidLogitsError, RequestFailedError } from '../../lib/errors';
 import type { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
@@ -11,7 +11,7 @@ import { promptOf } from './schedulerDriver';
 
 afterEach(shutdownEngines);
 
-/** Has what `change` makes of each step's output. */
+/** Applies `change` to each step's output. */
 class ChangingWorker extends PagedWorker {
   change: (output: ModelRunnerOutput) => ModelRunnerOutput = (output) => output;
 
@@ -67,7 +67,7 @@ describe.each([true, false])('with asyncScheduling %s', (asyncScheduling) => {
   });
 });
 
-test('a request that cannot be scheduled rejects with its whole prompt, others resolve', async () => {
+test('a request that cannot be scheduled fails its whole prompt and no other', async () => {
   const engine = await TestEngine.create(PagedWorker);
   const { kvCacheManager } = engine.engine as unknown as { kvCacheManager: KVCacheManager };
   const allocateSlots = kvCacheManager.allocateSlots.bind(kvCacheManager);
@@ -83,7 +83,7 @@ test('a request that cannot be scheduled rejects with its whole prompt, others r
   expect(engine.engine.stats()).toMatchObject({ numRunningReqs: 0, kvCacheUsage: 0 });
 });
 
-test('a sample with NaN ends the other samples of its prompt, whose blocks are freed', async () => {
+test("a sample with NaN fails its prompt's other samples and frees their blocks", async () => {
   const engine = await TestEngine.create(ChangingWorker);
   engine.worker.change = (output) => ({ ...output, numNansInLogits: new Map([['0-1', 1]]) });
   await expect(engine.generate(promptOf(5), { ...PARAMS, n: 3 })).rejects.toThrow(
@@ -93,7 +93,7 @@ test('a sample with NaN ends the other samples of its prompt, whose blocks are f
   expect(engine.engine.stats()).toMatchObject({ numRunningReqs: 0, kvCacheUsage: 0 });
 });
 
-test('a stream with NaN gives what came before, and then the error', async () => {
+test('a stream with NaN delivers earlier deltas, then the error', async () => {
   const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
   const stream = engine.stream(promptOf(5), PARAMS);
   const first = stream.next();
@@ -104,7 +104,7 @@ test('a stream with NaN gives what came before, and then the error', async () =>
   });
   const { model } = engine.worker;
   const step = model.step.bind(model);
-  // The second step is under way already.
+  // The second step is in flight already.
   model.step = (scheduled) => ({ ...step(scheduled), numNansInLogits: new Map([['0', 2]]) });
   engine.worker.complete[1]();
   await turns();
@@ -114,7 +114,7 @@ test('a stream with NaN gives what came before, and then the error', async () =>
 });
 
 describe('an executor of several workers', () => {
-  /** Runs one, and speaks of two more. */
+  /** Runs one worker and reports two more. */
   class ThreeWorkers extends UniProcExecutor {
     static bytes = [40, 24, 32];
     configs: readonly KVCacheConfig[] = [];
@@ -133,7 +133,7 @@ describe('an executor of several workers', () => {
     }
   }
 
-  test('of unequal memory has as many blocks as the least', async () => {
+  test('of unequal memory has as many blocks as the minimum', async () => {
     const engine = await TestEngine.create(PagedWorker, {
       distributedExecutorBackend: ThreeWorkers,
     });
@@ -142,7 +142,7 @@ describe('an executor of several workers', () => {
     expect(engine.worker.calls).toContain('initializeFromConfig 24');
   });
 
-  test('of which one cannot hold a request is refused, by its name', async () => {
+  test('of which one cannot hold a request is refused by name', async () => {
     class OneTooSmall extends ThreeWorkers {
       override async determineAvailableMemory(): Promise<number[]> {
         const [a, , c] = await super.determineAvailableMemory();

@@ -12,7 +12,7 @@ class Counting {
 
 let numItems = 0;
 
-/** As far as the queue looks at it. */
+/** The fields that the queue uses. */
 function request(priority: number): Request {
   const made: Pick<Request, 'priority' | 'arrival' | 'queueIndex'> = {
     priority,
@@ -22,7 +22,7 @@ function request(priority: number): Request {
   return made as unknown as Request;
 }
 
-test('the first is always the first in order, whatever is added and removed', () => {
+test('the first is always first in order after any adds and removes', () => {
   const operation = fc.oneof(
     fc.record({ add: fc.integer({ min: -3, max: 3 }) }),
     fc.record({ remove: fc.nat() }),
@@ -60,13 +60,13 @@ test.each([
   for (const added of items) counting.queue.add(added);
   expect(counting.numComparisons).toBeLessThan(20_000 * 15);
   counting.numComparisons = 0;
-  // As when they are aborted in the order they came.
+  // As when aborted in arrival order.
   for (const removed of items) counting.queue.remove(removed);
   expect(counting.queue.size).toBe(0);
   expect(counting.numComparisons).toBeLessThan(20_000 * 2 * 15);
 });
 
-test('a queue that was cleared is empty and can be filled again', () => {
+test('a cleared queue is empty and can be refilled', () => {
   const { queue } = new Counting();
   const [a, b] = [request(2), request(1)];
   queue.add(a);

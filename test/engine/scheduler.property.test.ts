@@ -1,7 +1,6 @@
 /**
  * The scheduler under random traffic over a small pool. PagedModel checks each step as a worker
- * sees it; here stands what must hold besides, and that every request gets the tokens it would have
- * got alone.
+ * sees it; these tests check invariants, and that every request gets the tokens it gets alone.
  */
 import fc from 'fast-check';
 import type { Request } from '../../lib/engine/request';
@@ -14,7 +13,7 @@ const STOP_TOKEN_IDS = [3, 14, 15, 92, 65, 35];
 
 const limits = fc.record({
   blockSize: fc.constantFrom(1, 3, 4),
-  /** Beyond those that one request may need. */
+  /** Blocks beyond those of one request. */
   extraBlocks: fc.integer({ min: 0, max: 20 }),
   maxNumSeqs: fc.integer({ min: 1, max: 6 }),
   extraBatchedTokens: fc.integer({ min: 0, max: 30 }),
@@ -24,7 +23,7 @@ const limits = fc.record({
   depth: fc.constantFrom(1, 2),
 });
 
-/** What happens between two turns of the loop. */
+/** Events between two iterations of the loop. */
 const event = fc.oneof(
   { weight: 4, arbitrary: fc.constant({ kind: 'turn' as const }) },
   {
@@ -32,7 +31,7 @@ const event = fc.oneof(
     arbitrary: fc.record({
       kind: fc.constant('add' as const),
       promptLength: fc.integer({ min: 1, max: 23 }),
-      /** Few, so that many prompts begin alike. */
+      /** Few, so that many prompts share prefixes. */
       first: fc.nat(4),
       priority: fc.integer({ min: -1, max: 1 }),
       cacheSalt: fc.constantFrom('', 'tenant'),
@@ -45,7 +44,7 @@ const event = fc.oneof(
   { weight: 1, arbitrary: fc.constant({ kind: 'reset' as const }) },
 );
 
-/** Each block is free, or held as many times as there are requests that have it. */
+/** Each block's reference count equals the number of requests that hold it. */
 function checkPool({ kvCacheManager, limits, requests }: SchedulerDriver): void {
   const holders = new Int32Array(limits.numBlocks);
   for (const { blockIds } of requests.values()) {
@@ -65,7 +64,7 @@ function checkPool({ kvCacheManager, limits, requests }: SchedulerDriver): void 
   }
 }
 
-/** The manager never takes it from its last look that a request has no room when another look finds some. */
+/** A remembered failed lookup must agree with a new lookup. */
 function checkRefusals({ kvCacheManager: manager }: SchedulerDriver): void {
   const findRoom = manager.findRoom.bind(manager);
   const remembered = manager as unknown as { refusal: unknown };
@@ -82,7 +81,7 @@ function checkRefusals({ kvCacheManager: manager }: SchedulerDriver): void {
   };
 }
 
-test('no request is lost, no block leaks, and company changes no token', () => {
+test('no request is lost, no block leaks, and batching changes no token', () => {
   fc.assert(
     fc.property(
       limits,
@@ -125,7 +124,7 @@ test('no request is lost, no block leaks, and company changes no token', () => {
           checkPool(driver);
         }
 
-        // In each turn the first request goes on at least, so this bounds the number of turns.
+        // The first request advances in each iteration, which bounds their number.
         const most = expected.length * (2 * MAX_MODEL_LEN + 2) + 2;
         for (let turns = 0; driver.scheduler.hasUnfinishedRequests(); turns++) {
           if (turns > most) throw new Error(`not done after ${turns} turns`);
@@ -152,7 +151,7 @@ test('no request is lost, no block leaks, and company changes no token', () => {
 describe('by priority', () => {
   const arrivals = fc.array(
     fc.record({
-      /** Turns before it. */
+      /** Iterations before it arrives. */
       turns: fc.nat(3),
       promptLength: fc.integer({ min: 1, max: 16 }),
       first: fc.nat(4),
@@ -162,7 +161,7 @@ describe('by priority', () => {
     { minLength: 2, maxLength: 25 },
   );
 
-  /** Runs the requests; `check` is given each step with those that ran and that waited before it. */
+  /** Runs the requests; `check` gets each step with the requests running and waiting before it. */
   function run(
     driver: SchedulerDriver,
     requests: typeof arrivals extends fc.Arbitrary<infer T> ? T : never,
@@ -194,7 +193,7 @@ describe('by priority', () => {
 
   const before = (a: Request, b: Request) => a.priority - b.priority || a.arrival - b.arrival;
 
-  test('the most urgent request has its share of every step', () => {
+  test('the most urgent request gets its share of every step', () => {
     fc.assert(
       fc.property(limits, arrivals, ({ extraBatchedTokens, extraBlocks, ...rest }, requests) => {
         const driver = new SchedulerDriver({
@@ -205,7 +204,7 @@ describe('by priority', () => {
           maxModelLen: MAX_MODEL_LEN,
         });
         run(driver, requests, (step, running, waiting) => {
-          // It may wait for what equals hold that came before it, and for its own tokens in flight.
+          // It may wait for equals that arrived earlier, and for its own tokens in flight.
           const urgent = [...waiting].sort(before).at(0);
           const mayWait = running.some(
             ({ priority }) => priority <= (urgent?.priority ?? Infinity),
@@ -215,7 +214,7 @@ describe('by priority', () => {
             if (others[0] === urgent)
               expect([...step.numScheduledTokens.keys()][0]).toBe(urgent.requestId);
           }
-          // Nobody gives way to a lower priority, nor to an equal that came later.
+          // No request is preempted for a lower priority, nor for an equal that arrived later.
           const scheduled = [...step.numScheduledTokens.keys()].map(
             (id) => driver.requests.get(id) as Request,
           );
@@ -230,7 +229,7 @@ describe('by priority', () => {
     );
   });
 
-  test('with blocks for all, nobody gives up a seat to an equal, nor more than one to each', () => {
+  test('with blocks for all, no request is preempted for an equal, and at most one for each', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 4 }), arrivals, (maxNumSeqs, requests) => {
         const driver = new SchedulerDriver({

@@ -4,13 +4,13 @@ import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
 import { type Outcome, promptOf, SchedulerDriver } from './schedulerDriver';
 
-/** Tokens of each request in a step. */
+/** Tokens per request in a step. */
 function tokensIn(step: SchedulerOutput): Record<string, number> {
   return Object.fromEntries(step.numScheduledTokens);
 }
 
 describe('a request', () => {
-  test('computes its prompt in one step and then a token in each', () => {
+  test('computes its prompt in one step, then one token per step', () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(5), { maxTokens: 3 });
     const { a } = driver.run();
@@ -18,7 +18,7 @@ describe('a request', () => {
     expect(driver.steps.map(tokensIn)).toEqual([{ a: 5 }, { a: 1 }, { a: 1 }, {}]);
   });
 
-  test('is told to the worker whole, then by what changed', () => {
+  test('is sent to the worker whole, then by changes', () => {
     const driver = new SchedulerDriver({ blockSize: 4 });
     driver.add('a', promptOf(7), { maxTokens: 4 });
     driver.turn();
@@ -41,21 +41,21 @@ describe('a request', () => {
     });
   });
 
-  test('ends at its most tokens with the reason length', () => {
+  test('finishes at maxTokens with reason length', () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(3), { maxTokens: 2 });
     driver.run();
     expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'length' });
   });
 
-  test("ends at the model's length", () => {
+  test('finishes at maxModelLen', () => {
     const driver = new SchedulerDriver({ maxModelLen: 10 });
     driver.add('a', promptOf(7), { maxTokens: null });
     expect(driver.run().a).toHaveLength(3);
     expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'length' });
   });
 
-  test('ends at a stop token, which it keeps, with the reason stop', () => {
+  test('finishes at a stop token, which it keeps, with reason stop', () => {
     const free = generateAlone(promptOf(3), { maxTokens: 8 });
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(3), { maxTokens: 8, stopTokenIds: [free[4]] });
@@ -63,7 +63,7 @@ describe('a request', () => {
     expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'stop' });
   });
 
-  test('ends for the stop token when that is its last token anyway', () => {
+  test('finishes with reason stop if its last token is a stop token', () => {
     const free = generateAlone(promptOf(3), { maxTokens: 3 });
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(3), { maxTokens: 3, stopTokenIds: [free[2]] });
@@ -71,7 +71,7 @@ describe('a request', () => {
     expect(driver.outcomes.get('a')).toMatchObject({ finishReason: 'stop' });
   });
 
-  test('goes past a stop token among its first minTokens tokens', () => {
+  test('ignores a stop token in its first minTokens tokens', () => {
     const [, , third] = generateAlone(promptOf(3), { maxTokens: 3 });
     const lengths = [2, 3].map((minTokens) => {
       const driver = new SchedulerDriver();
@@ -81,7 +81,7 @@ describe('a request', () => {
     expect(lengths).toEqual([3, 5]);
   });
 
-  test('gives all its blocks back and is forgotten by the worker in the next step', () => {
+  test('frees all its blocks, and the worker frees it in the next step', () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(9), { maxTokens: 1 });
     driver.turn();
@@ -102,7 +102,7 @@ describe('a step', () => {
     expect(tokensIn(driver.steps[1])).toEqual({ a: 1, b: 6 });
   });
 
-  test('takes requests in the order they came', () => {
+  test('admits requests in arrival order', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 2 });
     for (const id of ['c', 'a', 'b']) driver.add(id, promptOf(2), { maxTokens: 2 });
     driver.turn();
@@ -115,7 +115,7 @@ describe('a step', () => {
     ]);
   });
 
-  test('holds no more than maxNumSeqs requests', () => {
+  test('has at most maxNumSeqs requests', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 3 });
     for (let i = 0; i < 5; i++) driver.add(String(i), promptOf(2), { maxTokens: 3 });
     driver.turn();
@@ -124,7 +124,7 @@ describe('a step', () => {
     expect(driver.scheduler.numWaiting).toBe(2);
   });
 
-  test('holds no more than maxNumBatchedTokens tokens: a longer prompt comes in chunks', () => {
+  test('has at most maxNumBatchedTokens tokens: longer prompts are chunked', () => {
     const driver = new SchedulerDriver({ maxNumBatchedTokens: 8 });
     driver.add('a', promptOf(2), { maxTokens: 6 });
     driver.turn();
@@ -142,7 +142,7 @@ describe('a step', () => {
     });
   });
 
-  test('takes no more of a prompt than longPrefillTokenThreshold, and more prompts instead', () => {
+  test('limits a prompt to longPrefillTokenThreshold, and admits more prompts instead', () => {
     const driver = new SchedulerDriver({ maxNumBatchedTokens: 16, longPrefillTokenThreshold: 6 });
     driver.add('a', promptOf(14), { maxTokens: 2 });
     driver.add('b', promptOf(7, 3), { maxTokens: 2 });
@@ -155,7 +155,7 @@ describe('a step', () => {
     ]);
   });
 
-  test('samples nothing for a prompt that is not complete', () => {
+  test('does not sample an incomplete prompt', () => {
     const driver = new SchedulerDriver({ maxNumBatchedTokens: 4 });
     driver.add('a', promptOf(6), { maxTokens: 1 });
     driver.turn();
@@ -179,7 +179,7 @@ describe('a step', () => {
   });
 });
 
-test('requests with long lists enter a few in a step, and each step takes one at least', () => {
+test('a step admits only a few requests with long lists, but at least one', () => {
   const driver = new SchedulerDriver({ maxListMemoryBytes: 2 ** 23 });
   const allowedTokenIds = Array.from({ length: 100_000 }, (_, i) => i);
   for (const id of ['a', 'b', 'c', 'd']) {
@@ -195,7 +195,7 @@ test('requests with long lists enter a few in a step, and each step takes one at
 });
 
 describe('when blocks run out', () => {
-  /** Two requests that need five blocks each at the end, and a pool of seven. */
+  /** Two requests that need five blocks each, and a pool of seven. */
   function tightDriver(depth: number): SchedulerDriver {
     const driver = new SchedulerDriver({ numBlocks: 7, maxModelLen: 20, depth });
     driver.add('old', promptOf(8), { maxTokens: 12 });
@@ -203,7 +203,7 @@ describe('when blocks run out', () => {
     return driver;
   }
 
-  test.each([1, 2])('the newest gives way and is computed again, %i in flight', (depth) => {
+  test.each([1, 2])('the newest request is preempted and recomputed, %i in flight', (depth) => {
     const driver = tightDriver(depth);
     const tokens = driver.run();
     const preempting = driver.steps.findIndex((step) => step.preemptedReqIds.length > 0);
@@ -225,7 +225,7 @@ describe('when blocks run out', () => {
     expect(driver.numFreeBlocks).toBe(7);
   });
 
-  test('the newest gives way to itself too, and the others go on', () => {
+  test('the newest request may preempt itself while others continue', () => {
     const driver = new SchedulerDriver({ numBlocks: 5, maxModelLen: 20 });
     driver.add('old', promptOf(9), { maxTokens: 4 });
     driver.add('new', promptOf(8, 5), { maxTokens: 4 });
@@ -236,18 +236,18 @@ describe('when blocks run out', () => {
     driver.run();
   });
 
-  test('a preempted request waits until its tokens in flight are known', () => {
+  test('a preempted request waits for its tokens in flight', () => {
     const driver = new SchedulerDriver({ numBlocks: 6, maxModelLen: 24, depth: 2 });
     driver.add('old', promptOf(11), { maxTokens: 3 });
     driver.add('new', promptOf(8, 5), { maxTokens: 9 });
     driver.launch();
-    // Takes the last block for 'new', whose token is now in flight twice.
+    // Allocates the last block to 'new', which has two tokens in flight.
     driver.launch();
     driver.land();
     const third = driver.launch();
     expect(third.preemptedReqIds).toEqual(['new']);
     driver.abort('old');
-    // There are blocks enough, but a token of 'new' is in flight.
+    // Blocks suffice, but a token of 'new' is in flight.
     expect(driver.numFreeBlocks).toBe(6);
     expect(driver.launch().totalNumScheduledTokens).toBe(0);
     driver.land();
@@ -259,7 +259,7 @@ describe('when blocks run out', () => {
     );
   });
 
-  test('nobody overtakes a preempted request', () => {
+  test('no request overtakes a preempted one', () => {
     const driver = tightDriver(1);
     driver.add('late', promptOf(13), { maxTokens: 1 });
     driver.run();
@@ -272,11 +272,11 @@ describe('when blocks run out', () => {
     expect(entering).toEqual(['old', 'new', 'new', 'late']);
   });
 
-  test('a prompt waits until there is room for all of it', () => {
+  test('a prompt waits for blocks for all of it', () => {
     const driver = new SchedulerDriver({ numBlocks: 6, maxModelLen: 24, maxNumBatchedTokens: 9 });
     driver.add('a', promptOf(8), { maxTokens: 4 });
     driver.turn();
-    // A chunk would fit, the prompt would not: four blocks are free.
+    // A chunk would fit in the four free blocks, the prompt would not.
     driver.add('b', promptOf(17), { maxTokens: 1 });
     driver.turn();
     expect(tokensIn(driver.steps[1])).toEqual({ a: 1 });
@@ -289,7 +289,7 @@ describe('by priority', () => {
   const entering = ({ steps }: SchedulerDriver) =>
     steps.flatMap(({ scheduledNewReqs }) => scheduledNewReqs.map(({ reqId }) => reqId));
 
-  test('the lower number runs first, equals in the order they came', () => {
+  test('the lower number runs first, equals by arrival', () => {
     const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 1 });
     const priorities = { a: 1, b: 0, c: 1, d: -3, e: 0 };
     for (const [id, priority] of Object.entries(priorities)) {
@@ -299,7 +299,7 @@ describe('by priority', () => {
     expect(entering(driver)).toEqual(['d', 'b', 'e', 'a', 'c']);
   });
 
-  test('counts for nothing when the policy is another', () => {
+  test('is ignored under another policy', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 1 });
     driver.add('a', promptOf(2), { maxTokens: 1 }, { priority: 1 });
     driver.add('b', promptOf(2), { maxTokens: 1 }, { priority: 0 });
@@ -307,7 +307,7 @@ describe('by priority', () => {
     expect(entering(driver)).toEqual(['a', 'b']);
   });
 
-  test('the last in its order gives its blocks back, though it came first', () => {
+  test('the last in order is preempted, even if it arrived first', () => {
     const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 7, maxModelLen: 20 });
     driver.add('low', promptOf(8), { maxTokens: 12 }, { priority: 5 });
     driver.turn();
@@ -327,7 +327,7 @@ describe('an urgent request, by priority,', () => {
   const preempted = ({ steps }: SchedulerDriver) =>
     steps.flatMap(({ preemptedReqIds }) => preemptedReqIds);
 
-  /** Three of falling priority hold all seats. */
+  /** Three requests of descending priority hold all slots. */
   function fullDriver(depth: number): SchedulerDriver {
     const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 3, depth });
     for (const [i, priority] of [1, 3, 2].entries()) {
@@ -337,7 +337,7 @@ describe('an urgent request, by priority,', () => {
     return driver;
   }
 
-  test.each([1, 2])('takes the seat of the lowest at once, %i in flight', (depth) => {
+  test.each([1, 2])('preempts the lowest for its slot at once, %i in flight', (depth) => {
     const driver = fullDriver(depth);
     driver.add('urgent', promptOf(4, 9), { maxTokens: 5 }, { priority: 0 });
     const step = driver.launch();
@@ -353,14 +353,14 @@ describe('an urgent request, by priority,', () => {
     });
   });
 
-  test('takes no seat of its equals', () => {
+  test('preempts no equal for a slot', () => {
     const driver = fullDriver(1);
     driver.add('equal', promptOf(4, 9), { maxTokens: 5 }, { priority: 3 });
     driver.run();
     expect(preempted(driver)).toEqual([]);
   });
 
-  test('takes no seat where the policy is fcfs', () => {
+  test('preempts nothing under fcfs', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 1 });
     driver.add('low', promptOf(3), { maxTokens: 9 }, { priority: 5 });
     driver.turn();
@@ -369,7 +369,7 @@ describe('an urgent request, by priority,', () => {
     expect(preempted(driver)).toEqual([]);
   });
 
-  test('takes blocks of as many as it needs, from the lowest on', () => {
+  test('preempts as many as it needs for blocks, the lowest first', () => {
     const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 10, maxModelLen: 40 });
     for (const priority of [1, 2, 3]) {
       driver.add(`p${priority}`, promptOf(9, priority), { maxTokens: 3 }, { priority });
@@ -384,7 +384,7 @@ describe('an urgent request, by priority,', () => {
     expect(tokens.p3).toEqual(generateAlone(promptOf(9, 3), { maxTokens: 3 }));
   });
 
-  test('takes nothing when all that it could take would not be enough', () => {
+  test('preempts nothing if that would not suffice', () => {
     const driver = new SchedulerDriver({ policy: 'priority', numBlocks: 10, maxModelLen: 40 });
     driver.add('first', promptOf(26, 1), { maxTokens: 2 }, { priority: 0 });
     driver.add('low', promptOf(5, 2), { maxTokens: 2 }, { priority: 3 });
@@ -397,7 +397,7 @@ describe('an urgent request, by priority,', () => {
     driver.run();
   });
 
-  test('takes blocks that two of low priority share, which are free once both are gone', () => {
+  test('counts blocks shared by two victims as free once both are preempted', () => {
     const driver = new SchedulerDriver({
       policy: 'priority',
       numBlocks: 6,
@@ -413,7 +413,7 @@ describe('an urgent request, by priority,', () => {
     driver.run();
   });
 
-  test("has its share of a step before lower priorities' long prompts", () => {
+  test("gets its share of a step before lower priorities' long prompts", () => {
     const driver = new SchedulerDriver({ policy: 'priority', maxNumBatchedTokens: 8 });
     driver.add('long', promptOf(40), { maxTokens: 1 }, { priority: 3 });
     driver.turn();
@@ -422,7 +422,7 @@ describe('an urgent request, by priority,', () => {
     driver.run();
   });
 
-  test('that was preempted itself comes back once its tokens in flight are known', () => {
+  test('that was preempted resumes once its tokens in flight are known', () => {
     const driver = new SchedulerDriver({ policy: 'priority', maxNumSeqs: 1, depth: 2 });
     driver.add('low', promptOf(3), { maxTokens: 6 }, { priority: 3 });
     driver.launch();
@@ -438,7 +438,7 @@ describe('an urgent request, by priority,', () => {
 });
 
 describe('a request that waits for room', () => {
-  /** The first begins as the second does, and holds blocks that the second needs. */
+  /** The first shares a prefix with the second, and holds blocks that the second needs. */
   function waitingDriver() {
     const driver = new SchedulerDriver({
       numBlocks: 20,
@@ -455,7 +455,7 @@ describe('a request that waits for room', () => {
     return { driver, lookUps };
   }
 
-  test('is not looked up again while nothing changed for it', () => {
+  test('is not looked up again until something changes for it', () => {
     const { driver, lookUps } = waitingDriver();
     driver.turn();
     const first = lookUps.mock.calls.length;
@@ -466,7 +466,7 @@ describe('a request that waits for room', () => {
     driver.run();
   });
 
-  test('enters in the step in which blocks became free', () => {
+  test('is admitted in the step in which blocks become free', () => {
     const { driver } = waitingDriver();
     for (let i = 0; i < 5; i++) driver.turn();
     driver.abort('running');
@@ -477,7 +477,7 @@ describe('a request that waits for room', () => {
     driver.run();
   });
 
-  test('enters when a block is filled that it shares, though none became free', () => {
+  test('is admitted once a block of its prefix is cached, with no block freed', () => {
     const driver = new SchedulerDriver({
       numBlocks: 10,
       maxModelLen: 40,
@@ -494,7 +494,7 @@ describe('a request that waits for room', () => {
     driver.run();
   });
 
-  test('is let go of when it is aborted', () => {
+  test('is not kept after an abort', () => {
     const { driver } = waitingDriver();
     driver.turn();
     driver.abort('waiting');
@@ -529,7 +529,7 @@ test.each(['fcfs', 'priority'] as const)(
 );
 
 describe('a fault of one request', () => {
-  /** Runs 'a' and 'b', the output of whose second step `change` makes another; the end of each. */
+  /** Runs 'a' and 'b', applying `change` to the second step's output; returns how each ends. */
   function runWith(
     change: (output: ModelRunnerOutput) => ModelRunnerOutput,
     depth = 1,
@@ -579,7 +579,7 @@ describe('a fault of one request', () => {
         code,
         message: expect.stringMatching(message) as string,
       });
-      // The first step's token; what came with the fault, or after it, is not given out.
+      // The first step's token only; nothing from the faulty step or later.
       const alone = generateAlone(promptOf(9), { maxTokens: 6 });
       const { tokenIds } = driver.outcomes.get('a') as Outcome;
       expect(tokenIds).toEqual(alone.slice(0, tokenIds.length));
@@ -623,7 +623,7 @@ describe('a fault of one request', () => {
     expect(driver.model.requests.size).toBe(0);
   });
 
-  test('while its tokens are appended ends that request alone', () => {
+  test('while its tokens are appended fails that request alone', () => {
     const driver = new SchedulerDriver();
     const broken = driver.add('a', promptOf(9), { maxTokens: 8 });
     driver.add('b', promptOf(9, 5), { maxTokens: 8 });
@@ -635,7 +635,7 @@ describe('a fault of one request', () => {
     expect(driver.numFreeBlocks).toBe(driver.limits.numBlocks);
   });
 
-  test('leaves nothing of it in the prefix cache', () => {
+  test('evicts its blocks from the prefix cache', () => {
     const { driver } = runWith(withNans);
     driver.add('again', promptOf(9), { maxTokens: 1 });
     driver.add('other', promptOf(9, 5), { maxTokens: 1 });
@@ -646,7 +646,7 @@ describe('a fault of one request', () => {
     driver.run();
   });
 
-  test('of a worker whose offsets go beyond its tokens is the fault of the whole', () => {
+  test("in a worker's offsets beyond its tokens fails the whole step", () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(2), { maxTokens: 1 });
     const step = driver.scheduler.schedule();
@@ -659,7 +659,7 @@ describe('a fault of one request', () => {
 });
 
 describe('with two steps in flight', () => {
-  test('a step is scheduled before the tokens of the one before are known', () => {
+  test("a step is scheduled before the previous step's tokens are known", () => {
     const driver = new SchedulerDriver({ depth: 2 });
     driver.add('a', promptOf(5), { maxTokens: 4 });
     driver.launch();
@@ -670,7 +670,7 @@ describe('with two steps in flight', () => {
     });
   });
 
-  test('a request sure to reach its most tokens is not scheduled again', () => {
+  test('a request that reaches maxTokens in flight is not scheduled again', () => {
     const driver = new SchedulerDriver({ depth: 2 });
     driver.add('a', promptOf(5), { maxTokens: 2 });
     driver.launch();
@@ -685,12 +685,12 @@ describe('with two steps in flight', () => {
     const driver = new SchedulerDriver({ depth: 2 });
     driver.add('a', promptOf(5), { maxTokens: 8, stopTokenIds: [free[1]] });
     expect(driver.run().a).toEqual(free.slice(0, 2));
-    // The step after the stop token was in flight already.
+    // The step after the stop token was in flight.
     expect(driver.steps.filter((step) => step.totalNumScheduledTokens > 0)).toHaveLength(3);
     expect(driver.numFreeBlocks).toBe(64);
   });
 
-  test('gives the same tokens as one', () => {
+  test('the tokens are the same as with one', () => {
     const tokens = [1, 2].map((depth) => {
       const driver = new SchedulerDriver({ depth, maxNumBatchedTokens: 10, maxNumSeqs: 3 });
       for (let i = 0; i < 6; i++) {
@@ -721,7 +721,7 @@ describe('finishRequests', () => {
     driver.run();
   });
 
-  test('takes a waiting request out', () => {
+  test('removes a waiting request', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 1 });
     driver.add('a', promptOf(2), { maxTokens: 3 });
     driver.add('b', promptOf(2), { maxTokens: 3 });
@@ -731,7 +731,7 @@ describe('finishRequests', () => {
     expect(driver.steps.every((step) => !step.numScheduledTokens.has('b'))).toBe(true);
   });
 
-  test('tells the worker of requests alone that it knows', () => {
+  test('sends the worker only requests that it holds', () => {
     const driver = new SchedulerDriver({ maxNumSeqs: 1 });
     driver.add('a', promptOf(2), { maxTokens: 9 });
     driver.add('b', promptOf(2), { maxTokens: 9 });
@@ -741,7 +741,7 @@ describe('finishRequests', () => {
     expect(driver.launch().finishedReqIds).toEqual(['a']);
   });
 
-  test('ignores a request that has finished', () => {
+  test('ignores a finished request', () => {
     const driver = new SchedulerDriver();
     driver.add('a', promptOf(2), { maxTokens: 1 });
     driver.run();
@@ -750,7 +750,7 @@ describe('finishRequests', () => {
   });
 });
 
-test("logprobs of a prompt go with their request's output, in the step that has them", () => {
+test('prompt logprobs are in the output of the step that computes them', () => {
   const driver = new SchedulerDriver({ maxNumBatchedTokens: 4 });
   driver.add('a', promptOf(6), { maxTokens: 2, promptLogprobs: 0 });
   const rows = { width: 1, tokenIds: new Int32Array(3), logprobs: new Float32Array(3) };
@@ -767,7 +767,7 @@ test("logprobs of a prompt go with their request's output, in the step that has 
   expect(given).toEqual([[null], [logprobs], [null]]);
 });
 
-test('an output that lacks a scheduled request is an error that names it', () => {
+test('an output without a scheduled request is an error that names it', () => {
   const driver = new SchedulerDriver();
   driver.add('a', promptOf(2), { maxTokens: 1 });
   const step = driver.scheduler.schedule();
@@ -775,7 +775,7 @@ test('an output that lacks a scheduled request is an error that names it', () =>
   expect(() => driver.scheduler.updateFromOutput(step, output)).toThrow(/request a /);
 });
 
-test('an output for requests that have all ended is nothing to complain of', () => {
+test('an output for requests that have all finished is no error', () => {
   const driver = new SchedulerDriver();
   driver.add('a', promptOf(2), { maxTokens: 4 });
   const step = driver.scheduler.schedule();

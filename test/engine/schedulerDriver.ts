@@ -1,4 +1,4 @@
-/** Drives a scheduler over a PagedModel as the engine's loop does, `depth` steps in flight. */
+/** Drives a scheduler over a PagedModel like the engine's loop, with `depth` steps in flight. */
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
 import { KVCacheManager } from '../../lib/engine/kvCacheManager';
 import type { FinishReason } from '../../lib/engine/outputs';
@@ -35,9 +35,9 @@ export class SchedulerDriver {
   /** By request id, both. */
   readonly requests = new Map<string, Request>();
   readonly outcomes = new Map<string, Outcome>();
-  /** What ended requests that failed. */
+  /** Errors of failed requests. */
   readonly errors = new Map<string, UniprocError>();
-  /** Every step that was scheduled. */
+  /** All scheduled steps. */
   readonly steps: SchedulerOutput[] = [];
   private readonly inFlight: { step: SchedulerOutput; output: ModelRunnerOutput }[] = [];
 
@@ -84,7 +84,7 @@ export class SchedulerDriver {
     this.scheduler.finishRequests([requestId], 'abort');
   }
 
-  /** Schedules a step and hands it to the model. */
+  /** Schedules a step and runs it on the model. */
   launch(): SchedulerOutput {
     const step = this.scheduler.schedule();
     this.steps.push(step);
@@ -93,7 +93,7 @@ export class SchedulerDriver {
     return step;
   }
 
-  /** Gives the oldest step's output back; false when none is in flight. */
+  /** Processes the oldest step's output; false if none is in flight. */
   land(): boolean {
     const oldest = this.inFlight.shift();
     if (oldest === undefined) return false;
@@ -108,7 +108,7 @@ export class SchedulerDriver {
     return true;
   }
 
-  /** One turn of the engine's loop: launch while there is room, then wait for the oldest. */
+  /** One iteration of the engine's loop: launch while possible, then process the oldest. */
   turn(): void {
     while (this.inFlight.length < this.limits.depth) {
       if (this.launch().totalNumScheduledTokens === 0) break;
@@ -116,7 +116,7 @@ export class SchedulerDriver {
     if (!this.land() && this.scheduler.hasUnfinishedRequests()) throw new Error('a dead end');
   }
 
-  /** Turns until nothing is left; the tokens of each request. */
+  /** Runs until nothing is left; returns the tokens of each request. */
   run(): Record<string, number[]> {
     for (let i = 0; this.scheduler.hasUnfinishedRequests(); i++) {
       if (i > 10_000) throw new Error('no end');

@@ -1,4 +1,4 @@
-/** What counts of what a caller passes in is its value at the call, read once. */
+/** Caller-owned data is read once, at the call. */
 import { LLM, type Prompt, SamplingParams } from '../../lib';
 
 let llm: LLM;
@@ -24,7 +24,7 @@ test.each([
   );
 });
 
-test.each([[BigInt64Array], [BigUint64Array]])('so are those in a %p', async (type) => {
+test.each([[BigInt64Array], [BigUint64Array]])('token ids in a %p are copied too', async (type) => {
   expect(await tokensOf({ promptTokenIds: type.from([5n, 600n, 7n]) })).toEqual(
     await tokensOf({ promptTokenIds: [5, 600, 7] }),
   );
@@ -43,7 +43,7 @@ test.each<[unknown, RegExp]>([
   await expect(call).rejects.toThrow(message);
 });
 
-test('prompts that change after the call, and options', async () => {
+test('prompts and options changed after the call', async () => {
   const promptTokenIds = [5, 600, 7];
   const prompts: Prompt[] = [{ promptTokenIds }, 'Once upon a time'];
   const expected = [await tokensOf(prompts[0]), await tokensOf(prompts[1])];
@@ -55,7 +55,7 @@ test('prompts that change after the call, and options', async () => {
   expect((await call).map(({ outputs }) => outputs[0].tokenIds)).toEqual(expected);
 });
 
-test('a stream has the prompt and the options of the call, not of the first read', async () => {
+test('a stream uses the prompt and options of the call, not of the first read', async () => {
   const promptTokenIds = Int32Array.of(5, 600, 7);
   const expected = await tokensOf({ promptTokenIds: [...promptTokenIds] });
   const options: { cacheSalt?: unknown } = { cacheSalt: 'tenant' };
@@ -67,7 +67,7 @@ test('a stream has the prompt and the options of the call, not of the first read
   expect(tokenIds).toEqual(expected);
 });
 
-test('a conversation that changes after the call', async () => {
+test('a conversation changed after the call', async () => {
   const messages = [{ role: 'user', content: 'Hello' }];
   const expected = (await llm.chat(messages, params))[0].outputs[0].tokenIds;
   const call = llm.chat(messages, params);
@@ -76,7 +76,7 @@ test('a conversation that changes after the call', async () => {
   expect((await call)[0].outputs[0].tokenIds).toEqual(expected);
 });
 
-test('a getter is read once, and what it throws refuses that call', async () => {
+test('a getter is read once, and its error refuses only that call', async () => {
   let reads = 0;
   const prompt = {
     get promptTokenIds() {
@@ -144,7 +144,7 @@ test.each<[string, () => SamplingParams, RegExp]>([
   expect(await beside).toHaveLength(4);
 });
 
-test('too many prompts, outputs, or a salt too long, are refused by the bound', async () => {
+test('too many prompts or outputs, or too long a salt, are refused by the bound', async () => {
   const many = Array<Prompt>(65_537).fill('x');
   await expect(llm.generate(many, params)).rejects.toThrow(/maxPromptsPerCall is 65536/);
   const sampled = new SamplingParams({ n: 16_384, maxTokens: 1 });

@@ -1,4 +1,4 @@
-/** What an engine says of itself: counts, times, events. */
+/** Engine statistics and events. */
 import type { EngineArgs } from '../../lib/config/engineArgs';
 import type { FinishedRequest } from '../../lib/engine/metrics';
 import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
@@ -19,7 +19,7 @@ afterEach(shutdownEngines);
 
 const LONG = { maxTokens: 50 };
 
-/** Collects the records of requests that end. */
+/** Collects the records of finished requests. */
 function records(engine: TestEngine<PagedWorker>): FinishedRequest[] {
   const list: FinishedRequest[] = [];
   engine.engine.events.on('finished', (request) => list.push(request));
@@ -44,7 +44,7 @@ describe('stats', () => {
     });
   });
 
-  test('say who runs, who waits, and what share of the blocks is held', async () => {
+  test('report running and waiting requests and the KV cache usage', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, {
       maxNumSeqs: 2,
       asyncScheduling: false,
@@ -60,7 +60,7 @@ describe('stats', () => {
     });
   });
 
-  test('count tokens in and out, and why requests ended', async () => {
+  test('count prompt and output tokens, and finish reasons', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const [stopTokenId] = generateAlone(promptOf(4), { maxTokens: 3 }).slice(2);
     await engine.generate(promptOf(4), { ...LONG, stopTokenIds: [stopTokenId] });
@@ -71,7 +71,7 @@ describe('stats', () => {
     expect(numOutputTokens).toBe(3 + 4 * 7);
   });
 
-  test('count those that were given up, timed out, or were cut off by a failure', async () => {
+  test('count aborts, timeouts and errors', async () => {
     class FailingWorker extends SlowPagedWorker {
       fails = false;
       override executeModel(step: SchedulerOutput): Promise<StepOutput> {
@@ -124,7 +124,7 @@ describe('stats', () => {
     expect(engine.engine.stats().numPreemptions).toBe(told.length);
   });
 
-  test('say what the prefix cache was asked for, and had', async () => {
+  test('report prefix cache queries and hits', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const finished = records(engine);
     await engine.generate(promptOf(9), { maxTokens: 1 });
@@ -134,7 +134,7 @@ describe('stats', () => {
     expect(finished.map(({ numCachedTokens }) => numCachedTokens)).toEqual([0, 8]);
   });
 
-  test('keep prompts of different salts apart, and those of one together', async () => {
+  test('separate prompts of different salts', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const finished = records(engine);
     for (const cacheSalt of ['a', 'b', 'a']) {
@@ -143,7 +143,7 @@ describe('stats', () => {
     expect(finished.map(({ numCachedTokens }) => numCachedTokens)).toEqual([0, 0, 8]);
   });
 
-  test('tell who ran first by priority', async () => {
+  test('show the order by priority', async () => {
     const engine = await TestEngine.create(PagedWorker, {
       maxNumSeqs: 1,
       schedulingPolicy: 'priority',
@@ -174,7 +174,7 @@ describe('latencies', () => {
     jest.useRealTimers();
   });
 
-  /** All prompts of one call, each step of which takes STEP_MS by a clock that the test moves. */
+  /** Runs one call, advancing the test's clock by STEP_MS per step. */
   async function generate(args: EngineArgs, maxTokens: number) {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false, ...args });
     stopClock();
@@ -190,7 +190,7 @@ describe('latencies', () => {
     return { stats: engine.engine.stats(), finished };
   }
 
-  test('are of the first token from the call, and of each further one from that before', async () => {
+  test('are from the call to the first token, and from token to token', async () => {
     const { stats, finished } = await generate({}, 4);
     expect(stats.timeToFirstToken).toMatchObject({ sum: 2 * STEP_MS, count: 2 });
     expect(stats.interTokenLatency).toMatchObject({ sum: 6 * STEP_MS, count: 6 });
@@ -204,7 +204,7 @@ describe('latencies', () => {
     }
   });
 
-  test('have the time in the queue in them, which is told apart', async () => {
+  test('include the queue time, which is reported separately', async () => {
     const { finished } = await generate({ maxNumSeqs: 1 }, 2);
     expect(finished).toMatchObject([
       { queueTimeMs: 0, timeToFirstTokenMs: STEP_MS, totalTimeMs: 2 * STEP_MS },
@@ -214,7 +214,7 @@ describe('latencies', () => {
 });
 
 describe('the event finished', () => {
-  test('has a record of the request, each of a prompt’s samples its own', async () => {
+  test('has a record of each sample', async () => {
     const engine = await TestEngine.create(SlowPagedWorker);
     const finished = records(engine);
     await engine.generate(promptOf(5), { maxTokens: 7, n: 2 });
@@ -232,7 +232,7 @@ describe('the event finished', () => {
     ]);
   });
 
-  test('has no times of what did not happen', async () => {
+  test('has null for times that did not occur', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
     const finished = records(engine);
     void engine.generate(promptOf(3), LONG).catch(() => undefined);
@@ -251,7 +251,7 @@ describe('the event finished', () => {
     expect(finished[0].totalTimeMs).toBeGreaterThanOrEqual(4);
   });
 
-  test('may be answered with another call', async () => {
+  test('may trigger another call', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const next = new Promise((resolve) => {
       engine.engine.events.once('finished', () => {
@@ -265,7 +265,7 @@ describe('the event finished', () => {
   });
 });
 
-test('the event failed tells once that nothing runs any more; a shutdown is none', async () => {
+test('the event failed is emitted once, but not at shutdown', async () => {
   class FailingWorker extends PagedWorker {
     override executeModel(): StepOutput {
       throw new Error('lost');

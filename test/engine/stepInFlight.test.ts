@@ -6,7 +6,7 @@ import {
   type ModelRunnerOutput,
 } from '../../lib/contract/modelRunnerOutput';
 
-/** A turn of the event loop that ends when the test says so. */
+/** An event loop turn that the test ends. */
 class Turn extends EventLoopTurn {
   numTurns = 0;
 
@@ -20,26 +20,26 @@ class Turn extends EventLoopTurn {
 
 const EMPTY = EMPTY_MODEL_RUNNER_OUTPUT;
 
-/** An output that is delivered once it is waited for. */
+/** An output that completes once awaited. */
 function delivered(): Future<ModelRunnerOutput | null> {
   const future = new Future<ModelRunnerOutput | null>();
   queueMicrotask(() => future.setResult(EMPTY));
   return future;
 }
 
-test('an output that comes early in a turn is taken in that turn', async () => {
+test('an output early in a turn is processed in that turn', async () => {
   const turn = new Turn({ time: 0 });
   expect(await outputOf(delivered(), turn)).toBe(EMPTY);
   expect(turn.numTurns).toBe(0);
 });
 
-test('an output that was there already waits for the next turn', async () => {
+test('an output that is already done waits for the next turn', async () => {
   const turn = new Turn({ time: 0 });
   expect(await outputOf(Future.resolved<ModelRunnerOutput | null>(EMPTY), turn)).toBe(EMPTY);
   expect(turn.numTurns).toBe(1);
 });
 
-test('once a turn has lasted for some milliseconds the next output waits for another turn', async () => {
+test("once a turn's budget is used up the next output waits for another turn", async () => {
   const clock = { time: 0 };
   const turn = new Turn(clock);
   for (let step = 0; step < 100; step++) {

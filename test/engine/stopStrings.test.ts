@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { StopStringMatcher } from '../../lib/engine/stopStrings';
 
-/** What comes out of pieces, and whether a stop string was found. */
+/** The output for pieces, and whether a stop string matched. */
 function match(pieces: string[], stop: string[], include = false): [string[], boolean] {
   const matcher = new StopStringMatcher(stop, include);
   const out: string[] = [];
@@ -13,7 +13,7 @@ function match(pieces: string[], stop: string[], include = false): [string[], bo
   return [out, false];
 }
 
-test('text without a stop string passes', () => {
+test('text without a stop string is unchanged', () => {
   expect(match(['one ', 'two'], ['###'])).toEqual([['one ', 'two', ''], false]);
 });
 
@@ -21,11 +21,11 @@ test('text ends before a stop string', () => {
   expect(match(['one###two'], ['###'])).toEqual([['one'], true]);
 });
 
-test('or after it, when it is to be included', () => {
+test('or after it, if included', () => {
   expect(match(['one###two'], ['###'], true)).toEqual([['one###'], true]);
 });
 
-test('what may be the beginning of a stop string is held back until it is known', () => {
+test('a possible prefix of a stop string is held back', () => {
   expect(match(['one#', '#', '#two'], ['###'])).toEqual([['one', '', ''], true]);
   expect(match(['one##', 'two'], ['###'])).toEqual([['one', '##two', ''], false]);
   expect(match(['one##'], ['###'])).toEqual([['one', '##'], false]);
@@ -41,7 +41,7 @@ test('a stop string may overlap itself', () => {
   expect(match(['aaa', 'b'], ['aab'])).toEqual([['a', ''], true]);
 });
 
-test('the result does not depend on how the text is cut', () => {
+test('the result does not depend on how the text is split', () => {
   const letters = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 30 });
   const stops = fc.array(
     fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 4 }),
@@ -55,7 +55,7 @@ test('the result does not depend on how the text is cut', () => {
       const at = [0, ...cuts.filter((cut) => cut < text.length).sort((a, b) => a - b), text.length];
       const pieces = at.slice(1).map((end, i) => text.slice(at[i], end));
       const [out, found] = match(pieces, stop, include);
-      // By definition: the first end of any stop string, the longest that ends there.
+      // The definition: the first end of any stop string, the longest ending there.
       let end = 1;
       while (end <= text.length && !stop.some((s) => text.slice(0, end).endsWith(s))) end++;
       expect(found).toBe(end <= text.length);
@@ -69,13 +69,13 @@ test('the result does not depend on how the text is cut', () => {
   );
 });
 
-/** A token as the matcher sees it: text of the output, or a special token's, which is not. */
+/** A token as the matcher sees it: visible text or a special token's hidden text. */
 interface Piece {
   text: string;
   hidden: boolean;
 }
 
-/** What comes out of a token each, the first `minTokens` of which do not count; null when none matched. */
+/** The output per token, ignoring the first `minTokens`; null if none matched. */
 function matchTokens(
   pieces: readonly Piece[],
   stop: string[],
@@ -94,8 +94,8 @@ function matchTokens(
 }
 
 /**
- * By definition, with no state: for each end in the text that a token adds, all that stands before it.
- * A stop string is looked for in the output's text, and in all text, where it has hidden parts whole.
+ * The definition, without state: searches all text before each position that a token adds, in the
+ * visible text and in all text with hidden parts matched whole.
  */
 function reference(pieces: readonly Piece[], stop: string[], minTokens: number, include: boolean) {
   let seen: { char: string; token: number; hidden: boolean }[] = [];
@@ -126,7 +126,7 @@ function reference(pieces: readonly Piece[], stop: string[], minTokens: number, 
   return { text: visible(seen), numTokens: null };
 }
 
-test('tokens that do not count, and special tokens, are treated as defined', () => {
+test('ignored tokens and special tokens match the definition', () => {
   const letters = (maxLength: number, minLength = 0) =>
     fc.string({ unit: fc.constantFrom('a', 'b', '<'), minLength, maxLength });
   const piece = fc.oneof(
@@ -149,7 +149,7 @@ test('tokens that do not count, and special tokens, are treated as defined', () 
   );
 });
 
-test("a special token's text is found whole, and not what it happens to contain", () => {
+test("a special token's text matches only as a whole", () => {
   const pieces = [
     { text: 'a', hidden: false },
     { text: '<b>', hidden: true },
@@ -162,7 +162,7 @@ test("a special token's text is found whole, and not what it happens to contain"
 
 test('many long stop strings cost no more than a few short ones', () => {
   const text = 'ab'.repeat(50_000);
-  // Each character looks like the middle of all of them; comparing them anew would take minutes.
+  // Each character matches the middle of all of them; naive comparison would take minutes.
   const stop = Array.from({ length: 200 }, (_, i) => `${'ab'.repeat(1000)}${i}`);
   const matcher = new StopStringMatcher(stop, false);
   let length = 0;

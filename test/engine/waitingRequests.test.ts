@@ -46,7 +46,7 @@ class Source implements RequestSource {
 const inOrder = (a: Waiting, b: Waiting) =>
   a.priority - b.priority < 0 || (a.priority === b.priority && a.arrival < b.arrival);
 
-/** Takes the first, as the scheduler does. */
+/** Removes the first, as the scheduler does. */
 function takeFirst(waiting: WaitingRequests): Request {
   let first = waiting.first as Waiting;
   if (!(first instanceof Request)) waiting.add((first = waiting.makeNext(first)));
@@ -54,11 +54,11 @@ function takeFirst(waiting: WaitingRequests): Request {
   return first;
 }
 
-test('requests come out as if all had been made when they arrived, whatever comes and goes', () => {
+test('requests are ordered as if all had been made on arrival', () => {
   const operation = fc.oneof(
     fc.record({ priority: fc.integer({ min: -2, max: 2 }), count: fc.integer({ min: 1, max: 5 }) }),
     fc.constant('take' as const),
-    fc.record({ giveUp: fc.nat() }),
+    fc.record({ abort: fc.nat() }),
     fc.record({ preempt: fc.nat() }),
   );
   fc.assert(
@@ -66,7 +66,7 @@ test('requests come out as if all had been made when they arrived, whatever come
       const waiting = new WaitingRequests(inOrder);
       const sources: Source[] = [];
       const taken: Request[] = [];
-      /** [priority, arrival, id] of all that waits. */
+      /** [priority, arrival, id] of all waiting requests. */
       let reference: [number, number, string][] = [];
       let numArrivals = 0;
       for (const happening of operations) {
@@ -76,9 +76,9 @@ test('requests come out as if all had been made when they arrived, whatever come
           const request = takeFirst(waiting);
           expect(request.requestId).toBe(first[2]);
           taken.push(request);
-        } else if ('giveUp' in happening) {
+        } else if ('abort' in happening) {
           if (sources.length === 0) continue;
-          const source = sources[happening.giveUp % sources.length];
+          const source = sources[happening.abort % sources.length];
           const { name, numMade } = source;
           waiting.removeSource(source);
           const isUnmade = (id: string) =>
@@ -106,7 +106,7 @@ test('requests come out as if all had been made when they arrived, whatever come
   );
 });
 
-test('one request is made for each that is taken', () => {
+test('one request is made for each one removed', () => {
   const waiting = new WaitingRequests(inOrder);
   const source = new Source('a', 0, 10_000);
   waiting.addSource(source);
@@ -114,7 +114,7 @@ test('one request is made for each that is taken', () => {
   expect([source.numMade, waiting.size]).toEqual([3, 9997]);
 });
 
-test('a source that cannot make its request is gone, and the others stay', () => {
+test('a source that fails to make its request is removed, others stay', () => {
   const waiting = new WaitingRequests(inOrder);
   const broken = new Source('broken', 0, 3);
   broken.makeNext = () => {
@@ -127,7 +127,7 @@ test('a source that cannot make its request is gone, and the others stay', () =>
   expect(takeFirst(waiting).requestId).toBe('good.0');
 });
 
-test('all are made at once for other ranks, and what cannot be is told', () => {
+test('makeAll makes all requests and returns failures', () => {
   const waiting = new WaitingRequests(inOrder);
   const broken = new Source('broken', 1, 1);
   const error = new Error('broken');

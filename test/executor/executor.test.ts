@@ -1,4 +1,4 @@
-/** What the engine relies on: the rows of the abstract Executor, on a UniProcExecutor. */
+/** The abstract Executor's contract with the engine, on a UniProcExecutor. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -13,7 +13,7 @@ import { Executor } from '../../lib/executor/executor';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { Future } from '../../lib/executor/future';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
-import type { NativeModel } from '../../lib/native';
+import type { NativeModelRunner } from '../../lib/native';
 import { KVCacheSpec, type KVCacheConfig } from '../../lib/contract/kvCache';
 import { EMPTY_MODEL_RUNNER_OUTPUT, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
 import type { GrammarOutput } from '../../lib/contract/grammarOutput';
@@ -77,7 +77,7 @@ describe('Executor.getClass', () => {
     },
   );
 
-  it('gives a class that makes executors', async () => {
+  it('returns a class that creates executors', async () => {
     const executorClass = await getClass('uni');
     const executor = await executorClass.create(testConfig());
     expect(executor).toBeInstanceOf(UniProcExecutor);
@@ -98,7 +98,7 @@ describe('the order of start', () => {
     }
   }
 
-  it('goes from create to warm up, each with a list of one from the one worker', async () => {
+  it('runs from create to warm-up, each returning a list of one', async () => {
     const executor = await createExecutor(Sized);
     executor.registerFailureCallback(() => {});
     expect(await executor.getKvCacheSpecs()).toEqual([
@@ -119,7 +119,7 @@ describe('the order of start', () => {
 });
 
 describe('executeModel', () => {
-  it('gives one value, not a list', async () => {
+  it('returns one value, not a list', async () => {
     const executor = await createExecutor(PlainWorker);
     expect(await executor.executeModel(step('a'))).toEqual(outputOf('a'));
     const future = executor.executeModel(step('a'), { nonBlock: true });
@@ -127,7 +127,7 @@ describe('executeModel', () => {
     expect(await future).toEqual(outputOf('a'));
   });
 
-  it('sends a step with no tokens, since it carries the finished requests; its output is empty', async () => {
+  it('sends a step without tokens, which carries finished requests; its output is empty', async () => {
     const steps: SchedulerOutput[] = [];
     class Recording extends PlainWorker {
       override executeModel(schedulerOutput: SchedulerOutput): StepOutput {
@@ -143,7 +143,7 @@ describe('executeModel', () => {
     expect(output?.sampledTokenIds.length).toBe(0);
   });
 
-  it('gives sampledTokenIds as a list for each request, of any length', async () => {
+  it('returns sampledTokenIds as a list per request, of any length', async () => {
     class Ragged extends PlainWorker {
       override executeModel(): StepOutput {
         return {
@@ -160,7 +160,7 @@ describe('executeModel', () => {
 });
 
 describe('a batch queue', () => {
-  it('has two steps in flight and learns by done() whether the oldest is ready', async () => {
+  it('has two steps in flight and polls the oldest with done()', async () => {
     const executor = await createExecutor(AsyncWorker, { asyncScheduling: true });
     const queue = ['a', 'b'].map((reqId) => executor.executeModel(step(reqId), { nonBlock: true }));
     const { launched } = executor.driverWorker.worker;
@@ -192,7 +192,7 @@ describe('a two-phase step', () => {
     grammarBitmask: new Int32Array([-1]),
   };
 
-  it('gives null, and then the output from sampleTokens with the mask', async () => {
+  it('returns null, then the output from sampleTokens with the bitmask', async () => {
     const executor = await createExecutor(TwoPhase);
     expect(await executor.executeModel(structuredStep('a'))).toBeNull();
     expect(await executor.sampleTokens(grammar)).toEqual(outputOf('sampled', 'a'));
@@ -200,7 +200,7 @@ describe('a two-phase step', () => {
     expect(await executor.sampleTokens(null)).toEqual(outputOf('sampled'));
   });
 
-  it('may be launched without waiting, several in a row', async () => {
+  it('may be launched without awaiting, several in a row', async () => {
     const executor = await createExecutor(TwoPhase);
     const futures = [1, 2].flatMap(() => [
       executor.executeModel(structuredStep('a'), { nonBlock: true }),
@@ -223,7 +223,7 @@ describe('a two-phase step', () => {
     ]);
   });
 
-  it('samples asynchronously as well', async () => {
+  it('samples asynchronously too', async () => {
     const output = new HostOutput(outputOf('sampled'));
     class AsyncSampling extends TwoPhase {
       override sampleTokens(): StepOutput {
@@ -266,7 +266,7 @@ describe('a two-phase step', () => {
     },
   );
 
-  it('refuses to execute again first, and is still to be sampled after that', async () => {
+  it('refuses executeModel before sampleTokens, and can still be sampled', async () => {
     const executor = await createExecutor(TwoPhase);
     await executor.executeModel(structuredStep('a'));
     await expect(executor.executeModel(step('b'))).rejects.toBeInstanceOf(InvalidStateError);
@@ -294,7 +294,7 @@ describe('a two-phase step', () => {
     expect(calls).toHaveLength(numCalls);
   });
 
-  it('refuses sampleTokens while a whole step is in flight', async () => {
+  it('refuses sampleTokens while a one-phase step is in flight', async () => {
     const executor = await createExecutor(AsyncWorker, { asyncScheduling: true });
     const future = executor.executeModel(step('a'), { nonBlock: true });
     await expect(executor.sampleTokens(null)).rejects.toBeInstanceOf(InvalidStateError);
@@ -317,14 +317,14 @@ describe('a two-phase step', () => {
       const sampled = executor.sampleTokens(grammar, { nonBlock: true });
       expect(await sampled).toBeNull();
       expect(await future.exception()).toBe(error);
-      // Also when the engine has seen the error before it samples.
+      // Also if the engine has seen the error before it samples.
       await executor.executeModel(structuredStep('a')).catch(() => {});
       expect(await executor.sampleTokens(grammar)).toBeNull();
       await expect(executor.sampleTokens(grammar)).rejects.toBeInstanceOf(InvalidStateError);
     },
   );
 
-  it('whose execute fails the executor gives null from sampleTokens, and does not hang', async () => {
+  it('returns null from sampleTokens if executeModel fails the executor, and does not hang', async () => {
     class Breaking extends TwoPhase {
       override executeModel(): never {
         throw new DeviceError('illegal address');
@@ -346,7 +346,7 @@ describe('a two-phase step', () => {
     expect(await hanging.exception()).toMatchObject({ code: 'RPC_TIMEOUT' });
   });
 
-  it('whose sampling fails has the error there', async () => {
+  it('returns a sampling error from sampleTokens', async () => {
     class Failing extends TwoPhase {
       override sampleTokens(): never {
         throw new Error('of sampleTokens');
@@ -358,7 +358,7 @@ describe('a two-phase step', () => {
     expect(await executor.executeModel(step('b'))).toEqual(outputOf('whole'));
   });
 
-  it('of a worker that answers with promises is the same, with the answer still to come', async () => {
+  it('works the same with a worker that returns promises', async () => {
     const answer = deferred<StepOutput>();
     class Promising extends TwoPhase {
       override executeModel(): Promise<StepOutput> {
@@ -376,7 +376,7 @@ describe('a two-phase step', () => {
     expect(await Promise.all([executed, sampled])).toEqual([null, outputOf('sampled', 'a')]);
   });
 
-  it('of such a worker that turns out to be whole refuses what was to be sampled', async () => {
+  it('of such a worker, if complete after all, refuses sampleTokens', async () => {
     class Whole extends TwoPhase {
       override executeModel(): Promise<StepOutput> {
         return Promise.resolve(outputOf('whole'));
@@ -408,15 +408,18 @@ describe('sleep and wakeUp', () => {
   beforeEach(() => (warnings = jest.spyOn(process, 'emitWarning').mockImplementation(() => {})));
   afterEach(() => warnings.mockRestore());
 
-  it.each([1, 2] as const)('level %d goes to the worker; waking takes all back', async (level) => {
-    const { executor, calls } = await made();
-    expect(executor.isSleeping).toBe(false);
-    await executor.sleep(level);
-    expect(executor.isSleeping).toBe(true);
-    await executor.wakeUp();
-    expect(executor.isSleeping).toBe(false);
-    expect(calls).toEqual([`sleep ${level}`, 'wakeUp weights,kv_cache']);
-  });
+  it.each([1, 2] as const)(
+    'level %d is passed to the worker; waking restores all',
+    async (level) => {
+      const { executor, calls } = await made();
+      expect(executor.isSleeping).toBe(false);
+      await executor.sleep(level);
+      expect(executor.isSleeping).toBe(true);
+      await executor.wakeUp();
+      expect(executor.isSleeping).toBe(false);
+      expect(calls).toEqual([`sleep ${level}`, 'wakeUp weights,kv_cache']);
+    },
+  );
 
   it('is asleep until all tags are awake', async () => {
     const { executor, calls } = await made();
@@ -430,7 +433,7 @@ describe('sleep and wakeUp', () => {
     expect(await executor.executeModel(step('a'))).toEqual(outputOf('a'));
   });
 
-  it('wakes what is left when no tag is named', async () => {
+  it('wakes the remaining tags by default', async () => {
     const { executor, calls } = await made();
     await executor.sleep();
     await executor.wakeUp(['kv_cache']);
@@ -449,12 +452,12 @@ describe('sleep and wakeUp', () => {
     const { executor, calls } = await made();
     await executor.sleep();
     await expect(executor.executeDummyBatch()).rejects.toThrow(
-      'executeDummyBatch while weights and kv_cache are asleep',
+      'executeDummyBatch was called while weights and kv_cache are asleep',
     );
     expect(calls).toEqual(['sleep 1']);
   });
 
-  it('warns about a repeated call, and changes nothing', async () => {
+  it('warns about a repeated call and changes nothing', async () => {
     const { executor, calls } = await made();
     await executor.wakeUp();
     expect(warnings.mock.calls).toEqual([['wakeUp: the executor is not asleep', 'UniprocWarning']]);
@@ -548,7 +551,7 @@ describe('registerFailureCallback', () => {
     expect(callback).not.toHaveBeenCalled();
   });
 
-  it('lets no callback stop the others', async () => {
+  it('continues after a callback throws', async () => {
     const warnings = jest.spyOn(process, 'emitWarning').mockImplementation(() => {});
     const executor = await createExecutor(Breaking);
     const callback = jest.fn();
@@ -569,16 +572,16 @@ describe('the rest of the interface', () => {
     expect(Executor.supportsAsyncScheduling()).toBe(false);
   });
 
-  it('supportedTasks, executeDummyBatch, applyModel and profile ask the worker', async () => {
+  it('supportedTasks, executeDummyBatch, applyModel and profile call the worker', async () => {
     class Able extends PlainWorker {
-      readonly model = { numLayers: 3 } as unknown as NativeModel;
+      readonly model = { numLayers: 3 } as unknown as NativeModelRunner;
       supportedTasks(): string[] {
         return ['generate'];
       }
       executeDummyBatch(): void {
         this.calls.push('executeDummyBatch');
       }
-      applyModel<T>(apply: (model: NativeModel) => T): T {
+      applyModel<T>(apply: (model: NativeModelRunner) => T): T {
         return apply(this.model);
       }
       profile(isStart: boolean): void {
@@ -610,7 +613,7 @@ describe('the rest of the interface', () => {
     await expect(calling).rejects.toMatchObject({ call, code: 'NOT_SUPPORTED' });
   });
 
-  it("leaves the prefix cache's reset to the engine", async () => {
+  it("has no prefix cache reset, which is the engine's", async () => {
     expect('resetPrefixCache' in (await createExecutor(PlainWorker))).toBe(false);
   });
 });

@@ -1,4 +1,4 @@
-/** The external launcher with a world of one rank, and what it refuses (more: tensorParallel.test.ts). */
+/** The external launcher with one rank, and its errors (more in tensorParallel.test.ts). */
 import { ConfigError, PeerLostError } from '../../lib/errors';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
@@ -18,7 +18,7 @@ const environment = process.env;
 beforeEach(() => (process.env = { ...environment, ...WORLD_OF_ONE }));
 afterEach(() => (process.env = environment));
 
-/** Undefined: not set. */
+/** Undefined: unset. */
 function setEnv(name: string, value: string | undefined): void {
   process.env = { ...process.env, [name]: value };
 }
@@ -29,7 +29,7 @@ const create = (parallel: Parameters<typeof testConfig>[0] = {}) =>
   >;
 
 describe('ExecutorWithExternalLauncher', () => {
-  it("takes the worker's place from the launcher's variables", async () => {
+  it("takes the worker's ranks from the launcher's variables", async () => {
     const executor = await create({ deviceIndex: 1 });
     expect(executor).toBeInstanceOf(UniProcExecutor);
     expect(executor.driverWorker.worker.args).toMatchObject({
@@ -42,7 +42,7 @@ describe('ExecutorWithExternalLauncher', () => {
     await executor.shutdown();
   });
 
-  it('has the memory of the rank that has the least, and its KV cache config is the first', async () => {
+  it('uses the minimum memory of all ranks and the first KV cache config', async () => {
     const configs: KVCacheConfig[] = [];
     class Sized extends PlainWorker {
       override initializeFromConfig(kvCacheConfig?: KVCacheConfig): void {
@@ -77,13 +77,13 @@ describe('ExecutorWithExternalLauncher', () => {
   );
 
   it.each([
-    ['RANK', 'zero', 'RANK is zero; it must be a whole number, 0 to 0'],
-    ['RANK', '1', 'RANK is 1; it must be a whole number, 0 to 0'],
-    ['LOCAL_RANK', '-1', 'LOCAL_RANK is -1; it must be a whole number, 0 or more'],
+    ['RANK', 'zero', 'RANK is zero; it must be an integer from 0 to 0'],
+    ['RANK', '1', 'RANK is 1; it must be an integer from 0 to 0'],
+    ['LOCAL_RANK', '-1', 'LOCAL_RANK is -1; it must be an integer of at least 0'],
     ['LOCAL_RANK', '0x1', 'LOCAL_RANK is 0x1'],
-    ['WORLD_SIZE', '0', 'WORLD_SIZE is 0; it must be a whole number, 1 or more'],
+    ['WORLD_SIZE', '0', 'WORLD_SIZE is 0; it must be an integer of at least 1'],
     ['WORLD_SIZE', '1.5', 'WORLD_SIZE is 1.5'],
-    ['MASTER_PORT', '65536', 'MASTER_PORT is 65536; it must be a whole number, 1 to 65535'],
+    ['MASTER_PORT', '65536', 'MASTER_PORT is 65536; it must be an integer from 1 to 65535'],
     ['MASTER_PORT', ' 80', 'MASTER_PORT is  80'],
   ])('refuses %s=%p', async (name, value, message) => {
     setEnv(name, value);
@@ -92,7 +92,7 @@ describe('ExecutorWithExternalLauncher', () => {
     await expect(creating).rejects.toThrow(message);
   });
 
-  it('wants WORLD_SIZE to be the configured parallel size, and names both', async () => {
+  it('requires WORLD_SIZE to equal the configured parallel size, and names both', async () => {
     for (const [worldSize, tensorParallelSize] of [
       ['2', 1],
       ['1', 2],
@@ -107,7 +107,7 @@ describe('ExecutorWithExternalLauncher', () => {
   });
 });
 
-it('leaves no call without an end that fails while it hears which peer was lost', async () => {
+it('ends a call that fails while the lost peer is being reported', async () => {
   class Bereaved extends PlainWorker {
     loseRank(): Promise<never> {
       return Promise.reject(new PeerLostError(1, 'of a test'));

@@ -7,7 +7,7 @@ import {
 import { Future } from '../../lib/executor/future';
 
 describe('Future', () => {
-  it('is awaitable: resolves with the result, rejects with the very error', async () => {
+  it('is awaitable: resolves with the result, rejects with the same error', async () => {
     const succeeding = new Future<number>();
     setImmediate(() => succeeding.setResult(7));
     expect(await succeeding).toBe(7);
@@ -25,7 +25,7 @@ describe('Future', () => {
     expect(await Promise.all([...before, future, future.result()])).toEqual(Array(4).fill('once'));
   });
 
-  it('says synchronously whether it is done', () => {
+  it('reports synchronously whether it is done', () => {
     const future = new Future<number>();
     expect(future.done()).toBe(false);
     future.setResult(1);
@@ -33,7 +33,7 @@ describe('Future', () => {
     expect(Future.failed(new Error('x')).done()).toBe(true);
   });
 
-  it('shows what it completed with without waiting', () => {
+  it('returns its outcome without waiting', () => {
     expect(new Future().peek()).toBeNull();
     expect(Future.resolved(3).peek()).toEqual({ status: 'fulfilled', value: 3 });
     const error = new Error('x');
@@ -58,7 +58,7 @@ describe('Future', () => {
   });
 
   describe('cancel', () => {
-    it('rejects those who wait, and drops the late result', async () => {
+    it('rejects waiting callers and drops the late result', async () => {
       const future = new Future<number>();
       const waiting = future.result();
       expect(future.cancel()).toBe(true);
@@ -70,7 +70,7 @@ describe('Future', () => {
       await expect(future.result()).rejects.toBeInstanceOf(CancelledError);
     });
 
-    it('may be repeated, but does nothing to a future that is done', async () => {
+    it('may be repeated, but has no effect on a done future', async () => {
       const cancelled = new Future();
       cancelled.cancel();
       expect(cancelled.cancel()).toBe(true);
@@ -93,7 +93,7 @@ describe('Future', () => {
       await expect(waiting).rejects.toBeInstanceOf(CancelledError);
     });
 
-    it('wait no longer than asked, while the future goes on', async () => {
+    it('time out while the future stays pending', async () => {
       const future = new Future<number>();
       await expect(future.result(5)).rejects.toThrow(FutureTimeoutError);
       await expect(future.exception(0)).rejects.toThrow('within 0 ms');
@@ -102,7 +102,7 @@ describe('Future', () => {
       expect(await future.exception(0)).toBeNull();
     });
 
-    it('wait as long as it takes when the timeout is more than a timer can count', async () => {
+    it("wait without limit if the timeout exceeds a timer's range", async () => {
       const future = new Future<number>();
       const waiting = [future.result(2 ** 40), future.result(Infinity)];
       setTimeout(() => future.setResult(1), 20);
@@ -125,7 +125,7 @@ describe('Future', () => {
       expect(calls).toEqual(['first', future, 'second']);
     });
 
-    it('calls back at once when it is done, and when it is cancelled', () => {
+    it('calls back immediately if done or cancelled', () => {
       const callback = jest.fn();
       Future.resolved(1).addDoneCallback(callback);
       const cancelled = new Future();
@@ -134,7 +134,7 @@ describe('Future', () => {
       expect(callback).toHaveBeenCalledTimes(2);
     });
 
-    it('lets no callback stop the others or the one who completes it', () => {
+    it('continues after a callback throws', () => {
       const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation(() => {});
       const callback = jest.fn();
       const future = new Future<number>();

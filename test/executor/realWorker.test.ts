@@ -1,4 +1,4 @@
-/** The executor's contract with the real worker, on a checkpoint that transformers computed too. */
+/** The executor's contract with the real worker, on a checkpoint also run by transformers. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { SamplingParams, type SamplingParamsOptions } from '../../lib/config/samplingParams';
@@ -43,7 +43,7 @@ function makeConfig(args: EngineArgs = {}) {
   });
 }
 
-/** An executor in the order of start that the engine follows. */
+/** An executor started in the engine's order. */
 async function start(args: EngineArgs = {}): Promise<UniProcExecutor> {
   const executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig(args));
   await executor.getKvCacheSpecs();
@@ -97,7 +97,7 @@ describe('UniProcExecutor with the real worker', () => {
 
   afterEach(() => executor.shutdown());
 
-  it('is what getClass gives for the default configuration', async () => {
+  it("is getClass's result for the default configuration", async () => {
     executor = await start();
     expect(await Executor.getClass(executor.config)).toBe(UniProcExecutor);
     expect(executor.driverWorker.worker.modelRunner.model).toBeDefined();
@@ -113,7 +113,7 @@ describe('UniProcExecutor with the real worker', () => {
     }
   });
 
-  it('steps through a prompt and its continuation as transformers does', async () => {
+  it('runs a prompt and its continuation as transformers does', async () => {
     executor = await start();
     const tokens = sampled(await executor.executeModel(prefill()));
     for (let step = 0; step < 7; step++) {
@@ -122,7 +122,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(tokens).toEqual(expectedTokenIds.slice(0, 8));
   });
 
-  it('runs a step that was launched before the one before it was read', async () => {
+  it('runs a step launched before the previous one is read', async () => {
     executor = await start({ asyncScheduling: true });
     expect(executor.maxConcurrentBatches).toBe(2);
     let last = executor.executeModel(prefill(), { nonBlock: true });
@@ -136,10 +136,10 @@ describe('UniProcExecutor with the real worker', () => {
     expect(tokens).toEqual(expectedTokenIds.slice(0, 8));
   });
 
-  it('refuses more steps in flight than there are staging sets', async () => {
+  it('refuses more steps in flight than staging sets', async () => {
     executor = await start({ asyncScheduling: false });
     const { model } = executor.driverWorker.worker;
-    // The first step stands behind these: it is in flight, however slow this thread is.
+    // The first step is queued behind these, so it stays in flight.
     const before = Promise.all(Array.from({ length: 50 }, () => model.warmUp()));
     const first = executor.executeModel(prefill(), { nonBlock: true });
     await expect(executor.executeModel(decode(0))).rejects.toThrow(InvalidStateError);
@@ -147,7 +147,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(sampled(await first)).toEqual(expectedTokenIds.slice(0, 1));
   });
 
-  it('gives an unfinished prompt an empty list', async () => {
+  it('returns an empty list for an unfinished prompt', async () => {
     executor = await start();
     const step = { ...prefill(), numScheduledTokens: new Map([['r', 5]]) };
     const output = await executor.executeModel(step);
@@ -155,7 +155,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect([...(output?.sampledTokenIds.at(0) ?? [1])]).toEqual([]);
   });
 
-  it('waits for a grammar between forward and sampling, and keeps to its mask', async () => {
+  it('waits for a grammar between forward and sampling, and applies its bitmask', async () => {
     executor = await start();
     const step = { ...prefill(), hasStructuredOutputRequests: true };
     expect(await executor.executeModel(step)).toBeNull();
@@ -170,7 +170,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(sampled(output)).toEqual([only]);
   });
 
-  it('samples freely where the grammar has no mask for the request', async () => {
+  it('samples without a bitmask for the request', async () => {
     executor = await start();
     await executor.executeModel({ ...prefill(), hasStructuredOutputRequests: true });
     expect(sampled(await executor.sampleTokens(null))).toEqual(expectedTokenIds.slice(0, 1));
@@ -182,11 +182,11 @@ describe('UniProcExecutor with the real worker', () => {
     const output = await executor.executeModel(finish());
     expect(output?.reqIds).toEqual([]);
     expect(executor.driverWorker.worker.modelRunner.inputBatch.size).toBe(0);
-    // Its id and its slot can be had again.
+    // Its id and slot can be reused.
     expect(sampled(await executor.executeModel(prefill()))).toEqual(expectedTokenIds.slice(0, 1));
   });
 
-  it('gives prompt logprobs for every position but the last', async () => {
+  it('returns prompt logprobs for every position but the last', async () => {
     executor = await start();
     const output = await executor.executeModel(prefill(newRequest('r', { promptLogprobs: 2 })));
     const lists = output?.promptLogprobs.get('r');
@@ -204,7 +204,7 @@ describe('UniProcExecutor with the real worker', () => {
       expect(await executor.determineAvailableMemory()).toEqual([12345678]);
     });
 
-    it('still runs the profiling step then', async () => {
+    it('still profiles with kvCacheMemoryBytes', async () => {
       executor = await UniProcExecutor.create<UniProcExecutor>(
         await makeConfig({ kvCacheMemoryBytes: 12345678 }),
       );
@@ -216,7 +216,7 @@ describe('UniProcExecutor with the real worker', () => {
       expect(after?.allocated).toBe(before?.allocated);
     });
 
-    it('is a share of the free memory when none is named', async () => {
+    it('is a share of the free memory by default', async () => {
       executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig());
       const { free } = (await executor.driverWorker.worker.device?.memory()) ?? { free: 0 };
       const [bytes] = await executor.determineAvailableMemory();
@@ -224,7 +224,7 @@ describe('UniProcExecutor with the real worker', () => {
       expect(bytes).toBeLessThan(free);
     });
 
-    it('is an error with the figures when less is free than asked for', async () => {
+    it('is an error with the figures if less is free than requested', async () => {
       executor = await start();
       const config = await makeConfig({ memoryUtilization: 1 });
       const refused = UniProcExecutor.create<UniProcExecutor>(config);
@@ -234,7 +234,7 @@ describe('UniProcExecutor with the real worker', () => {
       );
     });
 
-    it('is an error with the figures when the model needs more than its share', async () => {
+    it('is an error with the figures if the model needs more than its share', async () => {
       const config = await makeConfig({ memoryUtilization: 1e-9 });
       executor = await UniProcExecutor.create<UniProcExecutor>(config);
       const refused = executor.determineAvailableMemory();
@@ -244,7 +244,7 @@ describe('UniProcExecutor with the real worker', () => {
       );
     });
 
-    it('that cannot be had is a typed error, after which the executor still shuts down', async () => {
+    it('that cannot be allocated is a typed error, after which the executor can be shut down', async () => {
       executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig());
       const config = { numBlocks: 2 ** 30 };
       await expect(executor.initializeFromConfig([config])).rejects.toThrow(OutOfMemoryError);
@@ -254,7 +254,7 @@ describe('UniProcExecutor with the real worker', () => {
     });
   });
 
-  it('leaves sampling untouched when it warms up', async () => {
+  it('does not affect sampling when warming up', async () => {
     executor = await start();
     await executor.executeModel(prefill());
     await executor.compileOrWarmUpModel();
@@ -284,7 +284,7 @@ describe('UniProcExecutor with the real worker', () => {
       },
     );
 
-    it('level 2 gives the weights back too', async () => {
+    it('level 2 releases the weights too', async () => {
       await executor.sleep(1);
       const withWeights = await allocated();
       await executor.wakeUp();
@@ -301,10 +301,10 @@ describe('UniProcExecutor with the real worker', () => {
       expect(sampled(await executor.executeModel(prefill()))).toEqual(expectedTokenIds.slice(0, 1));
     });
 
-    it('is refused while the worker holds requests', async () => {
+    it('is refused while requests are unfinished', async () => {
       await executor.executeModel(prefill());
       const asleep = executor.sleep(1);
-      // Launched before the refusal is known, as by an engine whose loop goes on.
+      // Launched before the refusal is known, as by a running engine.
       const step = executor.executeModel(decode(0));
       await expect(asleep).rejects.toThrow(/1 requests unfinished/);
       expect(executor.isSleeping).toBe(false);
@@ -312,7 +312,7 @@ describe('UniProcExecutor with the real worker', () => {
     });
   });
 
-  it('answers checkHealth while it can run', async () => {
+  it('resolves checkHealth while it can run', async () => {
     executor = await start();
     await expect(executor.checkHealth()).resolves.toBeUndefined();
   });
@@ -330,7 +330,7 @@ describe('UniProcExecutor with the real worker', () => {
     await expect(executor.checkHealth()).resolves.toBeUndefined();
   });
 
-  it('generates, runs a dummy batch and lends its model', async () => {
+  it('generates, runs a dummy batch and exposes its model', async () => {
     executor = await start();
     expect(await executor.supportedTasks()).toEqual(['generate']);
     await expect(executor.executeDummyBatch()).resolves.toBeUndefined();
@@ -338,7 +338,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(steps).toBe(executor.maxConcurrentBatches);
   });
 
-  it('reports the load from nothing to everything', async () => {
+  it('reports load progress from start to end', async () => {
     const seen: { bytes: number; totalBytes: number; tensors: number; totalTensors: number }[] = [];
     executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig(), {
       onProgress: (progress) => seen.push({ ...progress }),
@@ -351,7 +351,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(bytes).toEqual([...bytes].sort((a, b) => a - b));
   });
 
-  it('is shut down, and says so, when the device is not there', async () => {
+  it('is shut down if the device does not exist', async () => {
     executor = await start();
     await expect(
       makeConfig({ device: 'cuda:99' }).then((config) =>
@@ -360,7 +360,7 @@ describe('UniProcExecutor with the real worker', () => {
     ).rejects.toThrow(/cuda/);
   });
 
-  it('lets a launched step complete when it is shut down, and refuses later ones', async () => {
+  it('completes a launched step at shutdown and refuses later ones', async () => {
     executor = await start();
     const launched = executor.executeModel(prefill(), { nonBlock: true });
     const done = executor.shutdown();
@@ -377,7 +377,7 @@ describe('UniProcExecutor with the real worker', () => {
     expect(buffers.slots.length).toBe(0);
   });
 
-  it('refuses a thread count that is none', async () => {
+  it('refuses an invalid thread count', async () => {
     executor = await start();
     process.env.UNIPROC_CPU_THREADS = 'many';
     try {

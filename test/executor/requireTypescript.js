@@ -1,5 +1,5 @@
 // Lets a plain Node process require the library's sources, by path or as the package `uniproc`:
-// node --require this. What was compiled is kept for the next process.
+// node --require this. Compiled output is cached for the next process.
 'use strict';
 
 const { createHash } = require('node:crypto');
@@ -14,7 +14,7 @@ const settings = readFileSync(tsconfig, 'utf8');
 mkdirSync(cache, { recursive: true });
 
 function compile(source, fileName) {
-  // Loading it takes longer than all that a small program does.
+  // Loaded lazily: it takes longer than a small program runs.
   const typescript = require('typescript');
   const { config } = typescript.parseConfigFileTextToJson(tsconfig, settings);
   const { options: compilerOptions } = typescript.convertCompilerOptionsFromJson(
@@ -33,7 +33,7 @@ require.extensions['.ts'] = (module, fileName) => {
     output = readFileSync(compiled, 'utf8');
   } catch {
     output = compile(source, fileName);
-    // Whole or not at all: several processes may do this at once.
+    // Written atomically: several processes may do this at once.
     const own = `${compiled}.${process.pid}`;
     writeFileSync(own, output);
     renameSync(own, compiled);
@@ -41,7 +41,7 @@ require.extensions['.ts'] = (module, fileName) => {
   module._compile(output, fileName);
 };
 
-// The examples and scripts ask for the package they lie in.
+// Examples and scripts require their own package.
 const inside = ['examples', 'scripts'].map((folder) => path.join(root, folder));
 const isPackage = (request, parent) =>
   request === 'uniproc' ||

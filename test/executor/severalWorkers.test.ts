@@ -1,4 +1,4 @@
-/** An executor of the user's own with several workers, no two of them alike. */
+/** A custom executor with several different workers. */
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { KVCacheSpec } from '../../lib/contract/kvCache';
 import type { ModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
@@ -18,7 +18,7 @@ afterEach(shutdownEngines);
 type AnyWorker = PagedWorker | PlainWorker;
 type WorkerClass = new (args: WorkerArgs) => AnyWorker;
 
-/** Executors with a worker of each class. */
+/** Executors with one worker per class. */
 function executorOf(...classes: WorkerClass[]) {
   return class SeveralWorkers extends Executor {
     wrappers: WorkerWrapper<AnyWorker>[] = [];
@@ -42,7 +42,7 @@ function executorOf(...classes: WorkerClass[]) {
       await this.collectiveRpc('loadModel');
     }
 
-    /** The test looks at its `worker`. */
+    /** Public for the test. */
     get driverWorker(): WorkerWrapper<AnyWorker> {
       return this.wrappers[0];
     }
@@ -94,7 +94,7 @@ function executorOf(...classes: WorkerClass[]) {
 
 const createExecutor = (...classes: WorkerClass[]) => executorOf(...classes).create(testConfig());
 
-/** PagedWorkers with memory for so many blocks. */
+/** PagedWorkers with memory for these numbers of blocks. */
 function pagedWorkerOf(blocks: number) {
   return class extends PagedWorker {
     static override numBlocks = blocks;
@@ -105,7 +105,7 @@ const engineOf = (...classes: WorkerClass[]) =>
   TestEngine.create(PagedWorker, { distributedExecutorBackend: executorOf(...classes) });
 
 describe('under an engine', () => {
-  it('all workers have as many blocks as the one with the least memory, whichever that is', async () => {
+  it('all workers have as many blocks as the one with the least memory', async () => {
     for (const blocks of [
       [40, 17, 60],
       [17, 40],
@@ -116,7 +116,7 @@ describe('under an engine', () => {
       expect(workers.map(({ calls }) => calls.find((call) => /^initialize/.test(call)))).toEqual(
         blocks.map(() => 'initializeFromConfig 17'),
       );
-      // As many tokens as 17 blocks hold, so that requests are preempted if there are more.
+      // As many tokens as 17 blocks hold, so more requests cause preemptions.
       const prompts = [promptOf(20), promptOf(30), promptOf(9)];
       const outputs = await engine.generateAll(prompts, { maxTokens: 20 });
       expect(outputs.map(({ outputs: [{ tokenIds }] }) => tokenIds)).toEqual(
@@ -125,7 +125,7 @@ describe('under an engine', () => {
     }
   });
 
-  it('workers with other layers count by the bytes that their own blocks take', async () => {
+  it('workers with different layers divide by their own block sizes', async () => {
     class TwoLayers extends pagedWorkerOf(50) {
       override getKvCacheSpec(): Map<string, KVCacheSpec> {
         const [[, spec]] = super.getKvCacheSpec();
@@ -141,7 +141,7 @@ describe('under an engine', () => {
 
   it.each<[string, WorkerClass, string]>([
     ['too little memory', pagedWorkerOf(3), 'worker 1 of 2: one request of maxModelLen 64'],
-    ['no figure for its memory', pagedWorkerOf(NaN), 'worker 1 of 2: .*gave NaN'],
+    ['no figure for its memory', pagedWorkerOf(NaN), 'worker 1 of 2: .*returned NaN'],
     [
       'blocks of another size',
       class extends PagedWorker {
@@ -157,11 +157,11 @@ describe('under an engine', () => {
     await expect(starting).rejects.toThrow(new RegExp(message));
   });
 
-  it('an executor without a worker is refused', async () => {
+  it('an executor without workers is refused', async () => {
     await expect(engineOf()).rejects.toThrow(/specs of 0 workers/);
   });
 
-  it('a request that any worker refuses fails, and the others go on', async () => {
+  it('a request refused by any worker fails alone', async () => {
     class Refusing extends PagedWorker {
       protected override run(scheduled: SchedulerOutput): ModelRunnerOutput {
         const output = super.run(scheduled);
@@ -176,7 +176,7 @@ describe('under an engine', () => {
     expect((await taken).outputs[0].tokenIds).toEqual(generateAlone(promptOf(4), { maxTokens: 5 }));
   });
 
-  it('a step that any worker fails is the end, wherever the worker stands', async () => {
+  it('a step that fails on any worker stops the engine', async () => {
     class Failing extends PagedWorker {
       override executeModel(): never {
         throw new Error('of the last worker');
@@ -205,12 +205,12 @@ describe('a step', () => {
     }
   }
 
-  it('has the output of the worker that gives one', async () => {
+  it('has the output of the worker that returns one', async () => {
     const executor = await createExecutor(Silent, PlainWorker, Silent);
     expect(await executor.executeModel(step('a'))).toEqual(outputOf('a'));
   });
 
-  it('is done once the slowest worker is', async () => {
+  it('completes with the slowest worker', async () => {
     let finish = () => {};
     class Slow extends PlainWorker {
       override executeModel(scheduled: SchedulerOutput): Promise<StepOutput> {
@@ -226,21 +226,21 @@ describe('a step', () => {
     expect(await future).toEqual(outputOf('a'));
   });
 
-  it('waits for sampleTokens when all workers do', async () => {
+  it('awaits sampleTokens if all workers do', async () => {
     const executor = await createExecutor(TwoPhase, TwoPhase);
     expect(await executor.executeModel(structuredStep('a'))).toBeNull();
     await expect(executor.executeModel(step('b'))).rejects.toBeInstanceOf(InvalidStateError);
     expect(await executor.sampleTokens(null)).toEqual(outputOf('sampled'));
   });
 
-  it('for which only some workers wait is refused by the name of one', async () => {
+  it('that only some workers leave unsampled is refused, naming a worker', async () => {
     const executor = await createExecutor(PlainWorker, TwoPhase);
     await expect(executor.executeModel(structuredStep('a'))).rejects.toThrow(
-      'executeModel: worker 1 of 2 waits for sampleTokens, but worker 0 gave an output',
+      'executeModel: worker 1 of 2 awaits sampleTokens, but worker 0 returned an output',
     );
   });
 
-  it('of an executor without workers is refused by its name', async () => {
+  it('of an executor without workers is refused, naming the method', async () => {
     const executor = await createExecutor();
     await expect(executor.executeModel(step('a'))).rejects.toThrow(
       'executeModel: the executor has no workers',
@@ -269,7 +269,7 @@ describe('sleep', () => {
     }
   }
 
-  it('is asleep when all are', async () => {
+  it('is asleep once all workers are', async () => {
     const executor = await createExecutor(Sleeper, Sleeper);
     await executor.sleep();
     expect(executor.isSleeping).toBe(true);
@@ -290,14 +290,14 @@ describe('sleep', () => {
     expect(await executor.executeModel(step('a'))).toEqual(outputOf('a'));
   });
 
-  it('lets the engine forget what a worker that slept had cached', async () => {
+  it("makes the engine drop a worker's cached blocks", async () => {
     const executor = await createExecutor(Sleeper, LateSleepless);
     await executor.sleep().catch(() => {});
     expect(executor.numSleeps).toBe(1);
   });
 });
 
-it('warming up takes as long as the slowest worker, and tasks are those of all', async () => {
+it('warm-up takes as long as the slowest worker, and tasks are common to all', async () => {
   const workerOf = (seconds: number, tasks: string[]) =>
     class extends PlainWorker {
       override compileOrWarmUpModel(): number {

@@ -1,4 +1,4 @@
-/** What the executor's tests share: a config, workers written in JavaScript, a process of one's own. */
+/** Shared by the executor's tests: a config, JavaScript workers, child processes. */
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import { DEFAULT_LIMITS } from '../../lib/config/limits';
@@ -20,7 +20,7 @@ import type { WorkerWrapper } from '../../lib/worker/workerWrapper';
 
 export const ROOT = path.resolve(__dirname, '..', '..');
 
-/** A config for workers that load no model. */
+/** A config for workers without a model. */
 export function testConfig({
   asyncScheduling = false,
   deviceIndex = null as number | null,
@@ -96,7 +96,7 @@ export function testConfig({
   };
 }
 
-/** Every method a worker must have, with the plainest answer; keeps the order it was called in. */
+/** Minimal implementation of every worker method; records the call order. */
 export class PlainWorker extends WorkerBase {
   readonly calls: string[] = [];
 
@@ -130,12 +130,12 @@ export class PlainWorker extends WorkerBase {
   }
 }
 
-/** An executor by the type of its worker, which need not be a Worker. */
+/** An executor typed by its worker, which need not be a Worker. */
 export type ExecutorOf<W extends object> = Omit<UniProcExecutor, 'driverWorker'> & {
   readonly driverWorker: WorkerWrapper<W>;
 };
 
-/** An executor whose worker is `workerCls`; shut down by `afterEach(shutdownAll)`. */
+/** An executor of the worker class `workerCls`; shut down by `afterEach(shutdownAll)`. */
 export async function createExecutor<W extends PlainWorker>(
   workerCls: new (...args: never[]) => W,
   { onProgress, ...config }: Parameters<typeof testConfig>[0] & CreateOptions = {},
@@ -153,7 +153,7 @@ export async function shutdownAll(): Promise<void> {
   await Promise.all(created.splice(0).map((executor) => executor.shutdown().catch(() => {})));
 }
 
-/** A step that schedules a token of each request. */
+/** A step with one token per request. */
 export function step(...reqIds: string[]): SchedulerOutput {
   return {
     ...emptySchedulerOutput(),
@@ -162,12 +162,12 @@ export function step(...reqIds: string[]): SchedulerOutput {
   };
 }
 
-/** A step whose sampling waits for a grammar. */
+/** A step with structured-output requests. */
 export function structuredStep(...reqIds: string[]): SchedulerOutput {
   return { ...step(...reqIds), hasStructuredOutputRequests: true };
 }
 
-/** The output of a step on these requests. */
+/** The output of a step with these requests. */
 export function outputOf(...reqIds: string[]): ModelRunnerOutput {
   return {
     ...EMPTY_MODEL_RUNNER_OUTPUT,
@@ -178,10 +178,10 @@ export function outputOf(...reqIds: string[]): ModelRunnerOutput {
   };
 }
 
-/** A step's output that the test completes: `finish`, over a host event. */
+/** A step output that the test completes with `finish`, through a host event. */
 export class HostOutput extends AsyncModelRunnerOutput {
   readonly ready = new (native().Event)();
-  /** How often it was read. */
+  /** Number of reads. */
   reads = 0;
 
   constructor(private readonly output: ModelRunnerOutput | Error) {
@@ -200,7 +200,7 @@ export class HostOutput extends AsyncModelRunnerOutput {
   }
 }
 
-/** Answers each step with a HostOutput, kept in `launched` for the test to finish. */
+/** Returns a HostOutput for each step, kept in `launched` for the test to finish. */
 export class AsyncWorker extends PlainWorker {
   readonly launched: HostOutput[] = [];
 
@@ -211,7 +211,7 @@ export class AsyncWorker extends PlainWorker {
   }
 }
 
-/** A promise and what settles it. */
+/** A promise with its resolve and reject. */
 export function deferred<T>(): {
   promise: Promise<T>;
   resolve: (value: T) => void;
@@ -226,20 +226,23 @@ export function deferred<T>(): {
   return { promise, resolve, reject };
 }
 
-/** Until a native thread, say, has made it so; the test's timeout ends the wait. */
+/**
+ * Polls until the condition holds, for example by a native thread; the test's timeout ends the
+ * wait.
+ */
 export async function until(isSo: () => boolean): Promise<void> {
   while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
 
 /**
- * Lets everything run that does not wait for anything. For what must not happen: what must is worth
- * an `until`.
+ * Lets all runnable work finish, to check that something does not happen; to check that something
+ * does, use `until`.
  */
 export function settle(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 30));
 }
 
-/** Runs a program in a process of its own, with `require` finding TypeScript; kills one that hangs. */
+/** Runs a program in a child process that can require TypeScript; kills it if it hangs. */
 export function runNode(
   program: string,
   env: NodeJS.ProcessEnv = {},

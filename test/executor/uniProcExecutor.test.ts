@@ -1,4 +1,4 @@
-/** The rows of UniProcExecutor, with workers written in JavaScript. */
+/** UniProcExecutor's contract, with JavaScript workers. */
 import { createServer } from 'node:net';
 import {
   ConfigError,
@@ -37,7 +37,7 @@ import {
 afterEach(shutdownAll);
 
 describe('create', () => {
-  it('makes the worker, opens its device and loads its model, in that order', async () => {
+  it('creates the worker, opens its device and loads its model, in that order', async () => {
     const { driverWorker } = await createExecutor(PlainWorker);
     expect(driverWorker).toBeInstanceOf(WorkerWrapper);
     expect([driverWorker.rpcRank, driverWorker.globalRank]).toEqual([0, 0]);
@@ -60,7 +60,7 @@ describe('create', () => {
     expect(driverWorker.worker.calls).toEqual(['device is open', 'loadModel', 'model is loaded']);
   });
 
-  it('reports how far the load is', async () => {
+  it('reports load progress', async () => {
     const progress = { bytes: 1, totalBytes: 2, tensors: 1, totalTensors: 2 };
     class Loading extends PlainWorker {
       override loadModel(onProgress?: (progress: unknown) => void): void {
@@ -72,14 +72,14 @@ describe('create', () => {
     expect(onProgress.mock.calls).toEqual([[progress]]);
   });
 
-  it('gives the worker a rendezvous of its own at a port that is free, and rank 0', async () => {
+  it('gives the worker its own rendezvous at a free port, and rank 0', async () => {
     const { driverWorker, config } = await createExecutor(PlainWorker);
     const { distributedInitMethod, ...args } = driverWorker.worker.args;
     expect(args).toEqual({ config, rank: 0, localRank: 0, isDriverWorker: true });
 
     const { protocol, hostname, port } = new URL(distributedInitMethod);
     expect(protocol).toBe('tcp:');
-    // Both the address and the port are this machine's to listen on.
+    // Both the address and the port are local.
     const server = createServer();
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -117,7 +117,7 @@ describe('create', () => {
     },
   );
 
-  it("throws the first error also when the worker's constructor or its shutdown fails", async () => {
+  it("throws the first error even if the worker's constructor or shutdown fails", async () => {
     const error = new Error('of the constructor');
     class Stillborn extends PlainWorker {
       constructor(args: WorkerArgs) {
@@ -165,7 +165,7 @@ describe('the output thread', () => {
     expect(started()).toEqual([]);
   });
 
-  it('is not made when only one batch may be in flight', async () => {
+  it('is not created if only one batch may be in flight', async () => {
     const started = watchThreads();
     await createExecutor(PlainWorker, { asyncScheduling: false });
     await settle();
@@ -205,7 +205,7 @@ describe('collectiveRpc', () => {
     expect(await executor.collectiveRpc('later', { args: ['x'] })).toEqual(['x']);
   });
 
-  it('gives a function the wrapper', async () => {
+  it('calls a function with the wrapper', async () => {
     const executor = await createExecutor(Caller);
     const args = await executor.collectiveRpc((wrapper, factor: number) => [wrapper, factor], {
       args: [3],
@@ -213,14 +213,14 @@ describe('collectiveRpc', () => {
     expect(args).toEqual([[executor.driverWorker, 3]]);
   });
 
-  it('makes an unknown name an error that lists the names there are', async () => {
+  it('lists the method names if the name is unknown', async () => {
     const executor = await createExecutor(Caller);
     const calling = executor.collectiveRpc('ad');
     await expect(calling).rejects.toBeInstanceOf(UnknownMethodError);
     await expect(calling).rejects.toThrow(/no method ad; it has add, checkHealth, .*throws$/);
   });
 
-  it('calls at once, so that calls start in the order made', async () => {
+  it('calls synchronously, so calls start in the order made', async () => {
     const executor = await createExecutor(Caller);
     const { calls } = executor.driverWorker.worker;
     calls.length = 0;
@@ -237,7 +237,7 @@ describe('collectiveRpc', () => {
   });
 
   describe('with nonBlock', () => {
-    it('gives a list of one Future at once, done when the result is there', async () => {
+    it('returns a list of one Future at once', async () => {
       const executor = await createExecutor(Caller);
       const futures = executor.collectiveRpc('later', { args: ['x'], nonBlock: true });
       expect(futures).toEqual([expect.any(Future)]);
@@ -247,7 +247,7 @@ describe('collectiveRpc', () => {
       expect([done.done(), await done]).toEqual([true, [1]]);
     });
 
-    it('never throws: the error, of whatever kind, is in the future', async () => {
+    it('never throws: any error is in the future', async () => {
       const executor = await createExecutor(Caller);
       const error = async (method: string, timeout?: number) => {
         const [future] = executor.collectiveRpc(method, { nonBlock: true, timeout });
@@ -263,16 +263,16 @@ describe('collectiveRpc', () => {
   });
 
   describe('with a timeout', () => {
-    it('rejects with RpcTimeoutError, and the executor goes on', async () => {
+    it('rejects with RpcTimeoutError, and the executor continues', async () => {
       const executor = await createExecutor(Caller);
       const calling = executor.collectiveRpc('never', { timeout: 20 });
       await expect(calling).rejects.toBeInstanceOf(RpcTimeoutError);
-      await expect(calling).rejects.toThrow('never did not answer within 20 ms');
+      await expect(calling).rejects.toThrow('never did not return within 20 ms');
       await executor.checkHealth();
       expect(await executor.collectiveRpc('add')).toEqual([[]]);
     });
 
-    it('drops the late result and the late error', async () => {
+    it('drops a late result or error', async () => {
       const late = deferred<string>();
       class Late extends PlainWorker {
         answer(): Promise<string> {
@@ -310,7 +310,7 @@ describe('collectiveRpc', () => {
       },
     );
 
-    it('refuses what is no number of milliseconds', async () => {
+    it('refuses an invalid number of milliseconds', async () => {
       const executor = await createExecutor(Caller);
       const calls = executor.driverWorker.worker.calls.length;
       await expect(executor.collectiveRpc('never', { timeout: NaN })).rejects.toBeInstanceOf(
@@ -325,7 +325,7 @@ describe.each([
   ['with an output thread', true],
   ['with no output thread', false],
 ])('an output that is still computed, %s', (_, asyncScheduling) => {
-  it('completes the future once it is ready, read once', async () => {
+  it('completes the future once ready, read once', async () => {
     const executor = await createExecutor(AsyncWorker, { asyncScheduling });
     const future = executor.executeModel(step('a'), { nonBlock: true });
     await settle();
@@ -337,7 +337,7 @@ describe.each([
     expect(output.reads).toBe(1);
   });
 
-  it('is unwrapped for a call that waits, whichever method gave it', async () => {
+  it('is unwrapped for a blocking call of any method', async () => {
     class Other extends PlainWorker {
       outputs(): HostOutput {
         const output = new HostOutput(outputOf('x'));
@@ -349,7 +349,7 @@ describe.each([
     expect(await executor.collectiveRpc('outputs')).toEqual([outputOf('x')]);
   });
 
-  it('may be of any class that has ready and getOutput', async () => {
+  it('may be of any class with ready and getOutput', async () => {
     class Shaped extends PlainWorker {
       outputs(): object {
         const ready = new (native().Event)();
@@ -397,14 +397,14 @@ describe.each([
     expect(await futures[1]).toEqual(outputOf('b'));
   });
 
-  it('may come by a promise, and keeps the place of its call', async () => {
+  it("may be returned by a promise, and keeps its call's order", async () => {
     const answers = ['a', 'b', 'c'].map(() => deferred<StepOutput>());
     const outputs = ['a', 'b', 'c'].map((reqId) => new HostOutput(outputOf(reqId)));
     class Promising extends PlainWorker {
       private next = 0;
       override executeModel(): StepOutput | Promise<StepOutput> {
         const index = this.next++;
-        // The last answers at once.
+        // The last returns synchronously.
         return index === 2 ? outputs[2] : answers[index].promise;
       }
     }
@@ -424,7 +424,7 @@ describe.each([
     expect(order).toEqual(['a', 'b', 'c']);
   });
 
-  it('is not held back by a call that was given up', async () => {
+  it('is not delayed by a cancelled call', async () => {
     const output = new HostOutput(outputOf('b'));
     output.finish();
     class Hanging extends PlainWorker {
@@ -439,7 +439,7 @@ describe.each([
     expect(await following).toEqual([outputOf('b')]);
   });
 
-  it('fails the call when its event is none', async () => {
+  it('fails the call if its event is invalid', async () => {
     class Wrong extends PlainWorker {
       outputs(): object {
         return { ready: 'yes', getOutput: () => 1 };
@@ -449,7 +449,7 @@ describe.each([
     await expect(executor.collectiveRpc('outputs')).rejects.toMatchObject({ name: 'TypeError' });
   });
 
-  it('is dropped when its future is cancelled, but read', async () => {
+  it('is read but dropped if its future is cancelled', async () => {
     const executor = await createExecutor(AsyncWorker, { asyncScheduling });
     const future = executor.executeModel(step('a'), { nonBlock: true });
     const [output] = executor.driverWorker.worker.launched;
@@ -461,7 +461,7 @@ describe.each([
 });
 
 describe('a future that failed', () => {
-  it('is not an unhandledRejection when nobody looks at it', async () => {
+  it('is not an unhandledRejection if never observed', async () => {
     const { code, stderr } = await runNode(`
       const { UniProcExecutor } = require('./lib/executor/uniProcExecutor.ts');
       const { PlainWorker, testConfig } = require('./test/executor/support.ts');
@@ -509,7 +509,7 @@ describe('a step that takes longer than its timeout', () => {
     },
   );
 
-  it('and completes with the worker, if that is in time', async () => {
+  it('completes with the worker if in time', async () => {
     const executor = await createExecutor(PlainWorker);
     expect(await executor.executeModel(step('a'), { timeout: 60_000 })).toEqual(outputOf('a'));
   });
@@ -521,7 +521,7 @@ describe('checkHealth', () => {
     await expect(executor.checkHealth()).resolves.toBeUndefined();
   });
 
-  it('asks the worker, and rejects with its error', async () => {
+  it('calls the worker and rejects with its error', async () => {
     class Ill extends PlainWorker {
       override checkHealth(): Promise<void> {
         return Promise.reject(new Error('not today'));
@@ -584,7 +584,7 @@ describe('a device error', () => {
     },
   );
 
-  it('that follows another does not take its place as the cause', async () => {
+  it('after another does not replace the cause', async () => {
     const answers = [deferred<never>(), deferred<never>()];
     class Twice extends PlainWorker {
       answer(index: number): Promise<never> {
@@ -601,7 +601,7 @@ describe('a device error', () => {
     await expect(executor.checkHealth()).rejects.toMatchObject({ cause: error });
   });
 
-  it('lets the executor be shut down still, whatever the worker says to that', async () => {
+  it("still allows shutdown, whatever the worker's shutdown does", async () => {
     class Unclosable extends Broken {
       override shutdown(): Promise<void> {
         return Promise.reject(error);
@@ -640,7 +640,7 @@ describe('reinitializeDistributed', () => {
     newDataParallelMasterPort: 29500,
   });
 
-  it('knows what stands for no rank', () => {
+  it('has the constants for keeping and leaving a rank', () => {
     expect(ReconfigureRankType).toEqual({ KEEP_CURRENT_RANK: -1, SHUTDOWN_CURRENT_RANK: -2 });
   });
 
@@ -648,7 +648,7 @@ describe('reinitializeDistributed', () => {
     ['goes on with a rank', 0, false],
     ['goes on with KEEP_CURRENT_RANK', ReconfigureRankType.KEEP_CURRENT_RANK, false],
     ['shuts down with SHUTDOWN_CURRENT_RANK', ReconfigureRankType.SHUTDOWN_CURRENT_RANK, true],
-  ])('goes to the worker, and then %s', async (_, rank, shutsDown) => {
+  ])('is passed to the worker, and then %s', async (_, rank, shutsDown) => {
     const requests: unknown[] = [];
     class Elastic extends PlainWorker {
       reinitializeDistributed(request: unknown): void {
@@ -661,7 +661,7 @@ describe('reinitializeDistributed', () => {
     expect(executor.driverWorker.worker.calls.includes('shutdown')).toBe(shutsDown);
   });
 
-  it("rejects with the worker's error, but a rank that leaves needs no support", async () => {
+  it("rejects with the worker's error, but a leaving rank needs no support", async () => {
     class Rigid extends PlainWorker {
       reinitializeDistributed(): never {
         throw new NotSupportedError('reinitializeDistributed');
@@ -682,7 +682,7 @@ describe('reinitializeDistributed', () => {
 });
 
 describe('shutdown', () => {
-  it('shuts the worker down once, however often it is called, and waits for it', async () => {
+  it('shuts the worker down once for repeated calls, and waits for it', async () => {
     class Slow extends PlainWorker {
       override async shutdown(): Promise<void> {
         await settle();
@@ -698,13 +698,13 @@ describe('shutdown', () => {
     expect(calls.filter((call) => call === 'shut down')).toHaveLength(1);
   });
 
-  it('is what `await using` does', async () => {
+  it('is called by `await using`', async () => {
     const executor = await createExecutor(PlainWorker);
     await executor[Symbol.asyncDispose]();
     expect(executor.driverWorker.worker.calls).toContain('shutdown');
   });
 
-  it('refuses later calls with ShutdownError, from its first moment', async () => {
+  it('refuses later calls with ShutdownError at once', async () => {
     const executor = await createExecutor(PlainWorker);
     const shuttingDown = executor.shutdown();
     await expect(executor.executeModel(step('a'))).rejects.toBeInstanceOf(ShutdownError);
@@ -734,7 +734,7 @@ describe('shutdown', () => {
     },
   );
 
-  it('reads what is in flight before the worker frees its buffers', async () => {
+  it('reads outputs in flight before the worker frees its buffers', async () => {
     const events: string[] = [];
     class Tidy extends AsyncWorker {
       override executeModel(): StepOutput {
@@ -760,7 +760,7 @@ describe('shutdown', () => {
     expect(events).toEqual(['read', 'shutdown', 'read', 'shutdown']);
   });
 
-  it('lets a worker finish in its own shutdown what it answered with a promise', async () => {
+  it('lets a worker settle its promises in its own shutdown', async () => {
     class Draining extends PlainWorker {
       private readonly answer = deferred<StepOutput>();
       override executeModel(): Promise<StepOutput> {
@@ -800,7 +800,7 @@ describe('shutdown', () => {
     },
   );
 
-  it("rejects with the worker's error, having rejected what was pending", async () => {
+  it("rejects with the worker's error after rejecting pending calls", async () => {
     class Unclosable extends PlainWorker {
       forever(): Promise<never> {
         return new Promise(() => {});
@@ -815,7 +815,7 @@ describe('shutdown', () => {
     expect(await call.exception()).toBeInstanceOf(ShutdownError);
   });
 
-  it('lets the process exit by itself, with calls, steps and timers pending', async () => {
+  it('lets the process exit with calls, steps and timers pending', async () => {
     const { code, stdout, stderr } = await runNode(`
       const { UniProcExecutor } = require('./lib/executor/uniProcExecutor.ts');
       const { native } = require('./lib/native/index.ts');
@@ -844,7 +844,7 @@ describe('shutdown', () => {
 });
 
 describe('driverWorker', () => {
-  it("leads to the worker and whatever that has, typed as the worker's class", async () => {
+  it('exposes the worker, typed by its class', async () => {
     class WithModel extends PlainWorker {
       readonly modelRunner = { model: { layers: 2 } };
     }

@@ -1,4 +1,4 @@
-/** Campaigns with a fault each, which the runner must find. */
+/** Campaigns with planted faults that the runner must find. */
 import fc from 'fast-check';
 import { type BytesTarget, type Campaign, Fault, type StructuredTarget } from '../../fuzz/campaign';
 
@@ -21,7 +21,7 @@ const structured: StructuredTarget<{ n: number }> = {
 export const campaigns: Campaign[] = [
   {
     name: 'bytes',
-    about: 'fails where a word stands twice',
+    about: 'fails if a word occurs twice',
     open: () =>
       bytes((each) => {
         const text = each.toString('latin1');
@@ -35,15 +35,15 @@ export const campaigns: Campaign[] = [
   },
   {
     name: 'unhandled',
-    about: 'leaves a rejection that nobody handles',
+    about: 'leaves an unhandled rejection',
     open: () =>
       bytes((each) => {
-        if (each.length < 50) void Promise.reject(new Error('nobody is told'));
+        if (each.length < 50) void Promise.reject(new Error('unhandled'));
       }),
   },
   {
     name: 'crash',
-    about: 'takes the process down',
+    about: 'crashes the process',
     open: () =>
       bytes((each) => {
         if (each.length < 50) process.kill(process.pid, 'SIGKILL');
@@ -51,7 +51,7 @@ export const campaigns: Campaign[] = [
   },
   {
     name: 'hang',
-    about: 'does not come back',
+    about: 'hangs',
     open: () =>
       bytes((each) => {
         while (each.length < 50);

@@ -1,6 +1,6 @@
 /**
- * What Hugging Face transformers says of every family of models. make.py makes checkpoints/ and
- * expected/, says what they hold, and sees to it that the reference's own choices are clear.
+ * Compares every model family with Hugging Face transformers. make.py creates and documents
+ * checkpoints/ and expected/, and ensures that the reference's choices are unambiguous.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,14 +10,14 @@ const MAX_TOKENS = 32;
 const FLOAT32_TOLERANCE = 1e-4;
 const HALF_TOLERANCE = 3e-2;
 
-/** What the reference predicted at one position of a sequence. */
+/** The reference's prediction at one position of a sequence. */
 export interface Prediction {
-  /** Of the token that stands there. */
+  /** Logprob of the token at this position. */
   logprob: number;
-  /** Its place from 1, and how far the nearest other logprob is; of float32 alone. */
+  /** Its rank from 1, and its distance to the nearest other logprob; only in float32. */
   rank: number;
   margin: number;
-  /** The five likeliest: [token id, logprob]. */
+  /** The top five: [token id, logprob]. */
   top: [number, number][];
 }
 
@@ -25,13 +25,13 @@ interface ExpectedPrompt {
   promptTokenIds: number[];
   /** [MAX_TOKENS]: the greedy continuation in float32. */
   tokenIds: number[];
-  /** For each position but the first of prompt and continuation. */
+  /** One per position of prompt and continuation, except the first. */
   float32: Prediction[];
   bfloat16: Prediction[];
   float16: Prediction[];
 }
 
-/** One position's Map, with the token that stands there. */
+/** One position's logprobs, with its token. */
 interface Position {
   tokenId: number;
   logprobs: Map<number, { logprob: number; rank: number }>;
@@ -48,7 +48,7 @@ function sequenceOf({ promptTokenIds, tokenIds }: ExpectedPrompt): number[] {
   return [...promptTokenIds, ...tokenIds];
 }
 
-/** The outputs of `calls` to generate, made one after another on one engine. */
+/** Runs `calls` of generate in sequence on one engine. */
 async function generate(
   family: string,
   args: EngineArgs,
@@ -82,7 +82,7 @@ async function generate(
   }
 }
 
-/** The positions of the prompt but the first. */
+/** The positions of the prompt, except the first. */
 function promptPositions({ promptTokenIds, promptLogprobs }: RequestOutput): Position[] {
   if (promptLogprobs?.length !== promptTokenIds.length || promptLogprobs[0] !== null) {
     throw new Error('promptLogprobs must have null and then a Map for each further prompt token');
@@ -104,7 +104,7 @@ function logprobOf({ tokenId, logprobs }: Position): number {
   return logprobs.get(tokenId)?.logprob ?? NaN;
 }
 
-/** The likeliest logprobs in falling order, whichever tokens they belong to. */
+/** The top logprobs in descending order, without their tokens. */
 function topLogprobs({ logprobs }: Position): number[] {
   return [...logprobs.values()].map(({ logprob }) => logprob).sort((a, b) => b - a);
 }
@@ -115,15 +115,15 @@ function argMax({ logprobs }: Position): number | undefined {
 }
 
 function isWithin(tolerance: number, ours: number, reference: number): boolean {
-  return Math.abs(ours - reference) <= tolerance; // false of NaN
+  return Math.abs(ours - reference) <= tolerance; // false for NaN
 }
 
-/** Between the reference's two likeliest tokens. */
+/** Difference between the reference's top two logprobs. */
 function topTwoGap({ top: [first, second] }: Prediction): number {
   return first[1] - second[1];
 }
 
-/** A line for each logprob, the position's own or one of the five likeliest, that is not the reference's. */
+/** A line for each logprob (the token's or one of the top five) that differs from the reference. */
 function wrongLogprobs(ours: Position[], reference: Prediction[]): string[] {
   expect(ours).toHaveLength(reference.length);
   return ours.flatMap((position, i) => {
@@ -137,14 +137,14 @@ function wrongLogprobs(ours: Position[], reference: Prediction[]): string[] {
   });
 }
 
-/** A line for each rank that is not the reference's, where no rounding could have changed it. */
+/** A line for each rank that differs from the reference by more than rounding explains. */
 function wrongRanks(ours: Position[], reference: Prediction[]): string[] {
   expect(ours).toHaveLength(reference.length);
   const clear = 2 * FLOAT32_TOLERANCE;
   return ours.flatMap(({ tokenId, logprobs }, i) => {
     const { rank, margin, top } = reference[i];
     const ranks: [number, number][] = margin > clear ? [[tokenId, rank]] : [];
-    // The fifth's lower neighbour is not known.
+    // The fifth's lower neighbour is unknown.
     for (let k = 0; k < top.length - 1; k++) {
       const above = k === 0 ? Infinity : top[k - 1][1] - top[k][1];
       const below = top[k][1] - top[k + 1][1];
@@ -158,7 +158,7 @@ function wrongRanks(ours: Position[], reference: Prediction[]): string[] {
   });
 }
 
-/** That a device computes what the reference computes, in every type, alone and in company. */
+/** Specifies that a device matches the reference, in every type, for single and batched prompts. */
 export function specifyFamilies(device: string): void {
   describe.each(families)('%s in float32', (family) => {
     const expected = readExpected(family);
@@ -193,19 +193,19 @@ export function specifyFamilies(device: string): void {
           const ofPrompt = expected[i].float32.slice(0, promptLength - 1);
           const ofOutput = expected[i].float32.slice(promptLength - 1);
 
-          test('is continued with the greedy tokens of the reference', () => {
+          test("generates the reference's greedy tokens", () => {
             expect(outputs()[i].outputs[0].tokenIds).toEqual(expected[i].tokenIds);
           });
 
-          test('has the logprobs of the reference for the generated tokens', () => {
+          test("has the reference's logprobs of generated tokens", () => {
             expect(wrongLogprobs(generatedPositions(outputs()[i]), ofOutput)).toEqual([]);
           });
 
-          test('has the logprobs of the reference for the prompt', () => {
+          test("has the reference's prompt logprobs", () => {
             expect(wrongLogprobs(promptPositions(outputs()[i]), ofPrompt)).toEqual([]);
           });
 
-          test('has the ranks of the reference', () => {
+          test("has the reference's ranks", () => {
             expect(wrongRanks(generatedPositions(outputs()[i]), ofOutput)).toEqual([]);
             expect(wrongRanks(promptPositions(outputs()[i]), ofPrompt)).toEqual([]);
           });
@@ -231,7 +231,7 @@ export function specifyFamilies(device: string): void {
       describe.each(byLength)('a prompt of %i tokens and its continuation', (promptLength, i) => {
         const reference = expected[i][dtype];
 
-        test('has the logprobs of the reference when all of it is given', () => {
+        test("have the reference's logprobs as a prompt", () => {
           const ours = promptPositions(forced[i]);
           expect(ours).toHaveLength(reference.length);
           const wrong = ours.flatMap((position, at) => {
@@ -242,7 +242,7 @@ export function specifyFamilies(device: string): void {
           expect(wrong).toEqual([]);
         });
 
-        test('has the arg max of the reference wherever that is clear', () => {
+        test("have the reference's arg max wherever it is unambiguous", () => {
           const ours = promptPositions(forced[i]);
           expect(ours).toHaveLength(reference.length);
           const clear = reference.map((prediction) => topTwoGap(prediction) > HALF_TOLERANCE);
@@ -251,14 +251,14 @@ export function specifyFamilies(device: string): void {
           );
         });
 
-        test('has the logprobs of the reference when it is generated, up to a choice that is not clear', () => {
+        test("have the reference's logprobs when generated, up to an ambiguous choice", () => {
           const ofOutput = reference.slice(promptLength - 1);
           const ours = generatedPositions(continued[i]);
           expect(ours).toHaveLength(MAX_TOKENS);
           for (const [at, position] of ours.entries()) {
             const { logprob, top } = ofOutput[at];
             if (topTwoGap(ofOutput[at]) > HALF_TOLERANCE) expect(position.tokenId).toBe(top[0][0]);
-            // From here on the contexts differ.
+            // The contexts differ from here on.
             if (position.tokenId !== expected[i].tokenIds[at]) break;
             expect(Math.abs(logprobOf(position) - logprob)).toBeLessThanOrEqual(HALF_TOLERANCE);
           }

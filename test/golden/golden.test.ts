@@ -1,4 +1,4 @@
-/** Every family of models on the CPU against Hugging Face transformers. */
+/** Every model family on the CPU against Hugging Face transformers. */
 import { specifyFamilies } from './families';
 
 specifyFamilies('cpu');

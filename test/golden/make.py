@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden checkpoints and what Hugging Face transformers says about them.
+"""Creates the golden checkpoints and the reference results of Hugging Face transformers for them.
 
     python test/golden/make.py              every family
     python test/golden/make.py qwen3 ...    some of them
@@ -7,22 +7,22 @@
 Needs torch and transformers 5.17 (CPU). For each family it writes
 
     checkpoints/<name>/     a small random model, laid out as checkpoints are on the Hugging Face hub
-    expected/<name>.json    tokens and log-probabilities, computed by transformers from that folder
+    expected/<name>.json    tokens and logprobs, computed by transformers from that folder
 
-and prints how robust these are. config.json is written by hand, in the styles of transformers 4 and 5, and loaded
+and prints their robustness. config.json is written by hand, in the styles of transformers 4 and 5, and loaded
 by transformers unchanged.
 
 An expected file holds, for each prompt:
 
-    float32   greedy continuation of GENERATED tokens, and one record for each position of prompt + continuation but
+    float32   greedy continuation of GENERATED tokens, and one record per position of prompt + continuation except
               the first, all computed in float32
     bfloat16  the same records with the model loaded in that type; the sequence is the float32 one (teacher forcing)
     float16   likewise
 
-A record says what the model predicted for the token at that position from those before it:
-{ logprob, rank, margin, top }: the log-probability of the token that stands there, its rank (1 is the likeliest), how
-far the nearest other log-probability is from it, and the TOP likeliest as [token id, log-probability]. rank and margin
-are left out of the half precision records.
+A record has the model's prediction of the token at its position from the previous tokens:
+{ logprob, rank, margin, top }: the token's logprob, its rank (1 is the largest), the distance of its logprob to the
+nearest other one, and the TOP largest as [token id, logprob]. Half precision records omit rank and
+margin.
 """
 
 import copy
@@ -44,16 +44,16 @@ HERE = Path(__file__).resolve().parent
 GENERATED = 32
 TOP = 5
 
-# Of the logits: small enough that the rounding of half precision stays well under the tolerance of 3e-2 that our own
-# logprobs are allowed, large enough for greedy choices to be clear.
+# Scale of the logits: small enough that half precision rounding stays well below the tolerance of 3e-2 for our own
+# logprobs, large enough for unambiguous greedy choices.
 LOGIT_STD = 0.5
 
-# What is asked of a seed before its model is kept.
-MIN_GREEDY_GAP = 2e-3  # between the two likeliest tokens of every greedy step, in float32
-MIN_DISTINCT = 12  # different tokens among the GENERATED
-MAX_RUN = 3  # times the same token in a row
+# Requirements on a seed's model.
+MIN_GREEDY_GAP = 2e-3  # between the top two tokens of every greedy step, in float32
+MIN_DISTINCT = 12  # distinct tokens among the GENERATED
+MAX_RUN = 3  # longest repetition of one token
 MAX_HALF_ERROR = 1.5e-2  # of transformers' own half precision logprobs, half of the 3e-2 allowed to ours
-MAX_NOISE = 3e-5  # on float32 logprobs, of computing them in another order (with and without a KV cache)
+MAX_NOISE = 3e-5  # of float32 logprobs, between computations with and without a KV cache
 MIN_EFFECT = 5e-2  # on some logprob when a feature of the family is ignored
 HALF_TOLERANCE = 3e-2
 
@@ -61,14 +61,14 @@ HALF_TOLERANCE = 3e-2
 @dataclass
 class Family:
     name: str
-    dtype: torch.dtype  # of the stored weights
-    config: dict  # config.json, word for word
-    rope: dict  # what transformers is to read as rope_parameters
-    # Readings of config.json that would be wrong: each must change the logprobs, or the family proves nothing.
+    dtype: torch.dtype  # type of the stored weights
+    config: dict  # contents of config.json
+    rope: dict  # expected rope_parameters in transformers
+    # Misreadings of config.json: each must change the logprobs, or the family proves nothing.
     misreadings: dict = field(default_factory=dict)
     generation_config: dict | None = None
     max_shard_size: int | None = None  # bytes
-    weight_block_size: tuple[int, int] | None = None  # of an fp8 checkpoint: rows and columns that share a scale
+    weight_block_size: tuple[int, int] | None = None  # rows and columns per scale of an fp8 checkpoint
     prompt_lengths: tuple = (1, 17, 200)
 
 
@@ -202,8 +202,8 @@ FAMILIES = [
         misreadings={'no rope scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}},
         max_shard_size=100_000,
     ),
-    # Heads that eight ranks can divide, four of them to each of two key heads: more ranks than key heads hold copies.
-    # A vocabulary that no number of ranks divides.
+    # Eight heads and two key heads: with more than two ranks, ranks hold copies of key heads.
+    # The vocabulary is not divisible by any number of ranks.
     Family(
         name='llama-grouped',
         dtype=torch.bfloat16,
@@ -347,7 +347,7 @@ FAMILIES = [
             },
         },
     ),
-    # YaRN as the Qwen2.5 model cards tell their readers to switch it on: an addition to the transformers 4 style, with
+    # YaRN enabled as in the Qwen2.5 model cards: an addition to the transformers 4 style, with
     # `type`, max_position_embeddings left at the original context, and betas by default. Prompts go beyond that.
     Family(
         name='qwen2-yarn',
@@ -389,7 +389,7 @@ FAMILIES = [
             'linear': {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1000000.0, 'factor': 4.0}},
         },
     ),
-    # Mistral 7B v0.1: every layer looks back over a window, here of 64 tokens (itself among them).
+    # Mistral 7B v0.1: every layer has a sliding window, here of 64 tokens including the current one.
     Family(
         name='mistral',
         dtype=torch.bfloat16,
@@ -431,7 +431,7 @@ FAMILIES = [
         },
         prompt_lengths=(1, 17, 64, 200, 450),
     ),
-    # Qwen2: biases on Q, K and V, tied embeddings. sliding_window is there and use_sliding_window says to ignore it.
+    # Qwen2: biases on Q, K and V, tied embeddings. use_sliding_window disables sliding_window.
     Family(
         name='qwen2',
         dtype=torch.float32,
@@ -573,7 +573,7 @@ FAMILIES = [
         },
         prompt_lengths=(1, 17, 60),
     ),
-    # Qwen3 as its fp8 checkpoints are, but for the size of the blocks: neither heads nor layers divide by it.
+    # Qwen3 like its fp8 checkpoints, except for the block size, which divides neither heads nor layers.
     Family(
         name='qwen3-fp8',
         dtype=torch.bfloat16,
@@ -622,7 +622,7 @@ FAMILIES = [
 
 
 def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
-    """Writes config.json as it stands in the family, and random weights for it, as published folders have them."""
+    """Writes the family's config.json and random weights in the layout of published checkpoints."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_json(folder / 'config.json', family.config)
@@ -647,7 +647,7 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
 
 
 def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]:
-    """The family's tensors by name and shape as transformers has them, drawn so that every one of them matters."""
+    """Random tensors with transformers' names and shapes, scaled so that each affects the logits."""
     generator = torch.Generator().manual_seed(seed)
     shapes = published_shapes(AutoModelForCausalLM.from_config(config).state_dict())
     if config.tie_word_embeddings:
@@ -655,11 +655,11 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
 
     embedding_std = LOGIT_STD / math.sqrt(config.hidden_size)
     gains = {
-        'q_proj': 1.2,  # attention with preferences, not so sharp that it magnifies rounding
+        'q_proj': 1.2,  # distinct attention weights without magnifying rounding
         'k_proj': 1.2,
-        'o_proj': 0.5 * embedding_std,  # each layer adds to the residual, and does not drown the token in it: the
-        'down_proj': 1.5 * embedding_std,  # greedy continuation would be one token for ever
-        'gate': 5.0,  # a router whose first choice is clear: rounding changes later ones, whose weights are small
+        'o_proj': 0.5 * embedding_std,  # layers must not dominate the token in the residual, or the
+        'down_proj': 1.5 * embedding_std,  # greedy continuation would repeat one token
+        'gate': 5.0,  # an unambiguous first choice of the router: rounding only changes experts with small weights
     }
 
     def normal(shape):
@@ -678,14 +678,14 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
             return uniform(shape) + 0.5
         gain = gains.get(layer, 1.0)
         if '.experts.' in name and layer == 'down_proj':
-            gain *= 0.25  # so little that another choice of experts, as rounding makes it, does not show
+            gain *= 0.25  # so small that a different choice of experts through rounding has no effect
         return normal(shape) * (0.3 * gain if kind == 'bias' else gain / math.sqrt(shape[1]))
 
     return {name: draw(name, shape).to(family.dtype).contiguous() for name, shape in sorted(shapes.items())}
 
 
 def quantize(family: Family, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The matrices in fp8 with a scale for each block, as Qwen's and DeepSeek's checkpoints have them."""
+    """The matrices in fp8 with a scale per block, as in Qwen's and DeepSeek's checkpoints."""
     kept = family.config['quantization_config']['modules_to_not_convert']
     rows, cols = family.weight_block_size
     result = {}
@@ -706,12 +706,12 @@ def quantize(family: Family, tensors: dict[str, torch.Tensor]) -> dict[str, torc
 
 
 def expand(scales: torch.Tensor, shape, rows: int, cols: int) -> torch.Tensor:
-    """Each block's scale for each of its elements."""
+    """Expands block scales to elements."""
     return scales.repeat_interleave(rows, 0).repeat_interleave(cols, 1)[: shape[0], : shape[1]]
 
 
 def dequantized(family: Family, folder: Path) -> Path:
-    """A folder of the same model without quantisation, which transformers runs anywhere; else `folder` itself."""
+    """A folder with the dequantised model, which transformers runs on any device; else `folder` itself."""
     if family.weight_block_size is None:
         return folder
     plain = Path(tempfile.mkdtemp())
@@ -729,7 +729,7 @@ def dequantized(family: Family, folder: Path) -> Path:
 
 
 def published_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
-    """The tensors' shapes as checkpoints have them: each expert's matrices apart, where transformers 5 stacks them."""
+    """Tensor shapes in checkpoints, with separate matrices per expert, which transformers 5 stacks."""
     shapes = {}
     for name, tensor in tensors.items():
         prefix, _, matrix = name.rpartition('.')
@@ -747,7 +747,7 @@ def published_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
 
 
 def load(folder: Path, dtype: torch.dtype, config=None):
-    """The folder as transformers loads it, with the plain (eager) attention and experts."""
+    """Loads the folder in transformers with eager attention and experts."""
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
@@ -763,7 +763,7 @@ def load(folder: Path, dtype: torch.dtype, config=None):
 
 
 def check_config(family: Family, folder: Path) -> None:
-    """transformers must read config.json, whatever its style, as it was meant."""
+    """Asserts that transformers reads config.json as intended."""
     config = AutoConfig.from_pretrained(folder)
     rope = {key: value for key, value in config.rope_parameters.items() if key != 'type'}
     assert rope == family.rope, f'{family.name}: transformers reads {rope}'
@@ -805,13 +805,13 @@ def greedy(model, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
 
 
 def gaps(logprobs: torch.Tensor) -> torch.Tensor:
-    """Between the two likeliest tokens of each row."""
+    """Difference between the top two logprobs of each row."""
     first, second = logprobs.topk(2).values.unbind(-1)
     return first - second
 
 
 def actual(logprobs: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
-    """The log-probability of each token of the sequence but the first."""
+    """The logprob of each token of the sequence except the first."""
     return logprobs.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
 
 
@@ -845,7 +845,7 @@ class Reference:
     longest_run: int
     half_error: dict[str, float]  # of the sequences' logprobs, against float32 arithmetic on the same rounded weights
     total_error: dict[str, float]  # the same against the float32 model
-    flips: dict[str, int]  # arg max other than with float32 arithmetic though the half precision gap is over tolerance
+    flips: dict[str, int]  # arg max differs from float32 arithmetic although the half precision gap exceeds the tolerance
     clear: dict[str, float]  # share of positions with a gap over the tolerance
 
     def robust(self) -> bool:
@@ -917,7 +917,7 @@ def longest_run(token_ids: list[int]) -> int:
 
 
 def smallest_effect(family: Family, folder: Path, sequences: list[list[int]]) -> tuple[float, str]:
-    """How much the least visible mistake would change the logprobs: a misread config, or a kind of tensor ignored."""
+    """The smallest change of logprobs by any mistake: a misread config or an ignored kind of tensor."""
     effects = {}
 
     def note(label, model):
@@ -960,7 +960,7 @@ def make(family: Family) -> None:
             break
         print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
     else:
-        raise SystemExit(f'{family.name}: no seed makes a robust reference')
+        raise SystemExit(f'{family.name}: no seed gives a robust reference; adjust the scales of its weights')
     effect, label = smallest_effect(family, plain, reference.sequences)
     assert effect > MIN_EFFECT, f'{family.name}: {label} changes logprobs by {effect} only'
 

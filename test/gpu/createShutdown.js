@@ -1,4 +1,4 @@
-// Makes, uses and shuts down engines on a GPU; prints what the process and the GPU hold early and at
+// Creates, uses and shuts down engines on a GPU; prints the process's and the GPU's usage early and at
 // the end. Runs with test/executor/requireTypescript.js.
 'use strict';
 
@@ -13,7 +13,7 @@ const CYCLES = 200;
 const gpu = new Ops({ kind: 'cuda', index: 0 });
 const measure = () => ({ ...footprint(), freeBytes: gpu.memory().free });
 
-/** Tokens enough for the second and the third to be steps of a graph. */
+/** Enough tokens that the second and third step run as a graph. */
 async function cycle() {
   const llm = await LLM.create({
     model: path.join(__dirname, '..', 'golden', 'checkpoints', 'llama3'),

@@ -1,14 +1,14 @@
-/** Collectives of several GPUs, a process each: NCCL's, and sums through each other's memory. */
+/** Collectives of several GPUs, one process each: NCCL, and all-reduce through peer memory. */
 import type { CommType, ReduceOp } from '../../lib/native';
 import { allEnded, startRanks } from '../support/ranks';
 import { HeldRanks, ResidentRanks } from '../support/residentRanks';
 import { expectGoodEnds } from '../support/tensorParallel';
 import { describeOnGpus, expectNoMoreHeld } from './gpus';
 
-/** A process takes seconds to open its GPU, and NCCL some more. */
+/** Opening a GPU takes seconds, and initializing NCCL more. */
 jest.setTimeout(180_000);
 
-/** What each rank's program finds: a group of processes, and the values that each rank brings. */
+/** Prologue of each rank's program: a process group, and each rank's input values. */
 const PRELUDE = `
 const { createHash } = require('node:crypto');
 const { ProcessGroup } = require('./lib/distributed/processGroup');
@@ -26,12 +26,12 @@ const join = () =>
   ProcessGroup.join({ initMethod: 'env://', rank, worldSize, timeout: 60_000 });
 
 async function openDevice() {
-  const device = new (native().Device)('cuda', rank, 0);
+  const device = new (native().DeviceThread)('cuda', rank, 0);
   await device.open();
   return device;
 }
 
-/** A communicator on the device's thread, connected with the others'. */
+/** A connected communicator on the device's thread. */
 async function connect(group, device, name, options = {}) {
   const communicator = new (native().Communicator)(device, {
     rank, worldSize, timeout: 60_000, customAllReduce: true, ...options,
@@ -40,7 +40,7 @@ async function connect(group, device, name, options = {}) {
   return communicator;
 }
 
-/** Pseudo-random words of 32 bits. */
+/** Pseudo-random 32-bit words. */
 function words(count, seed) {
   let x = (seed * 2654435761 + count) >>> 0 || 1;
   return Array.from({ length: count }, () => {
@@ -51,7 +51,7 @@ function words(count, seed) {
   });
 }
 
-/** Numbers that the type has, of several magnitudes. */
+/** Numbers of the type with several magnitudes. */
 function valuesOf(type, count, ofRank) {
   return words(count, 1 + ofRank).map((word) => {
     if (type === 'int64') return BigInt(word - 2 ** 31) * BigInt(1 + (word % 1000003));
@@ -62,7 +62,7 @@ function valuesOf(type, count, ofRank) {
 
 function bytesOf(values, type) {
   if (type !== 'bfloat16') return encode(values, type);
-  const words = new Uint32Array(Float32Array.from(values).buffer); // which are nothing but zeros below
+  const words = new Uint32Array(Float32Array.from(values).buffer); // whose lower bits are zero
   return new Uint8Array(Uint16Array.from(words, (word) => word >>> 16).buffer);
 }
 
@@ -82,9 +82,9 @@ function decode(bytes, type) {
 const digestOf = (bytes) => createHash('sha256').update(bytes).digest('hex');
 `;
 
-/** More, for the processes that run one test's program after another. */
+/** Prologue of processes that run the programs of several tests in sequence. */
 const RESIDENT_PRELUDE = `${PRELUDE}
-/** The group and the device; each mode's communicator is connected by the first program to use it. */
+/** The group and the device; the first program to use a mode connects its communicator. */
 let group, device;
 const communicators = new Map();
 async function open() {
@@ -108,7 +108,7 @@ async function close() {
 
 const ROUNDINGS = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 };
 const MOST = 300_001;
-/** By type: what each rank brings as numbers and as bytes, of which a message is the beginning. */
+/** Each rank's input by type, as numbers and as bytes; a message is a prefix of it. */
 const brought = new Map();
 function broughtOf(type) {
   if (!brought.has(type)) {
@@ -119,7 +119,7 @@ function broughtOf(type) {
   return brought.get(type);
 }
 
-/** What an operation of all ranks' values gives in float64 (int64: exactly), element by element. */
+/** The reduction of all ranks' values in float64 (int64: exactly), element by element. */
 function expectedOf(type, op) {
   const { values } = broughtOf(type);
   const expected = values[0].slice();
@@ -136,7 +136,7 @@ function expectedOf(type, op) {
 const start = (body: string, worldSize: number) =>
   startRanks(`${PRELUDE}\n(async () => {\n${body}\n})();`, worldSize);
 
-/** Those that the peer-to-peer kernels take, on either side of their limits, and those they do not. */
+/** Message sizes on both sides of the peer-to-peer kernels' limits, and unsupported ones. */
 const COUNTS = [
   1, 3, 4, 8, 1023, 1024, 4096, 16_384, 16_388, 32_768, 32_776, 100_003, 131_072, 131_076, 262_144,
   262_152, 300_001,
@@ -148,7 +148,7 @@ const SIZES: [string, number][] = [
   ['8 MiB', 8 << 20],
 ];
 
-/** Sums without end, on a device opened before the rank is told to go on. */
+/** Endless all-reduces, on a device opened before the start signal. */
 const victimProgram = (customAllReduce: boolean, bytes: number) => `${PRELUDE}
 (async () => {
   const device = await openDevice();
@@ -181,7 +181,7 @@ describeOnGpus('the collectives', (worldSize) => {
   const resident = new ResidentRanks(RESIDENT_PRELUDE, worldSize);
   const run = <T>(body: string) => resident.run<T>(body);
 
-  /** The groups of which a rank is killed, by mode and size, started together for all tests. */
+  /** Groups in which a rank is killed, by mode and size, started together for all tests. */
   const victims = new Map<string, HeldRanks>();
   function startVictims(): void {
     if (victims.size > 0) return;
@@ -202,7 +202,7 @@ describeOnGpus('the collectives', (worldSize) => {
       op: ReduceOp;
       count: number;
       digest: string;
-      /** Of a sum: the largest error in units of the type's rounding of the summands' magnitude. */
+      /** Largest error of a sum, in units of the type's rounding at the summands' magnitude. */
       error: number;
     }
     const bytesOf = { int64: 8, float32: 4, float16: 2, bfloat16: 2 };
@@ -213,7 +213,7 @@ describeOnGpus('the collectives', (worldSize) => {
       count * bytesOf[type] <= 512 * 1024 &&
       (count * bytesOf[type]) % 16 === 0;
 
-    test('allReduce gives every rank the same bits: what float64 gives, but for rounding', async () => {
+    test('allReduce gives every rank the same bits, equal to float64 up to rounding', async () => {
       const said = await run<Reduced>(
         `const communicator = await communicatorOf(${customAllReduce});
         for (const type of ['int64', 'float32', 'float16', 'bfloat16']) {
@@ -235,7 +235,7 @@ describeOnGpus('the collectives', (worldSize) => {
                 let magnitude = 0;
                 for (const ofRank of values) magnitude += Math.abs(ofRank[i]);
                 const distance = Math.abs(got[i] - expected[i]);
-                // NaN is no distance.
+                // NaN has no distance.
                 if (!(distance <= error * magnitude * ROUNDINGS[type])) {
                   error = distance / magnitude / ROUNDINGS[type];
                   if (!(error < 1e9)) error = 1e9;
@@ -249,7 +249,7 @@ describeOnGpus('the collectives', (worldSize) => {
       expect(said[0].length).toBeGreaterThan(100);
       for (const ofRank of said) expect(ofRank).toEqual(said[0]);
       for (const reduced of said[0]) {
-        // In peer memory sums are made in float32, and rounded once.
+        // Peer memory sums in float32 and rounds once.
         const most = inPeerMemory(reduced) && reduced.type !== 'float32' ? 1 : worldSize - 1;
         expect({ ...reduced, isGood: reduced.error <= most + 0.01 }).toEqual({
           ...reduced,
@@ -258,7 +258,7 @@ describeOnGpus('the collectives', (worldSize) => {
       }
     });
 
-    test('allGather and broadcast give the bytes that were brought', async () => {
+    test('allGather and broadcast return the input bytes', async () => {
       const said = await run<{ count: number; areSame: boolean }>(
         `const communicator = await communicatorOf(${customAllReduce});
         for (const count of [1, 1023, 300_001]) {
@@ -278,7 +278,7 @@ describeOnGpus('the collectives', (worldSize) => {
       }
     });
 
-    test('a graph of messages of all sizes, launched again and again, gives the sums of each launch', async () => {
+    test('a graph of messages of all sizes gives the correct sums in repeated launches', async () => {
       const LAUNCHES = 150;
       const said = await run<{ hasPeerMemory: boolean; numWrong: number; digest: string }>(
         `await open();
@@ -289,7 +289,7 @@ describeOnGpus('the collectives', (worldSize) => {
         const name = 'graphs ' + ${customAllReduce};
         ops.connect(communicator, await group.gather(name, ops.address(communicator)));
 
-        // Small whole numbers, whose sums every type has; another at each place, launch and rank.
+        // Small integers, exact in every type, that differ by index, launch and rank.
         const value = (i, message, launch, ofRank) =>
           ((i * 7 + message * 3 + launch * 13 + ofRank * 29) % 63) - 31;
         const PERIOD = 9; // of value, by i
@@ -331,7 +331,7 @@ describeOnGpus('the collectives', (worldSize) => {
           for (const [m, { count, input }] of messages.entries()) {
             ops.copyToDevice(input, inputOf(count, m, launch, rank));
           }
-          // Now this rank comes late, now that one.
+          // A different rank is late each time.
           if (launch % worldSize === rank && launch % 5 === 0) await pause(launch % 7);
           ops.launchGraph(graphs, 1, () => {
             for (const { count, input, sum, all } of messages) {
@@ -341,7 +341,7 @@ describeOnGpus('the collectives', (worldSize) => {
             }
           });
           for (const [m, { count, sum, all }] of messages.entries()) {
-            // Now and then all of them, else a few: so that ranks run ahead.
+            // Only sometimes all of them, so that ranks run ahead.
             if (launch % 10 !== 9 && m % 5 !== launch % 5) continue;
             const bits = ops.readBits(sum, count);
             hash.update(bits);
@@ -359,7 +359,7 @@ describeOnGpus('the collectives', (worldSize) => {
         ops.dropCommunicator(communicator);`,
       );
       for (const [line] of said) {
-        // GPUs that cannot reach each other's memory do not test what this is to test.
+        // Without peer access between the GPUs, this test would be void.
         expect(line).toEqual({
           hasPeerMemory: customAllReduce,
           numWrong: 0,
@@ -371,28 +371,34 @@ describeOnGpus('the collectives', (worldSize) => {
     describe('kill -9 of a rank', () => {
       beforeAll(startVictims);
 
-      test.each(SIZES)('in sums of %s fails the others, which then end well', async (_, bytes) => {
-        const group = victims.get(`${customAllReduce} ${bytes}`) as HeldRanks;
-        const ranks = await group.go();
-        await Promise.all(ranks.map((rank) => rank.said('sums')));
-        const [victim, ...others] = [...ranks].reverse();
-        victim.kill('SIGKILL');
-        await allEnded(ranks);
-        await expectGoodEnds(others);
-        for (const rank of others) {
-          const end = { code: 'PEER_LOST', again: 'PEER_LOST', isLate: false };
-          expect(rank.lines()).toEqual(['sums', { ...end, message: expect.any(String) as string }]);
-        }
-      });
+      test.each(SIZES)(
+        'in sums of %s fails the others, which then shut down normally',
+        async (_, bytes) => {
+          const group = victims.get(`${customAllReduce} ${bytes}`) as HeldRanks;
+          const ranks = await group.go();
+          await Promise.all(ranks.map((rank) => rank.said('sums')));
+          const [victim, ...others] = [...ranks].reverse();
+          victim.kill('SIGKILL');
+          await allEnded(ranks);
+          await expectGoodEnds(others);
+          for (const rank of others) {
+            const end = { code: 'PEER_LOST', again: 'PEER_LOST', isLate: false };
+            expect(rank.lines()).toEqual([
+              'sums',
+              { ...end, message: expect.any(String) as string },
+            ]);
+          }
+        },
+      );
     });
 
-    /** For a collective, and for each part of NCCL's start. */
+    /** In a collective, and in each stage of NCCL's initialization. */
     const TIMEOUT = 6000;
-    test('a rank that does not come is given up after the timeout', async () => {
+    test('waiting for a missing rank fails after the timeout', async () => {
       const said = await run<{ code: string; elapsed: number } | string>(
         `await open();
         const options = { customAllReduce: ${customAllReduce}, timeout: ${TIMEOUT} };
-        const name = 'given up ' + ${customAllReduce};
+        const name = 'missing rank ' + ${customAllReduce};
         const communicator = await connect(group, device, name, options);
         if (rank === 1) {
           await group.gather(name + ' by all', new Uint8Array(1));
@@ -420,8 +426,8 @@ describeOnGpus('the collectives', (worldSize) => {
     });
   });
 
-  test('where NCCL is not, the error says what was looked for', async () => {
-    // Processes of their own: these have not opened NCCL before.
+  test('without NCCL, the error names the searched libraries', async () => {
+    // New processes, which have not opened NCCL.
     const ranks = await start(
       `process.env.UNIPROC_NCCL_LIBRARY = '/nowhere/libnccl.so.2';
       const device = await openDevice();
@@ -439,12 +445,12 @@ describeOnGpus('the collectives', (worldSize) => {
     for (const [{ code, message }] of said) {
       expect(code).toBe('COMMUNICATOR_FAILED');
       expect(message).toMatch(
-        /NCCL.* cannot be loaded: .*\/nowhere\/libnccl\.so\.2.*UNIPROC_NCCL_LIBRARY/,
+        /cannot load NCCL.*: .*\/nowhere\/libnccl\.so\.2.*UNIPROC_NCCL_LIBRARY/,
       );
     }
   });
 
-  test('groups that come and go leave the memory, threads and files of a process where they were', async () => {
+  test('creating and shutting down groups leaks no memory, threads or files', async () => {
     const said = await run<{ before: number[]; after: number[] }>(
       `await open();
       const { readdirSync } = require('node:fs');

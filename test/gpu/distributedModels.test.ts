@@ -1,4 +1,4 @@
-/** Models on several GPUs, a process each, beside one GPU and beside transformers. */
+/** Models on several GPUs, one process each, against one GPU and transformers. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -22,12 +22,12 @@ import { describeOnGpus, expectNoMoreHeld } from './gpus';
 const ROOT = path.resolve(__dirname, '..', '..');
 const TOLERANCE = 1e-4;
 
-/** Starting an engine on a GPU takes seconds, and NCCL some more. */
+/** Starting an engine on a GPU takes seconds, and initializing NCCL more. */
 jest.setTimeout(180_000);
 
 interface Generated {
   tokenIds: number[];
-  /** For each position of the prompt but the first, and of the output. */
+  /** One per position of the prompt, except the first, and of the output. */
   logprobs: Logprobs[];
 }
 
@@ -48,7 +48,7 @@ const show = ({ promptLogprobs, outputs }) => outputs.map(({ tokenIds, logprobs 
 }));
 `;
 
-/** What the small model says, greedily and sampled. */
+/** Outputs of the small model, greedy and sampled. */
 const storiesProgram = (args: object) => `
   const llm = await createOnGpu(${JSON.stringify(args)});
   const prompts = ${JSON.stringify(stories.prompts.map(({ prompt }) => prompt))};
@@ -90,7 +90,7 @@ describeOnGpus('a model', (worldSize) => {
   });
 
   test.each(['bfloat16', 'float16'])(
-    'in %s gives all ranks the same, every time, with graphs and without',
+    'in %s gives all ranks the same outputs, reproducibly, with and without graphs',
     async (dtype) => {
       const said = await run<Generated>(storiesProgram({ dtype }));
       for (const ofRank of said) expect(ofRank).toEqual(said[0]);
@@ -100,7 +100,7 @@ describeOnGpus('a model', (worldSize) => {
     },
   );
 
-  test('of other families gives what transformers gives', async () => {
+  test('of other families matches transformers', async () => {
     interface Expected {
       tokenIds: number[];
       float32: { top: Logprobs }[];
@@ -162,7 +162,7 @@ describeOnGpus('a model', (worldSize) => {
       return path.join(await folderWith({ 'app.js': APP }), 'app.js');
     }
 
-    test('of our own', async () => {
+    test('of this package', async () => {
       const launcher = startNode(0, [
         path.join(ROOT, 'dist', 'cli.js'),
         'launch',
@@ -191,7 +191,7 @@ describeOnGpus('a model', (worldSize) => {
     });
   });
 
-  describe('a rank killed in the middle', () => {
+  describe('a rank killed during generation', () => {
     const ends = [0, worldSize - 1];
     const all = Array.from({ length: worldSize }, (_, rank) => rank);
     const cases = [
@@ -225,7 +225,7 @@ describeOnGpus('a model', (worldSize) => {
     afterAll(() => Promise.all(groups.filter(Boolean).map((group) => group.kill())));
 
     test.each(cases.map((each, i) => ({ i, ...each })))(
-      'rank $victim, with $args: the others fail at once, and end well',
+      'rank $victim, with $args: the others fail immediately, and shut down normally',
       async ({ i, victim }) => {
         const ranks = await groupOf(i).go();
         if (i + 1 < cases.length) groupOf(i + 1);
@@ -251,8 +251,8 @@ describeOnGpus('a model', (worldSize) => {
     );
   });
 
-  test('engines that come and go leave the memory, threads and files of a process where they were', async () => {
-    // In processes of their own, with no other on the GPUs: their free memory is what is compared.
+  test('creating and shutting down engines leaks no memory, threads or files', async () => {
+    // In new processes that have the GPUs to themselves, because free memory is compared.
     await resident.end();
     const said = await runLLMs<{ before: number[]; after: number[] }>(
       `${PRELUDE}
@@ -275,7 +275,7 @@ describeOnGpus('a model', (worldSize) => {
     for (const [{ before, after }] of said) expectNoMoreHeld(before, after);
   });
 
-  test('on GPUs given to each rank alone works as well', async () => {
+  test('works with one visible GPU per rank', async () => {
     const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',');
     const body = `${PRELUDE}${storiesProgram({ dtype: 'float32' })}`;
     const ranks = await startLLMs(body, worldSize, {

@@ -1,4 +1,4 @@
-/** Requests that are running while GPUs' ranks join and leave. */
+/** Running requests while GPU ranks join and leave. */
 import {
   generateUndisturbed,
   specifyGrowingAndShrinking,
@@ -6,7 +6,7 @@ import {
 } from '../support/reinitialization';
 import { WORLD_SIZES, describeOnGpus } from './gpus';
 
-/** Starting an engine on a GPU takes seconds, and NCCL some more. */
+/** Starting an engine on a GPU takes seconds, and initializing NCCL more. */
 jest.setTimeout(180_000);
 
 if (WORLD_SIZES.length > 0) beforeAll(generateUndisturbed);

@@ -1,4 +1,4 @@
-/** A GPU that is not there, or is lost: each in a process of its own. */
+/** A missing or lost GPU, each in a separate process. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
@@ -22,10 +22,10 @@ function run(program: string, env: Record<string, string> = {}): string[] {
 }
 
 const openDevice = `
-  const device = new addon.Device('cuda', 0, 0);
+  const device = new addon.DeviceThread('cuda', 0, 0);
   device.open().then(({ name }) => console.log(name), tell).then(() => device.shutdown());`;
 
-test('CUDA_VISIBLE_DEVICES is respected, and named where it leaves no device', () => {
+test('CUDA_VISIBLE_DEVICES is respected, and named if it hides every device', () => {
   expect(run(openDevice, { CUDA_VISIBLE_DEVICES: '' })).toEqual([
     "DEVICE_FAILED: there is no cuda:0; the driver shows 0 devices (CUDA_VISIBLE_DEVICES is '')",
   ]);
@@ -39,7 +39,7 @@ test('a lost device names the call, the operation before it and the reason, and 
     const ops = new testing.Ops({ kind: 'cuda', index: 0 });
     const [x, out] = [0, 1].map(() => ops.allocate(64, 'float32', 'a test'));
     const index = ops.allocate(1, 'int32', 'a test');
-    ops.copyToDevice(index, Int32Array.of(2 ** 30)); // a row far behind the end
+    ops.copyToDevice(index, Int32Array.of(2 ** 30)); // a row far beyond the end
     ops.gatherRows(x, index, 1, 64, out);
     for (const call of [() => ops.synchronize(), () => ops.allocate(64, 'float32', 'a test')]) {
       try {

@@ -1,4 +1,4 @@
-/** Every family of models on the GPU against Hugging Face transformers. */
+/** Every model family on the GPU against Hugging Face transformers. */
 import { specifyFamilies } from '../golden/families';
 
 specifyFamilies('cuda');

@@ -1,16 +1,16 @@
-/** How many GPUs the tests of several have. */
+/** Number of GPUs for multi-GPU tests. */
 import { execFileSync } from 'node:child_process';
 import path from 'node:path';
 
 const script = path.join(__dirname, '..', '..', 'scripts', 'count-gpus.js');
 const count = Number(execFileSync(process.execPath, [script], { encoding: 'utf8' }));
 
-/** 2, 4 and 8, as far as there are GPUs. */
+/** 2, 4 and 8, up to the number of GPUs. */
 export const WORLD_SIZES = [2, 4, 8].filter((size) => size <= count);
 
 /**
- * Describes what needs several GPUs, for each world size. With fewer than two that is a failure,
- * unless UNIPROC_SKIP_GPU_TESTS is 1; it says which sizes are not tested.
+ * `describe` for multi-GPU tests, per world size. Fewer than two GPUs are a failure, unless
+ * UNIPROC_SKIP_GPU_TESTS is 1; untested sizes are reported.
  */
 export function describeOnGpus(name: string, specify: (worldSize: number) => void): void {
   const missing = `${name}: there ${count === 1 ? 'is 1 GPU' : `are ${count} GPUs`}`;
@@ -30,12 +30,12 @@ export function describeOnGpus(name: string, specify: (worldSize: number) => voi
   describe.each(WORLD_SIZES)(`${name}, %i ranks`, specify);
 }
 
-/** Of a process: its GPU's free memory, then how many it has of threads and files. */
+/** Free memory of the process's GPU, and its numbers of threads and open files. */
 export function expectNoMoreHeld(
   [freeBefore, ...countsBefore]: readonly number[],
   [freeAfter, ...countsAfter]: readonly number[],
 ): void {
   expect(freeAfter).toBeGreaterThanOrEqual(freeBefore);
-  // A file that was closing when it was first counted is gone later.
+  // A file that was closing at the first count is gone later.
   countsAfter.forEach((count, i) => expect(count).toBeLessThanOrEqual(countsBefore[i]));
 }

@@ -1,4 +1,4 @@
-/** The public face on a GPU: the tokens of transformers and of the CPU, the same ones every time. */
+/** The public API on a GPU: reproducible tokens, equal to those of transformers and the CPU. */
 import { type CreateArgs, LLM, type RequestOutput, SamplingParams } from '../../lib';
 import { stories as reference } from '../support/stories';
 
@@ -24,26 +24,26 @@ async function generate(args: CreateArgs, params: SamplingParams): Promise<numbe
   }
 }
 
-test('a model in float32 gives what transformers gives', async () => {
+test('a float32 model generates the tokens of transformers', async () => {
   expect(await generate({ dtype: 'float32' }, greedy)).toEqual(
     reference.prompts.map(({ tokenIds }) => tokenIds),
   );
 });
 
-test('a model in float32 samples what the CPU samples', async () => {
+test('a float32 model samples the tokens of the CPU', async () => {
   const onCpu = await generate({ device: 'cpu', dtype: 'float32' }, sampled);
   expect(await generate({ dtype: 'float32' }, sampled)).toEqual(onCpu);
 });
 
 describe.each(['float32', 'bfloat16', 'float16'] as const)('in %s', (dtype) => {
-  test('the same requests give the same tokens, every time and with either scheduling', async () => {
+  test('the same requests give the same tokens in every run and scheduling mode', async () => {
     const once = await generate({ dtype }, sampled);
     expect(await generate({ dtype }, sampled)).toEqual(once);
     expect(await generate({ dtype, asyncScheduling: false }, sampled)).toEqual(once);
   });
 });
 
-test('a GPU is taken where no device is named', async () => {
+test('the default device is a GPU', async () => {
   const llm = await LLM.create({ maxModelLen: 512, kvCacheMemoryBytes: 64 * 2 ** 20 });
   expect(llm.engine.config.device.name).toBe('cuda');
   await llm.shutdown();

@@ -1,4 +1,4 @@
-/** A GPU lost while an engine generates, in a process of its own: nothing works on it any more. */
+/** A GPU lost during generation, in a separate process. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
@@ -17,7 +17,7 @@ const program = `
     try {
       for await (const _ of stream) {
         if (++numOutputs !== 10) continue;
-        // The same context: a row far behind the end of what it gathers from.
+        // Corrupts the shared context by gathering a row far beyond the end.
         const other = new Ops({ kind: 'cuda', index: 0 });
         const [x, out] = [0, 1].map(() => other.allocate(64, 'float32', 'a test'));
         const index = other.allocate(1, 'int32', 'a test');
@@ -32,7 +32,7 @@ const program = `
     console.log(JSON.stringify({ numOutputs, told }));
   })();`;
 
-test('its steps fail with the call and the reason, so does all that comes later, and it shuts down', () => {
+test('its steps and later calls fail with the call and the reason, and it shuts down', () => {
   const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', program], {
     encoding: 'utf8',
     timeout: 60000,

@@ -1,4 +1,4 @@
-/** Memory of a GPU: what comes there, what is left for the cache, too little of it, none lost. */
+/** GPU memory: copies, the KV cache's share, out of memory, leaks. */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
 import path from 'node:path';
@@ -24,14 +24,14 @@ const freeMemory = () => gpu.memory().free;
 
 const hogs: Tensor[] = [];
 
-/** Takes memory of the GPU, until `giveBack` or the end of the test. */
+/** Occupies GPU memory until `giveBack` or the end of the test. */
 const take = (bytes: number) => hogs.push(gpu.allocate(Math.floor(bytes / 4), 'float32', 'a test'));
 const takeAllBut = (rest: number) => take(freeMemory() - rest);
 const giveBack = () => hogs.splice(0).forEach((hog) => gpu.release(hog));
 
 afterEach(giveBack);
 
-/** An executor with the small model, its cache not made yet. */
+/** An executor with the small model, before its cache is created. */
 async function start(args: EngineArgs): Promise<UniProcExecutor> {
   const config = await createUniprocConfig({ device: 'cuda', maxModelLen: 512, ...args });
   return UniProcExecutor.create<UniProcExecutor>(config);
@@ -39,7 +39,7 @@ async function start(args: EngineArgs): Promise<UniProcExecutor> {
 
 describe('between the host and the GPU', () => {
   test.each([1, 12_345, MIB, 3 * MIB + 1, 50_000_003])(
-    '%d elements go there and come back as they were',
+    '%d elements are unchanged by a round trip',
     (count) => {
       const elements = randomFillSync(new Uint16Array(count));
       const tensor = gpu.zeros(count, 'bfloat16');
@@ -51,7 +51,7 @@ describe('between the host and the GPU', () => {
     },
   );
 
-  test('what a kernel still writes comes back written', () => {
+  test('a copy waits for a kernel that is still writing', () => {
     const count = 30_000_001;
     const tensor = gpu.zeros(count);
     gpu.fillRandom(tensor, 0, 1, 7n);
@@ -68,17 +68,20 @@ describe('between the host and the GPU', () => {
 });
 
 describe('the share for the cache', () => {
-  test.each([undefined, 0.3])('is what the model leaves of memoryUtilization %p', async (share) => {
-    const { total } = gpu.memory();
-    const executor = await start({ memoryUtilization: share });
-    const [bytes] = await executor.determineAvailableMemory();
-    const most = (share ?? 0.9) * total;
-    expect(bytes).toBeLessThan(most);
-    expect(bytes).toBeGreaterThan(most - 4 * GIB);
-    await executor.shutdown();
-  });
+  test.each([undefined, 0.3])(
+    'is the rest of memoryUtilization %p after the model',
+    async (share) => {
+      const { total } = gpu.memory();
+      const executor = await start({ memoryUtilization: share });
+      const [bytes] = await executor.determineAvailableMemory();
+      const most = (share ?? 0.9) * total;
+      expect(bytes).toBeLessThan(most);
+      expect(bytes).toBeGreaterThan(most - 4 * GIB);
+      await executor.shutdown();
+    },
+  );
 
-  test('is an error with the figures when less is free than asked for', async () => {
+  test('is an error with the sizes if less is free than requested', async () => {
     takeAllBut(8 * GIB);
     const refused = start({ memoryUtilization: 0.5 });
     await expect(refused).rejects.toThrow(OutOfMemoryError);
@@ -87,16 +90,16 @@ describe('the share for the cache', () => {
     );
   });
 
-  test('cannot be told when others give memory back meanwhile: an error with the figures', async () => {
+  test('is an error with the sizes if another process frees memory meanwhile', async () => {
     take(8 * GIB);
     const executor = await start({ memoryUtilization: 0.3 });
     giveBack();
     const error: unknown = await executor.determineAvailableMemory().catch((e: unknown) => e);
     expect(error).toBeInstanceOf(InvalidStateError);
     const figures =
-      /^([\d.]+) GiB were free before the model was loaded and ([\d.]+) GiB are now: .* start again/;
+      /^([\d.]+) GiB were free before the model was loaded and ([\d.]+) GiB are now: .* retry/;
     const [, before, now] = figures.exec((error as Error).message) ?? [];
-    // The model and its largest step take less than 4 of the 8.
+    // The model and its largest step need less than 4 of the 8.
     expect(Number(now) - Number(before)).toBeGreaterThan(4);
     expect(Number(now) - Number(before)).toBeLessThan(8);
     await executor.shutdown();
@@ -108,7 +111,7 @@ describe('the share for the cache', () => {
 });
 
 describe('too little memory', () => {
-  /** 512 MiB of weights; as much of logits, and of what sampling needs beside them; a cache of 1 GiB. */
+  /** 512 MiB of weights, of logits, and of sampling buffers; a cache of 1 GiB. */
   const args: EngineArgs = {
     device: 'cuda',
     loadFormat: 'dummy',
@@ -135,7 +138,7 @@ describe('too little memory', () => {
         tie_word_embeddings: true,
       },
     });
-    // Once with all it needs: the driver keeps what it takes for kernels when they are first used.
+    // Once with enough memory: the driver keeps memory for kernels from their first use.
     await (await LLM.create(args)).shutdown();
   });
 
@@ -152,7 +155,7 @@ describe('too little memory', () => {
     await expect(create).rejects.toThrow(OutOfMemoryError);
     await expect(create).rejects.toThrow(
       new RegExp(
-        `^no memory for ${what}: \\d+ bytes .* asked for, .* GiB free of .* GiB, .* in use`,
+        `^not enough memory for ${what}: \\d+ bytes .* requested, .* GiB free of .* GiB, .* used`,
       ),
     );
     expect(freeMemory()).toBeGreaterThanOrEqual(free);
@@ -162,7 +165,7 @@ describe('too little memory', () => {
 
   const [reference] = stories.prompts;
 
-  /** An engine still works: transformers' tokens. */
+  /** Expects that a new engine generates transformers' tokens. */
   async function story(): Promise<number[]> {
     const llm = await LLM.create({
       device: 'cuda',
@@ -198,17 +201,17 @@ describe('200 cycles of create and shutdown', () => {
     ({ before, after } = JSON.parse(stdout) as { before: Footprint; after: Footprint });
   }, 300_000);
 
-  test('leave the memory of the GPU where it was', () => {
-    // The driver may give back more, in its own time.
+  test('leak no GPU memory', () => {
+    // The driver may free more later.
     expect(after.freeBytes).toBeGreaterThanOrEqual(before.freeBytes);
   });
 
-  test('keep the resident set flat', () => {
+  test('do not grow the resident set', () => {
     // The pinned buffers of one cycle are 32 MiB.
     expect(after.residentMiB - before.residentMiB).toBeLessThan(24);
   });
 
-  test('leave no thread behind and no file open', () => {
+  test('leak no thread and no open file', () => {
     expect([after.threads, after.files]).toEqual([before.threads, before.files]);
   });
 });

@@ -1,7 +1,7 @@
 /**
- * Each operation on the GPU against the same on the CPU, on shapes that are multiples of nothing. The
- * GPU's activations have the weights' type, the CPU's are float32: both get the same numbers, which
- * that type has. Sampling, logprobs and the batch's inputs are specified in test/native/ops, which
+ * Each operation on the GPU against the CPU, with shapes that are not multiples of tile sizes. The
+ * GPU's activations have the weights' type, the CPU's are float32: both get the same numbers of
+ * that type. Sampling, logprobs and the batch's inputs are specified in test/native/ops, which
  * `npm run test:gpu` runs on the GPU too.
  */
 import { DeviceError, OutOfMemoryError } from '../../lib/errors';
@@ -18,7 +18,7 @@ import {
 } from '../native/ops/binding';
 import { expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
 
-/** A backend, and the type that its activations have in this comparison. */
+/** A backend, and the type of its activations in this comparison. */
 class Device {
   constructor(
     readonly ops: Ops,
@@ -29,7 +29,7 @@ class Device {
     return this.ops.floats(values, this.activationType);
   }
 
-  /** NaN, so that an element nobody writes shows. */
+  /** Filled with NaN to detect unwritten elements. */
   unwritten(count: number, dtype = this.activationType): Tensor {
     return this.ops.floats(new Float32Array(count).fill(NaN), dtype);
   }
@@ -43,7 +43,7 @@ class Device {
 const gpu = cudaOps();
 const cpu = cpuOps();
 
-/** An odd number of normal values of each type: large arrays are taken from them. */
+/** An odd number of normal values of each type, repeated for large arrays. */
 const pools = Object.fromEntries(
   dtypes.map((dtype) => [dtype, new Random(dtype.length).normals(131_071, dtype)]),
 );
@@ -55,7 +55,7 @@ function normals(random: Random, count: number, dtype: DType, scale = 1): Float3
   return Float32Array.from({ length: count }, (_, i) => pool[(start + i) % pool.length] * scale);
 }
 
-/** What operations of a type may differ by: of all elements together, and of each on the scale of all. */
+/** Tolerances by type: of all elements together, and of each relative to their scale. */
 const tolerances = {
   float32: { together: 3e-6, each: 3e-5 },
   float16: { together: 1.5e-3, each: 8e-3 },
@@ -85,18 +85,18 @@ function compare(dtype: DType, compute: (device: Device) => Float32Array[]): voi
 }
 
 describe('the device', () => {
-  it('says what it is', () => {
+  it('describes itself', () => {
     const { name, capability } = gpu.properties();
     expect(name).toMatch(/NVIDIA/);
     expect(capability).toMatch(/^sm_\d+$/);
   });
 
-  it('is refused, with what there is, where its index is out of range', () => {
+  it('is rejected, with the available devices, if its index is out of range', () => {
     expect(() => cudaOps(99)).toThrow(/there is no cuda:99; the driver shows \d+ device/);
     expect(() => cudaOps(99)).toThrow(DeviceError);
   });
 
-  it('hands out zeroed memory and accounts for it', () => {
+  it('allocates zeroed memory and accounts for it', () => {
     const ops = cudaOps();
     const { allocated } = ops.memory();
     const count = 1_000_003;
@@ -109,7 +109,7 @@ describe('the device', () => {
     expect(ops.readInts(ops.allocate(count, 'int32', 'a test'), count).some(Boolean)).toBe(false);
   });
 
-  it('refuses memory it does not have, with the figures, and goes on', () => {
+  it('rejects too large an allocation with the sizes, and stays usable', () => {
     const ask = () => gpu.allocate(2 ** 40, 'float32', 'the KV cache');
     expect(ask).toThrow(OutOfMemoryError);
     expect(ask).toThrow(/the KV cache: 4398046511104 bytes \(4096\.00 GiB\) .* free of .* GiB/);
@@ -175,7 +175,7 @@ describe.each(dtypes)('in %s', (dtype) => {
     for (const x of [null, normals(random, numTokens * size, dtype)]) {
       compare(dtype, (device) => {
         const sum = device.activations(residual);
-        // In place where there is an x.
+        // In place if there is an x.
         const out = x ? device.activations(x) : device.unwritten(numTokens * size);
         const w = { data: device.ops.floats(weight, dtype), rows: size, cols: 1 };
         device.ops.rmsNorm(x && out, sum, numTokens, w, 1e-5, out);
@@ -221,7 +221,7 @@ describe.each(dtypes)('in %s', (dtype) => {
   });
 
   it('matmul: sums are float32', () => {
-    // 4096 ones and a number that they would be lost beside in a half type.
+    // 4096 ones and a number beside which a half type would lose them.
     const cols = 4097;
     const ones = new Float32Array(cols).fill(1);
     const w = ones.slice().fill(4096, 0, 1);
@@ -379,7 +379,7 @@ it.each([
   [5, 4, 9, 33],
   [300, 4, 1001, 4001],
   [7, 2, 512, 1023],
-  [2, 4, 2, 5], // the last part is left out
+  [2, 4, 2, 5], // without the last part
 ])('joinColumns: %i rows of %i parts of %i, up to %i', (count, numParts, part, width) => {
   const parts = normals(new Random(width), numParts * count * part, 'float32');
   const run = (ops: Ops) => {
@@ -390,7 +390,7 @@ it.each([
   expectSameBits(run(gpu), run(cpu));
 });
 
-/** Rows of one request each, among a cache that has NaN wherever none of their queries may look. */
+/** Rows of one request each, and a cache with NaN in all positions that they may not attend to. */
 interface AttentionCase {
   numHeads: number;
   numKvHeads: number;
@@ -410,7 +410,7 @@ const prefills: Row[] = [1, 17, 64, 65, 130, 200].map((length, slot) => ({
   numComputed: 0,
   numScheduled: length,
 }));
-/** Single queries and chunks of prompts, as [tokens computed before, tokens of the row]. */
+/** Single queries and prompt chunks, as [computed tokens, tokens of the row]. */
 const singles = [0, 1, 15, 63, 64, 199, 700, 3000].map((computed) => [computed, 1]);
 const chunks = [
   [0, 100],
@@ -432,7 +432,7 @@ const many = Array.from({ length: 160 }, () => [
   randomLength.below(4) ? 1 : 1 + randomLength.below(9),
 ]);
 
-/** Rows in the given order, their requests in slots in another. */
+/** Rows in the given order, with their requests in permuted slots. */
 function rowsOf(lengths: number[][]): Row[] {
   const slots = new Random(lengths.length).permutation(lengths.length);
   return lengths.map(([numComputed, numScheduled], row) => ({
@@ -473,7 +473,7 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
     values: ops.floats(values, dtype),
     blockSize,
   };
-  // Keys and values are read from the cache: beside the queries stands NaN.
+  // NaN in place of the rows' own keys and values, which are read from the cache.
   const width = (numHeads + 2 * numKvHeads) * headDim;
   const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
   for (let t = 0; t < batch.numTokens; ++t) {
@@ -494,10 +494,10 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
 
 describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   describe.each([
-    ['one query a row', decodes],
+    ['one query per row', decodes],
     ['whole prompts', prefills],
-    ['single queries and chunks in turn', rowsOf(between)],
-    ['rows of all kinds, more than a block has threads', rowsOf(many)],
+    ['alternating single queries and chunks', rowsOf(between)],
+    ['rows of all kinds, more than threads per block', rowsOf(many)],
   ])('%s', (_, rows) => {
     it.each([
       [1, 1, 8, 0, 16],
@@ -542,7 +542,7 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   });
 });
 
-it('requests enter their slots while the device is busy', () => {
+it('requests are written to their slots while the device is busy', () => {
   const size = 8192;
   const matrix = () => gpu.allocate(size * size, 'bfloat16', 'a test');
   const [x, w, out] = [matrix(), matrix(), matrix()];
@@ -587,7 +587,7 @@ describe('a product', () => {
     expect(run()).toEqual(run());
   });
 
-  it('of float32 is not one of TF32', () => {
+  it('in float32 does not use TF32', () => {
     const value = roundTo(1 + 2 ** -12, 'float32'); // 1 in TF32
     const out = gpu.zeros(1);
     const ones = gpu.floats(new Float32Array(64).fill(1));

@@ -1,4 +1,4 @@
-/** `profile`: which part of the process a profiler attached from outside records. */
+/** `profile`: the range that an external profiler records. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { ShutdownError } from '../../lib';
@@ -16,7 +16,7 @@ const args = {
   skipTokenizerInit: true,
 } as const;
 
-/** One batch before the range, `numBatches` in it, one behind it. */
+/** One batch before the range, `numBatches` in it, one after it. */
 const program = (numBatches: number) => `
   const { createUniprocConfig } = require('./lib/config/engineArgs');
   const { UniProcExecutor } = require('uniproc');
@@ -32,7 +32,7 @@ const program = (numBatches: number) => `
   }
   main();`;
 
-/** Kernels that Nsight Compute records of the program, when told to wait for the range. */
+/** Number of kernels that Nsight Compute records within the range. */
 function recordedKernels(numBatches: number): number {
   const ncu = ['--profile-from-start', 'off', '--clock-control', 'none', '--csv'];
   const metrics = ['--metrics', 'gpu__time_duration.sum']; // one line for each kernel
@@ -53,13 +53,13 @@ function recordedKernels(numBatches: number): number {
   return stdout.split('\n').filter((line) => /^"\d+",/.test(line)).length;
 }
 
-test('a profiler records what runs from the start to the stop, and nothing else', () => {
+test('a profiler records only steps between start and stop', () => {
   const ofOneBatch = recordedKernels(1);
   expect(ofOneBatch).toBeGreaterThan(0);
   expect(recordedKernels(2)).toBe(2 * ofOneBatch);
 }, 250_000);
 
-test('without a profiler both calls resolve, and steps go on', async () => {
+test('without a profiler both calls resolve, and steps continue', async () => {
   const config = await createUniprocConfig(args);
   const executor = await UniProcExecutor.create<UniProcExecutor>(config);
   await expect(executor.profile()).resolves.toBeUndefined();

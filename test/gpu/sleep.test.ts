@@ -1,4 +1,4 @@
-/** Sleep and wakeUp on a GPU: what they give back and take, and that nothing else changes. */
+/** sleep and wakeUp on a GPU: memory freed and allocated, outputs unchanged. */
 import { InvalidStateError, LLM, OutOfMemoryError, SamplingParams, type SleepTag } from '../../lib';
 import { emptySchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { cudaOps, type Tensor } from '../native/ops/binding';
@@ -6,7 +6,7 @@ import { folderWith } from '../support/folder';
 import { stories } from '../support/stories';
 
 const MIB = 2 ** 20;
-/** What is small shares pages of 2 MiB with what stays. */
+/** Small allocations share pages of 2 MiB with memory that stays allocated. */
 const SLACK = 8 * MIB;
 
 const CONFIG = {
@@ -35,7 +35,7 @@ function weightBytes(): number {
   return 2 * (ends + CONFIG.num_hidden_layers * layer);
 }
 
-/** 256 MiB, for as many tokens as the requests can have at most. */
+/** 256 MiB, for the largest number of tokens of the requests. */
 function cacheBytes(): number {
   const tokenBytes = 2 * CONFIG.num_key_value_heads * CONFIG.head_dim * 2;
   return MAX_NUM_SEQS * CONFIG.max_position_embeddings * CONFIG.num_hidden_layers * tokenBytes;
@@ -46,12 +46,12 @@ const freeMemory = () => gpu.memory().free;
 
 const hogs: Tensor[] = [];
 
-/** Takes all memory of the GPU but `rest` bytes, until `giveBack` or the end of the test. */
+/** Occupies all GPU memory except `rest` bytes until `giveBack` or the end of the test. */
 const takeAllBut = (rest: number) =>
   hogs.push(gpu.allocate(Math.floor((freeMemory() - rest) / 4), 'float32', 'a test'));
 const giveBack = () => hogs.splice(0).forEach((hog) => gpu.release(hog));
 
-/** Some longer than a block: blocks of before a sleep must not be taken for those of after it. */
+/** Some are longer than a block: blocks cached before sleep must not be reused after it. */
 const prompts = [3, 40, 100].map((length) => ({
   promptTokenIds: Array.from({ length }, (_, i) => (length + 7919 * i) % CONFIG.vocab_size),
 }));
@@ -86,7 +86,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
   afterAll(() => llm.shutdown());
 
   test.each([1, 2] as const)(
-    'gives all of both back at level %d, and takes it again',
+    'frees all of both at level %d, and allocates them again',
     async (level) => {
       const { executor } = llm.engine;
       const awake = freeMemory();
@@ -94,14 +94,14 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
       const asleep = freeMemory();
       expect(asleep - awake).toBeGreaterThan(BYTES.weights + BYTES.kv_cache - SLACK);
       await executor.wakeUp();
-      // The graphs, which are gone, are made again as steps need them.
+      // Steps capture the freed graphs again.
       expect(asleep - freeMemory()).toBeGreaterThan(BYTES.weights + BYTES.kv_cache - SLACK);
       expect(await tokensOf(llm)).toEqual(expected);
       expect(freeMemory()).toBeGreaterThan(awake - SLACK);
     },
   );
 
-  test('has the weights in host memory at level 1, and nowhere at level 2', async () => {
+  test('keeps the weights in host memory at level 1, and discards them at level 2', async () => {
     const { executor } = llm.engine;
     const residentBytes = () => process.memoryUsage.rss();
     const awake = residentBytes();
@@ -120,7 +120,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
     [2, 'weights', 'kv_cache'],
     [2, 'kv_cache', 'weights'],
   ] as [1 | 2, SleepTag, SleepTag][])(
-    'after level %d takes the memory of the %s alone, then of the %s',
+    'after level %d allocates only the %s, then the %s',
     async (level, first, second) => {
       const { executor } = llm.engine;
       await executor.sleep(level);
@@ -130,7 +130,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
       expect(asleep - freeMemory()).toBeLessThan(BYTES[first] + BYTES[second] / 2);
 
       const step = executor.executeModel(emptySchedulerOutput());
-      await expect(step).rejects.toThrow(`executeModel while ${second} are asleep`);
+      await expect(step).rejects.toThrow(`executeModel was called while ${second} are asleep`);
       await expect(tokensOf(llm)).rejects.toThrow(InvalidStateError);
 
       await executor.wakeUp([second]);
@@ -144,7 +144,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
     [1, 'the KV cache', BYTES.weights + BYTES.kv_cache / 2],
     [2, 'the KV cache', BYTES.weights + BYTES.kv_cache / 2],
   ] as [1 | 2, string, number][])(
-    'after level %d stays asleep while there is no memory for %s',
+    'after level %d stays asleep without memory for %s',
     async (level, what, rest) => {
       const { executor } = llm.engine;
       await executor.sleep(level);
@@ -153,7 +153,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
         const refused = executor.wakeUp();
         await expect(refused).rejects.toThrow(OutOfMemoryError);
         await expect(refused).rejects.toThrow(
-          new RegExp(`${what}: \\d+ bytes .* asked for, .* GiB free of .* GiB`),
+          new RegExp(`${what}: \\d+ bytes .* requested, .* GiB free of .* GiB`),
         );
         expect(executor.isSleeping).toBe(true);
       }
@@ -165,7 +165,7 @@ describe('a model of 610 MiB with a cache of 256 MiB', () => {
 });
 
 test.each([1, 2] as const)(
-  'a checkpoint gives the tokens of transformers after level %d',
+  'a checkpoint generates the tokens of transformers after level %d',
   async (level) => {
     const llm = await LLM.create({
       device: 'cuda',

@@ -1,8 +1,8 @@
 /**
  * Full-size models of random bfloat16 weights against Hugging Face transformers on the same device.
  *
- * The reference is transformers in float32. Ours and transformers, both in bfloat16, are each some way
- * off it. The error of logits [positions, vocabSize] is the Frobenius norm of the difference over that
+ * The reference is transformers in float32. Our bfloat16 and transformers' bfloat16 both deviate from
+ * it. The error of logits [positions, vocabSize] is the Frobenius norm of the difference over that
  * of the reference, and ours may be ALLOWANCE times that of transformers. The arg max must be the
  * reference's wherever the reference's first two logits are further apart than ALLOWANCE times the
  * largest error that any of transformers' logits has at that position.
@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type ModelLimits, native, type NativeModel } from '../../lib/native';
+import { type ModelLimits, native, type NativeModelRunner } from '../../lib/native';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { readModel } from '../support/modelSpec';
@@ -36,7 +36,7 @@ const DEVICE = process.env.UNIPROC_TEST_DEVICE ?? 'cpu';
 const PYTHON = process.env.UNIPROC_REFERENCE_PYTHON ?? 'python3';
 const SCRIPT = path.join(__dirname, 'transformers_reference.py');
 
-/** For a CPU; a GPU takes seconds. */
+/** Timeout for a CPU; a GPU takes seconds. */
 const TIMEOUT_MS = 20 * 60_000;
 
 /** Their config.json. */
@@ -105,9 +105,9 @@ type ModelName = keyof typeof MODELS;
 const MODEL_NAMES = Object.keys(MODELS) as ModelName[];
 
 /**
- * Tokens that each sequence computes in each step, all sequences in one batch; from where a list ends
- * it is one token a step. So prompts are computed whole and in chunks, among decodes, and the last
- * steps are decodes alone, those that recur as CUDA graphs. The last position of every chunk is compared.
+ * Tokens that each sequence computes in each step, all sequences in one batch; after the end of a list,
+ * one token per step. So prompts are computed whole and in chunks, among decodes, and the last
+ * steps are only decodes, which run as CUDA graphs. The last position of every chunk is compared.
  */
 const NUM_STEPS = 20;
 const CHUNKS = [
@@ -138,7 +138,7 @@ const LIMITS: ModelLimits = {
 };
 const BLOCKS_PER_SEQUENCE = LIMITS.maxModelLen / LIMITS.blockSize;
 
-/** Random tokens, the same for a model every time. */
+/** Random tokens, seeded by the model. */
 function sequencesOf(model: ModelName): Int32Array[] {
   const random = new Random(7);
   const vocabSize = MODELS[model].vocab_size;
@@ -147,7 +147,7 @@ function sequencesOf(model: ModelName): Int32Array[] {
   );
 }
 
-/** For the checkpoints, 4 GB: files in memory where there is room, else the disk. */
+/** Folder for the 4 GB checkpoints: in memory if it fits, else on disk. */
 function roomyFolder(): string {
   const memory = '/dev/shm';
   if (!existsSync(memory)) return os.tmpdir();
@@ -194,7 +194,7 @@ function readLogits(model: ModelName, dtype: 'float32' | 'bfloat16'): Float32Arr
   return new Float32Array(buffer, byteOffset, byteLength / 4);
 }
 
-/** Our logits in bfloat16 of the same checkpoint, likewise. */
+/** Our bfloat16 logits [NUM_POSITIONS, vocabSize] of the same checkpoint. */
 async function computeLogits(model: ModelName): Promise<Float32Array> {
   const { spec, family, table } = await readModel(path.join(folder, model), 'bfloat16');
   const { files, sources } = await parameterSources(
@@ -203,10 +203,10 @@ async function computeLogits(model: ModelName): Promise<Float32Array> {
     family,
     table,
   );
-  const device = new (native().Device)(DEVICE, 0, 0);
+  const device = new (native().DeviceThread)(DEVICE, 0, 0);
   try {
     await device.open();
-    const nativeModel = new (native().Model)(device, spec, LIMITS, null);
+    const nativeModel = new (native().ModelRunner)(device, spec, LIMITS, null);
     await nativeModel.load(files, sources, () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);
@@ -225,16 +225,16 @@ async function computeLogits(model: ModelName): Promise<Float32Array> {
   }
 }
 
-/** The logits [sequences, vocabSize] at the ends of this step's chunks. */
+/** The logits [sequences, vocabSize] of the last tokens of this step's chunks. */
 async function runStep(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   sequences: Int32Array[],
 ): Promise<Float32Array> {
   const [buffers] = model.steps;
   sequences.forEach((tokenIds, i) => {
     const end = ENDS[i][step];
-    // Teacher forcing: in place of the token sampled before comes the one that the sequence has.
+    // Teacher forcing: the sequence's token replaces the sampled one.
     model.addRequest(i, {
       tokenIds: tokenIds.slice(0, end),
       numPromptTokens: Math.min(end, ENDS[i][0]),
@@ -252,7 +252,7 @@ async function runStep(
   return logits;
 }
 
-/** A sequence's blocks lie among those of the others. */
+/** Interleaves the blocks of the sequences. */
 function blocksOf(sequence: number): Int32Array {
   return Int32Array.from(
     { length: BLOCKS_PER_SEQUENCE },
@@ -260,7 +260,7 @@ function blocksOf(sequence: number): Int32Array {
   );
 }
 
-/** Frobenius norm of the difference over that of the reference. */
+/** Frobenius norm of the difference, relative to the reference's. */
 function relativeError(logits: Float32Array, reference: Float32Array): number {
   let difference = 0;
   let norm = 0;
@@ -292,7 +292,7 @@ function topTwo(logits: Float32Array): [number, number] {
 }
 
 test.each(MODEL_NAMES)(
-  '%s is no further off than transformers is, and has its arg max wherever that is decided',
+  '%s is as accurate as transformers, and has the same arg max wherever it is unambiguous',
   async (model) => {
     const { vocab_size: vocabSize } = MODELS[model];
     const reference = readLogits(model, 'float32');

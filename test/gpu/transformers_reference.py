@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Gives folders with a config.json random weights, and computes with Hugging Face transformers what is expected of them.
+"""Writes random weights to folders with a config.json, and computes reference logits with Hugging Face transformers.
 
     python3 test/gpu/transformers_reference.py cuda|cpu FOLDER...
 
@@ -7,11 +7,11 @@ Needs torch, transformers 5 and safetensors. A folder holds config.json, as publ
 { tokenIds, positions }. The script adds
 
     model.safetensors           weights in bfloat16: matrices normal(0, initializer_range), norms normal(1, 0.3)
-    logits.float32.bin          float32 [number of all positions, vocab_size], the sequences one after the other:
-    logits.bfloat16.bin         what transformers computes in that type
+    logits.float32.bin          float32 [number of all positions, vocab_size], sequences concatenated:
+    logits.bfloat16.bin         transformers' logits in that type
 
-Every sequence is computed alone and in one go. In float32 attention is 'eager', plain products and a softmax, and
-nothing is rounded to TF32: it is the reference. In bfloat16 it is 'sdpa', the one that transformers chooses by itself.
+Every sequence is computed alone in one forward pass. In float32 attention is 'eager', plain products and a softmax, and
+TF32 is disabled: this is the reference. In bfloat16 attention is 'sdpa', transformers' default.
 """
 
 import json
@@ -19,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ['HF_HUB_OFFLINE'] = '1'  # all is in the folder
+os.environ['HF_HUB_OFFLINE'] = '1'  # the folder is complete
 
 try:
     import torch
@@ -34,7 +34,7 @@ ATTENTION = {torch.float32: 'eager', torch.bfloat16: 'sdpa'}
 
 
 def write_weights(folder: Path, device: str) -> None:
-    """Random weights under the names that transformers gives them; a tied head is left out, as in published folders."""
+    """Random weights with transformers' names; without a tied head, as in published checkpoints."""
     config = AutoConfig.from_pretrained(folder)
     with torch.device('meta'):
         model = AutoModelForCausalLM.from_config(config)
@@ -57,7 +57,7 @@ def write_weights(folder: Path, device: str) -> None:
 def write_logits(folder: Path, device: str, dtype: torch.dtype) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION[dtype])
     model.to(device)
-    # A model in bfloat16 keeps these in float32 too, or its error would be none that users see.
+    # Also in float32 for a bfloat16 model, so that its error is the one that users see.
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     with open(folder / f'logits.{str(dtype).removeprefix("torch.")}.bin', 'wb') as file:
         for sequence in json.loads((folder / 'sequences.json').read_text()):

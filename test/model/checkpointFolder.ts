@@ -1,4 +1,4 @@
-/** What tests of config.json share. */
+/** Helpers of the tests of config.json. */
 import { UniprocError } from '../../lib/errors';
 
 /** The error that `promise` rejects with. */

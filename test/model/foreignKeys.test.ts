@@ -1,4 +1,4 @@
-/** Keys of config.json that change what a model computes: refused by name, or known to change nothing. */
+/** Keys of config.json that change the forward pass are refused by name unless their value is neutral. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/model/transformerConfig';
@@ -57,7 +57,7 @@ const REFUSED: [key: string, value: unknown][] = [
 ];
 
 describe('docs/checkpoints.md', () => {
-  it('names every key that is refused', () => {
+  it('names every refused key', () => {
     const docs = readFileSync(path.join(__dirname, '..', '..', 'docs', 'checkpoints.md'), 'utf8');
     expect(REFUSED.map(([key]) => key).filter((key) => !docs.includes(`\`${key}\``))).toEqual([]);
   });
@@ -109,7 +109,7 @@ describe('config.json', () => {
     [MISTRAL, { layer_types: [FULL, FULL], sliding_window: null }],
     [QWEN2, { use_qk_norm: false }],
     [QWEN3, { use_qk_norm: true }],
-  ])('%j goes on meaning the same with %j', async (config, keys) => {
+  ])('%j is accepted with the neutral %j', async (config, keys) => {
     const { sliding_window: window } = keys as { sliding_window?: number | null };
     const plain = window === undefined ? config : { ...config, sliding_window: window };
     const expected = await readTransformerConfig(await folderOf(plain));
@@ -117,7 +117,7 @@ describe('config.json', () => {
   });
 
   it.each(['rms_norm_eps', 'rope_theta', 'hidden_size', 'num_key_value_heads'])(
-    'with a %s that is no finite number is refused by that name',
+    'with a non-finite %s is refused by key',
     async (key) => {
       for (const value of ['NaN', 'Infinity', '-Infinity']) {
         const text = JSON.stringify({ ...LLAMA, [key]: '?' }).replace('"?"', value);
@@ -128,7 +128,7 @@ describe('config.json', () => {
     },
   );
 
-  it('loads with numbers that are not finite where nothing here reads them', async () => {
+  it('accepts non-finite numbers in keys that are not read', async () => {
     const text = JSON.stringify({ ...LLAMA, initializer_range: '?' }).replace('"?"', 'NaN');
     expect(await readTransformerConfig(await folderOf(`\ufeff${text}`))).toEqual(
       await readTransformerConfig(await folderOf(LLAMA)),

@@ -11,7 +11,7 @@ import { fileOf } from '../worker/safetensors';
 
 const GOLDEN = path.join(__dirname, '..', 'golden', 'checkpoints');
 
-/** Two query heads, one key head; every dimension its own size. */
+/** Two query heads, one key head; all dimensions differ. */
 const SPEC: ModelSpec = {
   dtype: 'float32',
   vocabSize: 11,
@@ -63,12 +63,12 @@ const SWITCHED: Shapes = {
   [`${LAYER}.mlp.down_proj.bias`]: [6],
 };
 
-/** All the tensors but one. */
+/** All tensors except one. */
 function without(name: string): Shapes {
   return Object.fromEntries(Object.entries(SHAPES).filter(([each]) => each !== name));
 }
 
-/** A checkpoint of these tensors; float32 where `dtypes` says nothing else. */
+/** A checkpoint of these tensors, float32 unless in `dtypes`. */
 async function table(shapes: Shapes, dtypes: Record<string, string> = {}): Promise<TensorTable> {
   const tensors = Object.entries(shapes).map(([name, shape]) => [
     name,
@@ -121,7 +121,7 @@ describe('parameterSources', () => {
     ]);
   });
 
-  it('finds biases and head norms where the model has them', async () => {
+  it('finds biases and head norms', async () => {
     const spec = { ...SPEC, qkvBias: true, outputBias: true, mlpBias: true, qkNorm: true };
     const parts = await mapping(spec, await table({ ...SHAPES, ...SWITCHED }));
     expect(parts).toHaveLength(21);
@@ -140,7 +140,7 @@ describe('parameterSources', () => {
     );
   });
 
-  it('says where in which file each tensor is, in the type it is stored in', async () => {
+  it("returns each tensor's file, offset and stored type", async () => {
     const tensors = await table(SHAPES, { 'model.norm.weight': 'BF16', 'lm_head.weight': 'F16' });
     const { files, sources, totalBytes } = await parameterSources(
       declare(SPEC),
@@ -157,14 +157,14 @@ describe('parameterSources', () => {
     expect(totalBytes).toBe(4 * elements.reduce((a, b) => a + b) - 2 * 6 - 2 * 66);
   });
 
-  it('needs no lm_head with tied embeddings, and leaves alone one that is there', async () => {
+  it('needs no lm_head with tied embeddings, and ignores an existing one', async () => {
     const spec = { ...SPEC, tieWordEmbeddings: true };
     const tied = await mapping(spec, await table(without('lm_head.weight')));
     expect(tied).toHaveLength(11);
     expect(await mapping(spec, await table(SHAPES))).toEqual(tied);
   });
 
-  it('leaves alone tensors that no layer knows', async () => {
+  it('ignores tensors of no known module', async () => {
     const extra = { [`${LAYER}.self_attn.rotary_emb.inv_freq`]: [2], 'vision.patch': [3, 3] };
     expect(await mapping(SPEC, await table({ ...SHAPES, ...extra }))).toEqual(
       await mapping(SPEC, await table(SHAPES)),
@@ -177,7 +177,7 @@ describe('parameterSources', () => {
     );
   });
 
-  it('says what lm_head is missing for', async () => {
+  it('says why lm_head is required', async () => {
     expect(await complaint(SPEC, await table(without('lm_head.weight')))).toContain(
       'tie_word_embeddings',
     );
@@ -188,11 +188,11 @@ describe('parameterSources', () => {
     wrong[wrong.length - 1]++;
     const message = await complaint(SPEC, await table({ ...SHAPES, [name]: wrong }));
     expect(message).toContain(
-      `tensor ${name} has the shape [ ${wrong.join(', ')} ], but by config.json it is [ ${SHAPES[name].join(', ')} ]`,
+      `tensor ${name} has shape [ ${wrong.join(', ')} ]; config.json requires [ ${SHAPES[name].join(', ')} ]`,
     );
   });
 
-  it('names what in config.json contradicts the weights', async () => {
+  it('names the keys of config.json that contradict the weights', async () => {
     const tensors = await table(SHAPES);
     expect(await complaint({ ...SPEC, vocabSize: 12 }, tensors)).toContain(
       'vocab_size 12, hidden_size 6',
@@ -208,17 +208,17 @@ describe('parameterSources', () => {
     );
   });
 
-  it('refuses a tensor with a dimension more', async () => {
+  it('refuses a tensor with an additional dimension', async () => {
     const message = await complaint(SPEC, await table({ ...SHAPES, 'model.norm.weight': [6, 1] }));
-    expect(message).toContain('tensor model.norm.weight has the shape [ 6, 1 ]');
+    expect(message).toContain('tensor model.norm.weight has shape [ 6, 1 ]');
   });
 
-  it('refuses a type that weights cannot have', async () => {
+  it('refuses an unsupported type', async () => {
     const message = await complaint(SPEC, await table(SHAPES, { 'model.norm.weight': 'F64' }));
-    expect(message).toContain('tensor model.norm.weight has the dtype F64');
+    expect(message).toContain('tensor model.norm.weight has dtype F64');
   });
 
-  it('lets a tensor that is not used have any type', async () => {
+  it('accepts any type for an unused tensor', async () => {
     const tensors = await table({ ...SHAPES, extra: [3] }, { extra: 'U8' });
     const { sources } = await parameterSources(declare(SPEC), SPEC, llama, tensors);
     expect(sources).toHaveLength(12);
@@ -229,13 +229,13 @@ describe('parameterSources', () => {
     'model.layers.1.input_layernorm.weight',
     'model.layers.1.self_attn.q_proj.weight',
     'model.layers.1.mlp.down_proj.weight',
-  ])('refuses %s, which the model of config.json has no place for', async (name) => {
+  ])('refuses %s, which the model does not declare', async (name) => {
     const shape = SWITCHED[name] ?? [6];
     const message = await complaint(SPEC, await table({ ...SHAPES, [name]: shape }));
-    expect(message).toContain(`tensor ${name} has no place in the model`);
+    expect(message).toContain(`tensor ${name} is not part of the model`);
   });
 
-  // Written by transformers: each of their tensors is a weight of the model.
+  // Written by transformers: every tensor is a weight of the model.
   it.each(readdirSync(GOLDEN))('uses every tensor of the golden checkpoint %s', async (name) => {
     const folder = path.join(GOLDEN, name);
     const { spec, family, table: tensors } = await readModel(folder);

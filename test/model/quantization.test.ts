@@ -86,7 +86,7 @@ describe('a checkpoint in fp8', () => {
     delete config.quantization_config;
     await writeFile(file, JSON.stringify(config));
     await expect(create(folder, 'auto')).rejects.toThrow(
-      /q_proj.weight has the dtype F8_E4M3.*quantization_config/,
+      /q_proj.weight has dtype F8_E4M3.*quantization_config/,
     );
   });
 
@@ -136,22 +136,22 @@ describe('a checkpoint in fp8', () => {
     [
       'scales of another shape',
       (tensors) => tensors.set(`${ATTENTION}.k_proj.weight_scale_inv`, zeros('F32', [1, 1])),
-      /k_proj\.weight_scale_inv has the shape \[ 1, 1 \].*ceil\(num_key_value_heads \* head_dim \/ 48\) \d+, ceil\(hidden_size \/ 24\) \d+/,
+      /k_proj\.weight_scale_inv has shape \[ 1, 1 \].*ceil\(num_key_value_heads \* head_dim \/ 48\) \d+, ceil\(hidden_size \/ 24\) \d+/,
     ],
     [
-      'one of three matrices that are held as one weight',
+      'one of three matrices that share one weight',
       (tensors) => {
         const name = `${ATTENTION}.k_proj.weight`;
         tensors.set(name, zeros('BF16', get(tensors, name).shape));
         tensors.delete(`${name}_scale_inv`);
       },
-      /q_proj\.weight has the dtype F8_E4M3 and tensor \S+k_proj\.weight BF16; they are held as one weight/,
+      /q_proj\.weight has dtype F8_E4M3 and tensor \S+k_proj\.weight BF16; they share one weight/,
     ],
     [
       'scales of a matrix in bfloat16',
       (tensors) =>
         tensors.set('model.layers.1.self_attn.o_proj.weight_scale_inv', zeros('BF16', [1, 1])),
-      /o_proj\.weight_scale_inv has no place.*only matrices stored in F8_E4M3 have scales/,
+      /o_proj\.weight_scale_inv is not part of the model.*only matrices in F8_E4M3 have scales/,
     ],
     [
       'an embedding',
@@ -160,7 +160,7 @@ describe('a checkpoint in fp8', () => {
         const data = Buffer.alloc(shape[0] * shape[1]);
         tensors.set('model.embed_tokens.weight', { dtype: 'F8_E4M3', shape, data });
       },
-      /embed_tokens\.weight has the dtype F8_E4M3; it must be F32, F16 or BF16/,
+      /embed_tokens\.weight has dtype F8_E4M3; it must be F32, F16 or BF16/,
     ],
   ])('is refused by name for %s', async (_, change, message) => {
     const created = create(await withTensors(change), 'auto');

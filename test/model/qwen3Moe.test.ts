@@ -162,19 +162,19 @@ describe('the tensors of experts', () => {
     [
       'there is one more',
       { [`${EXPERTS}.4.up_proj.weight`]: { dtype: 'F32', shape: [6, 8] } },
-      `tensor ${EXPERTS}.4.up_proj.weight has no place in the model that config.json describes; ` +
-        'check num_hidden_layers (1), num_experts (4)',
+      `tensor ${EXPERTS}.4.up_proj.weight is not part of the model that config.json describes; ` +
+        'check its num_hidden_layers (1), num_experts (4)',
     ],
     [
       'one has another shape',
       { [`${EXPERTS}.2.down_proj.weight`]: { dtype: 'F32', shape: [8, 7] } },
-      `tensor ${EXPERTS}.2.down_proj.weight has the shape [ 8, 7 ], ` +
-        'but by config.json it is [ 8, 6 ]: hidden_size 8, moe_intermediate_size 6',
+      `tensor ${EXPERTS}.2.down_proj.weight has shape [ 8, 7 ]; ` +
+        'config.json requires [ 8, 6 ]: hidden_size 8, moe_intermediate_size 6',
     ],
     [
       'one has another type',
       { [`${EXPERTS}.1.gate_proj.weight`]: { dtype: 'F64', shape: [6, 8] } },
-      `tensor ${EXPERTS}.1.gate_proj.weight has the dtype F64`,
+      `tensor ${EXPERTS}.1.gate_proj.weight has dtype F64`,
     ],
     [
       'the router is missing',
@@ -210,7 +210,7 @@ describe('the tensors of experts', () => {
     const formats = weightFormats({ method: 'fp8', blockSize: [4, 4] }, declared, names);
     await expect(formats).rejects.toThrow(CheckpointError);
     await expect(formats).rejects.toThrow(
-      `tensor ${EXPERTS}.0.gate_proj.weight has the dtype F32 and tensor ${EXPERTS}.2.up_proj.weight F8_E4M3`,
+      `tensor ${EXPERTS}.0.gate_proj.weight has dtype F32 and tensor ${EXPERTS}.2.up_proj.weight F8_E4M3`,
     );
   });
 

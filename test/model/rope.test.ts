@@ -1,4 +1,4 @@
-/** Rotary embeddings whose constants float32 cannot hold are refused by the name of the key. */
+/** Rotary embeddings with constants outside float32 are refused by key. */
 import fc from 'fast-check';
 import { parseTransformerConfig } from '../../lib/model/transformerConfig';
 import { CheckpointError, UniprocError } from '../../lib/errors';
@@ -23,41 +23,45 @@ describe('a constant of the rotary embedding outside float32 is refused by name'
   const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
 
   it.each([
-    ['the base', { rope_theta: 1e-42, head_dim: 512 }, 'rope_theta is 1e-42; the frequency'],
+    [
+      'the base',
+      { rope_theta: 1e-42, head_dim: 512 },
+      'rope_theta is 1e-42; the resulting frequency',
+    ],
     [
       'an angle by the base',
       { rope_theta: 1e-37, head_dim: 512 },
-      'rope_theta is 1e-37; the angle of position 511',
+      'rope_theta is 1e-37; the resulting angle of position 511',
     ],
     [
       'the factor of linear',
       { rope_scaling: { type: 'linear', factor: 1e-42 } },
-      'rope_scaling: factor is 1e-42; the frequency',
+      'rope_scaling: factor is 1e-42; the resulting frequency',
     ],
     [
       'a frequency of 0 by the factor of linear',
       { rope_theta: 1e30, head_dim: 512, rope_parameters: { type: 'linear', factor: 1e30 } },
-      'rope_parameters: factor is 1e+30; the frequency',
+      'rope_parameters: factor is 1e+30; the resulting frequency',
     ],
     [
       'an angle by the factor of linear',
       { rope_scaling: { type: 'linear', factor: 1e-37 } },
-      'rope_scaling: factor is 1e-37; the angle of position 511',
+      'rope_scaling: factor is 1e-37; the resulting angle of position 511',
     ],
     [
       'the factor of llama3',
       { rope_scaling: { ...llama3, factor: 1e-42 } },
-      'rope_scaling: factor is 1e-42; the frequency',
+      'rope_scaling: factor is 1e-42; the resulting frequency',
     ],
     [
       'the wavelengths of llama3 by the base',
       { rope_theta: 3e38, head_dim: 8192, rope_scaling: { ...llama3, factor: 1 } },
-      'rope_theta is 3e+38; the wavelength',
+      'rope_theta is 3e+38; the resulting wavelength',
     ],
     [
       'the longest wavelength of llama3',
       { rope_scaling: { ...llama3, low_freq_factor: 1e-37 } },
-      'rope_scaling: low_freq_factor is 1e-37; the wavelength',
+      'rope_scaling: low_freq_factor is 1e-37; the resulting wavelength',
     ],
     [
       'the difference of the wavelengths of llama3',
@@ -87,12 +91,12 @@ describe('a constant of the rotary embedding outside float32 is refused by name'
     [
       'the wavelengths of yarn',
       { rope_theta: 1e30, head_dim: 512, rope_scaling: { ...yarn, factor: 1e20 } },
-      'rope_scaling: factor is 100000000000000000000; the wavelength',
+      'rope_scaling: factor is 100000000000000000000; the resulting wavelength',
     ],
     [
       'the frequencies of yarn',
       { rope_scaling: { ...yarn, factor: 1e-42 } },
-      'rope_scaling: factor is 1e-42; the frequency',
+      'rope_scaling: factor is 1e-42; the resulting frequency',
     ],
     [
       'the logarithm that yarn divides by',
@@ -114,10 +118,10 @@ describe('a constant of the rotary embedding outside float32 is refused by name'
   });
 });
 
-it('computes only finite numbers from every rotary embedding that is accepted', () => {
+it('every accepted rotary embedding has finite constants', () => {
   const number = fc.oneof(
     { weight: 2, arbitrary: fc.double({ min: 0.25, max: 64, noNaN: true }) },
-    // Of every size, within float32 and a little beyond.
+    // All magnitudes within float32 and slightly beyond.
     {
       weight: 1,
       arbitrary: fc

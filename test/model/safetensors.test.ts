@@ -8,7 +8,7 @@ import { fileOf, safetensors } from '../worker/safetensors';
 const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 
-/** What reading `folder` complains of, and the name of the file it blames. */
+/** The error message for `folder`, and the named file. */
 async function complaint(folder: string): Promise<{ file: string; message: string }> {
   const error: unknown = await readTensorTable(folder).then(
     () => undefined,
@@ -22,7 +22,7 @@ async function complaint(folder: string): Promise<{ file: string; message: strin
   return { file: path.basename(file), message };
 }
 
-/** What reading a folder of this one file complains of. */
+/** The error message for a folder with only this file. */
 async function complaintAbout(file: Buffer | string): Promise<string> {
   const { file: blamed, message } = await complaint(await folderWith({ [SINGLE]: file }));
   expect(blamed).toBe(SINGLE);
@@ -30,7 +30,7 @@ async function complaintAbout(file: Buffer | string): Promise<string> {
 }
 
 describe('readTensorTable', () => {
-  it('finds each tensor: its type, its shape, and where in which file its data is', async () => {
+  it("returns each tensor's type, shape, file and offset", async () => {
     const file = fileOf({
       'a.weight': { dtype: 'F32', shape: [2, 3] },
       'b.weight': { dtype: 'BF16', shape: [5] },
@@ -52,7 +52,7 @@ describe('readTensorTable', () => {
     });
   });
 
-  it('takes tensors in any order of the header, and a header padded with spaces', async () => {
+  it('accepts tensors in any order and a header padded with spaces', async () => {
     const header = JSON.stringify({
       second: { dtype: 'F32', shape: [1], data_offsets: [4, 8] },
       first: { dtype: 'F32', shape: [1], data_offsets: [0, 4] },
@@ -63,7 +63,7 @@ describe('readTensorTable', () => {
     expect(tensors.get('second')?.offset).toBe(212);
   });
 
-  it('reads all the files an index names', async () => {
+  it('reads all files of an index', async () => {
     const folder = await folderWith({
       'model-00001-of-00002.safetensors': fileOf({ a: { dtype: 'F32', shape: [2] } }),
       'model-00002-of-00002.safetensors': fileOf({
@@ -89,7 +89,7 @@ describe('readTensorTable', () => {
     expect([...tensors.keys()].sort()).toEqual(['a', 'b']);
   });
 
-  it('takes each tensor from the file that the index assigns it to, whatever others hold', async () => {
+  it('takes each tensor from its assigned file', async () => {
     const folder = await folderWith({
       'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
       'y.safetensors': fileOf({
@@ -106,7 +106,7 @@ describe('readTensorTable', () => {
   it.each<[string, string | Buffer]>([
     ['whole', fileOf({ a: { dtype: 'F32', shape: [7] } })],
     ['damaged', 'no safetensors'],
-  ])('takes the index where a single file stands beside it, %s', async (_, single) => {
+  ])('prefers the index to a single file, %s', async (_, single) => {
     const folder = await folderWith({
       [SINGLE]: single,
       'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
@@ -118,7 +118,7 @@ describe('readTensorTable', () => {
     expect(tensors.get('a')?.shape).toEqual([1]);
   });
 
-  it('takes the single file where the index gives it all tensors', async () => {
+  it('reads the single file if the index assigns all tensors to it', async () => {
     const folder = await folderWith({
       [SINGLE]: fileOf({ a: { dtype: 'F32', shape: [7] } }),
       [INDEX]: JSON.stringify({ weight_map: { a: SINGLE } }),
@@ -158,7 +158,7 @@ describe('readTensorTable', () => {
       expect(await complaint(folder)).toMatchObject({ file: 'a.safetensors' });
     });
 
-    it('whose index gives a tensor to a file that does not have it', async () => {
+    it('whose index assigns a tensor to a file that does not contain it', async () => {
       const folder = await folderWith({
         'x.safetensors': fileOf({ a: { dtype: 'F32', shape: [1] } }),
         'y.safetensors': fileOf({ b: { dtype: 'F32', shape: [1] } }),
@@ -168,7 +168,9 @@ describe('readTensorTable', () => {
       });
       const { file, message } = await complaint(folder);
       expect(file).toBe(INDEX);
-      expect(message).toContain("tensor 'b' is not in x.safetensors");
+      expect(message).toContain(
+        "tensor 'b' is assigned to x.safetensors, which does not contain it",
+      );
     });
 
     it.each([SINGLE, INDEX])('whose %s is a link to nothing', async (name) => {
@@ -176,7 +178,7 @@ describe('readTensorTable', () => {
       await symlink('../blobs/0123', path.join(folder, name));
       const { file, message } = await complaint(folder);
       expect(file).toBe(name);
-      expect(message).toContain('it is a link to ../blobs/0123, which is not there');
+      expect(message).toContain('it is a link to ../blobs/0123, which does not exist');
     });
 
     it.each([SINGLE, INDEX])('whose %s is a folder', async (name) => {
@@ -188,7 +190,7 @@ describe('readTensorTable', () => {
       });
     });
 
-    it('whose index names a link that leads to itself', async () => {
+    it('whose index names a link to itself', async () => {
       const folder = await folderWith({
         [INDEX]: JSON.stringify({ weight_map: { a: 'a.safetensors' } }),
       });
@@ -214,7 +216,7 @@ describe('readTensorTable', () => {
       const { file, message } = await complaint(folder);
       expect(file).toBe(INDEX);
       expect(message).toContain("'a.weight'");
-      expect(message).toContain('must be a .safetensors file of the same folder');
+      expect(message).toContain('must be the name of a .safetensors file in the same folder');
     });
 
     it.each([
@@ -230,7 +232,7 @@ describe('readTensorTable', () => {
   });
 
   describe('refuses a file', () => {
-    // As the format's own reader does: it is not Python's.
+    // As the format's own reader, unlike Python's.
     it.each(['\ufeff{}', '{"__metadata__": {"a": NaN}}'])('with the header %j', async (header) => {
       expect(await complaintAbout(safetensors(header, 0))).toContain('not JSON: unexpected');
     });
@@ -270,19 +272,19 @@ describe('readTensorTable', () => {
       expect(await complaintAbout(safetensors(header, 0))).toContain(message);
     });
 
-    it('cut short in its header', async () => {
+    it('truncated in its header', async () => {
       const file = safetensors({ a: ONE }, 8);
       expect(await complaintAbout(file.subarray(0, 20))).toContain('it is truncated');
     });
 
-    it('cut short in its data', async () => {
+    it('truncated in its data', async () => {
       const file = safetensors({ a: ONE }, 8);
       const message = await complaintAbout(file.subarray(0, file.length - 1));
       expect(message).toContain("tensor 'a': its data_offsets are [ 0, 8 ]");
       expect(message).toContain('only 7 bytes of data; it is truncated');
     });
 
-    it('with bytes behind its tensors', async () => {
+    it('with bytes after its tensors', async () => {
       expect(await complaintAbout(safetensors({ a: ONE }, 9))).toMatch(
         /its tensors end at byte \d+, but the file has \d+/,
       );
@@ -314,7 +316,7 @@ describe('readTensorTable', () => {
       ['its data_offsets are undefined', { dtype: 'F32', shape: [2] }],
       ['but the file has only 8 bytes of data', { ...ONE, data_offsets: [8, 16] }],
       ['its data_offsets are [ 0, 1e+300 ]', { ...ONE, data_offsets: [0, 1e300] }],
-    ])('in which of a tensor %s', async (expected, entry) => {
+    ])('whose tensor is refused because %s', async (expected, entry) => {
       const message = await complaintAbout(safetensors({ 'a.weight': entry }, 8));
       expect(message).toContain("tensor 'a.weight'");
       expect(message).toContain(expected);

@@ -1,6 +1,6 @@
 /**
- * What each rank of a world has of a model. Expected slices are cut from the checkpoint's whole
- * tensors, head by head and column by column, as the ranks' numbers say.
+ * Each rank's share of a model. Expected slices are cut from the checkpoint's whole tensors by head
+ * and column.
  */
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -16,7 +16,7 @@ import { fileOf } from '../worker/safetensors';
 
 const GOLDEN = path.join(__dirname, '..', 'golden', 'checkpoints');
 
-/** Of everything some, and no two sizes the same. */
+/** A model with every kind of parameter and distinct sizes. */
 const SPEC: ModelSpec = {
   dtype: 'float32',
   vocabSize: 29,
@@ -52,7 +52,7 @@ describe('divisionFault', () => {
       { numHeads: 12, numKvHeads: 6 },
       /tensorParallelSize is 4.*numKvHeads, 6/,
     ],
-  ])('names both numbers of a world that %s do not divide by', (_, size, change, message) => {
+  ])('names both numbers when ranks cannot divide %s', (_, size, change, message) => {
     const spec = { ...SPEC, ...change };
     expect(divisionFault(spec, size)).toMatch(message);
     for (const rank of [0, size - 1]) {
@@ -73,7 +73,7 @@ describe('divisionFault', () => {
   it.each([
     [[true, true], null],
     [[true, false], /intermediateSize, 9/],
-  ])('counts the MLP where experts are in the layers %j', (layers, fault) => {
+  ])('counts the MLP if experts are in the layers %j', (layers, fault) => {
     const spec = { ...SPEC, intermediateSize: 9, experts: { ...experts, layers } };
     if (fault === null) {
       expect(divisionFault(spec, 2)).toBeNull();
@@ -84,13 +84,13 @@ describe('divisionFault', () => {
     }
   });
 
-  it('finds no fault with a world that divides', () => {
+  it('returns null for a valid world size', () => {
     expect([1, 2, 4].map((size) => divisionFault(SPEC, size))).toEqual([null, null, null]);
     expect(divisionFault({ ...SPEC, numKvHeads: 1 }, 2)).toBeNull();
   });
 });
 
-/** Rows of elements, each by its bits. */
+/** Rows of elements as bits. */
 type Matrix = Uint32Array[];
 
 function bitsOf(data: Buffer, offset: number, count: number, size: number): Uint32Array {
@@ -139,7 +139,7 @@ async function readShares(
   return shares;
 }
 
-/** The same from the whole tensors: each head, column or token on the rank whose it is. */
+/** Expected shares, cut from the whole tensors by head, column or token. */
 function expectedShares(
   spec: ModelSpec,
   table: TensorTable,
@@ -147,14 +147,14 @@ function expectedShares(
   worldSize: number,
 ): Record<string, Matrix> {
   const { numHeads, numKvHeads, headDim, intermediateSize, vocabSize } = spec;
-  /** Those of `count` things in a row that are this rank's when each has as many. */
+  /** This rank's indices among `count` items divided evenly. */
   const own = (count: number) =>
     [...Array(count).keys()].filter((i) => Math.floor((i * worldSize) / count) === rank);
   const elementsOf = (heads: number[]) =>
     heads.flatMap((head) => Array.from({ length: headDim }, (_, i) => head * headDim + i));
   const queryHeads = own(numHeads);
   const q = elementsOf(queryHeads);
-  // Whatever heads the queries look at.
+  // The key heads that the rank's query heads attend to.
   const kv = elementsOf([
     ...new Set(queryHeads.map((head) => Math.floor(head / (numHeads / numKvHeads)))),
   ]);
@@ -190,7 +190,7 @@ function expectedShares(
     }
     put('attention.o.weight', columns(of('self_attn.o_proj.weight'), q));
     put('mlp.down.weight', columns(of('mlp.down_proj.weight'), mlp));
-    // What is summed over the ranks is biased by one of them.
+    // The bias of a sum over ranks is added by one rank.
     if (spec.outputBias && rank === 0) put('attention.o.bias', tensor(of('self_attn.o_proj.bias')));
     if (spec.mlpBias && rank === 0) put('mlp.down.bias', tensor(of('mlp.down_proj.bias')));
     if (spec.qkNorm) {
@@ -201,7 +201,7 @@ function expectedShares(
   return shares;
 }
 
-/** That each rank's shares are what it is expected to have, and no rank has others. */
+/** Expects each rank to have exactly its shares. */
 async function expectSlices(spec: ModelSpec, table: TensorTable, worldSize: number): Promise<void> {
   for (let rank = 0; rank < worldSize; rank++) {
     const actual = await readShares(spec, table, rank, worldSize);
@@ -220,7 +220,7 @@ async function expectSlices(spec: ModelSpec, table: TensorTable, worldSize: numb
   }
 }
 
-/** A checkpoint of random bytes that the spec describes. */
+/** A checkpoint of random bytes for the spec. */
 async function randomTable(spec: ModelSpec, dtype: 'F32' | 'BF16'): Promise<TensorTable> {
   const { vocabSize, hiddenSize: hidden, intermediateSize, headDim } = spec;
   const [q, kv] = [spec.numHeads * headDim, spec.numKvHeads * headDim];
@@ -258,12 +258,12 @@ async function randomTable(spec: ModelSpec, dtype: 'F32' | 'BF16'): Promise<Tens
 
 describe('the shares of a rank', () => {
   const variants: [string, Partial<ModelSpec>][] = [
-    ['biases, head norms, two key-value heads, a vocabulary that does not divide', {}],
+    ['biases, head norms, two key-value heads, an indivisible vocabulary', {}],
     ['as many key-value heads as heads', { numKvHeads: 8 }],
     ['one key-value head', { numKvHeads: 1 }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['a vocabulary that divides', { vocabSize: 32 }],
-    ['a vocabulary that the last rank has nothing of', { vocabSize: 5 }],
+    ['a vocabulary without a share for the last rank', { vocabSize: 5 }],
     [
       'no biases, no head norms',
       { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false },
@@ -285,7 +285,7 @@ describe('the shares of a rank', () => {
     for (const size of sizes) await expectSlices(spec, table, size);
   });
 
-  it('refuse a tensor of another shape on every rank, also where they have nothing of it', async () => {
+  it('refuse a wrong shape on every rank, also without a share of the tensor', async () => {
     const table = await randomTable(SPEC, 'F32');
     const tensors = new Map(table.tensors);
     const bias = 'model.layers.1.mlp.down_proj.bias';
@@ -293,7 +293,7 @@ describe('the shares of a rank', () => {
     for (const rank of [0, 1]) {
       await expect(
         parameterSources(declare(SPEC, rank, 2), SPEC, llama, { ...table, tensors }),
-      ).rejects.toThrow(`tensor ${bias} has the shape [ 11 ], but by config.json it is [ 10 ]`);
+      ).rejects.toThrow(`tensor ${bias} has shape [ 11 ]; config.json requires [ 10 ]`);
     }
   });
 });

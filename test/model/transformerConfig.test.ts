@@ -51,7 +51,7 @@ function yarnFrequencies(dim: number, theta: number, rope: RopeScaling): number[
 }
 
 describe('readTransformerConfig', () => {
-  describe('reads what transformers reads', () => {
+  describe('reads the same values as transformers', () => {
     it.each(EXPECTED.map((each) => [each.name, each] as const))(
       '%s',
       async (_, { config, expected: { spec, inverseFrequencies, ...rest } }) => {
@@ -74,7 +74,7 @@ describe('readTransformerConfig', () => {
     );
   });
 
-  describe('takes for the positions it was made for', () => {
+  describe('derives the maximum positions from', () => {
     it.each([
       ['max_position_embeddings', {}, 512],
       [
@@ -100,26 +100,26 @@ describe('readTransformerConfig', () => {
     });
   });
 
-  it('takes the first architecture that is supported', async () => {
+  it('chooses the first supported architecture', async () => {
     const config = { ...LLAMA, architectures: ['Unheard', 'MistralForCausalLM'] };
     expect((await read(config)).architecture).toBe('MistralForCausalLM');
   });
 
-  it('says that the folder is missing', async () => {
+  it('reports a missing folder', async () => {
     const folder = path.join(await folderWith({}), 'no', 'such');
     const error = await rejection(readTransformerConfig(folder));
     expect(error.code).toBe('CHECKPOINT_INVALID');
-    expect(error.message).toContain(`there is no folder ${folder}`);
+    expect(error.message).toContain(`the folder ${folder} does not exist`);
   });
 
-  it('says that the file is missing', async () => {
+  it('reports a missing file', async () => {
     const folder = await folderWith({});
     const error = await rejection(readTransformerConfig(folder));
     expect(error.code).toBe('CHECKPOINT_INVALID');
     expect(error.message).toBe(`${path.join(folder, 'config.json')}: the file is missing`);
   });
 
-  it('says that the file is a folder', async () => {
+  it('reports that the file is a folder', async () => {
     const folder = await folderWith({});
     await mkdir(path.join(folder, 'config.json'));
     const error = await rejection(readTransformerConfig(folder));
@@ -135,7 +135,7 @@ describe('readTransformerConfig', () => {
     ['{"a": 1} {', "unexpected '{' at line 1, column 10 (position 9)"],
     ['', 'it ends at line 1, column 1 (position 0)'],
     ['['.repeat(100000), 'not JSON'],
-  ])('says where %j is not JSON', async (text, place) => {
+  ])('gives the position where %j is not JSON', async (text, place) => {
     const error = await complaint(text);
     expect(error.code).toBe('CHECKPOINT_INVALID');
     expect(error.message).toContain('not JSON');
@@ -151,7 +151,7 @@ describe('readTransformerConfig', () => {
     },
   );
 
-  describe('refuses by name what it cannot run', () => {
+  describe('refuses unsupported values by key', () => {
     it.each([
       ['an architecture', { architectures: ['GPT2LMHeadModel'] }, 'GPT2LMHeadModel'],
       ['an architecture', { architectures: ['GPT2LMHeadModel'] }, 'LlamaForCausalLM, Mistral'],
@@ -186,7 +186,7 @@ describe('readTransformerConfig', () => {
     });
   });
 
-  describe('refuses a value that cannot be', () => {
+  describe('refuses invalid values', () => {
     it.each([
       [{ architectures: undefined }, 'architectures is undefined'],
       [{ architectures: 'LlamaForCausalLM' }, "architectures is 'LlamaForCausalLM'"],
@@ -258,8 +258,8 @@ describe('readTransformerConfig', () => {
         'hidden_size is 64; without head_dim it must be a multiple of num_attention_heads, 5',
       ],
       [{ head_dim: 15 }, 'head_dim is 15; rotary embedding needs an even number'],
-      [{ eos_token_id: [2, 320] }, 'eos_token_id is 320; with a vocab_size of 320'],
-      [{ bos_token_id: 999 }, 'bos_token_id is 999; with a vocab_size of 320'],
+      [{ eos_token_id: [2, 320] }, 'eos_token_id is 320; it must be below vocab_size, 320'],
+      [{ bos_token_id: 999 }, 'bos_token_id is 999; it must be below vocab_size, 320'],
       [
         { rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 } },
         'high_freq_factor is 4; it must be above low_freq_factor, 4',

@@ -1,4 +1,4 @@
-/** What collectives must give, by arithmetic of JavaScript's own: numbers of float64, and bigints. */
+/** Reference results of collectives, computed with float64 and bigint in JavaScript. */
 import type { CommType, ReduceOp } from '../../lib/native';
 
 export type Values = number[] | bigint[];
@@ -9,7 +9,7 @@ const BITS = {
   bfloat16: [8, -126, 127],
 } as const;
 
-/** The nearest number that a type has, ties to even. */
+/** Rounds to a type, ties to even. */
 function rounded(x: number, type: keyof typeof BITS): number {
   const [precision, minExponent, maxExponent] = BITS[type];
   if (x === 0 || !Number.isFinite(x)) return x;
@@ -24,7 +24,7 @@ function rounded(x: number, type: keyof typeof BITS): number {
   return Math.sign(x) * (magnitude >= 2 ** (maxExponent + 1) ? Infinity : magnitude);
 }
 
-/** The bits of a number that a type of 16 bits has. */
+/** The bits of a number in a 16-bit type. */
 function bitsOf(x: number, type: 'float16' | 'bfloat16'): number {
   const [precision, minExponent, maxExponent] = BITS[type];
   const mantissaBits = precision - 1;
@@ -41,7 +41,7 @@ function bitsOf(x: number, type: 'float16' | 'bfloat16'): number {
   return sign | ((exponent + maxExponent) << mantissaBits) | mantissa;
 }
 
-/** The values as a communicator takes them. */
+/** The values as bytes of a type. */
 export function encode(values: Values, type: CommType): Uint8Array {
   const bytesOf = (array: ArrayBufferView) =>
     new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
@@ -67,8 +67,8 @@ const LARGEST = {
 };
 
 /**
- * What a rank brings: numbers of many magnitudes, so that the order in which they are summed shows,
- * with the type's edges among them.
+ * A rank's input: numbers of many magnitudes, so that the result depends on the order of summation,
+ * including the type's extreme values.
  */
 export function someValues(count: number, type: CommType, rank: number): Values {
   const next = random(1000 * rank + count);
@@ -84,7 +84,7 @@ export function someValues(count: number, type: CommType, rank: number): Values 
   );
 }
 
-/** What all ranks get from all ranks' values, by rank: summed in that order. */
+/** The result of reducing all ranks' values in rank order. */
 export function reduced(ofRanks: Values[], type: CommType, op: ReduceOp): Values {
   const [first, ...others] = ofRanks;
   if (type === 'int64') {
@@ -98,7 +98,7 @@ export function reduced(ofRanks: Values[], type: CommType, op: ReduceOp): Values
       first as bigint[],
     );
   }
-  // A sum of two float32 is rounded once in float64 too, and then as if it had not been.
+  // Rounding a float64 sum of two float32 to float32 equals rounding the exact sum once.
   const combine = {
     sum: (a: number, b: number) => Math.fround(a + b),
     min: (a: number, b: number) => (b < a ? b : a),
@@ -109,7 +109,7 @@ export function reduced(ofRanks: Values[], type: CommType, op: ReduceOp): Values
     .map((x) => (Number.isNaN(x) ? NaN : rounded(x, type)));
 }
 
-/** Bytes repeated until there are `length`. */
+/** Repeats bytes up to `length`. */
 export function repeated(bytes: Uint8Array, length: number): Uint8Array {
   const result = new Uint8Array(length);
   for (let at = 0; at < length; at += bytes.length) {
@@ -118,7 +118,7 @@ export function repeated(bytes: Uint8Array, length: number): Uint8Array {
   return result;
 }
 
-/** The first element in which two byte sequences differ; -1 where none does. NaNs are alike. */
+/** Index of the first element that differs, with all NaNs equal; -1 if there is none. */
 export function firstDifference(actual: Uint8Array, expected: Uint8Array, type: CommType): number {
   const bits = {
     int64: (bytes: Uint8Array) => new BigUint64Array(bytes.slice().buffer),

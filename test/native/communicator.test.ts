@@ -1,4 +1,4 @@
-/** Collectives between CPU ranks, over TCP: in one process, where each has its device, and in several. */
+/** Collectives between CPU ranks over TCP, in one process with a device per rank, and in several. */
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -14,10 +14,10 @@ import { connect, startProcesses, startRanks } from './ranks';
 const TYPES: CommType[] = ['int64', 'float32', 'float16', 'bfloat16'];
 const OPS: ReduceOp[] = ['sum', 'min', 'max'];
 
-const WAIT_MS = 60_000; // which no test takes
+const WAIT_MS = 60_000; // longer than any test
 
 const float32 = (...values: number[]) => encode(values, 'float32');
-// Long messages repeat so many elements: no part of a message, of whatever size, begins as another.
+// Period of long messages, chosen so that no two parts of a message have the same beginning.
 const PERIOD = 4099;
 const valuesOfRanks = (worldSize: number, count: number, type: CommType) =>
   Array.from({ length: worldSize }, (_, rank) => someValues(Math.min(count, PERIOD), type, rank));
@@ -28,7 +28,7 @@ const message = (values: Values, count: number, type: CommType) => {
 const messages = (worldSize: number, count: number, type: CommType) =>
   valuesOfRanks(worldSize, count, type).map((values) => message(values, count, type));
 
-/** Every rank brings its values, and gets the bits that the reference has. */
+/** Runs a collective on every rank and compares bits with the reference. */
 async function checkAllReduce(
   ranks: NativeCommunicator[],
   count: number,
@@ -60,7 +60,7 @@ async function checkBroadcast(ranks: NativeCommunicator[], count: number): Promi
   }
 }
 
-/** The error that a call rejects with; fails when it does not, or not within `milliseconds`. */
+/** The error of a call that must reject within `milliseconds`. */
 async function errorOf(call: Promise<unknown>, milliseconds = 30_000): Promise<unknown> {
   const rejection = call.then(
     () => Promise.reject(new Error('the call was carried out')),
@@ -83,17 +83,17 @@ describe.each([2, 3, 4, 5])('a group of %i', (worldSize) => {
   const group = async () => connect(await startRanks(worldSize));
 
   it.each(TYPES.flatMap((type) => OPS.map((op) => [type, op] as const)))(
-    'gives every rank the same bits of an allReduce of %s: the %s, in the order of the ranks',
+    'allReduce of %s gives every rank the same bits: the %s, in rank order',
     async (type, op) => {
       const ranks = await group();
-      // From what each rank sums alone to what they share out, and past the latter's slices.
+      // Sizes that each rank sums alone, that the ranks share, and beyond the slices of the latter.
       for (const count of [1, 2, 1023, 8193, 16_385, 65_537, 530_001]) {
         await checkAllReduce(ranks, count, type, op);
       }
     },
   );
 
-  it('gathers by rank, broadcasts from any, whatever the size', async () => {
+  it('allGather orders by rank, broadcast works from any root, for all sizes', async () => {
     const ranks = await group();
     for (const count of [1, 1023, 300_001]) {
       await checkAllGather(ranks, count);
@@ -101,7 +101,7 @@ describe.each([2, 3, 4, 5])('a group of %i', (worldSize) => {
     }
   });
 
-  it('passes a barrier once all have come to it', async () => {
+  it('barrier resolves after all ranks have entered it', async () => {
     const [last, ...others] = await group();
     let numPassed = 0;
     const passing = others.map((rank) => rank.barrier().then(() => numPassed++));
@@ -112,7 +112,7 @@ describe.each([2, 3, 4, 5])('a group of %i', (worldSize) => {
 });
 
 describe('collectives', () => {
-  it('of nothing give nothing', async () => {
+  it('of empty buffers give empty buffers', async () => {
     const ranks = await connect(await startRanks(3));
     const nothing = new Uint8Array();
     for (const rank of ranks) {
@@ -122,14 +122,14 @@ describe('collectives', () => {
     await checkBroadcast(ranks, 0);
   });
 
-  it('of 8 MiB and more do not wait for room that the other end of a connection has not', async () => {
+  it('of 8 MiB and more do not deadlock on full socket buffers', async () => {
     const ranks = await connect(await startRanks(3));
     await checkAllReduce(ranks, 2 ** 21 + 5, 'float32', 'sum');
     await checkAllGather(ranks, 2 ** 21 + 5);
     await checkBroadcast(ranks, 2 ** 20 + 5);
   });
 
-  it('give a NaN where one rank has one', async () => {
+  it('propagate NaN from one rank', async () => {
     const ranks = await connect(await startRanks(2));
     for (const op of OPS) {
       const [result] = await Promise.all([
@@ -141,7 +141,7 @@ describe('collectives', () => {
     }
   });
 
-  it('are made in the order enqueued, each by all, however far ahead a rank is', async () => {
+  it('run in the order enqueued, even if a rank is far ahead', async () => {
     const ranks = await connect(await startRanks(3));
     const results = ranks.map(async (rank, i) => {
       await sleep(20 * i);
@@ -154,7 +154,7 @@ describe('collectives', () => {
     }
   });
 
-  it('are the same between processes', async () => {
+  it('give the same results between processes', async () => {
     const ranks = await connect(startProcesses(4));
     for (const type of TYPES) {
       for (const count of [1, 1023, 40_001]) await checkAllReduce(ranks, count, type, 'sum');
@@ -164,7 +164,7 @@ describe('collectives', () => {
     await Promise.all(ranks.map((rank) => rank.barrier()));
   });
 
-  it('are between a rank and itself in a world of one', async () => {
+  it('work in a world of one rank', async () => {
     const [rank] = await connect(await startRanks(1));
     await checkAllReduce([rank], 1023, 'bfloat16', 'sum');
     await checkAllGather([rank], 7);
@@ -172,17 +172,17 @@ describe('collectives', () => {
     await rank.barrier();
   });
 
-  it('that differ between ranks are an error that names both, not a mixture', async () => {
+  it('that differ between ranks fail with an error that names both', async () => {
     const ranks = await connect(await startRanks(2));
     const errors = await Promise.all([
       errorOf(ranks[0].allReduce(float32(1, 2, 3), 'float32', 'sum')),
       errorOf(ranks[1].broadcast(float32(1, 2), 'float32', 0)),
     ]);
-    // Rank 1 waits for the root, and sees its call; rank 0 may hear first that rank 1 has given up.
+    // Rank 1 waits for the root and receives its call; rank 0 may first receive rank 1's failure.
     expect(errors[1]).toMatchObject({
       code: 'COMMUNICATOR_FAILED',
       message: expect.stringMatching(
-        /rank 0 makes allReduce \(sum\) of 3 float32 .*makes broadcast from rank 0 of 2 float32/,
+        /rank 0 calls allReduce \(sum\) of 3 float32 .*calls broadcast from rank 0 of 2 float32/,
       ) as unknown,
     });
   });
@@ -195,7 +195,7 @@ describe('collectives', () => {
       'numbers',
       (rank, i) => (i === 0 ? rank.barrier() : Promise.all([rank.barrier(), rank.barrier()])),
     ],
-  ])('that differ in their %s hang nobody', async (_what, call) => {
+  ])('that differ in their %s do not hang', async (_what, call) => {
     const ranks = await connect(await startRanks(2, { timeout: 4000 }));
     const outcomes = await Promise.allSettled(ranks.map(call));
     expect(outcomes.map(({ status }) => status)).toContain('rejected');
@@ -203,7 +203,7 @@ describe('collectives', () => {
 });
 
 describe('a communicator', () => {
-  it('refuses collectives before it is connected, and goes on', async () => {
+  it('rejects collectives before it is connected, and stays usable', async () => {
     const ranks = await startRanks(2);
     for (const call of [ranks[0].barrier(), ranks[0].connect([])]) {
       await expect(call).rejects.toMatchObject({ code: 'INVALID_STATE' });
@@ -214,12 +214,12 @@ describe('a communicator', () => {
     await checkAllGather(ranks, 3);
   });
 
-  it('has one address', async () => {
+  it('returns the same address every time', async () => {
     const [rank] = await startRanks(1);
     expect(await rank.address()).toEqual(await rank.address());
   });
 
-  it('shuts down any number of times, and refuses what comes after', async () => {
+  it('has an idempotent shutdown, and rejects later calls', async () => {
     const [rank] = await connect(await startRanks(1));
     await Promise.all([rank.shutdown(), rank.shutdown()]);
     await rank.shutdown();
@@ -227,21 +227,21 @@ describe('a communicator', () => {
     rank.abort('too late');
   });
 
-  it('takes what its interface says alone', async () => {
+  it('rejects invalid arguments', async () => {
     const [rank] = await startRanks(1);
     const bytes = new Uint8Array(8);
     expect(() => rank.allReduce(new Uint8Array(6), 'float32', 'sum')).toThrow('a multiple of 4');
-    expect(() => rank.allReduce(bytes, 'int8' as CommType, 'sum')).toThrow('no type int8');
-    expect(() => rank.allReduce(bytes, 'int64', 'mean' as ReduceOp)).toThrow('no op mean');
+    expect(() => rank.allReduce(bytes, 'int8' as CommType, 'sum')).toThrow("unknown type 'int8'");
+    expect(() => rank.allReduce(bytes, 'int64', 'mean' as ReduceOp)).toThrow("unknown op 'mean'");
     expect(() => rank.allGather([1] as never, 'int64')).toThrow('data must be a Uint8Array');
     expect(() => rank.broadcast(bytes, 'int64', 1)).toThrow('root must be a rank');
     expect(() => rank.connect([3 as never])).toThrow('addresses must be a Uint8Array');
   });
 
-  it('needs an open device, and a rank of the world', async () => {
-    const { Communicator, Device } = native();
+  it('requires an open device, and a rank within the world size', async () => {
+    const { Communicator, DeviceThread } = native();
     const options = { rank: 0, worldSize: 1, timeout: 1000, customAllReduce: false };
-    const device = new Device('cpu', 0, 1);
+    const device = new DeviceThread('cpu', 0, 1);
     expect(() => new Communicator(device, options)).toThrow('the device is not open');
     await device.open();
     for (const wrong of [{ rank: 1 }, { rank: -1 }, { worldSize: 0 }, { timeout: 0 }]) {
@@ -253,11 +253,11 @@ describe('a communicator', () => {
   });
 
   it.each<[string, (own: Uint8Array) => Uint8Array[]]>([
-    ['of another number of ranks', (own) => [own]],
-    ['that is none', (own) => [own, new Uint8Array(3)]],
-    ['of another kind', (own) => [own, own.map((byte) => byte ^ 1)]],
-    ['that stands for another rank', (own) => [own.with(10, own[10] ^ 1), own]],
-  ])('cannot take part with an address %s', async (_what, addressesFrom) => {
+    ['list of the wrong length', (own) => [own]],
+    ['list with an invalid address', (own) => [own, new Uint8Array(3)]],
+    ['of another communicator type', (own) => [own, own.map((byte) => byte ^ 1)]],
+    ["list that has another rank's address as its own", (own) => [own.with(10, own[10] ^ 1), own]],
+  ])('cannot connect with an address %s', async (_what, addressesFrom) => {
     const [rank] = await startRanks(2);
     const own = await rank.address();
     for (let i = 0; i < 2; i++) {
@@ -268,8 +268,8 @@ describe('a communicator', () => {
   });
 });
 
-describe('a peer that is lost', () => {
-  it('by kill -9 fails those who wait for it, at once, and whatever they do then', async () => {
+describe('a lost peer', () => {
+  it('by kill -9 fails waiting ranks immediately, and their later calls', async () => {
     const ranks = await connect(startProcesses(3, { timeout: WAIT_MS }));
     const waiting = ranks.slice(0, 2).map((rank) => errorOf(rank.barrier()));
     await sleep(50);
@@ -282,14 +282,14 @@ describe('a peer that is lost', () => {
     }
   });
 
-  it('in the middle of a message is named, not those who gave up over it', async () => {
+  it('in the middle of a message is named, not those that reported it lost', async () => {
     for (let round = 0; round < 5; round++) {
       const ranks = await connect(startProcesses(4, { timeout: WAIT_MS }));
       const [first, victim, ...others] = ranks;
       const reducing = [first, ...others].map((rank) =>
-        errorOf(rank.reduceForEver(8 << 20), 20_000),
+        errorOf(rank.reduceForever(8 << 20), 20_000),
       );
-      victim.reduceForEver(8 << 20).catch(() => {}); // Nobody will answer.
+      victim.reduceForever(8 << 20).catch(() => {}); // It never settles.
       await sleep(100 + 37 * round);
       await victim.end('SIGKILL');
       for (const error of await Promise.all(reducing)) expect(error).toEqual(lost(1));
@@ -297,7 +297,7 @@ describe('a peer that is lost', () => {
     }
   });
 
-  it('is noticed though a process that it started lives on', async () => {
+  it('is detected although its child process lives on', async () => {
     const ranks = await connect(startProcesses(2, { timeout: WAIT_MS }));
     const child = await ranks[1].startChild();
     const waiting = errorOf(ranks[0].barrier());
@@ -306,7 +306,7 @@ describe('a peer that is lost', () => {
     process.kill(child, 'SIGKILL');
   });
 
-  it('by the end of its device is noticed too', async () => {
+  it('by shutdown of its device is detected', async () => {
     const [rank, other] = await connect(await startRanks(2, { timeout: WAIT_MS }));
     const waiting = errorOf(rank.barrier());
     await other.shutdown();
@@ -315,25 +315,25 @@ describe('a peer that is lost', () => {
     expect(error).toEqual(lost(1, 'rank 1 is lost: its connection'));
   });
 
-  it('that does not come is given up after the timeout, and hears of it', async () => {
+  it('that does not join a collective is dropped after the timeout, and receives the error', async () => {
     const [first, second] = await connect(await startRanks(2, { timeout: 4000 }));
     const start = performance.now();
     expect(await errorOf(first.allReduce(float32(1), 'float32', 'sum'))).toEqual(
-      lost(1, 'it did not come to allReduce (sum) of 1 float32 within 4000 ms'),
+      lost(1, 'it did not call allReduce (sum) of 1 float32 within 4000 ms'),
     );
     expect(performance.now() - start).toBeGreaterThan(3990);
-    // What the first had sent by then is there still; what it was told after that is not.
+    // Data that the first rank had sent is still there; the later error is not.
     await second.allReduce(float32(1), 'float32', 'sum');
-    expect(await errorOf(second.barrier())).toEqual(lost(1, 'rank 0 gave up over it'));
+    expect(await errorOf(second.barrier())).toEqual(lost(1, 'rank 0 reported it lost'));
   });
 
-  it('that has stopped without a word is given up after the timeout', async () => {
+  it('that stopped silently is dropped after the timeout', async () => {
     const ranks = await connect(startProcesses(2, { timeout: 4000 }));
     ranks[1].child.kill('SIGSTOP');
     expect(await errorOf(ranks[0].barrier())).toEqual(lost(1, 'within 4000 ms'));
   });
 
-  it.each([0, 1])('before it has connected, rank %i, is given up after the timeout', async (i) => {
+  it.each([0, 1])('that never connects, rank %i, is dropped after the timeout', async (i) => {
     const ranks = await startRanks(2, { timeout: 4000 });
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     await ranks[i].shutdown();
@@ -343,14 +343,14 @@ describe('a peer that is lost', () => {
   });
 });
 
-/** Bytes that have arrived at this process's TCP connections and were not read. */
+/** Unread bytes in this process's TCP receive buffers. */
 function unreadBytes(): number {
   const sockets = new Set(
     readdirSync('/proc/self/fd').map((fd) => {
       try {
         return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
       } catch {
-        return undefined; // It was closed meanwhile.
+        return undefined; // Closed meanwhile.
       }
     }),
   );
@@ -364,7 +364,7 @@ function unreadBytes(): number {
 }
 
 describe('abort', () => {
-  it('ends the wait for a collective at once, with its reason, for good', async () => {
+  it('fails a waiting collective immediately with its reason, and all later ones', async () => {
     const [rank] = await connect(await startRanks(2, { timeout: WAIT_MS }));
     const waiting = errorOf(rank.barrier());
     await sleep(50);
@@ -374,7 +374,7 @@ describe('abort', () => {
     expect(await errorOf(rank.barrier())).toEqual(lost(null, 'rank 1 has left'));
   });
 
-  it('ends the wait for others to connect', async () => {
+  it('fails a pending connect', async () => {
     const ranks = await startRanks(2, { timeout: WAIT_MS });
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     const waiting = errorOf(ranks[0].connect(addresses));
@@ -383,25 +383,25 @@ describe('abort', () => {
     expect(await waiting).toEqual(lost(null, 'rank 1 has left'));
   });
 
-  it('is told to those who wait for this rank, once it is called to a collective', async () => {
+  it('is reported to ranks that wait for this rank in a collective', async () => {
     const ranks = await connect(await startRanks(3, { timeout: WAIT_MS }));
     const waiting = errorOf(ranks[0].barrier());
     ranks[1].abort('enough');
     expect(await errorOf(ranks[1].barrier())).toEqual(lost(null, 'enough'));
-    expect(await waiting).toEqual(lost(1, 'it gave up'));
+    expect(await waiting).toEqual(lost(1, 'it failed'));
   });
 
-  it('in the middle of a message ends the connection, so that nobody waits for the rest', async () => {
+  it('in the middle of a message closes the connection, so that no rank waits for the rest', async () => {
     const [first, second] = await connect(await startRanks(2, { timeout: WAIT_MS }));
     const data = new Uint8Array(64 << 20); // more than the connection holds
     const sending = errorOf(first.allGather(data, 'float32'));
-    await until(() => unreadBytes() > 4096); // longer than the words that begin a collective
+    await until(() => unreadBytes() > 4096); // longer than the header of a collective
     first.abort('enough');
     expect(await sending).toEqual(lost(null, 'enough'));
     expect(await errorOf(second.allGather(data, 'float32'))).toEqual(lost(0, 'its connection'));
   });
 
-  it('before anything else is not forgotten', async () => {
+  it('before connect takes effect', async () => {
     const [rank] = await startRanks(2);
     rank.abort('enough');
     expect(await errorOf(rank.address())).toEqual(lost(null, 'enough'));
@@ -409,8 +409,8 @@ describe('abort', () => {
 });
 
 describe('the listening port', () => {
-  // As TcpHandshake lays them out: an address is magic[8], token[16], port, number of hosts and the
-  // hosts, 16 bytes each; a greeting is magic[8], rank and the token of whom it greets.
+  // The layout of TcpHandshake: an address is magic[8], token[16], port, number of hosts and the
+  // hosts, 16 bytes each; a greeting is magic[8], rank and the token of the listening rank.
   const portOf = (address: Uint8Array) => Buffer.from(address).readUInt16LE(24);
   const greeting = (address: Uint8Array, rank: number) => {
     const bytes = Buffer.alloc(28);
@@ -432,7 +432,7 @@ describe('the listening port', () => {
     for (const socket of callers.splice(0)) socket.destroy();
   });
 
-  it('takes nobody for a rank who does not know the token', async () => {
+  it('rejects a connection with a wrong token', async () => {
     const ranks = await startRanks(3);
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     const { length } = greeting(addresses[0], 1);
@@ -447,11 +447,11 @@ describe('the listening port', () => {
     await checkAllGather(ranks, 1023);
   });
 
-  it('takes nobody for a rank that is none, or should not call, though they know the token', async () => {
+  it('rejects a connection with a rank that is invalid or must not connect', async () => {
     const ranks = await startRanks(2);
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     for (const address of addresses) {
-      // Rank 0 calls nobody, and no rank itself.
+      // Rank 0 opens no connection, and no rank connects to itself.
       for (const rank of [-1, 0, 2, 2 ** 31 - 1]) {
         await call(portOf(address), greeting(address, rank));
       }
@@ -460,7 +460,7 @@ describe('the listening port', () => {
     await checkAllGather(ranks, 1023);
   });
 
-  it('does not wait for callers who say nothing, or half of it, or have gone', async () => {
+  it('does not wait for connections that send nothing, part of a greeting, or have closed', async () => {
     const ranks = await startRanks(2);
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     const port = portOf(addresses[0]);
@@ -470,7 +470,7 @@ describe('the listening port', () => {
       if (i % 3 === 0) caller.destroy();
     }
     const openFiles = readdirSync('/proc/self/fd').length;
-    expect(openFiles).toBeLessThan(300 + 100); // ours, and not all of theirs
+    expect(openFiles).toBeLessThan(300 + 100); // ours, but not all of the others
     await Promise.all([connecting, ranks[1].connect(addresses)]);
     await checkAllGather(ranks, 1023);
   });
@@ -484,19 +484,19 @@ describe('the listening port', () => {
     await expect(call(port)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
   });
 
-  it("is found at whichever of the host's addresses can be reached", async () => {
+  it("is found at any reachable one of the host's addresses", async () => {
     const ranks = await startRanks(2);
     const addresses = await Promise.all(ranks.map((rank) => rank.address()));
     const patched = Buffer.from(addresses[0]);
     patched.writeUInt16LE(2, 26);
     patched.copy(patched, 44, 28, 44); // the loopback address, second to
-    patched.set([192, 0, 2, 1], 40); // one of RFC 5737, which is nobody's
+    patched.set([192, 0, 2, 1], 40); // an unassigned address (RFC 5737)
     await Promise.all(ranks.map((rank) => rank.connect([patched, addresses[1]])));
     await checkAllGather(ranks, 3);
   });
 });
 
-/** Runs a program in a Node process of its own; resolves to what it printed. */
+/** Runs a program in a separate Node process; resolves to its output. */
 function runProgram(program: string, ...nodeOptions: string[]) {
   const addon = path.resolve(__dirname, '../../build/Release/uniproc.node');
   const prelude = `
@@ -505,7 +505,7 @@ function runProgram(program: string, ...nodeOptions: string[]) {
     const threads = () => require('node:fs').readdirSync('/proc/self/task').length;
     const sleep = require('node:timers/promises').setTimeout;
     async function start(rank, worldSize) {
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       await device.open();
       const options = { rank, worldSize, timeout: 3600000, customAllReduce: false };
       return { device, communicator: new addon.Communicator(device, options) };
@@ -525,7 +525,7 @@ function runProgram(program: string, ...nodeOptions: string[]) {
 }
 
 describe('the process', () => {
-  it('keeps no socket, file or thread of groups that were shut down', () => {
+  it('has no socket, file or thread left of groups that were shut down', () => {
     const { stdout, stderr } = runProgram(`
       const before = [files(), threads()];
       for (let i = 0; i < 20; i++) {
@@ -538,7 +538,7 @@ describe('the process', () => {
     expect({ stdout, stderr }).toEqual({ stdout: '0 0', stderr: '' });
   });
 
-  it('keeps none of groups that failed, or never met', () => {
+  it('has none left of groups that failed or never connected', () => {
     const { stdout, stderr } = runProgram(`
       const before = [files(), threads()];
       for (let i = 0; i < 20; i++) {
@@ -553,9 +553,9 @@ describe('the process', () => {
     expect({ stdout, stderr }).toEqual({ stdout: '0 0', stderr: '' });
   });
 
-  it('keeps none of communicators that were dropped without shutdown', () => {
+  it('has none left of communicators dropped without shutdown', () => {
     const { stdout } = runProgram(
-      `const device = new addon.Device('cpu', 0, 1);
+      `const device = new addon.DeviceThread('cpu', 0, 1);
       await device.open();
       const before = files();
       const options = { rank: 0, worldSize: 2, timeout: 3600000, customAllReduce: false };
@@ -572,16 +572,16 @@ describe('the process', () => {
     expect(stdout).toBe('true 0');
   });
 
-  it('ends by itself with a group that nobody shuts down', () => {
+  it('exits by itself with a group that was not shut down', () => {
     const { status, stdout } = runProgram(`await group(2); console.log('connected');`);
     expect({ status, stdout }).toEqual({ status: 0, stdout: 'connected' });
   });
 
-  it('ends a worker that waits for a peer, which is told', () => {
+  it('can terminate a worker that waits for a peer, and the peer fails', () => {
     const worker = `
       const { parentPort } = require('node:worker_threads');
       const addon = require(ADDON);
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       const options = { rank: 1, worldSize: 2, timeout: 3600000, customAllReduce: false };
       let communicator;
       parentPort.on('message', async (addresses) => {
@@ -608,7 +608,7 @@ describe('the process', () => {
         await once(worker, 'message');
         await sleep(i);
         await worker.terminate();
-        // The worker may have come to the first.
+        // The worker may have reached the first.
         const barriers = communicator.barrier().then(() => communicator.barrier());
         await barriers.catch(({ code }) => console.log(code));
         await device.shutdown();

@@ -1,4 +1,4 @@
-// One rank in a process of its own: makes the calls of a communicator that its parent sends.
+// One rank in a separate process: executes communicator calls that its parent sends.
 'use strict';
 
 const { spawn } = require('node:child_process');
@@ -9,12 +9,12 @@ addon.setErrorFactory((code, message, file, rank) =>
   Object.assign(new Error(message), { code, rank: rank ?? null }),
 );
 
-const device = new addon.Device('cpu', 0, 1);
+const device = new addon.DeviceThread('cpu', 0, 1);
 const opened = device.open();
 const communicator = opened.then(() => new addon.Communicator(device, JSON.parse(process.argv[2])));
 
 const more = {
-  async reduceForEver(bytes) {
+  async reduceForever(bytes) {
     for (;;) await (await communicator).allReduce(new Uint8Array(bytes), 'float32', 'sum');
   },
   // A process that outlives this one.

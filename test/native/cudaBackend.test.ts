@@ -1,4 +1,4 @@
-/** How the addon opens the CUDA backend, where it cannot. */
+/** Errors of opening the CUDA backend. */
 import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -6,7 +6,7 @@ import { type Addon, native } from '../../lib/native';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-backend-'));
 
-/** The addon, in a folder where no backend stands beside it. */
+/** The addon in a folder without a backend. */
 function addonAlone(): Addon {
   const file = path.join(folder, 'uniproc.node');
   copyFileSync(path.resolve(__dirname, '../../build/Release/uniproc.node'), file);
@@ -18,7 +18,7 @@ function addonAlone(): Addon {
 
 const addon = addonAlone();
 const open = (addonOfDevice: Addon, kind: string, index: number) => {
-  const device = new addonOfDevice.Device(kind, index, 1);
+  const device = new addonOfDevice.DeviceThread(kind, index, 1);
   return device.open().finally(() => device.shutdown());
 };
 
@@ -26,7 +26,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-test('a build without the backend says which file it looked for, and goes on', async () => {
+test('a build without the backend names the missing file, and stays usable', async () => {
   await expect(open(addon, 'cuda', 0)).rejects.toMatchObject({
     code: 'DEVICE_FAILED',
     message: expect.stringContaining(`${folder}/uniproc_cuda.so`) as unknown,
@@ -34,17 +34,17 @@ test('a build without the backend says which file it looked for, and goes on', a
   await expect(open(addon, 'cpu', 0)).resolves.toMatchObject({ name: 'cpu' });
 });
 
-test('a backend that cannot be loaded is named with the reason and what it needs', async () => {
+test('a backend that cannot be loaded is named with the reason and its requirements', async () => {
   writeFileSync(path.join(folder, 'uniproc_cuda.so'), 'no shared object');
   await expect(open(addon, 'cuda', 0)).rejects.toMatchObject({
     code: 'DEVICE_FAILED',
     message: expect.stringMatching(
-      /uniproc_cuda\.so.*; it needs cuBLASLt, libcublasLt\.so\.13/,
+      /uniproc_cuda\.so.*; it requires cuBLASLt \(libcublasLt\.so\.13\)/,
     ) as unknown,
   });
 });
 
-test('a device that is not there fails with a typed error, whatever is missing', async () => {
+test('a missing device fails with a typed error', async () => {
   await expect(open(native(), 'cuda', 99)).rejects.toMatchObject({
     code: 'DEVICE_FAILED',
     message: expect.stringMatching(

@@ -1,6 +1,6 @@
 /**
- * The decoder once more, in float64 and as plainly as can be: what the native model is measured
- * against. Weights are kept as a checkpoint has them, apart and by name.
+ * A simple float64 decoder, the reference for the native model. Weights are separate and named as in
+ * a checkpoint.
  */
 import type { ModelSpec, RopeScaling } from '../../lib/native';
 

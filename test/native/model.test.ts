@@ -1,6 +1,6 @@
 /**
- * The native model against the same decoder in float64 (decoder.ts), and how it takes parts, steps
- * and shutdowns that are wrong. Models are small and random; real checkpoints are tested elsewhere.
+ * The native model against the same decoder in float64 (decoder.ts), and its handling of invalid
+ * weights, steps and shutdowns. Models are small and random; test/golden covers real checkpoints.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
@@ -12,8 +12,8 @@ import {
   type ModelLimits,
   type ModelSpec,
   native,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeRequest,
   type NativeSampling,
   type StoredTensor,
@@ -61,19 +61,19 @@ const SAMPLING: NativeSampling = { ...GREEDY, numLogprobs: 6 };
 
 const WIDTH = 1 + LIMITS.maxLogprobs;
 
-/** A checkpoint's file and where in it each of the model's parameters is. */
+/** A checkpoint's file and the position of each parameter in it. */
 interface Checkpoint {
   files: string[];
   sources: ParameterSource[];
 }
 
 let folder: string;
-let device: NativeDevice;
-let models: NativeModel[] = [];
+let device: NativeDeviceThread;
+let models: NativeModelRunner[] = [];
 
 beforeAll(async () => {
   folder = mkdtempSync(path.join(os.tmpdir(), 'uniproc-model-'));
-  device = new (native().Device)('cpu', 0, 2);
+  device = new (native().DeviceThread)('cpu', 0, 2);
   await device.open();
 });
 
@@ -88,7 +88,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Lays the tensors one after the other in a file, as float32. */
+/** Writes the tensors to a file as consecutive float32. */
 function write(name: string, tensors: ModelTensors, spec: ModelSpec = LLAMA): Checkpoint {
   const data: Buffer[] = [];
   let offset = 0;
@@ -105,13 +105,13 @@ function write(name: string, tensors: ModelTensors, spec: ModelSpec = LLAMA): Ch
   return { files: [file], sources };
 }
 
-function newModel(spec = LLAMA, limits = LIMITS): NativeModel {
-  const model = new (native().Model)(device, spec, limits, null);
+function newModel(spec = LLAMA, limits = LIMITS): NativeModelRunner {
+  const model = new (native().ModelRunner)(device, spec, limits, null);
   models.push(model);
   return model;
 }
 
-/** A model with random weights and a cache, and those weights. */
+/** A model with a cache and the given random weights. */
 async function loadedModel(spec = LLAMA, limits = LIMITS, numBlocks = 64) {
   const tensors = randomTensors(spec, 7);
   const { files, sources } = write('model.bin', tensors, spec);
@@ -125,7 +125,7 @@ interface Row {
   slot: number;
   computed: number;
   scheduled: number;
-  /** By default the row is sampled. */
+  /** Default true. */
   sampled?: boolean;
   promptLogprobs?: boolean;
 }
@@ -134,7 +134,7 @@ type BlockUpdate = [slot: number, index: number, block: number];
 
 /** Writes a step and launches its forward pass. */
 function forward(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
@@ -152,9 +152,9 @@ function forward(
   model.forward(step, rows.length, blockUpdates.length, sampled.length, prompt.length);
 }
 
-/** Writes and launches a step; resolves when its outputs are in its buffers. */
+/** Writes and launches a step; resolves after its outputs are in its buffers. */
 function launch(
-  model: NativeModel,
+  model: NativeModelRunner,
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
@@ -164,9 +164,9 @@ function launch(
   return ready(model.sample(step, bitmask));
 }
 
-/** Puts a prompt into a slot, with blocks enough for `numTokens`, and returns its first block. */
+/** Adds a prompt to a slot, with blocks for `numTokens`; returns its first block. */
 function add(
-  model: NativeModel,
+  model: NativeModelRunner,
   slot: number,
   tokenIds: number[],
   firstBlock: number,
@@ -196,15 +196,15 @@ function prompt(length: number, seed = 1): number[] {
   return Array.from({ length }, () => Math.floor(next() * LLAMA.vocabSize));
 }
 
-/** Ids by falling log probability. */
+/** Ids by descending log probability. */
 const ranking = (logprobs: number[]) =>
   [...logprobs.keys()].sort((a, b) => logprobs[b] - logprobs[a]);
 
-/** Log probabilities of what comes after all these tokens. */
+/** Log probabilities of the token after `tokens`. */
 const decodeLast = (spec: ModelSpec, tensors: ModelTensors, tokenIds: number[]) =>
   decode(spec, tensors, tokenIds)[tokenIds.length - 1];
 
-/** Position `i` of logprob outputs is as the reference has it, about `tokenId`. */
+/** Expects the reference's logprobs at position `i` of the outputs, for `tokenId`. */
 function expectLogprobs(
   tokenIds: Int32Array,
   logprobs: Float32Array,
@@ -248,10 +248,13 @@ describe('the forward pass, against float64', () => {
     ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['Qwen2: bias on q, k and v', { qkvBias: true }],
-    ['bias everywhere', { qkvBias: true, outputBias: true, mlpBias: true }],
-    ['Qwen3: normed q and k, heads apart from the hidden size', { qkNorm: true, headDim: 12 }],
+    ['all biases', { qkvBias: true, outputBias: true, mlpBias: true }],
+    [
+      'Qwen3: q and k norms, head size independent of the hidden size',
+      { qkNorm: true, headDim: 12 },
+    ],
     ['Mistral: a sliding window', { slidingWindows: [7] }],
-    ['a window in one layer alone', { numLayers: 2, slidingWindows: [5, 0] }],
+    ['a sliding window in only one layer', { numLayers: 2, slidingWindows: [5, 0] }],
     ['one head, one key-value head', { numHeads: 1, numKvHeads: 1 }],
     ['rope scaling: linear', { ropeScaling: { type: 'linear', factor: 4 } }],
     [
@@ -355,7 +358,7 @@ describe('the forward pass, against float64', () => {
     expect(model.steps[0].sampledTokenIds[0]).toBe(best(a));
   });
 
-  it('a step launched before the tokens of the one before it are known', async () => {
+  it('a step launched before the previous step is sampled', async () => {
     const { model, tensors } = await loadedModel();
     const tokenIds = prompt(9, 6);
     add(model, 1, tokenIds, 0);
@@ -369,7 +372,7 @@ describe('the forward pass, against float64', () => {
     }
   });
 
-  it('the logits of the rows that wait to be sampled', async () => {
+  it('the logits of rows to sample', async () => {
     const { model, tensors } = await loadedModel();
     const prompts = [prompt(9, 1), prompt(6, 2), prompt(4, 3)];
     prompts.forEach((tokenIds, slot) => add(model, slot, tokenIds, 20 * slot, {}, 16));
@@ -431,41 +434,37 @@ describe('load', () => {
 
   const damages: [string, RegExp, (checkpoint: Checkpoint) => void][] = [
     [
-      'a file that is not there',
+      'a missing file',
       /cannot be opened/,
       ({ files }) => files.splice(0, 1, path.join(folder, 'missing.bin')),
     ],
-    ['a folder', /cannot be read: it is a folder/, ({ files }) => files.splice(0, 1, folder)],
+    ['a folder', /cannot be read: it is a directory/, ({ files }) => files.splice(0, 1, folder)],
     [
       'a truncated file',
       /but the file has \d+/,
       ({ files, sources }) => truncateSync(files[0], sources[sources.length - 1].offset + 3),
     ],
     [
-      'a tensor beyond the file',
+      'a tensor beyond the end of the file',
       /but the file has/,
       ({ sources }) => (sources[0].offset = 2 ** 40),
     ],
     ['a tensor before the file', /at byte -8/, ({ sources }) => (sources[0].offset = -8)],
-    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
-    [
-      'a parameter that the model does not have',
-      /has no parameter 12/,
-      ({ sources }) => (sources[0].parameter = 12),
-    ],
+    ['a file that is not listed', /refers to file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
+    ['an unknown parameter', /has no parameter 12/, ({ sources }) => (sources[0].parameter = 12)],
     [
       'a type that the weight does not have',
-      /layers\.0\.mlp\.down\.weight is stored in a type it cannot have/,
+      /layers\.0\.mlp\.down\.weight is stored in a type that this model does not support for it/,
       ({ sources }) => (sources[indexOf('mlp.down')].dtype = 'float8_e4m3'),
     ],
     [
       'a parameter named twice',
-      /layers\.0\.attention\.k\.weight is named twice/,
+      /layers\.0\.attention\.k\.weight has two sources/,
       ({ sources }) => (sources[indexOf('attention.q')].parameter = indexOf('attention.k')),
     ],
     [
       'a parameter left out',
-      /layers\.0\.mlp\.up\.weight is not named/,
+      /layers\.0\.mlp\.up\.weight has no source/,
       ({ sources }) => sources.splice(indexOf('mlp.up'), 1),
     ],
   ];
@@ -477,21 +476,21 @@ describe('load', () => {
     await expect(model.load(checkpoint.files, checkpoint.sources, () => {})).rejects.toMatchObject({
       code: 'CHECKPOINT_INVALID',
       message: expect.stringMatching(message) as string,
-      file: /in file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
+      file: /refers to file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
     });
     expect((await device.memory()).allocated).toBe(0);
     const { files, sources } = write('damaged.bin', tensors);
     await model.load(files, sources, () => {});
   });
 
-  it('rejects when a file becomes shorter while it is read, and goes on', async () => {
+  it('rejects a file that is truncated during the load, and stays usable', async () => {
     const spec = { ...LLAMA, intermediateSize: 40_000 };
     const { files, sources } = write('shrinking.bin', randomTensors(spec, 7), spec);
-    // The longest weights last: much is still to be read when the first tensor is done.
+    // The longest weights last, so that most of the file is unread after the first tensor.
     const bytes = readFileSync(files[0]);
     const { offset } = sources[indexOf('mlp.gate')];
     let reason: { code?: string; file?: string; message?: string } | null = null;
-    // The truncation may come when all has been read.
+    // The file may already have been read completely.
     while (reason === null) {
       writeFileSync(files[0], bytes);
       const model = newModel(spec);
@@ -504,12 +503,12 @@ describe('load', () => {
     }
     expect(reason).toMatchObject({ code: 'CHECKPOINT_INVALID', file: files[0] });
     expect(reason.message).toMatch(
-      /it was truncated while it was read: it had \d+ bytes .* ends before/,
+      /was truncated while it was read: it had \d+ bytes .* ends before/,
     );
     expect((await device.memory()).allocated).toBe(0);
   });
 
-  it('loads a second time once the weights are released, and not before', async () => {
+  it('loads a second time only after the weights are released', async () => {
     const { files, sources } = write('again.bin', tensors);
     const model = newModel();
     await model.load(files, sources, () => {});
@@ -523,7 +522,7 @@ describe('load', () => {
     expect((await device.memory()).allocated).toBe(allocated);
   });
 
-  it('makes the same random weights of the same seed', async () => {
+  it('makes the same random weights from the same seed', async () => {
     const sampled = async (seed: number) => {
       const model = newModel();
       await model.loadDummy(seed);
@@ -547,7 +546,7 @@ describe('areEqual', () => {
     return { path: file, offset, dtype };
   };
   const float32 = (...values: number[]) => stored('float32.bin', 'float32', floats(...values), 5);
-  // Of two types: their numbers in those, as IEEE 754 and bfloat16 have them.
+  // Files of two types, with values of IEEE 754 and bfloat16.
   const ONE_AND_A_BIT = { float32: 1 + 2 ** -12, bfloat16: 0x3f80, float16: 0x3c00 };
 
   const cases: [string, () => StoredTensor, () => StoredTensor, DType, boolean][] = [
@@ -566,28 +565,28 @@ describe('areEqual', () => {
       false,
     ],
     [
-      'zeros of two signs',
+      'zeros of opposite sign',
       () => float32(0, 1),
       () => stored('b', 'float32', floats(-0, 1)),
       'float32',
       true,
     ],
     [
-      'what differs in float32 alone, of a model in float32',
+      'values that differ only in float32, for a float32 model',
       () => float32(ONE_AND_A_BIT.float32, 1),
       () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0x3f80)),
       'float32',
       false,
     ],
     [
-      'what differs in float32 alone, of a model in bfloat16',
+      'values that differ only in float32, for a bfloat16 model',
       () => float32(ONE_AND_A_BIT.float32, 1),
       () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0x3f80)),
       'bfloat16',
       true,
     ],
     [
-      'the same numbers in two types',
+      'equal values in two types',
       () => stored('a', 'float16', bits(ONE_AND_A_BIT.float16, 0xc000)),
       () => stored('b', 'bfloat16', bits(ONE_AND_A_BIT.bfloat16, 0xc000)),
       'float16',
@@ -606,7 +605,7 @@ describe('areEqual', () => {
     expect(await device.areEqual(a(), b(), 2, dtype)).toBe(expected);
   });
 
-  it('finds a difference far from the beginning', async () => {
+  it('finds a difference far from the start', async () => {
     const values = new Float32Array(2 ** 20 + 3);
     const a = stored('a', 'float32', Buffer.from(values.buffer));
     values[2 ** 20 + 1] = 1;
@@ -615,7 +614,7 @@ describe('areEqual', () => {
     expect(await device.areEqual(a, b, 2 ** 20 + 1, 'float32')).toBe(true);
   });
 
-  it('rejects a file that has become shorter than its header says', async () => {
+  it('rejects a file shorter than its header says', async () => {
     const [a, b] = [stored('a', 'float32', floats(1, 2)), stored('b', 'float32', floats(1, 2))];
     truncateSync(b.path, 6);
     await expect(device.areEqual(a, b, 2, 'float32')).rejects.toMatchObject({
@@ -625,7 +624,7 @@ describe('areEqual', () => {
     });
   });
 
-  it('rejects a pipe, and does not wait for somebody to write to it', async () => {
+  it('rejects a pipe without waiting for a writer', async () => {
     const pipe = path.join(folder, 'pipe');
     spawnSync('mkfifo', [pipe]);
     const a = { ...stored('a', 'float32', floats(1, 2)), path: pipe };
@@ -641,13 +640,13 @@ describe('weights in host memory', () => {
   const tokenIds = prompt(8);
 
   /** Logprobs after the prompt. */
-  async function logprobs(model: NativeModel): Promise<number[]> {
+  async function logprobs(model: NativeModelRunner): Promise<number[]> {
     add(model, 0, tokenIds, 0);
     await launch(model, 0, [{ slot: 0, computed: 0, scheduled: tokenIds.length }]);
     return Array.from(model.steps[0].logprobs.subarray(0, WIDTH));
   }
 
-  it('take none of the device, and are the same when they are back', async () => {
+  it('free device memory, and are unchanged after the move back', async () => {
     const { model } = await loadedModel();
     const expected = await logprobs(model);
     const awake = await allocated();
@@ -658,7 +657,7 @@ describe('weights in host memory', () => {
     expect(await logprobs(model)).toEqual(expected);
   });
 
-  it('are moved only from where they are', async () => {
+  it('can be moved only from their current memory', async () => {
     const { model } = await loadedModel();
     await expect(model.restoreWeights()).rejects.toMatchObject({ code: 'INVALID_STATE' });
     await model.offloadWeights();
@@ -673,11 +672,11 @@ describe('weights in host memory', () => {
     await model.loadDummy(1);
   });
 
-  it('stay there when the device has no memory for them, until it has', async () => {
+  it('stay there until the device has memory for them', async () => {
     const { model } = await loadedModel();
     const expected = await logprobs(model);
     await model.offloadWeights();
-    // Caches, never written to, that leave less than the weights need.
+    // Unwritten caches that leave less memory than the weights need.
     const bytesPerBlock = 2 * LIMITS.blockSize * LLAMA.numKvHeads * LLAMA.headDim * 4;
     const others = [newModel(), newModel()];
     for (const [i, other] of others.entries()) {
@@ -695,13 +694,13 @@ describe('weights in host memory', () => {
   });
 });
 
-describe('a step that cannot be carried out', () => {
+describe('an invalid step', () => {
   const invalid = (message: RegExp, code = 'INVALID_STATE') => ({
     code,
     message: expect.stringMatching(message) as string,
   });
 
-  it('fails without weights, without a cache, and goes on once they are there', async () => {
+  it('fails without weights or a cache, and works once they exist', async () => {
     const model = newModel();
     const step = () => launch(model, 0, []);
     await expect(step()).rejects.toMatchObject(invalid(/weights are not loaded/));
@@ -714,11 +713,16 @@ describe('a step that cannot be carried out', () => {
   });
 
   const steps: [string, RegExp, Row[], BlockUpdate[]][] = [
-    ['a slot there is none of', /no slot 4/, [{ slot: 4, computed: 0, scheduled: 1 }], []],
-    ['an empty slot', /slot 2\) has no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
+    [
+      'a slot there is none of',
+      /slot 4 does not exist/,
+      [{ slot: 4, computed: 0, scheduled: 1 }],
+      [],
+    ],
+    ['an empty slot', /slot 2\) holds no request/, [{ slot: 2, computed: 0, scheduled: 1 }], []],
     [
       'a slot twice',
-      /is in the step twice/,
+      /appears twice in the step/,
       [
         { slot: 0, computed: 0, scheduled: 10 },
         { slot: 0, computed: 0, scheduled: 10 },
@@ -728,13 +732,13 @@ describe('a step that cannot be carried out', () => {
     ['no tokens', /computes 0 tokens/, [{ slot: 0, computed: 0, scheduled: 0 }], []],
     ['tokens before the first', /from -1 on/, [{ slot: 0, computed: -1, scheduled: 2 }], []],
     [
-      'tokens that are not known yet',
+      'unknown tokens',
       /computes 11 tokens from 0 on; the request has 10/,
       [{ slot: 0, computed: 0, scheduled: 11 }],
       [],
     ],
     [
-      'tokens beyond its blocks',
+      'tokens beyond the blocks of a request',
       /its 2 blocks hold 8/,
       [{ slot: 1, computed: 0, scheduled: 9, sampled: false }],
       [],
@@ -747,7 +751,7 @@ describe('a step that cannot be carried out', () => {
     ],
     [
       'more tokens than the batch may have',
-      /more tokens than maxNumBatchedTokens, 64/,
+      /exceeds maxNumBatchedTokens, 64/,
       [
         { slot: 3, computed: 0, scheduled: 60, sampled: false },
         { slot: 0, computed: 0, scheduled: 10, sampled: false },
@@ -755,11 +759,11 @@ describe('a step that cannot be carried out', () => {
       [],
     ],
     ['a block there is none of', /block 64 of 64/, [], [[1, 2, 64]]],
-    ['a block before its turn', /at most index 2 can come next/, [], [[1, 3, 0]]],
-    ['a block for an empty slot', /slot 2, which has no request/, [], [[2, 0, 0]]],
+    ['a block before its turn', /which can take indices up to 2/, [], [[1, 3, 0]]],
+    ['a block for an empty slot', /slot 2, which holds no request/, [], [[2, 0, 0]]],
   ];
 
-  it.each(steps)('refuses %s, and the next step is unharmed', async (_, message, rows, updates) => {
+  it.each(steps)('rejects %s, and the next step works', async (_, message, rows, updates) => {
     const { model, tensors } = await loadedModel();
     const tokenIds = prompt(10);
     add(model, 0, tokenIds, 0);
@@ -771,9 +775,9 @@ describe('a step that cannot be carried out', () => {
     expect(model.steps[0].sampledTokenIds[0]).toBe(best);
   });
 
-  it.each<[string, RegExp, (model: NativeModel) => void]>([
-    ['a block there is none of', /names block 64/, (model) => add(model, 0, [1], 41)],
-    ['a slot there is none of', /no slot -1/, (model) => add(model, -1, [1], 0)],
+  it.each<[string, RegExp, (model: NativeModelRunner) => void]>([
+    ['a block there is none of', /refers to block 64/, (model) => add(model, 0, [1], 41)],
+    ['a slot there is none of', /slot -1 does not exist/, (model) => add(model, -1, [1], 0)],
   ])('refuses a request with %s', async (_, message, addBad) => {
     const { model } = await loadedModel();
     addBad(model);
@@ -793,13 +797,13 @@ describe('a step that cannot be carried out', () => {
       { logitBiasTokenIds: Int32Array.of(99), logitBiases: Float32Array.of(1) },
     ],
     [
-      'a token biased twice',
+      'a duplicate biased token',
       /logitBiasTokenIds names token 9 twice/,
       [1],
       { logitBiasTokenIds: Int32Array.of(9, 3, 9), logitBiases: Float32Array.of(1, 2, 3) },
     ],
     [
-      'a bias missing',
+      'a missing bias',
       /1 logit biases for 2 tokens/,
       [1],
       { logitBiasTokenIds: Int32Array.of(9, 3), logitBiases: Float32Array.of(1) },
@@ -823,21 +827,21 @@ describe('a step that cannot be carried out', () => {
       { badWordsTokenIds: Int32Array.of(3, 4), badWordsEnds: Int32Array.of(1, 1, 2) },
     ],
     [
-      'bad words that do not end where their tokens do',
+      'bad words with inconsistent ends',
       /bad words end at 1 of 2/,
       [1],
       { badWordsTokenIds: Int32Array.of(3, 4), badWordsEnds: Int32Array.of(1) },
     ],
     [
       'more logprobs than there is room for',
-      /7 logprobs; maxLogprobs is 6/,
+      /numPromptLogprobs is 7; it must be from -1 \(none\) to maxLogprobs, 6/,
       [1],
       { numPromptLogprobs: 7 },
     ],
-    ['fewer logprobs than none', /-2 logprobs/, [1], { numLogprobs: -2 }],
+    ['fewer logprobs than none', /numLogprobs is -2;/, [1], { numLogprobs: -2 }],
   ];
 
-  it.each(requests)('refuses a request with %s', async (_, message, tokenIds, sampling) => {
+  it.each(requests)('rejects a request with %s', async (_, message, tokenIds, sampling) => {
     const { model } = await loadedModel();
     const refused = invalid(message, 'REQUEST_INVALID');
     expect(() => model.checkRequest(requestOf(tokenIds, 0, sampling))).toThrow(
@@ -848,7 +852,7 @@ describe('a step that cannot be carried out', () => {
     await launch(model, 0, []);
   });
 
-  it('refuses lists of any number of entries', () => {
+  it('rejects invalid lists of any length', () => {
     const model = newModel();
     const many = new Int32Array(2 ** 24 + 1);
     for (const name of [
@@ -858,16 +862,16 @@ describe('a step that cannot be carried out', () => {
       'stopTokenIds',
     ]) {
       expect(() => model.checkRequest(requestOf([1], 0, { [name]: many }))).toThrow(
-        `${name} has 16777217 entries; it may have 16777216`,
+        `${name} has 16777217 entries; the maximum is 16777216`,
       );
     }
   });
 
   describe('has memory for long lists', () => {
-    // 4,400 bytes; a slot of its own has 4,096.
+    // 4,400 bytes; a slot has 4,096.
     const only = (tokenId: number) => new Int32Array(1100).fill(tokenId);
 
-    it('in which each request has its own', async () => {
+    it('separately for each request', async () => {
       const { model } = await loadedModel();
       for (const [slot, tokenId] of [7, 8, 9].entries()) {
         const sampling = { allowedTokenIds: only(tokenId) };
@@ -888,9 +892,13 @@ describe('a step that cannot be carried out', () => {
     });
 
     it.each([
-      ['no place', undefined, 'take 4400 bytes; there are 4096 for them'],
-      ['too little of it', 8960, 'take 4400 bytes; there are 48 for them'],
-      ['a place that is not aligned', 4, "a request's listOffset is 4; it may be -1 or a multiple"],
+      ['no place', undefined, 'take 4400 bytes; 4096 are available for them'],
+      ['too little of it', 8960, 'take 4400 bytes; 48 are available for them'],
+      [
+        'a place that is not aligned',
+        4,
+        "a request's listOffset is 4; it must be -1 or a multiple",
+      ],
       ['a place before it', -256, "a request's listOffset is -256"],
       ['a place behind it', 2 ** 40, "a request's listOffset is 1099511627776"],
     ])('and refuses a request with %s', async (_, listOffset, message) => {
@@ -906,16 +914,16 @@ describe('a step that cannot be carried out', () => {
       await launch(model, 0, []);
     });
 
-    it('of a size that the device counts', () => {
+    it('that counts as device memory', () => {
       for (const listMemoryBytes of [-1, 2 ** 31 + 1]) {
         expect(() => newModel(LLAMA, { ...LIMITS, listMemoryBytes })).toThrow(
-          `listMemoryBytes is ${listMemoryBytes}; it may be from 0 to 2147483648`,
+          `listMemoryBytes is ${listMemoryBytes}; it must be from 0 to 2147483648`,
         );
       }
     });
   });
 
-  it('takes the slot of a request that was refused for the next one', async () => {
+  it('reuses the slot of a rejected request', async () => {
     const { model, tensors } = await loadedModel();
     const tokenIds = prompt(10);
     add(model, 0, [61], 0);
@@ -926,7 +934,7 @@ describe('a step that cannot be carried out', () => {
     expect(model.steps[0].sampledTokenIds[0]).toBe(best);
   });
 
-  describe('refuses, of any type,', () => {
+  describe('rejects wrong types in', () => {
     const numbers = [NaN, Infinity, -Infinity, 2 ** 31, -(2 ** 31) - 1, 0.5, 2 ** 53];
     const others = [undefined, null, '1', true, 1n, {}, [], [, 1]]; // eslint-disable-line no-sparse-arrays
     const floats = ['temperature', 'topP', 'minP', 'repetitionPenalty'] as const;
@@ -971,7 +979,7 @@ describe('a step that cannot be carried out', () => {
     });
   });
 
-  it('refuses a mask of another size, and sampling without a forward', async () => {
+  it('rejects a mask of the wrong size, and sampling without a forward pass', async () => {
     const { model } = await loadedModel();
     add(model, 0, prompt(4), 0);
     const rows = [{ slot: 0, computed: 0, scheduled: 4 }];
@@ -981,17 +989,21 @@ describe('a step that cannot be carried out', () => {
     await launch(model, 0, rows);
   });
 
-  it('has no logits without a step that waits to be sampled, nor of rows it does not sample', async () => {
+  it('has logits only of rows to sample in a step that is not sampled yet', async () => {
     const { model } = await loadedModel();
-    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(
+      invalid(/no launched step is waiting/),
+    );
     add(model, 0, prompt(4), 0);
     forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }]);
-    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/of 1 rows, not of 2/));
+    await expect(readLogits(model, 2)).rejects.toMatchObject(invalid(/for 1 rows, not for 2/));
     await ready(model.sample(0, null));
-    await expect(readLogits(model, 1)).rejects.toMatchObject(invalid(/no step waits/));
+    await expect(readLogits(model, 1)).rejects.toMatchObject(
+      invalid(/no launched step is waiting/),
+    );
   });
 
-  it('refuses a second forward before the first is sampled', async () => {
+  it('rejects a second forward pass before the first is sampled', async () => {
     const { model } = await loadedModel();
     model.forward(0, 0, 0, 0, 0);
     model.forward(1, 0, 0, 0, 0);
@@ -1000,9 +1012,9 @@ describe('a step that cannot be carried out', () => {
     await launch(model, 0, []);
   });
 
-  it('refuses sizes that contradict each other', () => {
+  it('rejects inconsistent sizes', () => {
     const make = (change: Partial<ModelSpec>) => () =>
-      new (native().Model)(device, { ...LLAMA, ...change }, LIMITS, null);
+      new (native().ModelRunner)(device, { ...LLAMA, ...change }, LIMITS, null);
     const config = expect.objectContaining({
       code: 'CONFIG_INVALID',
       name: 'ConfigError',
@@ -1016,7 +1028,7 @@ describe('a step that cannot be carried out', () => {
 });
 
 describe('the times of steps', () => {
-  it('tell working from waiting, and count no step that failed', async () => {
+  it('distinguish computing from waiting, and omit failed steps', async () => {
     const { model } = await loadedModel();
     add(model, 0, prompt(40), 0);
     const before = await device.stepTimes();
@@ -1035,7 +1047,7 @@ describe('the times of steps', () => {
 });
 
 describe('between steps', () => {
-  it('profile and warmUp leave requests, cache and sampling as they were', async () => {
+  it('profile and warmUp do not change requests, cache and sampling', async () => {
     const spec = { ...LLAMA, numLayers: 2, slidingWindows: [0, 0] };
     const { model } = await loadedModel(spec);
     const generate = async (disturb: () => Promise<unknown>) => {
@@ -1059,7 +1071,7 @@ describe('between steps', () => {
     expect((await device.memory()).allocated).toBe(allocated);
   });
 
-  it('profile raises the peak to what the largest step needs', async () => {
+  it("profile raises the peak to the largest step's memory", async () => {
     const model = newModel();
     await model.loadDummy(1);
     await device.resetPeakMemory();
@@ -1068,7 +1080,7 @@ describe('between steps', () => {
     expect(peakAllocated).toBeGreaterThan(allocated);
   });
 
-  it('a slot takes the next request once the first has left', async () => {
+  it('a slot can be reused after its request has been removed', async () => {
     const { model, tensors } = await loadedModel();
     const expectFirst = async (tokenIds: number[]) => {
       add(model, 0, tokenIds, 0, { stopTokenIds: Int32Array.of(1, 2), minTokens: 0 });
@@ -1087,11 +1099,11 @@ describe('between steps', () => {
     expect((await device.memory()).allocated).toBe(empty);
     const gone = launch(model, 0, [{ slot: 0, computed: 0, scheduled: 13 }]);
     await expect(gone).rejects.toMatchObject({
-      message: expect.stringMatching(/slot 0\) has no request/) as string,
+      message: expect.stringMatching(/slot 0\) holds no request/) as string,
     });
   });
 
-  it('the cache takes the memory its blocks need, and gives it back', async () => {
+  it("the cache allocates its blocks' memory, and frees it", async () => {
     const model = newModel({ ...LLAMA, numLayers: 2, slidingWindows: [0, 0] });
     await model.loadDummy(1);
     const before = (await device.memory()).allocated;
@@ -1104,7 +1116,7 @@ describe('between steps', () => {
     expect((await device.memory()).allocated).toBe(before);
   });
 
-  it('a request has no blocks in a cache that was made anew', async () => {
+  it('a request has no blocks in a new cache', async () => {
     const { model } = await loadedModel();
     add(model, 0, prompt(8), 0);
     await model.releaseKvCache();
@@ -1115,7 +1127,7 @@ describe('between steps', () => {
     });
   });
 
-  it('a cache too large is an error with the figures, and harms nothing', async () => {
+  it('too large a cache is an error with the sizes, and changes nothing', async () => {
     const { model } = await loadedModel();
     await model.releaseKvCache();
     await expect(model.allocateKvCache(2 ** 31 - 1)).rejects.toMatchObject({
@@ -1127,13 +1139,13 @@ describe('between steps', () => {
   });
 });
 
-describe('a device that is lost', () => {
+describe('a lost device', () => {
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
-  it('fails the steps launched and every later call with its error, and can be shut down', async () => {
-    const own = new (native().Device)('cpu', 0, 1);
+  it('fails running steps and later calls with its error, and can be shut down', async () => {
+    const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS, null);
+    const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(8), 0);
@@ -1158,7 +1170,7 @@ describe('a device that is lost', () => {
   });
 });
 
-/** What a program in a process of its own begins with. */
+/** Start of a program for a separate process. */
 function constants(): string {
   const addonPath = path.resolve(__dirname, '../../build/Release/uniproc.node');
   const spec = {
@@ -1178,7 +1190,7 @@ function constants(): string {
 }
 
 describe('shutdown', () => {
-  it('lets steps in flight finish, then frees all and detaches the buffers', async () => {
+  it('waits for running steps, frees all memory and detaches the buffers', async () => {
     const { model } = await loadedModel();
     add(model, 0, prompt(40), 0);
     const order: string[] = [];
@@ -1194,7 +1206,7 @@ describe('shutdown', () => {
     await model.shutdown();
   });
 
-  it('refuses what comes after it', async () => {
+  it('makes later calls fail', async () => {
     const { model } = await loadedModel();
     await model.shutdown();
     await expect(model.profile()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
@@ -1202,10 +1214,10 @@ describe('shutdown', () => {
     await expect(ready(model.sample(0, null))).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('of the device shuts its models down first', async () => {
-    const own = new (native().Device)('cpu', 0, 1);
+  it('of a device first shuts down its models', async () => {
+    const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
-    const model = new (native().Model)(own, LLAMA, LIMITS, null);
+    const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);
     await model.loadDummy(1);
     await model.allocateKvCache(24);
     add(model, 0, prompt(40), 0);
@@ -1216,7 +1228,7 @@ describe('shutdown', () => {
     await model.shutdown();
   });
 
-  it('of an output thread waits for the steps it was given', async () => {
+  it('of an output thread waits for its submitted steps', async () => {
     const { model } = await loadedModel();
     add(model, 0, prompt(40), 0);
     const thread = new (native().OutputThread)('WorkerAsyncOutput');
@@ -1232,12 +1244,12 @@ describe('shutdown', () => {
     expect(errors).toEqual([null]);
   });
 
-  it('comes by itself to a model that was dropped', () => {
+  it('is automatic for a garbage-collected model', () => {
     const program = `${constants()}
       const addon = require(addonPath);
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       const use = async () => {
-        const model = new addon.Model(device, spec, limits, null);
+        const model = new addon.ModelRunner(device, spec, limits, null);
         await model.loadDummy(1);
         return model.steps[0].slots;
       };
@@ -1260,12 +1272,12 @@ describe('shutdown', () => {
     expect(stdout).toBe(`true\n0 ${LIMITS.maxNumSeqs}\n`);
   });
 
-  it('comes by itself to workers terminated in the middle of steps', () => {
+  it('is automatic for workers terminated during steps', () => {
     const worker = `
       const addon = require(addonPath);
-      const device = new addon.Device('cpu', 0, 2);
+      const device = new addon.DeviceThread('cpu', 0, 2);
       device.open();
-      const model = new addon.Model(device, spec, limits, null);
+      const model = new addon.ModelRunner(device, spec, limits, null);
       model.loadDummy(1);
       model.profile();
       model.allocateKvCache(24);
@@ -1315,7 +1327,7 @@ describe('shutdown', () => {
     expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
     const { threads, grown } = JSON.parse(stdout) as { threads: number; grown: number };
     expect(threads).toBe(0);
-    // Sanitizers keep freed memory for a while, so that they can tell of its use.
+    // Sanitizers delay the reuse of freed memory.
     if (!process.env.UNIPROC_SANITIZED_BUILD) expect(grown).toBeLessThan(16);
   });
 });

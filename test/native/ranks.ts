@@ -1,4 +1,4 @@
-/** Ranks of a group, each with a device of its own: in this process, or in one of their own. */
+/** Ranks of a group, each with its own device, in this process or in separate ones. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
@@ -19,13 +19,13 @@ const optionsOf = (rank: number, worldSize: number, { timeout = 20_000 }: GroupO
   customAllReduce: true,
 });
 
-/** Ranks that have not met, in this process. */
+/** Unconnected ranks in this process. */
 export async function startRanks(
   worldSize: number,
   options: GroupOptions = {},
 ): Promise<NativeCommunicator[]> {
   const ranks = Array.from({ length: worldSize }, async (_, rank) => {
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     await device.open();
     const communicator = new (native().Communicator)(device, optionsOf(rank, worldSize, options));
     ended.push(async () => {
@@ -38,7 +38,7 @@ export async function startRanks(
   return Promise.all(ranks);
 }
 
-/** A rank in a process of its own, by the calls that are sent to it. */
+/** A rank in a separate process, which executes calls sent to it. */
 export class RankProcess implements NativeCommunicator {
   readonly child: ChildProcess;
   #calls = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>();
@@ -84,9 +84,9 @@ export class RankProcess implements NativeCommunicator {
   broadcast = (...args: Parameters<NativeCommunicator['broadcast']>) =>
     this.#call<Uint8Array>('broadcast', ...args);
   barrier = () => this.#call<undefined>('barrier');
-  /** Sums so many bytes again and again, until that fails. */
-  reduceForEver = (bytes: number) => this.#call<never>('reduceForEver', bytes);
-  /** Has it start a process that outlives it; the process's id. */
+  /** Repeats an allReduce of `bytes` bytes until it fails. */
+  reduceForever = (bytes: number) => this.#call<never>('reduceForever', bytes);
+  /** Starts a child process that outlives it; resolves to its id. */
   startChild = () => this.#call<number>('startChild');
   abort = (reason: string) => void this.#call('abort', reason);
   shutdown = () => this.#call<undefined>('shutdown');
@@ -96,7 +96,7 @@ export function startProcesses(worldSize: number, options: GroupOptions = {}): R
   return Array.from({ length: worldSize }, (_, rank) => new RankProcess(rank, worldSize, options));
 }
 
-/** Has them meet. */
+/** Connects the ranks. */
 export async function connect<T extends NativeCommunicator>(ranks: T[]): Promise<T[]> {
   const addresses = await Promise.all(ranks.map((rank) => rank.address()));
   await Promise.all(ranks.map((rank) => rank.connect(addresses)));

@@ -1,13 +1,13 @@
-/** The addon's runtime: events, the device's thread, the output thread, and how they end. */
+/** The addon's runtime: events, the device's thread, the output thread, and their shutdown. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { native, type NativeDevice, type NativeEvent } from '../../lib/native';
+import { native, type NativeDeviceThread, type NativeEvent } from '../../lib/native';
 import { settle, until } from '../executor/support';
 import { watchThreads } from '../support/threads';
 
 const ADDON = path.resolve(__dirname, '../../build/Release/uniproc.node');
 
-/** Runs a program in a Node process of its own, with `addon` loaded; resolves to what it printed. */
+/** Runs a program with `addon` in a separate Node process; resolves to its output. */
 function runProgram(program: string, ...nodeOptions: string[]) {
   const prelude = `
     const addon = require(${JSON.stringify(ADDON)});
@@ -22,8 +22,8 @@ function runProgram(program: string, ...nodeOptions: string[]) {
   return { status, signal, stdout: stdout.trim(), stderr };
 }
 
-async function openDevice(): Promise<NativeDevice> {
-  const device = new (native().Device)('cpu', 0, 1);
+async function openDevice(): Promise<NativeDeviceThread> {
+  const device = new (native().DeviceThread)('cpu', 0, 1);
   await device.open();
   return device;
 }
@@ -31,7 +31,7 @@ async function openDevice(): Promise<NativeDevice> {
 const hostEvent = (): NativeEvent => new (native().Event)();
 
 describe('Event', () => {
-  it('is done once it is signalled', () => {
+  it('is done after signal', () => {
     const event = hostEvent();
     expect(event.done).toBe(false);
     event.signal();
@@ -46,7 +46,7 @@ describe('Event', () => {
     );
   });
 
-  it('calls back after it is done, with null, never from inside a call', async () => {
+  it('calls back asynchronously with null after it is done', async () => {
     const event = hostEvent();
     const calls: unknown[] = [];
     event.onReady((error) => calls.push(error));
@@ -59,7 +59,7 @@ describe('Event', () => {
     expect(calls).toEqual([null]);
   });
 
-  it('calls back though it was done before, and not from inside onReady', async () => {
+  it('calls back asynchronously if it was done before onReady', async () => {
     const event = hostEvent();
     event.signal();
     const calls: unknown[] = [];
@@ -70,7 +70,7 @@ describe('Event', () => {
     expect(calls).toEqual([null]);
   });
 
-  it('hands what a callback throws to the process', () => {
+  it("reports a callback's exception as uncaught", () => {
     const { stdout } = runProgram(`
       process.on('uncaughtException', (error) => console.log(error.message));
       const event = new addon.Event();
@@ -80,9 +80,9 @@ describe('Event', () => {
   });
 });
 
-describe('Device', () => {
-  it('tells what it is', async () => {
-    const device = new (native().Device)('cpu', 0, 2);
+describe('DeviceThread', () => {
+  it('describes itself', async () => {
+    const device = new (native().DeviceThread)('cpu', 0, 2);
     const properties = await device.open();
     expect(properties.numThreads).toBe(2);
     expect(properties.totalMemory).toBeGreaterThan(2 ** 20);
@@ -91,9 +91,9 @@ describe('Device', () => {
     await device.shutdown();
   });
 
-  it('has a thread of its own, named Worker, from open to shutdown', async () => {
+  it('has a thread named Worker from open to shutdown', async () => {
     const started = watchThreads();
-    const device = new (native().Device)('cpu', 0, 1);
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     expect(started()).toEqual([]);
     await device.open();
     expect(started()).toEqual(['Worker']);
@@ -101,19 +101,19 @@ describe('Device', () => {
     await until(() => started().length === 0);
   });
 
-  it('carries out nothing before it is open', async () => {
-    const device = new (native().Device)('cpu', 0, 1);
+  it('rejects calls before open', async () => {
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     await expect(device.synchronize()).rejects.toMatchObject({ code: 'INVALID_STATE' });
   });
 
-  it('opens once', async () => {
+  it('can be opened only once', async () => {
     const device = await openDevice();
     await expect(device.open()).rejects.toMatchObject({ code: 'INVALID_STATE' });
     await device.shutdown();
   });
 
-  it('runs what was enqueued before shutdown, and refuses what comes after', async () => {
-    const device = new (native().Device)('cpu', 0, 1);
+  it('runs calls enqueued before shutdown, and rejects later ones', async () => {
+    const device = new (native().DeviceThread)('cpu', 0, 1);
     const order: string[] = [];
     const note = (what: string) => () => void order.push(what);
     const all = [
@@ -129,16 +129,16 @@ describe('Device', () => {
     await expect(device.open()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('shuts down any number of times, opened or not', async () => {
+  it('has an idempotent shutdown, open or not', async () => {
     const device = await openDevice();
     await Promise.all([device.shutdown(), device.shutdown()]);
     await device.shutdown();
-    await new (native().Device)('cpu', 0, 1).shutdown();
+    await new (native().DeviceThread)('cpu', 0, 1).shutdown();
   });
 
-  it('fails every call with the error that opening it failed with', async () => {
+  it('fails every call with the error of open', async () => {
     const started = watchThreads();
-    const device = new (native().Device)('abacus', 0, 1);
+    const device = new (native().DeviceThread)('abacus', 0, 1);
     await expect(device.open()).rejects.toMatchObject({
       code: 'NOT_SUPPORTED',
       message: expect.stringContaining('abacus') as string,
@@ -152,16 +152,16 @@ describe('Device', () => {
 describe('OutputThread', () => {
   const outputThread = () => new (native().OutputThread)('WorkerAsyncOutput');
 
-  it('has its name, of which Linux keeps 15 characters, until shutdown', async () => {
+  it('has its name, truncated by Linux to 15 characters, until shutdown', async () => {
     const started = watchThreads();
     const thread = outputThread();
-    await until(() => started().includes('WorkerAsyncOutp')); // A thread names itself.
+    await until(() => started().includes('WorkerAsyncOutp')); // The thread sets its name after it starts.
     expect(started()).toEqual(['WorkerAsyncOutp']);
     await thread.shutdown();
-    await until(() => started().length === 0); // Linux lists a thread until it has reaped it.
+    await until(() => started().length === 0); // Linux lists a thread until it is reaped.
   });
 
-  it('calls back in the order of submission, whatever the order of the events', async () => {
+  it('calls back in submission order, independent of the order of events', async () => {
     const thread = outputThread();
     const events = [hostEvent(), hostEvent(), hostEvent()];
     const order: number[] = [];
@@ -176,7 +176,7 @@ describe('OutputThread', () => {
     await thread.shutdown();
   });
 
-  it('waits at shutdown for what was signalled and fails the rest, in order', async () => {
+  it('shutdown calls back signalled events and fails the others, in order', async () => {
     const thread = outputThread();
     const [signalled, waiting, alsoSignalled] = [hostEvent(), hostEvent(), hostEvent()];
     const outcomes: unknown[] = [];
@@ -188,27 +188,27 @@ describe('OutputThread', () => {
     await thread.shutdown();
     expect(outcomes).toEqual([null, 'SHUT_DOWN', null]);
     await thread.shutdown();
-    waiting.signal(); // too late, and no error: whoever signals cannot know
+    waiting.signal(); // no error, although it is after shutdown
   });
 
-  it('fails what is submitted after shutdown', async () => {
+  it('fails events submitted after shutdown', async () => {
     const thread = outputThread();
     await thread.shutdown();
     const error = await new Promise((resolve) => thread.submit(hostEvent(), resolve));
     expect(error).toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('takes events alone', async () => {
+  it('rejects arguments other than events', async () => {
     const thread = outputThread();
-    expect(() => thread.submit({} as NativeEvent, () => {})).toThrow('must be an Event');
+    expect(() => thread.submit({} as NativeEvent, () => {})).toThrow('must be a NativeEvent');
     await thread.shutdown();
   });
 });
 
 describe('the process', () => {
-  it('exits by itself with a device, an output thread and an event that nobody awaits', () => {
+  it('exits by itself with an unused device, output thread and event', () => {
     const { status, stdout } = runProgram(`
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open().then(() => {
         const event = new addon.Event();
         new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
@@ -218,9 +218,9 @@ describe('the process', () => {
     expect({ status, stdout }).toEqual({ status: 0, stdout: 'open' });
   });
 
-  it('runs on while a promise is pending or a signalled event is to be called back', () => {
+  it('stays alive while a promise or a callback of a signalled event is pending', () => {
     const { stdout } = runProgram(`
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open().then(() => console.log('open'));
       const event = new addon.Event();
       new addon.OutputThread('WorkerAsyncOutput').submit(event, () => console.log('called'));
@@ -228,12 +228,12 @@ describe('the process', () => {
     expect(stdout.split('\n').sort()).toEqual(['called', 'open']);
   });
 
-  it('keeps no thread of a device or output thread that was dropped without shutdown', () => {
+  it('has no thread left of a device or output thread dropped without shutdown', () => {
     const { stdout } = runProgram(
       `(async () => {
         const before = threads();
         for (let i = 0; i < 20; i++) {
-          await new addon.Device('cpu', 0, 1).open();
+          await new addon.DeviceThread('cpu', 0, 1).open();
           new addon.OutputThread('WorkerAsyncOutput');
         }
         console.log(threads() > before);
@@ -248,9 +248,9 @@ describe('the process', () => {
     expect(stdout).toBe('true\n0');
   });
 
-  it('survives workers terminated at any moment, and keeps none of their threads', () => {
+  it('survives terminating workers at any moment, and has none of their threads left', () => {
     const worker = `
-      const device = new addon.Device('cpu', 0, 1);
+      const device = new addon.DeviceThread('cpu', 0, 1);
       device.open();
       const thread = new addon.OutputThread('WorkerAsyncOutput');
       require('node:worker_threads').parentPort.postMessage('up');

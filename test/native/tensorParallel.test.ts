@@ -1,6 +1,6 @@
 /**
- * A model divided among ranks, each with a device of its own in this process, against what Hugging
- * Face transformers says of the golden checkpoints (test/golden) and, of what those have not, against
+ * A model sharded over ranks, each with its own device in this process, against Hugging Face
+ * transformers on the golden checkpoints (test/golden) and, for features that those lack, against
  * the same decoder in float64 (decoder.ts).
  */
 import { readdirSync, readFileSync } from 'node:fs';
@@ -12,8 +12,8 @@ import {
   type ModelSpec,
   native,
   type NativeCommunicator,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeSampling,
   type StepBuffers,
 } from '../../lib/native';
@@ -53,7 +53,7 @@ interface Row {
   promptLogprobs?: boolean;
 }
 
-function launch(model: NativeModel, rows: Row[]): Promise<void> {
+function launch(model: NativeModelRunner, rows: Row[]): Promise<void> {
   const [buffers] = model.steps;
   const prompts = [...rows.keys()].filter((i) => rows[i].promptLogprobs);
   buffers.slots.set(rows.map((row) => row.slot));
@@ -65,7 +65,7 @@ function launch(model: NativeModel, rows: Row[]): Promise<void> {
   return ready(model.sample(0, null));
 }
 
-/** What a step's buffers say of a position: the token's logprob, its rank, and the likeliest. */
+/** A position in a step's buffers: the token's logprob, its rank, and the top logprobs. */
 interface Position {
   tokenId: number;
   logprob: number;
@@ -98,11 +98,11 @@ const modelSpecOf = (spec: TransformerSpec): ModelSpec => ({
   weightFormats: {},
 });
 
-/** The ranks of a world in this process, each with its share of one model. */
+/** The ranks of a world in this process, each with its shard of one model. */
 class World {
-  readonly devices: NativeDevice[] = [];
+  readonly devices: NativeDeviceThread[] = [];
   readonly communicators: NativeCommunicator[] = [];
-  readonly models: NativeModel[] = [];
+  readonly models: NativeModelRunner[] = [];
 
   constructor(readonly size: number) {}
 
@@ -112,7 +112,7 @@ class World {
 
   async open(timeout = 20_000): Promise<void> {
     for (const rank of this.ranks) {
-      const device = new (native().Device)('cpu', 0, 1);
+      const device = new (native().DeviceThread)('cpu', 0, 1);
       this.devices.push(device);
       await device.open();
       if (this.size === 1) continue;
@@ -123,8 +123,8 @@ class World {
     await Promise.all(this.communicators.map((each) => each.connect(addresses)));
   }
 
-  newModel(spec: ModelSpec, rank: number): NativeModel {
-    const model = new (native().Model)(
+  newModel(spec: ModelSpec, rank: number): NativeModelRunner {
+    const model = new (native().ModelRunner)(
       this.devices[rank],
       spec,
       LIMITS,
@@ -134,7 +134,7 @@ class World {
     return model;
   }
 
-  /** The model with a cache, on every rank its share. */
+  /** Loads the model's shards and creates a cache on every rank. */
   async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
       const { files, sources, totalBytes } = await parameterSources(
@@ -166,7 +166,7 @@ class World {
     }
   }
 
-  /** One step on every rank, with the same outputs on each: resolves to the first one's. */
+  /** Runs one step on every rank, expects equal outputs, and resolves to rank 0's. */
   async step(rows: Row[]): Promise<StepBuffers> {
     await Promise.all(this.models.map((model) => launch(model, rows)));
     const [first, ...others] = this.models.map((model) => model.steps[0]);
@@ -180,7 +180,7 @@ class World {
     return first;
   }
 
-  /** What follows the prompts, and what is said of their positions and of each further one. */
+  /** Generates greedily; resolves to the tokens and the logprobs of all positions. */
   async generate(
     prompts: number[][],
     numTokens: number,
@@ -247,7 +247,7 @@ async function openWorld(size: number): Promise<World> {
   return world;
 }
 
-/** A line for each figure that is not the reference's; of ranks and the arg max where they are clear. */
+/** A line for each value that differs from the reference; ranks and the arg max only if unambiguous. */
 function differences(ours: Position[], reference: Prediction[]): string[] {
   expect(ours).toHaveLength(reference.length);
   return ours.flatMap((position, i) => {
@@ -298,7 +298,7 @@ describe.each([
     });
   });
 
-  it('leave out only those that do not divide', async () => {
+  it('cover all models whose heads the ranks divide', async () => {
     for (const name of golden.filter((each) => !names.includes(each))) {
       const { spec } = await readTransformerConfig(goldenFolder(name));
       expect(divisionFault(spec, size)).not.toBeNull();
@@ -406,7 +406,7 @@ describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
     promptLogprobs: slot === 0,
   }));
 
-  it("of one rank's rows of the output head is counted once in each row, on every rank", async () => {
+  it("in one rank's rows of the output head is counted once per row, on every rank", async () => {
     const world = await load('lm_head.weight');
     prompts.forEach((tokenIds, slot) => world.add(slot, tokenIds));
     const { numNans, promptNumNans } = await world.step(rows);
@@ -414,7 +414,7 @@ describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
     expect([...promptNumNans.subarray(0, 3)]).toEqual([1, 1, 1]);
   });
 
-  it("of a token's embedding is counted in its request's row, on every rank", async () => {
+  it("in a token's embedding is counted in its request's row, on every rank", async () => {
     const world = await load('model.embed_tokens.weight');
     prompts.forEach((tokenIds, slot) => world.add(slot, tokenIds));
     const { numNans, promptNumNans } = await world.step(rows);
@@ -423,7 +423,7 @@ describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {
   });
 });
 
-/** Eight heads, and something of each kind of weight. */
+/** Eight heads, and weights of every kind. */
 const SPEC: TransformerSpec = {
   vocabSize: 61,
   hiddenSize: 20,
@@ -444,7 +444,7 @@ const SPEC: TransformerSpec = {
   experts: null,
 };
 
-/** The tensors as a checkpoint in a new folder. */
+/** Writes the tensors as a checkpoint in a new folder. */
 async function writeCheckpoint({ layers, ...tensors }: ModelTensors): Promise<string> {
   const named: [string, Tensor | undefined][] = [
     ['model.embed_tokens.weight', tensors.embedTokens],
@@ -493,11 +493,11 @@ async function writeCheckpoint({ layers, ...tensors }: ModelTensors): Promise<st
 }
 
 describe.each<[string, Partial<TransformerSpec>]>([
-  ['biases, head norms, two key-value heads, a vocabulary that does not divide', {}],
-  ['one key-value head, a vocabulary that divides', { numKvHeads: 1, vocabSize: 64 }],
+  ['biases, head norms, two key-value heads, an indivisible vocabulary', {}],
+  ['one key-value head, a divisible vocabulary', { numKvHeads: 1, vocabSize: 64 }],
   ['as many key-value heads as heads', { numKvHeads: 8 }],
   ['tied embeddings', { tieWordEmbeddings: true }],
-  ['a vocabulary that the last rank has nothing of', { vocabSize: 5 }],
+  ['a vocabulary without a part on the last rank', { vocabSize: 5 }],
   [
     'no biases, no head norms',
     { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false, numLayers: 1 },
@@ -508,7 +508,7 @@ describe.each<[string, Partial<TransformerSpec>]>([
   const whole = modelSpecOf(spec);
   const tensors = randomTensors(whole, 7);
 
-  it.each([1, 2, 4])('computes on %i ranks what float64 does', async (size) => {
+  it.each([1, 2, 4])('matches float64 on %i ranks', async (size) => {
     const world = await openWorld(size);
     const table = await readTensorTable(await writeCheckpoint(tensors));
     await world.load({ spec: whole, family: llama, table });
@@ -535,7 +535,7 @@ describe.each<[string, Partial<TransformerSpec>]>([
 });
 
 describe('between steps', () => {
-  it('profile and warmUp are made by all ranks, and leave requests and cache as they were', async () => {
+  it('profile and warmUp run on all ranks, and do not change requests and cache', async () => {
     const world = await openGolden('qwen2', 2);
     const prompts = [[3, 1, 4, 1, 5, 9, 2, 6]];
     const [expected] = await world.generate(prompts, 6);
@@ -544,7 +544,7 @@ describe('between steps', () => {
     expect(await world.generate(prompts, 6)).toEqual([expected]);
   });
 
-  it('random weights are others on each rank, and give all the same logits', async () => {
+  it('random weights differ between ranks, and give all ranks the same logits', async () => {
     const world = await openWorld(2);
     const spec = { ...SPEC, vocabSize: 64 };
     await Promise.all(
@@ -573,10 +573,10 @@ describe('between steps', () => {
   });
 });
 
-describe('a world that cannot go on', () => {
+describe('a failed world', () => {
   const rows = [{ slot: 0, computed: 0, scheduled: 3 }];
 
-  it('fails the step that waits for a peer when its communicator is aborted', async () => {
+  it('fails a step that waits for a peer when its communicator is aborted', async () => {
     const world = await openGolden('qwen2', 2);
     world.add(0, [1, 2, 3]);
     const step = launch(world.models[0], rows);
@@ -596,15 +596,15 @@ describe('a world that cannot go on', () => {
     await expect(world.models[0].warmUp()).rejects.toMatchObject({ code: 'SHUT_DOWN' });
   });
 
-  it('refuses a spec that its ranks cannot divide, and a communicator of another device', async () => {
+  it('rejects a spec that its ranks cannot divide, and a communicator of another device', async () => {
     const world = await openWorld(2);
     const make = (spec: TransformerSpec, communicator: NativeCommunicator) => () =>
-      new (native().Model)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
+      new (native().ModelRunner)(world.devices[0], modelSpecOf(spec), LIMITS, communicator);
     const [first, second] = world.communicators;
     expect(make({ ...SPEC, intermediateSize: 13 }, first)).toThrow(
       /intermediateSize, 13, must be a multiple of the 2 ranks/,
     );
-    expect(make(SPEC, second)).toThrow(/of one device/);
-    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a Communicator');
+    expect(make(SPEC, second)).toThrow(/must use the same device/);
+    expect(make(SPEC, {} as NativeCommunicator)).toThrow('must be a NativeCommunicator');
   });
 });

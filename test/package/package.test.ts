@@ -1,4 +1,4 @@
-/** The package as a user gets it: packed, unpacked in another folder, with its addon built. */
+/** The package as installed: packed, unpacked in another folder, with its addon built. */
 import { execFileSync } from 'node:child_process';
 import {
   mkdirSync,
@@ -26,7 +26,7 @@ beforeAll(() => {
   files = readdirSync(installed, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)));
-  // What `npm install` adds: the dependencies and the addon built from the sources.
+  // Added by `npm install`: the dependencies and the addon built from source.
   symlinkSync(path.join(root, 'node_modules'), path.join(installed, 'node_modules'));
   symlinkSync(path.join(root, 'build'), path.join(installed, 'build'));
   symlinkSync(path.join(root, 'node_modules', '@types'), path.join(app, 'node_modules', '@types'));
@@ -40,11 +40,11 @@ function node(...args: string[]): string {
   return execFileSync(process.execPath, args, { cwd: app, encoding: 'utf8' });
 }
 
-test('carries the compiled library with its types', () => {
+test('contains the compiled library with its types', () => {
   expect(files).toEqual(expect.arrayContaining(['dist/index.js', 'dist/index.d.ts']));
 });
 
-test('carries what both builds of the addon need', () => {
+test('contains the files that both builds of the addon need', () => {
   const sources = readFileSync(path.join(root, 'native/sources.txt'), 'utf8').trim().split('\n');
   expect(files).toEqual(
     expect.arrayContaining([
@@ -57,7 +57,7 @@ test('carries what both builds of the addon need', () => {
   );
 });
 
-test('carries the default model', () => {
+test('contains the default model', () => {
   expect(files).toEqual(
     expect.arrayContaining([
       'models/stories/config.json',
@@ -67,13 +67,14 @@ test('carries the default model', () => {
   );
 });
 
-test('carries no addon for tests', () => {
+test('contains no addon for tests', () => {
   expect(files.filter((file) => /testing/.test(file))).toEqual([]);
 });
 
-test('carries nothing else', () => {
+test('contains nothing else', () => {
   const rest = files.filter((file) => !/^(dist|native|models\/stories)\//.test(file));
   expect(rest.sort()).toEqual([
+    'CHANGELOG.md',
     'CMakeLists.txt',
     'LICENSE',
     'README.md',
@@ -83,24 +84,24 @@ test('carries nothing else', () => {
   ]);
 });
 
-test('gives its names to require', () => {
+test('exports its names to require', () => {
   const script =
     "const { LLM, SamplingParams } = require('uniproc'); console.log(LLM.name, SamplingParams.name)";
   expect(node('-e', script)).toBe('LLM SamplingParams\n');
 });
 
-test('gives its names to import', () => {
+test('exports its names to import', () => {
   const script =
     "import { LLM, SamplingParams } from 'uniproc'; console.log(LLM.name, SamplingParams.name)";
   expect(node('--input-type=module', '-e', script)).toBe('LLM SamplingParams\n');
 });
 
-test('gives its types to TypeScript, in CommonJS and in a module', () => {
+test('exports its types to TypeScript, in CommonJS and ES modules', () => {
   const program = `
     import { LLM, SamplingParams } from 'uniproc';
     const params = new SamplingParams({ temperature: 0, maxTokens: 1 });
     export const llm: Promise<LLM> = LLM.create({ device: 'cpu' });
-    // @ts-expect-error: were the types missing, this would be any
+    // @ts-expect-error: without the types, this would be any
     export const wrong: number = params;
   `;
   const programs = ['commonjs.cts', 'module.mts'];
@@ -129,7 +130,45 @@ test("has a command that starts a group's ranks", () => {
   expect(lines.sort()).toEqual(['[rank 0] 0', '[rank 1] 1']);
 });
 
+test('gives all of its names to both', () => {
+  const script = `
+    import * as imported from 'uniproc';
+    import { createRequire } from 'node:module';
+    const required = Object.keys(createRequire(import.meta.url)('uniproc'));
+    console.log(JSON.stringify([required, Object.keys(imported)]));`;
+  const [required, imported] = JSON.parse(node('--input-type=module', '-e', script)) as string[][];
+  expect(required.length).toBeGreaterThan(30);
+  // An import of CommonJS has the whole as `default`, too, and since Node.js 23 as 'module.exports'.
+  expect(imported).toEqual(expect.arrayContaining([...required, 'default']));
+});
+
+test('gives its package.json, and no file that may move', () => {
+  expect(node('-p', "require('uniproc/package.json').name")).toBe('uniproc\n');
+  for (const file of ['uniproc/dist/llm', 'uniproc/dist/index.js', 'uniproc/lib']) {
+    const script = `try { require('${file}') } catch (error) { console.log(error.code) }`;
+    expect(node('-e', script)).toBe('ERR_PACKAGE_PATH_NOT_EXPORTED\n');
+  }
+});
+
+test('names files that it has, for every way to ask for it', () => {
+  const manifest = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as {
+    main: string;
+    types: string;
+    bin: string;
+    exports: Record<string, string | Record<string, string>>;
+    keywords: string[];
+  };
+  const exported = Object.values(manifest.exports).flatMap((target) =>
+    typeof target === 'string' ? [target] : Object.values(target),
+  );
+  const named = [manifest.main, manifest.types, manifest.bin, ...exported];
+  expect(files).toEqual(expect.arrayContaining(named.map((file) => path.normalize(file))));
+  expect(Object.keys(manifest.exports['.'])).toEqual(['types', 'import', 'require', 'default']);
+  // Not a pattern of `files` among them.
+  for (const keyword of manifest.keywords) expect(keyword).toMatch(/^[a-z]+$/);
+});
+
 test('loads the addon that was built from it', () => {
-  const script = "console.log(typeof require('uniproc/dist/native').native())";
+  const script = "console.log(typeof require('./node_modules/uniproc/dist/native').native())";
   expect(node('-e', script)).toBe('object\n');
 });

@@ -14,7 +14,7 @@ interface Recorded {
 
 let folder: string;
 
-/** What the script prints of the folder, and its exit status. */
+/** Runs the script on the folder; returns its output and exit status. */
 function textParity(...args: string[]) {
   const script = path.join(ROOT, 'scripts', 'text-parity.js');
   const result = spawnSync(process.execPath, ['--require', LOADER, script, ...args], {
@@ -23,7 +23,7 @@ function textParity(...args: string[]) {
   return { status: result.status, output: result.stdout + result.stderr };
 }
 
-/** Lays out a tokenizer with its expected.json, of which `change` makes what is to be found. */
+/** Creates a tokenizer folder with its expected.json, modified by `change`. */
 function layOut(change: (cases: { ids: number[] }[]) => void): void {
   const recorded = JSON.parse(readFileSync(path.join(SOURCE, 'expected.json'), 'utf8')) as Recorded;
   const textOf = new Map(recorded.decode.map((each) => [each.ids.join(), each]));
@@ -33,7 +33,7 @@ function layOut(change: (cases: { ids: number[] }[]) => void): void {
       text,
       ids,
       idsWithSpecial: withSpecial,
-      // Without the first special token, the text is what is left of the text with it.
+      // Remove the first special token from the text.
       decoded: decoded?.withSpecial.replace('<|begin|>', ''),
       decodedWithSpecialSkipped: decoded?.text,
     };
@@ -57,7 +57,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true }));
 
 describe('npm run text-parity', () => {
-  it('counts what it compared, and finds no difference', () => {
+  it('counts comparisons, and finds no difference', () => {
     layOut(() => undefined);
     const { status, output } = textParity(folder);
     expect(output).toMatch(/^tokenizers\/byte-bpe +\d{3} +0$/m);
@@ -65,7 +65,7 @@ describe('npm run text-parity', () => {
     expect(status).toBe(0);
   });
 
-  it('shows a difference, and exits with 1', () => {
+  it('prints a difference, and exits with 1', () => {
     layOut((cases) => cases[6].ids.push(3));
     const { status, output } = textParity(folder);
     expect(output).toMatch(/^all +\d{3} +[1-9]$/m);
@@ -73,7 +73,7 @@ describe('npm run text-parity', () => {
     expect(status).toBe(1);
   });
 
-  it('counts a tokenizer that is refused as a difference', () => {
+  it('counts a rejected tokenizer as a difference', () => {
     layOut(() => undefined);
     writeFileSync(path.join(folder, 'tokenizers', 'byte-bpe', 'tokenizer.json'), '{}');
     const { status, output } = textParity(folder);
@@ -83,16 +83,16 @@ describe('npm run text-parity', () => {
 
   it.each([
     [[], 'usage: '],
-    [['/nowhere'], '/nowhere has nothing to compare'],
+    [['/nowhere'], '/nowhere has no tokenizers or templates to compare'],
   ])('says what is wrong with %j', (args, message) => {
     const { status, output } = textParity(...args);
     expect(output).toContain(message);
     expect(status).toBe(2);
   });
 
-  it('times prompts, also where there is no Python', () => {
+  it('times prompts, also without Python', () => {
     const { status, output } = textParity('--times', SOURCE, '--python', '/no/python');
-    expect(output).toContain('/no/python has no times');
+    expect(output).toContain('/no/python could not be timed');
     for (const row of ['load', '13 kB', '100 kB', '1 MB']) expect(output).toContain(row);
     expect(status).toBe(0);
   });

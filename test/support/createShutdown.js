@@ -1,4 +1,4 @@
-// Makes, uses and shuts down an engine again and again; prints the footprint early and at the end.
+// Repeatedly creates, uses and shuts down an engine; prints the footprint early and at the end.
 'use strict';
 
 const { LLM, SamplingParams } = require('../..');

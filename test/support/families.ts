@@ -1,4 +1,4 @@
-/** Which of the golden families a number of ranks can divide among them. */
+/** Selects the golden families that a number of ranks can divide. */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
@@ -14,7 +14,7 @@ function headsOf(family: string): Heads {
   return JSON.parse(readFileSync(path.join(CHECKPOINTS, family, 'config.json'), 'utf8')) as Heads;
 }
 
-/** At least one; from 4 ranks on one of them has two key heads, which several ranks hold alike. */
+/** At least one; from 4 ranks on one family has two key heads, each shared by several ranks. */
 export function familiesFor(worldSize: number): string[] {
   const families = readdirSync(CHECKPOINTS).filter((family) => {
     const { num_attention_heads, num_key_value_heads, intermediate_size } = headsOf(family);

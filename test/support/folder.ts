@@ -1,4 +1,4 @@
-/** Folders that a test wants to have read. */
+/** Temporary folders of test files. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -9,7 +9,7 @@ afterAll(async () => {
   await Promise.all(folders.map((folder) => rm(folder, { recursive: true })));
 });
 
-/** A new folder that holds `files`, each by its content or by the value its JSON is to have. */
+/** Makes a folder with `files`, each given as its content or as a value to write as JSON. */
 export async function folderWith(files: Record<string, unknown>): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), 'uniproc-test-'));
   folders.push(folder);

@@ -1,4 +1,4 @@
-/** What the native model is made of for a checkpoint's folder. */
+/** Reads the native model's spec from a checkpoint's folder. */
 import type { DType, ModelSpec } from '../../lib/native';
 import { native } from '../../lib/native';
 import type { Family } from '../../lib/model/families/family';

@@ -1,10 +1,10 @@
-// What a process holds, as the kernel counts it.
+// The resources of a process, as the kernel counts them.
 'use strict';
 
 const { readdirSync } = require('node:fs');
 const { setTimeout: sleep } = require('node:timers/promises');
 
-/** Threads that have ended are listed for a moment more: the least of what four quiet seconds show. */
+/** Ended threads stay listed briefly: returns the minimum once it has not changed for four seconds. */
 async function numThreads() {
   let least = Infinity;
   for (let since = performance.now(); performance.now() - since < 4000; await sleep(20)) {

@@ -7,7 +7,7 @@ import { freePort } from '../../lib/executor/network';
 const ROOT = path.resolve(__dirname, '..', '..');
 const HOOK = path.join(ROOT, 'test', 'executor', 'requireTypescript.js');
 
-/** Killed after each test, those that it left. */
+/** Processes to kill after each test. */
 const running = new Set<Rank>();
 
 afterEach(async () => {
@@ -19,22 +19,22 @@ afterEach(async () => {
   );
 });
 
-/** How a process ended: one of the two is null. */
+/** A process's exit; one of the two is null. */
 export interface End {
   code: number | null;
   signal: NodeJS.Signals | null;
 }
 
-/** One process, and what it has said so far. */
+/** A process and its output so far. */
 export class Rank {
   stdout = '';
   stderr = '';
-  /** When it has ended and all that it said has been read. */
+  /** Resolves when the process has exited and its output has been read. */
   readonly ended: Promise<End>;
   #end: End | null = null;
   #onChange: (() => void)[] = [];
 
-  /** `endsWithTest`: the test's end kills it. */
+  /** `endsWithTest`: kill it at the end of the test. */
   constructor(
     readonly rank: number,
     readonly child: ChildProcess,
@@ -66,12 +66,12 @@ export class Rank {
     this.child.kill(signal);
   }
 
-  /** Until it has printed `text`; rejects, with all it has said, when it has ended without. */
+  /** Resolves when it has printed `text`; rejects with its output if it exits before. */
   async said(text: string): Promise<void> {
     while (!this.stdout.includes(text)) {
       if (this.#end !== null) {
         throw new Error(
-          `rank ${this.rank} ended (${JSON.stringify(this.#end)}) and did not say ${text}:\n` +
+          `rank ${this.rank} exited (${JSON.stringify(this.#end)}) without printing ${text}:\n` +
             this.stdout +
             this.stderr,
         );
@@ -80,7 +80,7 @@ export class Rank {
     }
   }
 
-  /** The lines it printed, each as JSON. */
+  /** The printed lines, parsed as JSON. */
   lines<T = unknown>(): T[] {
     return this.stdout
       .split('\n')
@@ -94,17 +94,17 @@ export class Rank {
 }
 
 export interface RankOptions {
-  /** World size; by default as many as are started. */
+  /** World size; default: the number of started ranks. */
   worldSize?: number;
-  /** Which ranks are started; by default all of the world. */
+  /** Ranks to start; default: all. */
   ranks?: readonly number[];
-  /** By default a port that is free. */
+  /** Default: a free port. */
   masterPort?: number;
-  /** More variables, or a rank's own; undefined takes one away. */
+  /** Additional variables, or each rank's; undefined unsets one. */
   env?: NodeJS.ProcessEnv | ((rank: number) => NodeJS.ProcessEnv);
   /**
-   * Has an IPC channel (`rank.child.send`, in the program `process.on('message')`), and goes on when
-   * the test ends: the caller ends it.
+   * Has an IPC channel (`rank.child.send`, in the program `process.on('message')`) and outlives the
+   * test; the caller must end it.
    */
   isResident?: boolean;
 }
@@ -139,12 +139,12 @@ export async function startRanks(
   );
 }
 
-/** A Node process that the test's end kills; `rank` is what its errors call it. */
+/** Starts a Node process that is killed at the end of the test; errors call it `rank`. */
 export function startNode(rank: number, args: string[], env: NodeJS.ProcessEnv = {}): Rank {
   return startProcess(rank, process.execPath, args, env);
 }
 
-/** As `startNode`, of any program. */
+/** As `startNode`, for any program. */
 export function startProcess(
   rank: number,
   program: string,
@@ -160,12 +160,12 @@ export function startProcess(
   return new Rank(rank, child, !isResident);
 }
 
-/** Until all have ended. */
+/** Resolves when all have exited. */
 export function allEnded(ranks: readonly Rank[]): Promise<End[]> {
   return Promise.all(ranks.map(({ ended }) => ended));
 }
 
-/** Processes whose environment has `name` set to `value`: also those that nobody waits for. */
+/** Pids of processes with `name` set to `value` in their environment, orphans included. */
 export function processesWith(name: string, value: string): number[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
@@ -174,7 +174,7 @@ export function processesWith(name: string, value: string): number[] {
         const environment = readFileSync(`/proc/${pid}/environ`, 'latin1');
         return environment.split('\0').includes(`${name}=${value}`);
       } catch {
-        return false; // It ended meanwhile, or is somebody else's.
+        return false; // It has exited, or belongs to another user.
       }
     })
     .map(Number);

@@ -1,4 +1,4 @@
-/** Programs of ranks that change while requests run, and what must come of the requests. */
+/** Programs of ranks that change groups during requests, and the expected results. */
 import { freePort } from '../../lib/executor/network';
 import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './tensorParallel';
 
@@ -10,7 +10,7 @@ export interface Output {
   promptLogprobs: number[] | null;
 }
 
-/** The calls whose outputs must be as if nothing had happened, and how they are shown. */
+/** The calls with outputs that must not change, and their formatting. */
 export const CALLS = `
   const of = (options) => new SamplingParams({ maxTokens: 60, logprobs: 0, ...options });
   const show = (outputs) => outputs.flatMap(({ outputs, promptLogprobs }) => outputs.map((output) => ({
@@ -44,7 +44,7 @@ export const CALLS = `
 /** By call. */
 export let undisturbed: Output[][];
 
-/** Before all tests of a file. */
+/** Generates the expected outputs, before all tests of a file. */
 export async function generateUndisturbed(): Promise<void> {
   const [[said]] = await runLLMs<Output[][]>(
     `${CALLS}
@@ -56,11 +56,11 @@ export async function generateUndisturbed(): Promise<void> {
     1,
   );
   undisturbed = said;
-  // One ends at a stop string, long after the ranks change.
+  // One output ends at a stop string, long after the change.
   expect(said[0].map(({ finishReason }) => finishReason)).toContain('stop');
 }
 
-/** The same tokens and text; logprobs as near as another layout gives them. */
+/** Expects the same tokens and text, and logprobs within the rounding of another layout. */
 export function expectUndisturbed(said: Output[][]): void {
   const withoutLogprobs = (outputs: Output[][]) =>
     outputs.map((call) => call.map((output) => ({ ...output, logprobs: 0, promptLogprobs: 0 })));
@@ -76,7 +76,7 @@ export function expectUndisturbed(said: Output[][]): void {
   }
 }
 
-/** A rank whose calls go on while the ranks become others. */
+/** Program of a rank with calls that continue during the change. */
 export const STAYS = (size: number, port: number, newRank = '-1') => `${CALLS}
   const llm = await makeLLM();
   const calls = under(llm);
@@ -84,7 +84,7 @@ export const STAYS = (size: number, port: number, newRank = '-1') => `${CALLS}
   const { worker } = llm.engine.executor.driverWorker;
   const before = llm.stats().numOutputTokens;
   const changing = llm.reinitializeDistributed(request(${size}, ${newRank}, ${port}));
-  // A call that comes while the ranks change is made by all that there are then.
+  // A call made during the change runs on all ranks of the new group.
   calls.push(after(llm));
   await changing;
   say({ before, rank: worker.rank, numHeads: worker.modelSpec.numHeads });
@@ -98,9 +98,9 @@ const JOINS = `${CALLS}
   say(llm.stats().kvCacheUsage);
   await llm.shutdown();`;
 
-/** 2 → 1 and 1 → 2, on whatever device the ranks have. */
+/** Tests 2 → 1 and 1 → 2, on any device. */
 export function specifyLeavingAndJoining(): void {
-  test('2 → 1: the rank that stays goes on alone, the one that leaves shuts down', async () => {
+  test('2 → 1: the staying rank continues alone, the leaving one shuts down', async () => {
     const port = await freePort();
     const ranks = await startLLMs(
       `if (rank === 0) {
@@ -110,7 +110,7 @@ export function specifyLeavingAndJoining(): void {
         const llm = await makeLLM();
         const calls = under(llm).map((call) => errorOf(call));
         await tokensGenerated(llm, 25);
-        // Meanwhile it launches a step or two that the other has yet to launch.
+        // Meanwhile it launches a step or two ahead of the other.
         await pause(50);
         const { device } = llm.engine.executor.driverWorker.worker;
         await llm.reinitializeDistributed(request(1, uniproc.ReconfigureRankType.SHUTDOWN_CURRENT_RANK, ${port}));
@@ -128,7 +128,7 @@ export function specifyLeavingAndJoining(): void {
     expect(errors.map(({ code }) => code)).toEqual(Array(4).fill('SHUT_DOWN'));
   });
 
-  test('1 → 2: a new process joins, computes along, and is given the calls that follow', async () => {
+  test('1 → 2: a new process joins, shares the computation and makes the later calls', async () => {
     const port = await freePort();
     const resident = await startLLMs(STAYS(2, port), 1);
     const joiner = await startLLMs(JOINS, 2, { ranks: [1], masterPort: port });
@@ -143,14 +143,14 @@ export function specifyLeavingAndJoining(): void {
   });
 }
 
-/** 1 → N → N/2 → N: the first rank's calls go on throughout; those that left are replaced. */
+/** Tests 1 → N → N/2 → N: the first rank's calls continue throughout; new ranks replace the left ones. */
 export function specifyGrowingAndShrinking(worldSize: number): void {
   const half = worldSize / 2;
-  test(`1 → ${worldSize} → ${half} → ${worldSize}: requests go on through all changes`, async () => {
+  test(`1 → ${worldSize} → ${half} → ${worldSize}: requests continue through all changes`, async () => {
     const first = await freePort();
     const ports = [await freePort(), await freePort(), await freePort()];
     const sizes = [worldSize, half, worldSize];
-    /** Of a rank that is there before the change of that number; it leaves at the second one, or not. */
+    /** Program of a rank that exists before change `firstChange`; it leaves at the second one if `leaves`. */
     const program = (firstChange: number, leaves: boolean) => `${CALLS}
       const llm = await makeLLM({ distributedTimeout: 60_000 });
       const calls = ${firstChange === 0 ? 'under(llm)' : '[]'}.map((call) => call.catch((error) => error));

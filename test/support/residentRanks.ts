@@ -1,10 +1,10 @@
-/** Ranks whose start costs more than what they are asked: on GPUs it takes seconds. */
+/** Ranks that run several programs, because their start is slow: on GPUs it takes seconds. */
 import { type Rank, type RankOptions, startRanks } from './ranks';
 import { expectGoodEnds } from './tensorParallel';
 
 /**
- * Runs the bodies that it is sent, one after another; `say` prints a line of JSON. The line that ends
- * a body has its number, and the error it threw.
+ * Runs received bodies in sequence; `say` prints a line of JSON. Each body's last line has its number
+ * and its error.
  */
 const LOOP = `
 process.on('message', async ({ number, body }) => {
@@ -24,22 +24,22 @@ interface EndOfBody {
 }
 
 /**
- * A group of processes that runs one program after another, of one test or of several. When a program
- * fails, or a test gives up on one, the group is killed and the next program has a new one.
+ * A group of processes that runs several programs in sequence, of one test or several. When a program
+ * fails or its test aborts it, the group is killed and the next program gets a new one.
  */
 export class ResidentRanks {
   #ranks: Rank[] = [];
   #numBodies = 0;
   #isBusy = false;
 
-  /** `prelude`: what every program finds, `say` among it. Nothing starts yet. */
+  /** `prelude`: definitions for every program, including `say`. Starts nothing yet. */
   constructor(
     private readonly prelude: string,
     private readonly worldSize: number,
     private readonly options: RankOptions = {},
   ) {}
 
-  /** What each rank said. Rejects with what the first rank to fail threw, and its stderr. */
+  /** Returns each rank's output. Rejects with the first failing rank's error and stderr. */
   async run<T>(body: string): Promise<T[][]> {
     if (this.#isBusy) await this.kill();
     if (this.#ranks.length === 0) await this.#start();
@@ -56,7 +56,7 @@ export class ResidentRanks {
     }
   }
 
-  /** Runs a last program; then each must end by itself, having said no error. */
+  /** Runs a last program; each rank must then exit by itself without an error. */
   async end(body = ''): Promise<void> {
     if (this.#ranks.length === 0) return;
     try {
@@ -96,29 +96,29 @@ function isEnd(line: unknown): line is EndOfBody {
   return typeof line === 'object' && line !== null && 'endOfBody' in line;
 }
 
-/** Ranks that are started ahead of the test that needs them, and wait in the middle of their program. */
+/** Ranks that are started before their test and wait within their program. */
 export class HeldRanks {
   private constructor(private readonly ranks: Promise<Rank[]>) {}
 
-  /** Starts them; `program` has `await held()` where they wait. */
+  /** Starts them; `program` waits at `await held()`. */
   static start(program: string, worldSize: number, options: RankOptions = {}): HeldRanks {
-    const held = `const told = new Promise((resolve) => process.once('message', () => {
+    const held = `const released = new Promise((resolve) => process.once('message', () => {
       process.disconnect();
       resolve();
     }));
-    const held = () => told;\n`;
+    const held = () => released;\n`;
     const ranks = startRanks(held + program, worldSize, { ...options, isResident: true });
     return new HeldRanks(ranks);
   }
 
-  /** They go on. */
+  /** Lets them continue. */
   async go(): Promise<Rank[]> {
     const ranks = await this.ranks;
     for (const { child } of ranks) child.send('go');
     return ranks;
   }
 
-  /** For afterEach or afterAll: none of them stays. */
+  /** For afterEach or afterAll: kills those that still run. */
   async kill(): Promise<void> {
     const ranks = await this.ranks;
     for (const rank of ranks) rank.kill('SIGKILL');

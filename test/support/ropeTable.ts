@@ -1,7 +1,7 @@
 /**
- * The constants of a rotary embedding in float32, written after transformers' modeling_rope_utils.py
+ * The constants of a rotary embedding in float32, after transformers' modeling_rope_utils.py
  * (compute_default_rope_parameters, _compute_linear_scaling_, _compute_llama3_, _compute_yarn_parameters),
- * to tell whether all of them are finite.
+ * to check that all are finite.
  */
 import type { RopeScaling } from '../../lib/native';
 
@@ -43,7 +43,7 @@ export function ropeFrequency(
       let high = Math.min(last, headDim - 1);
       if (low === high) high += 0.001;
       const ramp = f32(f32(i - low) / f32(high - low));
-      // Unlike Math.min and Math.max, a comparison would hide that it is not a number.
+      // Math.min and Math.max propagate NaN; a comparison would hide it.
       const share = f32(1 - Math.min(Math.max(ramp, 0), 1));
       const slow = f32(1 / f32(f32(scaling.factor) * wavelength));
       return f32(f32(slow * f32(1 - share)) + f32(frequency * share));
@@ -51,7 +51,7 @@ export function ropeFrequency(
   }
 }
 
-/** The constants that are no finite number in float32, as text; of at most 64 pairs. */
+/** The constants that are not finite and positive in float32, as text, for at most 64 pairs. */
 export function unusableConstants(
   theta: number,
   scaling: RopeScaling,

@@ -1,6 +1,6 @@
 import type { NativeSampling } from '../../lib/native';
 
-/** Sampling that changes nothing: greedy, no penalties, no lists, no logprobs. */
+/** Greedy sampling without penalties, lists or logprobs. */
 export const GREEDY: NativeSampling = {
   temperature: 0,
   topP: 1,

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 
-/** What transformers answers, greedily in float32, with the model that comes with the package. */
+/** transformers' greedy outputs in float32 with the package's model. */
 interface Reference {
   promptTokenIds: number[];
   tokenIds: number[];

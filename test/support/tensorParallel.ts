@@ -1,7 +1,7 @@
-/** Programs that several ranks run: an LLM of all ranks, and what it says as lines of JSON. */
+/** Programs of ranks that share an LLM and print lines of JSON. */
 import { type Rank, type RankOptions, startRanks } from './ranks';
 
-/** The names that the programs of ranks find. */
+/** Definitions for the ranks' programs. */
 export const LLM_PRELUDE = `
 const uniproc = require('uniproc');
 const { LLM, SamplingParams, Worker } = uniproc;
@@ -22,7 +22,7 @@ const createLLM = (args = {}) => LLM.create({
   ...args,
 });
 
-/** An error, and how long it took to come. */
+/** An error and its delay. */
 const describeError = (error, start) => ({
   name: error.name,
   code: error.code,
@@ -31,27 +31,27 @@ const describeError = (error, start) => ({
   elapsed: performance.now() - start,
 });
 
-/** The error that a promise rejects with; null when it does not. */
+/** A promise's rejection, or null. */
 const errorOf = (promise, start = performance.now()) =>
   promise.then(() => null, (error) => describeError(error, start));
 
-/** Until the executor has failed; an engine with nothing to do keeps no process alive. */
+/** Resolves when the executor has failed; an idle engine does not keep the process alive. */
 const failed = async (llm) => {
   const alive = setInterval(() => {}, 1000);
   await new Promise((resolve) => llm.events.once('failed', resolve));
   clearInterval(alive);
 };
 
-/** Until as many tokens were generated. */
+/** Resolves when count tokens have been generated. */
 const tokensGenerated = async (llm, count) => {
   while (llm.stats().numOutputTokens < count) await pause(1);
 };
 `;
 
-/** Each rank has one CPU thread, and checks its schedule with the others. */
+/** One CPU thread per rank, and comparison of schedules. */
 export const LLM_ENV = { UNIPROC_CPU_THREADS: '1', UNIPROC_CHECK_SCHEDULE: '1' };
 
-/** As describeError has it. */
+/** Result of describeError. */
 export interface DescribedError {
   name: string;
   code: string;
@@ -61,8 +61,8 @@ export interface DescribedError {
 }
 
 /**
- * Starts ranks that run `body`, the body of an async function that finds the names above. Each has
- * one CPU thread, and checks its schedule with the others.
+ * Starts ranks that run `body`, the body of an async function with the definitions above. Each has one
+ * CPU thread and compares its schedule with the others.
  */
 export function startLLMs(
   body: string,
@@ -76,7 +76,7 @@ export function startLLMs(
   });
 }
 
-/** What each rank said, once all have ended as they should. */
+/** Each rank's output, after all have exited without error. */
 export async function runLLMs<T>(
   body: string,
   numRanks: number,
@@ -87,7 +87,7 @@ export async function runLLMs<T>(
   return ranks.map((rank) => rank.lines<T>());
 }
 
-/** They end by themselves, with no error said. Compared together: the first fault may be any rank's. */
+/** Expects exits without errors; compares all ranks together, because any may have failed first. */
 export async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
   const ends = await Promise.all(
     ranks.map(async (rank) => ({
@@ -100,15 +100,15 @@ export async function expectGoodEnds(ranks: readonly Rank[]): Promise<void> {
   expect(ends).toEqual(ranks.map(({ rank }) => ({ rank, ...good })));
 }
 
-/** A position's likeliest tokens, and the one that stands there, by id. */
+/** Logprobs of a position's likeliest tokens and its actual token. */
 export type Logprobs = [tokenId: number, logprob: number][];
 
-/** Of the tokens that two positions both name, the furthest that their logprobs are apart. */
+/** The largest difference of logprobs over the tokens common to two positions. */
 export function furthest(ours: Logprobs, theirs: Logprobs): number {
   const known = new Map(theirs);
   const differences = ours
     .filter(([tokenId]) => known.has(tokenId))
     .map(([tokenId, logprob]) => Math.abs(logprob - (known.get(tokenId) as number)));
-  // The token that stands there is named by both.
+  // Both contain the actual token.
   return differences.length === 0 ? Infinity : Math.max(...differences);
 }

@@ -1,4 +1,4 @@
-// Starts engines in worker_threads and terminates them in the middle of a generation; prints the
+// Repeatedly starts an engine in a worker thread and terminates it during generation; prints the
 // footprint early and at the end.
 'use strict';
 
@@ -22,7 +22,7 @@ async function main() {
   console.log(JSON.stringify({ before, after: await footprint() }));
 }
 
-/** Generates for ever; tells when tokens have begun to come. */
+/** Generates endlessly; reports when the first tokens arrive. */
 async function generate() {
   const { LLM, SamplingParams } = require('../..');
   const llm = await LLM.create({ maxModelLen: 512, maxNumSeqs: 4, maxNumBatchedTokens: 128 });

@@ -1,19 +1,19 @@
 /**
- * The addon for tests and benchmarks (native/addon_testing), which neither the library loads nor the
- * npm package has.
+ * The addon for tests and benchmarks (native/addon_testing); not loaded by the library and not part of
+ * the npm package.
  */
 import path from 'node:path';
-import { nativeError } from '../../lib/errors';
-import type { Addon, NativeDevice, NativeModel } from '../../lib/native';
+import { nativeError } from '../../lib/nativeError';
+import type { Addon, NativeDeviceThread, NativeModelRunner } from '../../lib/native';
 
 export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
-  /** From now on the device fails, as one does that its driver reports lost. */
-  loseDevice: (device: NativeDevice) => void;
+  /** Makes the device fail as if its driver had reported it lost. */
+  loseDevice: (device: NativeDeviceThread) => void;
   /**
-   * The logits [numRows, vocabSize], float32, of the first `numRows` rows to be sampled of the step
-   * that waits for `sample`. Rejects with INVALID_STATE when no step does.
+   * The logits [numRows, vocabSize], float32, of the first `numRows` sampled rows of the step that waits
+   * for `sample`. Rejects with INVALID_STATE without such a step.
    */
-  readLogits: (model: NativeModel, numRows: number) => Promise<Float32Array>;
+  readLogits: (model: NativeModelRunner, numRows: number) => Promise<Float32Array>;
 }
 
 export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/uniproc_testing.node');

@@ -6,14 +6,14 @@ function nameOf(threadId: string): string {
   try {
     return readFileSync(`${TASKS}/${threadId}/comm`, 'utf8').trim();
   } catch {
-    return ''; // It ended meanwhile.
+    return ''; // It has exited.
   }
 }
 
 /**
- * Watches for threads of the addon. The function returned gives the names, as Linux keeps them, of
- * those that were started since and run still. Threads of before do not count: what earlier tests
- * dropped is collected at any moment.
+ * Watches for threads of the addon. The returned function gives the names, as in Linux, of threads that
+ * started since and still run. Earlier threads do not count, since garbage collection may end them at
+ * any time.
  */
 export function watchThreads(): () => string[] {
   const before = new Set(readdirSync(TASKS));

@@ -1,7 +1,7 @@
-/** An engine over the small model in float32 on the CPU, and what its worker was told. */
+/** An engine over the small model in float32 on the CPU that records its worker's schedules. */
 import { type EngineArgs, LLM, type SchedulerOutput, type StepOutput, Worker } from '../../lib';
 
-/** Keeps each step's schedule, as the worker gets it. */
+/** Records each step's schedule. */
 export class WatchedWorker extends Worker {
   readonly steps: SchedulerOutput[] = [];
   /** Called when a step is launched. */
@@ -22,7 +22,7 @@ export interface WatchedEngine {
   worker: WatchedWorker;
 }
 
-/** Runs `use` on an engine of its own. */
+/** Runs `use` on a new engine. */
 export async function withEngine<T>(
   args: EngineArgs,
   use: (engine: WatchedEngine) => Promise<T>,
@@ -45,8 +45,7 @@ export async function withEngine<T>(
 }
 
 /**
- * Once the engine has nothing more to do: no request is left anywhere in it, and no block is held.
- * Rejects when that is not so after a minute.
+ * Resolves when the engine is idle, without any request or held block. Rejects after a minute.
  */
 export async function expectEmpty({ llm, worker }: WatchedEngine): Promise<void> {
   const standing = () => {

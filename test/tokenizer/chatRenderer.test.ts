@@ -1,4 +1,4 @@
-/** Chat templates on a thread of their own: what one of them cannot do to other calls. */
+/** Chat templates on their thread: isolation of other calls from slow, greedy and broken templates. */
 import path from 'node:path';
 import { writeFile } from 'node:fs/promises';
 import type { Worker } from 'node:worker_threads';
@@ -14,15 +14,15 @@ import { byteTokenizer, byteTokenizerFiles } from '../engine/byteTokenizer';
 import { folderWith } from '../support/folder';
 
 const MESSAGES = [{ role: 'user', content: 'Hi' }];
-/** Takes all steps that a template may take. */
+/** Exhausts the step budget. */
 const ENDLESS =
   '{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}{% endfor %}{% endfor %}';
-/** Keeps half a gigabyte in small strings. */
+/** Allocates half a gigabyte of small strings. */
 const GREEDY =
   '{% set ns = namespace(all=[]) %}' +
   "{% for i in range(100000) %}{% set ns.all = [ns.all, (('ab' * 2000) ~ i)|upper] %}{% endfor %}";
 
-/** The thread behind a tokenizer's texts, or its templates. */
+/** A tokenizer's encoding or template thread. */
 function workerOf(tokenizer: Tokenizer, of: 'texts' | 'templates'): Worker {
   const { thread, renderer } = tokenizer as unknown as {
     thread: { worker: Worker };
@@ -31,7 +31,7 @@ function workerOf(tokenizer: Tokenizer, of: 'texts' | 'templates'): Worker {
   return of === 'texts' ? thread.worker : renderer.thread.worker;
 }
 
-describe("a tokenizer's chat template", () => {
+describe('the chat template thread of a tokenizer', () => {
   let tokenizer: Tokenizer;
 
   beforeAll(async () => {
@@ -43,7 +43,7 @@ describe("a tokenizer's chat template", () => {
   const render = (chatTemplate: string, options: object = {}) =>
     tokenizer.renderChatTemplate(MESSAGES, { chatTemplate, ...options });
 
-  it('is given what the messages and options were at the call', async () => {
+  it('renders messages and options as they were at the call', async () => {
     const messages = [{ role: 'user', content: 'before' }];
     const chatTemplateKwargs = { x: ['before'] };
     const rendered = tokenizer.renderChatTemplate(messages, {
@@ -55,31 +55,34 @@ describe("a tokenizer's chat template", () => {
     expect(await rendered).toBe('before before');
   });
 
-  it('is given numbers, maps, dates and bigints as JSON has them', async () => {
+  it('converts numbers, maps, dates and bigints as JSON does', async () => {
     const chatTemplateKwargs = {
       float: new Number(1),
       map: new Map([['a', 1]]),
       date: new Date(0),
       big: 2n ** 70n,
     };
-    // As json.dumps and Python's str print 1.0, {'a': 1}, and 2 ** 70.
+    // As Python's json.dumps and str print 1.0, {'a': 1}, and 2 ** 70.
     expect(await render('{{ float }} {{ map }} {{ date }} {{ big }}', { chatTemplateKwargs })).toBe(
       "1.0 {'a': 1} 1970-01-01T00:00:00.000Z 1180591620717411303424",
     );
   });
 
   it.each([
-    [{ chatTemplateKwargs: { f: () => {} } }, 'f is a function, which no chat template can read'],
+    [
+      { chatTemplateKwargs: { f: () => {} } },
+      'f is a function, which cannot be passed to a chat template',
+    ],
     [{ tools: [{ a: [Symbol('s')] }] }, 'tools[0].a[0] is a symbol, which'],
     [{ chatTemplate: 5 }, 'chatTemplate is 5; it must be a string'],
-    [{ chatTemplateKwargs: { messages: [] } }, 'chatTemplateKwargs has messages'],
-  ])('refuses %p', async (options: object, message) => {
+    [{ chatTemplateKwargs: { messages: [] } }, 'chatTemplateKwargs must not contain messages'],
+  ])('rejects %p', async (options: object, message) => {
     const refused = render('x', options);
     await expect(refused).rejects.toThrow(InvalidRequestError);
     await expect(refused).rejects.toThrow(message);
   });
 
-  it('refuses what throws when it is read', async () => {
+  it('rejects an option with a getter that throws', async () => {
     const options = {
       get tools(): never {
         throw new Error('hostile');
@@ -91,7 +94,7 @@ describe("a tokenizer's chat template", () => {
     });
   });
 
-  it('that never ends is refused, and lets texts be encoded meanwhile', async () => {
+  it('rejects an endless template, and encodes texts meanwhile', async () => {
     const order: string[] = [];
     const endless = render(ENDLESS).catch((error: unknown) => {
       order.push('template');
@@ -99,7 +102,9 @@ describe("a tokenizer's chat template", () => {
     });
     const refused = expect(endless).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
-      message: expect.stringContaining('MemoryError: the template takes more than') as string,
+      message: expect.stringContaining(
+        'MemoryError in line 1: the template exceeds its budget',
+      ) as string,
     });
     await tokenizer.encode('a').then(() => order.push('text'));
     await refused;
@@ -107,7 +112,7 @@ describe("a tokenizer's chat template", () => {
     expect(await render('{{ 1 }}')).toBe('1');
   });
 
-  it('that dies with its thread rejects, and the next has another thread', async () => {
+  it('rejects the running call if the thread dies, and renders the next on a new thread', async () => {
     expect(await render('a')).toBe('a');
     const rendered = render(ENDLESS);
     const other = render('b');
@@ -119,8 +124,8 @@ describe("a tokenizer's chat template", () => {
   });
 });
 
-describe("the thread that encodes a tokenizer's texts", () => {
-  it('rejects what it had when it dies, and the next text has another', async () => {
+describe('the encoding thread of a tokenizer', () => {
+  it('rejects pending calls if it dies, and a new thread serves the next', async () => {
     const tokenizer = await Tokenizer.load(path.join(__dirname, 'byte-bpe'));
     const ids = await tokenizer.encode('The tide');
     const long = expect(tokenizer.encode('a'.repeat(1e6))).rejects.toThrow(TokenizerFailedError);
@@ -131,21 +136,23 @@ describe("the thread that encodes a tokenizer's texts", () => {
     await tokenizer.close();
   });
 
-  it('is not started for a file that was changed', async () => {
+  it('is not restarted for a changed file', async () => {
     const folder = await folderWith(byteTokenizerFiles());
     const tokenizer = await Tokenizer.load(folder);
     await workerOf(tokenizer, 'texts').terminate();
     await writeFile(path.join(folder, 'tokenizer.json'), '{"model": {}}');
     await expect(tokenizer.encode('a')).rejects.toThrow(CheckpointError);
-    await expect(tokenizer.encode('a')).rejects.toThrow(/tokenizer\.json: it was changed/);
+    await expect(tokenizer.encode('a')).rejects.toThrow(
+      /tokenizer\.json: it changed after it was loaded/,
+    );
     await tokenizer.close();
   });
 });
 
-describe('a renderer', () => {
+describe('ChatRenderer', () => {
   const setUp = () => ({
     templates: [],
-    own: null,
+    userTemplate: null,
     specialTokens: {},
     specialTexts: [],
     bound: null,
@@ -161,7 +168,7 @@ describe('a renderer', () => {
   const part = (text: string) => ({ parts: [{ text, isPlain: false }] });
   const many = (count: number) => Array.from({ length: count }, () => MESSAGES);
 
-  it('gives the texts in order, up to the first that fails', async () => {
+  it('renders conversations in order, up to the first failure', async () => {
     const chatTemplate =
       "{% if messages[0].x == 70 %}{{ raise_exception('70') }}{% endif %}{{ messages[0].x }}";
     const conversations = Array.from({ length: 100 }, (_, x) => [{ role: 'user', x }]);
@@ -171,10 +178,10 @@ describe('a renderer', () => {
     expect(rendered[70]).toMatchObject({ failure: { code: 'REQUEST_INVALID' } });
   });
 
-  it('lets requests take turns', async () => {
+  it('serves requests round robin', async () => {
     const renderer = create();
     const order: string[] = [];
-    // Half of the steps that a template may take, several times.
+    // Each uses half of the step budget.
     const slow =
       '{% for i in range(100000) %}{% for j in range(5) %}{% set x = 1 %}{% endfor %}{% endfor %}';
     await Promise.all([
@@ -184,7 +191,7 @@ describe('a renderer', () => {
     expect(order).toEqual(['one', 'many']);
   });
 
-  it('renders nothing more of what is not wanted', async () => {
+  it('stops rendering a request that is no longer wanted', async () => {
     const renderer = create();
     let isWanted = true;
     const rendered = renderer.render(many(1000), { chatTemplate: 'a' }, () => isWanted);
@@ -194,30 +201,30 @@ describe('a renderer', () => {
     expect((await rendered).length).toBeLessThan(1000);
   });
 
-  it('gives up a template that takes too long, and goes on with the next', async () => {
+  it('stops a template that takes too long, and renders the next', async () => {
     const limits = { milliseconds: 1 };
     const renderer = create(limits);
     const rendered = renderer.render(many(1), { chatTemplate: ENDLESS });
     await expect(rendered).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
-      message: 'the chat template takes more than 1 ms; it was given up',
+      message: 'the chat template did not finish within 1 ms and was stopped',
     });
     limits.milliseconds = 60_000;
     expect(await renderer.render(many(1), { chatTemplate: 'b' })).toEqual([part('b')]);
   });
 
-  it('refuses a template that takes too much memory, and goes on with the next', async () => {
+  it('rejects a template that takes too much memory, and renders the next', async () => {
     const renderer = create({ heapMegabytes: 200 });
     const greedy = renderer.render(many(1), { chatTemplate: GREEDY });
     const next = renderer.render(many(1), { chatTemplate: 'b' });
     await expect(greedy).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
-      message: 'the chat template takes more than 200 MB of memory',
+      message: 'the chat template exceeded its limit of 200 MB of memory',
     });
     expect(await next).toEqual([part('b')]);
   });
 
-  it('rejects what waits when it is closed', async () => {
+  it('rejects pending requests on close', async () => {
     const renderer = create();
     const waiting = Promise.allSettled([
       renderer.render(many(2), { chatTemplate: ENDLESS }),
@@ -229,7 +236,7 @@ describe('a renderer', () => {
     }
   });
 
-  it('answers what waits before it is closed for want of others', async () => {
+  it('completes pending requests before closeWhenIdle closes it', async () => {
     const renderer = create();
     const rendered = renderer.render(many(100), { chatTemplate: 'a' });
     renderer.closeWhenIdle();

@@ -13,10 +13,12 @@ const ROLES =
 
 describe('renderChatTemplate', () => {
   it.each(['2 ** 1000000000', '(-15) ** 99999999999', '16 ** 65537', '10 ** 10000000'])(
-    'refuses the int %s without computing it',
+    'rejects the int %s without computing it',
     (power) => {
       const render = () => renderChatTemplate(`{% set x = ${power} %}`, MESSAGES);
-      expect(render).toThrow(/OverflowError: an int of \d+ bits; a template may make 262144/);
+      expect(render).toThrow(
+        /OverflowError in line 1: an int of \d+ bits exceeds the limit of 262144 bits/,
+      );
     },
   );
 
@@ -25,14 +27,14 @@ describe('renderChatTemplate', () => {
     expect(renderChatTemplate(template, MESSAGES)).toBe('True -27 1');
   });
 
-  it('opens the turn of the model when it is asked to', () => {
+  it("starts the assistant's turn with addGenerationPrompt", () => {
     expect(renderChatTemplate(ROLES, MESSAGES)).toBe('<user>Hi</user>');
     expect(renderChatTemplate(ROLES, MESSAGES, { addGenerationPrompt: true })).toBe(
       '<user>Hi</user><assistant>',
     );
   });
 
-  it('hands on tools, documents, special tokens and further variables', () => {
+  it('passes tools, documents, special tokens and kwargs to the template', () => {
     const template =
       '{{ tools|tojson }} {{ documents[0].title }} {{ bos_token }} {{ enable_thinking }} {{ x is defined }}';
     const options = {
@@ -46,17 +48,17 @@ describe('renderChatTemplate', () => {
     );
   });
 
-  it('gives None for tools and documents that there are not', () => {
+  it('passes None for missing tools and documents', () => {
     expect(renderChatTemplate('{{ tools }} {{ documents }}', MESSAGES)).toBe('None None');
     expect(renderChatTemplate('{{ tools }}', MESSAGES, { tools: [] })).toBe('[]');
   });
 
-  it('lets variables of the caller go before special tokens', () => {
+  it('prefers chatTemplateKwargs to special tokens', () => {
     const options = { specialTokens: { bos_token: 'a' }, chatTemplateKwargs: { bos_token: 'b' } };
     expect(renderChatTemplate('{{ bos_token }}', MESSAGES, options)).toBe('b');
   });
 
-  it('hands on content that is null, missing or a list, and other fields', () => {
+  it('passes null, missing and list content, and other fields, to the template', () => {
     const template =
       '{% for m in messages %}{{ m.content is defined }}{{ m.content }}{{ m.tool_calls }};{% endfor %}';
     const messages = [
@@ -69,7 +71,7 @@ describe('renderChatTemplate', () => {
     );
   });
 
-  it('says which line is no template', () => {
+  it('names the line that does not compile', () => {
     const render = () => renderChatTemplate('{{ 1 }}\n{% nope %}', MESSAGES);
     expect(render).toThrow(ChatTemplateError);
     expect(render).toThrow(/^line 2: Encountered unknown tag 'nope'.*the line is '{% nope %}'/);
@@ -78,15 +80,15 @@ describe('renderChatTemplate', () => {
     );
   });
 
-  it('passes on what a template raises', () => {
+  it("reports a template's raise_exception", () => {
     const render = () => renderChatTemplate("{{ raise_exception('No system role') }}", MESSAGES);
     expect(render).toThrow(InvalidRequestError);
-    expect(render).toThrow('the chat template refuses the messages: No system role');
+    expect(render).toThrow('the chat template rejected the messages: No system role');
   });
 
-  it('says where the messages do not suit a template', () => {
+  it('names the line that fails', () => {
     expect(() => renderChatTemplate('\n{{ messages[0].content + 1 }}', MESSAGES)).toThrow(
-      'at its line 2, TypeError: can only concatenate str (not "int") to str',
+      'TypeError in line 2: can only concatenate str (not "int") to str',
     );
   });
 
@@ -95,10 +97,14 @@ describe('renderChatTemplate', () => {
     [[5], {}, /messages\[0\] is 5/],
     [MESSAGES, { tools: [5] }, /tools\[0\] is 5/],
     [MESSAGES, { documents: 'x' }, /documents is 'x'/],
-    [MESSAGES, { chatTemplateKwargs: { tools: [] } }, /has tools, which .* the option tools/],
-    [MESSAGES, { addGenerationPrompt: true, continueFinalMessage: true }, /exclude each other/],
+    [
+      MESSAGES,
+      { chatTemplateKwargs: { tools: [] } },
+      /must not contain tools; use the option tools/,
+    ],
+    [MESSAGES, { addGenerationPrompt: true, continueFinalMessage: true }, /cannot both be set/],
     [[{ role: 'user', content: () => 1 }], {}, /messages\[0\]\.content is a function/],
-  ])('refuses %j with %j', (messages, options, message) => {
+  ])('rejects %j with %j', (messages, options, message) => {
     const render = () => renderChatTemplate('x', messages as object[], options);
     expect(render).toThrow(InvalidRequestError);
     expect(render).toThrow(message);
@@ -113,24 +119,24 @@ describe('continueFinalMessage', () => {
   const options = { continueFinalMessage: true };
   const KEEPING = ROLES.replace(' | trim', '');
 
-  it('leaves the last message open', () => {
+  it('does not close the last message', () => {
     expect(renderChatTemplate(ROLES, chat('It is'), options)).toBe(
       '<user>Hi</user><assistant>It is',
     );
   });
 
-  it('keeps the space at its end where the template does', () => {
+  it('keeps trailing white space if the template does', () => {
     expect(renderChatTemplate(KEEPING, chat('It is '), options)).toMatch(/It is $/);
     expect(renderChatTemplate(ROLES, chat('It is '), options)).toMatch(/It is$/);
   });
 
-  it('goes on with the last text of a list', () => {
+  it('continues the last text part', () => {
     const template = '{% for p in messages[-1].content %}[{{ p.text }}]{% endfor %}';
     const parts = ['a', 'b'].map((text) => ({ type: 'text', text }));
     expect(renderChatTemplate(template, chat(parts), options)).toBe('[a][b');
   });
 
-  it('goes on with another field', () => {
+  it('continues another field', () => {
     const template = '{{ messages[-1].reasoning }}|{{ messages[-1].content }}';
     const messages = chat('x', { reasoning: 'so' });
     expect(renderChatTemplate(template, messages, { continueFinalMessage: 'reasoning' })).toBe(
@@ -145,11 +151,11 @@ describe('continueFinalMessage', () => {
   });
 
   it.each([
-    [ROLES, chat(null), true, /no 'content' to go on with/],
-    [ROLES, chat([{ type: 'image' }]), true, /no text to go on with/],
-    [ROLES, chat('x', { other: 'y' }), 'other', /a field that the chat template does not know/],
-    ['{{ messages[0].content }}', chat('It is'), true, /leaves out or changes the last message/],
-  ])('%s refuses %j', (template, messages, continueFinalMessage, message) => {
+    [ROLES, chat(null), true, /no 'content' to continue/],
+    [ROLES, chat([{ type: 'image' }]), true, /no text part to continue/],
+    [ROLES, chat('x', { other: 'y' }), 'other', /a field that the chat template does not use/],
+    ['{{ messages[0].content }}', chat('It is'), true, /omits or changes the last message/],
+  ])('%s rejects %j', (template, messages, continueFinalMessage, message) => {
     expect(() => renderChatTemplate(template, messages, { continueFinalMessage })).toThrow(message);
   });
 });
@@ -190,20 +196,20 @@ describe('the chat template of a checkpoint', () => {
     ['a string', inConfig('D'), {}, 'D'],
     ['a list', inConfig(named({ rag: 'R', default: 'D' })), {}, 'D'],
     ['an object', inConfig({ rag: 'R', default: 'D' }), {}, 'D'],
-  ])('is that of %s', async (_, files, more, text) => {
+  ])('is read from %s', async (_, files, more, text) => {
     expect(await (await load(files, more)).renderChatTemplate(MESSAGES)).toBe(text);
   });
 
-  it('is tool_use where there are tools', async () => {
+  it('is tool_use if there are tools', async () => {
     const tokenizer = await load(inConfig(named({ default: 'D', tool_use: 'T' })));
     expect(await tokenizer.renderChatTemplate(MESSAGES, { tools: [] })).toBe('T');
     expect(await tokenizer.renderChatTemplate(MESSAGES, { tools: null })).toBe('D');
   });
 
   it.each([
-    ['a link to nothing', (place: string) => symlink('/nowhere', place), 'a link to /nowhere'],
+    ['a dangling link', (place: string) => symlink('/nowhere', place), 'a link to /nowhere'],
     ['a file', (place: string) => writeFile(place, ''), 'ENOTDIR'],
-  ])('in an additional_chat_templates that is %s is refused', async (_, make, reason) => {
+  ])('is rejected if additional_chat_templates is %s', async (_, make, reason) => {
     const folder = await folderWith(byteTokenizerFiles());
     await make(path.join(folder, 'additional_chat_templates'));
     await expect(Tokenizer.load(folder)).rejects.toMatchObject({
@@ -212,28 +218,28 @@ describe('the chat template of a checkpoint', () => {
     });
   });
 
-  it('is the one that the call names, or gives', async () => {
+  it('can be selected by name or given as text in the call', async () => {
     const tokenizer = await load(inConfig(named({ default: 'D', rag: 'R' })));
     expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
     expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{ 1 + 1 }}' })).toBe('2');
   });
 
-  it('is the one that was given when it was loaded, unless the call gives another', async () => {
+  it('can be given at loading, and overridden by the call', async () => {
     const tokenizer = await load(inConfig('D'), {}, 'own');
     expect(await tokenizer.renderChatTemplate(MESSAGES)).toBe('own');
     expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'call' })).toBe('call');
     await expect(load({}, {}, '{% nope %}')).rejects.toThrow(ConfigError);
   });
 
-  it('must be named where none is the default', async () => {
+  it("must be named if none is named 'default'", async () => {
     const tokenizer = await load(inConfig(named({ rag: 'R', other: 'O' })));
     await expect(tokenizer.renderChatTemplate(MESSAGES)).rejects.toThrow(
-      /has the chat templates other, rag and none is named 'default'/,
+      /chat templates are other, rag, and none is named 'default'/,
     );
     expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'rag' })).toBe('R');
   });
 
-  it('that does not compile is a warning, and an error once it is used', async () => {
+  it('emits a warning if it does not compile, and an error on use', async () => {
     const emitWarning = jest.spyOn(process, 'emitWarning').mockImplementation();
     const tokenizer = await load({ 'chat_template.jinja': 'x\n{{ y|nope }}' });
     expect(emitWarning).toHaveBeenCalledWith(
@@ -248,14 +254,14 @@ describe('the chat template of a checkpoint', () => {
     expect(await tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: 'own' })).toBe('own');
   });
 
-  it('of the call that does not compile is the fault of the call', async () => {
+  it('of the call is an InvalidRequestError if it does not compile', async () => {
     const tokenizer = await load({});
     await expect(tokenizer.renderChatTemplate(MESSAGES, { chatTemplate: '{{' })).rejects.toThrow(
       InvalidRequestError,
     );
   });
 
-  it('opens the turn of the model unless the last message is gone on with', async () => {
+  it("starts the assistant's turn unless continueFinalMessage is set", async () => {
     const tokenizer = await load({ 'chat_template.jinja': ROLES });
     expect(await tokenizer.renderChatTemplate(MESSAGES)).toMatch(/<assistant>$/);
     expect(await tokenizer.renderChatTemplate(MESSAGES, { addGenerationPrompt: false })).toMatch(
@@ -278,13 +284,13 @@ describe('the chat template of a checkpoint', () => {
     };
     const bytes = (text: string) => [...Buffer.from(text)];
 
-    it('keeps what a user wrote from ending the turn', async () => {
+    it("encodes a user's special tokens as text", async () => {
       const messages = [{ role: 'user', content: 'a<eos>b' }];
       expect(await apply(messages, false)).toEqual([...bytes('a'), EOS, ...bytes('b'), EOS]);
       expect(await apply(messages, true)).toEqual([...bytes('a<eos>b'), EOS]);
     });
 
-    it('leaves what the assistant wrote, and text without special tokens', async () => {
+    it("keeps the assistant's special tokens, and text without any", async () => {
       const messages = [
         { role: 'user', content: 'x<eo' },
         { role: 'assistant', content: 'y<eos>' },
@@ -293,7 +299,7 @@ describe('the chat template of a checkpoint', () => {
       expect(await apply(messages, true)).toEqual(ids);
     });
 
-    it('breaks those that begin inside one another', async () => {
+    it('splits overlapping special tokens', async () => {
       const messages = [{ role: 'user', content: '<e<eos>os><eos><eos>' }];
       expect(await apply(messages, true)).toEqual([...bytes('<e<eos>os><eos><eos>'), EOS]);
     });

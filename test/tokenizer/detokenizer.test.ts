@@ -9,13 +9,13 @@ import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 const isPrintable = (byte: number) =>
   (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad && byte <= 0xff);
 const BYTES = Array.from({ length: 256 }, (_, byte) => byte);
-/** Bytes in the order of their tokens: GPT-2's byte-level alphabet, sorted. */
+/** Bytes in token order: GPT-2's byte-level alphabet, sorted. */
 const ALPHABET = [...BYTES.filter(isPrintable), ...BYTES.filter((byte) => !isPrintable(byte))];
-/** The character that stands for a byte in tokenizer.json. */
+/** The byte-level character of a byte. */
 const letterOf = (byte: number) =>
   String.fromCharCode(isPrintable(byte) ? byte : 256 + ALPHABET.indexOf(byte) - 188);
 
-/** Tokens of several bytes that begin and end inside characters. */
+/** Tokens of several bytes that start or end inside characters. */
 const PARTS = {
   'start of an emoji': [0xf0, 0x9f, 0x98],
   'end of one, start of the next': [0x80, 0xf0, 0x9f, 0x98],
@@ -24,7 +24,7 @@ const PARTS = {
 
 const tokensOf = (...bytes: number[]) => bytes.map((byte) => ALPHABET.indexOf(byte));
 const tokensOfText = (text: string) => tokensOf(...Buffer.from(text));
-/** What the platform makes of bytes. */
+/** The platform's UTF-8 decoding. */
 const textOf = (bytes: Iterable<number>) =>
   new TextDecoder('utf-8', { ignoreBOM: true }).decode(Uint8Array.from(bytes));
 
@@ -52,7 +52,7 @@ describe('IncrementalDetokenizer', () => {
 
   afterAll(() => rm(folder, { recursive: true }));
 
-  it('holds a character back until its last byte', () => {
+  it('buffers a character until its last byte', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     expect(tokensOfText('é猫😀').map((id) => detokenizer.append([id]))).toEqual([
       '',
@@ -68,13 +68,13 @@ describe('IncrementalDetokenizer', () => {
     expect(detokenizer.finish()).toBe('');
   });
 
-  it('takes several tokens at once', () => {
+  it('appends several tokens at once', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     expect(detokenizer.append(Int32Array.from(tokensOfText('a 猫 b').slice(0, -3)))).toBe('a ');
     expect(detokenizer.append(tokensOfText('a 猫 b').slice(-3))).toBe('猫 b');
   });
 
-  it('gives the whole characters of tokens that end inside another', () => {
+  it('returns complete characters of tokens that end inside another', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     expect(detokenizer.append([part('start of an emoji')])).toBe('');
     expect(detokenizer.append([part('end of one, start of the next')])).toBe('😀');
@@ -82,7 +82,7 @@ describe('IncrementalDetokenizer', () => {
     expect(detokenizer.finish()).toBe('');
   });
 
-  it('gives them one by one, however long the run', () => {
+  it('returns each character of a long run at once', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     detokenizer.append([part('start of an emoji')]);
     for (let i = 0; i < 100; i++) {
@@ -91,20 +91,20 @@ describe('IncrementalDetokenizer', () => {
     expect(detokenizer.append([part('end of one, and text')])).toBe('😀 ok');
   });
 
-  it('gives an unfinished character up when it ends', () => {
+  it('replaces an incomplete character at the end', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     expect(detokenizer.append(tokensOf(0x61, 0xf0, 0x9f))).toBe('a');
     expect(detokenizer.finish()).toBe('\ufffd');
     expect(detokenizer.finish()).toBe('');
   });
 
-  it('gives it up when text follows', () => {
+  it('replaces an incomplete character before other text', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     expect(detokenizer.append(tokensOf(0xf0, 0x9f))).toBe('');
     expect(detokenizer.append(tokensOf(0x61))).toBe('\ufffda');
   });
 
-  it('does not hold back bytes that no others can make a character of', () => {
+  it('does not buffer bytes that cannot become a character', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     const deltas = tokensOf(...new Array<number>(500).fill(0x98)).map((id) =>
       detokenizer.append([id]),
@@ -113,7 +113,7 @@ describe('IncrementalDetokenizer', () => {
     expect(detokenizer.finish()).toBe('');
   });
 
-  it('keeps a character whole wherever in such a run it stands', () => {
+  it('decodes a valid character anywhere in a run of invalid bytes', () => {
     for (let length = 0; length < 40; length++) {
       const detokenizer = new IncrementalDetokenizer(tokenizer);
       const run = new Array<number>(length).fill(0x98);
@@ -124,7 +124,7 @@ describe('IncrementalDetokenizer', () => {
     }
   });
 
-  it('looks up tokens of whole characters', () => {
+  it('looks up tokens of complete characters', () => {
     const decode = jest.spyOn(tokenizer, 'decode');
     const ids = tokensOfText('plain text');
     expect(new IncrementalDetokenizer(tokenizer).append(ids)).toBe('plain text');
@@ -134,13 +134,13 @@ describe('IncrementalDetokenizer', () => {
     decode.mockRestore();
   });
 
-  it('leaves special tokens out, also from inside a character', () => {
+  it('omits special tokens, also inside a character', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     const [first, ...others] = tokensOfText('猫');
     expect(detokenizer.append([end, first, end, ...others, end])).toBe('猫');
   });
 
-  it('shows them when it is told to', () => {
+  it('includes special tokens with skipSpecialTokens false', () => {
     const detokenizer = new IncrementalDetokenizer(tokenizer, false);
     const [first] = tokensOfText('猫');
     expect(detokenizer.append([...tokensOfText('a'), end, first, end])).toBe(
@@ -148,7 +148,7 @@ describe('IncrementalDetokenizer', () => {
     );
   });
 
-  it('makes of any bytes what the platform makes of them', () => {
+  it('decodes any bytes as the platform does', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 60 }), (bytes) => {
         const detokenizer = new IncrementalDetokenizer(tokenizer);
@@ -159,7 +159,7 @@ describe('IncrementalDetokenizer', () => {
     );
   });
 
-  it('gives of any text only what is final, and no character late', () => {
+  it('returns only final text, and every character without delay', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary', maxLength: 20 }), (text) => {
         fc.pre(!text.includes('\ufffd'));

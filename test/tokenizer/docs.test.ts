@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { ROOT, runNode } from '../executor/support';
 
-test('the example of docs/tokenizers.md runs as it stands', async () => {
+test('the example in docs/tokenizers.md runs', async () => {
   const page = readFileSync(path.join(ROOT, 'docs', 'tokenizers.md'), 'utf8');
   const [example, ...others] = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
   expect(others).toEqual([]);
@@ -21,7 +21,7 @@ test('the example of docs/tokenizers.md runs as it stands', async () => {
   expect(first).toBe(bos);
 });
 
-test('the commands of docs/tokenizers.md are scripts of the package', () => {
+test('the commands in docs/tokenizers.md are scripts of the package', () => {
   const page = readFileSync(path.join(ROOT, 'docs', 'tokenizers.md'), 'utf8');
   const { scripts } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
     scripts: Record<string, string>;

@@ -28,7 +28,7 @@ describe.each(recorded)('a tokenizer with $name', ({ tokenizer: file, cases }) =
     expect(await tokenizer.encode(text)).toEqual(withSpecial);
   });
 
-  it('encodes all of them at once', async () => {
+  it('encodes all texts as a batch', async () => {
     const texts = cases.map(({ text }) => text);
     expect(await tokenizer.encodeBatch(texts)).toEqual(cases.map(({ withSpecial }) => withSpecial));
   });
@@ -38,13 +38,13 @@ describe.each(recorded)('a tokenizer with $name', ({ tokenizer: file, cases }) =
     expect(await tokenizer.decode(withSpecial, { skipSpecialTokens: false })).toBe(kept);
   });
 
-  it.each(cases)('decodes to $kept in steps', ({ withSpecial, kept }) => {
+  it.each(cases)('decodes to $kept token by token', ({ withSpecial, kept }) => {
     const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: false });
     const deltas = withSpecial.map((id) => decoder.append([id]));
     expect(deltas.join('') + decoder.finish()).toBe(kept);
   });
 
-  it('has no more tokens at least than there are', () => {
+  it('has a minNumTokens of at most the number of tokens', () => {
     const tooMany = cases.filter(({ text, ids }) => tokenizer.minNumTokens(text) > ids.length);
     expect(tooMany).toEqual([]);
   });

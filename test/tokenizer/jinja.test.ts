@@ -4,7 +4,7 @@ import { TemplateRuntimeError, TemplateSyntaxError } from '../../lib/tokenizer/j
 import { strftime } from '../../lib/tokenizer/jinja/strftime';
 import { JinjaTemplate } from '../../lib/tokenizer/jinja/template';
 
-/** What jinja2 makes of each snippet, by jinja/make.py. */
+/** jinja2's result for each snippet, recorded by jinja/make.py. */
 interface Case {
   section: string;
   template: string;
@@ -31,7 +31,7 @@ describe('JinjaTemplate, as jinja2', () => {
   it.each(raising)('raises $error for $template', ({ template, error }) => {
     const compiled = new JinjaTemplate(template);
     expect(() => compiled.render(context)).toThrow(TemplateRuntimeError);
-    // A sandbox that is stricter by one attribute is as good.
+    // The sandbox may reject more attributes than jinja2's.
     const kinds = template.includes('__globals__') ? ['SecurityError', error] : [error];
     expect(kinds).toContain(kindOf(() => compiled.render(context)));
   });
@@ -52,12 +52,12 @@ function kindOf(run: () => unknown): string | null {
 }
 
 describe('an error', () => {
-  it('names the line of a construct that does not compile', () => {
+  it('names the line that does not compile', () => {
     const template = '{{ 1 }}\n{% if true %}\n{{ x|nope }}\n{% endif %}\n\n{{ y|nope }}';
     expect(() => new JinjaTemplate(template)).toThrow("line 6: No filter named 'nope'.");
   });
 
-  it('knows the line where it was raised', () => {
+  it('has the line where it was raised', () => {
     const template = '{{ 1 }}\n{% for x in [1] %}\n{{ x + "a" }}\n{% endfor %}';
     expect(() => render(template)).toThrow(expect.objectContaining({ line: 3 }) as Error);
   });
@@ -85,13 +85,13 @@ describe('the data of a template', () => {
     ).toBe("{'a': 1} 2 False");
   });
 
-  it('is refused when it is nested in itself', () => {
+  it('is rejected if it is cyclic', () => {
     const value: Record<string, unknown> = {};
     value.value = value;
     expect(() => render('x', { value })).toThrow(/nested deeper/);
   });
 
-  it('is refused when it is a function', () => {
+  it('is rejected if it is a function', () => {
     expect(() => render('x', { value: () => 1 })).toThrow('value is a function');
   });
 });
@@ -113,7 +113,7 @@ describe('the cost of a template', () => {
     expect(kindOf(() => render(template))).toBe('MemoryError');
   });
 
-  it('has a limit: the size of an int', () => {
+  it('is limited by the size of an int', () => {
     expect(kindOf(() => render('{{ (9 ** 9) ** (9 ** 9) }}'))).toBe('OverflowError');
   });
 
@@ -138,7 +138,7 @@ describe('the cost of a template', () => {
 });
 
 describe('strftime', () => {
-  // Expected by Python's datetime(2024, 12, 30, 9, 5, 7).strftime(...).
+  // Expected values: Python's datetime(2024, 12, 30, 9, 5, 7).strftime(...).
   it.each([
     ['%Y-%m-%d %H:%M:%S', '2024-12-30 09:05:07'],
     ['%d %b %Y|%B|%a|%A', '30 Dec 2024|December|Mon|Monday'],

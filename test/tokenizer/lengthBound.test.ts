@@ -20,7 +20,7 @@ describe.each([
 
   afterAll(() => tokenizer.close());
 
-  it('is no more than there are', async () => {
+  it('is at most the number of tokens', async () => {
     const words = fc.constantFrom(
       'the tide',
       '  ',
@@ -49,14 +49,14 @@ describe.each([
   });
 });
 
-test('minNumTokens of one token a byte is the number of bytes', async () => {
+test('minNumTokens is the number of bytes if each byte is a token', async () => {
   const tokenizer = await byteTokenizer();
-  // The special token <eos> is 5 bytes of a text.
+  // The special token <eos> has 5 bytes.
   expect(tokenizer.minNumTokens('é'.repeat(500))).toBe(200);
   await tokenizer.close();
 });
 
-describe('there is no bound with', () => {
+describe('lengthBound', () => {
   const flags = {
     special: true,
     singleWord: false,
@@ -67,25 +67,25 @@ describe('there is no bound with', () => {
   const vocab = { '?': 0, a: 1, abc: 2 };
   const model = { type: 'BPE', vocab, merges: [], unk_token: '?' };
 
-  it('nothing that drops or shortens', () => {
+  it('is sound for a tokenizer that keeps its text', () => {
     expect(lengthBound({ model }, vocab, [])).toMatchObject({ maxPerToken: 3 });
   });
 
   it.each([
     ['a normalizer that shortens', { normalizer: { type: 'NFKC' }, model }],
     [
-      'one inside a Sequence',
+      'a normalizer that shortens in a Sequence',
       {
         normalizer: { type: 'Sequence', normalizers: [{ type: 'NFC' }, { type: 'Strip' }] },
         model,
       },
     ],
     [
-      'a Replace by less',
+      'a Replace with a shorter text',
       { normalizer: { type: 'Replace', pattern: { String: 'ab' }, content: 'a' }, model },
     ],
     [
-      'a Replace of a run',
+      'a Replace that shortens a run',
       { normalizer: { type: 'Replace', pattern: { Regex: ' +' }, content: ' ' }, model },
     ],
     ['a pre-tokenizer that drops', { pre_tokenizer: { type: 'WhitespaceSplit' }, model }],
@@ -94,12 +94,12 @@ describe('there is no bound with', () => {
     ['unknown characters that are dropped', { model: { ...model, unk_token: null } }],
     ['byte tokens that are missing', { model: { ...model, unk_token: null, byte_fallback: true } }],
     ['unknown words', { model: { type: 'WordLevel', vocab, unk_token: '?' } }],
-  ])('%s', (_, json) => {
+  ])('is null for %s', (_, json) => {
     const bound = lengthBound(json, vocab, []);
     expect(minNumTokens('a'.repeat(100), bound)).toBe(0);
   });
 
-  it('a token in the text that takes the white space around it', () => {
+  it('is 0 for a text with a token that absorbs white space', () => {
     const bound = lengthBound({ model }, vocab, [{ ...flags, content: '<m>', rstrip: true }]);
     expect(minNumTokens('<m>' + ' '.repeat(100), bound)).toBe(0);
     expect(minNumTokens('a'.repeat(100), bound as LengthBound)).toBe(34);

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Makes three small tokenizers and records what Hugging Face's tokenizers and transformers do with them.
+"""Creates three small tokenizers and records the results of Hugging Face's tokenizers and transformers.
 
     python test/tokenizer/make.py
 
 Needs tokenizers 0.23 and transformers 5.17. Each of byte-bpe/ (as Llama 3), nfc-bpe/ (as Qwen) and sentencepiece/ (as
 Llama 2) gets a tokenizer.json, a tokenizer_config.json and an expected.json:
 
-    encode    for each awkward text: its ids with and without special tokens
+    encode    for each difficult text: its ids with and without special tokens
     decode    for each list of ids: its text with and without special tokens
-    stream    for each list of ids: what each of them adds to the text after a prompt
-    chat      for each conversation, with and without the opening of the next turn: the template's text and its ids
+    stream    for each list of ids: the text that each id appends after a prompt
+    chat      for each conversation, with and without add_generation_prompt: the rendered text and its ids
 """
 
 import json
@@ -73,7 +73,7 @@ CHATS = [
     ],
 ]
 
-# In the manner of the families' own templates, with what those use: loops, conditions, filters, raise_exception.
+# Templates with the constructs of the families' own: loops, conditions, filters, raise_exception.
 HEADERS_TEMPLATE = """{{- bos_token }}
 {%- for message in messages %}
     {%- if message.role not in ['system', 'user', 'assistant'] %}
@@ -208,7 +208,7 @@ def recorded(folder, tokenizer):
         return tokenizer.encode(text, add_special_tokens=special).ids
 
     def step_by_step(prompt, tokens, skip):
-        """What each token adds, None from the stream being nothing yet; and what is left over at the end."""
+        """The text that each token appends ('' for the stream's None), and the rest at the end."""
         stream = DecodeStream(ids=prompt, skip_special_tokens=skip)
         return [stream.step(tokenizer, token) or '' for token in tokens]
 
@@ -217,8 +217,8 @@ def recorded(folder, tokenizer):
     everything = [token for text in TEXTS for token in ids(text, True)]
     lists = [ids(text, True) for text in TEXTS] + [everything]
     if '<0x00>' not in tokenizer.get_vocab():
-        # Broken UTF-8, too. Not with byte fallback: where this library gives up a whole run of bytes for one that is
-        # broken, others keep the characters that are whole.
+        # Also invalid UTF-8. Not with byte fallback: this library replaces a whole run of bytes for one invalid
+        # byte, other implementations keep valid characters.
         lists += [everything[::-1], everything[1::3]]
     decode = [
         {
@@ -242,7 +242,7 @@ def recorded(folder, tokenizer):
         for prompt_too in (False, True):
             try:
                 text = fast.apply_chat_template(messages, add_generation_prompt=prompt_too, tokenize=False)
-            except Exception as error:  # jinja2's, with the template's own words
+            except Exception as error:  # jinja2's error with the template's message
                 chat.append({'messages': messages, 'addGenerationPrompt': prompt_too, 'error': str(error)})
                 continue
             chat.append(

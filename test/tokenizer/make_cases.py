@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records what Hugging Face's tokenizers and transformers do with small tokenizers, each for one thing.
+"""Records the results of Hugging Face's tokenizers and transformers for small tokenizers of one feature each.
 
     python test/tokenizer/make_cases.py
 
@@ -7,7 +7,7 @@ Needs tokenizers 0.23 and transformers 5.17. Writes, beside itself:
 
     encoders.json   tokenizers, with the ids of texts with and without special tokens, and those ids' text
     decoders.json   one vocabulary, and for each decoder the text of lists of ids, special tokens kept and skipped
-    special.json    folders' files, with what transformers reads of special tokens in them: their ids by name, the
+    special.json    folders' files, with the special tokens that transformers reads from them: ids by name, the
                     ids of texts (also with split_special_tokens), and those ids' text without special tokens
 """
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def byte_letters():
-    """GPT-2's letter of each byte."""
+    """GPT-2's character for each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
@@ -64,7 +64,7 @@ def split(regex, behavior, invert=False):
 
 
 def charsmap(replacements):
-    """A precompiled charsmap: a double-array trie (darts-clone's units) of the keys, and the texts they stand for."""
+    """A precompiled charsmap: a double-array trie (darts-clone's units) of the keys, and their replacement texts."""
     texts, places = b'', {}
     for key, text in sorted(replacements.items()):
         places[key.encode()] = len(texts)
@@ -341,7 +341,7 @@ def decoders():
 
 
 def decoded(tokenizer, ids, skip):
-    """None where the library panics: Strip does, of a piece that its two ends meet in."""
+    """None if the library panics, as Strip does on a piece that its two ends consume."""
     try:
         return tokenizer.decode(ids, skip_special_tokens=skip)
     except BaseException as error:

@@ -1,6 +1,6 @@
 import { RegexError, regexCost } from '../../lib/tokenizer/regexCost';
 
-/** Of published tokenizers. */
+/** Regular expressions of published tokenizers. */
 const published: readonly (readonly [name: string, pattern: string])[] = [
   ['GPT-2', "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"],
   [
@@ -40,16 +40,16 @@ const costly = [
   'a?'.repeat(30) + 'a', '(?:a|a)'.repeat(30) + 'b', '('.repeat(100) + ')'.repeat(100), '(?:a*){2,}b',
 ]; // prettier-ignore
 
-describe('the cost of a regular expression', () => {
-  it.each(published)('is accepted of %s', (_, pattern) => {
+describe('regexCost', () => {
+  it.each(published)('accepts %s', (_, pattern) => {
     expect(regexCost(pattern).maxTextLength).toBeGreaterThan(1_000_000);
   });
 
-  it.each(costly)('is too much of %s', (pattern) => {
+  it.each(costly)('rejects %s', (pattern) => {
     expect(() => regexCost(pattern)).toThrow(RegexError);
   });
 
-  it('has no bound on texts where nothing is tried twice', () => {
+  it('allows texts of any length without backtracking', () => {
     expect(regexCost('\\s+|a').maxTextLength).toBe(Infinity);
   });
 
@@ -61,7 +61,7 @@ describe('the cost of a regular expression', () => {
     ['(?:a?b*)+', true],
     ['a', false],
     ['(?<!b)a{1,2}', false],
-  ])('tells whether %s matches nothing: %s', (pattern, matchesEmpty) => {
+  ])('says whether %s matches an empty string: %s', (pattern, matchesEmpty) => {
     expect(regexCost(pattern).matchesEmpty).toBe(matchesEmpty);
   });
 });

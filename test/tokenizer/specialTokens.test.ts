@@ -18,7 +18,7 @@ const recorded = JSON.parse(
   readFileSync(path.join(__dirname, 'special.json'), 'utf8'),
 ) as Recorded[];
 
-describe.each(recorded)('special tokens by $name', ({ files, named, ids, special, cases }) => {
+describe.each(recorded)('special tokens of $name', ({ files, named, ids, special, cases }) => {
   let tokenizer: Tokenizer;
 
   beforeAll(async () => {
@@ -27,29 +27,29 @@ describe.each(recorded)('special tokens by $name', ({ files, named, ids, special
 
   afterAll(() => tokenizer.close());
 
-  it('have the names and ids that transformers gives them', () => {
+  it('have the names and ids of transformers', () => {
     expect(tokenizer.specialTokens).toEqual(named);
     expect(tokenizer.specialTokenIds).toEqual(ids);
     expect(tokenizer.bosTokenId).toBe(ids.bos_token ?? null);
     expect(tokenizer.eosTokenId).toBe(ids.eos_token ?? null);
   });
 
-  it('are those that transformers skips', () => {
+  it('are skipped as by transformers', () => {
     const all = Array.from({ length: tokenizer.vocabSize }, (_, id) => id);
     expect(all.filter((id) => tokenizer.isSpecial(id))).toEqual(special);
   });
 
-  it.each(cases)('are found in $text', async ({ text, ids, decoded }) => {
+  it.each(cases)('are encoded in $text', async ({ text, ids, decoded }) => {
     expect(await tokenizer.encode(text)).toEqual(ids);
     expect(await tokenizer.decode(ids)).toBe(decoded);
   });
 
-  it.each(cases)('are text like other text with splitSpecialTokens: $text', async (each) => {
+  it.each(cases)('are plain text with splitSpecialTokens: $text', async (each) => {
     expect(await tokenizer.encode(each.text, { splitSpecialTokens: true })).toEqual(each.split);
   });
 });
 
-describe('refuses', () => {
+describe('rejects', () => {
   it.each([
     ['tokenizer_config.json', { added_tokens_decoder: { x: '<a>' } }, 'added_tokens_decoder'],
     ['tokenizer_config.json', { added_tokens_decoder: { 1: 7 } }, 'added_tokens_decoder'],

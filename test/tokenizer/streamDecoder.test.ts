@@ -5,7 +5,7 @@ import { StreamDecoder } from '../../lib/tokenizer/streamDecoder';
 import { TokenTable } from '../../lib/tokenizer/tokenTable';
 import { packVocabulary, Vocabulary } from '../../lib/tokenizer/vocabulary';
 
-/** Recorded from Python's tokenizers by make_cases.py; null where that library panics. */
+/** Recorded from Python's tokenizers by make_cases.py; null if that library panics. */
 interface Recorded {
   vocab: string[];
   special: string[];
@@ -30,7 +30,7 @@ const vocabulary = new Vocabulary(
 describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, kept, skipped }) => {
   const tokens = new TokenTable(vocabulary, new StreamDecoder(decoder));
 
-  /** Token by token. */
+  /** Decodes token by token. */
   const decode = (ids: number[], skipSpecialTokens: boolean, continues = false) => {
     const detokenizer = new IncrementalDetokenizer({ tokens }, skipSpecialTokens, { continues });
     return ids.map((id) => detokenizer.append([id])).join('') + detokenizer.finish();
@@ -39,17 +39,14 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
   it.each([
     ['kept', false, kept],
     ['skipped', true, skipped],
-  ])(
-    "gives in steps what the library's whole decode gives, special tokens %s",
-    (_, skip, texts) => {
-      const differences = recorded.lists
-        .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
-        .filter(({ actual, expected }) => expected !== null && actual !== expected);
-      expect(differences).toEqual([]);
-    },
-  );
+  ])("equals the library's decoding token by token, special tokens %s", (_, skip, texts) => {
+    const differences = recorded.lists
+      .map((ids, i) => ({ ids, actual: decode(ids, skip), expected: texts[i] }))
+      .filter(({ actual, expected }) => expected !== null && actual !== expected);
+    expect(differences).toEqual([]);
+  });
 
-  it('gives the same text whether tokens come one by one or at once', () => {
+  it('returns the same text for single tokens and for all at once', () => {
     for (const ids of recorded.lists) {
       const detokenizer = new IncrementalDetokenizer({ tokens }, false, { continues: false });
       expect(detokenizer.append(ids) + detokenizer.finish()).toBe(decode(ids, false));
@@ -57,7 +54,7 @@ describe.each(Object.entries(recorded.decoders))('decoder %s', (_, { decoder, ke
   });
 });
 
-describe('a text that goes on after another', () => {
+describe('a continuation of a text', () => {
   const continuation = (name: string, ...tokens: string[]) => {
     const { decoder } = recorded.decoders[name];
     const table = new TokenTable(vocabulary, new StreamDecoder(decoder));

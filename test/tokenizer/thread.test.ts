@@ -8,7 +8,7 @@ import { byteTokenizer } from '../engine/byteTokenizer';
 const FOLDER = path.join(__dirname, 'byte-bpe');
 const LOADER = path.join(__dirname, '..', 'executor', 'requireTypescript.js');
 
-/** What a process of its own that runs `script` prints, once it has ended by itself. */
+/** Runs `script` in a separate process until it exits by itself; returns its output. */
 async function processOf(script: string, env: NodeJS.ProcessEnv = {}): Promise<string> {
   const args = ['--require', LOADER, '-e', `const { Tokenizer } = require('uniproc');${script}`];
   const { stdout } = await promisify(execFile)(process.execPath, args, {
@@ -19,7 +19,7 @@ async function processOf(script: string, env: NodeJS.ProcessEnv = {}): Promise<s
 }
 
 describe("a tokenizer's thread", () => {
-  it('answers calls that overlap each with its own', async () => {
+  it('resolves concurrent calls with their own results', async () => {
     const tokenizer = await Tokenizer.load(FOLDER);
     const texts = Array.from({ length: 50 }, (_, i) => `tide ${i} `.repeat((i * 7) % 50));
     const all = await Promise.all(texts.map((text) => tokenizer.encode(text)));
@@ -28,7 +28,7 @@ describe("a tokenizer's thread", () => {
     await tokenizer.close();
   });
 
-  it('ends with close, which may be called again', async () => {
+  it('ends on close, which is idempotent', async () => {
     const tokenizer = await Tokenizer.load(FOLDER);
     await tokenizer.close();
     await tokenizer.close();
@@ -36,14 +36,14 @@ describe("a tokenizer's thread", () => {
     await expect(tokenizer.decode([1])).rejects.toThrow(ShutdownError);
   });
 
-  it('leaves what needs no thread after close', async () => {
+  it('supports synchronous methods after close', async () => {
     const tokenizer = await Tokenizer.load(FOLDER);
     const [id] = await tokenizer.encode('tide', { addSpecialTokens: false });
     await tokenizer.close();
     expect(tokenizer.idToToken(id)).not.toBe('');
   });
 
-  it('rejects calls that wait when it is closed', async () => {
+  it('rejects pending calls on close', async () => {
     const tokenizer = await Tokenizer.load(FOLDER);
     const waiting = Promise.allSettled([tokenizer.encode('a'.repeat(1e6)), tokenizer.encode('b')]);
     await tokenizer.close();
@@ -53,7 +53,7 @@ describe("a tokenizer's thread", () => {
   });
 
   it.each(['', 'await tokenizer.encode("a");', 'void tokenizer.decode([1]).catch(() => {});'])(
-    'does not keep a process: %s',
+    'does not keep the process alive: %s',
     async (calls) => {
       const script = `(async () => {
         const tokenizer = await Tokenizer.load(${JSON.stringify(FOLDER)}); ${calls}
@@ -63,14 +63,14 @@ describe("a tokenizer's thread", () => {
     },
   );
 
-  it('keeps a process while a call waits', async () => {
+  it('keeps the process alive while a call is pending', async () => {
     const script = `Tokenizer.load(${JSON.stringify(FOLDER)})
       .then((tokenizer) => tokenizer.encode('a'.repeat(1e5)))
       .then((ids) => console.log(ids.length));`;
     expect(Number(await processOf(script))).toBeGreaterThan(0);
   });
 
-  it('ends when nothing refers to the tokenizer, once its calls are answered', async () => {
+  it('ends after its tokenizer is garbage-collected and its calls have settled', async () => {
     const script = `
       const { readdirSync } = require('node:fs');
       const { setFlagsFromString } = require('node:v8');
@@ -96,7 +96,7 @@ describe("a tokenizer's thread", () => {
     expect(await processOf(script)).toBe('90000');
   });
 
-  it('does not disturb a process that exits while it works', async () => {
+  it('does not disturb a process that exits during a call', async () => {
     const script = `Tokenizer.load(${JSON.stringify(FOLDER)}).then((tokenizer) => {
       tokenizer.encode('a'.repeat(1e6));
       setImmediate(() => { console.log('exits'); process.exit(0); });
@@ -104,10 +104,10 @@ describe("a tokenizer's thread", () => {
     expect(await processOf(script)).toBe('exits');
   });
 
-  it('is refused where the library cannot be loaded, by an error that says what to do', async () => {
+  it('rejects with instructions if the library cannot be loaded', async () => {
     const script = `Tokenizer.load(${JSON.stringify(FOLDER)}).catch((error) =>
       console.log(JSON.stringify({ name: error.name, message: error.message })));`;
-    // The library's own way to name another binary.
+    // The library's variable for another binary.
     const env = { NAPI_RS_NATIVE_LIBRARY_PATH: path.join(__dirname, 'missing.node') };
     const error = JSON.parse(await processOf(script, env)) as Error;
     expect(error.name).toBe(AddonUnavailableError.name);
@@ -132,7 +132,7 @@ describe('a long text', () => {
     expect((await tokenizer.encodeBatch([text]))[0]).toEqual(ids);
   });
 
-  it('is encoded while the event loop turns', async () => {
+  it('is encoded without blocking the event loop', async () => {
     let turns = 0;
     let encoding = true;
     const turn = () => {
@@ -146,7 +146,7 @@ describe('a long text', () => {
   });
 });
 
-describe('what is no text or token', () => {
+describe('an invalid argument', () => {
   let tokenizer: Tokenizer;
 
   beforeAll(async () => {
@@ -155,20 +155,23 @@ describe('what is no text or token', () => {
 
   afterAll(() => tokenizer.close());
 
-  it.each([[5], [null], [undefined], [['a']]])('is refused: %p', async (text: unknown) => {
+  it.each([[5], [null], [undefined], [['a']]])('is rejected: text %p', async (text: unknown) => {
     await expect(tokenizer.encode(text as string)).rejects.toThrow(InvalidRequestError);
     await expect(tokenizer.encodeBatch(['a', text as string])).rejects.toThrow(/^texts\[1\] is/);
   });
 
-  it.each([[[0.5]], [[NaN]], [['1']], [[1n]]])('is refused: %p', async (ids) => {
+  it.each([[[0.5]], [[NaN]], [['1']], [[1n]]])('is rejected: token ids %p', async (ids) => {
     const refused = tokenizer.decode(ids as number[]);
     await expect(refused).rejects.toThrow(InvalidRequestError);
     await expect(refused).rejects.toThrow(/^token 0 is/);
   });
 
-  it.each([[-1], [2 ** 31], [2 ** 32], [-(2 ** 32)], [257]])('is nothing: %p', async (id) => {
-    expect(await tokenizer.decode([id, 97])).toBe('a');
-    const decoder = tokenizer.incrementalDecoder();
-    expect(decoder.append([id, 97])).toBe('a');
-  });
+  it.each([[-1], [2 ** 31], [2 ** 32], [-(2 ** 32)], [257]])(
+    'is ignored: an unknown token id, %p',
+    async (id) => {
+      expect(await tokenizer.decode([id, 97])).toBe('a');
+      const decoder = tokenizer.incrementalDecoder();
+      expect(decoder.append([id, 97])).toBe('a');
+    },
+  );
 });

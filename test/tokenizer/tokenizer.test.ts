@@ -33,7 +33,7 @@ describe.each(['byte-bpe', 'nfc-bpe', 'sentencepiece'])('Tokenizer of %s', (name
     tokenizer = await Tokenizer.load(path.join(__dirname, name));
   });
 
-  it('knows its size, its first and its last token', () => {
+  it('has the vocabulary size, BOS and EOS ids of the reference', () => {
     const { vocabSize, bosTokenId, eosTokenId } = expected;
     expect(tokenizer).toMatchObject({ vocabSize, bosTokenId, eosTokenId });
   });
@@ -50,7 +50,7 @@ describe.each(['byte-bpe', 'nfc-bpe', 'sentencepiece'])('Tokenizer of %s', (name
     );
   });
 
-  it.each(expected.stream)('decodes $ids step by step', ({ ids, deltas }) => {
+  it.each(expected.stream)('decodes $ids token by token', ({ ids, deltas }) => {
     const detokenizer = new IncrementalDetokenizer(tokenizer);
     let text = '';
     let reference = '';
@@ -59,14 +59,14 @@ describe.each(['byte-bpe', 'nfc-bpe', 'sentencepiece'])('Tokenizer of %s', (name
       expect(delta).not.toContain('\ufffd');
       text += delta;
       reference += deltas[i];
-      // Sometimes sooner than the reference; later where what that gave was not final, a run of byte tokens.
+      // May be ahead of the reference, or behind it in a run of byte tokens, which is not final.
       if (name !== 'sentencepiece') expect(text.startsWith(reference)).toBe(true);
     });
     expect(text + detokenizer.finish()).toBe(reference);
   });
 
   it.each(expected.chat)(
-    'puts $messages into words',
+    'renders and encodes $messages',
     async ({ messages, error, ids, ...options }) => {
       if (error === undefined) {
         expect(await tokenizer.applyChatTemplate(messages, options)).toEqual(ids);
@@ -89,8 +89,8 @@ describe('Tokenizer', () => {
     idOf = async (text) => (await tokenizer.encode(text, { addSpecialTokens: false }))[0];
   });
 
-  /** What loading a folder of these files complains of, and the name of the file it blames. */
-  async function complaint(files: Record<string, unknown>) {
+  /** The error message of loading a folder with these files, and the name of the file at fault. */
+  async function loadError(files: Record<string, unknown>) {
     const error: unknown = await folderWith(files)
       .then((folder) => Tokenizer.load(folder))
       .catch((reason: unknown) => reason);
@@ -100,20 +100,20 @@ describe('Tokenizer', () => {
     return { file: path.basename(file), message };
   }
 
-  it('decodes no tokens, and ids without a token, to nothing', async () => {
+  it('decodes an empty list, and ids without a token, to an empty string', async () => {
     expect(await tokenizer.decode([])).toBe('');
     expect(await tokenizer.decode([tokenizer.vocabSize, 1e9, -1])).toBe('');
     expect(await tokenizer.decode([tokenizer.vocabSize, await idOf('a'), 1e9])).toBe('a');
     expect(tokenizer.idToToken(tokenizer.vocabSize)).toBe('');
   });
 
-  it('leaves the spaces of the text as they are, whatever clean_up_tokenization_spaces says', async () => {
+  it('ignores clean_up_tokenization_spaces', async () => {
     expect(await tokenizer.decode(await tokenizer.encode("a , b . do n't !"))).toBe(
       "a , b . do n't !",
     );
   });
 
-  it('says what a token stands for inside a text', async () => {
+  it("returns a token's text within a text", async () => {
     expect(tokenizer.idToToken(await idOf(' the'))).toBe(' the');
     expect(tokenizer.idToToken(await idOf('<|end|>'))).toBe('<|end|>');
     expect(tokenizer.idToToken(await idOf('猫'))).toBe('\ufffd');
@@ -123,14 +123,14 @@ describe('Tokenizer', () => {
     expect(sentencepiece.idToToken(the)).toBe(' the');
   });
 
-  it('gives the text that a token adds, with the character that it makes whole', async () => {
+  it('returns the text that a token appends, with the character that it completes', async () => {
     const ids = await tokenizer.encode('猫', { addSpecialTokens: false });
     expect(tokenizer.textAfter(ids.slice(0, -1), ids[ids.length - 1])).toBe('猫');
     expect(tokenizer.textAfter([], ids[0])).toBe('\ufffd');
     expect(tokenizer.textAfter(await tokenizer.encode('a'), await idOf(' the'))).toBe(' the');
   });
 
-  it('gives the bytes of a token, which may be part of a character', async () => {
+  it("returns a token's bytes, which may be part of a character", async () => {
     const ids = await tokenizer.encode('a 猫', { addSpecialTokens: false });
     const bytes = ids.map((id) => tokenizer.tokenBytes(id));
     expect(Buffer.concat(bytes).toString()).toBe('a 猫');
@@ -142,7 +142,7 @@ describe('Tokenizer', () => {
     expect(cat).toHaveLength(3);
   });
 
-  it('keeps U+FEFF that is written in byte tokens', async () => {
+  it('keeps U+FEFF of byte tokens', async () => {
     const text = '\ufeffa\ufeff';
     const ids = await tokenizer.encode(text, { addSpecialTokens: false });
     expect(await tokenizer.decode(ids)).toBe(text);
@@ -150,7 +150,7 @@ describe('Tokenizer', () => {
     expect(ids.map((id) => decoder.append([id])).join('')).toBe(text);
   });
 
-  it('knows special tokens by tokenizer.json, and by their names in tokenizer_config.json', async () => {
+  it('reads special tokens from tokenizer.json, and their names from tokenizer_config.json', async () => {
     const json = JSON.parse(TOKENIZER) as { added_tokens: { content: string; special: boolean }[] };
     json.added_tokens.forEach((token) => (token.special = token.content === '<|start|>'));
     const folder = await folderWith({
@@ -169,7 +169,7 @@ describe('Tokenizer', () => {
     expect(loaded).toMatchObject({ bosTokenId: null, eosTokenId: null });
   });
 
-  it('takes options that are null for missing ones', async () => {
+  it('treats null options as missing', async () => {
     const options = null as unknown as undefined;
     expect(await tokenizer.encode('Hi', options)).toEqual(await tokenizer.encode('Hi'));
     const ids = await tokenizer.encode('Hi');
@@ -178,7 +178,7 @@ describe('Tokenizer', () => {
 
   it.each<[string, () => Promise<unknown>]>([
     [
-      'there is no add_special_tokens; did you mean addSpecialTokens?',
+      'unknown option add_special_tokens; did you mean addSpecialTokens?',
       () => tokenizer.encode('x', { add_special_tokens: false } as EncodeOptions),
     ],
     [
@@ -186,7 +186,7 @@ describe('Tokenizer', () => {
       () => tokenizer.encode('x', { addSpecialTokens: 'no' } as unknown as EncodeOptions),
     ],
     [
-      'there is no skipSpecialToken; did you mean skipSpecialTokens?',
+      'unknown option skipSpecialToken; did you mean skipSpecialTokens?',
       () => tokenizer.decode([1], { skipSpecialToken: false } as DecodeOptions),
     ],
     [
@@ -197,30 +197,26 @@ describe('Tokenizer', () => {
       "texts is 'abc'; it must be a list of strings",
       () => tokenizer.encodeBatch('abc' as unknown as string[]),
     ],
-  ])('refuses with: %s', async (message, call) => {
+  ])('rejects with: %s', async (message, call) => {
     await expect(call()).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
       message: expect.stringContaining(message) as string,
     });
   });
 
-  describe('refuses', () => {
+  describe('rejects', () => {
     it.each([
       ['a folder without tokenizer.json', {}, 'the file is missing'],
       ['a tokenizer.json that is not JSON', { 'tokenizer.json': '{' }, 'not JSON'],
-      ['one without a model', { 'tokenizer.json': {} }, 'refuses it: Model missing'],
+      ['one without a model', { 'tokenizer.json': {} }, 'rejects it: Model missing'],
+      ['one with an unknown model', { 'tokenizer.json': { model: { type: 'X' } } }, 'rejects it: '],
       [
-        'one with a model unheard of',
-        { 'tokenizer.json': { model: { type: 'X' } } },
-        'refuses it: ',
-      ],
-      [
-        'one with a decoder that lacks a field',
+        'one with a missing field of a decoder',
         { 'tokenizer.json': { decoder: { type: 'Sequence', decoders: [{ type: 'CTC' }] } } },
-        'refuses it: missing field `pad_token`',
+        'rejects it: missing field `pad_token`',
       ],
     ])('%s', async (_, files, message) => {
-      const error = await complaint(files);
+      const error = await loadError(files);
       expect(error.file).toBe('tokenizer.json');
       expect(error.message).toContain(message);
     });
@@ -233,7 +229,7 @@ describe('Tokenizer', () => {
       [{ chat_template: { rag: 7 } }, 'an object of templates by name'],
       ['{', 'not JSON'],
     ])('a tokenizer_config.json of %j', async (config, message) => {
-      const error = await complaint({
+      const error = await loadError({
         'tokenizer.json': TOKENIZER,
         'tokenizer_config.json': config,
       });
@@ -242,7 +238,7 @@ describe('Tokenizer', () => {
     });
   });
 
-  describe('of a chat template', () => {
+  describe('with a chat template', () => {
     const MESSAGES = [{ role: 'user', content: 'Hello' }];
     const load = async (files: Record<string, unknown>) =>
       Tokenizer.load(await folderWith({ 'tokenizer.json': TOKENIZER, ...files }));
@@ -255,18 +251,18 @@ describe('Tokenizer', () => {
       expect(await loaded.decode(await loaded.applyChatTemplate(MESSAGES))).toBe('Hello!');
     });
 
-    it('adds no special tokens to those of the template', async () => {
+    it("adds no special tokens to the template's", async () => {
       const ids = await tokenizer.applyChatTemplate(MESSAGES);
       expect(ids.filter((id) => id === tokenizer.bosTokenId)).toHaveLength(1);
     });
 
-    it('hands on what else a message has', async () => {
+    it('passes other fields of a message to the template', async () => {
       const loaded = await load({ 'chat_template.jinja': '{{ messages[0].name }}' });
       const messages = [{ ...MESSAGES[0], name: 'Mira' }];
       expect(await loaded.decode(await loaded.applyChatTemplate(messages))).toBe('Mira');
     });
 
-    it('says what to do when there is none', async () => {
+    it('explains what to do without one', async () => {
       const loaded = await load({});
       await expect(loaded.applyChatTemplate(MESSAGES)).rejects.toThrow(InvalidRequestError);
       await expect(loaded.applyChatTemplate(MESSAGES)).rejects.toThrow(
@@ -274,13 +270,13 @@ describe('Tokenizer', () => {
       );
     });
 
-    it('passes on what the template objects to', async () => {
+    it("reports the template's raise_exception", async () => {
       const refused = () => tokenizer.applyChatTemplate([{ role: 'judge', content: 'x' }]);
       await expect(refused()).rejects.toThrow(InvalidRequestError);
       await expect(refused()).rejects.toThrow('there is no role judge');
     });
 
-    it('says which file has one that cannot be read', async () => {
+    it('names the file of one that does not compile', async () => {
       const loaded = await load({ 'chat_template.jinja': '{% for %}' });
       await expect(loaded.applyChatTemplate(MESSAGES)).rejects.toThrow(CheckpointError);
       await expect(loaded.applyChatTemplate(MESSAGES)).rejects.toThrow(
@@ -292,7 +288,7 @@ describe('Tokenizer', () => {
       [[], 'messages is []'],
       ['Hello', "messages is 'Hello'"],
       [[null], 'messages[0] is null'],
-    ])('refuses the messages %j', async (messages, message) => {
+    ])('rejects the messages %j', async (messages, message) => {
       const refused = () => tokenizer.applyChatTemplate(messages as unknown as typeof MESSAGES);
       await expect(refused()).rejects.toThrow(InvalidRequestError);
       await expect(refused()).rejects.toThrow(message);

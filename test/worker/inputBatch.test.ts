@@ -4,8 +4,8 @@ import {
   type ModelLimits,
   type ModelSpec,
   native,
-  type NativeDevice,
-  type NativeModel,
+  type NativeDeviceThread,
+  type NativeModelRunner,
   type NativeRequest,
   type StepBuffers,
 } from '../../lib/native';
@@ -51,11 +51,11 @@ const LIMITS: ModelLimits = {
   enforceEager: true,
 };
 
-/** Stands for the device: records what enters and leaves its slots, checks as the device does. */
+/** A fake device that records slot changes and checks as the device does. */
 class SlotRecorder {
   readonly calls: [string, number, NativeRequest?][] = [];
 
-  constructor(private readonly model: NativeModel) {}
+  constructor(private readonly model: NativeModelRunner) {}
 
   checkRequest(request: NativeRequest): void {
     this.model.checkRequest(request);
@@ -104,7 +104,7 @@ function schedule(
   };
 }
 
-/** The requests named go on from `numComputedTokens`, with blocks appended. */
+/** The named requests continue from `numComputedTokens`, with blocks appended. */
 function cached(
   entries: Record<string, { computed: number; blocks?: number[]; resumed?: number[] }>,
 ): Pick<SchedulerOutput, 'scheduledCachedReqs'> {
@@ -124,16 +124,16 @@ function cached(
 }
 
 describe('InputBatch', () => {
-  let nativeDevice: NativeDevice;
-  let model: NativeModel;
+  let nativeDevice: NativeDeviceThread;
+  let model: NativeModelRunner;
   let device: SlotRecorder;
   let batch: InputBatch;
   let buffers: StepBuffers;
 
   beforeAll(async () => {
-    nativeDevice = new (native().Device)('cpu', 0, 1);
+    nativeDevice = new (native().DeviceThread)('cpu', 0, 1);
     await nativeDevice.open();
-    model = new (native().Model)(nativeDevice, SPEC, LIMITS, null);
+    model = new (native().ModelRunner)(nativeDevice, SPEC, LIMITS, null);
   });
 
   afterAll(async () => {
@@ -143,7 +143,7 @@ describe('InputBatch', () => {
 
   beforeEach(() => {
     device = new SlotRecorder(model);
-    batch = new InputBatch(device as unknown as NativeModel, MAX_NUM_SEQS);
+    batch = new InputBatch(device as unknown as NativeModelRunner, MAX_NUM_SEQS);
     buffers = makeBuffers();
   });
 
@@ -155,7 +155,7 @@ describe('InputBatch', () => {
       buffers,
     );
 
-  it('writes one row a scheduled request, in the order of the schedule', () => {
+  it('writes one row per scheduled request, in schedule order', () => {
     const step = admit(newRequest('a', 5), newRequest('b', 3));
     expect(step.reqIds).toEqual(['a', 'b']);
     expect(step.reqIdToIndex.get('b')).toBe(1);
@@ -163,7 +163,7 @@ describe('InputBatch', () => {
     expect([...buffers.numComputedTokens.subarray(0, 2)]).toEqual([0, 0]);
   });
 
-  it('gives each request a slot of its own and passes its tokens and blocks on entering it', () => {
+  it('assigns each request a slot and passes its tokens and blocks to the device', () => {
     admit(newRequest('a', 5), newRequest('b', 3));
     const [a, b] = device.calls;
     expect(a[1]).not.toBe(b[1]);
@@ -172,7 +172,7 @@ describe('InputBatch', () => {
     expect([...buffers.slots.subarray(0, 2)]).toEqual([a[1], b[1]]);
   });
 
-  it('samples only rows that reach all of their tokens', () => {
+  it('samples only rows that reach all their tokens', () => {
     const long = newRequest('long', 40);
     const step = batch.prepare(
       schedule({ long: 16, short: 3 }, { scheduledNewReqs: [long, newRequest('short', 3)] }),
@@ -187,7 +187,7 @@ describe('InputBatch', () => {
     expect(buffers.numComputedTokens[0]).toBe(16);
   });
 
-  it('samples every decode step without being told the token', () => {
+  it('samples every decode step without knowing the token', () => {
     admit(newRequest('a', 3));
     const step = batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 3 } })), buffers);
     expect(step.numSampled).toBe(1);
@@ -215,12 +215,12 @@ describe('InputBatch', () => {
     expect(batch.size).toBe(4);
   });
 
-  it('ignores the end of a request it never saw', () => {
+  it('ignores the finish of a request that it never had', () => {
     batch.prepare(schedule({}, { finishedReqIds: ['ghost'] }), buffers);
     expect(device.calls).toEqual([]);
   });
 
-  it('keeps a preempted request, gives its slot away, and lets it resume with all its tokens', () => {
+  it('keeps a preempted request, frees its slot and resumes it with all its tokens', () => {
     admit(newRequest('a', 3));
     batch.prepare(schedule({}, { preemptedReqIds: ['a'] }), buffers);
     expect(device.calls.at(-1)?.[0]).toBe('remove');
@@ -235,7 +235,7 @@ describe('InputBatch', () => {
     expect(step.numSampled).toBe(1);
   });
 
-  it('asks for the logprobs of each prompt position once, also after a preemption', () => {
+  it("requests each prompt position's logprobs once, also after a preemption", () => {
     const request = newRequest('a', 10, { promptLogprobs: 2 });
     const first = batch.prepare(schedule({ a: 6 }, { scheduledNewReqs: [request] }), buffers);
     expect(first.promptLogprobs).toEqual([{ reqId: 'a', start: 0, count: 6, numLogprobs: 2 }]);
@@ -251,13 +251,13 @@ describe('InputBatch', () => {
     expect(decode.numPromptLogprobRows).toBe(0);
   });
 
-  it('reports the most alternatives that a sampled row asked for', () => {
+  it('reports the most logprobs requested by a sampled row', () => {
     expect(admit(newRequest('a', 2)).numLogprobs).toBe(-1);
     const more = [newRequest('b', 2, { logprobs: 3 }), newRequest('c', 2, { logprobs: 0 })];
     expect(admit(...more).numLogprobs).toBe(3);
   });
 
-  it('hands out the same request list while the batch stays the same', () => {
+  it('reuses the request list while the batch is unchanged', () => {
     const first = admit(newRequest('a', 3));
     const second = batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 3 } })), buffers);
     expect(second.reqIds).toBe(first.reqIds);
@@ -283,7 +283,7 @@ describe('InputBatch', () => {
     expect(act).toThrow(InvalidStateError);
   });
 
-  it('lays the lists of a request out flat', () => {
+  it("flattens a request's lists", () => {
     const request = {
       ...newRequest('a', 2, { logitBias: { 5: 1.5 }, allowedTokenIds: [4, 5], topK: -1 }),
       badWordsTokenIds: [[1, 2], [3]],
@@ -311,7 +311,7 @@ describe('InputBatch', () => {
     const faults: [string, RegExp, object][] = [
       [
         'minTokens of 2 ** 31',
-        /minTokens must be an integer of 32 bits/,
+        /minTokens must be a 32-bit integer/,
         params({ minTokens: 2 ** 31 }),
       ],
       ['a bad word without tokens', /bad word 1 .*no token/, { badWordsTokenIds: [[1], [], [2]] }],
@@ -346,13 +346,17 @@ describe('InputBatch', () => {
       ],
       [
         'a bias that is no number',
-        /logitBias of 3 is x/,
+        /logitBias of token 3 is x/,
         params({ logitBias: new Map([[3, 'x']]) }),
       ],
       ['no biases', /./, params({ logitBias: undefined })],
       ['a seed of 65 bits', /seed must be/, { seed: 2n ** 64n }],
       ['a seed that is a number', /seed must be/, { seed: 3 }],
-      ['more logprobs than there are', /6 logprobs; maxLogprobs is 5/, params({ logprobs: 6 })],
+      [
+        'more logprobs than there are',
+        /numLogprobs is 6; it must be from -1 \(none\) to maxLogprobs, 5/,
+        params({ logprobs: 6 }),
+      ],
       ['topK that is NaN', /topK must be/, params({ topK: NaN })],
       [
         'a temperature that is none',
@@ -396,7 +400,7 @@ describe('InputBatch', () => {
       expect(batch.size).toBe(1);
     });
 
-    it('changes nothing: the step without it runs the others', () => {
+    it('changes nothing: the step without it runs', () => {
       admit(newRequest('ends', 2), newRequest('waits', 2), newRequest('goes on', 2));
       const calls = device.calls.length;
       const step = schedule(
@@ -431,7 +435,7 @@ describe('InputBatch', () => {
       expect([...buffers.blockUpdates.subarray(1, 3)]).toEqual([2, 20]);
     });
 
-    it('leaves its slot to others', () => {
+    it('frees its slot for others', () => {
       const badOne = { ...newRequest('bad', 2), badWordsTokenIds: [[]] };
       for (let i = 0; i < 2 * MAX_NUM_SEQS; i++) expect(() => admit(badOne)).toThrow(/bad word 0/);
       const all = ['a', 'b', 'c', 'd'].map((reqId) => newRequest(reqId, 2));

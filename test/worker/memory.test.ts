@@ -1,7 +1,7 @@
-/** What an engine may use of a device's memory. The figures are worked out by hand. */
+/** Memory budgets, with figures computed by hand. */
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { InvalidStateError, OutOfMemoryError } from '../../lib/errors';
-import type { MemoryInfo, NativeDevice, NativeModel } from '../../lib/native';
+import type { MemoryInfo, NativeDeviceThread, NativeModelRunner } from '../../lib/native';
 import { MemoryBudget } from '../../lib/worker/memory';
 
 const GIB = 2 ** 30;
@@ -11,17 +11,17 @@ interface Situation {
   memoryUtilization?: number | null;
   kvCacheMemoryBytes?: number | null;
   localWorldSize?: number;
-  /** In GiB, as are those below. */
+  /** In GiB, as below. */
   total?: number;
   freeBefore?: number;
-  /** Once the model is loaded and its largest step has run. */
+  /** After the model is loaded and its largest step has run. */
   free?: number;
   allocated?: number;
   peakAllocated?: number;
   graphs?: number;
 }
 
-/** Bytes for the KV cache, of a device that says of its memory what the situation does. */
+/** Bytes for the KV cache on a device with the given memory. */
 async function bytesIn({
   kind = 'cuda',
   memoryUtilization = null,
@@ -49,10 +49,10 @@ async function bytesIn({
       });
     },
     resetPeakMemory: () => Promise.resolve(),
-  } as Partial<NativeDevice> as NativeDevice;
+  } as Partial<NativeDeviceThread> as NativeDeviceThread;
   const model = {
     profile: () => Promise.resolve(graphs * GIB),
-  } as Partial<NativeModel> as NativeModel;
+  } as Partial<NativeModelRunner> as NativeModelRunner;
   const config = {
     device: { kind },
     cache: { memoryUtilization, kvCacheMemoryBytes },
@@ -62,29 +62,29 @@ async function bytesIn({
   return budget.availableForKvCache(device, model);
 }
 
-test('a GPU gives its share, less the peak, the graphs and what is not allocated here', async () => {
-  // 0.8 of 100, less 35, 1, and the 10 that are neither free nor allocated.
+test('a GPU has its share minus the peak, the graphs and memory used by others', async () => {
+  // 0.8 of 100, minus 35, 1, and the 10 neither free nor allocated.
   expect((await bytesIn({ memoryUtilization: 0.8 })) / GIB).toBeCloseTo(80 - 35 - 1 - 10, 6);
 });
 
-test('a GPU gives 0.9 of its memory when no share is named', async () => {
+test('a GPU has 0.9 of its memory by default', async () => {
   expect((await bytesIn({})) / GIB).toBeCloseTo(90 - 35 - 1 - 10, 6);
 });
 
-test('a CPU gives a quarter of what is free, which its ranks divide', async () => {
+test('a CPU has a quarter of the free memory, divided among its ranks', async () => {
   expect((await bytesIn({ kind: 'cpu', localWorldSize: 3 })) / GIB).toBeCloseTo(60 / 4 / 3, 6);
 });
 
-test("a CPU's named share is divided among its ranks, and others' memory does not count", async () => {
+test("a CPU's configured share is divided among its ranks and ignores memory used by others", async () => {
   const situation = { kind: 'cpu', memoryUtilization: 0.8, localWorldSize: 2 } as const;
   expect((await bytesIn(situation)) / GIB).toBeCloseTo(40 - 35 - 1, 6);
 });
 
-test('kvCacheMemoryBytes stands for all figures', async () => {
+test('kvCacheMemoryBytes overrides all figures', async () => {
   expect(await bytesIn({ freeBefore: 1, kvCacheMemoryBytes: 12345 })).toBe(12345);
 });
 
-test('less free memory than the share is an error with both figures', async () => {
+test('less free memory than requested is an error with both figures', async () => {
   const refused = bytesIn({ freeBefore: 89 });
   await expect(refused).rejects.toBeInstanceOf(OutOfMemoryError);
   await expect(refused).rejects.toThrow('asks for 90.00 GiB of 100.00 GiB, but only 89.00 GiB');

@@ -1,7 +1,7 @@
 /**
- * Steps of a checkpoint whose weights have NaN, on the device that UNIPROC_TEST_DEVICE names (the CPU
- * by default): NaN is counted for each request it reaches, and reaches no other. What the others
- * give is what Hugging Face transformers gave (test/golden).
+ * Steps of a checkpoint with NaN weights, on the device UNIPROC_TEST_DEVICE (default: CPU): NaN is
+ * counted for each request that it reaches and reaches no other. Other requests' expected outputs
+ * are from Hugging Face transformers (test/golden).
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -25,14 +25,14 @@ const BLOCKS_EACH = 16;
 
 const [{ promptTokenIds: clean, tokenIds: expected }] = readExpected('llama2');
 const used = new Set([...clean, ...expected]);
-/** A token that the clean request has nothing to do with. */
+/** A token that the clean request does not contain. */
 const poison = Array.from({ length: VOCAB_SIZE }, (_, id) => id).find((id) => !used.has(id)) ?? -1;
 
 let executor: UniProcExecutor;
 
 afterEach(() => executor.shutdown());
 
-/** llama2, whose embedding and output head are apart, with NaN in one row of one of them. */
+/** llama2, with separate embedding and output head, one of which has NaN in one row. */
 async function start(tensor: string): Promise<void> {
   const read = (name: string) => readFileSync(path.join(GOLDEN, name));
   const model = await folderWith({
@@ -55,7 +55,7 @@ async function start(tensor: string): Promise<void> {
   await executor.compileOrWarmUpModel();
 }
 
-/** A request that is stepped by hand. */
+/** A request stepped manually. */
 class Running {
   readonly tokenIds: number[] = [];
   numComputed = 0;
@@ -63,7 +63,7 @@ class Running {
   constructor(
     readonly reqId: string,
     readonly prompt: number[],
-    /** Which of the four places in the cache it has. */
+    /** Index of its range among four in the cache. */
     readonly place: number,
     readonly options: SamplingParamsOptions = {},
   ) {}
@@ -73,7 +73,7 @@ class Running {
   }
 }
 
-/** One step of these requests: what of each is not computed, or `most` tokens of it. */
+/** Runs one step of these requests: the uncomputed tokens of each, at most `most`. */
 async function step(
   requests: Running[],
   finishedReqIds: string[] = [],
@@ -123,7 +123,7 @@ const noNans = EMPTY_MODEL_RUNNER_OUTPUT.numNansInLogits;
 describe('NaN in the embedding of a token', () => {
   beforeEach(() => start('model.embed_tokens.weight'));
 
-  it('is counted, step after step, for the request that has the token, and for no other', async () => {
+  it('is counted in each step for the request with the token, and for no other', async () => {
     const requests = [
       new Running('before', clean, 0),
       new Running('poisoned', [...clean.slice(0, 5), poison, 7], 1),
@@ -137,13 +137,13 @@ describe('NaN in the embedding of a token', () => {
     expect(requests[2].tokenIds).toEqual(expected);
   });
 
-  it('is not counted any more once that request has ended, and without it not at all', async () => {
+  it('is no longer counted once that request has finished', async () => {
     const other = new Running('other', clean, 0);
     expect((await step([other])).numNansInLogits).toBe(noNans);
     const poisoned = [1, 2, 3].map((place) => new Running(`bad${place}`, [poison], place));
     expect((await step([other, ...poisoned])).numNansInLogits.size).toBe(3);
     expect((await step([other, ...poisoned])).numNansInLogits.size).toBe(3);
-    // On CUDA the rows that pad a step to its graph's size are those of the step before.
+    // On CUDA, rows that pad a step to its graph's size keep the previous step's data.
     const bad = poisoned.map(({ reqId }) => reqId);
     const next = [other, new Running('next', clean, 1), new Running('third', clean, 2)];
     expect((await step(next, bad)).numNansInLogits).toBe(noNans);
@@ -152,7 +152,7 @@ describe('NaN in the embedding of a token', () => {
     expect(other.tokenIds).toEqual(expected.slice(0, other.tokenIds.length));
   });
 
-  it("is counted at the prompt's positions whose logprobs are wanted", async () => {
+  it('is counted at prompt positions with logprobs requested', async () => {
     const prompt = [poison, 3, 4, 5, 6, 7, 8, 9];
     const requests = [
       new Running('clean', clean.slice(0, 8), 2, { promptLogprobs: 2 }),
@@ -162,7 +162,7 @@ describe('NaN in the embedding of a token', () => {
     // Positions 0 to 5; the step samples nothing.
     const first = await step(requests, [], 6);
     expect([...first.numNansInLogits]).toEqual([['asks', 6 * VOCAB_SIZE]]);
-    // Position 6 is about the prompt's last token; after that each samples one.
+    // Position 6 is about the prompt's last token; afterwards each step samples one.
     const second = await step(requests);
     expect(new Map(second.numNansInLogits)).toEqual(
       new Map([
@@ -172,7 +172,7 @@ describe('NaN in the embedding of a token', () => {
     );
   });
 
-  it('leaves a request its allowed tokens', async () => {
+  it('does not affect allowed tokens', async () => {
     const allowed = new Running('r', [poison], 0, { allowedTokenIds: [30, 20], temperature: 1 });
     for (let i = 0; i < 3; i++) {
       expect((await step([allowed])).numNansInLogits.get('r')).toBe(VOCAB_SIZE);
@@ -181,7 +181,7 @@ describe('NaN in the embedding of a token', () => {
   });
 });
 
-it('NaN in a row of the output head is one for every request, whose token is never sampled', async () => {
+it('NaN in a row of the output head affects every request, and its token is never sampled', async () => {
   await start('lm_head.weight');
   const requests = [new Running('a', clean, 0), new Running('b', [4, 5], 1)];
   for (let i = 0; i < expected.length; i++) {

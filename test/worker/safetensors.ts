@@ -1,6 +1,6 @@
-/** Safetensors files for tests, right and wrong. */
+/** Valid and invalid safetensors files for tests. */
 
-/** A file of this header, as it is, and this many bytes of data. */
+/** A file with this header, verbatim, and this many data bytes. */
 export function safetensors(header: unknown, dataBytes: number): Buffer {
   const text = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   const length = Buffer.alloc(8);
@@ -10,7 +10,7 @@ export function safetensors(header: unknown, dataBytes: number): Buffer {
 
 const BYTES: Record<string, number> = { F64: 8, F32: 4, F16: 2, BF16: 2, U8: 1, F8_E4M3: 1 };
 
-/** A right file of these tensors, one behind the other. */
+/** A valid file of these tensors, contiguous. */
 export function fileOf(tensors: Record<string, { dtype: string; shape: number[] }>): Buffer {
   let end = 0;
   const header = Object.entries(tensors).map(([name, { dtype, shape }]) => {
@@ -21,7 +21,7 @@ export function fileOf(tensors: Record<string, { dtype: string; shape: number[] 
   return safetensors({ __metadata__: { format: 'pt' }, ...Object.fromEntries(header) }, end);
 }
 
-/** A copy of the file with NaN in all of a row of the tensor [rows, cols]. */
+/** A copy of the file with NaN in one row of the tensor [rows, cols]. */
 export function withNanRow(file: Buffer, name: string, row: number): Buffer {
   const headerEnd = 8 + Number(file.readBigUInt64LE(0));
   const header = JSON.parse(file.toString('utf8', 8, headerEnd)) as Record<
@@ -31,5 +31,5 @@ export function withNanRow(file: Buffer, name: string, row: number): Buffer {
   const { shape, data_offsets: offsets } = header[name];
   const rowBytes = (offsets[1] - offsets[0]) / shape[0];
   const begin = headerEnd + offsets[0] + row * rowBytes;
-  return Buffer.from(file).fill(0xff, begin, begin + rowBytes); // all bits set are NaN in any type
+  return Buffer.from(file).fill(0xff, begin, begin + rowBytes); // all bits set is NaN in every type
 }

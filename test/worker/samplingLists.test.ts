@@ -1,7 +1,7 @@
 import { SamplingParams } from '../../lib/config/samplingParams';
 import { samplingLists } from '../../lib/worker/samplingLists';
 
-test('requests with the same parameters share the lists that were made of them', () => {
+test('requests with the same parameters share their converted lists', () => {
   const badWordsTokenIds = Object.freeze([[1, 2], [3]]);
   const samplingParams = new SamplingParams({ logitBias: { 5: 0.5 }, allowedTokenIds: [5, 6] });
   const data = { samplingParams, badWordsTokenIds, stopTokenIds: Object.freeze([7]) };
@@ -20,7 +20,7 @@ test('requests with the same parameters share the lists that were made of them',
   }
 });
 
-test('lists that may change are read again', () => {
+test('mutable lists are converted again', () => {
   const stopTokenIds = [7];
   const data = { samplingParams: new SamplingParams(), badWordsTokenIds: [], stopTokenIds };
   samplingLists(data);

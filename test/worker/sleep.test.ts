@@ -1,12 +1,12 @@
-/** Memory that a worker gives back and takes again, on a device whose model says what it is asked for. */
+/** Releasing and restoring a worker's memory, with a model that records calls. */
 import { OutOfMemoryError } from '../../lib/errors';
-import type { NativeModel } from '../../lib/native';
+import type { NativeModelRunner } from '../../lib/native';
 import { ReleasedMemory } from '../../lib/worker/sleep';
 import type { SleepTag } from '../../lib/worker/workerBase';
 
 const BOTH: readonly SleepTag[] = ['weights', 'kv_cache'];
 
-/** `refuses`: methods that reject once for want of memory. */
+/** `refuses`: methods that reject once with OUT_OF_MEMORY. */
 function situation(onCuda: boolean, ...refuses: string[]) {
   const calls: string[] = [];
   const call = (name: string) => {
@@ -22,7 +22,7 @@ function situation(onCuda: boolean, ...refuses: string[]) {
     restoreWeights: () => call('restoreWeights'),
     releaseKvCache: () => call('releaseKvCache'),
     allocateKvCache: (numBlocks: number) => call(`allocateKvCache ${numBlocks}`),
-  } as Partial<NativeModel> as NativeModel;
+  } as Partial<NativeModelRunner> as NativeModelRunner;
   const memory = new ReleasedMemory(onCuda);
   return {
     calls,
@@ -46,7 +46,7 @@ test.each([
   expect(calls.slice(released.length)).toEqual(restored);
 });
 
-test('takes each tag once, in whatever order they are named', async () => {
+test('restores each tag once, in any order', async () => {
   const { calls, release, restore } = situation(true);
   await release(1);
   await restore(['kv_cache']);
@@ -55,7 +55,7 @@ test('takes each tag once, in whatever order they are named', async () => {
   expect(calls.slice(2)).toEqual(['allocateKvCache 7', 'restoreWeights']);
 });
 
-test('goes on with what is left after it could not take all', async () => {
+test('resumes after a partial failure', async () => {
   const { calls, release, restore } = situation(true, 'allocateKvCache 7');
   await release(2);
   await expect(restore()).rejects.toBeInstanceOf(OutOfMemoryError);
@@ -63,7 +63,7 @@ test('goes on with what is left after it could not take all', async () => {
   expect(calls.slice(2)).toEqual(['loadWeights', 'allocateKvCache 7', 'allocateKvCache 7']);
 });
 
-test('has given nothing back when the host has no memory for the weights', async () => {
+test('releases nothing if the host has no memory for the weights', async () => {
   const { calls, release, restore } = situation(true, 'offloadWeights');
   await expect(release(1)).rejects.toBeInstanceOf(OutOfMemoryError);
   await restore();

@@ -29,14 +29,14 @@ async function wrapperOf<W extends object>(
 }
 
 describe('WorkerWrapper', () => {
-  it('has rpcRank 0, and globalRank is rpcRank unless it is given', () => {
+  it('has rpcRank 0 and globalRank equal to rpcRank by default', () => {
     const ranks = (wrapper: WorkerWrapper) => [wrapper.rpcRank, wrapper.globalRank];
     expect(ranks(new WorkerWrapper())).toEqual([0, 0]);
     expect(ranks(new WorkerWrapper({ rpcRank: 2 }))).toEqual([2, 2]);
     expect(ranks(new WorkerWrapper({ rpcRank: 0, globalRank: 3 }))).toEqual([0, 3]);
   });
 
-  it('has no worker before initWorker, and makes one only once', async () => {
+  it('has no worker before initWorker, and creates only one', async () => {
     const wrapper = new WorkerWrapper();
     expect(() => wrapper.worker).toThrow(InvalidStateError);
     expect(() => runMethod(wrapper, 'executeModel', [])).toThrow(InvalidStateError);
@@ -45,7 +45,7 @@ describe('WorkerWrapper', () => {
     await expect(wrapper.initWorker([kwargsFor()])).rejects.toBeInstanceOf(InvalidStateError);
   });
 
-  it("makes the worker from its own rank's arguments, keeping the shared lock for itself", async () => {
+  it("creates the worker from its own rank's arguments, keeping the shared lock", async () => {
     const wrapper = new WorkerWrapper<PlainWorker>({ rpcRank: 1 });
     const allKwargs = [kwargsFor({}, 0), kwargsFor({}, 1)];
     await wrapper.initWorker(allKwargs);
@@ -55,7 +55,7 @@ describe('WorkerWrapper', () => {
     expect(wrapper.sharedWorkerLock).toBe(sharedWorkerLock);
   });
 
-  it('is not thenable, even when the worker has a method then', async () => {
+  it('is not thenable, even if the worker has a method then', async () => {
     class Thenable extends PlainWorker {
       then(): string {
         return "the worker's";
@@ -76,7 +76,7 @@ describe('WorkerWrapper', () => {
       }
     }
 
-    it("takes the global rank's config, whatever the worker's rank", async () => {
+    it("passes the global rank's config, regardless of the worker's rank", async () => {
       for (const [globalRank, numBlocks] of [
         [0, 10],
         [1, 20],
@@ -88,11 +88,11 @@ describe('WorkerWrapper', () => {
       }
     });
 
-    it('refuses a list that has none for it', async () => {
+    it('refuses a list without its config', async () => {
       const wrapper = new WorkerWrapper<Sized>({ globalRank: 2 });
       await wrapper.initWorker([kwargsFor({ workerCls: Sized })]);
       expect(() => wrapper.initializeFromConfig(configs)).toThrow(
-        '2 KV cache configs, and none for rank 2',
+        '2 KV cache configs and none for rank 2',
       );
     });
   });
@@ -117,7 +117,7 @@ describe('WorkerWrapper', () => {
       expect(wrapper.worker).toBeInstanceOf(Worker);
     });
 
-    it('may be any class that has the methods', async () => {
+    it('may be any class with the methods', async () => {
       class Own {
         constructor(readonly args: WorkerArgs) {}
       }
@@ -126,7 +126,7 @@ describe('WorkerWrapper', () => {
       expect(wrapper.worker.args.rank).toBe(0);
     });
 
-    it('may be named by module and export', async () => {
+    it('may be given by module and export', async () => {
       const wrapper = new WorkerWrapper<{ args: WorkerArgs }>();
       const workerCls = { module: path.join(folder, 'worker.js'), export: 'MyWorker' };
       await wrapper.initWorker([kwargsFor({ workerCls })]);
@@ -179,7 +179,7 @@ describe('WorkerWrapper', () => {
       }
     }
 
-    it("adds its methods to the worker's, which stays one of its own class", async () => {
+    it('adds its methods to the worker, which keeps its class', async () => {
       const wrapper = await wrapperOf(PlainWorker, Extension);
       void wrapper.worker.initDevice();
       expect(runMethod(wrapper, 'report', ['hello'])).toBe('hello, initDevice');
@@ -187,7 +187,7 @@ describe('WorkerWrapper', () => {
       expect('report' in PlainWorker.prototype).toBe(false);
     });
 
-    it('adds what it inherits, too', async () => {
+    it('adds inherited methods too', async () => {
       const wrapper = await wrapperOf(PlainWorker, class extends Extension {});
       expect(runMethod(wrapper, 'report', ['hi'])).toBe('hi, ');
     });
@@ -195,7 +195,7 @@ describe('WorkerWrapper', () => {
     it.each([
       ['of the worker', 'executeModel'],
       ['of the wrapper', 'initWorker'],
-    ])('is refused a name %s', async (_, name) => {
+    ])('is refused if a method name is %s', async (_, name) => {
       class Taken {}
       Object.defineProperty(Taken.prototype, name, { value: () => {} });
       const making = wrapperOf(PlainWorker, Taken);
@@ -203,7 +203,7 @@ describe('WorkerWrapper', () => {
       await expect(making).rejects.toThrow(`Taken has a method ${name}`);
     });
 
-    it("is refused a name that the worker's constructor sets", async () => {
+    it("is refused if the worker's constructor sets a method name", async () => {
       class WithField extends PlainWorker {
         report = () => 'own';
       }
@@ -222,13 +222,13 @@ describe('runMethod', () => {
     get getter(): never {
       throw new Error('looked at');
     }
-    // The wrapper has one of its own.
+    // The wrapper has its own.
     initWorker(): never {
       throw new Error("the worker's");
     }
   }
 
-  it("calls the worker's method with the arguments, kwargs last when they are given", async () => {
+  it("calls the worker's method with the arguments, then kwargs if given", async () => {
     const wrapper = await wrapperOf(Calls);
     expect(runMethod(wrapper, 'method', [1, 2])).toEqual(['Calls', 1, 2]);
     expect(runMethod(wrapper, 'method', [1], { two: 2 })).toEqual(['Calls', 1, { two: 2 }]);
@@ -240,7 +240,7 @@ describe('runMethod', () => {
     await expect(runMethod(wrapper, 'initWorker', [[]])).rejects.toBeInstanceOf(InvalidStateError);
   });
 
-  it('gives a function the wrapper before the arguments', async () => {
+  it('calls a function with the wrapper before the arguments', async () => {
     const wrapper = await wrapperOf(Calls);
     const method = (...args: unknown[]) => args;
     expect(runMethod(wrapper, method, [1], { two: 2 })).toEqual([wrapper, 1, { two: 2 }]);
@@ -262,7 +262,7 @@ describe('runMethod', () => {
 });
 
 describe('Lock', () => {
-  it('has one owner at a time, the others in the order they came', async () => {
+  it('has one owner at a time, in FIFO order', async () => {
     const lock = new Lock();
     const order: string[] = [];
     const use = async (name: string) => {

@@ -1,6 +1,6 @@
 /**
- * What a model family is: how its config.json is read, and what its checkpoints call the modules that
- * the native blocks declare (native/model/blocks).
+ * A model family: how its config.json is read, and its checkpoints' names for the modules that the
+ * native blocks declare (native/model/blocks).
  */
 import { z } from 'zod';
 import {
@@ -12,7 +12,7 @@ import {
 } from '../../config/schema';
 import type { TransformerSpec } from '../../config/uniprocConfig';
 
-/** Sizes and counts no model comes near; their products stay exact. */
+/** Upper bounds on sizes and counts; their products are safe integers. */
 const MAX_SIZE = 2 ** 24;
 const MAX_LAYERS = 2 ** 12;
 /** The bytes of all experts of a layer, each [2 * MAX_SIZE, MAX_SIZE], fit a signed 64-bit number. */
@@ -27,13 +27,13 @@ const dtype = () =>
     .describe("'float32', 'float16', 'bfloat16' or null");
 const layers = () => z.array(z.int().min(0)).nullish().describe('a list of layer indices, or null');
 
-/** One token id, several or none: the end of sequence. */
+/** One end-of-sequence id, several or none. */
 export const eosTokenId = z
   .union([z.int().min(0), z.array(z.int().min(0))])
   .nullish()
   .describe('a token id, a list of them, or null');
 
-/** The keys that matter, once the family's defaults stand in for those that are missing. */
+/** The keys that are read, after the family's defaults have been applied. */
 export const configSchema = z.looseObject({
   vocab_size: integer(1, MAX_SIZE),
   hidden_size: integer(1, MAX_SIZE),
@@ -72,29 +72,29 @@ export const configSchema = z.looseObject({
 });
 export type ConfigJson = z.output<typeof configSchema>;
 
-/** The part of a spec that families read differently. */
+/** The family-specific part of a spec. */
 export type FamilySpec = Pick<
   TransformerSpec,
   'qkvBias' | 'outputBias' | 'mlpBias' | 'qkNorm' | 'slidingWindows' | 'experts'
 >;
 
 export interface Family {
-  /** As config.json's model_type names it. */
+  /** config.json's model_type. */
   modelType: string;
-  /** What transformers takes for a key of config.json that is missing. */
+  /** transformers' defaults for missing keys of config.json. */
   defaults: Record<string, unknown>;
   /** Keys that readSpec reads and that no other family knows (foreignKeys.ts). */
   ownKeys?: readonly string[];
   /** Throws CheckpointError and UnsupportedModelError, naming the key and the value. */
   readSpec(file: string, json: ConfigJson): FamilySpec;
   /**
-   * The checkpoint's name of each module; {layer} and {expert} stand for indices. A tensor's name is
-   * the module's and '.weight' or '.bias'.
+   * The checkpoint's name of each module, with {layer} and {expert} for indices. A tensor's name adds
+   * '.weight' or '.bias'.
    */
   modules: Readonly<Record<string, string>>;
 }
 
-/** What transformers takes for a key that is missing, of all families. */
+/** transformers' defaults common to all families. */
 export const COMMON_DEFAULTS = {
   hidden_size: 4096,
   num_hidden_layers: 32,
@@ -110,7 +110,7 @@ export const COMMON_DEFAULTS = {
 
 const LAYER = 'model.layers.{layer}';
 
-/** The modules of a dense decoder as Llama's checkpoints name them, and those of its followers. */
+/** Module names of a dense decoder in Llama's checkpoints and those of its successors. */
 export const DENSE_MODULES = {
   embedding: 'model.embed_tokens',
   norm: 'model.norm',
@@ -128,7 +128,7 @@ export const DENSE_MODULES = {
   'mlp.down': `${LAYER}.mlp.down_proj`,
 };
 
-/** No biases, no norms of queries and keys, no experts, every layer attends to all. */
+/** No biases, no query and key norms, no experts, full attention in every layer. */
 export function plainSpec({ num_hidden_layers }: ConfigJson): FamilySpec {
   return {
     qkvBias: false,

@@ -1,4 +1,4 @@
-/** Qwen2 (Yang et al. 2024): biases on q, k and v; some layers may have a sliding window. */
+/** Qwen2 (Yang et al. 2024): biases on q, k and v; optional sliding window per layer. */
 import { show } from '../../config/schema';
 import { CheckpointError, UnsupportedModelError } from '../../errors';
 import { COMMON_DEFAULTS, type ConfigJson, DENSE_MODULES, type Family, plainSpec } from './family';
@@ -21,7 +21,7 @@ export const qwen2: Family = {
   modules: DENSE_MODULES,
 };
 
-/** The layers that `layer_types` names, or those from `max_window_layers` on, have the window. */
+/** Layers in `layer_types`, or from `max_window_layers` on, have the sliding window. */
 export function windowsByLayer(file: string, json: ConfigJson): number[] {
   const window = (json.use_sliding_window && json.sliding_window) || 0;
   const numLayers = json.num_hidden_layers;

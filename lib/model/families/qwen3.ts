@@ -1,4 +1,4 @@
-/** Qwen3 (Yang et al. 2025): norms of queries and keys in place of Qwen2's biases. */
+/** Qwen3 (Yang et al. 2025): query and key norms in place of Qwen2's biases. */
 import { type ConfigJson, DENSE_MODULES, type Family, type FamilySpec, plainSpec } from './family';
 import { qwen2, windowsByLayer } from './qwen2';
 

@@ -1,7 +1,7 @@
-/** Qwen3-MoE (Yang et al. 2025): Qwen3 whose layers, or some of them, have experts. */
+/** Qwen3-MoE (Yang et al. 2025): Qwen3 with experts in all or some layers. */
 import { show } from '../../config/schema';
 import { CheckpointError } from '../../errors';
-import type { ExpertsSpec } from '../../native';
+import type { ExpertsSpec } from '../spec';
 import { COMMON_DEFAULTS, type ConfigJson, DENSE_MODULES, type Family } from './family';
 import { readQwen3Spec } from './qwen3';
 
@@ -20,7 +20,7 @@ export const qwen3Moe: Family = {
     num_key_value_heads: 4,
     max_position_embeddings: 32768,
     sliding_window: 4096,
-    // Every layer has the window, if any has.
+    // The window applies to all layers or none.
     max_window_layers: 0,
     decoder_sparse_step: 1,
     moe_intermediate_size: 768,
@@ -48,13 +48,13 @@ function readNumExperts(file: string, json: ConfigJson): number {
   if (count !== local && typeof count === 'number' && typeof local === 'number') {
     throw new CheckpointError(
       file,
-      `num_experts is ${count} and num_local_experts ${local}; they are two names of one number`,
+      `num_experts is ${count} and num_local_experts ${local}; both name the same number`,
     );
   }
   return local ?? count ?? DEFAULT_NUM_EXPERTS;
 }
 
-/** null where no layer has experts. */
+/** null if no layer has experts. */
 function readExperts(file: string, json: ConfigJson): ExpertsSpec | null {
   const numExperts = readNumExperts(file, json);
   const step = json.decoder_sparse_step ?? 1;
@@ -73,7 +73,7 @@ function readExperts(file: string, json: ConfigJson): ExpertsSpec | null {
   if (numExpertsPerToken > numExperts) {
     throw new CheckpointError(
       file,
-      `num_experts_per_tok is ${numExpertsPerToken}; it must not be above num_experts, ${numExperts}`,
+      `num_experts_per_tok is ${numExpertsPerToken}; it must be at most num_experts, ${numExperts}`,
     );
   }
   return {

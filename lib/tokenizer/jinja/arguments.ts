@@ -1,4 +1,4 @@
-/** Arguments of a call, put in the places of a function's parameters. */
+/** Binds the arguments of a call to parameters. */
 import { raise } from './errors';
 import { str } from './repr';
 import { intOf, isTrue, type Kwargs, textOf, typeName, Undefined, type Value } from './values';
@@ -6,13 +6,13 @@ import { intOf, isTrue, type Kwargs, textOf, typeName, Undefined, type Value } f
 export interface Signature {
   readonly name: string;
   readonly params: readonly string[];
-  /** Of the parameters, how many have no default. */
+  /** Number of parameters without a default. */
   readonly required: number;
-  /** Whether arguments may be given by name. */
+  /** Whether keyword arguments are allowed. */
   readonly byName: boolean;
 }
 
-/** "name(a, b, c=)" as a signature: those with `=` have a default; a final `/` allows no names. */
+/** Parses "name(a, b, c=)": `=` marks a default; a final `/` makes parameters positional-only. */
 export function signature(text: string): Signature {
   const [, name, list] = /^(\w+)\((.*)\)$/.exec(text) ?? ['', text, ''];
   const all = list.split(/,\s*/).filter((param) => param !== '');
@@ -25,7 +25,7 @@ export function signature(text: string): Signature {
   };
 }
 
-/** An argument for each parameter, undefined where its default holds. Raises TypeError. */
+/** An argument for each parameter; undefined selects its default. Raises TypeError. */
 export function bind(
   { name, params, required, byName }: Signature,
   args: readonly Value[],
@@ -51,7 +51,7 @@ export function bind(
   return bound;
 }
 
-/** An argument that must be an int. */
+/** Requires an int. */
 export function toInt(value: Value | undefined, fallback: number): number {
   if (value === undefined) return fallback;
   const int = intOf(value);
@@ -69,7 +69,7 @@ export function toBool(value: Value | undefined, fallback = false): boolean {
   return value === undefined ? fallback : isTrue(value);
 }
 
-/** An argument that must be a string. */
+/** Requires a string. */
 export function toText(value: Value | undefined, what: string): string {
   const text = textOf(value);
   if (text === undefined) {
@@ -78,5 +78,5 @@ export function toText(value: Value | undefined, what: string): string {
   return text;
 }
 
-/** markupsafe's soft_str: a string as it is, anything else as it prints. */
+/** markupsafe's soft_str: a string unchanged, other values as `str(value)`. */
 export const softText = (value: Value): string => textOf(value) ?? str(value);

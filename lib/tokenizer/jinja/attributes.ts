@@ -1,6 +1,6 @@
 /**
- * `value.name` and `value[key]` as jinja2's immutable sandbox looks them up: methods that would change
- * a value, and names of Python's own machinery, are answered by an Undefined that refuses its use.
+ * `value.name` and `value[key]` as in jinja2's immutable sandbox: mutating methods and Python's special
+ * attributes are Undefined and raise SecurityError on use.
  */
 import { bind, signature, toInt } from './arguments';
 import { isEqual } from './compare';
@@ -33,7 +33,7 @@ const MUTATING: Partial<Record<string, readonly string[]>> = {
   list: ['append', 'clear', 'extend', 'insert', 'pop', 'remove', 'reverse', 'sort'],
 };
 
-/** Attributes that each Python object has. */
+/** Attributes of every Python object. */
 const DUNDERS = new Set(
   (
     'class delattr dir doc eq format ge getattribute getstate gt hash init init_subclass le lt ne new ' +
@@ -42,7 +42,7 @@ const DUNDERS = new Set(
     .split(' ')
     .map((name) => `__${name}__`),
 );
-/** And those that sequences, mappings, functions or objects of a Python class have. */
+/** Attributes of sequences, mappings, functions or instances of Python classes. */
 const MORE_DUNDERS = new Set(
   (
     'add call class_getitem code contains defaults delitem dict getitem getnewargs globals iadd imul ior ' +
@@ -142,7 +142,7 @@ function numberAttribute(value: boolean | bigint | number, name: string): Value 
   );
 }
 
-/** What Python's getattr finds; undefined when the value has no such attribute. */
+/** Python's getattr; undefined if the value has no such attribute. */
 function ownAttribute(value: Value, name: string): Value | undefined {
   if (value instanceof Undefined && !name.startsWith('__')) value.fail();
   const hasMore = value !== null && !isNumber(value) && !(value instanceof Undefined);
@@ -164,7 +164,7 @@ function ownAttribute(value: Value, name: string): Value | undefined {
   return value !== null && isNumber(value) ? numberAttribute(value, name) : undefined;
 }
 
-/** What `value[key]` finds; undefined when it raises a TypeError or LookupError. */
+/** `value[key]`; undefined if Python raises a TypeError or LookupError. */
 function ownItem(value: Value, key: Value): Value | undefined {
   if (value instanceof Undefined) value.fail();
   if (value instanceof Dict) {
@@ -258,6 +258,6 @@ export function slice(value: Value, start: Value, stop: Value, step: Value): Val
 function sequenceOf(value: Value): readonly Value[] | undefined {
   if (isList(value)) return value;
   if (value instanceof Tuple) return value.items;
-  // A range's part is a range in Python; as a list it has the same items.
+  // In Python a slice of a range is a range; this list has the same items.
   return value instanceof Range ? Array.from(iterate(value)) : undefined;
 }

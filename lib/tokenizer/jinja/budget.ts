@@ -1,24 +1,24 @@
 /**
- * What one rendering may cost, so that no template and no conversation holds its thread for long.
- * Rendering is synchronous: a thread has one at a time.
+ * The step budget of one rendering, which bounds the time that a template occupies its thread.
+ * Rendering is synchronous, so a thread has one budget at a time.
  */
 import { raise } from './errors';
 
-/** An expression costs 1, and what is done to many items or characters a part of their number. */
+/** An expression costs 1 step; operations on long lists and strings cost a fraction of their length. */
 const MAX_COST = 5_000_000;
-/** Macros, callers and recursive loops inside one another; Python's recursion ends at the same depth. */
+/** Nesting of macros, callers and recursive loops; equal to Python's recursion limit. */
 const MAX_DEPTH = 199;
 
 let remaining = Infinity;
 let depth = 0;
 
-/** Raises MemoryError when the rendering has cost too much. */
+/** Raises MemoryError once the rendering exceeds its budget. */
 export function spend(cost: number): void {
   remaining -= cost;
-  if (remaining < 0) raise('MemoryError', `the template takes more than ${MAX_COST} steps`);
+  if (remaining < 0) raise('MemoryError', `the template exceeds its budget of ${MAX_COST} steps`);
 }
 
-/** What `body` returns, at the cost of one rendering at most. */
+/** Runs `body` with the budget of one rendering. */
 export function withBudget<T>(body: () => T): T {
   const [outerRemaining, outerDepth] = [remaining, depth];
   [remaining, depth] = [MAX_COST, 0];
@@ -29,7 +29,7 @@ export function withBudget<T>(body: () => T): T {
   }
 }
 
-/** What `body` returns, one call deeper. Raises RecursionError. */
+/** Runs `body` one call deeper. Raises RecursionError. */
 export function nested<T>(body: () => T): T {
   if (depth > MAX_DEPTH) raise('RecursionError', 'maximum recursion depth exceeded');
   depth++;

@@ -19,7 +19,7 @@ import {
 const numeric = (value: boolean | bigint | number): bigint | number =>
   typeof value === 'boolean' ? BigInt(value) : value;
 
-/** Exact, whatever of the two is an int. */
+/** Exact, also for an int and a float. */
 function sameNumber(a: bigint | number, b: bigint | number): boolean {
   return typeof a === typeof b ? a === b : a >= b && a <= b;
 }
@@ -31,7 +31,7 @@ const sameItems = (a: readonly Value[], b: readonly Value[]): boolean =>
     return item === b[i] || isEqual(item, b[i]);
   });
 
-/** `a == b`: values of different types are not equal, but for numbers. */
+/** `a == b`: except for numbers, values of different types are not equal. */
 export function isEqual(a: Value, b: Value): boolean {
   if (isNumber(a) && isNumber(b)) return sameNumber(numeric(a), numeric(b));
   const text = textOf(a);
@@ -57,7 +57,7 @@ export function isEqual(a: Value, b: Value): boolean {
   return a === b;
 }
 
-/** By code points, as Python compares strings. */
+/** Compares by code points, as Python does. */
 function compareText(a: string, b: string): number {
   const length = Math.min(a.length, b.length);
   for (let i = 0; i < length; i++) {
@@ -74,7 +74,7 @@ const holds = (order: Order, sign: number): boolean => {
   return order === '>' ? sign > 0 : sign >= 0;
 };
 
-/** `a < b` and its like. Raises TypeError for values without an order. */
+/** `a < b`, `<=`, `>` or `>=`. Raises TypeError for values without an order. */
 export function isOrdered(order: Order, a: Value, b: Value): boolean {
   spend(1);
   if (isNumber(a) && isNumber(b)) {
@@ -128,7 +128,7 @@ export function contains(container: Value, item: Value): boolean {
   return false;
 }
 
-/** `sorted(items, key=key, reverse=reverse)`: stable; only `<` is asked. */
+/** `sorted(items, key=key, reverse=reverse)`: stable, compares only with `<`. */
 export function sorted(
   items: readonly Value[],
   key: (item: Value) => Value,

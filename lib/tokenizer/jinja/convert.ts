@@ -1,10 +1,10 @@
-/** JavaScript's values as a template's: what JSON would carry of them, read once. */
+/** Converts JavaScript values to template values, following JSON. Each property is read once. */
 import { Dict, type Value } from './values';
 
-/** Nesting of the data that a template is given; Python's json.dumps ends at about 1000. */
+/** Maximum nesting of template variables; Python's json.dumps fails at about 1000. */
 export const MAX_DATA_DEPTH = 400;
 
-/** A value that no template can be given. `path` says where it is, `reason` what it is. */
+/** A value that cannot be passed to a template. `reason` is a predicate of `path`. */
 export class ConversionError extends Error {
   constructor(
     readonly path: string,
@@ -15,14 +15,14 @@ export class ConversionError extends Error {
 }
 
 function fromNumber(value: number): Value {
-  // As JSON writes it, an integer below 1e21 has no point and no exponent, and is an int to Python.
+  // JSON writes an integer below 1e21 without point and exponent, and Python reads it as an int.
   const isInt = Number.isInteger(value) && Math.abs(value) < 1e21 && !Object.is(value, -0);
   return isInt ? BigInt(value) : value;
 }
 
 /**
- * `value` as JSON.stringify and Python's json.loads would hand it on. A bigint is an int too, and a
- * Number object is a float even where it is integral: JSON's 1.0. Throws ConversionError.
+ * Converts `value` as JSON.stringify and Python's json.loads would. A bigint becomes an int, and a
+ * Number object a float even if it is integral (JSON's 1.0). Throws ConversionError.
  */
 export function fromJs(value: unknown, path: string, depth = 0): Value {
   if (depth > MAX_DATA_DEPTH)

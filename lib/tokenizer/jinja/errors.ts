@@ -1,6 +1,6 @@
-/** What goes wrong in a template: in its text, or while it runs. */
+/** Errors of compiling and rendering a template. */
 
-/** The Python exceptions that a running template raises; `TemplateError` is its own raise_exception. */
+/** Python exceptions of a rendering; `TemplateError` is raised by raise_exception. */
 export type PythonErrorKind =
   | 'AssertionError'
   | 'AttributeError'
@@ -19,11 +19,11 @@ export type PythonErrorKind =
   | 'ValueError'
   | 'ZeroDivisionError';
 
-/** The text is no template: jinja2 would not compile it either. */
+/** The template does not compile, as in jinja2. */
 export class TemplateSyntaxError extends Error {
   constructor(
     readonly reason: string,
-    /** The line of the template, from 1. */
+    /** Line in the template, from 1. */
     readonly line: number,
   ) {
     super(`line ${line}: ${reason}`);
@@ -31,14 +31,14 @@ export class TemplateSyntaxError extends Error {
   }
 }
 
-/** The running template raised an exception. */
+/** Rendering raised an exception. */
 export class TemplateRuntimeError extends Error {
-  /** The line of the innermost statement or output that was running, from 1; null when not known. */
+  /** Line of the innermost statement or output that raised it, from 1; null if unknown. */
   line: number | null = null;
 
   constructor(
     readonly kind: PythonErrorKind,
-    /** What Python says. */
+    /** Python's message. */
     readonly reason: string,
   ) {
     super(`${kind}: ${reason}`);

@@ -1,4 +1,4 @@
-/** Expressions of a running template, as Python evaluates what jinja2 compiles them to. */
+/** Evaluates expressions as the Python code that jinja2 compiles them to. */
 import { getAttribute, getItem, slice } from './attributes';
 import { spend } from './budget';
 import { contains, isEqual, isOrdered } from './compare';
@@ -23,11 +23,11 @@ import {
 } from './values';
 
 export class Evaluator {
-  /** The value of `node`. What is then done to it takes time by its size. */
+  /** Evaluates `node` and spends steps for its result's size. */
   evaluate(node: Expression, scope: Scope): Value {
     const value = this.valueOf(node, scope);
     if (typeof value === 'string') spend(value.length >> 8);
-    // A list that was read is cheap, one that was made is not.
+    // Reading a list from a variable is cheaper than creating it.
     else if (isList(value)) spend(value.length >> (node.type === 'name' ? 8 : 3));
     spend(1);
     return value;
@@ -103,14 +103,14 @@ export class Evaluator {
     }
   }
 
-  /** A filter on `operand`, at the beginning of its chain where that has none of its own. */
+  /** Applies one filter to `operand`. */
   filter(node: Extract<Expression, { type: 'filter' }>, scope: Scope, operand: Value): Value {
     const { args, kwargs } = this.arguments(node, scope);
     checkName('filter', FILTERS, node.name);
     return applyFilter(node.name, [operand, ...args], kwargs);
   }
 
-  /** The filters of a block, the first of which is applied to the block's `text`. */
+  /** Applies the filters of a filter block to the block's `text`. */
   filterBlock(node: Extract<Expression, { type: 'filter' }>, scope: Scope, text: string): Value {
     const { operand } = node;
     const input = operand?.type === 'filter' ? this.filterBlock(operand, scope, text) : text;
@@ -160,7 +160,7 @@ export class Evaluator {
   }
 }
 
-/** A condition guarded the filter or test when the template was compiled. */
+/** Unknown names inside conditions are reported only when they are evaluated. */
 function checkName(what: string, table: ReadonlyMap<string, unknown>, name: string): void {
   if (!table.has(name)) raise('TemplateRuntimeError', `No ${what} named '${name}' found.`);
 }

@@ -1,4 +1,4 @@
-/** Expressions, by the grammar of jinja2's parser. */
+/** Parses expressions with the grammar of jinja2's parser. */
 import type { Arguments, CompareOperator, Expression, FilterNode, Target } from './nodes';
 import type { BinaryOperator } from './operators';
 import { describe, type TokenStream } from './tokenStream';
@@ -29,7 +29,7 @@ export class ExpressionParser {
     return this.stream.nested(() => (conditional ? this.conditional() : this.or()));
   }
 
-  /** An expression, or several with commas between them. */
+  /** An expression, or a tuple without parentheses. */
   tuple({ conditional = true, end, parenthesized = false }: TupleOptions = {}): Expression {
     const items: Expression[] = [];
     let isTuple = false;
@@ -191,7 +191,7 @@ export class ExpressionParser {
     return this.stream.fail(`unexpected '${describe(token)}'`);
   }
 
-  /** Items as far as `close`, with commas between them and perhaps after. */
+  /** Comma-separated items up to `close`, with an optional trailing comma. */
   private list<T>(close: string, item: () => T): T[] {
     const items: T[] = [];
     while (!this.stream.isOperator(close)) {
@@ -301,7 +301,7 @@ export class ExpressionParser {
     return name;
   }
 
-  /** `|name(...)|...` after `operand`; `startInline`: the first without its bar. */
+  /** `|name(...)|...` after `operand`; `startInline`: the first filter has no bar. */
   protected filters(operand: Expression | null, startInline = false): FilterNode | null {
     let node: FilterNode | null = null;
     let bare = startInline;
@@ -335,7 +335,7 @@ export class ExpressionParser {
     return negated ? { type: 'not', operand: node } : node;
   }
 
-  /** Names, perhaps in tuples; `ns.name` where `withNamespace`. */
+  /** Names or tuples of names; also `ns.name` with `withNamespace`. */
   protected target(withNamespace: boolean, end?: string): Target {
     const { line } = this.stream.current;
     const items: Target[] = [];

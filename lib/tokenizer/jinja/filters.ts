@@ -1,4 +1,4 @@
-/** The filters of a template: jinja2's, with transformers' tojson. */
+/** jinja2's filters, with transformers' tojson. */
 import { bind, signature } from './arguments';
 import { raise } from './errors';
 import { escapeHtml } from './html';
@@ -12,7 +12,7 @@ import { isTrue, type Kwargs, Markup, textOf, toList, Undefined, type Value } fr
 
 export type Filter = (args: readonly Value[], kwargs: Kwargs) => Value;
 
-/** By parameters, the filtered value first; those with `=` may be left out. */
+/** Filters by signature; the first parameter is the filtered value. */
 const DECLARED: readonly (readonly [string, (...args: never[]) => Value])[] = [
   ['abs(x, /)', texts.absolute],
   ['attr(obj, name)', sequences.attr],
@@ -106,7 +106,7 @@ function makeFilters(): Map<string, Filter> {
   return filters;
 }
 
-/** The filter of that name, applied to the first argument. Raises TemplateRuntimeError. */
+/** Applies the filter `name` to the first argument. Raises TemplateRuntimeError. */
 export function applyFilter(name: Value, args: readonly Value[], kwargs: Kwargs): Value {
   const filter = FILTERS.get(textOf(name) ?? '');
   if (!filter) {

@@ -1,4 +1,4 @@
-/** Numbers and strings in a field of a given form: the format specification mini-language, `round`. */
+/** Python's format specification mini-language and `round`. */
 import { raise } from './errors';
 import { floatRepr, intStr, str } from './repr';
 import { checkLength } from './text';
@@ -16,7 +16,7 @@ function decompose(value: number): { mantissa: bigint; exponent: number } {
     : { mantissa: fraction | (2n ** 52n), exponent: biased - 1075 };
 }
 
-/** The integer nearest to |value| * 10 ** digits; of two, the even one. */
+/** |value| * 10 ** digits, rounded to the nearest integer, ties to even. */
 function scaled(value: number, digits: number): bigint {
   const { mantissa, exponent } = decompose(value);
   let numerator = mantissa;
@@ -31,7 +31,7 @@ function scaled(value: number, digits: number): bigint {
   return up ? quotient + 1n : quotient;
 }
 
-/** |value| with that many digits after the point, correctly rounded. */
+/** |value| with `digits` digits after the point, correctly rounded. */
 function fixed(value: number, digits: number): string {
   checkLength(digits);
   const text = scaled(value, digits)
@@ -79,7 +79,7 @@ function general(value: number, precision: number, keepZeros: boolean): string {
   return text.replace(/\.?0+(?=e|$)/, '');
 }
 
-/** |value| as the conversion `type` (of e, f, g and %, either case) writes it. */
+/** |value| formatted with the conversion `type`: e, f, g or %, in either case. */
 export function formatFloat(
   value: number,
   type: string,
@@ -181,7 +181,7 @@ export function format(value: Value, spec: string): string {
   return prefix + pad(digits, size - prefix.length, filling, '>', digits.length);
 }
 
-/** `text`, of `length` characters, in a field of `width`. */
+/** Pads `text`, of `length` characters, to `width`. */
 export function pad(
   text: string,
   width: number,

@@ -1,4 +1,4 @@
-/** The two ways in which a Python string is a form to fill in: `%` and `str.format`. */
+/** Python's string formatting: `%` and `str.format`. */
 import { getAttribute, getItem } from './attributes';
 import { raise } from './errors';
 import { format, formatFloat, pad } from './formatSpec';
@@ -18,7 +18,7 @@ import {
 
 const CONVERSION = /%(?:\(([^)]*)\))?([-+ #0]*)(\*|\d+)?(?:\.(\*|\d+)?)?[hlL]?(.)?/gsu;
 
-/** What escapes the values put into safe HTML; elsewhere they stay as they are. */
+/** Escapes values inserted into safe HTML; the identity for other strings. */
 export type Escape = (text: string, value: Value) => string;
 const asIs: Escape = (text) => text;
 
@@ -133,14 +133,14 @@ function valueNamed(values: Value, name: string): Value {
   return value === undefined ? raise('KeyError', repr(name)) : value;
 }
 
-// To `%`, whatever has keys or indices and is no string or tuple is a mapping, and may be left unused.
+// For `%`, a value with keys or indices is a mapping, which may be unused, unless a string or tuple.
 const isMapping = (values: Value): boolean =>
   values instanceof Dict ||
   values instanceof Undefined ||
   isList(values) ||
   values instanceof Range;
 
-/** `template.format(*args, **kwargs)`, attributes looked up as the sandbox does. */
+/** `template.format(*args, **kwargs)` with the sandbox's attribute lookup. */
 export function formatString(
   template: string,
   args: readonly Value[],

@@ -1,4 +1,4 @@
-/** The functions that a template finds: jinja2's globals and what transformers adds. */
+/** jinja2's global functions and those that transformers adds. */
 import { bind, signature, toText } from './arguments';
 import { raise } from './errors';
 import { str } from './repr';
@@ -151,6 +151,6 @@ export const GLOBALS: ReadonlyMap<string, Value> = new Map([
   define('joiner', joiner, 'type'),
   define('raise_exception', raiseException),
   define('strftime_now', strftimeNow),
-  // jinja2's reference to the template itself, for blocks; those are rendered in place here.
+  // jinja2's reference to the template's blocks, which are only rendered in place here.
   define('self', () => raise('TypeError', "'TemplateReference' object is not callable")),
 ]);

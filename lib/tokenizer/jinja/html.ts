@@ -1,4 +1,4 @@
-/** HTML's special characters, as markupsafe writes and reads them. */
+/** HTML escaping as in markupsafe. */
 import { SPACES } from './text';
 import { Markup, type Value } from './values';
 import { str } from './repr';
@@ -11,7 +11,7 @@ const ESCAPES: Readonly<Record<string, string>> = {
   '"': '&#34;',
 };
 
-/** `escape(value)`: what is safe already stays as it is. */
+/** `escape(value)`: safe strings stay unchanged. */
 export function escapeHtml(value: Value): Markup {
   if (value instanceof Markup) return value;
   return new Markup(str(value).replace(/[&><'"]/g, (char) => ESCAPES[char]));
@@ -26,7 +26,7 @@ const NAMED: Readonly<Record<string, string>> = {
   quot: '"',
 };
 
-/** `Markup(text).striptags()`: without comments, tags and runs of white space. */
+/** `Markup(text).striptags()`: removes comments and tags, collapses white space. */
 export function stripTags(text: string): string {
   return text
     .replace(/<!--.*?-->/gs, '')

@@ -1,4 +1,4 @@
-/** Statements of a running template: what jinja2's compiled templates do. */
+/** Executes statements as jinja2's compiled templates do. */
 import { nested, spend, withBudget } from './budget';
 import { raise, TemplateRuntimeError } from './errors';
 import { Evaluator } from './evaluator';
@@ -9,7 +9,7 @@ import { bindMacro, Loop, Scope, unpack } from './runtime';
 import { checkLength } from './text';
 import { Callable, isTrue, Namespace, toList, Tuple, Undefined, type Value } from './values';
 
-/** Why a body ended before its end. */
+/** The statement that left a body early. */
 type Jump = 'break' | 'continue' | null;
 
 type ForNode = Extract<Statement, { type: 'for' }>;
@@ -39,7 +39,7 @@ export class Interpreter {
   }
 
   private asRuntimeError(error: unknown): unknown {
-    // JavaScript's own stack is at its end: values or expressions are nested too deeply.
+    // JavaScript's stack overflowed: values or expressions are nested too deeply.
     const isStack = error instanceof RangeError && /call stack/i.test(error.message);
     const known = isStack
       ? new TemplateRuntimeError('RecursionError', 'maximum recursion depth exceeded')
@@ -53,7 +53,7 @@ export class Interpreter {
     this.output.push(text);
   }
 
-  /** What `body` writes. */
+  /** Captures the output of `body`. */
   private capture(body: () => void): string {
     const outer = this.output;
     this.output = [];
@@ -144,7 +144,7 @@ export class Interpreter {
     }
   }
 
-  /** Each name before a dot must be a namespace. */
+  /** Requires each name before a dot to be a namespace. */
   private checkNamespaces(target: Target, scope: Scope): void {
     if (target.type === 'tuple') {
       for (const item of target.items) this.checkNamespaces(item, scope);
@@ -178,7 +178,7 @@ export class Interpreter {
     const recurse = (inner: Value, depth: number) =>
       nested(() => this.capture(() => this.runFor(node, inner, scope, depth)));
     const loop = new Loop(items, depth0, node.recursive ? recurse : null);
-    // As jinja2 compiles it: the else is left out once a body has run to its end.
+    // As in jinja2's code, one body that runs to its end disables the else.
     let hasFinished = false;
     for (const item of items) {
       spend(1);

@@ -1,4 +1,4 @@
-/** `tojson` as transformers has it: Python's json.dumps. */
+/** transformers' `tojson`: Python's json.dumps. */
 import { bind, signature, toBool, toText } from './arguments';
 import { spend } from './budget';
 import { isOrdered } from './compare';
@@ -39,7 +39,7 @@ interface Style {
 }
 
 function quote(text: string, ascii: boolean): string {
-  // Above ASCII, a code unit at a time: Python too writes surrogate pairs.
+  // Escapes each code unit above ASCII: Python also writes surrogate pairs.
   // eslint-disable-next-line no-control-regex -- JSON escapes them
   const escaped = ascii ? /[\x00-\x1f"\\]|[^\x00-\x7e\x7f]/g : /[\x00-\x1f"\\]/g;
   return `"${text.replace(escaped, escapeUnit)}"`;
@@ -51,7 +51,7 @@ function number(value: number): string {
   return floatRepr(value);
 }
 
-/** None, True, False and numbers, as values and as keys; undefined for others. */
+/** JSON of None, True, False and numbers, as values and keys; undefined for others. */
 function scalar(value: Value): string | undefined {
   if (value === null) return 'null';
   if (typeof value === 'boolean') return String(value);

@@ -1,4 +1,4 @@
-/** A template's text as tokens: jinja2's lexer with trim_blocks and lstrip_blocks. */
+/** jinja2's lexer with trim_blocks and lstrip_blocks. */
 import { TemplateSyntaxError } from './errors';
 import { SPACES, strip } from './text';
 
@@ -17,7 +17,7 @@ export type TokenType =
 
 export interface Token {
   readonly type: TokenType;
-  /** Of a string its value, of anything else its text. */
+  /** The value of a string literal; the text of other tokens. */
   readonly value: string;
   readonly line: number;
 }
@@ -57,7 +57,7 @@ const SIMPLE_ESCAPES: Partial<Record<string, string>> = {
   v: '\v',
 };
 
-/** The inside of a string literal, as Python's unicode-escape reads it. */
+/** Decodes the inside of a string literal as Python's unicode-escape does. */
 function unescape(text: string, line: number): string {
   return text.replace(
     ESCAPE,
@@ -84,7 +84,7 @@ class Lexer {
   private readonly tokens: Token[] = [];
   private at = 0;
   private line = 1;
-  /** Whether what was read last ended a line. */
+  /** Whether the last read text ended a line. */
   private lineStarting = true;
 
   constructor(private readonly source: string) {}
@@ -103,7 +103,7 @@ class Lexer {
     throw new TemplateSyntaxError(reason, this.line);
   }
 
-  /** Goes on after `text`, which begins here. */
+  /** Advances past `text`, which starts here. */
   private skip(text: string): void {
     this.at += text.length;
     for (const char of text) if (char === '\n') this.line++;
@@ -115,7 +115,7 @@ class Lexer {
     return rule.exec(this.source);
   }
 
-  /** Text, as far as the next tag, and that tag. */
+  /** Reads text up to the next tag, and that tag. */
   private root(): void {
     const tag = this.match(TAG);
     if (!tag) {
@@ -151,7 +151,7 @@ class Lexer {
     return rule.exec(this.source);
   }
 
-  /** `text` before a tag, without the white space that the tag takes. */
+  /** `text` before a tag, without the white space that the tag strips. */
   private data(text: string, sign: string, isVariable: boolean): void {
     let kept = text;
     if (sign === '-') {
@@ -166,7 +166,7 @@ class Lexer {
     this.skip(text);
   }
 
-  /** The tokens inside a tag, and its end. */
+  /** Reads the tokens inside a tag, and its end. */
   private tag(endType: TokenType, endRule: RegExp): void {
     const open: string[] = [];
     for (;;) {
@@ -186,7 +186,7 @@ class Lexer {
     }
   }
 
-  /** Pushes the token that begins here, and returns its text. */
+  /** Pushes the token that starts here, and returns its text. */
   private token(open: string[]): string {
     const rules = [
       ['float', FLOAT],

@@ -1,4 +1,4 @@
-/** A parsed template: jinja2's nodes, as far as a template without others around it has them. */
+/** The syntax tree of a template: jinja2's nodes for a single template. */
 import type { BinaryOperator } from './operators';
 import type { Value } from './values';
 
@@ -64,18 +64,18 @@ export type Expression =
 export type FilterNode = Extract<Expression, { type: 'filter' }>;
 export type CallNode = Extract<Expression, { type: 'call' }>;
 
-/** What can be assigned to. */
+/** An assignment target. */
 export type Target =
   | { readonly type: 'name'; readonly name: string }
   | { readonly type: 'namespace'; readonly name: string; readonly attribute: string }
   | { readonly type: 'tuple'; readonly items: readonly Target[] };
 
-/** A body with variables of its own. */
+/** A body with its own scope. */
 export interface Frame {
   readonly body: readonly Statement[];
   /**
-   * Variables that are undefined when the body begins, whatever the template was given: it assigns
-   * them before it reads them. Filled in by the scope analysis.
+   * Variables that are undefined at the start of the body even if the context has them, because the
+   * body assigns them before reading them. Set by the scope analysis.
    */
   hidden: readonly string[];
 }
@@ -87,7 +87,7 @@ export interface Parameters {
 
 export interface MacroBody extends Parameters {
   readonly frame: Frame;
-  /** Which of caller, kwargs and varargs the body reads. Filled in by the scope analysis. */
+  /** Which of caller, kwargs and varargs the body reads. Set by the scope analysis. */
   specials: readonly string[];
 }
 

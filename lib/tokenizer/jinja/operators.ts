@@ -18,7 +18,7 @@ import {
 
 export type BinaryOperator = '+' | '-' | '*' | '/' | '//' | '%' | '**';
 
-/** Bits of the largest int that a template may make. */
+/** Bits of the largest int that a template may create. */
 const MAX_INT_BITS = 2 ** 18;
 
 function unsupported(operator: BinaryOperator, a: Value, b: Value): never {
@@ -43,7 +43,7 @@ function floatModulo(a: number, b: number): number {
 
 function checkBits(bits: number): void {
   if (bits > MAX_INT_BITS) {
-    raise('OverflowError', `an int of ${bits} bits; a template may make ${MAX_INT_BITS}`);
+    raise('OverflowError', `an int of ${bits} bits exceeds the limit of ${MAX_INT_BITS} bits`);
   }
 }
 
@@ -145,7 +145,7 @@ function add(a: Value, b: Value): Value {
   return unsupported('+', a, b);
 }
 
-/** A sequence and how often; null when the two are something else. */
+/** A sequence and its repetition count; null for other operands. */
 function repetition(a: Value, b: Value): [Value, bigint] | null {
   for (const [sequence, times] of [
     [a, b],
@@ -180,9 +180,9 @@ function multiply(a: Value, b: Value): Value {
   return sequence instanceof Tuple ? new Tuple(repeated) : repeated;
 }
 
-/** `a operator b`. Raises TypeError for operands that Python does not take. */
+/** `a operator b`. Raises TypeError for operands that Python rejects. */
 export function calculate(operator: BinaryOperator, a: Value, b: Value): Value {
-  // A string on the left formats before an Undefined on the right is asked.
+  // A string on the left is formatted before an Undefined on the right raises.
   if (operator === '%' && typeof a === 'string') return percent(a, b);
   if (operator === '%' && a instanceof Markup) {
     return new Markup(

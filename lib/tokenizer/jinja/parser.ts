@@ -1,4 +1,4 @@
-/** Statements, by the grammar of jinja2's parser, of its loop controls and of transformers' `generation`. */
+/** Parses statements: jinja2's, its loop controls and transformers' `generation`. */
 import { ExpressionParser } from './expressionParser';
 import { tokenize } from './lexer';
 import type { Expression, Frame, MacroBody, Parameters, Statement, Target } from './nodes';
@@ -6,17 +6,17 @@ import { TokenStream } from './tokenStream';
 
 const frame = (body: readonly Statement[]): Frame => ({ body, hidden: [] });
 
-/** The statements of `template`. Throws TemplateSyntaxError. */
+/** Throws TemplateSyntaxError. */
 export function parse(template: string): Frame {
   return frame(new Parser(new TokenStream(tokenize(template))).statements([]));
 }
 
 class Parser extends ExpressionParser {
-  /** Tags that are open, the innermost last. */
+  /** Open tags, the innermost last. */
   private readonly open: string[] = [];
   private endTags: readonly string[] = [];
 
-  /** Statements and text as far as one of `end`, whose name is then the current token. */
+  /** Statements and text up to a tag in `end`, which becomes the current token. */
   statements(end: readonly string[]): Statement[] {
     return this.stream.nested(() => this.parseStatements(end));
   }
@@ -36,7 +36,7 @@ class Parser extends ExpressionParser {
       if (token.type === 'data') {
         parts.push(token.value);
       } else if (token.type === 'variable_begin') {
-        // Each output by itself, so that an error in it names its line.
+        // Separate outputs, so that an error names its line.
         flush();
         line = token.line;
         parts.push(this.tuple());
@@ -80,14 +80,14 @@ class Parser extends ExpressionParser {
     return node;
   }
 
-  /** What a tag holds: as far as one of `end`. */
+  /** A tag's body, up to a tag in `end`. */
   body(...end: readonly string[]): Statement[] {
     this.stream.skipIf('operator', ':');
     this.stream.expect('block_end');
     return this.statements(end);
   }
 
-  /** The same, past its one end. */
+  /** A tag's body, including its end tag. */
   frameUntil(end: string): Frame {
     const body = this.body(end);
     this.stream.next();
@@ -213,7 +213,7 @@ class Parser extends ExpressionParser {
     return { type: 'with', targets: [], values: [], frame: this.frameUntil('endautoescape'), line };
   }
 
-  /** A tag that takes in another template: it fails when it is run, for there is none. */
+  /** A tag that loads another template, which fails when executed because there is none. */
   otherTemplate(tag: string, line: number): Statement {
     this.expression();
     const names: string[] = [];

@@ -1,4 +1,4 @@
-/** Values as Python prints them: `str` and `repr`. */
+/** Python's `str` and `repr`. */
 import { spend } from './budget';
 import { raise } from './errors';
 import {
@@ -16,11 +16,11 @@ import {
   type Value,
 } from './values';
 
-/** Ints of more digits are not printed: sys.get_int_max_str_digits(). */
+/** Limit of printing ints: sys.get_int_max_str_digits(). */
 const MAX_INT_DIGITS = 4300;
 const TOO_LARGE = 10n ** BigInt(MAX_INT_DIGITS);
 
-/** Of categories C and Z, only the space is printed as it is. */
+/** Characters that `repr` escapes: categories C and Z except the space. */
 const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}\p{Zs}]/u;
 const SHORT_ESCAPES: Readonly<Record<string, string>> = {
   '\\': '\\\\',
@@ -40,7 +40,7 @@ export function floatRepr(value: number): string {
     return `${mantissa}e${sign}${String(Math.abs(exponent)).padStart(2, '0')}`;
   }
   const fixed = Number.isInteger(value) ? `${value}.0` : String(value);
-  // Between 1e-7 and 1e-4 JavaScript too writes digits; below, the exponent was taken above.
+  // From 1e-7 to 1e-4 JavaScript also writes digits; the code above handles smaller numbers.
   return fixed;
 }
 
@@ -73,9 +73,9 @@ function hexEscape(char: string): string {
   return `\\U${code.toString(16).padStart(8, '0')}`;
 }
 
-/** `ascii(value)`: what is not ASCII is escaped. */
+/** `ascii(value)`: `repr` with non-ASCII characters escaped. */
 export function asciiRepr(value: Value): string {
-  // eslint-disable-next-line no-control-regex -- ASCII is all of these
+  // eslint-disable-next-line no-control-regex -- the range is ASCII
   return repr(value).replace(/[^\x00-\x7f]/gu, hexEscape);
 }
 
@@ -86,7 +86,7 @@ function dictRepr(dict: Dict): string {
   return `{${items.join(', ')}}`;
 }
 
-/** `repr(value)`. An address in memory, as of a function, is left out. */
+/** `repr(value)`, without memory addresses such as a function's. */
 export function repr(value: Value): string {
   spend(1);
   if (typeof value === 'string') return stringRepr(value);

@@ -1,4 +1,4 @@
-/** What a running template holds: variables, loops, and the rules of Python's calls. */
+/** Runtime of a rendering: scopes, loops and calls. */
 import { raise } from './errors';
 import type { MacroBody } from './nodes';
 import { stringRepr } from './repr';
@@ -15,7 +15,7 @@ import {
   type Value,
 } from './values';
 
-/** Variables of a body, and those around it. */
+/** Variables of a body and its enclosing scopes. */
 export class Scope {
   private readonly variables: Map<string, Value | Missing>;
 
@@ -26,7 +26,7 @@ export class Scope {
     this.variables = new Map(variables);
   }
 
-  /** Lets `names` be undefined, whatever is around. */
+  /** Makes `names` undefined, hiding enclosing scopes. */
   hide(names: readonly string[]): void {
     for (const name of names) {
       if (!this.variables.has(name)) this.variables.set(name, MISSING);
@@ -59,7 +59,7 @@ export function call(callee: Value, args: readonly Value[], kwargs: Kwargs): Val
   return raise('TypeError', `'${typeName(callee)}' object is not callable`);
 }
 
-/** The items of `value` for that many targets. */
+/** Unpacks `value` into exactly `count` items. */
 export function unpack(value: Value, count: number): Value[] {
   if (iteratorOf(value) === undefined) {
     raise('TypeError', `cannot unpack non-iterable ${typeName(value)} object`);
@@ -76,7 +76,7 @@ export function unpack(value: Value, count: number): Value[] {
   return items;
 }
 
-/** The variable `loop`. `recurse` renders the loop over other items; null: it is not recursive. */
+/** The variable `loop`. `recurse` renders a recursive loop over other items; else null. */
 export class Loop {
   private at = -1;
   private lastChanged: Value | null = null;
@@ -144,7 +144,7 @@ export class Loop {
   }
 }
 
-/** A macro's variables for a call, by jinja2's rules; undefined where there is no argument. */
+/** Binds a macro's parameters as in jinja2; undefined for a missing argument. */
 export function bindMacro(
   name: string | null,
   { params, specials }: MacroBody,

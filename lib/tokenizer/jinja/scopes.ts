@@ -1,14 +1,14 @@
 /**
- * Which variables a body has of its own, and what of a template jinja2 would not compile. A variable
- * that a body assigns before reading is undefined until then, even where the template was given one of
- * that name: jinja2 resolves names when it compiles (jinja2/idtracking.py), and so does this.
+ * Scope analysis, and jinja2's compile-time checks. A variable that a body assigns before reading is
+ * undefined until the assignment, even if the context has that name, because jinja2 resolves names at
+ * compile time (jinja2/idtracking.py).
  */
 import { TemplateSyntaxError } from './errors';
 import { FILTERS } from './filters';
 import type { Expression, Frame, MacroBody, Statement, Target } from './nodes';
 import { TESTS } from './tests';
 
-/** How a variable of a body begins. */
+/** The source of a variable's initial value. */
 type Start = 'parameter' | 'outer' | 'context' | 'undefined';
 
 class Symbols {
@@ -46,7 +46,7 @@ class Symbols {
     return new Symbols(this.parent, this);
   }
 
-  /** Takes in what the branches of an `if` do: what only they assign may keep what it was before. */
+  /** Merges the branches of an `if`: a variable assigned only in them may keep its previous value. */
   merge(branches: readonly Symbols[]): void {
     const stored = new Set(branches.flatMap((branch) => [...branch.stored]));
     for (const name of this.stored) stored.delete(name);
@@ -64,7 +64,7 @@ class Symbols {
   }
 }
 
-/** The expressions in an expression. */
+/** Subexpressions of an expression. */
 export function children(node: Expression): readonly (Expression | null)[] {
   switch (node.type) {
     case 'const':
@@ -109,7 +109,7 @@ function visitNames(node: Expression | null, visit: (name: string) => void): voi
   for (const child of children(node)) visitNames(child, visit);
 }
 
-/** A filter or a test that there is not: found when compiling, but where a condition guards it. */
+/** Rejects unknown filters and tests, except inside conditions. */
 function checkNames(node: Expression | null, isGuarded: boolean): void {
   if (node === null) return;
   if ((node.type === 'filter' || node.type === 'test') && !isGuarded) {
@@ -128,7 +128,7 @@ function eachName(target: Target, visit: (name: string) => void): void {
   else visit(target.name);
 }
 
-/** The expressions of a statement that belong to the body around it. */
+/** The expressions of a statement that are evaluated in the enclosing body. */
 function expressionsOf(node: Statement): readonly (Expression | null)[] {
   switch (node.type) {
     case 'output':
@@ -163,7 +163,7 @@ function analyze(body: readonly Statement[], symbols: Symbols): void {
       const [first, ...rest] = node.branches;
       const taken = symbols.branch();
       analyze(first[1], taken);
-      // jinja2 sees the other branches one after another, as one.
+      // jinja2 analyzes the other branches in sequence, as one branch.
       const others = symbols.branch();
       for (const [test, own] of rest) {
         visitNames(test, (name) => others.load(name));
@@ -192,7 +192,7 @@ interface Place {
   isGuarded: boolean;
 }
 
-/** Fills in what is hidden in `frame` and in the bodies inside. Throws TemplateSyntaxError. */
+/** Sets `hidden` and `specials` in `frame` and nested bodies. Throws TemplateSyntaxError. */
 export function resolveScopes(frame: Frame): void {
   resolveFrame(frame, new Symbols(null), { inLoop: false, isGuarded: false });
 }
@@ -227,7 +227,7 @@ function resolveMacro(macro: MacroBody, symbols: Symbols, line: number): void {
   resolveFrame(macro.frame, inner, { inLoop: false, isGuarded: false });
 }
 
-/** Each name that is read in `body` and in the bodies inside. */
+/** Visits each name that is read in `body` and nested bodies. */
 function readNames(body: readonly Statement[], visit: (name: string) => void): void {
   for (const node of body) {
     for (const expression of expressionsOf(node)) visitNames(expression, visit);

@@ -1,4 +1,4 @@
-/** Filters that look at the items of a value. */
+/** Filters on sequences. */
 import { attributeOnly, getAttribute, getItem } from './attributes';
 import { toBool, toInt } from './arguments';
 import { isEqual, isOrdered, sorted } from './compare';
@@ -27,7 +27,7 @@ import {
 
 type Getter = (item: Value) => Value;
 
-/** Looks up `attribute`, 'a.b.0' or an int, of an item; nothing: the item itself. */
+/** Looks up `attribute` ('a.b.0' or an int) of an item; without it, returns the item. */
 function attributeGetter(attribute: Value | undefined, fallback: Value = null): Getter {
   const path = typeof attribute === 'string' ? attribute.split('.') : [attribute ?? null];
   const parts = path
@@ -71,7 +71,7 @@ export function last(value: Value): Value {
   return reversible(value).at(-1) ?? orEmpty(value);
 }
 
-// None may be the last item itself.
+// The last item may be None.
 const orEmpty = (value: Value): Value =>
   lengthOf(value) === 0 ? new Undefined('No last item, sequence was empty.') : null;
 
@@ -83,7 +83,7 @@ export function reverse(value: Value): Value {
   }
   if (iteratorOf(value) === undefined) raise('FilterArgumentError', 'argument must be iterable');
   const items = [...toList(value)].reverse();
-  // What Python can reverse gives an iterator, and what it must read first a list.
+  // Python returns an iterator for reversible values, and a list for others.
   if (value instanceof PyIterator || value instanceof Undefined) return items;
   return new PyIterator(items[Symbol.iterator](), `${typeName(value)}_reverseiterator`);
 }
@@ -256,7 +256,7 @@ export function length(value: Value): Value {
   return BigInt(found);
 }
 
-/** A filter or a test by name, applied to one item. */
+/** Applies a filter or test by name to one item. */
 export type Apply = (name: Value, args: readonly Value[], kwargs: Kwargs) => Value;
 
 export function map(

@@ -19,7 +19,7 @@ const DAY = 24 * 60 * 60 * 1000;
 
 const startOfDay = (year: number, month: number, day: number) => Date.UTC(year, month, day) / DAY;
 
-/** ISO 8601's year and week: that of the week's Thursday. */
+/** ISO 8601 year and week: the year is that of the week's Thursday. */
 function isoWeek(day: number): { year: number; week: number } {
   const weekday = (day + 3) % 7;
   const thursday = day - weekday + 3;
@@ -27,7 +27,7 @@ function isoWeek(day: number): { year: number; week: number } {
   return { year, week: Math.floor((thursday - startOfDay(year, 0, 1)) / 7) + 1 };
 }
 
-/** A field: its value, how wide it is and with what it is filled. */
+/** A field: value, width and fill character. */
 type Field = readonly [value: number, width: number, fill?: string];
 
 function fieldOf(date: Date, code: string): Field | string | undefined {
@@ -113,7 +113,7 @@ function fieldOf(date: Date, code: string): Field | string | undefined {
       return [year % 100, 2];
     case 'Y':
       return [year, 1];
-    // A date without a time zone, as Python's datetime.now() is.
+    // No time zone, as in Python's datetime.now().
     case 'z':
     case 'Z':
       return '';
@@ -123,7 +123,7 @@ function fieldOf(date: Date, code: string): Field | string | undefined {
   return undefined;
 }
 
-/** glibc's flags: no filling, spaces, zeros, capitals. */
+/** With glibc's flags: no padding, spaces, zeros, upper case. */
 export function strftime(date: Date, format: string): string {
   return format.replace(
     /%([-_0^#]?)(\d*)([a-zA-Z%])/g,

@@ -1,4 +1,4 @@
-/** The methods of `str`, and of strings that are marked as safe HTML. */
+/** Methods of `str` and Markup. */
 import { bind, signature, type Signature, toBool, toInt, toText } from './arguments';
 import { raise } from './errors';
 import { pad } from './formatSpec';
@@ -26,7 +26,7 @@ const given = (value: Value | undefined): Value | undefined => (value === null ?
 const optionalText = (value: Value | undefined, what: string): string | undefined =>
   value === undefined || value === null ? undefined : toText(value, what);
 
-/** The part of `self` that `start` and `end` leave, and the code points before it; null: none. */
+/** `self[start:end]`, and the number of code points before it; null if `start` is beyond the end. */
 function part(self: string, start: Value | undefined, end: Value | undefined) {
   const from = given(start);
   const to = given(end);
@@ -121,7 +121,7 @@ function padded(self: string, [width, fill]: Arguments, align: string): string {
   const size = toInt(width, 0);
   const length = numCodePoints(self);
   if (align !== '^') return pad(self, size, filling, align, length);
-  // CPython puts the odd character to the left when the width is odd.
+  // CPython puts the extra character on the left if the width is odd.
   const missing = Math.max(size - length, 0);
   text.checkLength(size);
   const left = Math.floor(missing / 2) + (missing & size & 1);
@@ -163,7 +163,7 @@ function translate(self: string, table: Value | undefined): string {
   }).join('');
 }
 
-/** By signature; `/` where arguments have no names. */
+/** Methods by signature. */
 const METHODS: readonly (readonly [string, Method])[] = [
   ['capitalize(/)', text.capitalize],
   ['casefold(/)', (self) => self.toUpperCase().toLowerCase()],
@@ -256,7 +256,7 @@ const asSafe = (value: Value): Value => {
   return Array.isArray(value) ? (value as readonly Value[]).map(asSafe) : value;
 };
 
-/** Arguments that become part of a safe string. */
+/** Methods that escape their arguments on a Markup. */
 const ESCAPED = ['join', 'replace', 'ljust', 'rjust', 'center', 'strip', 'lstrip', 'rstrip'];
 
 function escapeArgument(name: string, value: Value): Value {
@@ -264,7 +264,7 @@ function escapeArgument(name: string, value: Value): Value {
   return typeof value === 'string' ? escapeHtml(value) : value;
 }
 
-/** The method `name` of `self`; undefined when strings have none of that name. */
+/** The method `name` of `self`; undefined if strings have no such method. */
 export function stringMethod(self: string | Markup, name: string): Value | undefined {
   const own = typeof self === 'string' ? self : self.text;
   const isSafe = typeof self !== 'string';

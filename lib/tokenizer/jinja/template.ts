@@ -1,5 +1,5 @@
 /**
- * Chat templates, rendered as transformers renders them: jinja2's ImmutableSandboxedEnvironment with
+ * Compiles and renders a chat template as transformers does: jinja2's ImmutableSandboxedEnvironment with
  * trim_blocks, lstrip_blocks, loop controls, `generation` blocks, json.dumps as `tojson`,
  * raise_exception and strftime_now (transformers/utils/chat_template_utils.py).
  */
@@ -14,7 +14,7 @@ import type { Value } from './values';
 export class JinjaTemplate {
   private readonly frame: Frame;
 
-  /** Throws TemplateSyntaxError for what jinja2 would not compile. */
+  /** Throws TemplateSyntaxError for a template that jinja2 does not compile. */
   constructor(source: string) {
     try {
       this.frame = parse(source);
@@ -25,7 +25,7 @@ export class JinjaTemplate {
     }
   }
 
-  /** Throws TemplateRuntimeError; ConversionError for a variable that is no data. */
+  /** Throws TemplateRuntimeError; ConversionError for a variable that is not plain data. */
   render(variables: Readonly<Record<string, unknown>>): string {
     const values = new Map<string, Value>();
     for (const [name, value] of Object.entries(variables)) {

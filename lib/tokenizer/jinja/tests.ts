@@ -1,4 +1,4 @@
-/** The tests of a template, `x is name`: jinja2's. */
+/** jinja2's tests: `x is name`. */
 import { bind, signature } from './arguments';
 import { contains, isEqual, isOrdered } from './compare';
 import { raise } from './errors';
@@ -105,7 +105,7 @@ function makeTests(): Map<string, (args: readonly Value[], kwargs: Kwargs) => bo
   return tests;
 }
 
-/** Whether the test of that name holds for the first argument. Raises TemplateRuntimeError. */
+/** Applies the test `name` to the first argument. Raises TemplateRuntimeError. */
 export function applyTest(name: Value, args: readonly Value[], kwargs: Kwargs): boolean {
   const test = TESTS.get(textOf(name) ?? '');
   if (!test) {

@@ -1,29 +1,29 @@
-/** Strings as Python has them: its white space, code points as characters, and its ways to split. */
+/** Python's string operations: white space, code points, splitting, case. */
 import { raise } from './errors';
 
-/** What `str.isspace` and `\s` take, as the inside of a character class. */
+/** White space of `str.isspace` and `\s`, as the inside of a character class. */
 export const SPACES =
   '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
 
 const LEADING_SPACE = new RegExp(`^[${SPACES}]+`);
 const IS_SPACE = new RegExp(`^[${SPACES}]+$`);
 const ONE_SPACE = new RegExp(`[${SPACES}]`);
-// eslint-disable-next-line no-control-regex -- Python breaks lines at these
+// eslint-disable-next-line no-control-regex -- Python's line breaks
 const LINE_BREAK = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/g;
 
-/** Characters of the longest string, and items of the longest list, that a template may make. */
+/** Characters of the longest string, and items of the longest list, that a template may create. */
 const MAX_STRING = 2 ** 26;
 const MAX_LIST = 2 ** 20;
 
 export function checkLength(length: number): void {
   if (length > MAX_STRING) {
-    raise('MemoryError', `a string of ${length} characters; a template may make ${MAX_STRING}`);
+    raise('MemoryError', `a string of ${length} characters exceeds the limit of ${MAX_STRING}`);
   }
 }
 
 export function checkItems(length: number): void {
   if (length > MAX_LIST) {
-    raise('MemoryError', `a list of ${length} items; a template may make ${MAX_LIST}`);
+    raise('MemoryError', `a list of ${length} items exceeds the limit of ${MAX_LIST}`);
   }
 }
 
@@ -34,7 +34,7 @@ export function repeat(text: string, times: bigint): string {
   return text.repeat(Number(times));
 }
 
-/** The characters of `text`: a string where each code unit is one, else a list. */
+/** The code points of `text`: a string if each is one code unit, else a list. */
 export function characters(text: string): string | string[] {
   return /[\ud800-\udfff]/.test(text) ? Array.from(text) : text;
 }
@@ -45,7 +45,7 @@ export function joinCharacters(part: string | string[]): string {
 
 type Side = 'both' | 'left' | 'right';
 
-/** `strip`, `lstrip` or `rstrip`: without `chars`, of white space. */
+/** `strip`, `lstrip` or `rstrip`; `chars` defaults to white space. */
 export function strip(text: string, chars: string | undefined, side: Side): string {
   if (chars === undefined) {
     let start = 0;
@@ -63,7 +63,7 @@ export function strip(text: string, chars: string | undefined, side: Side): stri
   return all.slice(start, end).join('');
 }
 
-/** `text.split(separator, maxSplits)`; without a separator, at runs of white space. */
+/** `text.split(separator, maxSplits)`; the default separator is a run of white space. */
 export function split(text: string, separator: string | undefined, maxSplits: number): string[] {
   if (separator === undefined) return splitAtSpaces(text, maxSplits);
   if (separator === '') raise('ValueError', 'empty separator');
@@ -130,7 +130,7 @@ export function splitLines(text: string, keepEnds = false): string[] {
   return lines;
 }
 
-/** `text.replace(old, replacement, count)`; below 0: all. */
+/** `text.replace(old, replacement, count)`; a negative count replaces all. */
 export function replace(text: string, old: string, replacement: string, count: number): string {
   const parts = old === '' ? ['', ...Array.from(text), ''] : text.split(old);
   const numReplaced = count < 0 ? parts.length - 1 : Math.min(count, parts.length - 1);
@@ -139,7 +139,7 @@ export function replace(text: string, old: string, replacement: string, count: n
   return [joined, ...parts.slice(numReplaced + 1)].join(old);
 }
 
-/** Letters whose title case is neither their upper case nor the beginning of it. */
+/** Title case of letters for which it is not a prefix of their upper case. */
 const TITLE_CASE = new Map([
   ...['Ǆ', 'ǅ', 'ǆ'].map((c) => [c, 'ǅ'] as const),
   ...['Ǉ', 'ǈ', 'ǉ'].map((c) => [c, 'ǈ'] as const),
@@ -162,7 +162,7 @@ export function capitalize(text: string): string {
 
 const CASED = /[\p{Uppercase}\p{Lowercase}\p{Lt}]/u;
 
-/** `text.title()`: after anything without case, a letter begins a word. */
+/** `text.title()`: a word starts after any uncased character. */
 export function title(text: string): string {
   let afterCased = false;
   let result = '';
@@ -179,7 +179,7 @@ export function swapCase(text: string): string {
   ).join('');
 }
 
-/** `text.islower()` or `text.isupper()`: has letters with case, and all are of that one. */
+/** `text.islower()` or `text.isupper()`: has cased letters, all of the `wanted` case. */
 export function isCase(text: string, wanted: 'lower' | 'upper'): boolean {
   const other = wanted === 'lower' ? /[\p{Uppercase}\p{Lt}]/u : /[\p{Lowercase}\p{Lt}]/u;
   const own = wanted === 'lower' ? /\p{Lowercase}/u : /\p{Uppercase}/u;
@@ -199,12 +199,12 @@ export function isTitle(text: string): boolean {
   return found;
 }
 
-/** Digits that are no decimal digits: superscripts, subscripts, circled and the like (Numeric_Type=Digit). */
+/** Non-decimal digits (Numeric_Type=Digit): superscripts, subscripts, circled digits etc. */
 const OTHER_DIGITS =
   '\\xb2\\xb3\\xb9\\u1369-\\u1371\\u19da\\u2070\\u2074-\\u2079\\u2080-\\u2089\\u2460-\\u2468' +
   '\\u2474-\\u247c\\u2488-\\u2490\\u24ea\\u24f5-\\u24fd\\u24ff\\u2776-\\u277e\\u2780-\\u2788' +
   '\\u278a-\\u2792\\u{10a40}-\\u{10a43}\\u{10e60}-\\u{10e68}\\u{11052}-\\u{1105a}\\u{1f100}-\\u{1f10a}';
-/** Chinese characters that are numbers. */
+/** Chinese numerals. */
 const OTHER_NUMBERS =
   '\\u3405\\u3483\\u382a\\u3b4d\\u4e00\\u4e03\\u4e07\\u4e09\\u4e24\\u4e5d\\u4e8c\\u4e94\\u4e96' +
   '\\u4ebf-\\u4ec0\\u4edf\\u4ee8\\u4f0d\\u4f70\\u4fe9\\u5006\\u5104\\u5146\\u5169\\u516b\\u516d' +
@@ -212,7 +212,7 @@ const OTHER_NUMBERS =
   '\\u5f0c-\\u5f0e\\u5f10\\u62d0\\u62fe\\u634c\\u67d2\\u6d1e\\u6f06\\u7396\\u767e\\u7695\\u79ed' +
   '\\u8086\\u842c\\u8cae\\u8cb3\\u8d30\\u920e\\u94a9\\u9621\\u9646\\u964c\\u9678\\u96f6';
 
-/** The methods `is...` that look at each character alone. */
+/** Methods `is...` that test each character separately. */
 export const CHARACTER_TESTS: Readonly<Record<string, RegExp>> = {
   isalnum: new RegExp(`^[\\p{L}\\p{N}${OTHER_DIGITS}]+$`, 'u'),
   isalpha: /^\p{L}+$/u,
@@ -220,7 +220,7 @@ export const CHARACTER_TESTS: Readonly<Record<string, RegExp>> = {
   isdigit: new RegExp(`^[\\p{Nd}${OTHER_DIGITS}]+$`, 'u'),
   isnumeric: new RegExp(`^[\\p{N}${OTHER_NUMBERS}]+$`, 'u'),
   isspace: IS_SPACE,
-  // eslint-disable-next-line no-control-regex -- ASCII is all of these
+  // eslint-disable-next-line no-control-regex -- the range is ASCII
   isascii: /^[\x00-\x7f]*$/,
   isidentifier: /^[\p{XID_Start}_][\p{XID_Continue}]*$/u,
   isprintable: /^(?:[^\p{C}\p{Z}]| )*$/u,

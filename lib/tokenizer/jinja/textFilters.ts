@@ -1,4 +1,4 @@
-/** Filters that make text of a value, and numbers of text. */
+/** Filters on text and numbers. */
 import { softText, toBool, toInt, toText } from './arguments';
 import { raise } from './errors';
 import { format as formatValue, pad, roundFloat, roundInt } from './formatSpec';
@@ -23,7 +23,7 @@ import {
   type Value,
 } from './values';
 
-/** `change` of a value as text; what was safe stays safe. */
+/** Applies `change` to a value's text; a safe string stays safe. */
 export const changed =
   (change: (own: string) => string) =>
   (value: Value): Value =>
@@ -158,7 +158,7 @@ export function format(value: Value, args: readonly Value[], kwargs: Kwargs): Va
 
 const INT_TEXT = /^[+-]?(?:0|[1-9])?(?:_?\d)*$/;
 
-/** `int(own, base)`; undefined where it raises ValueError. */
+/** `int(own, base)`; undefined if it raises ValueError. */
 function parseInt(own: string, base: number): bigint | undefined {
   const plain = text.strip(own, undefined, 'both').replace(/\p{Nd}/gu, decimalDigit);
   const [, sign = '', body = ''] = /^([+-]?)(.*)$/s.exec(plain) ?? [];
@@ -182,7 +182,7 @@ function parseInt(own: string, base: number): bigint | undefined {
   return sign === '-' ? -value : value;
 }
 
-/** The value of a decimal digit of any script: each script's ten follow one another. */
+/** The value of a decimal digit of any script; each script's ten digits are consecutive. */
 function decimalDigit(char: string): string {
   if (char >= '0' && char <= '9') return char;
   const code = char.codePointAt(0) ?? 0;
@@ -191,7 +191,7 @@ function decimalDigit(char: string): string {
   return String(code - zero);
 }
 
-/** `float(value)`; undefined where it raises TypeError or ValueError. */
+/** `float(value)`; undefined if it raises TypeError or ValueError. */
 function parseFloatValue(value: Value): number | undefined {
   if (value instanceof Undefined) value.fail();
   if (value !== null && isNumber(value)) return Number(value);
@@ -216,7 +216,7 @@ export function toInteger(value: Value, fallback: Value = 0n, base: Value = 10n)
   const float = parseFloatValue(value);
   if (float === undefined || Number.isNaN(float)) return fallback;
   if (Number.isFinite(float)) return BigInt(Math.trunc(float));
-  // int(inf) raises OverflowError, which only the second attempt of jinja2's filter catches.
+  // int(inf) raises OverflowError, which jinja2's filter catches only in its second attempt.
   if (typeof value === 'number') raise('OverflowError', 'cannot convert float infinity to integer');
   return fallback;
 }

@@ -1,4 +1,4 @@
-/** Tokens one after another, with the complaints of jinja2's parser. */
+/** A stream of tokens with the error messages of jinja2's parser. */
 import { TemplateSyntaxError } from './errors';
 import type { Token, TokenType } from './lexer';
 
@@ -15,7 +15,7 @@ export function describe({ type, value }: Token): string {
   return DESCRIPTIONS[type] ?? value;
 }
 
-/** Nesting at which parsing stops, as Python's own recursion does. */
+/** Maximum nesting, similar to Python's recursion limit. */
 const MAX_DEPTH = 150;
 
 export class TokenStream {
@@ -70,7 +70,7 @@ export class TokenStream {
     throw new TemplateSyntaxError(reason, line);
   }
 
-  /** What `parse` returns, one level deeper. */
+  /** Runs `parse` one level deeper. */
   nested<T>(parse: () => T): T {
     if (++this.depth > MAX_DEPTH) this.fail('the template is nested too deeply');
     const result = parse();

@@ -1,7 +1,7 @@
 /**
- * The values of a running template: Python's, as far as JavaScript has no equal of its own. None is
- * null, an int is a bigint, a float is a number, a list is an array. No value is an object of the
- * caller's, so a template reaches neither a prototype nor a getter.
+ * Template values with Python's semantics. None is null, an int is a bigint, a float is a number, a
+ * list is an array; classes represent other types. No value is an object of the caller, so a template
+ * cannot access prototypes or getters.
  */
 import { spend } from './budget';
 import { raise } from './errors';
@@ -12,11 +12,11 @@ export type Value = null | boolean | bigint | number | string | readonly Value[]
 export type Kwargs = ReadonlyMap<string, Value>;
 export const NO_KWARGS: Kwargs = new Map();
 
-/** A value of a Python type that JavaScript does not have. */
+/** A value of a Python type without an equivalent in JavaScript. */
 export abstract class PyObject {
   /** `type(value).__name__`. */
   abstract readonly typeName: string;
-  /** The module of a type that is not built in. */
+  /** The type's module; null for built-in types. */
   readonly module: string | null = null;
 }
 
@@ -27,13 +27,13 @@ export class Tuple extends PyObject {
   }
 }
 
-/** What `groupby` yields: a tuple with names. */
+/** A named tuple that `groupby` yields. */
 export class GroupTuple extends Tuple {
   override readonly typeName = '_GroupTuple';
   override readonly module = 'jinja2.filters';
 }
 
-/** A string marked as safe HTML. What is added to it is escaped, as markupsafe does. */
+/** markupsafe's Markup: a string marked as safe HTML, which escapes what is added to it. */
 export class Markup extends PyObject {
   readonly typeName = 'Markup';
   override readonly module = 'markupsafe';
@@ -42,7 +42,7 @@ export class Markup extends PyObject {
   }
 }
 
-/** A value that is not there: it prints as nothing, and fails when anything is done with it. */
+/** jinja2's Undefined: prints as an empty string and raises on any other use. */
 export class Undefined extends PyObject {
   readonly typeName = 'Undefined';
   override readonly module = 'jinja2.runtime';
@@ -58,7 +58,7 @@ export class Undefined extends PyObject {
   }
 }
 
-/** An iterator: it yields once. `typeName` says what it is in Python. */
+/** A single-use iterator. `typeName` is its type's name in Python. */
 export class PyIterator extends PyObject {
   constructor(
     readonly iterator: Iterator<Value>,
@@ -71,7 +71,7 @@ export class PyIterator extends PyObject {
 type Key = string | bigint | number | null | symbol | object;
 const UNDEFINED_KEY = Symbol('Undefined');
 
-/** `value` so that Python's equal keys are one key of a Map: 1, 1.0 and True are the same. */
+/** A Map key that is equal for equal Python keys, such as 1, 1.0 and True. */
 export function hashKey(value: Value): Key {
   if (typeof value === 'string') return value.startsWith('\0') ? `\0${value}` : value;
   if (typeof value === 'boolean') return BigInt(value);
@@ -124,7 +124,7 @@ export class Dict extends PyObject {
     return this.#entries.has(hashKey(key));
   }
 
-  /** Only while it is made: a template cannot change a dict. A key that is there stays as it was spelled. */
+  /** Only for construction: templates cannot change a dict. An existing key keeps its spelling. */
   set(key: Value, value: Value): void {
     const hash = hashKey(key);
     this.#entries.set(hash, [this.#entries.get(hash)?.[0] ?? key, value]);
@@ -180,28 +180,28 @@ export class Namespace extends PyObject {
   readonly attributes = new Map<string, Value>();
 }
 
-/** A function, a macro, or another value that can be called. */
+/** A function, macro or other callable value. */
 export class Callable extends PyObject {
   constructor(
     readonly name: string,
     readonly invoke: (args: readonly Value[], kwargs: Kwargs) => Value,
     readonly typeName = 'function',
-    /** What `callable.name` reads. */
+    /** Attributes, read as `callable.name`. */
     readonly attributes: ReadonlyMap<string, () => Value> = new Map(),
     override readonly module: string | null = null,
-    /** `len(callable)`: of a `loop`. */
+    /** `len(callable)`, for a `loop`. */
     readonly length: (() => number) | null = null,
   ) {
     super();
   }
 }
 
-// Arrays that are readonly are not narrowed by Array.isArray.
+// Array.isArray does not narrow readonly arrays.
 export function isList(value: Value): value is readonly Value[] {
   return Array.isArray(value);
 }
 
-/** The text of a string, safe or not; undefined for what is no string. */
+/** The text of a string or Markup; undefined for other values. */
 export function textOf(value: Value | undefined): string | undefined {
   if (typeof value === 'string') return value;
   return value instanceof Markup ? value.text : undefined;
@@ -211,7 +211,7 @@ export function isNumber(value: Value): value is boolean | bigint | number {
   return typeof value === 'bigint' || typeof value === 'number' || typeof value === 'boolean';
 }
 
-/** An int as it is, True and False as 1 and 0; undefined for another value. */
+/** The value of an int, True as 1, False as 0; undefined for other values. */
 export function intOf(value: Value | undefined): bigint | undefined {
   if (typeof value === 'bigint') return value;
   return typeof value === 'boolean' ? BigInt(value) : undefined;
@@ -227,7 +227,7 @@ export function typeName(value: Value): string {
   return isList(value) ? 'list' : value.typeName;
 }
 
-/** How jinja2's messages name the type of a value. */
+/** The name of a value's type in jinja2's messages. */
 export function objectTypeRepr(value: Value): string {
   if (value === null) return 'None';
   const module = value instanceof PyObject ? value.module : null;
@@ -249,7 +249,7 @@ export function numCodePoints(text: string): number {
   return text.length - pairs;
 }
 
-/** `len(value)`; undefined for a value that has none. */
+/** `len(value)`; undefined if it has no length. */
 export function lengthOf(value: Value): number | undefined {
   const text = textOf(value);
   if (text !== undefined) return numCodePoints(text);
@@ -271,7 +271,7 @@ function* itemsOf(dict: Dict): Generator<Value> {
   for (const [key, value] of dict.items()) yield new Tuple([key, value]);
 }
 
-/** `iter(value)`; undefined for a value that cannot be iterated. */
+/** `iter(value)`; undefined if it is not iterable. */
 export function iteratorOf(value: Value): Iterable<Value> | undefined {
   const text = textOf(value);
   if (text !== undefined) return text;
@@ -287,7 +287,7 @@ export function iteratorOf(value: Value): Iterable<Value> | undefined {
   return undefined;
 }
 
-/** The items of `value`, each as it comes. Raises TypeError for a value without. */
+/** Iterates over `value`. Raises TypeError if it is not iterable. */
 export function iterate(value: Value): Iterable<Value> {
   const items = iteratorOf(value);
   if (items === undefined) raise('TypeError', `'${typeName(value)}' object is not iterable`);

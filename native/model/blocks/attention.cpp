@@ -23,7 +23,7 @@ void AttentionBlock::declare(Parameters& parameters) {
   }
   parameters.linear(o_, {.parts = {{name("attention.o"), hidden}},
                          .cols = heads,
-                         .bias = spec.outputBias ? Bias::kOnce : Bias::kNone});
+                         .bias = spec.outputBias ? Bias::kFirstRank : Bias::kNone});
 }
 
 ScratchBytes AttentionBlock::scratch(DType activations) const {

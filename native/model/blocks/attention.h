@@ -1,5 +1,5 @@
-// Self-attention with rotary embedding and grouped heads (Ainslie et al. 2023): Llama, Mistral,
-// Qwen.
+// Self-attention with rotary embedding and grouped-query heads (Ainslie et al. 2023): Llama,
+// Mistral, Qwen.
 #pragma once
 
 #include "model/blocks/block.h"
@@ -8,7 +8,7 @@ namespace uniproc {
 
 class AttentionBlock final : public Block {
  public:
-  // `rope` [maxModelLen, 2, headDim / 2], float32, is the decoder's.
+  // `rope` [maxModelLen, 2, headDim / 2], float32, belongs to the decoder.
   AttentionBlock(const ModelShard& shard, int32_t layer, const Buffer& rope)
       : shard_(shard), layer_(layer), shape_(shard.attention(layer)), rope_(rope) {}
 

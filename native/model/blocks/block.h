@@ -1,4 +1,4 @@
-// A block of a decoder's layer: x += block(norm(x)), as attention and MLP are.
+// A block of a decoder layer, such as attention or MLP: x += block(norm(x)).
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace uniproc {
 
-// Bytes a token that a block needs between its operations, in three pieces.
+// Scratch bytes per token that a block needs between its operations, in three pieces.
 struct ScratchBytes {
   size_t first = 0;
   size_t second = 0;
@@ -24,8 +24,7 @@ struct ScratchBytes {
   }
 };
 
-// Where a forward pass keeps what it computes: one for all blocks, as they follow each other.
-// Activations [numTokens, hiddenSize] of the type `dtype`.
+// Activations [numTokens, hiddenSize] of type `dtype`, shared by all blocks of a forward pass.
 struct Activations {
   DType dtype = DType::kFloat32;
   Buffer residual;  // the sum of all blocks before the last
@@ -35,7 +34,7 @@ struct Activations {
   Buffer third;
 };
 
-// What a forward pass runs on.
+// The inputs of a forward pass.
 struct ForwardPass {
   Ops& ops;
   const Batch& batch;
@@ -49,9 +48,9 @@ class Block {
   virtual ~Block() = default;
   virtual void declare(Parameters& parameters) = 0;
   virtual ScratchBytes scratch(DType activations) const = 0;
-  // Adds the block before's output, activations.hidden, to the residual unless this is the first,
-  // and leaves in activations.hidden what this block adds to it: this rank's part of the sum over
-  // the ranks.
+  // Unless this is the first block, adds the previous block's output, activations.hidden, to the
+  // residual. Leaves this block's output in activations.hidden, as this rank's term of the sum over
+  // ranks.
   virtual void forward(const ForwardPass& pass, bool isFirst) = 0;
 };
 

@@ -17,8 +17,8 @@ class Embedding {
                       {Share::all(spec.hiddenSize), "hiddenSize"}, shard_.vocabShardSize());
   }
 
-  // out [numTokens, hiddenSize]: this rank's part of the sum over the ranks, zeros for the tokens
-  // that another rank has.
+  // out [numTokens, hiddenSize]: this rank's term of the sum over ranks, zeros for tokens of other
+  // ranks.
   void forward(Ops& ops, const int32_t* tokenIds, int32_t numTokens, void* out) const {
     ops.embed(tokenIds, numTokens, table_, static_cast<int32_t>(shard_.rank() * table_.rows), out);
   }

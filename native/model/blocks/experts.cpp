@@ -3,8 +3,8 @@
 namespace uniproc {
 namespace {
 
-// A token's share of the third scratch: the router's logits, then the ids and weights of its
-// experts. Each part begins at a multiple of 16 bytes when it does for all tokens before it.
+// A token's part of the third scratch buffer: router logits, then ids and weights of its experts.
+// Each array is a multiple of 16 bytes per token, so each starts aligned.
 constexpr size_t kAlignment = 16;
 
 constexpr size_t aligned(size_t bytes) {
@@ -37,7 +37,7 @@ ScratchBytes ExpertsBlock::scratch(DType activations) const {
   const size_t topK = experts().numExpertsPerToken;
   const size_t intermediate = experts().intermediateSize;
   const size_t hidden = shard_.spec().hiddenSize;
-  // Down's output takes the place of gate's and up's, which are read no more by then.
+  // Down's output reuses the memory of gate's and up's, which are no longer read.
   return {topK * std::max(2 * intermediate, hidden) * elementSize,
           topK * intermediate * elementSize,
           aligned(experts().numExperts * elementSize) + aligned(topK * sizeof(int32_t)) +

@@ -1,6 +1,6 @@
-// Experts in place of one gated MLP: each token goes through the few that the router picks (Shazeer
-// et al. 2017; Qwen3-MoE). Ranks divide the experts whole: what a rank leaves of a token's sum is
-// that of its own experts.
+// Mixture of experts in place of one gated MLP: each token passes the few experts that the router
+// selects (Shazeer et al. 2017; Qwen3-MoE). Experts are divided among ranks whole; a rank computes
+// its own experts' terms of a token's sum.
 #pragma once
 
 #include "model/blocks/block.h"
@@ -23,7 +23,7 @@ class ExpertsBlock final : public Block {
 
   Weight norm_;          // [hiddenSize]
   LinearWeight router_;  // [numExperts, hiddenSize]
-  // Of this rank's experts, one below the other:
+  // This rank's experts, stacked:
   LinearWeight gateUp_;  // [count, 2 * intermediateSize, hiddenSize]
   LinearWeight down_;    // [count, hiddenSize, intermediateSize]
 };

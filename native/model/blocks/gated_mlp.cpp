@@ -16,7 +16,7 @@ void GatedMlpBlock::declare(Parameters& parameters) {
                      .bias = spec.mlpBias ? Bias::kAll : Bias::kNone});
   parameters.linear(down_, {.parts = {{name("mlp.down"), hidden}},
                             .cols = intermediate,
-                            .bias = spec.mlpBias ? Bias::kOnce : Bias::kNone});
+                            .bias = spec.mlpBias ? Bias::kFirstRank : Bias::kNone});
 }
 
 ScratchBytes GatedMlpBlock::scratch(DType activations) const {

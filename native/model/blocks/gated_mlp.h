@@ -1,4 +1,4 @@
-// The MLP of a Llama: down(silu(gate(x)) * up(x)) (Shazeer 2020, SwiGLU).
+// Llama's MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020, SwiGLU).
 #pragma once
 
 #include "model/blocks/block.h"

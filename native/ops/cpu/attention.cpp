@@ -8,13 +8,13 @@ namespace uniproc {
 namespace {
 
 constexpr int32_t kTile = 64;                 // keys
-constexpr int32_t kQueries = 32;              // of a task, if its tokens can be so divided
-constexpr int64_t kMinWorkPerPart = 1 << 15;  // multiply-adds that pay for waking a thread
+constexpr int32_t kQueries = 32;              // per task, if its tokens can be divided so
+constexpr int64_t kMinWorkPerPart = 1 << 15;  // multiply-adds worth waking a thread for
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 int32_t tokensPerTask(int32_t group) { return std::max(kQueries / group, 1); }
 
-// The first key that the query at `position` sees.
+// The first key that the query at `position` attends to.
 int32_t firstKey(int32_t position, int32_t slidingWindow) {
   return slidingWindow == 0 ? 0 : std::max(position - slidingWindow + 1, 0);
 }
@@ -46,7 +46,7 @@ void Attention::run(const float* qkv, const Batch& batch, const AttentionShape& 
   const auto scratchSize = static_cast<size_t>(queries * (2 * shape.headDim + kTile + 2));
   scratch_.resize(std::max(scratch_.size(), scratchSize * static_cast<size_t>(pool_.numThreads())));
   pool_.run(parts, [&](int part, int thread) {
-    // The tasks that begin in this part's share of the cost.
+    // The tasks that start in this part's share of the total cost.
     const auto firstOf = [&](int p) {
       return std::partition_point(tasks_.begin(), tasks_.end(), [&](const Task& task) {
         return task.costBefore < totalCost * p / parts;
@@ -59,7 +59,7 @@ void Attention::run(const float* qkv, const Batch& batch, const AttentionShape& 
   });
 }
 
-// Returns the cost of all, in multiply-adds.
+// Returns the total cost in multiply-adds.
 int64_t Attention::makeTasks(const Batch& batch, const AttentionShape& shape) {
   const int32_t group = shape.numHeads / shape.numKvHeads;
   const int32_t step = tokensPerTask(group);
@@ -93,7 +93,7 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
 
   // Query i is head kvHead * group + i % group of token i / group.
   float* queries = scratch;                      // [numQueries, headDim], scaled
-  float* sums = queries + numQueries * headDim;  // [numQueries, headDim], of weighted values
+  float* sums = queries + numQueries * headDim;  // [numQueries, headDim], weighted sums of values
   float* scores = sums + numQueries * headDim;   // [numQueries, kTile]
   float* maxima = scores + numQueries * kTile;   // [numQueries]
   float* weights = maxima + numQueries;          // [numQueries], sums of exp(score - maximum)

@@ -14,23 +14,23 @@ class Attention {
  public:
   Attention(ThreadPool& pool, const Kernels& kernels);
 
-  // As Ops::attention, all float32 but the cache. A query's keys are taken in tiles that begin at
-  // multiples of kTile in its request, whatever the batch and its chunks: a row of out depends on
-  // its own request alone.
+  // As Ops::attention, all float32 except the cache. Keys are processed in tiles that start at
+  // multiples of kTile within the request, independent of the batch and its chunks, so a row of out
+  // depends only on its own request.
   void run(const float* qkv, const Batch& batch, const AttentionShape& shape, const KvCache& cache,
            const RequestTable& requests, float* out);
 
  private:
   struct Problem;
 
-  // Queries that see nearly the same keys and are computed together: those of some consecutive
-  // tokens of a row, with all heads that share the keys of `kvHead`.
+  // Queries computed together because they attend to nearly the same keys: consecutive tokens of a
+  // row, with all query heads that share kvHead.
   struct Task {
     int32_t row;
-    int32_t token;  // the first, counted in the batch
+    int32_t token;  // index of the first token in the batch
     int32_t numTokens;
     int32_t kvHead;
-    int64_t costBefore;  // of the tasks before it
+    int64_t costBefore;  // total cost of the tasks before this one
   };
 
   int64_t makeTasks(const Batch& batch, const AttentionShape& shape);

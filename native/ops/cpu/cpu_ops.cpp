@@ -22,10 +22,10 @@
 namespace uniproc {
 namespace {
 
-// Elements that take as long to go through as waking a thread.
+// Elements whose processing takes as long as waking a thread.
 constexpr int64_t kMinElementsPerPart = 1 << 14;
 
-// Rows of that many elements.
+// Rows that hold that many elements.
 int64_t minRowsPerPart(int64_t width) { return std::max<int64_t>(kMinElementsPerPart / width, 1); }
 
 int indexOf(DType dtype) { return static_cast<int>(dtype); }
@@ -53,7 +53,7 @@ class CpuOps final : public Ops {
   std::string name() const override { return "cpu"; }
   std::string capability() const override { return kernels_.name; }
   int numThreads() const override { return pool_.numThreads(); }
-  DeviceMemory memory() const override { return memory_.figures(); }
+  DeviceMemory memory() const override { return memory_.usage(); }
   void resetPeakMemory() override { memory_.resetPeak(); }
   void* allocate(size_t bytes, const char* what) override { return memory_.allocate(bytes, what); }
   void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
@@ -92,7 +92,7 @@ class CpuOps final : public Ops {
 
   void upload(void* out, StorageType outType, const HostMatrix& host) override {
     pool_.parallelFor(host.count(), kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
-      std::vector<std::byte> piece;  // of the host's, to be converted
+      std::vector<std::byte> piece;  // staging for host elements to convert
       host.forEachRun(begin, end, [&](int64_t first, int64_t from, int64_t count) {
         const auto outSize = static_cast<int64_t>(sizeOf(outType));
         std::byte* to = static_cast<std::byte*>(out) + first * outSize;
@@ -292,7 +292,7 @@ class CpuOps final : public Ops {
   }
 
  private:
-  // Through float32, a cache's worth at a time.
+  // Converts through float32, in chunks that fit the cache.
   void convert(std::byte* to, DType outType, const std::byte* from, DType hostType,
                int64_t count) const {
     constexpr int64_t kBlock = 1024;
@@ -317,7 +317,7 @@ class CpuOps final : public Ops {
   StepTimes stepTimes_;
   Clock::time_point stepBegan_;
   Milliseconds idleBeforeStep_{0};
-  std::optional<Clock::time_point> stepEnded_;  // the last one's end
+  std::optional<Clock::time_point> stepEnded_;  // end of the last step
 };
 
 }  // namespace

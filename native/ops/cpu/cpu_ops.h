@@ -1,5 +1,4 @@
-// The operations on the host's processor: the reference that other backends are checked against,
-// and what runs where there is no GPU.
+// The CPU backend: the reference for other backends, and the fallback without a GPU.
 #pragma once
 
 #include <memory>
@@ -9,9 +8,9 @@
 
 namespace uniproc {
 
-// `numThreads` counts the calling thread; 0: as many as there are cores for this process. `isa`:
-// 'avx512', 'avx2' or 'plain', empty for the fastest this processor has. Activations are float32
-// whatever the weights. Throws Error NOT_SUPPORTED for an instruction set this processor lacks.
+// `numThreads` includes the calling thread; 0: the number of cores available to this process.
+// `isa`: 'avx512', 'avx2' or 'plain'; empty: the fastest one supported. Activations are float32 for
+// all weight types. Throws Error NOT_SUPPORTED for an instruction set that this processor lacks.
 std::unique_ptr<Ops> makeCpuOps(int numThreads, std::string_view isa = {});
 
 }  // namespace uniproc

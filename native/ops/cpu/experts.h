@@ -11,10 +11,9 @@ class Experts {
  public:
   Experts(ThreadPool& pool, Linear& linear) : pool_(pool), linear_(linear) {}
 
-  // As ExpertOps says, of float32 activations.
+  // As ExpertOps, with float32 activations.
   void routeTokens(const float* logits, bool normalize, const Routing& routing);
-  // An expert's rows are multiplied together; as in any linear layer a row does not depend on the
-  // others.
+  // Multiplies all rows of one expert together; each row's result is independent of the others.
   void expertLinear(const float* x, int32_t rowsPerToken, const Routing& routing,
                     const LinearWeight& weight, float* out);
   void sumExperts(const float* x, const Routing& routing, int32_t width, float* out);

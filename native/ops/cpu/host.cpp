@@ -17,14 +17,14 @@
 namespace uniproc {
 namespace {
 
-// The number in a file that has just one, or none if there is no file or it says "max".
+// The only number in a file; nullopt if the file is missing or holds "max".
 std::optional<size_t> readNumber(const std::string& file) {
   size_t value = 0;
   if (std::ifstream(file) >> value) return value;
   return std::nullopt;
 }
 
-// The number after `name` in a file with a name and a number a line.
+// The number after `name` in a file with one name and number per line.
 size_t readField(const std::string& file, const std::string& name) {
   std::ifstream stream(file);
   for (std::string line; std::getline(stream, line);) {
@@ -40,7 +40,7 @@ struct CgroupFiles {
   const char* mount;
   const char* limit;
   const char* usage;
-  // Names in memory.stat: cached file pages, which are counted as used but can be dropped.
+  // Fields of memory.stat: cached file pages, which count as used but are reclaimable.
   const char* inactiveFile;
   const char* activeFile;
 };
@@ -51,7 +51,7 @@ constexpr CgroupFiles kVersion1 = {"/sys/fs/cgroup/memory", "memory.limit_in_byt
                                    "memory.usage_in_bytes", "total_inactive_file",
                                    "total_active_file"};
 
-// Narrows `memory` to what the group at `path` and those above it allow.
+// Reduces `memory` to the limits of the cgroup at `path` and its ancestors.
 void applyCgroup(const std::string& root, const CgroupFiles& files, std::string path,
                  HostMemory* memory) {
   while (true) {
@@ -76,13 +76,13 @@ HostMemory hostMemory(const std::string& root) {
   HostMemory memory;
   memory.total = readField(root + "/proc/meminfo", "MemTotal:") * 1024;
   memory.free = readField(root + "/proc/meminfo", "MemAvailable:") * 1024;
-  if (memory.total == 0) {  // no such file on this system
+  if (memory.total == 0) {  // the system has no such file
     memory.total =
         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
     memory.free = memory.total;
   }
-  // A line is "0::/path" for version 2, "4:memory:/path" for version 1. Inside a container the path
-  // may be the host's: where it is not found, the folders above it are.
+  // A line is "0::/path" for version 2, "4:memory:/path" for version 1. In a container the path may
+  // be the host's; if it does not exist, its parent folders do.
   std::ifstream groups(root + "/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':');

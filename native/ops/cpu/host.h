@@ -1,4 +1,4 @@
-// What the host, or the container the process runs in, has.
+// Resources of the host or container.
 #pragma once
 
 #include <cstddef>
@@ -7,16 +7,15 @@
 namespace uniproc {
 
 struct HostMemory {
-  size_t total = 0;  // bytes: the machine's, or the limit of the process's cgroup if that is less
-  size_t free =
-      0;  // bytes that can be had without swapping, page cache that can be dropped included
+  size_t total = 0;  // bytes: the host's memory, or the cgroup's limit if lower
+  size_t free = 0;   // bytes available without swapping, including reclaimable page cache
 };
 
-// From /proc/meminfo and the process's cgroup (version 2 or 1) with its ancestors, all under
+// Reads /proc/meminfo and the process's cgroups (version 2 or 1) with their ancestors, all below
 // `root`.
 HostMemory hostMemory(const std::string& root = "");
 
-// Processors that this process may run on.
+// Cores that this process may run on.
 int availableCores();
 
 }  // namespace uniproc

@@ -13,8 +13,8 @@ const Kernels& chooseKernels(std::string_view name) {
     if (name.empty() || name == kernels->name) return *kernels;
     available += std::string(available.empty() ? "" : ", ") + kernels->name;
   }
-  throw Error("NOT_SUPPORTED", "this processor or build has no instruction set '" +
-                                   std::string(name) + "'; it has " + available);
+  throw Error("NOT_SUPPORTED", "this processor or build does not support the instruction set '" +
+                                   std::string(name) + "'; supported: " + available);
 }
 
 }  // namespace uniproc

@@ -1,4 +1,4 @@
-// The kernels over vectors of 8 floats, for processors with AVX2, FMA and F16C.
+// Kernels on vectors of 8 floats, for processors with AVX2, FMA and F16C.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -19,7 +19,7 @@ namespace {
 
 struct Vec256 {
   static constexpr int kLanes = 8;
-  static constexpr int kTileRows = 3;  // 12 sums, 3 + 1 operands of the 16 registers
+  static constexpr int kTileRows = 3;  // 12 sums and 3 + 1 operands in 16 registers
 
   __m256 v;
 
@@ -38,7 +38,7 @@ struct Vec256 {
   static Vec256 load(const T* x) {
     return widened(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)), T{});
   }
-  // The first n lanes, the others zero.
+  // Loads the first n lanes; the others are zero.
   static Vec256 loadPartial(const float* x, int n) {
     return {_mm256_maskload_ps(x, firstLanes(n))};
   }
@@ -63,16 +63,15 @@ struct Vec256 {
     const __m256i rounded =
         _mm256_blendv_epi8(_mm256_add_epi32(bits, up), quiet, _mm256_castps_si256(nan));
     const __m256i upper = _mm256_srli_epi32(rounded, 16);
-    // Packs within each half of the register; the two halves wanted are its first and third
-    // quarter.
+    // Packing works within each half of the register; the result is in quarters 1 and 3.
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
   }
 
-  // Of a NaN and a number, or two zeros, both give b.
+  // Return b for a NaN and a number, or two zeros.
   static Vec256 max(Vec256 a, Vec256 b) { return {_mm256_max_ps(a.v, b.v)}; }
   static Vec256 min(Vec256 a, Vec256 b) { return {_mm256_min_ps(a.v, b.v)}; }
-  // (word >> 9) as a number below 2^23.
+  // (word >> 9) as float, below 2^23.
   static Vec256 fromUpper23Bits(const uint32_t* words) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
     return {_mm256_cvtepi32_ps(_mm256_srli_epi32(bits, 9))};
@@ -99,12 +98,12 @@ inline Vec256 selectLess(Vec256 a, Vec256 b, Vec256 yes, Vec256 no) {
 inline Vec256 round(Vec256 x) {
   return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// 2^n for whole n from -126 to 127.
+// 2^n for integers n from -126 to 127.
 inline Vec256 pow2(Vec256 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
 }
-// x = mantissa * 2^e with the mantissa from sqrt(1/2) to sqrt(2); returns e.
+// x = mantissa * 2^e with mantissa in [sqrt(1/2), sqrt(2)); returns e.
 inline Vec256 splitExponent(Vec256 x, Vec256* mantissa) {
   const __m256i sqrtHalf = _mm256_set1_epi32(0x3f3504f3);
   const __m256i bits = _mm256_sub_epi32(_mm256_castps_si256(x.v), sqrtHalf);
@@ -119,7 +118,7 @@ inline float maxLanes(Vec256 x) {
   return _mm_cvtss_f32(_mm_max_ps(m, _mm_permute_ps(m, 0xb1)));
 }
 
-// out [4] = the sums of the lanes of a, b, c and d, each in the same tree.
+// out [4] = the lane sums of a, b, c and d, each added in the same tree.
 inline void sum4(Vec256 a, Vec256 b, Vec256 c, Vec256 d, float* out) {
   const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a.v, b.v), _mm256_hadd_ps(c.v, d.v));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
@@ -141,7 +140,7 @@ namespace uniproc {
 
 const Kernels* avx2Kernels() {
   static constexpr Kernels kernels = simd::makeKernels<Vec256>("avx2");
-  // Whatever has AVX2 has F16C, which Clang's builtin has no name for.
+  // Every processor with AVX2 has F16C, which Clang's builtin does not know.
   const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return supported ? &kernels : nullptr;
 }

@@ -1,4 +1,4 @@
-// The kernels over vectors of 16 floats, for processors with AVX-512 F, BW, DQ and VL.
+// Kernels on vectors of 16 floats, for processors with AVX-512 F, BW, DQ and VL.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include <immintrin.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own intrinsics read a variable they leave unset on purpose (GCC bug 105593).
+// GCC 12's intrinsics read an intentionally uninitialized variable (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
@@ -24,7 +24,7 @@ namespace {
 
 struct Vec512 {
   static constexpr int kLanes = 16;
-  static constexpr int kTileRows = 4;  // 16 sums, 4 + 1 operands of the 32 registers
+  static constexpr int kTileRows = 4;  // 16 sums and 4 + 1 operands in 32 registers
 
   __m512 v;
 
@@ -41,7 +41,7 @@ struct Vec512 {
   static Vec512 load(const T* x) {
     return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), T{});
   }
-  // The first n lanes, the others zero.
+  // Loads the first n lanes; the others are zero.
   static Vec512 loadPartial(const float* x, int n) {
     return {_mm512_maskz_loadu_ps(firstLanes(n), x)};
   }
@@ -66,10 +66,10 @@ struct Vec512 {
                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   }
 
-  // Of a NaN and a number, or two zeros, both give b.
+  // Return b for a NaN and a number, or two zeros.
   static Vec512 max(Vec512 a, Vec512 b) { return {_mm512_max_ps(a.v, b.v)}; }
   static Vec512 min(Vec512 a, Vec512 b) { return {_mm512_min_ps(a.v, b.v)}; }
-  // (word >> 9) as a number below 2^23.
+  // (word >> 9) as float, below 2^23.
   static Vec512 fromUpper23Bits(const uint32_t* words) {
     return {_mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(words), 9))};
   }
@@ -91,12 +91,12 @@ inline Vec512 selectLess(Vec512 a, Vec512 b, Vec512 yes, Vec512 no) {
 inline Vec512 round(Vec512 x) {
   return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// 2^n for whole n from -126 to 127.
+// 2^n for integers n from -126 to 127.
 inline Vec512 pow2(Vec512 n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
-// x = mantissa * 2^e with the mantissa from sqrt(1/2) to sqrt(2); returns e.
+// x = mantissa * 2^e with mantissa in [sqrt(1/2), sqrt(2)); returns e.
 inline Vec512 splitExponent(Vec512 x, Vec512* mantissa) {
   const __m512i sqrtHalf = _mm512_set1_epi32(0x3f3504f3);
   const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(x.v), sqrtHalf);
@@ -108,11 +108,11 @@ inline Vec512 splitExponent(Vec512 x, Vec512* mantissa) {
 inline float maxLanes(Vec512 x) { return _mm512_reduce_max_ps(x.v); }
 inline float sumLanes(Vec512 x) { return _mm512_reduce_add_ps(x.v); }
 
-// The lower halves' and the upper halves' sum of a, then those of b.
+// Adds the halves of a, and those of b: [lower + upper half of a, lower + upper half of b].
 inline __m512 addHalves(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
 }
-// out [4] = the sums of the lanes of a, b, c and d, each in the same tree.
+// out [4] = the lane sums of a, b, c and d, each added in the same tree.
 inline void sum4(Vec512 a, Vec512 b, Vec512 c, Vec512 d, float* out) {
   const __m512 ab = addHalves(a.v, b.v);
   const __m512 cd = addHalves(c.v, d.v);
@@ -134,7 +134,7 @@ namespace uniproc {
 
 const Kernels* avx512Kernels() {
   static constexpr Kernels kernels = simd::makeKernels<Vec512>("avx512");
-  // Whatever has AVX2 has F16C, which Clang's builtin has no name for.
+  // Every processor with AVX2 has F16C, which Clang's builtin does not know.
   const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                          __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -1,5 +1,5 @@
-// The kernels over vectors of 4 floats in the compilers' own notation, for any processor: SSE2 on
-// x86-64, NEON on arm64.
+// Kernels on vectors of 4 floats in the compilers' vector extension, for any processor (SSE2 on
+// x86-64, NEON on arm64).
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -19,7 +19,7 @@ using Shorts = uint16_t __attribute__((vector_size(8)));
 
 struct Vec128 {
   static constexpr int kLanes = 4;
-  static constexpr int kTileRows = 2;  // 8 sums, 4 + 1 operands of the 16 registers
+  static constexpr int kTileRows = 2;  // 8 sums and 4 + 1 operands in 16 registers
 
   Floats v;
 
@@ -31,11 +31,11 @@ struct Vec128 {
     return result;
   }
   static Vec128 load(const BFloat16* x) { return {reinterpret_cast<Floats>(loadBits(x) << 16)}; }
-  // As widen() of float_types.h, without its branches.
+  // As widen() of float_types.h, without branches.
   static Vec128 load(const Float16* x) {
     const Ints bits = loadBits(x);
     const Ints magnitude = (bits & 0x7fff) << 13;
-    // The exponent's bias differs by 112; a subnormal is right too.
+    // The exponent biases differ by 112; the product is exact for subnormals too.
     const Ints finite = reinterpret_cast<Ints>(reinterpret_cast<Floats>(magnitude) * 0x1p112f);
     const Ints quiet = (magnitude > 0x0f800000) & 0x400000;
     const Ints special = magnitude | 0x7f800000 | quiet;  // infinity or NaN
@@ -48,7 +48,7 @@ struct Vec128 {
     std::memcpy(&bits, x, sizeof bits);
     return __builtin_convertvector(bits, Ints);
   }
-  // The first n lanes, the others zero.
+  // Loads the first n lanes; the others are zero.
   template <class T>
   static Vec128 loadPartial(const T* x, int n) {
     if (n == kLanes) return load(x);
@@ -66,10 +66,10 @@ struct Vec128 {
     for (int i = 0; i < kLanes; ++i) out[i] = narrow<T>(v[i]);
   }
 
-  // Of a NaN and a number, or two zeros, both give b.
+  // Return b for a NaN and a number, or two zeros.
   static Vec128 max(Vec128 a, Vec128 b) { return {a.v > b.v ? a.v : b.v}; }
   static Vec128 min(Vec128 a, Vec128 b) { return {a.v < b.v ? a.v : b.v}; }
-  // (word >> 9) as a number below 2^23.
+  // (word >> 9) as float, below 2^23.
   static Vec128 fromUpper23Bits(const uint32_t* words) {
     Vec128 result;
     for (int i = 0; i < kLanes; ++i) result.v[i] = static_cast<float>(words[i] >> 9);
@@ -83,7 +83,7 @@ inline Vec128 operator*(Vec128 a, Vec128 b) { return {a.v * b.v}; }
 inline Vec128 operator/(Vec128 a, Vec128 b) { return {a.v / b.v}; }
 inline Vec128 fma(Vec128 a, Vec128 b, Vec128 c) { return {a.v * b.v + c.v}; }
 
-// Bit i of a comparison's lane i, which is all ones or all zeros.
+// Bit i is set if lane i of a comparison's result is all ones.
 inline uint32_t laneBits(Ints lanes) {
   return static_cast<uint32_t>((lanes[0] & 1) | (lanes[1] & 2) | (lanes[2] & 4) | (lanes[3] & 8));
 }
@@ -98,11 +98,11 @@ inline Vec128 round(Vec128 x) {  // |x| < 2^22: the sum's last place is 1
   const Vec128 large = Vec128::broadcast(0x1.8p23f);
   return (x + large) - large;
 }
-// 2^n for whole n from -126 to 127.
+// 2^n for integers n from -126 to 127.
 inline Vec128 pow2(Vec128 n) {
   return {reinterpret_cast<Floats>((__builtin_convertvector(n.v, Ints) + 127) << 23)};
 }
-// x = mantissa * 2^e with the mantissa from sqrt(1/2) to sqrt(2); returns e.
+// x = mantissa * 2^e with mantissa in [sqrt(1/2), sqrt(2)); returns e.
 inline Vec128 splitExponent(Vec128 x, Vec128* mantissa) {
   const Ints bits = reinterpret_cast<Ints>(x.v) - 0x3f3504f3;
   mantissa->v = reinterpret_cast<Floats>((bits & 0x7fffff) + 0x3f3504f3);
@@ -113,7 +113,7 @@ inline float maxLanes(Vec128 x) {
   return std::max(std::max(x.v[0], x.v[1]), std::max(x.v[2], x.v[3]));
 }
 inline float sumLanes(Vec128 x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }
-// out [4] = the sums of the lanes of a, b, c and d, each in the same tree.
+// out [4] = the lane sums of a, b, c and d, each added in the same tree.
 inline void sum4(Vec128 a, Vec128 b, Vec128 c, Vec128 d, float* out) {
   out[0] = sumLanes(a);
   out[1] = sumLanes(b);

@@ -7,15 +7,15 @@
 namespace uniproc {
 namespace {
 
-// The products that are added up in one go, 4 rows of x with 4 of w: both fit the first-level
+// The inner loop's tile: sums of kDepth products of 4 rows of x with 4 rows of w, which fit the L1
 // cache.
 constexpr int64_t kDepth = WeightRows::kCols;
 constexpr int64_t kWidth = WeightRows::kRows;
-// The part of x that the weights pass by, in floats: it fits the second-level cache.
+// Floats of x that stay in the L2 cache while the weights stream past.
 constexpr int64_t kPanel = 1 << 16;
 constexpr int64_t kPanelRows = kPanel / kDepth;
-// Multiply-adds that take as long as waking a thread, and the least columns a thread is given
-// before the rows are split too.
+// Multiply-adds that take as long as waking a thread, and the minimum columns of a thread before
+// rows are divided too.
 constexpr int64_t kMinWorkPerPart = 1 << 16;
 constexpr int64_t kMinColsPerPart = 128;
 
@@ -46,7 +46,7 @@ void Linear::runPart(const Problem& problem, Range rows, Range cols) const {
   const auto dot = kernels_.dot[static_cast<int>(weightRows.dtype())];
   for (int64_t row = rows.begin; row < rows.end; row += kPanelRows) {
     const int64_t height = std::min(kPanelRows, rows.end - row);
-    const int64_t length = kPanel / height / kDepth * kDepth;  // one row: as long as can be
+    const int64_t length = kPanel / height / kDepth * kDepth;  // for one row, the maximum
     for (int64_t begin = 0; begin < weight.cols; begin += length) {
       const int64_t end = std::min(begin + length, weight.cols);
       for (int64_t col = cols.begin; col < cols.end; col += kWidth) {

@@ -1,4 +1,4 @@
-// Linear layers: out = x W^T + b, of weights in any format.
+// Linear layers: out = x W^T + b, with weights in any format.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@ class Linear {
  public:
   Linear(ThreadPool& pool, const Kernels& kernels);
 
-  // out [rows, weight.rows] = x [rows, weight.cols] W^T (+ bias). An element's sum is made of
-  // blocks of kDepth products, added in order, whatever the number of rows and threads: a row of
-  // out does not depend on the others.
+  // out [rows, weight.rows] = x [rows, weight.cols] W^T (+ bias). Each element adds blocks of
+  // kDepth products in order, for any number of rows and threads, so a row of out is independent of
+  // the others.
   void run(const float* x, int64_t rows, const LinearWeight& weight, float* out);
 
  private:
@@ -24,7 +24,7 @@ class Linear {
     const LinearWeight& weight;
     float* out;
   };
-  // Rows and columns of out, from begin to end.
+  // A range [begin, end) of rows or columns of out.
   struct Range {
     int64_t begin;
     int64_t end;

@@ -11,9 +11,8 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-// Candidates are gathered up to twice the number wanted, then the worse half is dropped; from then
-// on only what beats the worst that is left is looked at, and most of a row is passed over by a
-// scan.
+// Gathers up to 2 k candidates, then drops the lower half. After that only logits above the lowest
+// remaining candidate qualify, so the scan skips most of a row.
 void selectTop(const Kernels& kernels, const float* logits, int64_t vocabSize, int64_t k,
                std::vector<Candidate>* candidates) {
   k = std::min(k, vocabSize);
@@ -23,11 +22,11 @@ void selectTop(const Kernels& kernels, const float* logits, int64_t vocabSize, i
   const auto keepBest = [&] {
     if (static_cast<int64_t>(candidates->size()) <= k) return;
     std::nth_element(candidates->begin(), candidates->begin() + (k - 1), candidates->end(),
-                     likelier);
+                     ranksBefore);
     candidates->resize(static_cast<size_t>(k));
     threshold = candidates->back().logit;
   };
-  // Ids rise, so a later token with the threshold's logit is never wanted.
+  // Ids ascend, so a later token with the threshold's logit never qualifies.
   for (int64_t i = kernels.findGreater(logits, 0, vocabSize, threshold); i < vocabSize;
        i = kernels.findGreater(logits, i + 1, vocabSize, threshold)) {
     candidates->push_back({logits[i], static_cast<int32_t>(i)});
@@ -53,8 +52,8 @@ void fillLogprobs(const Kernels& kernels, const float* logits, int64_t vocabSize
   if (numTop <= 0) return;
 
   selectTop(kernels, logits, vocabSize, numTop, candidates);
-  std::sort(candidates->begin(), candidates->end(), likelier);
-  // Impossible tokens, in the order of their ids, where no others are left.
+  std::sort(candidates->begin(), candidates->end(), ranksBefore);
+  // Fill up with impossible tokens, in the order of their ids.
   for (int32_t id = 0; id < vocabSize && static_cast<int32_t>(candidates->size()) < numTop; ++id) {
     if (logits[id] == kLowest) candidates->push_back({kLowest, id});
   }

@@ -1,4 +1,4 @@
-// The likeliest tokens of a row of logits, and their log probabilities.
+// The most probable tokens of a row of logits, and their log probabilities.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,18 @@ struct Candidate {
   int32_t tokenId;
 };
 
-// The order of a top k: of equal logits the lower id is first.
-inline bool likelier(const Candidate& a, const Candidate& b) {
+// The order of top-k: descending logits, the lower id first on ties.
+inline bool ranksBefore(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.tokenId < b.tokenId);
 }
 
-// The k likeliest tokens of clean logits [vocabSize] above -inf, in no order: fewer than k if there
-// are not so many. k >= 1.
+// The k most probable tokens of clean logits [vocabSize], excluding -inf, unordered; fewer than k
+// if the row has fewer. k >= 1.
 void selectTop(const Kernels& kernels, const float* logits, int64_t vocabSize, int64_t k,
                std::vector<Candidate>* candidates);
 
 // Fills row `index` of `out` with the log probability and rank of tokenId under clean logits
-// [vocabSize], and with the numTop likeliest tokens. Where the vocabulary has fewer, the ids are
-// -1.
+// [vocabSize], and the numTop most probable tokens. Ids beyond the vocabulary are -1.
 void fillLogprobs(const Kernels& kernels, const float* logits, int64_t vocabSize, int32_t tokenId,
                   int32_t numTop, const Logprobs& out, int64_t index,
                   std::vector<Candidate>* candidates);

@@ -14,8 +14,9 @@
 namespace uniproc {
 namespace {
 
-// From here on memory comes from the kernel, page by page as it is touched, in huge pages if it
-// can, and goes back to it at once: the C library would keep it, for each thread that freed some.
+// Allocations of at least this size are mapped directly, in huge pages if possible. The kernel
+// commits pages on first write and gets them back at once on release, while the C library would
+// keep freed memory per thread.
 constexpr size_t kMappedBytes = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
 
@@ -34,7 +35,7 @@ void* tryAllocate(size_t bytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
 #if defined(MADV_HUGEPAGE)
-    madvise(memory, bytes, MADV_HUGEPAGE);  // only speed depends on it
+    madvise(memory, bytes, MADV_HUGEPAGE);  // affects speed only
 #endif
     return memory;
   }
@@ -45,22 +46,22 @@ void* tryAllocate(size_t bytes) {
 
 }  // namespace
 
-DeviceMemory MemoryAccount::figures() const {
+DeviceMemory MemoryAccount::usage() const {
   const HostMemory host = hostMemory();
-  // What was handed out and not yet written to still counts as free in the system's figures.
+  // Allocated memory that has not been written to still counts as free in the system's figures.
   const size_t unclaimed = host.total - std::min(host.total, allocated_);
   return {host.total, std::min(host.free, unclaimed), allocated_, peak_};
 }
 
 void* MemoryAccount::allocate(size_t bytes, const char* what) {
-  const DeviceMemory memory = figures();
+  const DeviceMemory memory = usage();
   void* result = bytes <= memory.free ? tryAllocate(bytes) : nullptr;
   if (!result) {
-    throw Error("OUT_OF_MEMORY", std::string("no memory for ") + what + ": " +
+    throw Error("OUT_OF_MEMORY", std::string("not enough memory for ") + what + ": " +
                                      std::to_string(bytes) + " bytes (" + inGiB(bytes) +
-                                     ") asked for, " + inGiB(memory.free) + " free of " +
+                                     ") requested, " + inGiB(memory.free) + " free of " +
                                      inGiB(memory.total) + ", " + inGiB(memory.allocated) +
-                                     " of it in use by this device");
+                                     " of it used by this device");
   }
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);

@@ -1,4 +1,4 @@
-// The memory that the CPU device hands out, and its account.
+// Allocates the CPU device's memory and counts it.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,11 @@ namespace uniproc {
 
 class MemoryAccount {
  public:
-  DeviceMemory figures() const;
+  DeviceMemory usage() const;
   void resetPeak() { peak_ = allocated_; }
 
-  // Zeroed, 64-byte aligned. A large allocation takes no memory before it is written to. Throws
-  // Error OUT_OF_MEMORY.
+  // Zeroed and 64-byte aligned. The system commits a large allocation on first write. Throws Error
+  // OUT_OF_MEMORY.
   void* allocate(size_t bytes, const char* what);
   void release(void* memory, size_t bytes) noexcept;
 

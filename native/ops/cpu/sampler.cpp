@@ -12,34 +12,33 @@ namespace uniproc {
 namespace {
 
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
-constexpr float kLeastTemperature = 1e-5f;  // of a draw
-// Logits that take as long to go through as waking a thread.
+constexpr float kMinTemperature = 1e-5f;  // lower temperatures are greedy
+// Logits whose processing takes as long as waking a thread.
 constexpr int64_t kMinLogitsPerPart = 1 << 14;
 constexpr int kDrawBlock = 64;
 
 bool isIn(int32_t tokenId, int32_t vocabSize) { return tokenId >= 0 && tokenId < vocabSize; }
 
-bool isGreedy(const SamplingParams& params) { return !(params.temperature >= kLeastTemperature); }
+bool isGreedy(const SamplingParams& params) { return !(params.temperature >= kMinTemperature); }
 
 bool hasPenalties(const SamplingParams& params) {
   return params.presencePenalty != 0.0f || params.frequencyPenalty != 0.0f ||
          params.repetitionPenalty != 1.0f;
 }
 
-// Keeps the candidates that precede the point where the summed exp(logit - max), likeliest first,
-// reaches `target`, with the one that reaches it. A quickselect that follows the sums: no full
-// sort.
+// Keeps the smallest set of most probable candidates with a summed exp(logit - max) of at least
+// `target`. A quickselect on the sums, without a full sort.
 void keepNucleus(float max, double target, std::vector<Candidate>* candidates) {
   const auto weight = [max](const Candidate& c) { return std::exp(c.logit - max); };
-  auto begin = candidates->begin();  // those before are kept and sum up to `sum`
-  auto end = candidates->end();      // those from here on are dropped
+  auto begin = candidates->begin();  // candidates before it are kept; their sum is `sum`
+  auto end = candidates->end();      // candidates from it on are dropped
   double sum = 0;
   while (end - begin > 32) {
     Candidate sample[3] = {*begin, begin[(end - begin) / 2], end[-1]};
-    std::sort(sample, sample + 3, likelier);
+    std::sort(sample, sample + 3, ranksBefore);
     const Candidate pivot = sample[1];
     const auto middle = std::partition(
-        begin, end, [&](const Candidate& candidate) { return !likelier(pivot, candidate); });
+        begin, end, [&](const Candidate& candidate) { return !ranksBefore(pivot, candidate); });
     double upper = 0;
     for (auto it = begin; it != middle; ++it) upper += weight(*it);
     if (sum + upper >= target) {
@@ -49,7 +48,7 @@ void keepNucleus(float max, double target, std::vector<Candidate>* candidates) {
       begin = middle;
     }
   }
-  std::sort(begin, end, likelier);
+  std::sort(begin, end, ranksBefore);
   while (begin != end && (sum < target || begin == candidates->begin())) sum += weight(*begin++);
   candidates->erase(begin, candidates->end());
 }
@@ -184,7 +183,8 @@ void Sampler::applyAllowedTokens(const Row& row, Scratch& scratch) const {
   }
 }
 
-// Bad words whose beginning was just generated, and stop tokens before minTokens.
+// Bans the last token of bad words whose other tokens were just generated, and stop tokens before
+// minTokens.
 void Sampler::applyBans(const Row& row, Scratch& scratch) const {
   const SamplingParams& params = row.params;
   const int32_t numGenerated = row.numTokens - row.numPromptTokens;
@@ -216,8 +216,8 @@ void Sampler::applyLogitBias(const Row& row) const {
   }
 }
 
-// Repetition (Keskar et al. 2019) of what is in prompt or generated, frequency and presence of what
-// is generated. Each token is met once: its count is -1 from then on.
+// Repetition penalty (Keskar et al. 2019) on tokens of prompt and output, frequency and presence
+// penalties on output tokens. A processed token's count is set to -1, so each is penalized once.
 void Sampler::applyPenalties(const Row& row, Scratch& scratch) const {
   const SamplingParams& params = row.params;
   if (!hasPenalties(params)) return;
@@ -246,7 +246,7 @@ int32_t Sampler::argMax(const Row& row, float max) const {
   return static_cast<int32_t>(kernels_.findNotLess(row.logits, 0, row.vocabSize, max));
 }
 
-// A token of a row that has no possible one.
+// Chooses a token if the row has no possible one.
 int32_t Sampler::chooseImpossible(const Row& row, Scratch& scratch) const {
   int32_t* isBanned = scratch.zeroCounts(row.vocabSize);
   for (const Candidate& banned : scratch.banned) isBanned[banned.tokenId] = 1;
@@ -254,7 +254,7 @@ int32_t Sampler::chooseImpossible(const Row& row, Scratch& scratch) const {
   for (const Candidate& banned : scratch.banned) isBanned[banned.tokenId] = 0;
   if (token >= 0) return token;
 
-  // The bans are lifted. Last first: a token banned twice had its own logit at the first time.
+  // Undo the bans, last first: for a token banned twice, the first record holds its own logit.
   for (auto it = scratch.banned.rbegin(); it != scratch.banned.rend(); ++it) {
     row.logits[it->tokenId] = it->logit;
   }
@@ -263,7 +263,7 @@ int32_t Sampler::chooseImpossible(const Row& row, Scratch& scratch) const {
   return std::max(lowestPermitted(row, isBanned), 0);
 }
 
-// The lowest id that bitmask and allowed tokens permit and that is not banned, -1 if there is none.
+// The lowest id that bitmask and allowed tokens permit and that is not banned, or -1.
 int32_t Sampler::lowestPermitted(const Row& row, const int32_t* isBanned) const {
   const SamplingParams& params = row.params;
   const bool hasList = params.numAllowedTokenIds > 0;
@@ -278,13 +278,13 @@ int32_t Sampler::lowestPermitted(const Row& row, const int32_t* isBanned) const 
   return lowest < row.vocabSize ? lowest : -1;
 }
 
-// Candidates = the nucleus (Holtzman et al. 2019) of the whole row. Tokens of less than (1 - topP)
-// / vocabSize of the probability together have less than 1 - topP: they cannot be in it.
+// Sets the candidates to the row's nucleus (Holtzman et al. 2019). Tokens with a probability below
+// (1 - topP) / vocabSize sum to less than 1 - topP, so the nucleus excludes them.
 void Sampler::gatherNucleus(const Row& row, float max, Scratch& scratch) const {
   const double topP = std::max(row.params.topP, 0.0f);
   const double sum = kernels_.sumExp(row.logits, row.vocabSize, max);
   const double least = (1.0 - topP) * sum / row.vocabSize;
-  // A little lower, for the rounding of the sum and of the logits, and above the forbidden.
+  // Slightly lower, because the sum and the logits are rounded, but above forbidden tokens.
   const float slack = 1e-3f + std::abs(max) * 0x1p-22f;
   const float threshold = limitLogit(max + static_cast<float>(std::log(least)) - slack);
   scratch.candidates.clear();
@@ -300,7 +300,7 @@ int32_t Sampler::drawFromAll(const Row& row) const {
   int32_t token = 0;
   for (int32_t begin = 0; begin < row.vocabSize; begin += kDrawBlock) {
     const int32_t count = std::min(kDrawBlock, row.vocabSize - begin);
-    if (kernels_.max(row.logits + begin, count) + kMaxGumbel <= best) continue;  // none can win
+    if (kernels_.max(row.logits + begin, count) + kMaxGumbel <= best) continue;  // cannot win
     uint32_t words[kDrawBlock];
     for (int32_t i = 0; i < kDrawBlock; i += 4) {
       const PhiloxBlock block = samplingWords(row.params.seed, row.numTokens, (begin + i) / 4);
@@ -320,7 +320,7 @@ int32_t Sampler::drawFromAll(const Row& row) const {
 }
 
 int32_t Sampler::drawFrom(const Row& row, const std::vector<Candidate>& candidates) const {
-  Candidate best{kBanned, 0};  // by logit with noise
+  Candidate best{kBanned, 0};  // by logit plus noise
   for (size_t begin = 0; begin < candidates.size(); begin += kDrawBlock) {
     const size_t count = std::min<size_t>(kDrawBlock, candidates.size() - begin);
     uint32_t words[kDrawBlock] = {};
@@ -333,7 +333,7 @@ int32_t Sampler::drawFrom(const Row& row, const std::vector<Candidate>& candidat
     for (size_t i = 0; i < count; ++i) {
       const Candidate& candidate = candidates[begin + i];
       const Candidate noisy{candidate.logit + noise[i], candidate.tokenId};
-      if (likelier(noisy, best)) best = noisy;
+      if (ranksBefore(noisy, best)) best = noisy;
     }
   }
   return best.tokenId;

@@ -1,4 +1,3 @@
-// Sampling: from a row of logits to a token, in vLLM's order.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +12,8 @@
 
 namespace uniproc {
 
-// As Ops::sample and Ops::gatherLogprobs. A forbidden token's logit is -inf, as an impossible
-// one's.
+// Samples tokens from rows of logits in vLLM's order; see SamplingOps. Forbidden and impossible
+// tokens have the logit -inf.
 class Sampler {
  public:
   Sampler(ThreadPool& pool, const Kernels& kernels);
@@ -27,15 +26,15 @@ class Sampler {
                       const Logprobs& out);
 
  private:
-  // What a thread needs for a row, kept between steps.
+  // A thread's scratch for one row, kept between steps.
   struct Scratch {
     std::vector<float> rawLogits;
     std::vector<Candidate> candidates;
-    std::vector<Candidate> banned;  // and their logits before
+    std::vector<Candidate> banned;  // with the logits before the ban
     std::vector<float> allowedLogits;
     std::vector<int32_t> counts;  // [vocabSize], zero between rows
 
-    // At least vocabSize zeros.
+    // Returns at least vocabSize zeros.
     int32_t* zeroCounts(int32_t vocabSize) {
       counts.resize(std::max(counts.size(), static_cast<size_t>(vocabSize)));
       return counts.data();

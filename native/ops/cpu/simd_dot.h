@@ -1,7 +1,6 @@
-// Dot products of rows with rows, and weighted sums of rows: the two forms of matrix product that
-// layers and attention are made of.
+// Dot products of rows, and weighted sums of rows: the two matrix products of layers and attention.
 //
-// V is a vector of V::kLanes floats that loads from any of the three types.
+// V is a vector of V::kLanes floats that loads from each of the three types.
 #pragma once
 
 #include <algorithm>
@@ -65,7 +64,7 @@ void dotRows(const float* x, int64_t xStride, const void* const* w, int64_t cols
       for (int n = 0; n < 4; ++n) out[m * outStride + n0 + n] += sums[m * 4 + n];
     }
   }
-  if (n0 < cols) {  // fewer than 4 are left: the last is repeated to fill the tile
+  if (n0 < cols) {  // fewer than 4 are left: repeat the last to fill the tile
     const T* wRows[4];
     for (int n = 0; n < 4; ++n) wRows[n] = static_cast<const T*>(w[std::min(n0 + n, cols - 1)]);
     dotTile<V, T, Rows>(xRows, wRows, k, sums);
@@ -93,8 +92,8 @@ void dot(const float* x, int64_t xStride, int64_t rows, const void* const* w, in
   }
 }
 
-// out[q][d:] += p[q][j] * v[j][d:] for j from begin to end, `Vectors` vectors wide or, if Partial,
-// one of `lanes` lanes.
+// out[q][d:] += p[q][j] * v[j][d:] for j in [begin, end), for `Vectors` vectors or, if Partial, for
+// one vector of `lanes` lanes.
 template <class V, class T, int Rows, int Vectors, bool Partial>
 inline void weightedTile(const float* p, int64_t pStride, const void* const* v, int64_t begin,
                          int64_t end, int64_t d, int lanes, float* out, int64_t outStride) {

@@ -1,4 +1,4 @@
-// Scans over a row of logits, as long as the vocabulary.
+// Scans over rows of logits [vocabSize].
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace uniproc::simd {
 
-// The last, incomplete vector of a row, -inf where the row has ended.
+// Loads the incomplete last vector of a row, filled with -inf.
 template <class V>
 inline V loadEnd(const float* x, int64_t rest) {
   float lanes[V::kLanes];
@@ -23,14 +23,14 @@ template <class V>
 int64_t cleanLogits(const float* logits, int64_t count, float* out) {
   const V lowest = V::broadcast(-std::numeric_limits<float>::infinity());
   const V highest = V::broadcast(std::numeric_limits<float>::max());
-  int64_t numNumbers = 0;  // lanes that hold no NaN, those past the end included
+  int64_t numNumbers = 0;  // lanes without NaN, including lanes past the end
   int64_t numLanes = 0;
   for (int64_t i = 0; i < count; i += V::kLanes) {
     const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
     const V logit = V::loadPartial(logits + i, lanes);
     numNumbers += std::popcount(notLess(logit, logit));
     numLanes += V::kLanes;
-    // Of a NaN and a number, max gives its second operand.
+    // max returns its second operand for a NaN and a number.
     V::min(V::max(logit, lowest), highest).storePartial(out + i, lanes);
   }
   return numLanes - numNumbers;
@@ -47,7 +47,7 @@ float maxLogit(const float* logits, int64_t count) {
 
 template <class V>
 double sumExp(const float* logits, int64_t count, float max) {
-  constexpr int64_t kBlock = 64 * V::kLanes;  // added up in float32
+  constexpr int64_t kBlock = 64 * V::kLanes;  // elements summed in float32
   const V shift = V::broadcast(max);
   double sum = 0;
   for (int64_t block = 0; block < count; block += kBlock) {

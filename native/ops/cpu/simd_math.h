@@ -1,15 +1,15 @@
-// exp and log of vectors, to about one unit in the last place.
+// exp and log of vectors, with an error of about one unit in the last place.
 #pragma once
 
 namespace uniproc::simd {
 
-// e^x = 2^n e^r with n whole and |r| <= ln(2) / 2, e^r by its Taylor series (whose eighth term is
-// below half a unit in the last place). 0 below the smallest normal number, at most 2.4e38.
+// e^x = 2^n e^r with n an integer and |r| <= ln(2) / 2, e^r by its Taylor series (the eighth term
+// is below half a unit in the last place). 0 below the smallest normal number, at most 2.4e38.
 template <class V>
 inline V exp(V x) {
-  const V clamped = V::min(V::broadcast(88.376f), V::max(V::broadcast(-88.0f), x));  // a NaN stays
+  const V clamped = V::min(V::broadcast(88.376f), V::max(V::broadcast(-88.0f), x));  // keeps NaN
   const V n = round(clamped * V::broadcast(1.44269504f));
-  // ln(2) in two parts, the first with so few bits that its product with n is exact.
+  // ln(2) in two parts; the first has few enough bits for an exact product with n.
   V r = fma(n, V::broadcast(-0.693359375f), clamped);
   r = fma(n, V::broadcast(2.12194440e-4f), r);
   V series = V::broadcast(1.0f / 5040);
@@ -23,9 +23,8 @@ inline V exp(V x) {
   return selectLess(x, V::broadcast(-87.3f), V::zero(), series * pow2(n));
 }
 
-// log(x) = e ln(2) + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 atanh(s) = 2 (s + s^3 /
-// 3
-// + ...) of s = (m - 1) / (m + 1). For positive normal numbers.
+// log(x) = e ln(2) + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 atanh(s) = 2 (s + s^3/3
+// + ...) with s = (m - 1) / (m + 1). x must be positive and normal.
 template <class V>
 inline V log(V x) {
   V m;

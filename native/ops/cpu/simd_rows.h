@@ -1,4 +1,4 @@
-// What is done to a row of activations element by element, or with one sum over it.
+// Element-wise operations and reductions on a row of activations.
 #pragma once
 
 #include <algorithm>

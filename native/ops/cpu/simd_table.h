@@ -1,4 +1,4 @@
-// The table of kernels made for the vector type V.
+// The table of kernels for the vector type V.
 #pragma once
 
 #include "base/float_types.h"

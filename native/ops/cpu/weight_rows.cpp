@@ -13,7 +13,7 @@ const char* elementAt(const LinearWeight& weight, int64_t row, int64_t col) {
   return static_cast<const char*>(weight.data) + offset;
 }
 
-// Each of the 256 codes as float32.
+// The 256 codes of Float8E4M3 as float32.
 const std::array<float, 256>& float8Values() {
   static const std::array<float, 256> values = [] {
     std::array<float, 256> all;
@@ -24,7 +24,7 @@ const std::array<float, 256>& float8Values() {
   return values;
 }
 
-// out [width] = the row's elements from `col` on, each times its block's scale.
+// out [width] = elements of the row from `col` on, each times its block's scale.
 void dequantizeFloat8(const LinearWeight& weight, int64_t row, int64_t col, int64_t width,
                       float* out) {
   const std::array<float, 256>& values = float8Values();

@@ -1,5 +1,5 @@
-// Pieces of a weight's rows as the product's inner loop takes them: rows of a float type where they
-// lie, rows of another format dequantised to float32. A new format is a function here.
+// Pieces of a weight's rows in the form the inner loop takes: rows of a float type in place, rows
+// of other formats dequantized to float32. A new format adds a function here.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,16 @@ namespace uniproc {
 
 class WeightRows {
  public:
-  // The most rows and columns of a piece.
+  // Largest number of rows and columns in a piece.
   static constexpr int64_t kRows = 4;
   static constexpr int64_t kCols = 512;
 
   explicit WeightRows(const LinearWeight& weight);
 
-  // The type that `at` gives.
+  // The type of the elements that `at` returns.
   DType dtype() const { return dtype_; }
-  // Where each of `count` rows from `row` on has its columns [col, col + width). Valid until the
-  // next call.
+  // Pointers to columns [col, col + width) of `count` rows from `row` on. Valid until the next
+  // call.
   const void* const* at(int64_t row, int64_t count, int64_t col, int64_t width);
 
  private:
@@ -27,7 +27,7 @@ class WeightRows {
                               float* out);
 
   const LinearWeight& weight_;
-  const Dequantize dequantize_;  // null of a float type
+  const Dequantize dequantize_;  // null for a float type
   const DType dtype_;
   const void* rows_[kRows];
   float values_[kRows][kCols];

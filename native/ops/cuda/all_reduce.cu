@@ -13,17 +13,17 @@ namespace {
 constexpr int kMaxRanks = PeerAllReduce::kMaxRanks;
 constexpr int64_t kMaxBytes = PeerAllReduce::kMaxBytes;
 
-// A message is cut into parts, one a block, and block b of a rank deals with the blocks b of the
-// others alone: they are a channel, with memory and numbers of its own. So no block waits for
-// another of its own rank; all of a launch have places on the smallest GPU at once (32 blocks), so
-// that none waits for one that has none.
+// A message is divided into one part per block. Block b of a rank exchanges data only with blocks b
+// of the other ranks: a channel, with its own memory and sequence numbers. No block waits for
+// another block of its own rank, and all blocks of a launch are resident at once on the smallest
+// GPU (32 blocks), so none waits for a block that has not started.
 constexpr int kChannels = 32;
 
-// Up to here messages are pushed in packets (allReducePackets): each is half data, so that the
-// links carry twice the bytes, but the time of one way to the peers is all there is. From here on
-// those bytes, 2 (N - 1) times the message's, would take longer than the second way (a microsecond,
-// at hundreds of bytes per nanosecond) that the other kernel needs: at 8 ranks about here, at 2
-// later.
+// Messages up to this size are pushed in packets (allReducePackets). Half of a packet is data,
+// which doubles the bytes on the links but needs only one trip to the peers. For larger messages
+// those bytes, 2 (N - 1) times the message, take longer than the second trip of the other kernel (a
+// microsecond, at hundreds of bytes per nanosecond). The break-even size is about this for 8 ranks
+// and larger for 2.
 constexpr int64_t kMaxPacketBytes = 64 * 1024;
 constexpr int kPacketThreads = 256;
 constexpr int kPacketData = 8;
@@ -32,8 +32,8 @@ static_assert(kMaxPacketBytes == int64_t{kChannels} * kPacketThreads * kPacketDa
 constexpr int kVectorThreads = 512;
 constexpr int kChannelVectors = kMaxBytes / kAccessBytes / kChannels;
 
-// Two words of 4 bytes of a message, each with the message's number above it: whoever sees the
-// number sees the word, since an access of 8 bytes is one.
+// Two 4-byte words of a message, each with the message's number in the upper half. An 8-byte access
+// is atomic, so a reader that sees the number also sees the word.
 struct alignas(16) Packet {
   uint64_t low;
   uint64_t high;
@@ -41,18 +41,19 @@ struct alignas(16) Packet {
 
 }  // namespace
 
-// What a rank's peers write to and read from. Zeroed; the first message is number 1.
+// Memory that a rank's peers write to and read from. Zeroed; message numbers start at 1.
 struct PeerAllReduce::Exchange {
-  // By whether the message's number is odd: one message may be written while a slower peer still
-  // reads the one before, not while it reads the one before that. A rank writes message n + 2 when
-  // it has all of n + 1 of the channel, which its peers sent in a kernel after that of n.
+  // Double buffer, indexed by the parity of the message number. A slower peer may still read
+  // message n while n + 1 is written, but not while n + 2 is: a rank writes n + 2 only after it has
+  // received n + 1 from all peers of the channel, which they sent in a kernel after the one that
+  // read n.
   Packet packets[2][kMaxRanks][kChannels][kPacketThreads];  // by sender
-  uint4 vectors[2][kChannels][kChannelVectors];             // this rank's own
+  uint4 vectors[2][kChannels][kChannelVectors];             // this rank's own data
 
-  // The number of the last message that is in the sender's `vectors`.
+  // Number of the last message available in the sender's `vectors`.
   uint32_t sent[kMaxRanks][kChannels];
 
-  // Messages that this rank has had, of either kind.
+  // Messages that this rank has completed, by kind.
   uint32_t numPackets[kChannels];
   uint32_t numVectors[kChannels];
 };
@@ -62,7 +63,7 @@ namespace {
 using Exchange = PeerAllReduce::Exchange;
 using Exchanges = PeerAllReduce::Exchanges;
 
-// Memory of several GPUs and the host --------------------------------------------------------
+// System-scope memory accesses ---------------------------------------------------------------
 
 __device__ inline void sendPacket(Packet* to, const Packet& packet) {
   asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};"
@@ -80,7 +81,7 @@ __device__ inline Packet loadPacket(const Packet* from) {
   return packet;
 }
 
-// What this thread wrote or saw written before is seen by whoever sees `value`.
+// Makes this thread's writes, and the writes it has observed, visible to threads that read `value`.
 __device__ inline void storeRelease(uint32_t* to, uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" : : "l"(to), "r"(value) : "memory");
 }
@@ -97,21 +98,22 @@ __device__ inline uint32_t loadRelaxed(const uint32_t* from) {
   return value;
 }
 
-// Asks until `isThere` says so; false where the group has failed first. The word that tells is in
-// the host's memory, far away: it is looked at only by those that wait long.
-template <class IsThere>
-__device__ inline bool waitUntil(const uint32_t* failed, IsThere isThere) {
-  constexpr int kAsksPerLook = 1024;
-  for (int asks = 1; !isThere(); ++asks) {
-    if (asks % kAsksPerLook == 0 && loadRelaxed(failed) != 0) return false;
+// Polls until `isReady` returns true; returns false if the group failed first. `failed` is in host
+// memory, which is slow to read, so only long waits check it.
+template <class IsReady>
+__device__ inline bool waitUntil(const uint32_t* failed, IsReady isReady) {
+  constexpr int kPollsPerFailureCheck = 1024;
+  for (int polls = 1; !isReady(); ++polls) {
+    if (polls % kPollsPerFailureCheck == 0 && loadRelaxed(failed) != 0) return false;
   }
   return true;
 }
 
-// Odd and even in turn, also where numbers begin again; 0 is what memory never written has.
+// Alternates parity, also on wrap-around; 0 is reserved for memory that was never written.
 __device__ inline uint32_t numberAfter(uint32_t number) { return number == ~0u ? 2 : number + 1; }
 
-// Adds elements to what the ranks before `sender` brought. Nothing is before the first: -0 stays.
+// Adds a sender's elements to the sums of the ranks before it. The first sender's are copied, which
+// keeps -0.
 template <class T, class Words, int N>
 __device__ inline void add(const Words& words, int sender, float (&sums)[N]) {
   static_assert(sizeof(Words) == N * sizeof(T));
@@ -135,14 +137,15 @@ __device__ inline Words narrowed(const float (&sums)[N]) {
   return words;
 }
 
-// The two kernels ----------------------------------------------------------------------------
+// Kernels ------------------------------------------------------------------------------------
 
-// data [count] of 8 bytes each, in place, summed in the order of the ranks, so that all have the
-// same. Grid: ceil(count / kPacketThreads) <= kChannels blocks, a thread for each 8 bytes.
+// One-shot all-reduce by packets, in place: data [count] of 8 bytes each, summed in rank order, so
+// that all ranks get the same bytes. Grid: ceil(count / kPacketThreads) <= kChannels blocks, one
+// thread per 8 bytes.
 //
-// A rank sends (N - 1) * 16 bytes for each 8, and reads as many that have come into its own memory.
-// At 8 KiB and 2 GPUs that is 16 KiB over a link, some tens of nanoseconds: the time is that of a
-// launch, a load, one way over the link and a load by which it is noticed, about 3 microseconds.
+// Sends (N - 1) * 16 bytes for each 8 and reads as many from its own memory. For 8 KiB and 2 GPUs,
+// 16 KiB cross a link in some tens of nanoseconds, so latency bounds it: a launch, a load, one trip
+// over the link and the load that detects it, about 3 microseconds.
 template <class T>
 __global__ void __launch_bounds__(kPacketThreads)
     allReducePackets(uint64_t* data, int count, int rank, int worldSize,
@@ -153,7 +156,7 @@ __global__ void __launch_bounds__(kPacketThreads)
   const int index = channel * kPacketThreads + thread;
   Exchange& own = *exchanges.of[rank];
   const uint32_t number = numberAfter(own.numPackets[channel]);
-  __syncthreads();  // all have read it
+  __syncthreads();  // all threads have read it
   if (thread == 0) own.numPackets[channel] = number;
   if (index >= count) return;
 
@@ -171,12 +174,12 @@ __global__ void __launch_bounds__(kPacketThreads)
     uint64_t theirs = mine;
     if (sender != rank) {
       Packet got;
-      const bool isThere = waitUntil(failed, [&] {
+      const bool isReady = waitUntil(failed, [&] {
         got = loadPacket(&own.packets[number % 2][sender][channel][thread]);
         return static_cast<uint32_t>(got.low >> 32) == number &&
                static_cast<uint32_t>(got.high >> 32) == number;
       });
-      if (!isThere) return;
+      if (!isReady) return;
       theirs = (got.low & 0xffffffffu) | got.high << 32;
     }
     add<T>(theirs, sender, sums);
@@ -184,14 +187,14 @@ __global__ void __launch_bounds__(kPacketThreads)
   data[index] = narrowed<T, uint64_t>(sums);
 }
 
-// data [count] of 16 bytes each, in place, summed in the order of the ranks. Grid: kChannels
-// blocks, each with perBlock of them, at most kChannelVectors.
+// All-reduce that reads the peers' vectors, in place: data [count] of 16 bytes each, summed in rank
+// order. Grid: kChannels blocks, each with perBlock of them, at most kChannelVectors.
 //
-// A rank copies its own into its exchange memory, tells its peers, waits until they have told it,
-// and reads theirs: (N - 1) times the message's bytes come in over the links, in loads of 16 bytes
-// of which all threads of all blocks have one from each peer in flight. At 512 KiB and 2 GPUs that
-// is 1.3 microseconds of a link's 400 GB/s beside 4 to 5 of a launch, a copy, one way for the word
-// and two for the loads; at 8 GPUs, 9 beside 5.
+// A rank copies its data to its exchange memory, signals its peers, waits for their signals and
+// reads their data: (N - 1) times the message's bytes arrive over the links, in 16-byte loads, one
+// in flight per thread and peer. For 512 KiB and 2 GPUs the transfer takes 1.3 microseconds at a
+// link's 400 GB/s, beside 4 to 5 for a launch, a copy, one trip for the signal and two for the
+// loads; for 8 GPUs, 9 beside 5.
 template <class T>
 __global__ void __launch_bounds__(kVectorThreads)
     allReduceVectors(uint4* data, int count, int perBlock, int rank, int worldSize,
@@ -207,19 +210,19 @@ __global__ void __launch_bounds__(kVectorThreads)
   uint4* message = own.vectors[number % 2][channel];
   for (int i = thread; i < numOwn; i += kVectorThreads) message[i] = data[begin + i];
 
-  __syncthreads();  // the message is there, and all have read its number
+  __syncthreads();  // the message is stored, and all threads have read its number
   if (thread == 0) own.numVectors[channel] = number;
-  bool isThere = true;
+  bool isReady = true;
   if (thread < worldSize && thread != rank) {
     storeRelease(&exchanges.of[thread]->sent[rank][channel], number);
-    // A peer may have sent the next one already.
-    isThere = waitUntil(failed, [&] {
+    // A peer may already have sent the next message.
+    isReady = waitUntil(failed, [&] {
       const uint32_t sent = loadAcquire(&own.sent[thread][channel]);
       return sent == number || sent == numberAfter(number);
     });
   }
-  // Of a peer that is gone nothing is read.
-  if (!__syncthreads_and(isThere)) return;
+  // Reads nothing from a failed peer.
+  if (!__syncthreads_and(isReady)) return;
 
   constexpr int kElements = kAccessBytes / sizeof(T);
   for (int i = thread; i < numOwn; i += kVectorThreads) {
@@ -255,12 +258,12 @@ DType elementType(CommType type) {
 PeerAllReduce::PeerAllReduce(int32_t rank, int32_t worldSize, MemoryAccount& memory,
                              cudaStream_t stream)
     : rank_(rank), worldSize_(worldSize), memory_(memory) {
-  freeKeptMemory();
-  void* own = memory_.allocate(sizeof(Exchange), "the messages between GPUs");
+  freeRetainedMemory();
+  void* own = memory_.allocate(sizeof(Exchange), "the all-reduce buffers shared between GPUs");
   exchanges_.of[rank] = static_cast<Exchange*>(own);
   try {
     check(cudaIpcGetMemHandle(&handle_, own), "cudaIpcGetMemHandle");
-    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // zeroed before any peer writes
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // zeroed before a peer writes
   } catch (...) {
     memory_.release(own, sizeof(Exchange));
     throw;
@@ -272,20 +275,21 @@ void PeerAllReduce::close(const Deadline& deadline) noexcept {
     if (peer == rank_ || !exchanges_.of[peer]) continue;
     static_cast<void>(cudaIpcCloseMemHandle(std::exchange(exchanges_.of[peer], nullptr)));
   }
-  farewell_.letGo();
+  releaseBarrier_.announceRelease();
   if (Exchange* own = std::exchange(exchanges_.of[rank_], nullptr)) {
-    freeOnceLetGo(memory_, own, sizeof(Exchange), std::move(farewell_), deadline);
+    freeAfterPeersRelease(memory_, own, sizeof(Exchange), std::move(releaseBarrier_), deadline);
   }
 }
 
-bool PeerAllReduce::map(std::span<const cudaIpcMemHandle_t> handles, TcpFarewell farewell) {
-  farewell_ = std::move(farewell);
+bool PeerAllReduce::map(std::span<const cudaIpcMemHandle_t> handles,
+                        TcpReleaseBarrier releaseBarrier) {
+  releaseBarrier_ = std::move(releaseBarrier);
   for (int32_t peer = 0; peer < worldSize_; ++peer) {
     if (peer == rank_) continue;
     void* theirs = nullptr;
     if (cudaIpcOpenMemHandle(&theirs, handles[peer], cudaIpcMemLazyEnablePeerAccess) !=
         cudaSuccess) {
-      static_cast<void>(cudaGetLastError());  // the device goes on
+      static_cast<void>(cudaGetLastError());  // clear the error: the device still works
       return false;
     }
     exchanges_.of[peer] = static_cast<Exchange*>(theirs);
@@ -293,7 +297,7 @@ bool PeerAllReduce::map(std::span<const cudaIpcMemHandle_t> handles, TcpFarewell
   return true;
 }
 
-bool PeerAllReduce::takes(const void* data, int64_t count, CommType type, ReduceOp op) {
+bool PeerAllReduce::supports(const void* data, int64_t count, CommType type, ReduceOp op) {
   const int64_t bytes = count * static_cast<int64_t>(sizeOf(type));
   return op == ReduceOp::kSum && type != CommType::kInt64 && bytes <= kMaxBytes &&
          bytes % kAccessBytes == 0 && reinterpret_cast<uintptr_t>(data) % kAccessBytes == 0;

@@ -1,4 +1,4 @@
-// Which kernels a batch's attention takes.
+// Selects the attention kernels of a batch.
 #include <algorithm>
 
 #include "base/error.h"
@@ -18,8 +18,7 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream) {
   if (cache.dtype != type) {
-    throw Error("NOT_SUPPORTED",
-                "attention on CUDA needs a key-value cache of the same type as the activations");
+    throw Error("NOT_SUPPORTED", "CUDA attention requires a KV cache of the activations' type");
   }
   if (batch.numTokens == 0) return;
   const AttentionArgs args(qkv, batch, shape, cache, requests, out);

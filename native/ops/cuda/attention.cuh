@@ -1,4 +1,4 @@
-// What the attention kernels share: their arguments, the way into the paged cache, and the division
+// Shared by the attention kernels: their arguments, addressing of the paged cache, and the division
 // of a batch's rows into units of work.
 #pragma once
 
@@ -10,13 +10,13 @@
 
 namespace uniproc::cuda {
 
-// The arguments as kernels take them, by value. Query heads kvHead * group .. (kvHead + 1) * group
-// share the head `kvHead` of keys and values.
+// Kernel arguments, passed by value. Query heads [kvHead * group, (kvHead + 1) * group) share the
+// key and value head `kvHead`.
 struct AttentionArgs {
   const void* qkv;                   // [numTokens, (numHeads + 2 numKvHeads) * headDim]
   void* out;                         // [numTokens, numHeads * headDim]
   const void* keys;                  // [numBlocks, blockSize, numKvHeads, headDim]
-  const void* values;                // the same
+  const void* values;                // as keys
   const int32_t* slots;              // [numRows]
   const int32_t* numComputedTokens;  // [numRows]
   const int32_t* queryStarts;        // [numRows + 1]
@@ -26,7 +26,7 @@ struct AttentionArgs {
   int32_t numRows;
   int32_t numHeads;
   int32_t numKvHeads;
-  int32_t group;  // query heads to a head of keys and values
+  int32_t group;  // query heads per KV head
   int32_t headDim;
   int32_t slidingWindow;
   float scale;  // log2(e) / sqrt(headDim): weights are powers of 2
@@ -55,7 +55,7 @@ struct AttentionArgs {
     return static_cast<int64_t>(numHeads + 2 * numKvHeads) * headDim;
   }
 
-  // The first key that the query at `position` sees.
+  // The first key that the query at `position` attends to.
   __device__ int32_t firstKey(int32_t position) const {
     return slidingWindow == 0 ? 0 : max(position - slidingWindow + 1, 0);
   }
@@ -68,7 +68,7 @@ struct AttentionArgs {
     return blockTable + static_cast<int64_t>(slot) * maxBlocksPerSeq;
   }
 
-  // Where a request's key lies in the cache, in tokens.
+  // The cache slot of a request's key: block * blockSize + offset.
   __device__ int32_t cacheSlot(const int32_t* blocks, int32_t key) const {
     const auto size = static_cast<uint32_t>(blockSize);
     const uint32_t block = static_cast<uint32_t>(key) / size;
@@ -77,8 +77,8 @@ struct AttentionArgs {
   }
 };
 
-// The units of work of all rows, laid end to end: made and asked by all threads of a block at once.
-// A thread counts those of some neighbouring rows, a scan adds them up.
+// The units of work of all rows, concatenated. All threads of a block construct and query it
+// together: each thread counts the units of some adjacent rows, and a scan sums them.
 template <int kThreads, class UnitsOf>
 class RowUnits {
  public:
@@ -91,7 +91,7 @@ class RowUnits {
     const int32_t lastRow = min(firstRow_ + rows, numRows);
     for (int32_t row = firstRow_; row < lastRow; ++row) own_ += unitsOf_(row);
 
-    int32_t sum = own_;  // of this and the lanes before
+    int32_t sum = own_;  // sum over this and lower lanes
 #pragma unroll
     for (int offset = 1; offset < kWarpSize; offset *= 2) {
       const int32_t other = __shfl_up_sync(kAllLanes, sum, offset);
@@ -111,10 +111,10 @@ class RowUnits {
 
   struct Place {
     int32_t row;
-    int32_t unit;  // of the row's
+    int32_t unit;  // within the row
   };
 
-  // Where the unit is, 0 <= unit < total().
+  // The row and unit of 0 <= unit < total().
   __device__ Place find(int32_t unit) const {
     __shared__ Place place;
     if (unit >= before_ && unit < before_ + own_) {
@@ -138,24 +138,24 @@ class RowUnits {
   int32_t total_ = 0;
 };
 
-// attention_decode.cu: the rows of one query, split over the context, the heads of a group share
-// the loads; partial results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding). On tensor
+// attention_decode.cu: rows with one query, split over the context. The heads of a group share the
+// loads; partial results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding). Uses tensor
 // cores, for the types and head sizes of withTensorCores.
 void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
                      int32_t numMultiprocessors, cudaStream_t stream);
 
-// attention_prefill.cu: the rows of several queries, causal over the paged cache (Dao 2023,
-// FlashAttention-2), for the same types and head sizes. `batch` is that of the arguments.
+// attention_prefill.cu: rows with several queries, causal over the paged cache (Dao 2023,
+// FlashAttention-2), for the same types and head sizes. `batch` is the one in the arguments.
 void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
                       cudaStream_t stream);
 
-// attention_plain.cu: all rows, any head size up to 512, any type; no tensor cores, so slow. No row
-// has more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
+// attention_plain.cu: all rows, head sizes up to 512, all types; slow, without tensor cores. No row
+// may have more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
 void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
                     cudaStream_t stream);
 
-// Calls run.operator()<T, headDim>() if the tensor-core kernels have that type and head size;
-// returns whether they have.
+// Calls run.operator()<T, headDim>() and returns true if the tensor-core kernels support this type
+// and head size.
 template <class Run>
 bool withTensorCores(DType type, int32_t headDim, Run run) {
   const auto withHeadDim = [&]<class T>() {

@@ -1,11 +1,12 @@
-// Attention of the rows of one query: reads each row's keys and values once, so memory-bound.
+// Decode attention, for rows with one query. Reads each row's keys and values once, so it is bound
+// by memory.
 //
-// Work is counted in tiles of 64 keys for one group of up to 16 query heads, all rows' laid end to
-// end; each block takes an equal run of them, whatever the rows' lengths. So the grid is as many
-// blocks as fit on the device at once, and the lengths on the device decide who does what. Each of
-// a block's warps has every fourth strip of 16 keys to itself, in a ring of copies under way, and
-// meets the others only at the end. Where a group's keys span several blocks, the last of these to
-// arrive merges the partial results, in the keys' order (Dao et al. 2023, FlashDecoding).
+// The work is the tiles of 64 keys of all rows and groups of up to 16 query heads, concatenated;
+// each block takes an equal run of tiles. The grid is the number of blocks that fit on the device
+// at once, and row lengths are read on the device. Each of a block's warps processes every fourth
+// strip of 16 keys through its own ring of asynchronous copies; warps synchronize only at the end.
+// If a group's keys span several blocks, the last block to arrive merges the partial results in key
+// order (Dao et al. 2023, FlashDecoding).
 #include <algorithm>
 
 #include "ops/cuda/attention.cuh"
@@ -19,24 +20,24 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int32_t kHeads = 16;              // at most, that share the loads: the rows of mma's A
-constexpr int32_t kStrip = 16;              // keys that a warp takes at once
-constexpr int32_t kTile = kWarps * kStrip;  // keys that a block takes at once
-constexpr int32_t kMinTiles = 2;            // of a block: fewer are not worth a merge
+constexpr int32_t kHeads = 16;  // maximum query heads that share loads: the rows of mma's A
+constexpr int32_t kStrip = 16;  // keys per step of a warp
+constexpr int32_t kTile = kWarps * kStrip;  // keys per step of a block
+constexpr int32_t kMinTiles = 2;            // per block: fewer do not pay for a merge
 
-// Blocks that a multiprocessor holds at once, by registers and shared memory.
+// Resident blocks per multiprocessor, limited by registers and shared memory.
 constexpr int32_t kMaxBlocksPerProcessor = 3;
 constexpr int32_t blocksPerProcessor(int32_t headDim) {
   return headDim <= 64 ? kMaxBlocksPerProcessor : headDim <= 128 ? 2 : 1;
 }
 
-// What is known of a group's heads after some of their keys.
+// Partial result of a group's heads over some of their keys.
 struct Partial {
-  float* sums;    // [heads, headDim], of weighted values
-  float2* stats;  // [heads]: maximum of the scores, sum of the weights
+  float* sums;    // [heads, headDim], weighted sums of values
+  float2* stats;  // [heads]: maximum score, sum of weights
 };
 
-// A warp's ring of strips in shared memory. When its keys are done, its results stand there.
+// A warp's ring of strips in shared memory. After the last key it holds the warp's results.
 template <class T, int kHeadDim>
 struct Ring {
   static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
@@ -59,15 +60,16 @@ struct Ring {
   }
 };
 
-// Scratch of a launch. A block shares at most two groups with other blocks: one that began before
-// it (partial 2 * block) and one that goes on after it (2 * block + 1).
+// Scratch of a launch. A block shares at most two groups with other blocks: one that started before
+// it (partial 2 * block) and one that continues after it (2 * block + 1).
 struct Workspace {
-  uint32_t* arrivals;  // [blocks], at the group that goes on after a block; zero between launches
-  float2* stats;       // [2 * blocks, heads]
-  float* sums;         // [2 * blocks, heads, headDim]
+  // [blocks]: arrivals at the group that continues after the block; zero between launches.
+  uint32_t* arrivals;
+  float2* stats;  // [2 * blocks, heads]
+  float* sums;    // [2 * blocks, heads, headDim]
   int32_t heads;
 
-  // `arrivals` stands first and has one length for all shapes, so that all leave it zero.
+  // `arrivals` comes first and has the same length for all shapes, so every launch leaves it zero.
   Workspace(void* memory, int32_t numMultiprocessors, int32_t numHeads) : heads(numHeads) {
     auto* bytes = static_cast<unsigned char*>(memory);
     arrivals = reinterpret_cast<uint32_t*>(bytes);
@@ -104,26 +106,26 @@ struct Workspace {
   }
 };
 
-// Some of the tiles of one group of query heads.
+// A run of tiles of one group of query heads.
 struct Run {
   int32_t row;
   int32_t kvHead;
-  int32_t head;       // the group's first
+  int32_t head;       // first head of the group
   int32_t heads;      // up to kHeads
-  int32_t firstTile;  // tiles firstTile .. firstTile + count of `tiles`
+  int32_t firstTile;  // tiles [firstTile, firstTile + count) of `tiles`
   int32_t count;
   int32_t tiles;
 };
 
-// None for a row of several queries, which is not this kernel's.
+// 0 for a row with several queries, which this kernel skips.
 __device__ int32_t numTiles(const AttentionArgs& args, int32_t row) {
   const int32_t position = args.numComputedTokens[row];
   const int32_t tiles = position / kTile - args.firstKey(position) / kTile + 1;
   return args.slots[row] >= 0 && args.numQueries(row) == 1 ? tiles : 0;
 }
 
-// One warp's strips of the run; leaves its results in the ring. `queries` is shared memory for the
-// block's queries [kHeads, headDim].
+// Processes one warp's strips of the run and leaves its results in the ring. `queries`: shared
+// memory for the block's queries [kHeads, headDim].
 template <class T, int kHeadDim>
 __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, kHeadDim>& ring,
                        uint32_t queries) {
@@ -136,7 +138,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   const int32_t firstKey = (begin / kTile + run.firstTile) * kTile + warp * kStrip;
 
   const int32_t* blocks = args.blocksOf(args.slots[run.row]);
-  const auto cacheSlotOf = [&](int32_t strip) {  // of this lane's key
+  const auto cacheSlotOf = [&](int32_t strip) {  // cache slot of this lane's key
     const int32_t key = firstKey + strip * kTile + lane % kStrip;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
@@ -149,7 +151,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   int32_t cacheSlots[kStages];
 #pragma unroll
   for (int i = 0; i < kStages; ++i) cacheSlots[i] = cacheSlotOf(i);
-  waitForPreviousAlone();  // for the queries, and this step's keys and values
+  waitForPreviousAlone();  // for the queries and this step's keys and values
   copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
                                           [&](int32_t i) { return from + i * kHeadDim; });
 #pragma unroll
@@ -160,21 +162,21 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   int32_t nextCacheSlot = cacheSlots[kStages - 1];
 
   waitForCopies<kStages - 2>();
-  __syncthreads();  // the queries are there
+  __syncthreads();  // the queries are loaded
 
   QueryRows<T, kHeadDim, 1> rows;
   int stage = 0;
   for (int32_t i = 0; i < run.count; ++i) {
     waitForCopies<kStages - 2>();
-    __syncwarp();  // all lanes' copies of this strip are there, and all have done with the last
+    __syncwarp();  // this strip is loaded; all lanes are done with the previous one
     const int32_t next = i + kStages - 1;
     if (next < run.count) copy(stage == 0 ? kStages - 1 : stage - 1, nextCacheSlot);
     commitCopies();
     nextCacheSlot = cacheSlotOf(next + 1);
 
     float scores[1][kStrip / 8][4];
-    rows.template score<kStrip>(scores, queries + matrixOffset<kHeadDim>(),
-                                ring.keys(stage) + keysOffset<kHeadDim>());
+    rows.template computeScores<kStrip>(scores, queries + matrixOffset<kHeadDim>(),
+                                        ring.keys(stage) + keysOffset<kHeadDim>());
     const int32_t firstOfStrip = firstKey + i * kTile;
     if (firstOfStrip < begin || firstOfStrip + kStrip > end) {
 #pragma unroll
@@ -186,13 +188,13 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
         }
       }
     }
-    rows.template weigh<kStrip>(scores, args.scale);
+    rows.template scoresToWeights<kStrip>(scores, args.scale);
     rows.template addValues<kStrip>(scores, ring.values(stage) + matrixOffset<kHeadDim>());
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
 
   rows.finishSums();
-  __syncwarp();  // all lanes have done with the ring
+  __syncwarp();  // all lanes are done with the ring
   const Partial results = ring.results();
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -207,8 +209,8 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   }
 }
 
-// Merges `count` partial results of a block's or several blocks' making, in order, and calls
-// store(head, element, sums, stats) for each four elements from `element` on, of [heads, headDim].
+// Merges `count` partial results in order and calls store(head, element, sums, stats) for each
+// group of four elements, starting at `element`, of [heads, headDim].
 template <int kHeadDim, class PartialOf, class Store>
 __device__ void merge(int32_t heads, int32_t count, float scale, PartialOf partialOf, Store store) {
   for (int32_t element = static_cast<int32_t>(threadIdx.x) * 4; element < heads * kHeadDim;
@@ -236,9 +238,9 @@ __device__ void merge(int32_t heads, int32_t count, float scale, PartialOf parti
 }
 
 // Grid: multiprocessors * blocksPerProcessor(headDim); 128 threads; shared memory: 4 rings and the
-// queries (106 KiB for heads of 128). Moves 2 * headDim * numKvHeads elements a key, and is bound
-// by that: 4.5 TB/s ask for some 32 KB under way in each multiprocessor, and two strips for each of
-// 8 warps are 128 KB. The products take an eighth of the tensor cores' time, for any group.
+// queries (106 KiB for heads of 128). Reads 2 * headDim * numKvHeads elements per key and is bound
+// by those bytes: 4.5 TB/s needs about 32 KB in flight per multiprocessor, and two strips for each
+// of 8 warps are 128 KB. The products use an eighth of the tensor cores' time, for any group.
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
     decodeKernel(const AttentionArgs args, const Workspace workspace) {
@@ -297,13 +299,13 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
       };
       merge<kHeadDim>(run.heads, kWarps, args.scale, ofWarp, toPartial);
 
-      const int32_t firstUnit = unit - firstTile;  // the group's
+      const int32_t firstUnit = unit - firstTile;  // within the group
       const int32_t firstBlock = firstUnit / share;
       const int32_t numBlocks = (firstUnit + tiles - 1) / share - firstBlock + 1;
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
-        // Counts to numBlocks - 1 and then from zero again.
+        // Wraps to zero after numBlocks - 1.
         const auto last = static_cast<uint32_t>(numBlocks - 1);
         isLast = atomicInc(workspace.arrivals + firstBlock, last) == last;
       }

@@ -1,5 +1,5 @@
-// Attention for what the tensor-core kernels do not have: float32 (for checks) and head sizes that
-// only tests use.
+// Attention for the cases that the tensor-core kernels do not support: float32 (for checks) and
+// head sizes used by tests only.
 #include <string>
 
 #include "base/error.h"
@@ -14,12 +14,12 @@ namespace {
 
 constexpr int kWarps = 4;
 
-// One query head of one token, keys dealt out to the warps, a key's elements to a warp's lanes:
-// element lane + 32 i is lane's i-th. Sums are merged in the warps' order.
+// One query head of one token. Keys are distributed over warps and a key's elements over lanes:
+// lane's i-th element is lane + 32 i. Sums are merged in warp order.
 //
 // Grid (maxQueryLen, numHeads, numRows), kWarps * 32 threads, shared memory of kWarps * headDim
-// floats. Every query reads its keys and values anew, 2 * headDim elements a key: bound by
-// instructions and the second-level cache.
+// floats. Every query reads its keys and values again, 2 * headDim elements per key: bound by
+// instructions and the L2 cache.
 template <class T, int kElements>
 __global__ void plainKernel(const AttentionArgs args) {
   extern __shared__ float warpSums[];  // [kWarps, headDim]
@@ -115,7 +115,7 @@ void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
     const auto attend = [&](auto kernel) {
       launch(kernel, grid, kWarps * kWarpSize, sharedBytes, stream, args);
     };
-    const int32_t elements = ceilDiv(args.headDim, kWarpSize);  // of each lane
+    const int32_t elements = ceilDiv(args.headDim, kWarpSize);  // per lane
     if (elements <= 1) {
       attend(plainKernel<T, 1>);
     } else if (elements <= 4) {
@@ -124,7 +124,7 @@ void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
       attend(plainKernel<T, 16>);
     } else {
       throw Error("NOT_SUPPORTED",
-                  "attention on CUDA has heads of at most 512 elements; these have " +
+                  "CUDA attention supports head sizes of at most 512; this model's is " +
                       std::to_string(args.headDim));
     }
   });

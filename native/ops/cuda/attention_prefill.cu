@@ -1,9 +1,10 @@
-// Attention of the rows of several queries, causal, over the paged cache: bound by arithmetic.
+// Prefill attention, for rows with several queries: causal, over the paged cache, bound by
+// arithmetic.
 //
-// A block takes 128 query rows: neighbouring tokens, each with all query heads that share one head
-// of keys and values, so that a tile of these is read from the cache once for the whole group. It
-// goes over the keys in tiles, the next tile's copies under way while it computes on this one
-// (Dao 2023, FlashAttention-2).
+// A block takes 128 query rows: adjacent tokens, each with all query heads that share one KV head,
+// so that a tile of keys and values is read from the cache once for the whole group. It loops over
+// tiles of keys and copies the next tile asynchronously while it computes on the current one (Dao
+// 2023, FlashAttention-2).
 #include <algorithm>
 
 #include "ops/cuda/attention.cuh"
@@ -18,13 +19,13 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Larger heads leave room for fewer queries and keys.
+// Larger heads leave shared memory for fewer queries and keys.
 template <class T, int kHeadDim>
 struct Tiles {
-  static constexpr int kMatrices = kHeadDim <= 128 ? 2 : 1;     // of 16 query rows, of a warp
-  static constexpr int32_t kQueries = kWarps * 16 * kMatrices;  // of a block
-  static constexpr int32_t kKeys = kHeadDim <= 128 ? 64 : 32;   // of a tile
-  static constexpr int32_t kKeysOfWarp = kKeys / kWarps;        // that a warp copies
+  static constexpr int kMatrices = kHeadDim <= 128 ? 2 : 1;  // matrices of 16 query rows per warp
+  static constexpr int32_t kQueries = kWarps * 16 * kMatrices;  // per block
+  static constexpr int32_t kKeys = kHeadDim <= 128 ? 64 : 32;   // per tile
+  static constexpr int32_t kKeysOfWarp = kKeys / kWarps;        // copied by each warp
 
   static constexpr uint32_t kRowBytes = kTileStride<kHeadDim> * sizeof(T);
   static constexpr uint32_t kQueryBytes = kQueries * kRowBytes;
@@ -35,11 +36,11 @@ struct Tiles {
 
 // Query i of a row of the batch is head kvHead * group + i % group of its token i / group.
 //
-// Grid: numKvHeads * (the most tiles of queries that so many rows and tokens can make); the blocks
-// past the last tile end at once. A row's later tiles, which see more keys, come first, since
+// Grid: numKvHeads * (the largest number of query tiles for this many rows and tokens); blocks past
+// the last tile return at once. A row's later tiles, which attend to more keys, come first, since
 // blocks start in order. 128 threads; shared memory: 102 KiB for heads of 128. Computes 4 * headDim
-// operations for each query and key that it sees, and is bound by mma.sync, which reaches two
-// thirds of the tensor cores' rate on Hopper.
+// operations per query and attended key and is bound by mma.sync, which reaches two thirds of the
+// tensor cores' rate on Hopper.
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs args) {
   using Tiles = Tiles<T, kHeadDim>;
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   extern __shared__ __align__(16) unsigned char shared[];
   waitForPrevious();
 
-  const auto numQueriesOf = [&](int32_t row) {  // none for a row of one, which is not this kernel's
+  const auto numQueriesOf = [&](int32_t row) {  // 0 for a row with one query
     const int32_t tokens = args.numQueries(row);
     return args.slots[row] >= 0 && tokens > 1 ? tokens * args.group : 0;
   };
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int32_t firstToken = args.queryStarts[row];
   const int32_t firstQuery = tileOfRow * Tiles::kQueries;
-  const int32_t numQueries = min(numQueriesOf(row) - firstQuery, Tiles::kQueries);  // of this tile
+  const int32_t numQueries = min(numQueriesOf(row) - firstQuery, Tiles::kQueries);  // in this tile
   const auto tokenOf = [&](int32_t query) { return (firstQuery + query) / args.group; };
   const auto headOf = [&](int32_t query) {
     return kvHead * args.group + (firstQuery + query) % args.group;
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
            static_cast<int64_t>(headOf(query)) * kHeadDim;
   });
 
-  // Keys begin .. end are those that any of these queries sees, and every query sees those from
-  // beginOfLast to endOfFirst.
+  // Keys [begin, end) are attended to by at least one of these queries, keys [beginOfLast,
+  // endOfFirst) by all of them.
   const int32_t begin = args.firstKey(positionOf(0));
   const int32_t beginOfLast = args.firstKey(positionOf(numQueries - 1));
   const int32_t endOfFirst = positionOf(0) + 1;
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   const int32_t lastTile = (end - 1) / kKeys;
 
   const int32_t* blocks = args.blocksOf(args.slots[row]);
-  const auto cacheSlotOf = [&](int32_t tile) {  // of the key that is this lane's to name
+  const auto cacheSlotOf = [&](int32_t tile) {  // cache slot of this lane's key
     const int32_t key = tile * kKeys + warp * Tiles::kKeysOfWarp + lane % Tiles::kKeysOfWarp;
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
@@ -102,8 +103,8 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
                                                        cacheSlot);
   };
 
-  // This thread's query rows. Those past the tile's end hold zeros; they see what its last row
-  // sees, and are not stored.
+  // This thread's query rows. Rows past the tile's end hold zeros, attend to the same keys as its
+  // last row, and are not stored.
   const int32_t firstOfWarp = warp * 16 * kMatrices;
   const auto queryOf = [&](int i, int h) { return firstOfWarp + i * 16 + lane / 4 + h * 8; };
 
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   for (int32_t tile = firstTile; tile <= lastTile; ++tile) {
     stage ^= 1;
     waitForCopies<0>();
-    __syncthreads();  // all copies of this tile are there, and all have done with the last
+    __syncthreads();  // this tile is loaded, and all threads are done with the previous one
     if (tile < lastTile) copy(stage ^ 1, nextCacheSlot);
     commitCopies();
     nextCacheSlot = cacheSlotOf(tile + 2);
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
 
     const uint32_t keys = stages + stage * Tiles::kStageBytes;
     float scores[kMatrices][kKeys / 8][4];
-    rows.template score<kKeys>(
+    rows.template computeScores<kKeys>(
         scores,
         queries + static_cast<uint32_t>(firstOfWarp) * Tiles::kRowBytes + matrixOffset<kHeadDim>(),
         keys + keysOffset<kHeadDim>());
@@ -132,9 +133,9 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
       for (int i = 0; i < kMatrices; ++i) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          // Of the tile's columns from this thread's first on.
           const int32_t position = positionOf(min(queryOf(i, h), numQueries - 1));
           const int32_t firstColumn = tile * kKeys + lane % 4 * 2;
+          // Visible keys, relative to this thread's first column of the tile.
           const int32_t first = args.firstKey(position) - firstColumn;
           const int32_t last = position - firstColumn;
 #pragma unroll
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
         }
       }
     }
-    rows.template weigh<kKeys>(scores, args.scale);
+    rows.template scoresToWeights<kKeys>(scores, args.scale);
     rows.template addValues<kKeys>(scores, keys + Tiles::kKeyBytes + matrixOffset<kHeadDim>());
   }
 
@@ -180,7 +181,7 @@ void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
   const int32_t numTokens = batch.numTokens - batch.numDecodeRows;
   withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
     using Tiles = Tiles<T, kHeadDim>;
-    // Each row's last tile may be begun only, and no row has more than the longest.
+    // Upper bound: each row may have one partial tile, and no row has more tiles than the longest.
     const int32_t most =
         std::min(numTokens * args.group / Tiles::kQueries + numRows,
                  numRows * ceilDiv(batch.maxQueryLen * args.group, Tiles::kQueries));

@@ -1,10 +1,9 @@
-// Attention of a few query rows over a few keys, by one warp on tensor cores: both kernels' inner
-// step. After Dao 2023 (FlashAttention-2): weights never leave the registers, since the layout in
-// which mma leaves scores is the one in which it takes the left operand of the next product.
+// Attention of a few query rows over a few keys, by one warp on tensor cores: the inner step of
+// both kernels. After Dao 2023 (FlashAttention-2): weights stay in registers, since mma's output
+// layout for the scores equals the layout of the next product's left operand.
 //
-// mma.cuh has the layouts.
-// Tiles in shared memory have rows of headDim + 8 elements: an odd number of 16-byte parts, so that
-// the eight rows that ldmatrix reads at once lie in different banks.
+// mma.cuh has the layouts. Tiles in shared memory have rows of headDim + 8 elements: an odd number
+// of 16-byte parts, so that the eight rows that ldmatrix reads at once lie in different banks.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +26,7 @@ __device__ inline uint32_t sharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts copying 16 bytes; with a negative `index` there is nothing to copy, and zeros are written.
+// Starts an asynchronous copy of 16 bytes; a negative `index` writes zeros instead.
 __device__ inline void copyAsync(uint32_t to, const void* from, int32_t index) {
   asm volatile(
       "{\n"
@@ -39,22 +38,22 @@ __device__ inline void copyAsync(uint32_t to, const void* from, int32_t index) {
       : "memory");
 }
 
-// Closes a group of copies.
+// Closes a group of asynchronous copies.
 __device__ inline void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most kLeft of this thread's groups are under way.
+// Waits until at most kLeft of this thread's groups are in flight.
 template <int kLeft>
 __device__ inline void waitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-// A warp starts copying kRows keys and values of the head kvHead: lane i (of each kRows) brings the
+// A warp starts to copy kRows keys and values of head kvHead. Lane i (modulo kRows) passes the
 // cache slot of row i, or -1 for a row of zeros.
 template <class T, int kHeadDim, int kRows>
 __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
                                          const AttentionArgs& args, int32_t kvHead,
                                          int32_t cacheSlot) {
-  constexpr uint32_t kParts = kHeadDim / 8;  // of a row, 16 bytes each
+  constexpr uint32_t kParts = kHeadDim / 8;  // 16-byte parts per row
   static_assert(kRows * kParts % kWarpSize == 0);
   const uint32_t lane = threadIdx.x % kWarpSize;
   const uint32_t stride = static_cast<uint32_t>(args.numKvHeads) * kHeadDim * sizeof(T);
@@ -62,7 +61,7 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
   const char* values = static_cast<const char*>(args.values) + kvHead * kHeadDim * sizeof(T);
 #pragma unroll
   for (uint32_t i = 0; i < kRows * kParts / kWarpSize; ++i) {
-    // Said apart for the usual sizes, with which a lane's part of a row is always the same.
+    // Constant for the usual sizes, where a lane always copies the same part of a row.
     constexpr bool kWhole = kWarpSize % kParts == 0;
     const uint32_t row =
         kWhole ? i * (kWarpSize / kParts) + lane / kParts : (i * kWarpSize + lane) / kParts;
@@ -75,11 +74,11 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
   }
 }
 
-// A block starts copying kRows query rows, of which the first numRows exist; the others become
-// zero. `sourceOf(i)` is where row i stands.
+// A block starts to copy kRows query rows, of which the first numRows exist; the others become
+// zero. `sourceOf(i)` returns the address of row i.
 template <int kHeadDim, int kRows, int kThreads, class SourceOf>
 __device__ inline void copyQueries(uint32_t to, int32_t numRows, SourceOf sourceOf) {
-  constexpr uint32_t kParts = kHeadDim / 8;  // of a row, 16 bytes each
+  constexpr uint32_t kParts = kHeadDim / 8;  // 16-byte parts per row
 #pragma unroll 4
   for (uint32_t i = threadIdx.x; i < kRows * kParts; i += kThreads) {
     const uint32_t row = i / kParts;
@@ -92,7 +91,7 @@ __device__ inline void copyQueries(uint32_t to, int32_t numRows, SourceOf source
 
 // Matrices -------------------------------------------------------------------------------------
 
-// Four 8x8 matrices; lanes 8 m .. 8 m + 7 give the addresses of matrix m's rows.
+// Loads four 8x8 matrices; lanes 8 m .. 8 m + 7 pass the row addresses of matrix m.
 __device__ inline void loadMatrices(uint32_t (&to)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -107,7 +106,7 @@ __device__ inline void loadMatricesTransposed(uint32_t (&to)[4], uint32_t addres
                : "memory");
 }
 
-// Two neighbours of a row, the first in the lower half.
+// Two adjacent elements of a row, the first in the lower half.
 template <class T>
 __device__ inline uint32_t pack(float first, float second) {
   uint32_t pair;
@@ -119,15 +118,15 @@ __device__ inline uint32_t pack(float first, float second) {
   return pair;
 }
 
-// 2^x, 0 for -infinity; error below 2 units in the last place.
+// 2^x; 0 for -infinity; error below 2 units in the last place.
 __device__ inline float powerOf2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
-// Byte offset of the part of a tile that this lane addresses in ldmatrix: for a 16x16 matrix taken
-// as it stands (queries) or transposed (values), and for 16 keys, which are the columns of B.
+// Byte offset that this lane passes to ldmatrix within a tile. matrixOffset: for a 16x16 matrix, as
+// stored (queries) or transposed (values). keysOffset: for 16 keys, the columns of B.
 template <int kHeadDim>
 __device__ inline uint32_t matrixOffset() {
   const uint32_t lane = threadIdx.x % kWarpSize;
@@ -141,11 +140,11 @@ __device__ inline uint32_t keysOffset() {
 
 // Attention ------------------------------------------------------------------------------------
 
-// A warp's 16 kMatrices query rows on their way over the keys. `i` and `h` below: rows
-// 16 i + lane / 4 + 8 h are this thread's, at columns 8 n + lane % 4 * 2 and the next.
+// State of a warp's 16 kMatrices query rows while it loops over the keys. This thread holds rows 16
+// i + lane / 4 + 8 h, at columns 8 n + lane % 4 * 2 and the next one.
 template <class T, int kHeadDim, int kMatrices>
 struct QueryRows {
-  float out[kMatrices][kHeadDim / 8][4];  // sums of weighted values, [i][n][2 h + column]
+  float out[kMatrices][kHeadDim / 8][4];  // weighted sums of values, [i][n][2 h + column]
   float maximum[kMatrices][2];            // of the scores so far
   float sum[kMatrices][2];                // of the weights in this thread's columns
 
@@ -165,11 +164,11 @@ struct QueryRows {
     }
   }
 
-  // scores = queries keys^T. `queries` is the shared address of the tile [16 kMatrices, headDim]
-  // plus matrixOffset(), `keys` that of the tile [kKeys, headDim] plus keysOffset().
+  // scores = queries keys^T. `queries`: shared address of the tile [16 kMatrices, headDim] plus
+  // matrixOffset(). `keys`: shared address of the tile [kKeys, headDim] plus keysOffset().
   template <int kKeys>
-  __device__ static void score(float (&scores)[kMatrices][kKeys / 8][4], uint32_t queries,
-                               uint32_t keys) {
+  __device__ static void computeScores(float (&scores)[kMatrices][kKeys / 8][4], uint32_t queries,
+                                       uint32_t keys) {
 #pragma unroll
     for (int i = 0; i < kMatrices; ++i) {
 #pragma unroll
@@ -198,10 +197,10 @@ struct QueryRows {
     }
   }
 
-  // Makes scores weights, 2^((score - maximum) scale), and what was summed so far relative to the
-  // new maximum. A row that has seen no key yet keeps sums of zero.
+  // Turns scores into weights 2^((score - maximum) scale) and rescales earlier sums to the new
+  // maximum. A row without keys so far keeps sums of zero.
   template <int kKeys>
-  __device__ void weigh(float (&scores)[kMatrices][kKeys / 8][4], float scale) {
+  __device__ void scoresToWeights(float (&scores)[kMatrices][kKeys / 8][4], float scale) {
 #pragma unroll
     for (int i = 0; i < kMatrices; ++i) {
 #pragma unroll
@@ -234,7 +233,7 @@ struct QueryRows {
     }
   }
 
-  // out += weights values; `values` is the shared address of the tile [kKeys, headDim] plus
+  // out += weights values. `values`: shared address of the tile [kKeys, headDim] plus
   // matrixOffset().
   template <int kKeys>
   __device__ void addValues(const float (&weights)[kMatrices][kKeys / 8][4], uint32_t values) {
@@ -262,7 +261,7 @@ struct QueryRows {
     }
   }
 
-  // Adds the sums of the four threads that share a row: once, at the end.
+  // Adds the sums of the four threads that share a row; call once, at the end.
   __device__ void finishSums() {
 #pragma unroll
     for (int i = 0; i < kMatrices; ++i) {

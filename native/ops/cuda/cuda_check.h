@@ -1,4 +1,4 @@
-// Every call of the CUDA runtime goes through check(), so that no failure passes unseen.
+// check() wraps every call of the CUDA runtime, so that no failure is missed.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,7 +15,7 @@ inline std::string describe(cudaError_t status) {
   return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
 }
 
-// '; 1048576 bytes are free of 150754820096', or nothing where that cannot be told.
+// '; 1048576 of 150754820096 bytes are free', or empty if the driver cannot report it.
 inline std::string freeMemory() {
   size_t free = 0;
   size_t total = 0;
@@ -23,15 +23,15 @@ inline std::string freeMemory() {
     static_cast<void>(cudaGetLastError());
     return {};
   }
-  return "; " + std::to_string(free) + " bytes are free of " + std::to_string(total);
+  return "; " + std::to_string(free) + " of " + std::to_string(total) + " bytes are free";
 }
 
-// Throws Error DEVICE_FAILED naming the call: check(cudaMemcpyAsync(...), "cudaMemcpyAsync"). The
-// driver needs memory of its own too, for kernels at their first launch, graphs or pinned pages:
-// where it has none the Error is OUT_OF_MEMORY, since the device goes on.
+// Throws Error DEVICE_FAILED, which names the call: check(cudaMemcpyAsync(...), "cudaMemcpyAsync").
+// Throws OUT_OF_MEMORY if the driver lacks memory of its own (for first launches, graphs, pinned
+// pages), since the device still works then.
 inline void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // the next call must not report this one's failure
+  static_cast<void>(cudaGetLastError());  // clear the error for the next call
   const std::string message = std::string(call) + " failed: " + describe(status);
   if (status == cudaErrorMemoryAllocation) throw Error("OUT_OF_MEMORY", message + freeMemory());
   throw Error("DEVICE_FAILED", message);

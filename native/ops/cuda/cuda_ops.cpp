@@ -43,8 +43,8 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// Everything runs asynchronously on one stream. What a kernel does wrong is therefore found by a
-// later call; its error names the operation launched last before it.
+// All operations run asynchronously on one stream, so a later call reports a kernel's failure; the
+// error names the last operation launched before it.
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(int index)
@@ -66,7 +66,7 @@ class CudaOps final : public Ops {
     return "sm_" + std::to_string(properties_.major) + std::to_string(properties_.minor);
   }
   int numThreads() const override { return 1; }
-  DeviceMemory memory() const override { return memory_.figures(); }
+  DeviceMemory memory() const override { return memory_.usage(); }
   void resetPeakMemory() override { memory_.resetPeak(); }
   void* allocate(size_t bytes, const char* what) override { return memory_.allocate(bytes, what); }
   void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
@@ -74,23 +74,22 @@ class CudaOps final : public Ops {
     return MemoryAccount::allocateHost(bytes, what);
   }
   void releaseHost(void* memory, size_t) noexcept override {
-    static_cast<void>(cudaStreamSynchronize(stream_));  // it may still be copied from
+    static_cast<void>(cudaStreamSynchronize(stream_));  // copies may still read it
     MemoryAccount::releaseHost(memory);
   }
   void pin(void* memory, size_t bytes) override {
     check(cudaHostRegister(memory, bytes, cudaHostRegisterDefault), "cudaHostRegister");
   }
   void unpin(void* memory) noexcept override {
-    static_cast<void>(cudaStreamSynchronize(stream_));  // it may still be copied to
+    static_cast<void>(cudaStreamSynchronize(stream_));  // copies may still write it
     static_cast<void>(cudaHostUnregister(memory));
   }
-  // The driver reads memory that is not pinned before it returns; pinned memory when the copy runs.
+  // The driver reads pageable memory before it returns, pinned memory when the copy runs.
   void copyToDevice(void* device, const void* host, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
   }
-  // Into memory that is not pinned the driver writes before it returns; into pinned memory when the
-  // copy runs.
+  // The driver writes pageable memory before it returns, pinned memory when the copy runs.
   void copyToHost(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
@@ -104,7 +103,7 @@ class CudaOps final : public Ops {
     check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   }
   void beginStep() override { steps_.begin(); }
-  // The kernels of a group that has failed end all the same, with nothing to show for it.
+  // The kernels of a failed group end without a valid result, so check for the failure.
   void endStep(Done done) override {
     if (auto group = group_.lock()) {
       done = [group = std::move(group), done = std::move(done)](std::exception_ptr error) {
@@ -114,7 +113,8 @@ class CudaOps final : public Ops {
     steps_.end(lastLaunched_, std::move(done));
   }
   StepTimes stepTimes() const override { return steps_.times(); }
-  // Neither what was enqueued before it is to be in the range, nor what was in it to be cut off.
+  // Synchronize first, so that the recorded range neither includes earlier operations nor loses its
+  // own.
   void startProfiler() override {
     synchronize();
     check(cudaProfilerStart(), "cudaProfilerStart");
@@ -247,7 +247,7 @@ class CudaOps final : public Ops {
   }
 
  private:
-  // Whether this build has machine code or PTX for the device shows at a first launch.
+  // Only a first launch shows whether this build has machine code or PTX for the device.
   void requireKernels() {
     cuda::fillRandom(scratch_.atLeast(4), StorageType::kFloat32, 1, 0.0f, 1.0f, 0, stream_);
     const cudaError_t status = cudaGetLastError();
@@ -260,7 +260,7 @@ class CudaOps final : public Ops {
     synchronize();
   }
 
-  // Its pinned buffers and threads are made when weights first come.
+  // Created on first use, because it allocates pinned buffers and starts threads.
   Transfer& transfer() {
     if (!transfer_) transfer_.emplace(device_, stream_);
     return *transfer_;
@@ -283,10 +283,10 @@ class CudaOps final : public Ops {
   Staging staging_;
   MemoryAccount memory_;
   Scratch scratch_;
-  Scratch attentionScratch_;  // apart: holds counters that stay zero between launches
+  Scratch attentionScratch_;  // separate: its counters must stay zero between launches
   Linear linear_;
   std::optional<Transfer> transfer_;
-  std::weak_ptr<NcclGroup> group_;  // of the communicator made last, while there is one
+  std::weak_ptr<NcclGroup> group_;  // of the latest communicator, while it exists
   const char* lastLaunched_ = "opening the device";
 };
 

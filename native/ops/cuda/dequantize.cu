@@ -1,4 +1,4 @@
-// Weights with scales, as the plain products take them.
+// Dequantizes weights with scales for the plain matrix products.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
@@ -9,8 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 
 // out [rows, cols] = weight [rows, cols], each element times its block's scale, scales [ceil(rows /
-// scaleRows), ceil(cols / scaleCols)]. Grid: (rows, cols / 256). Reads a byte and writes a T for
-// each element: bound by memory.
+// scaleRows), ceil(cols / scaleCols)]. Grid: (rows, cols / 256). Reads one byte and writes one T
+// per element: bound by memory.
 template <class T, class Stored>
 __global__ void __launch_bounds__(kThreads)
     dequantizeRows(const Stored* weight, const float* scales, int32_t cols, int32_t scaleRows,

@@ -1,5 +1,5 @@
-// What the kernels share: the three element types and their conversions, accesses of several
-// elements at once, and reductions over a warp or a block whose order never varies.
+// Shared by the kernels: element types and conversions, vector accesses, and warp and block
+// reductions with a fixed order.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,7 +16,7 @@ namespace uniproc::cuda {
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kAccessBytes = 16;  // the widest access of a thread
+constexpr int kAccessBytes = 16;  // widest access of a thread
 
 template <class T>
 __host__ __device__ constexpr T ceilDiv(T value, T divisor) {
@@ -30,7 +30,7 @@ __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline float widen(__nv_fp8_e4m3 x) { return static_cast<float>(x); }
 
-// Rounds to the nearest, ties to even.
+// Rounds to nearest, ties to even.
 template <class T>
 __device__ inline T narrow(float x) {
   if constexpr (std::is_same_v<T, __half>) {
@@ -44,7 +44,7 @@ __device__ inline T narrow(float x) {
   }
 }
 
-// x as it is after being stored in type T.
+// x rounded to type T.
 template <class T>
 __device__ inline float rounded(float x) {
   return widen(narrow<T>(x));
@@ -63,7 +63,7 @@ void withType(DType dtype, Run run) {
   }
 }
 
-// The same for what is stored.
+// The same for a storage type.
 template <class Run>
 void withStorageType(StorageType type, Run run) {
   if (type == StorageType::kFloat8E4M3) return run(__nv_fp8_e4m3{});
@@ -72,12 +72,12 @@ void withStorageType(StorageType type, Run run) {
 
 // Vectors ------------------------------------------------------------------------------------
 
-// Elements that a thread moves at once: 16 bytes of them where addresses allow it, else one.
+// Elements in one access: 16 bytes if the addresses allow it, else one element.
 template <class T>
 constexpr int kElementsPerAccess = kAccessBytes / static_cast<int>(sizeof(T));
 
-// N elements of T, a power of two. Loaded and stored in accesses of up to 16 bytes: addresses must
-// be multiples of 16 bytes, or of the vector's size where that is less.
+// N elements of T, N a power of two, accessed in up to 16 bytes at once. Addresses must be
+// multiples of 16 bytes, or of the vector's size if smaller.
 template <class T, int N>
 struct Vector {
   T elements[N];
@@ -122,7 +122,7 @@ __device__ inline void storeVector(T* to, const Vector<T, N>& vector) {
   for (int i = 0; i < kWords; ++i) reinterpret_cast<Word*>(to)[i] = words[i];
 }
 
-// N elements of any type, widened.
+// Loads N elements of any type, widened to float32.
 template <int N, class T>
 __device__ inline void loadWidened(const T* from, float (&to)[N]) {
   const Vector<T, N> vector = loadVector<N>(from);
@@ -144,8 +144,8 @@ inline bool isAligned(const void* address) {
 
 // Reductions ---------------------------------------------------------------------------------
 
-// Of the warp's (or with fewer kLanes, of each such group of neighbours') values; every lane has
-// the result, and all lanes of the warp must call.
+// Reduces the values of a warp, or of each group of kLanes adjacent lanes. Every lane gets the
+// result; all lanes of the warp must call.
 template <int kLanes = kWarpSize, class T, class Combine>
 __device__ inline T warpReduce(T value, Combine combine) {
 #pragma unroll
@@ -165,10 +165,10 @@ __device__ inline float warpMax(float value) {
   return warpReduce<kLanes>(value, [](float a, float b) { return fmaxf(a, b); });
 }
 
-// Of the whole block's values; every thread has the result, and all must call. `identity` combined
-// with a value is that value. `scratch` is shared memory of one T a warp. blockDim.x is a multiple
-// of 32, the other dimensions are 1. A barrier goes before the writing, so that one scratch serves
-// one reduction after another.
+// Reduces the values of a block. Every thread gets the result; all must call. Combining `identity`
+// with a value gives that value. `scratch`: shared memory of one T per warp. blockDim.x is a
+// multiple of 32, the other dimensions are 1. Starts with a barrier, so that consecutive reductions
+// can share one scratch.
 template <class T, class Combine>
 __device__ inline T blockReduce(T value, T identity, T* scratch, Combine combine) {
   const unsigned warp = threadIdx.x / kWarpSize;

@@ -1,7 +1,7 @@
-// Rows copied, normalised and combined; weights converted and filled.
+// Row copies, norms and element-wise operations; conversion and filling of weights.
 //
-// Every kernel is bound by device memory; at the few rows of a decode step by its own launch.
-// Threads move 16 bytes at a time where the width and the addresses allow it, else one element.
+// Every kernel is bound by device memory, or by its launch at the few rows of a decode step.
+// Threads move 16 bytes at a time if the width and the addresses allow it, else one element.
 #include <algorithm>
 #include <initializer_list>
 #include <numeric>
@@ -23,7 +23,7 @@ constexpr int kMaxThreads = 1024;
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
-// Calls run(Constant<N>{}) with the elements of T a thread can move at once.
+// Calls run(Constant<N>{}), N being the elements of T that a thread can move at once.
 template <class T, class Run>
 void withAccess(int64_t width, std::initializer_list<const void*> addresses, Run run) {
   if (width % kElementsPerAccess<T> == 0 && std::ranges::all_of(addresses, isAligned)) {
@@ -33,13 +33,13 @@ void withAccess(int64_t width, std::initializer_list<const void*> addresses, Run
   }
 }
 
-// A block's threads along a row, the rows along x (y may have no more than 65,535 blocks).
+// Threads of a block run along a row, blocks.x over the rows (blocks.y is limited to 65,535).
 dim3 gridOf(int32_t rows, int64_t accessesPerRow) {
   return {static_cast<unsigned>(rows),
           static_cast<unsigned>(ceilDiv<int64_t>(accessesPerRow, kThreads))};
 }
 
-// Calls run(Word{}, rowWords) with the widest word that rows of so many bytes can be moved in.
+// Calls run(Word{}, rowWords) with the widest word that divides rows of this many bytes.
 template <class Run>
 void withWord(int64_t rowBytes, const void* from, const void* to, Run run) {
   const auto call = [&](auto word) { run(word, rowBytes / static_cast<int64_t>(sizeof word)); };
@@ -50,7 +50,7 @@ void withWord(int64_t rowBytes, const void* from, const void* to, Run run) {
   }
 }
 
-// out [count, width] = x[index[i], :], in words of any type; a row of index below 0 is skipped.
+// out [count, width] = x[index[i], :], in words of any type; skips rows with an index below 0.
 // Grid: (count, width / 256). Reads and writes each row once.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out [numTokens, width] = table[tokenIds[i] - firstToken, :] of a table [rows, width], in words of
-// any type; zeros for a token outside it. Grid: (numTokens, width / 256). Reads and writes each row
-// once.
+// any type; zeros for tokens outside the table. Grid: (numTokens, width / 256). Reads and writes
+// each row once.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     embedWords(const Word* table, int64_t rows, const int32_t* tokenIds, int32_t firstToken,
@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(kThreads)
   out[blockIdx.x * width + i] = from >= 0 && from < rows ? table[from * width + i] : Word{};
 }
 
-// out [count, width] = the parts [numParts, count, partWidth] side by side; a thread moves N
-// elements, of which partWidth and width are multiples. Grid: (count, width / (256 N)). Reads what
-// it writes, 4 bytes an element, once.
+// out [count, width] = parts [numParts, count, partWidth] joined along the columns. A thread moves
+// N elements; N divides partWidth and width. Grid: (count, width / (256 N)). Reads and writes 4
+// bytes per element once.
 template <int N>
 __global__ void __launch_bounds__(kThreads)
     joinPartColumns(const float* parts, int64_t partWidth, int64_t width, float* out) {
@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kThreads)
                  loadVector<N>(parts + row * partWidth + col % partWidth));
 }
 
-// residual [numTokens, size] += x (unless null), rounded to T; out = residual * rsqrt(mean(residual
-// ^2) + eps), rounded to T, times weight [size]. A thread keeps its kHeld accesses of the row in
-// registers between the sum and the scaling. Grid: a block for a token. Reads and writes each row
-// of x, residual and out once.
+// residual [numTokens, size] += x (unless null), rounded to T; out = residual *
+// rsqrt(mean(residual^2) + eps), rounded to T, times weight [size]. A thread keeps its kHeld
+// accesses of the row in registers between sum and scaling. Grid: one block per token. Reads and
+// writes each row of x, residual and out once.
 template <class T, int N, int kHeld>
 __global__ void __launch_bounds__(kMaxThreads)
     rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float eps, T* out) {
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads) addBiasRows(T* out, int64_t width, c
   storeNarrowed<N>(out + blockIdx.x * width + i, values);
 }
 
-// out [count] = in. Grid: a thread for N elements. Reads in and writes out once.
+// out [count] = in. Grid: one thread per N elements. Reads in and writes out once.
 template <class To, class From, int N>
 __global__ void __launch_bounds__(kThreads)
     convertElements(To* out, const From* in, int64_t count) {
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kThreads)
   storeNarrowed<N>(out + i, values);
 }
 
-// out [count] = mean + std * normal numbers of philox.h. Grid: a thread for a group of 4. Bound by
+// out [count] = mean + std * normal numbers of philox.h. Grid: one thread per group of 4. Bound by
 // arithmetic.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -209,9 +209,10 @@ void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t siz
     }
   }
   if (threads > kMaxThreads) {
-    throw Error("NOT_SUPPORTED", "a layer is " + std::to_string(size) +
-                                     " elements wide; the CUDA backend normalises at most " +
-                                     std::to_string(kMaxThreads * kHeld * N));
+    throw Error("NOT_SUPPORTED",
+                "a layer of width " + std::to_string(size) +
+                    " is too wide for the CUDA backend, which normalizes at most " +
+                    std::to_string(kMaxThreads * kHeld * N));
   }
   launch(rmsNormRows<T, N, kHeld>, static_cast<unsigned>(numTokens), static_cast<unsigned>(threads),
          0, stream, static_cast<const T*>(x), static_cast<T*>(residual), size,
@@ -302,7 +303,7 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
     withType(inType, [&](auto inElement) {
       using To = decltype(outElement);
       using From = decltype(inElement);
-      // As many elements as 16 bytes hold of the narrower type.
+      // As many elements of the narrower type as 16 bytes hold.
       using Narrower = std::conditional_t<sizeof(To) <= sizeof(From), To, From>;
       withAccess<Narrower>(count, {out, in}, [&](auto access) {
         constexpr int N = access();

@@ -6,7 +6,7 @@
 
 namespace uniproc::cuda {
 
-// Who waits for it sleeps, and takes no core from others.
+// An event on which host threads block instead of spinning.
 class CudaEvent {
  public:
   enum class Timing : bool { kNo, kYes };

@@ -1,5 +1,5 @@
-// The operations of a mixture of experts, in plain kernels: each (token, expert) reads that
-// expert's matrix for itself.
+// Mixture-of-experts operations in plain kernels: each (token, expert) pair reads that expert's
+// matrix.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-// A candidate for the next expert: the larger logit, of equals the lower id.
+// A candidate for the next expert: the larger logit wins, the lower id on ties.
 struct Candidate {
   float logit;
   int32_t id;
@@ -30,8 +30,8 @@ __device__ inline Candidate warpBest(Candidate best) {
   return best;
 }
 
-// logits [numTokens, numExperts], expertIds and weights [numTokens, topK]. Grid: a warp for a
-// token. topK passes over a row of logits, which the first-level cache holds: bound by latency.
+// logits [numTokens, numExperts]; expertIds and weights [numTokens, topK]. Grid: one warp per
+// token. Makes topK passes over a row of logits, which stays in the L1 cache: bound by latency.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     routeTokensRows(const T* logits, bool normalize, Routing routing) {
@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out [numTokens * topK, rows] = x times the experts' matrices, weight [numLocal * rows, cols] with
-// scales or without. Grid: (numTokens * topK, rows / 8); a warp computes an element. Reads a matrix
-// of [rows, cols] for each (token, expert): bound by memory.
+// or without scales. Grid: (numTokens * topK, rows / 8); one warp per element. Reads one matrix
+// [rows, cols] per (token, expert): bound by memory.
 template <class T, class Stored>
 __global__ void __launch_bounds__(kThreads)
     expertLinearRows(const T* x, int32_t outputsPerRow, Routing routing, const Stored* weight,

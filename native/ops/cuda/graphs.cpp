@@ -5,7 +5,7 @@
 namespace uniproc::cuda {
 namespace {
 
-// A graph that is only needed until it is instantiated.
+// A graph that exists only until it is instantiated.
 class Graph {
  public:
   ~Graph() {
@@ -21,7 +21,7 @@ class Graph {
 }  // namespace
 
 CudaGraphs::~CudaGraphs() {
-  static_cast<void>(cudaStreamSynchronize(stream_));  // they may still run
+  static_cast<void>(cudaStreamSynchronize(stream_));  // graphs may still run
   for (const auto& [key, graph] : graphs_) {
     if (graph) static_cast<void>(cudaGraphExecDestroy(graph));
   }
@@ -31,7 +31,7 @@ void CudaGraphs::launch(int32_t key, const std::function<void()>& record) {
   const auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     record();
-    graphs_.emplace(key, nullptr);  // only now: what throws may have made half of it
+    graphs_.emplace(key, nullptr);  // only after a complete run
     return;
   }
   cudaGraphExec_t& graph = found->second;
@@ -47,7 +47,7 @@ cudaGraphExec_t CudaGraphs::capture(const std::function<void()>& record) const {
     record();
   } catch (...) {
     static_cast<void>(cudaStreamEndCapture(stream_, graph.out()));
-    static_cast<void>(cudaGetLastError());  // the next operation must not report it
+    static_cast<void>(cudaGetLastError());  // clear the error for the next operation
     throw;
   }
   check(cudaStreamEndCapture(stream_, graph.out()), "cudaStreamEndCapture");

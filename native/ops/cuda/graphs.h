@@ -1,4 +1,4 @@
-// Operations recorded into CUDA graphs, so that a step costs one launch instead of hundreds.
+// Records operations into CUDA graphs, so that a step costs one launch instead of hundreds.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,15 +18,15 @@ class CudaGraphs final : public Graphs {
   CudaGraphs(const CudaGraphs&) = delete;
   CudaGraphs& operator=(const CudaGraphs&) = delete;
 
-  // The first time under a key the operations are made as they are, so that what they make lazily
-  // (scratch memory, the choice of an algorithm) is there when the second time records them.
+  // The first call under a key runs the operations directly, so that lazy initialization (scratch
+  // memory, the choice of an algorithm) is done before the second call records them.
   void launch(int32_t key, const std::function<void()>& record) override;
 
  private:
   cudaGraphExec_t capture(const std::function<void()>& record) const;
 
   const cudaStream_t stream_;
-  std::unordered_map<int32_t, cudaGraphExec_t> graphs_;  // null after the first time
+  std::unordered_map<int32_t, cudaGraphExec_t> graphs_;  // null after the first call
 };
 
 }  // namespace uniproc::cuda

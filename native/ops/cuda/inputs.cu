@@ -1,4 +1,4 @@
-// What a step's kernels read of its batch, derived on the device from the request table.
+// Computes a step's batch arrays on the device from the request table.
 #include <algorithm>
 
 #include "ops/cuda/device_math.cuh"
@@ -17,7 +17,7 @@ __device__ void applyBlockUpdate(const RequestTable& requests, const int32_t* bl
   requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];
 }
 
-// The row whose tokens contain token i: the last that starts at or before it.
+// The row of token i: the last row that starts at or before it.
 __device__ int32_t rowOf(const Batch& batch, int32_t i) {
   int32_t row = 0;  // starts at or before i
   int32_t end = batch.numRows;
@@ -32,8 +32,8 @@ __device__ int32_t rowOf(const Batch& batch, int32_t i) {
   return row;
 }
 
-// Token i's entries of the batch. A padding row's tokens become token 0 at position 0 with no place
-// in the cache, -1.
+// Token i's entries of the batch. Tokens of padding rows become token 0 at position 0 with cache
+// slot -1.
 __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, const Batch& batch,
                              int32_t i) {
   const int32_t row = rowOf(batch, i);
@@ -52,8 +52,8 @@ __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, co
   batch.cacheSlots[i] = block * blockSize + position % blockSize;
 }
 
-// A small batch, updates included, in one launch: one block, a thread for a token. Bound by the
-// latency of four dependent loads.
+// Prepares a small batch, updates included, in one launch: one block, one thread per token. Bound
+// by the latency of four dependent loads.
 __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
     prepareSmallBatch(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates,
                       int32_t blockSize, Batch batch) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kMaxTokensOfOneBlock)
   if (i < batch.numTokens) prepareToken(requests, blockSize, batch, i);
 }
 
-// Grid: a thread for an update.
+// Grid: one thread per update.
 __global__ void __launch_bounds__(kThreads)
     updateBlocks(RequestTable requests, const int32_t* blockUpdates, int32_t numBlockUpdates) {
   waitForPreviousAlone();
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i < numBlockUpdates) applyBlockUpdate(requests, blockUpdates, i);
 }
 
-// Grid: a thread for a token.
+// Grid: one thread per token.
 __global__ void __launch_bounds__(kThreads)
     prepareTokens(RequestTable requests, int32_t blockSize, Batch batch) {
   waitForPreviousAlone();

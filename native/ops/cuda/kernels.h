@@ -2,9 +2,9 @@
 // those of ops.h; activations, weights and cache are float32, float16 or bfloat16, sums are
 // float32.
 //
-// A row whose slot is -1 pads a batch to the size of a captured graph: kernels skip it, so what
-// stands in its place in an output is undefined. Grids depend only on what the host knows (numRows,
-// numTokens, shapes), lengths are read on the device, so that a captured launch can be replayed.
+// A row with slot -1 pads a batch to the size of a captured graph: kernels skip it, so its outputs
+// are undefined. Grids depend only on values known to the host (numRows, numTokens, shapes) and
+// lengths are read on the device, so that a captured launch can be replayed.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -43,14 +43,14 @@ void fillRandom(void* out, StorageType type, int64_t count, float mean, float st
 
 // linear_few.cu --------------------------------------------------------------------------------
 
-// The product of Ops::linear for up to 8 tokens of a half type and weights that are not large, or
-// false, having done nothing, where it is none of those.
+// The product of Ops::linear for up to 8 tokens of a half type and small weights. Returns false
+// without doing anything for other arguments.
 bool linearFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
                      void* out, DType outType, int32_t numMultiprocessors, cudaStream_t stream);
 
 // dequantize.cu --------------------------------------------------------------------------------
 
-// out [rows, cols] of weight.dtype: the elements of a weight that has scales.
+// out [rows, cols] of type weight.dtype = the elements of a weight with scales.
 void dequantize(const LinearWeight& weight, void* out, cudaStream_t stream);
 
 // experts.cu -----------------------------------------------------------------------------------
@@ -70,19 +70,19 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
 
 // attention.cu ---------------------------------------------------------------------------------
 
-// Bytes of scratch that attention needs, whatever the batch: attention's own, zeroed once; of any
-// shape, each launch leaves its counters zero.
+// Bytes of scratch for attention, independent of the batch. The scratch is attention's alone and
+// zeroed once; every launch leaves its counters zero, for all shapes.
 size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors);
 
-// Rows of one query and rows of several go through a kernel each (attention_decode.cu,
-// attention_prefill.cu), launched if the batch has such rows.
+// Launches one kernel for rows with one query (attention_decode.cu) and one for rows with several
+// (attention_prefill.cu), if the batch has such rows.
 void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
 
 // sampler.cu -----------------------------------------------------------------------------------
 
-// Bytes of scratch that sample and gatherLogprobs need at most for that many rows.
+// Bytes of scratch that sample and gatherLogprobs need for at most that many rows.
 size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogprobs);
 
 void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,

@@ -3,16 +3,16 @@
 namespace uniproc::cuda {
 namespace {
 
-// Compiled for the same architectures as all others.
+// Compiled for the same architectures as all other kernels.
 __global__ void anyKernel() { waitForPrevious(); }
 
 bool askDevice() {
   cudaFuncAttributes attributes{};
   if (cudaFuncGetAttributes(&attributes, anyKernel) != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());  // the launch fails as well, and says why
+    static_cast<void>(cudaGetLastError());  // clear the error: the launch reports it as well
     return false;
   }
-  return attributes.ptxVersion >= 90;  // what __CUDA_ARCH__ was, / 10
+  return attributes.ptxVersion >= 90;  // __CUDA_ARCH__ / 10
 }
 
 }  // namespace

@@ -1,20 +1,19 @@
-// How the kernels of the forward pass are launched: each while the one before it ends.
+// Launches the forward pass's kernels with programmatic dependent launch.
 //
-// On Hopper and later a kernel's blocks may take their places while the kernel before it in the
-// stream is at its end, and wait there, so that most of a launch's time is hidden (programmatic
-// dependent launch; graphs keep it). In a decode step whose kernels run for microseconds that is a
-// part worth having.
+// On Hopper and later, blocks of a kernel may become resident while the previous kernel in the
+// stream finishes, and wait there, which hides most of the launch latency (graphs keep this). It
+// matters in a decode step, where kernels run for microseconds.
 //
-// Such a kernel waits in every thread, by one of the two functions below, before it reads or writes
-// what others do: the wait returns once the kernel before it has ended and its writes can be seen.
-// If that one was launched this way too, it ended after its own wait, and if not, after all that
-// was before it; so when the wait returns, all that is before it in the stream is done, and
-// whatever the kernel reads or overwrites is safe. A kernel whose blocks all returned without
-// waiting would break that for the kernels behind it.
+// Every thread of such a kernel calls one of the two functions below before it reads or writes
+// shared data. The wait returns once the previous kernel has ended and its writes are visible. If
+// that kernel was launched this way too, it ended after its own wait; if not, it started after all
+// earlier work. So when the wait returns, all earlier work in the stream is done, and the kernel
+// may read or overwrite anything. A kernel in which all blocks return without waiting would break
+// this for later kernels.
 //
-// Weights may be read before the wait, since no kernel launched this way writes them, and so may
-// the batch and the block tables: of a step's kernels only those of prepareInputs write them, and
-// these do not let the next one come before they have ended.
+// Weights may be read before the wait, since no kernel launched this way writes them. So may the
+// batch and the block tables: only the kernels of prepareInputs write them in a step, and these do
+// not let the next kernel start before they have ended.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,15 +23,15 @@
 
 namespace uniproc::cuda {
 
-// The next kernel's blocks come when this one has ended: they would take from the bandwidth of one
-// that needs all of it.
+// Keeps the next kernel's blocks out until this kernel ends, for kernels that need the full
+// bandwidth.
 __device__ inline void waitForPreviousAlone() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
 }
 
-// Lets the next kernel's blocks come, too: they find places as this one's become free.
+// Lets the next kernel's blocks become resident as this kernel's blocks finish.
 __device__ inline void waitForPrevious() {
   waitForPreviousAlone();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -40,12 +39,12 @@ __device__ inline void waitForPrevious() {
 #endif
 }
 
-// launch.cu: whether the kernels as they run on this thread's device have that wait in them: those
-// compiled for earlier GPUs have not, wherever they run.
+// launch.cu: whether the kernels as run on this thread's device contain the wait; kernels compiled
+// for earlier GPUs do not.
 bool kernelsWait();
 
-// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...) of a kernel that waits for the one
-// before it. As there, cudaGetLastError tells whether it was launched.
+// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...), for a kernel that waits for the
+// previous one. Check cudaGetLastError after it.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
             cudaStream_t stream, Arguments&&... arguments) {

@@ -11,12 +11,12 @@
 namespace uniproc::cuda {
 namespace {
 
-// As cuBLAS itself takes on Hopper.
+// The size that cuBLAS itself uses on Hopper.
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 void check(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  static_cast<void>(cudaGetLastError());  // it may have been left behind
+  static_cast<void>(cudaGetLastError());  // clear an error that cuBLAS may have left
   const std::string message = std::string(call) + " failed: " + cublasLtGetStatusString(status) +
                               " (" + cublasLtGetStatusName(status) + ")";
   if (status == CUBLAS_STATUS_ALLOC_FAILED) throw Error("OUT_OF_MEMORY", message + freeMemory());
@@ -34,8 +34,8 @@ cudaDataType_t cudaType(DType type) {
   }
 }
 
-// Batches of about the same size share an algorithm: chosen for the largest of them, at most a
-// quarter larger.
+// Batches of similar size share an algorithm, chosen for the largest of them (at most a quarter
+// larger).
 int32_t bucketOf(int32_t numTokens) {
   if (numTokens <= 8) return numTokens;
   const auto step = static_cast<int32_t>(std::bit_floor(static_cast<uint32_t>(numTokens)) / 4);
@@ -66,7 +66,7 @@ void Linear::run(const void* x, int32_t numTokens, const LinearWeight& weight, v
   if (numTokens == 0) return;
   Weight matrix = weight.matrix();
   if (weight.format.hasScales()) {
-    // Not for linearFewTokens, which reads weights before the kernel before it has ended.
+    // linearFewTokens cannot run here: it reads weights before the previous kernel has ended.
     void* dequantized = dequantized_.atLeast(matrix.rows * matrix.cols * sizeOf(matrix.dtype));
     dequantize(weight, dequantized, stream_);
     matrix.data = dequantized;
@@ -79,7 +79,7 @@ void Linear::run(const void* x, int32_t numTokens, const LinearWeight& weight, v
 
 void Linear::multiply(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
                       void* out, DType outType) {
-  // The product can add a bias of the output's type alone.
+  // cuBLASLt can only fuse a bias of the output's type.
   const bool fused = bias && outType == bias.dtype;
   const void* fusedBias = fused ? bias.data : nullptr;
   const Shape shape = {weight.rows, weight.cols, numTokens, weight.dtype, outType, fused};
@@ -96,12 +96,12 @@ void Linear::multiply(const void* x, int32_t numTokens, const Weight& weight, co
   }
 }
 
-// cuBLASLt counts by columns: a row-major matrix is to it the transposed one. So out^T [rows,
-// numTokens] = W x^T, where W is given as its transpose.
+// cuBLASLt is column-major and sees a row-major matrix as its transpose. So it computes out^T
+// [rows, numTokens] = W x^T, with W passed as its transpose.
 Linear::Problem Linear::describe(const Shape& shape, const void* bias) {
   Problem problem;
   const cudaDataType_t type = cudaType(shape.type);
-  // Plain float32 where the type is float32, never TF32.
+  // Plain float32 for float32, never TF32.
   check(cublasLtMatmulDescInit(&problem.product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescInit");
   set(&problem.product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
@@ -139,7 +139,7 @@ const cublasLtMatmulAlgo_t& Linear::algorithm(Shape shape, const void* bias) {
       "cublasLtMatmulAlgoGetHeuristic");
   if (numFound == 0) {
     throw Error("DEVICE_FAILED",
-                "cuBLASLt has no algorithm for a product of [" + std::to_string(shape.numTokens) +
+                "cuBLASLt has no algorithm for the product of [" + std::to_string(shape.numTokens) +
                     ", " + std::to_string(shape.cols) + "] with [" + std::to_string(shape.rows) +
                     ", " + std::to_string(shape.cols) + "] transposed");
   }

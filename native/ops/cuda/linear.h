@@ -1,5 +1,5 @@
-// Linear layers, out = x W^T + b: few tokens by a kernel of our own (linear_few.cu), others by
-// cuBLASLt; weights with scales are dequantised first.
+// Linear layers, out = x W^T + b: products of few tokens run in linear_few.cu, others in cuBLASLt.
+// Weights with scales are dequantized first.
 #pragma once
 
 #include <cublasLt.h>
@@ -14,21 +14,20 @@
 
 namespace uniproc::cuda {
 
-// The algorithm for a shape is the first that cuBLASLt's heuristics name, which is the same in
-// every run; a search by time would not be, and as algorithms differ in the order of their sums,
-// the same requests could then give other tokens. What that costs against the fastest of those
-// named shows where the benchmark sets a step beside the model's products alone, which are searched
-// for.
+// Uses the first algorithm that cuBLASLt's heuristic returns for a shape, which is the same in
+// every run. Selecting by measured time is not: algorithms sum in different orders, so the same
+// requests could give different tokens. The benchmark shows the cost: it compares a step with the
+// model's products alone, run with the fastest algorithms.
 class Linear {
  public:
   Linear(cudaStream_t stream, MemoryAccount& memory, int32_t numMultiprocessors);
 
   // out [numTokens, weight.rows] = x [numTokens, weight.cols] W^T (+ bias). x has the type
-  // weight.dtype, out that or float32. Sums are float32, and true float32 where x is.
+  // weight.dtype, out has that type or float32. Sums are float32 (not TF32).
   void run(const void* x, int32_t numTokens, const LinearWeight& weight, void* out, DType outType);
 
  private:
-  // What an algorithm was chosen for.
+  // The key of a chosen algorithm.
   struct Shape {
     int64_t rows;
     int64_t cols;
@@ -38,7 +37,7 @@ class Linear {
     bool bias;
     auto operator<=>(const Shape&) const = default;
   };
-  // One product as cuBLASLt is told of it.
+  // The cuBLASLt descriptors of one product.
   struct Problem {
     cublasLtMatmulDescOpaque_t product;
     cublasLtMatrixLayoutOpaque_t weight;

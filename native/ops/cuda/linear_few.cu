@@ -1,12 +1,11 @@
-// Products of few tokens with weights: every weight is read once, for all of them, and that is the
-// time it takes.
+// Products of few tokens with weights, bound by reading each weight once for all tokens.
 //
 // A warp takes 16 rows of the weights and a share of their columns, and multiplies them with up to
-// 8 tokens on tensor cores. Which column is which k of the product is free as long as both operands
-// agree: so a thread loads 16 bytes of neighbouring columns, of the weights and of the tokens
-// alike, and has without a shuffle what two mma.m16n8k16 want of it (mma.cuh): of the 32 columns of
-// a chunk thread 4 i + j has columns 8 j .. 8 j + 7; of these the first product takes 0 to 3 as its
-// k = 2 j, 2 j + 1, 2 j + 8 and 2 j + 9, the second 4 to 7.
+// 8 tokens on tensor cores. Columns may map to the product's k in any order that both operands
+// share. So a thread loads 16 bytes of adjacent columns, of the weights and of the tokens, and
+// without a shuffle has the operands of two mma.m16n8k16 (mma.cuh): of the 32 columns of a chunk,
+// thread 4 i + j has columns 8 j .. 8 j + 7; the first product takes columns 0 to 3 of these as its
+// k = 2 j, 2 j + 1, 2 j + 8 and 2 j + 9, the second takes columns 4 to 7.
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
@@ -18,23 +17,23 @@ namespace {
 
 constexpr int kTokens = 8;
 constexpr int kRows = 16;
-constexpr int kColumns = 32;  // of a chunk
+constexpr int kColumns = 32;  // per chunk
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kUnroll = 4;  // chunks of a warp under way at once
+constexpr int kUnroll = 4;  // chunks of a warp in flight
 constexpr int kTurn = kWarps * kUnroll;
 constexpr int kBlocksPerProcessor = 2;
 
-// Beyond it cuBLASLt's kernels come nearer to the bandwidth. Measured on an H200: at 33 and 50 MB
-// this one is quicker, at 117 MB and more that one.
+// For larger weights cuBLASLt's kernels get closer to the bandwidth limit. Measured on an H200:
+// this kernel is faster at 33 and 50 MB, cuBLASLt at 117 MB and more.
 constexpr int64_t kMaxWeightBytes = int64_t{64} << 20;
 
 struct Chunk {
-  uint4 low;   // of row i
-  uint4 high;  // of row i + 8
+  uint4 low;   // row i
+  uint4 high;  // row i + 8
 };
 
-// 16 bytes that nobody needs again, nor changes while a step runs.
+// Loads 16 bytes that are read once and not written during a step.
 __device__ inline uint4 loadOnce(const void* from) {
   uint4 value;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -43,11 +42,11 @@ __device__ inline uint4 loadOnce(const void* from) {
   return value;
 }
 
-// x [numTokens, cols], weight [rows, cols], bias [rows] or null, out [numTokens, rows]; cols a
-// multiple of 32, all rows at multiples of 16 bytes. Grid: as many blocks as fit on the device, or
-// fewer; each takes tiles of 16 rows in turn, its warps the chunks of columns, and while it
-// multiplies one turn's chunks the next turn's are on their way, over the end of a tile too. The
-// sum over the warps has one order, whatever the other tokens are. Reads the weights once: bound by
+// x [numTokens, cols], weight [rows, cols], bias [rows] or null, out [numTokens, rows]; cols is a
+// multiple of 32, all rows start at multiples of 16 bytes. Grid: at most as many blocks as fit on
+// the device. Each block takes tiles of 16 rows in turn and divides the chunks of columns among its
+// warps; it loads the next chunks while it multiplies the current ones, also across tiles. The
+// order of the sum over warps is independent of the other tokens. Reads the weights once: bound by
 // memory.
 template <class T, class Out>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
   const auto step = static_cast<int32_t>(gridDim.x);
   auto tile = static_cast<int32_t>(blockIdx.x);
 
-  // Neighbours in pairs, so that a warp reads 128 bytes of a row at once.
+  // Adjacent chunks in pairs, so that a warp reads 128 bytes of a row at once.
   const auto chunkOf = [&](int32_t turn, int u) {
     return turn + u / 2 * (2 * kWarps) + 2 * warp + u % 2;
   };
@@ -82,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
                                       : uint4{};
   };
 
-  // The first weights are on their way while the kernel before this one ends: it makes x.
+  // Start loading weights while the previous kernel, which computes x, finishes.
   Chunk weights[kUnroll];
   uint4 tokens[kUnroll];
 #pragma unroll

@@ -1,11 +1,11 @@
-// What a request's parameters do to a row of logits before a token is chosen, in vLLM's order:
-// bitmask, allowed tokens, bad words and early stop tokens, logit bias, penalties.
+// Applies a request's parameters to a row of logits before sampling, in vLLM's order: bitmask,
+// allowed tokens, bad words and early stop tokens, logit bias, penalties.
 //
-// A block processes one part of the row on its own: it walks the request's lists and history and
-// picks what falls into its range of token ids. Nothing depends on the order of threads.
+// A block processes one part of the row: it walks the request's lists and history and applies the
+// entries in its range of token ids. No result depends on the order of threads.
 //
-// In here a forbidden token's logit is NaN, which tells it from an impossible one's, -inf. All else
-// is finite: clean logits have no NaN, and limitLogit lets none come up.
+// Here a forbidden token's logit is NaN, to tell it from an impossible token's -inf. All others are
+// finite: clean logits have no NaN, and limitLogit prevents new ones.
 #pragma once
 
 #include "ops/cuda/sampling.cuh"
@@ -13,7 +13,7 @@
 
 namespace uniproc::cuda {
 
-// A row's request.
+// The request of a row.
 struct SampledRequest {
   const SamplingParams& params;
   const int32_t* tokenIds;  // prompt, then generated
@@ -38,7 +38,7 @@ class LogitsProcessors {
     Key keys[kPartThreads / kWarpSize];
   };
 
-  // For the ids from `begin` on of a row with `vocabSize`. `bitmask`: the row's, or null.
+  // Processes ids from `begin` on of a row of `vocabSize` logits. `bitmask`: the row's, or null.
   __device__ LogitsProcessors(const SampledRequest& request, const int32_t* bitmask, int32_t begin,
                               int32_t vocabSize, Shared& shared)
       : request_(request),
@@ -48,17 +48,17 @@ class LogitsProcessors {
         shared_(shared) {}
 
   struct Result {
-    // The likeliest of the part's tokens that applyBans banned, by the raw logit: every thread's.
+    // The key of the part's most probable banned token, by raw logit; the same in every thread.
     Key bannedBest = kNoKey;
-    // The lowest of the thread's permitted tokens with -inf. Below the key of any possible token.
+    // The key of the thread's lowest permitted token with -inf; below any possible token's key.
     Key impossible = kNoKey;
   };
 
-  // Processes the thread's logits: a token that must not be sampled has -inf then.
+  // Processes the thread's logits; forbidden tokens become -inf.
   __device__ Result run(float (&logits)[kGroups][kGroupSize]) {
     Result result;
     result.bannedBest = applyAll(logits);
-    // From the highest id to the lowest.
+    // Highest id first.
 #pragma unroll
     for (int j = kGroups - 1; j >= 0; --j) {
 #pragma unroll
@@ -74,7 +74,7 @@ class LogitsProcessors {
   }
 
  private:
-  // Returns the best of the banned tokens.
+  // Returns the key of the best banned token.
   __device__ Key applyAll(float (&logits)[kGroups][kGroupSize]) {
     applyBitmask(logits);
     const SamplingParams& params = request_.params;
@@ -93,8 +93,7 @@ class LogitsProcessors {
 
   __device__ bool isInPart(int32_t offset) const { return offset >= 0 && offset < size_; }
 
-  // visit(offset in the part) for those of the list's ids that are in it, the list divided among
-  // the threads.
+  // Divides the list among the threads and calls visit(offset) for ids in this part.
   template <class Visit>
   __device__ void forEachInPart(const int32_t* ids, int32_t count, Visit visit) const {
     for (auto i = static_cast<int32_t>(threadIdx.x); i < count; i += kPartThreads) {
@@ -141,7 +140,7 @@ class LogitsProcessors {
     }
   }
 
-  // The logits into shared memory, where any thread can reach them.
+  // Copies the logits to shared memory, for access by all threads.
   __device__ void share(const float (&logits)[kGroups][kGroupSize]) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) storeNarrowed(shared_.logits + groupOffset(j), logits[j]);
@@ -154,8 +153,8 @@ class LogitsProcessors {
     }
   }
 
-  // visit(offset) for bad words whose beginning was just generated, and stop tokens before
-  // minTokens.
+  // Calls visit(offset) for the last token of bad words whose other tokens were just generated, and
+  // for stop tokens before minTokens.
   template <class Visit>
   __device__ void forEachBan(Visit visit) const {
     const SamplingParams& params = request_.params;
@@ -188,7 +187,7 @@ class LogitsProcessors {
     return best;
   }
 
-  // The list is divided among the threads: an id is there once, so that no two write one logit.
+  // The list is divided among the threads. Its ids are unique, so no two threads write one logit.
   __device__ void applyLogitBias() {
     const SamplingParams& params = request_.params;
     for (auto i = static_cast<int32_t>(threadIdx.x); i < params.numLogitBiases; i += kPartThreads) {
@@ -200,9 +199,9 @@ class LogitsProcessors {
     __syncthreads();
   }
 
-  // Repetition (Keskar et al. 2019) of what is in prompt or generated, frequency and presence of
-  // what is generated. A mark is the number of times a token was generated, with the upper bit set
-  // if it is in the prompt.
+  // Repetition penalty (Keskar et al. 2019) on tokens of prompt and output, frequency and presence
+  // penalties on output tokens. A mark counts a token's occurrences in the output; its upper bit is
+  // set if the token is in the prompt.
   __device__ void applyPenalties(float (&logits)[kGroups][kGroupSize]) {
     constexpr uint32_t kInPrompt = 0x80000000u;
     const SamplingParams& params = request_.params;
@@ -222,7 +221,7 @@ class LogitsProcessors {
         float& logit = logits[j][e];
         if (mark == 0 || !(logit > -INFINITY)) continue;
         const uint32_t times = mark & ~kInPrompt;
-        // No product may be fused with a difference: every step is rounded, as on the CPU.
+        // __fmul_rn prevents fused multiply-add: every step is rounded, as on the CPU.
         logit = limitLogit(logit > 0 ? logit / params.repetitionPenalty
                                      : __fmul_rn(logit, params.repetitionPenalty));
         if (times == 0) continue;

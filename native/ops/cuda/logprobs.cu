@@ -1,4 +1,4 @@
-// Log probabilities and ranks of given tokens, and the likeliest tokens of each row.
+// Log probabilities and ranks of given tokens, and each row's most probable tokens.
 #include <string>
 
 #include "base/error.h"
@@ -9,8 +9,8 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr int kWarps = kPartThreads / kWarpSize;
-constexpr int kRound = 32;             // keys that selectTop finds at a time
-constexpr int kMaxKeysPerThread = 32;  // keys it selects from, over the block's threads
+constexpr int kRound = 32;             // keys that selectTop finds per round
+constexpr int kMaxKeysPerThread = 32;  // input keys per thread
 
 struct SelectScratch {
   Key bests[kPartThreads];
@@ -20,15 +20,15 @@ struct SelectScratch {
   Key ceiling;
 };
 
-// emit(place, key) for the numTop largest of the n keys keyAt(0), keyAt(1), ..., in places that
-// count from 0; the key is kNoKey where there are no more. n <= kPartThreads * kMaxKeysPerThread.
+// Calls emit(place, key) for the numTop largest of the n keys keyAt(0), keyAt(1), ..., with places
+// from 0; key is kNoKey if there are fewer. n <= kPartThreads * kMaxKeysPerThread.
 //
-// The kRound-th largest of the threads' own largest keys is a lower bound of what is sought: it
-// leaves a short list, in which each key's place is the number of keys above it.
+// The kRound-th largest of the per-thread maxima is a lower bound of the result. The keys above it
+// form a short list, in which a key's place is the number of larger keys.
 template <class KeyAt, class Emit>
 __device__ void selectTop(int n, KeyAt keyAt, int numTop, SelectScratch& scratch, Emit emit) {
   const auto thread = static_cast<int>(threadIdx.x);
-  Key ceiling = ~kNoKey;  // keys from here on are taken
+  Key ceiling = ~kNoKey;  // keys from here on are emitted
   for (int done = 0; done < numTop; done += kRound) {
     const int wanted = min(kRound, numTop - done);
     Key best = kNoKey;
@@ -36,7 +36,7 @@ __device__ void selectTop(int n, KeyAt keyAt, int numTop, SelectScratch& scratch
       const Key key = keyAt(i);
       if (key < ceiling) best = max(best, key);
     }
-    __syncthreads();  // the round before is done with the scratch
+    __syncthreads();  // the previous round is done with the scratch
     scratch.bests[thread] = best;
     if (thread == 0) {
       scratch.listSize = 0;
@@ -70,7 +70,7 @@ __device__ void selectTop(int n, KeyAt keyAt, int numTop, SelectScratch& scratch
   }
 }
 
-// What a row asks for: how many of the likeliest tokens, -1 for no logprobs at all.
+// The number of top tokens that each row requests, -1 for no logprobs.
 struct LogprobRequests {
   const int32_t* slots;  // null: numTop for each row
   const SamplingParams* sampling;
@@ -83,8 +83,8 @@ struct LogprobRequests {
   }
 };
 
-// The last block's part of a row: from workspace's partial results to row `row` of out and, unless
-// it is null, of numNans.
+// Run by the last block of a row: merges the parts' results of `workspace` into row `row` of out
+// and, unless null, of numNans.
 __device__ void mergeParts(float tokenLogit, int32_t tokenId, int64_t row, int32_t numTop,
                            int32_t* numNans, const Logprobs& out, const SamplerWorkspace& workspace,
                            SelectScratch& scratch) {
@@ -132,10 +132,10 @@ __device__ void mergeParts(float tokenLogit, int32_t tokenId, int64_t row, int32
   });
 }
 
-// Logprobs of tokenIds [count] under logits [count, vocabSize]: each part's sum, counts and
-// likeliest tokens, which the row's last block merges. Grid: (numParts, count). Reads the logits
-// once: bound by device memory with many rows, by the latency of the selections with few. Counting
-// NaN costs as little as in sampler.cu's scanParts.
+// Logprobs of tokenIds [count] under logits [count, vocabSize]. Each block computes a part's sum,
+// counts and top tokens; the row's last block merges them. Grid: (numParts, count). Reads the
+// logits once: bound by device memory for many rows, by the latency of the selections for few.
+// Counting NaN is as cheap as in sampler.cu's scanParts.
 template <bool kAligned>
 __global__ void __launch_bounds__(kPartThreads)
     gatherParts(const float* logits, int32_t vocabSize, const int32_t* tokenIds,
@@ -201,9 +201,9 @@ void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const i
                   cudaStream_t stream) {
   const int32_t mostKeys = kPartThreads * kMaxKeysPerThread;
   if (int64_t{workspace.numParts} * out.maxLogprobs > mostKeys) {
-    throw Error("NOT_SUPPORTED", std::to_string(out.maxLogprobs) +
-                                     " logprobs for a vocabulary of " + std::to_string(vocabSize) +
-                                     "; the CUDA backend reports at most " +
+    throw Error("NOT_SUPPORTED", std::to_string(out.maxLogprobs) + " logprobs of a vocabulary of " +
+                                     std::to_string(vocabSize) +
+                                     " exceed the CUDA backend's maximum of " +
                                      std::to_string(mostKeys / workspace.numParts));
   }
   const dim3 grid(static_cast<unsigned>(workspace.numParts), static_cast<unsigned>(count));

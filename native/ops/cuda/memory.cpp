@@ -17,14 +17,14 @@ std::string inGiB(size_t bytes) {
   return text;
 }
 
-std::string asked(const char* what, size_t bytes) {
-  return std::string("no memory for ") + what + ": " + std::to_string(bytes) + " bytes (" +
-         inGiB(bytes) + ") asked for";
+std::string describeRequest(const char* what, size_t bytes) {
+  return std::string("not enough memory for ") + what + ": " + std::to_string(bytes) + " bytes (" +
+         inGiB(bytes) + ") requested";
 }
 
 }  // namespace
 
-DeviceMemory MemoryAccount::figures() const {
+DeviceMemory MemoryAccount::usage() const {
   DeviceMemory memory;
   check(cudaMemGetInfo(&memory.free, &memory.total), "cudaMemGetInfo");
   memory.allocated = allocated_;
@@ -36,11 +36,11 @@ void* MemoryAccount::allocate(size_t bytes, const char* what) {
   void* result = nullptr;
   const cudaError_t status = cudaMalloc(&result, std::max<size_t>(bytes, 1));
   if (status == cudaErrorMemoryAllocation) {
-    static_cast<void>(cudaGetLastError());  // the device goes on
-    const DeviceMemory memory = figures();
-    throw Error("OUT_OF_MEMORY", asked(what, bytes) + ", " + inGiB(memory.free) + " free of " +
-                                     inGiB(memory.total) + ", " + inGiB(memory.allocated) +
-                                     " of it in use by this device");
+    static_cast<void>(cudaGetLastError());  // clear the error: the device still works
+    const DeviceMemory memory = usage();
+    throw Error("OUT_OF_MEMORY", describeRequest(what, bytes) + ", " + inGiB(memory.free) +
+                                     " free of " + inGiB(memory.total) + ", " +
+                                     inGiB(memory.allocated) + " of it used by this device");
   }
   check(status, "cudaMalloc");
   allocated_ += bytes;
@@ -57,7 +57,7 @@ void* MemoryAccount::allocate(size_t bytes, const char* what) {
 void MemoryAccount::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
   allocated_ -= bytes;
-  // A failed device fails here too, and has taken its memory with it.
+  // On a failed device this fails as well; its memory is already lost.
   static_cast<void>(cudaFree(memory));
 }
 
@@ -66,7 +66,7 @@ void* MemoryAccount::allocateHost(size_t bytes, const char* what) {
   const cudaError_t status = cudaMallocHost(&result, std::max<size_t>(bytes, 1));
   if (status == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());
-    throw Error("OUT_OF_MEMORY", asked(what, bytes) + " as pinned host memory");
+    throw Error("OUT_OF_MEMORY", describeRequest(what, bytes) + " as pinned host memory");
   }
   check(status, "cudaMallocHost");
   std::memset(result, 0, bytes);

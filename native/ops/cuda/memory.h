@@ -1,4 +1,4 @@
-// The memory that the CUDA device hands out, and its account.
+// Allocates the CUDA device's memory and counts it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,18 +12,18 @@ namespace uniproc::cuda {
 
 class MemoryAccount {
  public:
-  // Of the device current on the calling thread.
+  // Uses the calling thread's current device.
   explicit MemoryAccount(cudaStream_t stream) : stream_(stream) {}
 
-  // total and free are the whole device's, whoever uses it.
-  DeviceMemory figures() const;
+  // `total` and `free` are the whole device's, including other processes.
+  DeviceMemory usage() const;
   void resetPeak() { peak_ = allocated_; }
 
   // 256-byte aligned, zeroed on the stream. Throws Error OUT_OF_MEMORY.
   void* allocate(size_t bytes, const char* what);
   // Returns once the device no longer uses the memory.
   void release(void* memory, size_t bytes) noexcept;
-  // Counts no longer what another is to free.
+  // Stops counting memory that another owner frees.
   void disown(size_t bytes) noexcept { allocated_ -= bytes; }
 
   // Pinned host memory, zeroed; not counted.
@@ -36,8 +36,8 @@ class MemoryAccount {
   size_t peak_ = 0;
 };
 
-// Memory that kernels use between two points of the stream: as much as the largest of them asked
-// for. What became too small is kept to the end, since recorded graphs may use it.
+// Scratch memory for kernels, as large as the largest request. Smaller pieces are kept until
+// destruction, since recorded graphs may use them.
 class Scratch {
  public:
   explicit Scratch(MemoryAccount& memory) : memory_(memory) {}
@@ -45,7 +45,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // Zeroed when it is new.
+  // New memory is zeroed.
   void* atLeast(size_t bytes);
 
  private:
@@ -55,7 +55,7 @@ class Scratch {
   };
 
   MemoryAccount& memory_;
-  std::vector<Piece> pieces_;  // each larger than the one before
+  std::vector<Piece> pieces_;  // each larger than the previous one
 };
 
 }  // namespace uniproc::cuda

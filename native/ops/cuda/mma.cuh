@@ -1,6 +1,6 @@
-// Products of small matrices on tensor cores, by a warp.
+// Matrix products of a warp on tensor cores.
 //
-// mma.m16n8k16, thread 4 i + j of the warp (i < 8, j < 4), elements in pairs of neighbours:
+// mma.m16n8k16: thread 4 i + j of the warp (i < 8, j < 4) holds pairs of adjacent elements:
 //   A [16, 16]  rows i, i + 8, i, i + 8 at columns 2 j, 2 j, 2 j + 8, 2 j + 8
 //   B [16, 8]   column i, rows 2 j, 2 j + 8
 //   C [16, 8]   rows i, i + 8 at columns 2 j

@@ -15,21 +15,22 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr size_t kWordBytes = 256;
-// Milliseconds. Peers that share memory meet over TCP at once, or not at all.
-constexpr int64_t kFarewell = 2000;
-constexpr int64_t kMeeting = 10'000;
+// Milliseconds, for peers that share memory: to wait until they release it, and to connect over
+// TCP.
+constexpr int64_t kReleaseTimeout = 2000;
+constexpr int64_t kConnectTimeout = 10'000;
 
-// What the ranks tell each other of themselves; the address of a TcpHandshake follows where a rank
-// has peer memory.
+// What ranks exchange to connect. The address of a TcpHandshake follows if the rank has peer
+// memory.
 struct Address {
-  static constexpr std::array<char, 8> kMark = {'u', 'n', 'i', 'n', 'c', 'c', 'l', '2'};
+  static constexpr std::array<char, 8> kMagic = {'u', 'n', 'i', 'n', 'c', 'c', 'l', '2'};
 
-  std::array<char, 8> mark = kMark;
+  std::array<char, 8> magic = kMagic;
   int32_t ncclVersion = 0;
   int32_t hasPeerMemory = 0;
-  std::array<char, 40> host = {};  // the boot of the system it runs on
+  std::array<char, 40> host = {};  // boot id of the host's system
   cudaIpcMemHandle_t peerMemory = {};
-  nccl::UniqueId id;  // rank 0's is the group's
+  nccl::UniqueId id;  // the group uses rank 0's
 };
 static_assert(std::is_trivially_copyable_v<Address>);
 
@@ -47,15 +48,14 @@ Address toAddress(const std::vector<std::byte>& bytes, size_t rank) {
   Address address;
   if (bytes.size() < sizeof address) {
     throwFailed("the address of rank " + std::to_string(rank) + " has " +
-                std::to_string(bytes.size()) + " bytes, not the " + std::to_string(sizeof address) +
-                " of a GPU's; do all ranks run on GPUs, with the "
-                "same build of uniproc?");
+                std::to_string(bytes.size()) + " bytes; a GPU's has " +
+                std::to_string(sizeof address) +
+                "; run all ranks on GPUs with the same build of uniproc");
   }
   std::memcpy(static_cast<void*>(&address), bytes.data(), sizeof address);
-  if (address.mark != Address::kMark) {
+  if (address.magic != Address::kMagic) {
     throwFailed("the address of rank " + std::to_string(rank) +
-                " is none of a GPU; do all ranks "
-                "run with the same build of uniproc?");
+                " is not a GPU's; run all ranks on GPUs with the same build of uniproc");
   }
   return address;
 }
@@ -92,13 +92,13 @@ NcclCommunicator::NcclCommunicator(const CommunicatorConfig& config, int device,
       stream_(stream),
       memory_(memory),
       group_(std::make_shared<NcclGroup>(config, device)),
-      word_(memory.allocate(kWordBytes, "a barrier's word")) {}
+      word_(memory.allocate(kWordBytes, "the communicator's barrier")) {}
 
 NcclCommunicator::~NcclCommunicator() {
-  const Deadline deadline(kFarewell);
+  const Deadline deadline(kReleaseTimeout);
   try {
-    if (connected_) barrier(std::min(config_.timeout, kFarewell));
-  } catch (...) {  // they are gone
+    if (connected_) barrier(std::min(config_.timeout, kReleaseTimeout));
+  } catch (...) {  // peers are gone; close anyway
   }
   static_cast<void>(cudaStreamSynchronize(stream_));
   if (peers_) peers_->close(deadline);
@@ -112,7 +112,7 @@ void NcclCommunicator::abort(const std::string& reason) noexcept {
 }
 
 template <class Body>
-void NcclCommunicator::orFail(const Body& body) {
+void NcclCommunicator::failOnError(const Body& body) {
   try {
     body();
   } catch (...) {
@@ -123,9 +123,9 @@ void NcclCommunicator::orFail(const Body& body) {
 
 std::vector<std::byte> NcclCommunicator::address() {
   group_->throwIfFailed();
-  if (hasAddress_) throw Error("INVALID_STATE", "the communicator has an address already");
+  if (hasAddress_) throw Error("INVALID_STATE", "the communicator already has an address");
   std::vector<std::byte> bytes;
-  orFail([&] { bytes = makeAddress(); });
+  failOnError([&] { bytes = makeAddress(); });
   hasAddress_ = true;
   return bytes;
 }
@@ -147,7 +147,7 @@ std::vector<std::byte> NcclCommunicator::makeAddress() {
       address.hasPeerMemory = 1;
       handshake_.emplace(config_.rank, config_.worldSize);
     } catch (const Error& error) {
-      if (error.code() != "DEVICE_FAILED") throw;  // else a driver that cannot share memory
+      if (error.code() != "DEVICE_FAILED") throw;  // otherwise the driver cannot share memory
     }
   }
   std::vector<std::byte> bytes(sizeof address);
@@ -161,16 +161,17 @@ std::vector<std::byte> NcclCommunicator::makeAddress() {
 
 void NcclCommunicator::connect(const std::vector<std::vector<std::byte>>& addresses) {
   group_->throwIfFailed();
-  if (!hasAddress_) throw Error("INVALID_STATE", "a communicator has an address, then connects");
-  if (connected_) throw Error("INVALID_STATE", "the communicator is connected already");
-  orFail([&] { join(addresses); });
+  if (!hasAddress_)
+    throw Error("INVALID_STATE", "the communicator has no address yet; call address first");
+  if (connected_) throw Error("INVALID_STATE", "the communicator is already connected");
+  failOnError([&] { join(addresses); });
   connected_ = true;
 }
 
 void NcclCommunicator::join(const std::vector<std::vector<std::byte>>& addresses) {
   if (addresses.size() != static_cast<size_t>(config_.worldSize)) {
-    throwFailed("a world of " + std::to_string(config_.worldSize) + " has " +
-                std::to_string(addresses.size()) + " addresses");
+    throwFailed("connect was given " + std::to_string(addresses.size()) +
+                " addresses for a world of size " + std::to_string(config_.worldSize));
   }
   std::vector<Address> ranks;
   for (const auto& address : addresses) ranks.push_back(toAddress(address, ranks.size()));
@@ -178,22 +179,22 @@ void NcclCommunicator::join(const std::vector<std::vector<std::byte>>& addresses
     if (ranks[rank].ncclVersion == ranks[0].ncclVersion) continue;
     throwFailed("rank 0 has NCCL " + nccl::versionText(ranks[0].ncclVersion) + " and rank " +
                 std::to_string(rank) + " has " + nccl::versionText(ranks[rank].ncclVersion) +
-                "; all need the same");
+                "; install the same version for all ranks");
   }
   group_->join(ranks[0].id);
 
-  const bool together = std::all_of(ranks.begin(), ranks.end(), [&](const Address& address) {
+  const bool onOneHost = std::all_of(ranks.begin(), ranks.end(), [&](const Address& address) {
     return address.hasPeerMemory && address.host == ranks[0].host;
   });
-  // Each question is one that all ranks answer before any goes on: a rank whose memory others map
-  // has met them.
-  std::optional<TcpFarewell> farewell;
-  if (together && peers_) farewell = meetPeers(addresses);
-  if (onAllRanks(farewell.has_value())) {
+  // All ranks agree on each step before any continues, so a rank has connected to all ranks that
+  // map its memory.
+  std::optional<TcpReleaseBarrier> releaseBarrier;
+  if (onOneHost && peers_) releaseBarrier = connectPeers(addresses);
+  if (onAllRanks(releaseBarrier.has_value())) {
     std::vector<cudaIpcMemHandle_t> handles;
     for (const Address& address : ranks) handles.push_back(address.peerMemory);
-    if (!onAllRanks(peers_->map(handles, std::move(*farewell)))) {
-      peers_->close(Deadline(kFarewell));
+    if (!onAllRanks(peers_->map(handles, std::move(*releaseBarrier)))) {
+      peers_->close(Deadline(kReleaseTimeout));
       peers_.reset();
     }
   } else {
@@ -203,22 +204,22 @@ void NcclCommunicator::join(const std::vector<std::vector<std::byte>>& addresses
   warmUp();
 }
 
-// Null where a peer cannot be reached over TCP.
-std::optional<TcpFarewell> NcclCommunicator::meetPeers(
+// Returns nullopt if a peer cannot be reached over TCP.
+std::optional<TcpReleaseBarrier> NcclCommunicator::connectPeers(
     const std::vector<std::vector<std::byte>>& addresses) {
   std::vector<std::vector<std::byte>> meetings;
   for (const auto& address : addresses) {
     meetings.emplace_back(address.begin() + sizeof(Address), address.end());
   }
   try {
-    const Deadline deadline(std::min(config_.timeout, kMeeting));
-    return TcpFarewell(handshake_->connect(meetings, abort_, deadline));
-  } catch (const Error&) {  // NCCL has other ways
+    const Deadline deadline(std::min(config_.timeout, kConnectTimeout));
+    return TcpReleaseBarrier(handshake_->connect(meetings, abort_, deadline));
+  } catch (const Error&) {  // NCCL has other transports
     return std::nullopt;
   }
 }
 
-// Whether `here` is true on every rank.
+// Returns whether `here` is true on every rank.
 bool NcclCommunicator::onAllRanks(bool here) {
   int64_t all = here;
   check(cudaMemcpyAsync(word_, &all, sizeof all, cudaMemcpyHostToDevice, stream_),
@@ -233,16 +234,16 @@ bool NcclCommunicator::onAllRanks(bool here) {
   return all != 0;
 }
 
-// NCCL connects, and takes memory, when a collective first takes a certain way through the machine,
-// and its way depends on the size. Done here it is counted with what is in use before the model
-// comes, and no step waits for it.
+// Runs each collective once. NCCL connects and allocates on the first use of a transport, which it
+// selects by size. Running it here counts that memory before the model is loaded and keeps the
+// delay out of steps.
 void NcclCommunicator::warmUp() {
   constexpr size_t kBytes = 32 << 20;
   struct Memory {
     MemoryAccount& account;
     void* data;
     ~Memory() { account.release(data, kBytes); }
-  } memory{memory_, memory_.allocate(kBytes, "trying the group's collectives")};
+  } memory{memory_, memory_.allocate(kBytes, "warming up the collectives")};
   auto* data = static_cast<std::byte*>(memory.data);
   const nccl::Library& nccl = nccl::library();
   for (size_t bytes = 4096; bytes <= kBytes / 2; bytes *= 16) {
@@ -263,15 +264,16 @@ void NcclCommunicator::warmUp() {
 
 void NcclCommunicator::requireConnected() const {
   group_->throwIfFailed();
-  if (!connected_) throw Error("INVALID_STATE", "the communicator is not connected");
+  if (!connected_)
+    throw Error("INVALID_STATE", "the communicator is not connected; call connect first");
 }
 
 void NcclCommunicator::allReduce(void* data, int64_t count, CommType type, ReduceOp op) {
   requireConnected();
   if (count == 0) return;
-  if (peers_ && PeerAllReduce::takes(data, count, type, op)) {
+  if (peers_ && PeerAllReduce::supports(data, count, type, op)) {
     peers_->sum(data, count, type, group_->failedWord(), stream_);
-    check(cudaGetLastError(), "the all-reduce between GPUs");
+    check(cudaGetLastError(), "PeerAllReduce::sum");
     return;
   }
   group_->call("ncclAllReduce", [&](nccl::Comm comm) {

@@ -1,5 +1,5 @@
-// The collectives of GPUs: NCCL's, and for small sums on one host those that read and write the
-// peers' memory (all_reduce.h).
+// Collectives of GPUs: NCCL's, and for small sums on one host a kernel that accesses peer memory
+// directly (all_reduce.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,8 +12,8 @@
 
 #include "backend/communicator.h"
 #include "comm/abort_signal.h"
-#include "comm/tcp_farewell.h"
 #include "comm/tcp_handshake.h"
+#include "comm/tcp_release_barrier.h"
 #include "ops/cuda/all_reduce.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/nccl_group.h"
@@ -22,18 +22,18 @@ namespace uniproc::cuda {
 
 class NcclCommunicator final : public Communicator {
  public:
-  // On the calling thread's device, in the order of the stream. Throws Error COMMUNICATOR_FAILED
-  // where there is no NCCL.
+  // Uses the calling thread's current device and enqueues on `stream`. Throws Error
+  // COMMUNICATOR_FAILED if NCCL cannot be loaded.
   NcclCommunicator(const CommunicatorConfig& config, int device, cudaStream_t stream,
                    MemoryAccount& memory);
-  // Once the peers need nothing of this rank any more, or after two seconds. What they may map of
-  // its memory even then is freed later.
+  // Waits up to two seconds for the peers to release this rank's memory. Memory that a peer may
+  // still map is freed later.
   ~NcclCommunicator() override;
 
   int32_t rank() const override { return config_.rank; }
   int32_t worldSize() const override { return config_.worldSize; }
   std::vector<std::byte> address() override;
-  // Takes all device memory that it will ever need.
+  // Allocates all device memory that the communicator ever needs.
   void connect(const std::vector<std::vector<std::byte>>& addresses) override;
 
   bool hasPeerMemory() const override { return connected_ && peers_.has_value(); }
@@ -43,29 +43,30 @@ class NcclCommunicator final : public Communicator {
   void barrier() override { barrier(config_.timeout); }
   void abort(const std::string& reason) noexcept override;
 
-  // For whoever waits for what is on the stream.
+  // For threads that wait for operations on the stream.
   const std::shared_ptr<NcclGroup>& group() const { return group_; }
 
  private:
-  // Whatever `body` throws is what the group fails with.
+  // Runs `body`; fails the group with any exception it throws.
   template <class Body>
-  void orFail(const Body& body);
+  void failOnError(const Body& body);
   std::vector<std::byte> makeAddress();
   void join(const std::vector<std::vector<std::byte>>& addresses);
   void requireConnected() const;
   void barrier(int64_t timeout);
   void warmUp();
   bool onAllRanks(bool here);
-  std::optional<TcpFarewell> meetPeers(const std::vector<std::vector<std::byte>>& addresses);
+  std::optional<TcpReleaseBarrier> connectPeers(
+      const std::vector<std::vector<std::byte>>& addresses);
 
   const CommunicatorConfig config_;
   const cudaStream_t stream_;
   MemoryAccount& memory_;
   const std::shared_ptr<NcclGroup> group_;
   AbortSignal abort_;
-  void* const word_;                       // 256 bytes, for what is too small to have a place
-  std::optional<TcpHandshake> handshake_;  // with `peers_`, until they have met
-  std::optional<PeerAllReduce> peers_;     // once connected, where all ranks have it
+  void* const word_;                       // 256 bytes, for barriers and flags
+  std::optional<TcpHandshake> handshake_;  // together with `peers_`, until connected
+  std::optional<PeerAllReduce> peers_;     // after connecting: set on all ranks or on none
   bool hasAddress_ = false;
   bool connected_ = false;
 };

@@ -1,5 +1,4 @@
-// Whether nccl_library.h declares what NCCL is: nothing runs, all is compared by the compiler,
-// where it has nccl.h.
+// Compares nccl_library.h with nccl.h at compile time, if nccl.h is installed; nothing runs.
 #if __has_include(<nccl.h>)
 
 #include <nccl.h>
@@ -12,9 +11,9 @@
 namespace uniproc::cuda::nccl {
 namespace {
 
-// Types that go into a call the same way: ours stand for NCCL's without being them.
+// Whether our type has the layout of NCCL's, so that it can stand for it in calls.
 template <class Ours, class Theirs>
-constexpr bool kAlike =
+constexpr bool kSameLayout =
     std::is_same_v<Ours, Theirs> || (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) ||
     (std::is_enum_v<Ours> && std::is_enum_v<Theirs> && sizeof(Ours) == sizeof(Theirs)) ||
     (std::is_same_v<Ours, UniqueId> && std::is_same_v<Theirs, ncclUniqueId>);
@@ -24,7 +23,8 @@ struct CallsAlike : std::false_type {};
 template <class OurResult, class... Ours, class TheirResult, class... Theirs>
   requires(sizeof...(Ours) == sizeof...(Theirs))
 struct CallsAlike<OurResult (*)(Ours...), TheirResult (*)(Theirs...)>
-    : std::bool_constant<kAlike<OurResult, TheirResult> && (kAlike<Ours, Theirs> && ...)> {};
+    : std::bool_constant<kSameLayout<OurResult, TheirResult> &&
+                         (kSameLayout<Ours, Theirs> && ...)> {};
 
 #define REQUIRE_ALIKE(ours, theirs) \
   static_assert(CallsAlike<decltype(Library::ours), decltype(&::theirs)>::value, #theirs)

@@ -13,8 +13,8 @@
 namespace uniproc::cuda {
 namespace {
 
-// Between two questions whether something is done: at first only the time that others need to run.
-class Pause {
+// Waits between two polls, first only yielding to other threads.
+class Backoff {
  public:
   void next() {
     if (++count_ <= kYields) {
@@ -32,7 +32,7 @@ class Pause {
 bool isDone(cudaStream_t stream) {
   const cudaError_t status = cudaStreamQuery(stream);
   if (status != cudaErrorNotReady) return true;
-  static_cast<void>(cudaGetLastError());  // no failure
+  static_cast<void>(cudaGetLastError());  // not an error
   return false;
 }
 
@@ -65,7 +65,7 @@ void NcclGroup::join(const nccl::UniqueId& id) {
 void NcclGroup::call(const char* name, const std::function<nccl::Result(nccl::Comm)>& enqueue) {
   const Deadline deadline(config_.timeout);
   nccl::Result result = start(enqueue);
-  for (Pause pause; result == nccl::kInProgress; pause.next()) {
+  for (Backoff pause; result == nccl::kInProgress; pause.next()) {
     result = progress();
     if (result == nccl::kInProgress && deadline.isPast()) failTimeout(name, config_.timeout);
   }
@@ -88,7 +88,7 @@ nccl::Result NcclGroup::progress() {
 
 void NcclGroup::wait(cudaStream_t stream, int64_t timeout) {
   const Deadline deadline(timeout);
-  for (Pause pause; !isDone(stream); pause.next()) {
+  for (Backoff pause; !isDone(stream); pause.next()) {
     if (!failure() && deadline.isPast()) failTimeout("a collective", timeout);
   }
   throwIfFailed();
@@ -97,7 +97,7 @@ void NcclGroup::wait(cudaStream_t stream, int64_t timeout) {
 void NcclGroup::failTimeout(const char* doing, int64_t timeout) {
   fail(std::make_exception_ptr(PeerLost(std::nullopt, "rank " + std::to_string(config_.rank) +
                                                           " waited " + std::to_string(timeout) +
-                                                          " ms for the others in " + doing)));
+                                                          " ms for the other ranks in " + doing)));
   std::rethrow_exception(failure());
 }
 
@@ -118,12 +118,12 @@ void NcclGroup::abort(const std::string& reason) noexcept {
   try {
     fail(std::make_exception_ptr(PeerLost(std::nullopt, reason)));
   } catch (...) {
-    fail(std::current_exception());  // no memory for a text
+    fail(std::current_exception());  // no memory for the message
   }
 }
 
-// NCCL returns from an abort only when no graph holds its communicator any more: it is left to a
-// thread, which `close` waits for.
+// NCCL's abort blocks while a graph holds its communicator, so a separate thread runs it; `close`
+// joins that thread.
 void NcclGroup::fail(std::exception_ptr failure) noexcept {
   std::lock_guard lock(mutex_);
   if (failure_) return;
@@ -137,7 +137,7 @@ void NcclGroup::fail(std::exception_ptr failure) noexcept {
       static_cast<void>(nccl_.commAbort(comm));
     });
     comm_ = nullptr;
-  } catch (...) {  // no thread to be had: `close` aborts it
+  } catch (...) {  // no thread could be started: `close` aborts
   }
 }
 
@@ -150,8 +150,8 @@ void NcclGroup::throwIfFailed() const {
   if (std::exception_ptr error = failure()) std::rethrow_exception(error);
 }
 
-// By an abort where all is well, too: NCCL's quieter ends wait for the other ranks, which may be
-// gone.
+// Aborts even if the group is healthy: NCCL's other ways to finish wait for the other ranks, which
+// may be gone.
 void NcclGroup::close() noexcept {
   std::thread aborting;
   nccl::Comm comm = nullptr;

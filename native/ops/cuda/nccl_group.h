@@ -1,5 +1,5 @@
-// The ranks that NCCL has joined, and how what they do together ends: for one reason, found out by
-// whichever thread, from then on told to all.
+// The ranks joined by NCCL, and their common failure: whichever thread detects it first records it,
+// and every later call on any thread throws it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,38 +16,40 @@
 
 namespace uniproc::cuda {
 
-// NCCL's communicator is one that never blocks: each call returns while NCCL is still at it, so
-// that the device's thread, which asks again until it is done, can be told of a failure meanwhile,
-// and another thread can end the communicator between two of its calls.
+// NCCL's communicator is non-blocking: each call returns while NCCL is still working, and the
+// device's thread polls until it is done. So the thread notices a failure while it waits, and
+// another thread can abort the communicator between two calls.
 class NcclGroup {
  public:
-  // On the calling thread's device.
+  // Uses the calling thread's current device.
   NcclGroup(const CommunicatorConfig& config, int device);
-  // After `close`.
+  // Requires `close`.
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
 
-  // These are the device thread's, and throw what the group failed with.
+  // The following are called on the device's thread and throw the group's failure.
   //
-  // Joins; returns when every rank has.
+  // Joins the group; returns when every rank has joined.
   void join(const nccl::UniqueId& id);
-  // Makes the call of NCCL that is called `name`; returns when what it enqueues is on its stream.
+  // Calls the NCCL function `name`; returns when its work is on the stream.
   void call(const char* name, const std::function<nccl::Result(nccl::Comm)>& enqueue);
-  // Returns when all that is on the stream has run, or the device has failed, which its next call
-  // tells. Where that takes longer than `timeout` milliseconds the group fails.
+  // Returns when all work on the stream has run, or the device has failed, which its next call
+  // reports. Fails the group after `timeout` milliseconds.
   void wait(cudaStream_t stream, int64_t timeout);
   void wait(cudaStream_t stream) { wait(stream, config_.timeout); }
   void throwIfFailed() const;
-  // Ends this rank's part. Nothing of it may be on the stream, and no graph may hold it.
+  // Ends this rank's membership. No work of the group may be on the stream, and no graph may hold
+  // it.
   void close() noexcept;
 
-  // These are any thread's.
+  // The following may be called on any thread.
   //
-  // Ends the waits of the host and of the kernels, without waiting itself. Only the first counts.
+  // Ends the waits of the host and the kernels, without blocking. Only the first call has an
+  // effect.
   void fail(std::exception_ptr failure) noexcept;
   void abort(const std::string& reason) noexcept;
-  // Null while all is well.
+  // Null unless the group failed.
   std::exception_ptr failure() const noexcept;
 
   // A word of host memory that kernels can read: not zero once the group has failed.
@@ -65,7 +67,7 @@ class NcclGroup {
   uint32_t* hostWord_ = nullptr;
   uint32_t* deviceWord_ = nullptr;
 
-  mutable std::mutex mutex_;  // of the three below; held during NCCL's calls, which are short
+  mutable std::mutex mutex_;  // guards the members below; held during NCCL's short calls
   nccl::Comm comm_ = nullptr;
   std::exception_ptr failure_;
   std::thread aborting_;

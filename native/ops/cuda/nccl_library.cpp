@@ -10,30 +10,30 @@
 namespace uniproc::cuda::nccl {
 namespace {
 
-constexpr int kOldest = 21800;
+constexpr int kMinVersion = 21800;
 
 [[noreturn]] void throwFailed(const std::string& message) {
   throw Error("COMMUNICATOR_FAILED", message);
 }
 
-// NVLink multicast (NVLS), which NCCL would use on an NVSwitch, is left alone: what goes wrong with
-// it can take the other users of the switch along. There is no place for that in NCCL's
-// configuration but the environment, which it reads once; who has set the variable is left his way.
-void leaveMulticastOff() { static_cast<void>(setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0)); }
+// Disables NVLink multicast (NVLS), which NCCL would use on an NVSwitch: a fault in it can affect
+// other users of the switch. NCCL only reads this from the environment, once. A value set by the
+// user is kept.
+void disableMulticast() { static_cast<void>(setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0)); }
 
 void* open(const char* named, const std::string& file) {
   void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (handle) return handle;
   const char* reason = dlerror();
-  throwFailed(
-      "NCCL, which several GPUs need, cannot be loaded: " + std::string(reason ? reason : file) +
-      (named ? "; UNIPROC_NCCL_LIBRARY names that file"
-             : "; libnccl.so.2 was looked for where the loader looks. Install NCCL 2.18 "
-               "or later for this CUDA, or name its file in UNIPROC_NCCL_LIBRARY"));
+  throwFailed("cannot load NCCL, which is required for several GPUs: " +
+              std::string(reason ? reason : file) +
+              (named ? "; correct the path in UNIPROC_NCCL_LIBRARY"
+                     : "; libnccl.so.2 is not in the loader's search path. Install NCCL 2.18 "
+                       "or later for this CUDA, or set its path in UNIPROC_NCCL_LIBRARY"));
 }
 
 Library load() {
-  leaveMulticastOff();
+  disableMulticast();
   const char* named = std::getenv("UNIPROC_NCCL_LIBRARY");
   const std::string file = named ? named : "libnccl.so.2";
   void* handle = open(named, file);
@@ -41,14 +41,14 @@ Library load() {
   const auto find = [&](auto*& function, const char* name) {
     using Function = std::remove_reference_t<decltype(function)>;
     function = reinterpret_cast<Function>(dlsym(handle, name));
-    if (!function) throwFailed(file + " is no NCCL that can be used: it has no " + name);
+    if (!function) throwFailed(file + " is not a usable NCCL library: it has no function " + name);
   };
   Library library;
   find(library.getVersion, "ncclGetVersion");
-  if (library.getVersion(&library.version) != kSuccess || library.version < kOldest ||
+  if (library.getVersion(&library.version) != kSuccess || library.version < kMinVersion ||
       library.version >= 30000) {
-    throwFailed(file + " is NCCL " + versionText(library.version) + "; a 2 from " +
-                versionText(kOldest) + " on is needed");
+    throwFailed(file + " is NCCL " + versionText(library.version) + "; version " +
+                versionText(kMinVersion) + " or a later 2.x is required");
   }
   find(library.getUniqueId, "ncclGetUniqueId");
   find(library.commInitRankConfig, "ncclCommInitRankConfig");

@@ -1,6 +1,6 @@
-// NCCL, opened at run time, so that this builds and a single GPU runs where there is none: what is
-// used of its C interface, as release 2.18 has it and later ones keep it. nccl_declarations.cpp
-// compares all this with nccl.h where that is.
+// NCCL, loaded at run time, so that the build and a single GPU work without it. Declares the C
+// interface that is used, as of release 2.18. nccl_declarations.cpp compares the declarations with
+// nccl.h if it is installed.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,7 +23,7 @@ struct UniqueId {
   char internal[128] = {};
 };
 
-// Says of which release it is; NCCL takes what was added later as undefined.
+// Carries its release; NCCL treats fields added by later releases as undefined.
 struct Config {
   static constexpr int kUndefined = INT_MIN;
 
@@ -39,7 +39,7 @@ struct Config {
 };
 
 struct Library {
-  int version = 0;  // 22803 is 2.28.3
+  int version = 0;  // for example 22803 for 2.28.3
   Result (*getVersion)(int* version);
   Result (*getUniqueId)(UniqueId* id);
   Result (*commInitRankConfig)(Comm* comm, int numRanks, UniqueId id, int rank, Config* config);
@@ -55,14 +55,15 @@ struct Library {
   const char* (*getLastError)(Comm comm);
 };
 
-// The process's one: libnccl.so.2 where the loader finds it, or the file that the environment's
-// UNIPROC_NCCL_LIBRARY names. Throws Error COMMUNICATOR_FAILED, saying what was looked for.
+// The process's NCCL: the file that UNIPROC_NCCL_LIBRARY names, else libnccl.so.2 in the loader's
+// search path. Throws Error COMMUNICATOR_FAILED, which names the file.
 const Library& library();
 
-// 'remote process exited or there was a network error; ' and what NCCL adds, of a call's result.
+// The text of a call's result with NCCL's details, for example 'remote process exited or there was
+// a network error; ...'.
 std::string describe(Result result, Comm comm);
 
-// 22803 is '2.28.3'.
+// '2.28.3' for 22803.
 std::string versionText(int version);
 
 }  // namespace uniproc::cuda::nccl

@@ -13,7 +13,7 @@ constexpr int kMinMajor = 8;
 
 [[noreturn]] void throwFailed(const std::string& message) { throw Error("DEVICE_FAILED", message); }
 
-// 13000 is '13.0'.
+// '13.0' for 13000.
 std::string versionText(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
@@ -21,11 +21,12 @@ std::string versionText(int version) {
 void requireDriver(const std::string& device) {
   int version = 0;
   check(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
-  if (version == 0) throwFailed("there is no NVIDIA driver (libcuda.so.1) to run " + device);
-  constexpr int kNeeded = CUDART_VERSION / 1000 * 1000;  // any driver of the runtime's major
-  if (version < kNeeded) {
-    throwFailed("the NVIDIA driver runs CUDA up to " + versionText(version) +
-                "; this build needs one for CUDA " + versionText(kNeeded) + " or later");
+  if (version == 0) throwFailed("no NVIDIA driver (libcuda.so.1) is installed to run " + device);
+  constexpr int kRequiredVersion = CUDART_VERSION / 1000 * 1000;  // the runtime's major version
+  if (version < kRequiredVersion) {
+    throwFailed("the NVIDIA driver supports CUDA up to " + versionText(version) +
+                "; this build requires a driver for CUDA " + versionText(kRequiredVersion) +
+                " or later");
   }
 }
 
@@ -57,7 +58,7 @@ cudaDeviceProp openDevice(int index) {
   if (properties.major < kMinMajor) {
     throwFailed(device + ", " + properties.name + ", has compute capability " +
                 std::to_string(properties.major) + "." + std::to_string(properties.minor) +
-                "; at least " + std::to_string(kMinMajor) + ".0 is needed");
+                "; at least " + std::to_string(kMinMajor) + ".0 is required");
   }
   check(cudaSetDevice(index), "cudaSetDevice");
   return properties;

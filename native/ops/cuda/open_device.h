@@ -1,13 +1,13 @@
-// Which GPU a device is, and whether this build can run on it.
+// Selects a device's GPU and checks that this build supports it.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 namespace uniproc::cuda {
 
-// Makes device `index`, of those CUDA_VISIBLE_DEVICES leaves, the calling thread's. Throws Error
-// DEVICE_FAILED, saying what was found, where there is no driver or one too old, no such device, or
-// a device of compute capability below 8.0.
+// Makes device `index`, of those that CUDA_VISIBLE_DEVICES selects, the calling thread's current
+// device. Throws Error DEVICE_FAILED, which says what was found, for a missing or old driver, a
+// missing device, or a compute capability below 8.0.
 cudaDeviceProp openDevice(int index);
 
 }  // namespace uniproc::cuda

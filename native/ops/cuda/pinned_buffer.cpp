@@ -13,21 +13,21 @@ PinnedBuffer::~PinnedBuffer() {
   MemoryAccount::releaseHost(memory_);
 }
 
-void PinnedBuffer::lend(cudaStream_t stream) {
+void PinnedBuffer::recordUse(cudaStream_t stream) {
   check(cudaEventRecord(done_, stream), "cudaEventRecord");
 }
 
-bool PinnedBuffer::isBack() const {
+bool PinnedBuffer::isComplete() const {
   const cudaError_t status = cudaEventQuery(done_);
   if (status == cudaErrorNotReady) {
-    static_cast<void>(cudaGetLastError());  // no failure
+    static_cast<void>(cudaGetLastError());  // not an error
     return false;
   }
   check(status, "cudaEventQuery");
   return true;
 }
 
-std::byte* PinnedBuffer::take() const {
+std::byte* PinnedBuffer::acquire() const {
   check(cudaEventSynchronize(done_), "cudaEventSynchronize");
   return memory_;
 }

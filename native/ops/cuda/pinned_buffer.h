@@ -1,4 +1,4 @@
-// Pinned host memory that goes to and fro between a thread and the device.
+// Pinned host memory that a host thread and the device use in turn.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,21 +11,21 @@ namespace uniproc::cuda {
 
 class PinnedBuffer {
  public:
-  // `what` names it should there be too little memory.
+  // The Error OUT_OF_MEMORY names `what`.
   PinnedBuffer(size_t bytes, const char* what);
-  // Once the device has done with it.
+  // Waits until the device no longer uses the memory.
   ~PinnedBuffer();
   PinnedBuffer(const PinnedBuffer&) = delete;
   PinnedBuffer& operator=(const PinnedBuffer&) = delete;
 
   size_t bytes() const { return bytes_; }
 
-  // The device has it until all that is on the stream so far has run.
-  void lend(cudaStream_t stream);
-  // Whether the device has done with it.
-  bool isBack() const;
-  // The memory, once it has.
-  std::byte* take() const;
+  // Records that the device uses the memory until all current work on the stream has run.
+  void recordUse(cudaStream_t stream);
+  // Whether the device no longer uses the memory.
+  bool isComplete() const;
+  // Waits until `isComplete`; returns the memory.
+  std::byte* acquire() const;
 
  private:
   const size_t bytes_;

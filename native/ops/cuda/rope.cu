@@ -1,4 +1,4 @@
-// Between the projection to queries, keys and values and attention: one launch.
+// Rope and cache write, between the qkv projection and attention, in one launch.
 #include <algorithm>
 #include <type_traits>
 
@@ -18,9 +18,9 @@ struct RopeArguments {
   const T* kNorm;             // [headDim], or null
   const float* rope;          // [maxModelLen, 2, headDim / 2]
   C* keys;                    // [numBlocks * blockSize, numKvHeads, headDim]
-  C* values;                  // the same
+  C* values;                  // as keys
   const int32_t* positions;   // [numTokens]
-  const int32_t* cacheSlots;  // [numTokens]; below 0: no token
+  const int32_t* cacheSlots;  // [numTokens]; below 0: padding
   float eps;
   int32_t numHeads;
   int32_t numKvHeads;
@@ -28,7 +28,7 @@ struct RopeArguments {
   int32_t lanesPerHead;  // a power of two up to 32
 };
 
-// Of the head's lanes' values, the same in each of them.
+// The sum over a head's lanes; every lane gets it.
 __device__ inline float sumOfHead(float value, int32_t lanesPerHead) {
   for (int offset = lanesPerHead / 2; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(kAllLanes, value, offset);
@@ -36,10 +36,10 @@ __device__ inline float sumOfHead(float value, int32_t lanesPerHead) {
   return value;
 }
 
-// lanesPerHead neighbouring threads work on a head of q, k or v, each on N elements of its first
-// half and their partners in the second. As rmsNorm, the norm rounds to T before the weight; what
-// follows is float32 up to the store. Grid: (numTokens, heads * lanesPerHead / 256). Reads qkv once
-// (twice with norms, then from L1), writes q and k back, and k and v to the cache.
+// lanesPerHead adjacent threads process a head of q, k or v, each N elements of its first half and
+// their partners in the second. The norm rounds to T before the weight, as rmsNorm; later steps are
+// float32 up to the store. Grid: (numTokens, heads * lanesPerHead / 256). Reads qkv once (with
+// norms twice, the second time from L1), writes q and k back, and k and v to the cache.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C> a) {
   waitForPrevious();

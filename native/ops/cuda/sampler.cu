@@ -1,12 +1,12 @@
-// From rows of logits to tokens. Three kernels for every batch, whatever its requests ask for (a
-// captured launch must fit them all), a fourth for logprobs:
+// Samples tokens from rows of logits. Three kernels run for every batch, so that a captured launch
+// fits all requests; a fourth computes logprobs:
 //
-// - scanParts reads the logits once, applies what the requests ask for, and finishes greedy rows
-//   and rows drawn from the whole vocabulary but for the comparison between a row's parts.
-// - truncate finds where min-p, top-k and top-p cut the other rows off.
-// - chooseTokens draws from what is left of those, compares the parts and appends the tokens.
+// - scanParts reads the logits once, applies the requests' parameters, and finishes greedy rows
+//   and rows drawn from the whole vocabulary except for the comparison between a row's parts.
+// - truncate finds the cuts of min-p, top-k and top-p in the other rows.
+// - chooseTokens draws from what remains of those, compares the parts and appends the tokens.
 //
-// Blocks of rows that need no truncation, or no logprobs, return at once.
+// Blocks of rows without truncation, or without logprobs, return at once.
 #include <type_traits>
 
 #include "base/philox.h"
@@ -20,25 +20,25 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr int kWarps = kPartThreads / kWarpSize;
-// Blocks of scanParts that share a multiprocessor: more would not leave them registers enough.
+// Resident blocks of scanParts per multiprocessor, limited by registers.
 constexpr int kScanBlocks = 4;
 
-// The least -log(-log(u)) of philox.h's uniform u, rounded down: -log(-log(2^-24)) = -2.8116...
+// The smallest -log(-log(u)) of philox.h's uniform u: -log(-log(2^-24)) = -2.8116, rounded down.
 constexpr float kMinGumbel = -2.82f;
 
 // A draw by the Gumbel trick: the token with the highest logit + noise wins.
 struct Draw {
   uint64_t seed;
   int32_t position;
-  float leastScore;  // some token is known to have at least that
+  float leastScore;  // lower bound of the best score
   float bestScore = -INFINITY;
   int32_t bestId = 0;
 
-  // Of four neighbours, the first id a multiple of 4. A thread's groups must come in the order of
-  // their ids: of equal scores the lower id stays.
+  // Adds four adjacent tokens, the first id a multiple of 4. A thread must add its groups in
+  // ascending order of ids, since the earlier token wins a tie.
   __device__ void add(const float (&logits)[kGroupSize], int32_t id) {
     const float most = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3])) + kMaxGumbel;
-    if (most < leastScore || most <= bestScore) return;  // none can win
+    if (most < leastScore || most <= bestScore) return;  // cannot win
     const PhiloxBlock block = samplingWords(seed, position, id / kGroupSize);
 #pragma unroll
     for (int e = 0; e < kGroupSize; ++e) {
@@ -53,7 +53,7 @@ struct Draw {
   __device__ Key best() const { return bestScore > -INFINITY ? keyOf(bestScore, bestId) : kNoKey; }
 };
 
-// The thread's arg max, the lowest id of equals.
+// The thread's arg max, the lowest id on ties.
 __device__ Key argMax(const float (&logits)[kGroups][kGroupSize], int32_t begin) {
   float most = -INFINITY;
   int32_t id = 0;
@@ -98,7 +98,7 @@ __device__ SampledRequest requestOf(const RequestTable& requests, int64_t slot,
           requests.numTokens[slot]};
 }
 
-// A slot's parameters in shared memory: fetched while the logits are on their way, a word a thread.
+// A slot's parameters in shared memory, loaded one word per thread while the logits are in flight.
 struct SharedParams {
   static constexpr unsigned kWords = sizeof(SamplingParams) / sizeof(uint32_t);
   alignas(SamplingParams) uint32_t words[kWords];
@@ -120,15 +120,15 @@ __device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t
   return bitmask ? bitmask + row * ((vocabSize + 31) / 32) : nullptr;
 }
 
-// logits [count, vocabSize] -> workspace.bests, bannedBests and partNans [count, numParts]; of
-// truncated rows scaled, maxima and minima too, bests then being only the lowest permitted token of
-// a part without a possible one. Grid: (numParts, count). Reads the logits once, the requests'
-// histories with penalties once a part: bound by device memory, with a draw from the whole
-// vocabulary by arithmetic (10 rounds of Philox for 4 tokens, 2 logarithms for each).
+// logits [count, vocabSize] -> workspace.bests, bannedBests and partNans [count, numParts]. For
+// truncated rows also scaled, maxima and minima; bests is then only set for parts without a
+// possible token, to the lowest permitted one. Grid: (numParts, count). Reads the logits once, and
+// with penalties the request's history once per part: bound by device memory, or by arithmetic for
+// a draw from the whole vocabulary (10 rounds of Philox per 4 tokens, 2 logarithms per token).
 //
-// Counting NaN costs a comparison a logit, which is in a register, and of memory 4 bytes written
-// and read for the 16 KiB of a part; the block's sum is taken only where a thread has seen one,
-// which the barrier after the load tells.
+// Counting NaN costs one comparison per logit, which is in a register, and 4 bytes written and read
+// per 16 KiB part. The block sums the counts only if a thread has found a NaN, which the barrier
+// after the load reports.
 template <bool kAligned>
 __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
   }
 }
 
-// The part's choice of a truncated row.
+// Draws the part's best token of a truncated row.
 __device__ Key drawFromPart(const SampledRequest& request, int64_t row, int32_t begin,
                             int32_t vocabSize, const SamplerWorkspace& workspace, Key* scratch) {
   const float* scaled = workspace.scaled + row * workspace.scaledWidth;
@@ -223,9 +223,9 @@ __device__ Key drawFromPart(const SampledRequest& request, int64_t row, int32_t 
 }
 
 // workspace.bests -> sampled [count], appended to the slot's tokens, and numNans [count]. A row
-// without a permitted token has what applyBans banned, else 0. Grid: (numParts, count); of a
-// truncated row the last block to finish its part goes on, of other rows the first. Bound by launch
-// and latency; with truncated rows reads scaled once.
+// without a permitted token gets the best banned one, else 0. Grid: (numParts, count); a truncated
+// row is completed by the last block to finish its part, other rows by their first block. Bound by
+// launch latency; reads scaled once for truncated rows.
 __global__ void __launch_bounds__(kPartThreads)
     chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests, int32_t* sampled,
                  int32_t* numNans, SamplerWorkspace workspace) {
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(kPartThreads)
   }
 }
 
-// Lays the arrays out from `base` on, which may be null; returns the bytes they take.
+// Lays the arrays out from `base`, which may be null; returns their total size in bytes.
 size_t layOut(SamplerWorkspace* workspace, void* base, int32_t rows, int32_t vocabSize,
               int32_t maxLogprobs) {
   constexpr size_t kAlignment = 256;

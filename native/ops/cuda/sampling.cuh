@@ -1,5 +1,5 @@
-// What the sampling kernels share: the order of tokens, a row of logits divided among blocks, and
-// the scratch that carries a row from one kernel to the next.
+// Shared by the sampling kernels: the order of tokens, the division of a row of logits into parts,
+// and the scratch that passes a row between kernels.
 #pragma once
 
 #include <cfloat>
@@ -12,11 +12,11 @@ namespace uniproc::cuda {
 
 // The order of tokens -------------------------------------------------------------------------
 
-// A token with its logit (or score) as one number, the larger the likelier: a higher logit, or the
-// same logit (0 and -0 are) and a lower id. No two tokens of a row have the same.
+// A token and its logit (or score) as one number that orders them: by descending logit (0 equals
+// -0), then ascending id. Keys are unique within a row.
 using Key = unsigned long long;
 
-constexpr Key kNoKey = 0;  // below every token's
+constexpr Key kNoKey = 0;  // below every token's key
 
 __device__ inline Key keyOf(float logit, int32_t tokenId) {
   const uint32_t bits = __float_as_uint(logit + 0.0f);  // -0 + 0 = 0
@@ -35,9 +35,9 @@ __device__ inline int32_t tokenIdOf(Key key) {
 
 // Parts of a row ------------------------------------------------------------------------------
 
-// A block has a range of kPartSize token ids of one row, whatever the number of rows: so many
-// blocks share a row that one row alone occupies a fair part of the device. A thread holds four
-// groups of four neighbours, group j from partBegin + groupOffset(j) on.
+// A block processes kPartSize token ids of one row, for any number of rows, so that even one row
+// occupies a good part of the device. A thread holds four groups of four adjacent tokens; group j
+// starts at partBegin + groupOffset(j).
 constexpr int kPartThreads = 256;
 constexpr int kGroupSize = 4;
 constexpr int kGroups = 4;
@@ -49,11 +49,11 @@ __device__ inline int32_t groupOffset(int j) {
   return (j * kPartThreads + static_cast<int32_t>(threadIdx.x)) * kGroupSize;
 }
 
-// NaN as -inf, +inf as the largest float.
+// NaN becomes -inf, +inf the largest float.
 __device__ inline float cleanLogit(float logit) { return fminf(fmaxf(logit, -INFINITY), FLT_MAX); }
 
-// The thread's clean logits of the part from `begin` on; -inf past the row's end. Returns how many
-// were NaN. kAligned: every row begins at a multiple of 16 bytes.
+// Loads the thread's clean logits of the part at `begin`, -inf past the row's end. Returns the
+// number of NaN. kAligned: every row starts at a multiple of 16 bytes.
 template <bool kAligned>
 __device__ inline int32_t loadPart(const float* row, int32_t vocabSize, int32_t begin,
                                    float (&logits)[kGroups][kGroupSize]) {
@@ -83,8 +83,8 @@ __device__ inline int32_t loadPart(const float* row, int32_t vocabSize, int32_t 
   return numNans;
 }
 
-// The sum of the row's numbers of NaN, by every thread of the block that has seen all parts done.
-// One barrier where there are none.
+// The row's total number of NaN, in every thread. Call on a block that has seen all parts complete.
+// One barrier if there are none.
 __device__ inline int32_t sumNans(const int32_t* partNans, int32_t numParts, int32_t* scratch) {
   int32_t numNans = 0;
   for (auto i = static_cast<int32_t>(threadIdx.x); i < numParts; i += kPartThreads) {
@@ -97,8 +97,8 @@ inline bool rowsAreAligned(const float* logits, int32_t vocabSize) {
   return isAligned(logits) && vocabSize % kGroupSize == 0;
 }
 
-// True for the last of `numBlocks` blocks to get here, which then sees all that the others wrote
-// before (to be read by __ldcg). Every thread must call. `arrived` counts from 0.
+// Returns true on the last of `numBlocks` blocks to call, which then sees the other blocks' earlier
+// writes (read them with __ldcg). Every thread must call. `arrived` starts at 0.
 __device__ inline bool isLastBlock(unsigned* arrived, unsigned numBlocks) {
   __shared__ bool isLast;
   __threadfence();
@@ -119,45 +119,46 @@ __device__ inline bool hasTopK(const SamplingParams& params, int32_t vocabSize) 
 }
 __device__ inline bool hasTopP(const SamplingParams& params) { return params.topP < 1.0f; }
 
-// Whether the row's draw is from some of its tokens only.
+// Whether the row draws from a subset of its tokens.
 __device__ inline bool isTruncated(const SamplingParams& params, int32_t vocabSize) {
   return !isGreedy(params) && (params.minP > 0.0f || hasTopK(params, vocabSize) || hasTopP(params));
 }
 
 // Scratch -------------------------------------------------------------------------------------
 
-// One row of each array for a row of logits.
+// Scratch arrays, each with one row per row of logits.
 struct SamplerWorkspace {
-  Key* bests;                 // [rows, numParts]: the part's choice; kNoKey: all forbidden
-  Key* bannedBests;           // [rows, numParts]: the likeliest of the tokens that applyBans banned
-  int32_t* partNans;          // [rows, numParts]: NaN among the part's logits
+  Key* bests;                 // [rows, numParts]: the part's best; kNoKey: all forbidden
+  Key* bannedBests;           // [rows, numParts]: the most probable token that applyBans banned
+  int32_t* partNans;          // [rows, numParts]: number of NaN in the part
   unsigned* arrivedDraws;     // [rows]
   unsigned* arrivedLogprobs;  // [rows]
 
-  // Of truncated rows.
-  float* scaled;     // [rows, scaledWidth]: the processed logits over the temperature
+  // For truncated rows:
+  float* scaled;     // [rows, scaledWidth]: processed logits divided by the temperature
   float* maxima;     // [rows, numParts]: of scaled
-  float* minima;     // [rows, numParts]: of those above -inf
+  float* minima;     // [rows, numParts]: of scaled, excluding -inf
   float* rowMaxima;  // [rows]
-  Key* cuts;         // [rows]: tokens with a key below are not drawn
+  Key* cuts;         // [rows]: tokens with a lower key are not drawn
 
-  // Of rows with logprobs.
+  // For rows with logprobs:
   float* partMaxima;     // [rows, numParts]
-  float* partSums;       // [rows, numParts]: of exp(logit - the part's maximum)
-  int32_t* partGreater;  // [rows, numParts]: tokens likelier than the row's own
-  Key* partTops;         // [rows, numParts, maxLogprobs], falling
+  float* partSums;       // [rows, numParts]: sum of exp(logit - the part's maximum)
+  int32_t* partGreater;  // [rows, numParts]: tokens more probable than the row's own
+  Key* partTops;         // [rows, numParts, maxLogprobs], descending
 
   int32_t numParts;
   int32_t scaledWidth;  // vocabSize rounded up to whole groups
   int32_t maxLogprobs;
 };
 
-// min-p, top-k and top-p of the truncated rows: cuts and rowMaxima from scaled, maxima and minima.
+// min-p, top-k and top-p of truncated rows: computes cuts and rowMaxima from scaled, maxima and
+// minima.
 void truncate(int32_t count, int32_t vocabSize, const int32_t* slots, const RequestTable& requests,
               const SamplerWorkspace& workspace, cudaStream_t stream);
 
-// As gatherLogprobs; with `slots` (else null) as each slot's numLogprobs asks instead of numTop.
-// numNans may be null. workspace.arrivedLogprobs must be 0.
+// As gatherLogprobs; if `slots` is not null, each slot's numLogprobs replaces numTop. numNans may
+// be null. workspace.arrivedLogprobs must be 0.
 void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
                   const int32_t* slots, const SamplingParams* sampling, int32_t numTop,
                   int32_t* numNans, const Logprobs& out, const SamplerWorkspace& workspace,

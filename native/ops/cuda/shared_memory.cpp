@@ -9,34 +9,34 @@
 namespace uniproc::cuda {
 namespace {
 
-struct Kept {
+struct Retained {
   void* memory;
-  TcpFarewell peers;
+  TcpReleaseBarrier peers;
 };
 
-std::mutex mutex;  // of the list
-std::list<Kept> kept;
+std::mutex mutex;  // guards the list
+std::list<Retained> retained;
 
 }  // namespace
 
-void freeOnceLetGo(MemoryAccount& account, void* memory, size_t bytes, TcpFarewell peers,
-                   const Deadline& deadline) noexcept {
-  if (peers.haveAllLetGo(deadline)) {
+void freeAfterPeersRelease(MemoryAccount& account, void* memory, size_t bytes,
+                           TcpReleaseBarrier peers, const Deadline& deadline) noexcept {
+  if (peers.waitForPeers(deadline)) {
     account.release(memory, bytes);
     return;
   }
   account.disown(bytes);
   try {
     std::lock_guard lock(mutex);
-    kept.push_back({memory, std::move(peers)});
-  } catch (...) {  // no memory for the list: then it is the process's end that frees it
+    retained.push_back({memory, std::move(peers)});
+  } catch (...) {  // no memory for the list: the process's end frees it
   }
 }
 
-void freeKeptMemory() noexcept {
+void freeRetainedMemory() noexcept {
   std::lock_guard lock(mutex);
-  std::erase_if(kept, [](Kept& each) {
-    if (!each.peers.haveAllLetGo(Deadline(0))) return false;
+  std::erase_if(retained, [](Retained& each) {
+    if (!each.peers.waitForPeers(Deadline(0))) return false;
     static_cast<void>(cudaFree(each.memory));
     return true;
   });

@@ -1,21 +1,21 @@
-// Device memory that other processes map (CUDA IPC), and its end.
+// Device memory that other processes map (CUDA IPC), and its release.
 #pragma once
 
 #include <cstddef>
 
 #include "comm/deadline.h"
-#include "comm/tcp_farewell.h"
+#include "comm/tcp_release_barrier.h"
 #include "ops/cuda/memory.h"
 
 namespace uniproc::cuda {
 
-// Frees memory of the account once each peer has let go of it: CUDA leaves undefined what becomes
-// of a mapping of memory that is freed. What a peer may still map at the deadline is taken from the
-// account and kept, until `freeKeptMemory` finds that it has let go, or the process ends.
-void freeOnceLetGo(MemoryAccount& account, void* memory, size_t bytes, TcpFarewell peers,
-                   const Deadline& deadline) noexcept;
+// Frees memory of the account once every peer has unmapped it, since freeing mapped memory is
+// undefined in CUDA. Memory that a peer may still map at the deadline is removed from the account
+// and retained, until `freeRetainedMemory` finds it unmapped or the process ends.
+void freeAfterPeersRelease(MemoryAccount& account, void* memory, size_t bytes,
+                           TcpReleaseBarrier peers, const Deadline& deadline) noexcept;
 
-// Of the whole process. Does not wait.
-void freeKeptMemory() noexcept;
+// Frees the process's retained memory that peers have unmapped. Does not block.
+void freeRetainedMemory() noexcept;
 
 }  // namespace uniproc::cuda

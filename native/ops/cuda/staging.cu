@@ -11,14 +11,14 @@
 namespace uniproc::cuda {
 namespace {
 
-constexpr const char* kWhat = "copies to the device";
-constexpr size_t kLeastBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
-constexpr size_t kMostBytes = 4 << 20;    // of a piece; more goes in several
-constexpr size_t kFirstPieces = 32;
-constexpr size_t kMostPieces = 256;
-constexpr size_t kMostParts = 16;  // of one launch
+constexpr const char* kPurpose = "copies to the device";
+constexpr size_t kMinBufferBytes = 64 << 10;  // holds a prompt of 16 thousand tokens
+constexpr size_t kMaxBufferBytes = 4 << 20;   // per buffer; larger copies use several
+constexpr size_t kInitialBuffers = 32;
+constexpr size_t kMaxBuffers = 256;
+constexpr size_t kMaxParts = 16;  // per launch
 constexpr int kThreads = 256;
-constexpr uint32_t kMostBlocks = 512;  // of a part
+constexpr uint32_t kMaxBlocks = 512;  // per part
 
 struct Part {
   uint32_t* to;
@@ -27,11 +27,11 @@ struct Part {
 };
 
 struct Parts {
-  Part parts[kMostParts];
+  Part parts[kMaxParts];
 };
 
-// Grid: (a part's words / 256, parts). Bound by the bus, and where it is little by the way there
-// and back, which each thread goes once.
+// Grid: (words of a part / 256, parts). Bound by the bus; for small copies by one round trip over
+// it.
 __global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__ Parts parts) {
   const Part& part = parts.parts[blockIdx.y];
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < part.words;
@@ -43,44 +43,45 @@ __global__ void __launch_bounds__(kThreads) scatterParts(const __grid_constant__
 }  // namespace
 
 Staging::Staging(cudaStream_t stream) : stream_(stream) {
-  for (size_t i = 0; i < kFirstPieces; ++i) {
-    lent_.push_back(std::make_unique<PinnedBuffer>(kLeastBytes, kWhat));
+  for (size_t i = 0; i < kInitialBuffers; ++i) {
+    inFlight_.push_back(std::make_unique<PinnedBuffer>(kMinBufferBytes, kPurpose));
   }
 }
 
-// One of `bytes` or more, or, where the host has no memory for that, one of those there are.
-std::unique_ptr<PinnedBuffer> Staging::unusedPiece(size_t bytes) {
-  std::unique_ptr<PinnedBuffer> piece;
-  if (lent_.size() == kMostPieces) lent_.front()->take();
-  if (!lent_.empty() && lent_.front()->isBack()) piece = takeFirst();
-  if (piece && piece->bytes() >= bytes) return piece;
+// Returns an idle buffer of at least `bytes`, or a smaller one if the host has no memory for that.
+std::unique_ptr<PinnedBuffer> Staging::idleBuffer(size_t bytes) {
+  std::unique_ptr<PinnedBuffer> buffer;
+  if (inFlight_.size() == kMaxBuffers) inFlight_.front()->acquire();
+  if (!inFlight_.empty() && inFlight_.front()->isComplete()) buffer = waitForOldest();
+  if (buffer && buffer->bytes() >= bytes) return buffer;
   try {
-    return std::make_unique<PinnedBuffer>(std::bit_ceil(std::max(bytes, kLeastBytes)), kWhat);
+    return std::make_unique<PinnedBuffer>(std::bit_ceil(std::max(bytes, kMinBufferBytes)),
+                                          kPurpose);
   } catch (const Error& error) {
-    if (error.code() != "OUT_OF_MEMORY" || (!piece && lent_.empty())) throw;
+    if (error.code() != "OUT_OF_MEMORY" || (!buffer && inFlight_.empty())) throw;
   }
-  return piece ? std::move(piece) : takeFirst();
+  return buffer ? std::move(buffer) : waitForOldest();
 }
 
-// Waits for the device where it has it still.
-std::unique_ptr<PinnedBuffer> Staging::takeFirst() {
-  lent_.front()->take();
-  std::unique_ptr<PinnedBuffer> piece = std::move(lent_.front());
-  lent_.pop_front();
-  return piece;
+// Waits until the device no longer uses the oldest buffer.
+std::unique_ptr<PinnedBuffer> Staging::waitForOldest() {
+  inFlight_.front()->acquire();
+  std::unique_ptr<PinnedBuffer> buffer = std::move(inFlight_.front());
+  inFlight_.pop_front();
+  return buffer;
 }
 
 void Staging::copy(std::span<const HostToDevice> copies) {
   size_t left = 0;
   for (const HostToDevice& copy : copies) left += copy.bytes;
   size_t index = 0;
-  size_t done = 0;  // of the copy at `index`
+  size_t done = 0;  // bytes copied of the copy at `index`
   while (left > 0) {
-    std::unique_ptr<PinnedBuffer> piece = unusedPiece(std::min(left, kMostBytes));
-    std::array<HostToDevice, kMostParts> parts{};
+    std::unique_ptr<PinnedBuffer> buffer = idleBuffer(std::min(left, kMaxBufferBytes));
+    std::array<HostToDevice, kMaxParts> parts{};
     size_t numParts = 0;
-    size_t room = piece->bytes();
-    while (index < copies.size() && numParts < kMostParts && room > 0) {
+    size_t room = buffer->bytes();
+    while (index < copies.size() && numParts < kMaxParts && room > 0) {
       const HostToDevice& copy = copies[index];
       const size_t bytes = std::min(copy.bytes - done, room);
       if (bytes > 0) {
@@ -94,15 +95,16 @@ void Staging::copy(std::span<const HostToDevice> copies) {
       ++index;
       done = 0;
     }
-    copyParts(std::span(parts).first(numParts), std::move(piece));
+    copyParts(std::span(parts).first(numParts), std::move(buffer));
   }
 }
 
-// They fit the piece.
-void Staging::copyParts(std::span<const HostToDevice> copies, std::unique_ptr<PinnedBuffer> piece) {
+// The copies must fit the buffer.
+void Staging::copyParts(std::span<const HostToDevice> copies,
+                        std::unique_ptr<PinnedBuffer> buffer) {
   size_t most = 0;
   Parts parts{};
-  std::byte* next = piece->take();
+  std::byte* next = buffer->acquire();
   for (size_t i = 0; i < copies.size(); ++i) {
     const HostToDevice& copy = copies[i];
     most = std::max(most, copy.bytes);
@@ -112,12 +114,12 @@ void Staging::copyParts(std::span<const HostToDevice> copies, std::unique_ptr<Pi
     next += copy.bytes;
   }
   const auto words = static_cast<uint32_t>(most / sizeof(uint32_t));
-  const dim3 grid(std::min(ceilDiv(words, uint32_t{kThreads}), kMostBlocks),
+  const dim3 grid(std::min(ceilDiv(words, uint32_t{kThreads}), kMaxBlocks),
                   static_cast<unsigned>(copies.size()));
   scatterParts<<<grid, kThreads, 0, stream_>>>(parts);
   check(cudaGetLastError(), "copyAllToDevice");
-  piece->lend(stream_);
-  lent_.push_back(std::move(piece));
+  buffer->recordUse(stream_);
+  inFlight_.push_back(std::move(buffer));
 }
 
 }  // namespace uniproc::cuda

@@ -28,13 +28,13 @@ Steps::~Steps() {
 }
 
 void Steps::begin() {
-  if (!begun_) begun_ = unusedMarks();
-  check(cudaEventRecord(begun_->begin, stream_), "cudaEventRecord");
+  if (!current_) current_ = idleEvents();
+  check(cudaEventRecord(current_->begin, stream_), "cudaEventRecord");
 }
 
 void Steps::end(const char* last, Ops::Done done) {
-  check(cudaEventRecord(begun_->end, stream_), "cudaEventRecord");
-  ended_.push({std::move(begun_), last, std::move(done)});
+  check(cudaEventRecord(current_->end, stream_), "cudaEventRecord");
+  ended_.push({std::move(current_), last, std::move(done)});
 }
 
 StepTimes Steps::times() const {
@@ -57,32 +57,32 @@ void Steps::run() {
 
 void Steps::wait(Ended& step) {
   check(cudaSetDevice(device_), "cudaSetDevice");
-  check(cudaEventSynchronize(step.marks->end),
+  check(cudaEventSynchronize(step.events->end),
         (std::string("cudaEventSynchronize, at or after ") + step.last + ",").c_str());
-  count(std::move(step.marks));
+  count(std::move(step.events));
 }
 
-void Steps::count(std::unique_ptr<Marks> marks) {
-  const double busy = milliseconds(marks->begin, marks->end);
-  const double idle = previous_ ? milliseconds(previous_->end, marks->begin) : 0;
+void Steps::count(std::unique_ptr<StepEvents> events) {
+  const double busy = milliseconds(events->begin, events->end);
+  const double idle = previous_ ? milliseconds(previous_->end, events->begin) : 0;
   std::lock_guard lock(mutex_);
   ++times_.numSteps;
   times_.busyMs += busy;
   times_.idleMs += idle;
   if (previous_) unused_.push_back(std::move(previous_));
-  previous_ = std::move(marks);
+  previous_ = std::move(events);
 }
 
-std::unique_ptr<Steps::Marks> Steps::unusedMarks() {
+std::unique_ptr<Steps::StepEvents> Steps::idleEvents() {
   {
     std::lock_guard lock(mutex_);
     if (!unused_.empty()) {
-      std::unique_ptr<Marks> marks = std::move(unused_.back());
+      std::unique_ptr<StepEvents> events = std::move(unused_.back());
       unused_.pop_back();
-      return marks;
+      return events;
     }
   }
-  return std::make_unique<Marks>();
+  return std::make_unique<StepEvents>();
 }
 
 }  // namespace uniproc::cuda

@@ -1,4 +1,4 @@
-// When steps begin and end on the stream, and the thread that waits for it.
+// Records when steps begin and end on the stream, and completes them on a thread.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,47 +14,46 @@
 
 namespace uniproc::cuda {
 
-// The thread sleeps while it waits; with two steps in flight the device has the next one already,
-// and the time to wake up is not lost.
+// The thread sleeps while it waits; with two steps in flight, its wake-up latency is hidden.
 class Steps {
  public:
   Steps(int device, cudaStream_t stream);
-  // After every step that was ended is done.
+  // Waits for every ended step.
   ~Steps();
   Steps(const Steps&) = delete;
   Steps& operator=(const Steps&) = delete;
 
-  // begin and end are the device thread's calls, times is anybody's. `last` is the operation
-  // launched last before the end: what an error is reported at or after.
+  // Call begin and end on the device's thread, times on any thread. `last` is the last operation
+  // launched before the end; an error is reported "at or after" it.
   void begin();
   void end(const char* last, Ops::Done done);
   StepTimes times() const;
 
  private:
-  struct Marks {
+  struct StepEvents {
     const CudaEvent begin{CudaEvent::Timing::kYes};
     const CudaEvent end{CudaEvent::Timing::kYes};
   };
   struct Ended {
-    std::unique_ptr<Marks> marks;
+    std::unique_ptr<StepEvents> events;
     const char* last;
     Ops::Done done;
   };
 
   void run();
   void wait(Ended& step);
-  void count(std::unique_ptr<Marks> marks);
-  std::unique_ptr<Marks> unusedMarks();
+  void count(std::unique_ptr<StepEvents> events);
+  std::unique_ptr<StepEvents> idleEvents();
 
   const int device_;
   const cudaStream_t stream_;
-  std::unique_ptr<Marks> begun_;
+  std::unique_ptr<StepEvents> current_;
 
-  mutable std::mutex mutex_;  // of the two below
+  mutable std::mutex mutex_;  // guards the two members below
   StepTimes times_;
-  std::vector<std::unique_ptr<Marks>> unused_;
+  std::vector<std::unique_ptr<StepEvents>> unused_;
 
-  std::unique_ptr<Marks> previous_;  // the thread's own: of the step that was done last
+  std::unique_ptr<StepEvents> previous_;  // used by the thread only: the last completed step
   Queue<Ended> ended_;
   std::thread thread_;
 };

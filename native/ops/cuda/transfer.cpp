@@ -10,17 +10,17 @@
 namespace uniproc::cuda {
 namespace {
 
-constexpr const char* kWhat = "moving the weights";
+constexpr const char* kPurpose = "moving the weights";
 constexpr int64_t kBufferBytes = int64_t{2} << 20;
 
-// A thread copies some 3 GB/s out of the page cache, so that eight keep up with the bus.
+// One thread copies about 3 GB/s from the page cache, so eight saturate the bus.
 int numCopyingThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 8);
 }
 
 }  // namespace
 
-Transfer::Lane::Lane() : buffers{{kBufferBytes, kWhat}, {kBufferBytes, kWhat}} {}
+Transfer::Lane::Lane() : buffers{{kBufferBytes, kPurpose}, {kBufferBytes, kPurpose}} {}
 
 Transfer::Transfer(int device, cudaStream_t stream)
     : device_(device), stream_(stream), pool_(numCopyingThreads()) {
@@ -31,16 +31,17 @@ void Transfer::upload(void* out, StorageType outType, const HostMatrix& host) {
   const auto outSize = static_cast<int64_t>(sizeOf(outType));
   const auto hostSize = static_cast<int64_t>(sizeOf(host.type));
   const int64_t perBuffer = kBufferBytes / hostSize;
-  // By whole buffers, so that each begins where the kernel can convert several elements at once.
+  // In whole buffers, so that each starts at an alignment at which the kernel converts several
+  // elements at once.
   const int64_t numBuffers = (host.count() + perBuffer - 1) / perBuffer;
   pool_.parallelFor(numBuffers, 1, [&](int64_t begin, int64_t end, int thread) {
     check(cudaSetDevice(device_), "cudaSetDevice");
     Lane& lane = *lanes_[static_cast<size_t>(thread)];
     for (int64_t i = begin; i < end; ++i) {
-      PinnedBuffer& buffer = lane.turn();
+      PinnedBuffer& buffer = lane.nextBuffer();
       const int64_t at = i * perBuffer;
       const int64_t size = std::min(perBuffer, host.count() - at);
-      std::byte* pinned = buffer.take();
+      std::byte* pinned = buffer.acquire();
       host.forEachRun(at, at + size, [&](int64_t first, int64_t from, int64_t count) {
         host.bytes.read(from, count * hostSize, pinned + (first - at) * hostSize);
       });
@@ -54,7 +55,7 @@ void Transfer::upload(void* out, StorageType outType, const HostMatrix& host) {
                 stream_);  // reads over the bus
         check(cudaGetLastError(), "convert");
       }
-      buffer.lend(stream_);
+      buffer.recordUse(stream_);
     }
   });
 }
@@ -67,17 +68,17 @@ void Transfer::download(void* host, const void* in, int64_t bytes) {
       return static_cast<size_t>(std::min(kBufferBytes, end - at));
     };
     const auto fetch = [&](int64_t at) {
-      PinnedBuffer& buffer = lane.turn();
-      check(cudaMemcpyAsync(buffer.take(), static_cast<const std::byte*>(in) + at, sizeAt(at),
+      PinnedBuffer& buffer = lane.nextBuffer();
+      check(cudaMemcpyAsync(buffer.acquire(), static_cast<const std::byte*>(in) + at, sizeAt(at),
                             cudaMemcpyDeviceToHost, stream_),
             "cudaMemcpyAsync");
-      buffer.lend(stream_);
+      buffer.recordUse(stream_);
       return &buffer;
     };
     PinnedBuffer* fetched = begin < end ? fetch(begin) : nullptr;
     for (int64_t at = begin; at < end; at += kBufferBytes) {
       PinnedBuffer* next = at + kBufferBytes < end ? fetch(at + kBufferBytes) : nullptr;
-      std::memcpy(static_cast<std::byte*>(host) + at, fetched->take(), sizeAt(at));
+      std::memcpy(static_cast<std::byte*>(host) + at, fetched->acquire(), sizeAt(at));
       fetched = next;
     }
   });

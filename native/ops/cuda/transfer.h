@@ -1,5 +1,5 @@
-// The way of weights to the device, from a checkpoint's file or from the host memory (not pinned)
-// that keeps them while the engine sleeps, and back to that memory.
+// Transfers weights from checkpoint files or pageable host memory (while the engine sleeps) to the
+// device, and back to host memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,18 +15,17 @@
 
 namespace uniproc::cuda {
 
-// Several threads copy, as reading files and page faults take their time, each by way of two pinned
-// buffers in turn: while the device has one, the thread has the other.
+// Several threads copy, because file reads and page faults are slow. Each alternates between two
+// pinned buffers: the device uses one while the thread fills the other.
 class Transfer {
  public:
   Transfer(int device, cudaStream_t stream);
 
-  // Converts the host's elements into device memory, on the device; both types are the same or
-  // float types. Returns when they have been read; what is enqueued on the stream from then on
-  // finds the elements.
+  // Converts host elements into device memory, on the device; the types must be equal, or both
+  // float types. Returns when the elements have been read; later work on the stream sees them.
   void upload(void* out, StorageType outType, const HostMatrix& host);
 
-  // Copies device memory, as what was enqueued before leaves it. Returns when the host has it.
+  // Copies device memory after all work enqueued before; waits for it.
   void download(void* host, const void* in, int64_t bytes);
 
  private:
@@ -36,7 +35,7 @@ class Transfer {
     PinnedBuffer buffers[2];
     int next = 0;
 
-    PinnedBuffer& turn() {
+    PinnedBuffer& nextBuffer() {
       next = 1 - next;
       return buffers[1 - next];
     }
@@ -45,7 +44,7 @@ class Transfer {
   const int device_;
   const cudaStream_t stream_;
   ThreadPool pool_;
-  std::vector<std::unique_ptr<Lane>> lanes_;  // one for each thread
+  std::vector<std::unique_ptr<Lane>> lanes_;  // one per thread
 };
 
 }  // namespace uniproc::cuda

@@ -1,10 +1,9 @@
 // min-p, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2019) without sorting a row.
 //
-// What these keep of a row is always the likeliest tokens: all whose Key is at least some cut. The
-// smallest such set that is large enough, k tokens or a share p of the probability, is found in two
-// steps: a histogram over the logits gives the bin in which it becomes so, and a binary search over
-// the keys of that bin the very token. Probabilities are added up as whole numbers, so that no
-// result depends on the order of threads.
+// These filters always keep the most probable tokens: all with a Key of at least some cut. The
+// smallest sufficient set, by count k or probability share p, is found in two steps: a histogram
+// over the logits gives the bin that contains the cut, a binary search over that bin's keys the cut
+// itself. Probabilities are summed as integers, so no result depends on the order of threads.
 #include <cfloat>
 #include <cstdint>
 
@@ -18,14 +17,14 @@ constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
-// Logits further below the largest share the last bin: together they have less than e^-40 of a
-// vocabulary's size of the largest's probability.
+// Logits this far below the largest share the last bin: their total is less than vocabSize * e^-40
+// of the largest's probability.
 constexpr float kBinnedRange = 40.0f;
 
 using Mass = unsigned long long;
 
-// A set of tokens: their number, and the sum of exp(logit - the row's largest) in units of 2^-44.
-// That of 2^19 tokens fits.
+// A set of tokens: its size, and its mass, the sum of exp(logit - the row's largest) in units of
+// 2^-44. The mass of 2^19 tokens fits.
 struct Tally {
   uint32_t count;
   Mass mass;
@@ -37,7 +36,7 @@ struct Tally {
   }
 };
 
-// What a set must reach: that many tokens, or that much mass; of the two only one is asked for.
+// What a set must reach: a count or a mass; only one is used.
 struct Target {
   uint32_t count;
   Mass mass;
@@ -50,7 +49,7 @@ struct Target {
 struct Shared {
   uint32_t counts[kBins];
   uint32_t lowMasses[kBins];   // the lower 32 bits of each bin's mass
-  uint32_t highMasses[kBins];  // and the upper: shared memory has no fast 64-bit addition
+  uint32_t highMasses[kBins];  // the upper 32 bits: 64-bit atomics on shared memory are slow
   Key list[kThreads];          // the tokens of a bin
   uint32_t listSize;
   int32_t bin;
@@ -61,11 +60,11 @@ struct Shared {
   float scratch[kWarps];
 };
 
-// One row, by one block. Every method must be called by every thread.
+// Truncates one row with one block. Every thread must call every method.
 class Truncation {
  public:
-  // scaled [vocabSize], no tokens below `least` (which is finite), the largest and smallest others
-  // being `most` and `smallest`.
+  // scaled [vocabSize]; tokens below `least`, which is finite, are ignored. `most` and `smallest`
+  // are the largest and smallest remaining logits.
   __device__ Truncation(const float* scaled, int32_t vocabSize, float least, float most,
                         float smallest, Shared& shared)
       : scaled_(scaled), vocabSize_(vocabSize), least_(least), most_(most), shared_(shared) {
@@ -90,8 +89,8 @@ class Truncation {
     return sumOf(own);
   }
 
-  // The cut of the smallest set of likeliest tokens that reaches the target, and its tally. The
-  // whole row must reach it; the target is above 0.
+  // Returns the cut of the smallest set of most probable tokens that reaches the target, and its
+  // tally. The target must be above 0, and the whole row must reach it.
   __device__ Key findCut(const Target& target, Tally* kept) {
     findBin(target);
     const int bin = shared_.bin;
@@ -99,7 +98,7 @@ class Truncation {
     const Tally inBin = tallyOfBin(bin);
     const bool isListed = inBin.count <= kThreads;
 
-    // The bin's tokens, listed if there is room, and their least and greatest key.
+    // List the bin's tokens if they fit, and find their smallest and largest key.
     if (threadIdx.x == 0) shared_.listSize = 0;
     __syncthreads();
     Key greatest = kNoKey;
@@ -116,7 +115,7 @@ class Truncation {
     const Key own = threadIdx.x < shared_.listSize ? shared_.list[threadIdx.x] : kNoKey;
     const Mass ownMass = own != kNoKey ? massOf(logitOf(own)) : 0;
 
-    // The likeliest tokens up to the bin's with at least that key.
+    // Tally of all tokens up to this bin with at least that key.
     const auto tallyFrom = [&](Key key) {
       Tally tally{};
       if (isListed) {
@@ -131,8 +130,8 @@ class Truncation {
       return tally;
     };
 
-    // From `low` on the set is large enough, from `high` on it is not: the cut is between. With one
-    // token left there, that is the one that makes it so.
+    // Invariant: the set from `low` on is sufficient, the set from `high` on is not. With one token
+    // between them, that token completes the set.
     Key low = ~leastInverted;
     Key high = greatest + 1;
     Tally fromLow = tallyFrom(low);
@@ -153,7 +152,7 @@ class Truncation {
   }
 
  private:
-  // visit(logit, id) for the tokens from least_ on, divided among the threads.
+  // Calls visit(logit, id) for tokens of at least least_, divided among the threads.
   template <class Visit>
   __device__ void forEachToken(Visit visit) const {
     constexpr int kLoads = 4;  // in flight
@@ -178,7 +177,8 @@ class Truncation {
     }
   }
 
-  // Likelier tokens are never in a higher bin. Both factors are finite, so their product is no NaN.
+  // More probable tokens never have a higher bin. Both factors are finite, so the product is not
+  // NaN.
   __device__ int binOf(float logit) const {
     const float distance = fminf(__fsub_rn(most_, logit), FLT_MAX);
     return min(__float2int_rz(__fmul_rn(distance, binsPerUnit_)), kBins - 1);
@@ -205,8 +205,8 @@ class Truncation {
     return {blockSum(own.count, shared_.countScratch), blockSum(own.mass, shared_.massScratch)};
   }
 
-  // shared_.bin = the first bin with which those up to it reach the target, shared_.before = the
-  // tally of those before it.
+  // Sets shared_.bin to the first bin up to which the tally reaches the target, and shared_.before
+  // to the tally of the bins before it.
   __device__ void findBin(const Target& target) {
     Tally own{};
     for (int i = 0; i < kBinsPerThread; ++i) own += tallyOfBin(ownBin(i));
@@ -255,9 +255,9 @@ class Truncation {
   Shared& shared_;
 };
 
-// workspace.cuts and rowMaxima [count]. Grid: a block for a row; rows that need no truncation end
-// at once. Reads scaled twice for top-k or top-p, three times for both, mostly from L2: bound by
-// what one multiprocessor loads.
+// Computes workspace.cuts and rowMaxima [count]. Grid: one block per row; rows without truncation
+// return at once. Reads scaled twice for top-k or top-p, three times for both, mostly from L2:
+// bound by the load rate of one multiprocessor.
 __global__ void __launch_bounds__(kThreads)
     findCuts(int32_t vocabSize, const int32_t* slots, RequestTable requests,
              SamplerWorkspace workspace) {
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kThreads)
   most = blockMax(most, -INFINITY, shared.scratch);
   smallest = -blockMax(-smallest, -INFINITY, shared.scratch);
 
-  float least = -FLT_MAX;  // all but the impossible
+  float least = -FLT_MAX;  // excludes impossible tokens
   if (params.minP > 0.0f) least = fmaxf(least, most + logf(fminf(params.minP, 1.0f)));
   Key cut = keyOf(least, INT32_MAX);
   const bool topK = hasTopK(params, vocabSize);
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(kThreads)
     const auto k = static_cast<uint32_t>(params.topK);
     if (topK && kept.count > k) cut = max(cut, truncation.findCut({k, 0}, &kept));
     if (topP) {
-      // At least one unit: the likeliest token stays whatever p is.
+      // At least one unit: the most probable token is kept for every p.
       const double share = ceil(static_cast<double>(params.topP) * static_cast<double>(kept.mass));
       const Mass mass = min(static_cast<Mass>(max(share, 1.0)), kept.mass);
       cut = max(cut, truncation.findCut({0, mass}, &kept));

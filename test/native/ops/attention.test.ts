@@ -26,7 +26,7 @@ class Sequences {
     return slidingWindow ? Math.max(position - slidingWindow + 1, 0) : 0;
   }
 
-  /** The operation over a cache that has NaN wherever no query of these rows may look. */
+  /** Runs attention over a cache with NaN in all positions that these rows may not attend to. */
   attend(rows: Row[], isa: Isa, threads = 2, blockSize = 16): Float32Array {
     const ops = cpuOps(isa, threads);
     const { numHeads, numKvHeads, headDim } = this.shape;
@@ -54,7 +54,7 @@ class Sequences {
       values: ops.floats(values, this.dtype),
       blockSize,
     };
-    // Keys and values are read from the cache: beside the queries stands NaN.
+    // NaN in place of the rows' own keys and values, which are read from the cache.
     const width = (numHeads + 2 * numKvHeads) * headDim;
     const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
     tokensOf(rows).forEach(({ slot, position }, t) => {
@@ -99,7 +99,7 @@ class Sequences {
   }
 }
 
-// Prefills, chunks and decodes of all lengths around the tiles' and blocks' ends.
+// Prefills, chunks and decodes with lengths around tile and block boundaries.
 const lengths = [1, 17, 64, 65, 100, 130, 200, 33];
 const rows: Row[] = [
   { slot: 6, numComputed: 199, numScheduled: 1 },
@@ -128,7 +128,7 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
     let expected: Float64Array;
     beforeAll(() => (expected = sequences.reference(rows)));
 
-    it.each(isas)('is as in float64, %s', (isa) => {
+    it.each(isas)('matches float64, %s', (isa) => {
       expectClose(sequences.attend(rows, isa, 2, blockSize), expected, 1e-5);
     });
   });
@@ -163,7 +163,7 @@ describe.each(isas)('attention, %s', (isa) => {
     },
   );
 
-  it('holds for scores so far apart that all but one weight vanish, and for long contexts', () => {
+  it('is accurate for scores so far apart that one weight dominates, and for long contexts', () => {
     const shape = { numHeads: 2, numKvHeads: 1, headDim: 16, slidingWindow: 0 };
     const sequences = new Sequences([3000], shape, 'float32', new Random(3));
     sequences.queries[0].forEach(

@@ -1,4 +1,4 @@
-/** Requests over a paged cache, and batches of some of their tokens. */
+/** Requests in a paged KV cache, and batches of their tokens. */
 import type { NativeRequest } from '../../../lib/native';
 import { GREEDY } from '../../support/sampling';
 import type { Batch, Ops, Requests } from './binding';
@@ -11,12 +11,12 @@ export interface Row {
   numScheduled: number;
 }
 
-/** Where the tokens of some requests lie in a cache: each request in blocks of its own. */
+/** A paged cache's layout: each request has its own blocks. */
 export class Layout {
   readonly blockTables: Int32Array[];
   readonly numBlocks: number;
 
-  /** For requests of the given lengths; the order of the blocks is random. */
+  /** Allocates blocks in random order for requests of the given lengths. */
   constructor(
     readonly blockSize: number,
     lengths: number[],
@@ -29,13 +29,13 @@ export class Layout {
     this.blockTables = counts.map((count) => order.slice(next, (next += count)));
   }
 
-  /** The place of a request's token in the cache, in tokens. */
+  /** Cache slot of a request's token. */
   cacheSlot(slot: number, position: number): number {
     const block = this.blockTables[slot][Math.floor(position / this.blockSize)];
     return block * this.blockSize + (position % this.blockSize);
   }
 
-  /** The table with a request in each slot. */
+  /** A request table with a request in each slot. */
   requests(ops: Ops, tokenIds: Int32Array[], vocabSize: number): Requests {
     const requests = ops.makeRequests({
       vocabSize,
@@ -62,7 +62,7 @@ export class Layout {
   }
 }
 
-/** The batch with its inputs still to be prepared. */
+/** A batch before prepareInputs. */
 export function makeBatch(ops: Ops, rows: Row[]): Batch {
   const queryStarts = [0];
   for (const row of rows) queryStarts.push(queryStarts[queryStarts.length - 1] + row.numScheduled);
@@ -82,7 +82,7 @@ export function makeBatch(ops: Ops, rows: Row[]): Batch {
   };
 }
 
-/** Each token of the rows in turn: its slot, position and row. */
+/** The slot, position and row of each token. */
 export function tokensOf(rows: Row[]): { slot: number; position: number; row: number }[] {
   return rows.flatMap(({ slot, numComputed, numScheduled }, row) =>
     Array.from({ length: numScheduled }, (_, i) => ({ slot, position: numComputed + i, row })),

@@ -1,5 +1,5 @@
 /**
- * The addon's operations one by one: the calls of native/ops/ops.h, with handles in place of device
+ * Types of the testing addon's operations: the calls of native/ops/ops.h, with handles for device
  * memory. For tests and benchmarks; see native/addon_testing/ops_binding.h.
  */
 import type {
@@ -21,17 +21,17 @@ export interface Tensor {
   readonly [tensorBrand]: true;
 }
 
-/** A request table with its requests. */
+/** A request table. */
 export interface Requests {
   readonly [requestsBrand]: true;
 }
 
-/** What the ranks of a group compute together. */
+/** Collectives of a rank group. */
 export interface Communicator {
   readonly [communicatorBrand]: true;
 }
 
-/** Operations recorded under keys. */
+/** Operations recorded by key. */
 export interface Graphs {
   readonly [graphsBrand]: true;
 }
@@ -49,11 +49,11 @@ export interface LinearWeight extends Weight {
   scales?: Tensor;
   scaleRows?: number;
   scaleCols?: number;
-  /** Of the activations, where there are scales. */
+  /** Type of the activations; only with scales. */
   dtype?: DType;
 }
 
-/** Which experts a batch's tokens go to. */
+/** Routing of a batch's tokens to experts. */
 export interface Routing {
   numTokens: number;
   numExperts: number;
@@ -74,7 +74,7 @@ export interface Batch {
   positions: Tensor;
   cacheSlots: Tensor;
   tokenRows: Tensor;
-  /** The most tokens that a row has. */
+  /** Largest number of tokens in a row. */
   maxQueryLen: number;
   /** Rows of one token. */
   numDecodeRows: number;
@@ -113,14 +113,14 @@ export type Isa = 'plain' | 'avx2' | 'avx512';
 export type OpsOptions =
   | {
       kind: 'cpu';
-      /** 0 chooses. */
+      /** 0: automatic. */
       numThreads: number;
-      /** The fastest there is by default. */
+      /** Default: the fastest supported. */
       isa?: Isa;
     }
   | { kind: 'cuda'; index: number };
 
-/** All parameters but the last. */
+/** All parameters except the last. */
 type Rest<T extends unknown[]> = T extends [...infer Others, unknown] ? Others : never;
 
 type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
@@ -132,7 +132,7 @@ interface NativeOps {
   synchronize(): void;
   /** Zeroed. Throws OutOfMemoryError. */
   allocate(count: number, dtype: StorageType | 'int32', what: string): Tensor;
-  /** Gives the memory back before the garbage collector does. */
+  /** Frees the memory without waiting for garbage collection. */
   release(tensor: Tensor): void;
   /** Array and tensor have the same number of bytes. */
   copyToDevice(tensor: Tensor, array: HostArray): void;
@@ -141,8 +141,8 @@ interface NativeOps {
   addRequest(requests: Requests, slot: number, request: NativeRequest, numBlocks: number): void;
   readRequest(requests: Requests, slot: number): { tokenIds: Int32Array; blockTable: Int32Array };
   /**
-   * Of the whole array, or of rows of `cols` elements, `rowStride` apart in it: from its first element
-   * to its last.
+   * Copies the whole array, or rows of `cols` elements that are `rowStride` apart, starting at its
+   * first element.
    */
   upload(
     out: Tensor,
@@ -244,29 +244,29 @@ interface NativeOps {
     out: Logprobs,
     numNans: Tensor,
   ): void;
-  /** These wait for the other ranks here, on the JavaScript thread: for ranks in processes of their own. */
+  /** These block the JavaScript thread until the other ranks join: only for one rank per process. */
   makeCommunicator(options: CommunicatorOptions): Communicator;
   address(communicator: Communicator): Uint8Array;
   connect(communicator: Communicator, addresses: Uint8Array[]): void;
-  /** Whether small sums go through memory that the ranks share. */
+  /** Whether small all-reduces use peer memory. */
   hasPeerMemory(communicator: Communicator): boolean;
-  /** The sum, in place. */
+  /** All-reduce sum, in place. */
   allReduce(communicator: Communicator, data: Tensor): void;
-  /** out [worldSize, count] of in [count]. */
+  /** All-gather: in [count], out [worldSize, count]. */
   allGather(communicator: Communicator, input: Tensor, out: Tensor): void;
   barrier(communicator: Communicator): void;
   dropCommunicator(communicator: Communicator): void;
   makeGraphs(): Graphs;
-  /** Makes the operations that `record` makes; from the third time on, those of the second. */
+  /** Runs `record`; from the third call on, replays the operations captured in the second. */
   launchGraph(graphs: Graphs, key: number, record: () => void): void;
   dropGraphs(graphs: Graphs): void;
 }
 
 interface OpsAddon {
   Ops: new (options: OpsOptions) => NativeOps;
-  /** Philox4x32-10 of a counter [4] and a key [2]. */
+  /** Philox4x32-10 with a counter [4] and a key [2]. */
   philox: (counter: Uint32Array, key: Uint32Array) => Uint32Array;
-  /** What the system's files under the folder `root` say of memory, in bytes. */
+  /** Memory in bytes according to /proc and cgroup files under the folder `root`. */
   hostMemory: (root: string) => { total: number; free: number };
 }
 
@@ -274,9 +274,9 @@ const addon = testingAddon as unknown as OpsAddon;
 
 export const { philox, hostMemory } = addon;
 
-/** A device's operations, with arrays put there and read back. */
+/** A device's operations with helpers to upload and read back arrays. */
 export class Ops extends addon.Ops {
-  /** Values of the given type; float32 values are rounded to it by `upload`. */
+  /** Uploads float32 values to a new tensor, rounded to the given type. */
   floats(values: ArrayLike<number>, dtype: DType = 'float32'): Tensor {
     const tensor = this.allocate(values.length, dtype, 'a test');
     this.upload(tensor, Float32Array.from(values), 'float32');
@@ -333,7 +333,7 @@ export class Ops extends addon.Ops {
   }
 }
 
-/** The instruction sets that this machine has. */
+/** The instruction sets that this machine supports. */
 export const isas: Isa[] = (['plain', 'avx2', 'avx512'] as const).filter((isa) => {
   try {
     new Ops({ kind: 'cpu', numThreads: 1, isa });
@@ -351,10 +351,10 @@ export function cudaOps(index = 0): Ops {
   return new Ops({ kind: 'cuda', index });
 }
 
-/** An instruction set of this machine, or its first GPU. */
+/** Opens an instruction set of this machine, or its first GPU. */
 export type Backend = Isa | 'cuda';
 
-/** What operations on float32 are specified on: by UNIPROC_TEST_DEVICE=cuda the GPU. */
+/** Backends under test for float32 operations; the GPU with UNIPROC_TEST_DEVICE=cuda. */
 export const backends: Backend[] = process.env.UNIPROC_TEST_DEVICE === 'cuda' ? ['cuda'] : isas;
 
 export function openOps(backend: Backend, numThreads = 2): Ops {

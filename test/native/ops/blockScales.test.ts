@@ -1,6 +1,6 @@
 /**
- * Linear layers whose weights are float8 with a scale for each block, against the float64 products of
- * the dequantised weights.
+ * Linear layers with float8 weights and a scale per block, against float64 products of the
+ * dequantised weights.
  */
 import { backends, type LinearWeight, type Ops, openOps } from './binding';
 import {
@@ -56,7 +56,7 @@ describe.each(backends)('weights with block scales, %s', (backend) => {
     expectClose(ops.readFloats(out, m * n), expected, (i) => magnitude[i] * 2 ** -20);
   });
 
-  it('have each of the 256 codes as its number', () => {
+  it('decode each of the 256 codes', () => {
     const codes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const data = ops.allocate(256, 'float8_e4m3', 'a test');
     ops.upload(data, codes, 'float8_e4m3');
@@ -76,7 +76,7 @@ describe.each(backends)('the fused linear layers, %s', (backend) => {
   const floats = (count: number) => random.normals(count);
   const weight = { data: ops.floats(floats(n * k)), rows: n, cols: k };
 
-  it('behind a norm give the bits of the norm and the layer', () => {
+  it('after a norm give the same bits as the separate norm and layer', () => {
     const norm = { data: ops.floats(floats(k)), rows: k, cols: 1 };
     const x = ops.floats(floats(m * k));
     const residual = floats(m * k);
@@ -90,7 +90,7 @@ describe.each(backends)('the fused linear layers, %s', (backend) => {
     expectSameBits(ops.readFloats(once, m * k), ops.readFloats(twice, m * k));
   });
 
-  it('with SiLU and product give the bits of the layer, SiLU and product', () => {
+  it('with SiLU and product give the same bits as the separate layer, SiLU and product', () => {
     const x = ops.floats(floats(m * k));
     const gateUp = ops.zeros(m * n);
     const [fused, plain] = [ops.zeros((m * n) / 2), ops.zeros((m * n) / 2)];

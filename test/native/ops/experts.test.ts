@@ -7,7 +7,7 @@ interface Routed {
   weights: number[];
 }
 
-/** The topK of softmax(logits), of equals the lower id. */
+/** The topK of softmax(logits); ties go to the lower id. */
 function route(logits: ArrayLike<number>, topK: number, normalize: boolean): Routed {
   const value = (id: number) => (Number.isNaN(logits[id]) ? -Infinity : logits[id]);
   const ids = Array.from({ length: logits.length }, (_, id) => id);
@@ -29,7 +29,7 @@ function routingOf(ops: Ops, numTokens: number, numExperts: number, topK: number
   };
 }
 
-/** Random experts of each token, each at most once. */
+/** Random distinct experts for each token. */
 function randomIds(random: Random, numTokens: number, numExperts: number, topK: number) {
   return Int32Array.from({ length: numTokens }).reduce<number[]>((ids) => {
     ids.push(...random.permutation(numExperts).subarray(0, topK));
@@ -60,7 +60,7 @@ describe.each(backends)('experts, %s', (backend) => {
     expectClose(ops.readFloats(routing.weights, numTokens * topK), weights, 1e-6);
   });
 
-  it('take the lower id of equal logits, and NaN last', () => {
+  it('prefer the lower id of equal logits, and rank NaN last', () => {
     const logits = [1, 3, NaN, 3, 2, NaN];
     const routing = routingOf(ops, 1, 6, 6);
     ops.routeTokens(ops.floats(logits), true, routing);
@@ -68,14 +68,14 @@ describe.each(backends)('experts, %s', (backend) => {
   });
 
   // torch.softmax of a row with NaN is NaN throughout.
-  it.each([true, false])('give NaN to the tokens whose logits have it, normalised: %s', (norm) => {
+  it.each([true, false])('give NaN to the tokens whose logits have it, normalized: %s', (norm) => {
     const routing = routingOf(ops, 3, 3, 2);
     ops.routeTokens(ops.floats([1, 2, 3, 1, NaN, 3, 3, 2, 1]), norm, routing);
     const isNan = Array.from(ops.readFloats(routing.weights, 6), (weight) => Number.isNaN(weight));
     expect(isNan).toEqual([false, false, true, true, false, false]);
   });
 
-  describe.each([1, 2])('of which this rank has those of half %i', (half) => {
+  describe.each([1, 2])('on the rank with half %i of the experts', (half) => {
     it.each(['float32', 'float8_e4m3'] as const)('multiply rows by matrices in %s', (type) => {
       const [numTokens, numExperts, topK, rows, cols] = [9, 6, 2, 20, 40];
       const random = new Random(half);
@@ -129,7 +129,7 @@ describe.each(backends)('experts, %s', (backend) => {
     });
   });
 
-  it('give a token the same bits whatever the other tokens are', () => {
+  it('give a token the same bits in any batch', () => {
     const [numExperts, topK, rows, cols] = [4, 2, 33, 520];
     const random = new Random(5);
     const data = ops.floats(random.normals(numExperts * rows * cols));
@@ -155,7 +155,7 @@ describe.each(backends)('experts, %s', (backend) => {
     }
   });
 
-  it('are summed by their weights', () => {
+  it('are summed with their weights', () => {
     const [numTokens, topK, width] = [7, 3, 50];
     const random = new Random(3);
     const x = random.normals(numTokens * topK * width);

@@ -24,7 +24,7 @@ describe.each(isas)('upload, %s', (isa) => {
     const view = new DataView(new ArrayBuffer(4));
     const values: number[] = [0, -0, NaN, Infinity, -Infinity, 3.4028234663852886e38, 1e-45];
     for (let i = 0; i < 65536; ++i) {
-      // Each number of the type, the middle between it and the next, and the neighbours of that.
+      // Each number of the type, the midpoint to the next, and the midpoint's neighbours.
       const number = widen[dtype](i);
       const next = widen[dtype](i + 1);
       if (!Number.isFinite(number) || !Number.isFinite(next)) continue;
@@ -36,7 +36,7 @@ describe.each(isas)('upload, %s', (isa) => {
         values.push(view.getFloat32(0));
       }
     }
-    // The step from the largest number to infinity, and any bits at all.
+    // The boundary between the largest number and infinity, and random bits.
     for (const x of [65504, 65519.996, 65520, 65536, 3.3895313892515355e38, 3.396e38]) {
       values.push(Math.fround(x), -Math.fround(x));
     }
@@ -54,7 +54,7 @@ describe.each(isas)('upload, %s', (isa) => {
     }
   });
 
-  it('converts between all types, from any alignment and at any length', () => {
+  it('converts between all types, at any alignment and length', () => {
     const random = new Random(3);
     for (const from of dtypes) {
       for (const to of dtypes) {
@@ -105,13 +105,13 @@ describe.each(isas)('upload, %s', (isa) => {
   });
 });
 
-/** Values that the type can hold, as its bytes. */
+/** Encodes values of the type. */
 function bytesOf(values: Float32Array, dtype: DType): Uint8Array {
   if (dtype === 'float32') return new Uint8Array(values.buffer);
   const bits = Uint16Array.from(values, (x) => {
     const [word] = new Uint32Array(Float32Array.of(x).buffer);
     if (dtype === 'bfloat16') return word >>> 16;
-    // By search: float16 numbers of one sign are in the order of their bits.
+    // By search: float16 numbers of one sign are ordered as their bits.
     let [low, high] = [0, 0x7c00];
     while (low < high) {
       const middle = (low + high) >> 1;

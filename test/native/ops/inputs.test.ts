@@ -14,7 +14,7 @@ describe.each(backends)('prepareInputs, %s', (backend) => {
     { slot: 0, numComputed: 39, numScheduled: 1 },
   ];
 
-  it('finds the id, position, cache slot and row of each token', () => {
+  it('computes the id, position, cache slot and row of each token', () => {
     const requests = layout.requests(ops, tokenIds, 1000);
     const batch = makeBatch(ops, rows);
     ops.prepareInputs(requests, null, 0, 16, batch);
@@ -27,7 +27,7 @@ describe.each(backends)('prepareInputs, %s', (backend) => {
     expect(read('tokenRows')).toEqual(tokens.map((t) => t.row));
   });
 
-  it('applies the updates of block tables first, and keeps them', () => {
+  it('first applies block table updates, which persist', () => {
     const requests = layout.requests(ops, tokenIds, 1000);
     const batch = makeBatch(ops, rows);
     // (slot, index in its block table, block)

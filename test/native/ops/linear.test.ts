@@ -1,7 +1,7 @@
 import { cpuOps, dtypes, isas, type Ops, type Weight } from './binding';
 import { expectClose, expectSameBits, Random } from './reference';
 
-/** x [m, k] times the transposed w [n, k], plus b [n] or nothing. */
+/** x [m, k] times the transpose of w [n, k], plus an optional b [n]. */
 function run(ops: Ops, x: Float32Array, m: number, w: Weight, bias: Weight | null): Float32Array {
   const out = ops.zeros(m * w.rows);
   ops.linear(ops.floats(x), m, w, bias, out);
@@ -25,7 +25,7 @@ describe.each(isas)('matmul, %s', (isa) => {
   const ops = cpuOps(isa);
 
   describe.each(dtypes)('with weights in %s', (dtype) => {
-    it.each(shapes)('gives [%i, %i] over %i as float64 does', (m, n, k) => {
+    it.each(shapes)('matches float64 for [%i, %i] over %i', (m, n, k) => {
       const random = new Random(m * 1000 + n * 10 + k);
       const x = random.normals(m * k);
       const w = random.normals(n * k, dtype);
@@ -34,7 +34,7 @@ describe.each(isas)('matmul, %s', (isa) => {
       const bias = { data: ops.floats(b, dtype), rows: n, cols: 1 };
       for (const withBias of [false, true]) {
         const expected = new Float64Array(m * n);
-        const magnitude = new Float64Array(m * n); // of what was added up: the scale of the error
+        const magnitude = new Float64Array(m * n); // sum of the summands' magnitudes, the scale of the error
         for (let i = 0; i < m; ++i) {
           for (let j = 0; j < n; ++j) {
             let sum = withBias ? b[j] : 0;
@@ -53,7 +53,7 @@ describe.each(isas)('matmul, %s', (isa) => {
     });
   });
 
-  it('gives each row the same bits whatever the number of rows and threads', () => {
+  it('gives each row the same bits for any number of rows and threads', () => {
     const [m, n, k] = [150, 258, 1045];
     const random = new Random(1);
     const x = random.normals(m * k);
@@ -81,7 +81,7 @@ describe.each(isas)('matmul, %s', (isa) => {
     }
   });
 
-  it('gives NaN and infinity as they come, in their own rows alone', () => {
+  it('propagates NaN and infinity only within their rows', () => {
     const x = Float32Array.from([1, NaN, 1, 1, Infinity, 1]);
     const weight = { data: ops.floats([1, 2]), rows: 1, cols: 2 };
     expect([...run(ops, x, 3, weight, null)]).toEqual([NaN, 3, Infinity]);

@@ -12,7 +12,7 @@ function logSoftmax(logits: ArrayLike<number>): Float64Array {
 const rankOf = (logits: Float32Array, tokenId: number) =>
   1 + logits.filter((x) => x > logits[tokenId]).length;
 
-/** The operation's own arrays, with 99 and 9.5 where nothing was written. */
+/** The operation's output arrays, with 99 and 9.5 in unwritten elements. */
 function makeLogprobs(ops: Ops, count: number, maxLogprobs: number) {
   const width = 1 + maxLogprobs;
   const out = {
@@ -59,13 +59,13 @@ describe.each(backends)('logprobs, %s', (backend) => {
           expect(actual.rank).toBe(rankOf(row, tokenIds[i]));
           expect(actual.tokenIds.slice(1 + numTop).every((id) => id === 99)).toBe(true);
         });
-        // The logits are as they were.
+        // The logits are unchanged.
         expect(ops.readFloats(all, count * vocabSize).subarray(0, vocabSize)).toEqual(logits[0]);
       }
     },
   );
 
-  it('find the likeliest wherever they lie', () => {
+  it('find the largest logits anywhere in the row', () => {
     const vocabSize = 5000;
     const orders = [
       Float32Array.from({ length: vocabSize }, (_, i) => i / 1000), // the best are the last
@@ -83,7 +83,7 @@ describe.each(backends)('logprobs, %s', (backend) => {
     });
   });
 
-  it('order equal logits by id, and rank by those strictly greater', () => {
+  it('order equal logits by id, and rank by the number of strictly greater ones', () => {
     const logits = Float32Array.from([1, 3, 2, 3, 1, 2, 3, -Infinity]);
     const { out, read } = makeLogprobs(ops, 3, 10);
     const rows = ops.floats([...logits, ...logits, ...logits]);
@@ -94,7 +94,7 @@ describe.each(backends)('logprobs, %s', (backend) => {
     expect(read(2).logprobs[0]).toBe(-Infinity);
   });
 
-  it('take NaN as impossible, and count it', () => {
+  it('treat NaN as -Infinity, and count it', () => {
     const { out, read } = makeLogprobs(ops, 2, 2);
     const logits = ops.floats([NaN, 1, 1, NaN, NaN, NaN]);
     const numNans = ops.ints([-1, -1]);
@@ -107,7 +107,7 @@ describe.each(backends)('logprobs, %s', (backend) => {
     expect([...read(1).logprobs]).toEqual([-Infinity, -Infinity, -Infinity]);
   });
 
-  it('of a sample are raw: before masks, penalties, temperature; and only where asked for', () => {
+  it('of a sample are raw (before masks, penalties, temperature), and only on request', () => {
     const vocabSize = 1000;
     const random = new Random(8);
     const logits = Array.from({ length: 4 }, () => random.normals(vocabSize, 'float32', 3));
@@ -126,7 +126,7 @@ describe.each(backends)('logprobs, %s', (backend) => {
         seed: 3n,
         topK: 10,
         repetitionPenalty: 2,
-        // The arg max may not be sampled.
+        // The arg max is masked.
         badWordsTokenIds: Int32Array.of(row.indexOf(Math.max(...row))),
         badWordsEnds: Int32Array.of(1),
         numLogprobs: wanted[slot],

@@ -9,7 +9,7 @@ const MiB = 2 ** 20;
 const GiB = 2 ** 30;
 
 describe('memory', () => {
-  it('accounts for what is allocated now and was at most', () => {
+  it('reports current and peak allocation', () => {
     const ops = cpuOps();
     expect(ops.memory()).toMatchObject({ allocated: 0, peakAllocated: 0 });
     const small = ops.allocate(25, 'float32', 'a vector');
@@ -24,7 +24,7 @@ describe('memory', () => {
     expect(ops.memory()).toMatchObject({ allocated: 0, peakAllocated: 100 });
   });
 
-  it('is zeroed, also where something else was before', () => {
+  it('is zeroed, also if it is reused', () => {
     const ops = cpuOps();
     for (const count of [1, 1000, 2 * MiB]) {
       const before = ops.allocate(count, 'int32', 'a test');
@@ -34,7 +34,7 @@ describe('memory', () => {
     }
   });
 
-  it('takes none from the system before it is written to', () => {
+  it('is not resident before it is written', () => {
     const ops = cpuOps();
     const residentBytes = () =>
       Number(readFileSync('/proc/self/statm', 'utf8').split(' ')[1]) * 4096;
@@ -44,16 +44,16 @@ describe('memory', () => {
     ops.release(cache);
   });
 
-  it('is refused, with what it was for and the figures, when there is not so much', () => {
+  it('is refused with its purpose and sizes if too little is available', () => {
     const ops = cpuOps();
     const kept = ops.allocate(2 * MiB, 'float32', 'the weights');
     const { total } = ops.memory();
     const ask = (bytes: number) => () => ops.allocate(bytes / 4, 'float32', 'the KV cache');
     expect(ask(2 ** 50)).toThrow(OutOfMemoryError);
     expect(ask(2 ** 50)).toThrow(
-      /the KV cache: 1125899906842624 bytes \(1048576\.00 GiB\) .* free of .* 0\.01 GiB of it in use/,
+      /the KV cache: 1125899906842624 bytes \(1048576\.00 GiB\) .* free of .* 0\.01 GiB of it used/,
     );
-    // What was promised before counts, though the system has not yet given it.
+    // Earlier allocations count although they are not resident yet.
     const most = ops.memory().free - (ops.memory().free % 4096);
     const promised = ops.allocate((most * 0.75) / 4, 'float32', 'a large cache');
     expect(ask(total / 2)).toThrow(OutOfMemoryError);
@@ -78,7 +78,7 @@ describe('the memory of the host', () => {
       'MemTotal:       67108864 kB\nMemFree:  1048576 kB\nMemAvailable:   33554432 kB\n',
     );
 
-  it("is the machine's where no group limits it", () => {
+  it("is the machine's without a cgroup limit", () => {
     machine();
     expect(hostMemory(root)).toEqual({ total: 64 * GiB, free: 32 * GiB });
     write('proc/self/cgroup', '0::/user\n');
@@ -86,7 +86,7 @@ describe('the memory of the host', () => {
     expect(hostMemory(root)).toEqual({ total: 64 * GiB, free: 32 * GiB });
   });
 
-  it('is the limit of a group of version 2, less what it uses and cannot drop', () => {
+  it('is the limit of a version 2 cgroup minus its unreclaimable usage', () => {
     machine();
     write('proc/self/cgroup', '0::/pods/one\n');
     write('sys/fs/cgroup/pods/one/memory.max', `${8 * GiB}\n`);
@@ -94,24 +94,24 @@ describe('the memory of the host', () => {
     const stat = `anon 1\ninactive_file ${2 * GiB}\nactive_file ${GiB}\n`;
     write('sys/fs/cgroup/pods/one/memory.stat', stat);
     expect(hostMemory(root)).toEqual({ total: 8 * GiB, free: 6 * GiB });
-    // The group above may have less.
+    // The parent cgroup may have a lower limit.
     write('sys/fs/cgroup/pods/memory.max', `${4 * GiB}\n`);
     write('sys/fs/cgroup/pods/memory.current', `${3 * GiB}\n`);
     expect(hostMemory(root)).toEqual({ total: 4 * GiB, free: GiB });
   });
 
-  it('is the limit of a group of version 1', () => {
+  it('is the limit of a version 1 cgroup', () => {
     machine();
     write('proc/self/cgroup', '5:cpu,cpuacct:/x\n4:memory:/pods/one\n0::/\n');
     write('sys/fs/cgroup/memory/pods/one/memory.limit_in_bytes', `${8 * GiB}\n`);
     write('sys/fs/cgroup/memory/pods/one/memory.usage_in_bytes', `${5 * GiB}\n`);
     write('sys/fs/cgroup/memory/pods/one/memory.stat', `total_inactive_file ${2 * GiB}\n`);
-    // "None" is a very large number in this version.
+    // Version 1 writes "no limit" as a very large number.
     write('sys/fs/cgroup/memory/memory.limit_in_bytes', '9223372036854771712\n');
     expect(hostMemory(root)).toEqual({ total: 8 * GiB, free: 5 * GiB });
   });
 
-  it('is the limit of the container, which sees its own group as the root', () => {
+  it('is the limit of the container, which sees its cgroup as the root', () => {
     machine();
     write('proc/self/cgroup', '0::/kubepods/pod1/abc\n');
     write('sys/fs/cgroup/memory.max', `${2 * GiB}\n`);
@@ -121,16 +121,18 @@ describe('the memory of the host', () => {
 });
 
 describe('the number of threads', () => {
-  it('is the one asked for, or the number of cores', () => {
+  it('is the requested one, or the number of cores', () => {
     expect(cpuOps(undefined, 3).properties().numThreads).toBe(3);
     expect(cpuOps(undefined, 0).properties().numThreads).toBe(Number(execFileSync('nproc')));
   });
 });
 
 describe('the instruction set', () => {
-  it('is the fastest there is, or the one asked for', () => {
+  it('is the requested one, or the fastest supported', () => {
     expect(cpuOps('plain').properties()).toMatchObject({ name: 'cpu', capability: 'plain' });
     expect(['plain', 'avx2', 'avx512']).toContain(cpuOps().properties().capability);
-    expect(() => cpuOps('sse9' as 'plain')).toThrow(/no instruction set 'sse9'; it has .*plain/);
+    expect(() => cpuOps('sse9' as 'plain')).toThrow(
+      /does not support the instruction set 'sse9'; supported: .*plain/,
+    );
   });
 });

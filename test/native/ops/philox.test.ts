@@ -38,15 +38,15 @@ describe.each(isas)('fillRandom, %s', (isa) => {
   it('has the mean, deviation and tails of a normal distribution', () => {
     const values = fill(0.5, 2, 1n);
     const z = Array.from(values, (x) => (x - 0.5) / 2).sort((a, b) => a - b);
-    // The largest distance between the distributions: of samples so many, below 1.95 / sqrt(n) with
-    // a probability of 0.999 (Kolmogorov and Smirnov).
+    // The largest distance between the distributions, which is below 1.95 / sqrt(n) with
+    // probability 0.999 (Kolmogorov-Smirnov).
     let distance = 0;
     for (let x = -4, below = 0; x <= 4; x += 0.02) {
       while (below < count && z[below] <= x) ++below;
       distance = Math.max(distance, Math.abs(normalBelow(x) - below / count));
     }
     expect(distance).toBeLessThan(1.95 / Math.sqrt(count));
-    // Neighbours do not depend on each other.
+    // Neighbours are uncorrelated.
     for (const lag of [1, 2, 3, 4]) {
       let sum = 0;
       for (let i = 0; i + lag < count; ++i) sum += (values[i] - 0.5) * (values[i + lag] - 0.5);
@@ -54,14 +54,14 @@ describe.each(isas)('fillRandom, %s', (isa) => {
     }
   });
 
-  it('depends on seed and index alone', () => {
+  it('depends only on seed and index', () => {
     expect(fill(0, 1, 5n, 1)).toEqual(fill(0, 1, 5n, 3));
     expect(fill(0, 1, 5n, 2, 1001)).toEqual(fill(0, 1, 5n).subarray(0, 1001));
     expect(fill(0, 1, 6n)[0]).not.toBe(fill(0, 1, 5n)[0]);
     expect(fill(0, 1, 1n << 32n)[0]).not.toBe(fill(0, 1, 0n)[0]);
   });
 
-  it.each(dtypes)('fills %s; without deviation, with the mean', (dtype) => {
+  it.each(dtypes)('fills %s; with deviation 0, with the mean', (dtype) => {
     const out = ops.zeros(7, dtype);
     ops.fillRandom(out, 1, 0, 3n);
     const read = () =>
@@ -75,7 +75,7 @@ describe.each(isas)('fillRandom, %s', (isa) => {
   });
 });
 
-/** The probability of a standard normal number below x: its density, integrated by Simpson's rule. */
+/** Standard normal distribution function, integrated with Simpson's rule. */
 function normalBelow(x: number): number {
   const steps = 200;
   const h = x / steps;

@@ -1,4 +1,4 @@
-/** What the tests compute themselves, in float64: numbers of each type, random data, comparisons. */
+/** Float64 references of the tests: number types, random data, comparisons. */
 import type { DType } from '../../../lib/native';
 
 /** The value of a float16's bits: (-1)^sign 2^(exponent - 15) 1.mantissa, or a subnormal. */
@@ -31,7 +31,7 @@ const formats = {
   bfloat16: { mantissaBits: 7, minExponent: -126, max: 3.3895313892515355e38 },
 };
 
-/** The number of the type nearest to x, of two equally near the one whose last bit is 0. */
+/** Rounds x to the type, ties to even. */
 export function roundTo(x: number, dtype: DType): number {
   if (dtype === 'float32') return Math.fround(x);
   if (!Number.isFinite(x) || x === 0) return x;
@@ -53,7 +53,7 @@ function exponentOf(x: number): number {
   return ((view.getUint16(0) >> 4) & 0x7ff) - 1023;
 }
 
-/** A small generator of the tests' own (xorshift, Marsaglia 2003), so that data repeat. */
+/** A seeded generator (xorshift, Marsaglia 2003) for reproducible data. */
 export class Random {
   private state: number;
 
@@ -77,7 +77,7 @@ export class Random {
     return this.word() / 2 ** 32;
   }
 
-  /** A whole number in [0, end). */
+  /** An integer in [0, end). */
   below(end: number): number {
     return Math.floor(this.uniform() * end);
   }
@@ -102,7 +102,7 @@ export class Random {
   }
 }
 
-/** Fails where an actual number is further from the expected one than its tolerance. */
+/** Fails if a number differs from the expected one by more than its tolerance. */
 export function expectClose(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,
@@ -117,7 +117,7 @@ export function expectClose(
   }
 }
 
-/** Fails unless the two have the same bits. */
+/** Fails unless the bits are equal. */
 export function expectSameBits(actual: Float32Array, expected: Float32Array): void {
   const bits = (x: Float32Array) => new Uint32Array(x.buffer, x.byteOffset, x.length);
   expect(actual.length).toBe(expected.length);
@@ -127,7 +127,7 @@ export function expectSameBits(actual: Float32Array, expected: Float32Array): vo
   }
 }
 
-/** The value of a float8 E4M3's bits: like float16ToNumber, without infinities. */
+/** The value of a float8 E4M3's bits, which have no infinities. */
 export function float8ToNumber(bits: number): number {
   const sign = bits & 0x80 ? -1 : 1;
   const exponent = (bits >> 3) & 0xf;
@@ -137,7 +137,7 @@ export function float8ToNumber(bits: number): number {
   return sign * (1 + mantissa / 8) * 2 ** (exponent - 7);
 }
 
-/** A matrix in float8 with a scale for each block, and its elements in float64. */
+/** A float8 matrix with a scale per block, and its elements in float64. */
 export class BlockScaledMatrix {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
@@ -151,7 +151,7 @@ export class BlockScaledMatrix {
     random: Random,
   ) {
     const scaleColumns = Math.ceil(cols / scaleCols);
-    // Each code but NaN.
+    // Each code except NaN.
     this.codes = Uint8Array.from({ length: rows * cols }, () => {
       const code = random.below(256);
       return (code & 0x7f) === 0x7f ? 0 : code;

@@ -8,7 +8,7 @@ const limits = { vocabSize: 1000, maxNumSeqs: 1, maxModelLen: 8, blockSize: 16, 
 describe.each(backends)('the request table, %s', (backend) => {
   const ops = openOps(backend);
 
-  it('has what entered each slot last, however quickly they came', () => {
+  it('has the last request of each slot after rapid updates', () => {
     const random = new Random(4);
     const numSlots = 40;
     const maxModelLen = 20_000;
@@ -34,7 +34,7 @@ describe.each(backends)('the request table, %s', (backend) => {
     });
   });
 
-  it('has a request of many megabytes whole', () => {
+  it('stores a request of many megabytes', () => {
     const length = 3_000_001;
     const requests = ops.makeRequests({ ...limits, maxModelLen: length });
     const numBlocks = Math.ceil(length / 16);
@@ -52,7 +52,7 @@ describe.each(backends)('the request table, %s', (backend) => {
     expect(read.blockTable.subarray(0, numBlocks)).toEqual(request.blockIds);
   });
 
-  /** Greedy's token of ten logits, the later the likelier, for each request in turn in one slot. */
+  /** Samples ten ascending logits greedily for each request in turn, all in one slot. */
   function sampleInTurn(samplings: Partial<NativeSampling>[]): number[] {
     const requests = ops.makeRequests({ ...limits, vocabSize: 10 });
     const results = samplings.map((sampling) => {
@@ -71,7 +71,7 @@ describe.each(backends)('the request table, %s', (backend) => {
     return results.map((sampled) => ops.readInts(sampled, 1)[0]);
   }
 
-  it('gives each request in a slot its own lists, shorter or longer than those before', () => {
+  it('uses the lists of the current request in a slot, shorter or longer than the previous ones', () => {
     const allowed = (...ids: number[]) => ({ allowedTokenIds: Int32Array.from(ids) });
     const many = { allowedTokenIds: Int32Array.from({ length: 3000 }, (_, i) => i % 8) };
     const biased = {
@@ -85,7 +85,7 @@ describe.each(backends)('the request table, %s', (backend) => {
     expect(sampleInTurn(samplings)).toEqual([3, 7, 9, 5, 4, 7]);
   });
 
-  it('allocates nothing for lists of any length', () => {
+  it('allocates no memory for lists of any length', () => {
     const requests = ops.makeRequests({ ...limits, vocabSize: 10 });
     const { allocated } = ops.memory();
     const bytesWith = (count: number) => {

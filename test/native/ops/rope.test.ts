@@ -80,7 +80,7 @@ describe.each(isas)('ropeAndCache, %s', (isa) => {
         const actual = ops.readFloats(tensor, qkv.length);
         expectClose(actual, expected, (i) => magnitude[i] * 1e-6);
 
-        // In the cache: what now stands in qkv, in its type, in the tokens' slots and nowhere else.
+        // The cache has the new qkv, in the cache's type, only in the tokens' slots.
         const read = (t: typeof cache.keys) =>
           dtype === 'float32'
             ? Array.from(ops.readFloats(t, cacheSize))

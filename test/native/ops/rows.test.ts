@@ -9,7 +9,7 @@ describe.each(isas)('%s', (isa) => {
   describe('rmsNorm', () => {
     const eps = 1e-5;
 
-    /** residual (+ x) over its root mean square, times the weight; and the sum. */
+    /** residual (+ x) divided by its root mean square, times the weight; and the sum. */
     const reference = (x: Float32Array | null, residual: Float32Array, weight: Float32Array) => {
       const size = weight.length;
       const sums = Float32Array.from(residual, (r, i) => Math.fround(r + (x ? x[i] : 0)));
@@ -24,7 +24,7 @@ describe.each(isas)('%s', (isa) => {
     };
 
     describe.each(dtypes)('with a weight in %s', (dtype) => {
-      it.each(sizes)('normalises rows of %i, adding x to the residual if there is an x', (size) => {
+      it.each(sizes)('normalises rows of %i, and adds an optional x to the residual', (size) => {
         const numTokens = 5;
         const random = new Random(size);
         const weight = random.normals(size, dtype);
@@ -42,7 +42,7 @@ describe.each(isas)('%s', (isa) => {
       });
     });
 
-    it('may write over x', () => {
+    it('can write in place of x', () => {
       const random = new Random(4);
       const [x, residual, weight] = [random.normals(66), random.normals(66), random.normals(33)];
       const [inPlace, res] = [ops.floats(x), ops.floats(residual)];
@@ -89,7 +89,7 @@ describe.each(isas)('%s', (isa) => {
       });
     });
 
-    it('is right far from zero, and keeps NaN', () => {
+    it('is accurate far from zero, and propagates NaN', () => {
       const gates = [-1e30, -200, -88, -1e-30, 0, 1e-30, 50, 88, 200, 1e30, NaN];
       const out = ops.zeros(gates.length);
       ops.siluAndMul(ops.floats([...gates, ...gates.map(() => 1)]), 1, gates.length, out);
@@ -98,7 +98,7 @@ describe.each(isas)('%s', (isa) => {
         if (Number.isNaN(gate)) expect(actual[i]).toBeNaN();
         else {
           const expected = gate < -100 ? 0 : gate / (1 + Math.exp(-gate));
-          // Below e^-88 it may be 0 or a little off: nothing is added up to such numbers.
+          // Below e^-88 it may be 0 or inaccurate, which is negligible in sums.
           expect(Math.abs(actual[i] - expected)).toBeLessThanOrEqual(
             Math.abs(expected) * 1e-6 + 1e-8,
           );
@@ -108,7 +108,7 @@ describe.each(isas)('%s', (isa) => {
   });
 
   describe('embed', () => {
-    it.each(dtypes)('gives rows of a table in %s exactly', (dtype) => {
+    it.each(dtypes)('returns rows of a table in %s exactly', (dtype) => {
       const [vocabSize, size] = [50, 37];
       const random = new Random(5);
       const table = random.normals(vocabSize * size, dtype);
@@ -122,7 +122,7 @@ describe.each(isas)('%s', (isa) => {
       expectSameBits(ops.readFloats(out, expected.length), expected);
     });
 
-    it.each([0, 13, 40])('gives zeros for tokens outside a table that begins at %i', (first) => {
+    it.each([0, 13, 40])('returns zeros for tokens outside a table that starts at %i', (first) => {
       const [rows, size] = [17, 37];
       const table = new Random(first).normals(rows * size);
       const ids = Int32Array.from({ length: 60 }, (_, id) => id);
@@ -140,7 +140,7 @@ describe.each(isas)('%s', (isa) => {
       [3, 2, 16, 32],
       [5, 4, 9, 33],
       [300, 4, 101, 401],
-      [2, 4, 2, 5], // the last part is left out
+      [2, 4, 2, 5], // without the last part
     ])('of %i rows lays %i parts of %i side by side, up to %i', (count, numParts, part, width) => {
       const parts = new Random(width).normals(numParts * count * part);
       const out = ops.floats(new Float32Array(count * width).fill(NaN));
@@ -154,7 +154,7 @@ describe.each(isas)('%s', (isa) => {
   });
 
   describe('gatherRows', () => {
-    it('gives the rows that index names', () => {
+    it('returns the rows of the indices', () => {
       const x = new Random(6).normals(10 * 33);
       const index = [9, 0, 3, 3];
       const out = ops.zeros(index.length * 33);

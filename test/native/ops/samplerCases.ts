@@ -1,4 +1,4 @@
-/** Any logits, parameters and lists that a row can be sampled with, for property tests. */
+/** Arbitrary logits, sampling parameters and lists, for property tests. */
 import * as fc from 'fast-check';
 import type { NativeSampling } from '../../../lib/native';
 import { Random } from './reference';
@@ -7,18 +7,18 @@ import type { SampledRequest } from './samplerReference';
 export interface SamplerCase {
   logits: Float32Array;
   request: SampledRequest;
-  /** Of the row, where it has one. */
+  /** The row's mask, if any. */
   bitmask: Int32Array | undefined;
 }
 
-/** Numbers at which float32 arithmetic goes astray. */
+/** Numbers at the limits of float32 arithmetic. */
 const SPECIAL = [
   NaN,
   Infinity,
   -Infinity,
   0,
   -0,
-  1e-45, // the least float32
+  1e-45, // the smallest float32
   -1e-45,
   1e-46, // 0 in float32
   1e39, // Infinity in float32
@@ -39,16 +39,16 @@ const float = (...usual: number[]) =>
     { weight: 1, arbitrary: fc.float() },
   );
 
-/** One part of a row on CUDA has 4096 tokens. */
+/** CUDA divides a row into parts of 4096 tokens. */
 const VOCAB_SIZES = [1, 2, 5, 31, 32, 33, 100, 4096, 4101];
 
-/** A row's logits: normal numbers of any size, with a share of them replaced by special ones. */
+/** A row's logits: normally distributed with any scale, some replaced by special values. */
 const logitsOf = (vocabSize: number): fc.Arbitrary<Float32Array> =>
   fc
     .record({
       seed: fc.nat(),
       scale: fc.constantFrom(1, 1, 1, 4, 0, 1e-30, 1e10, 1e38),
-      isRounded: fc.boolean(), // so that there are equals
+      isRounded: fc.boolean(), // for ties
       share: fc.constantFrom(0, 0, 0.1, 0.5, 0.99, 1),
       specials: fc.array(fc.constantFrom(...SPECIAL), { minLength: 1, maxLength: 3 }),
     })

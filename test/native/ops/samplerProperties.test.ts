@@ -1,4 +1,4 @@
-/** What holds of a sampled token whatever the logits, the parameters and the lists are. */
+/** Properties of sampled tokens for any logits, parameters and lists. */
 import * as fc from 'fast-check';
 import type { NativeSampling } from '../../../lib/native';
 import { backends, openOps } from './binding';
@@ -9,7 +9,7 @@ import { samplerCase, type SamplerCase } from './samplerCases';
 const RUNS = Number(process.env.UNIPROC_PROPERTY_RUNS ?? 300);
 const options = { numRuns: RUNS, seed: Number(process.env.UNIPROC_PROPERTY_SEED ?? 10) };
 
-jest.setTimeout(600_000); // for many more runs, or a busy machine
+jest.setTimeout(600_000); // allows for more runs, or a busy machine
 
 describe.each(backends)('any row, %s', (backend) => {
   const ops = openOps(backend);
@@ -18,7 +18,7 @@ describe.each(backends)('any row, %s', (backend) => {
     return { tokenId: tokenIds[0], numNans: numNans[0] };
   };
 
-  it('gets a token that is permitted, and a possible one where one is', () => {
+  it('gets a permitted token, and a possible one if there is any', () => {
     fc.assert(
       fc.property(samplerCase, (trial) => {
         const { logits, request: made, bitmask } = trial;
@@ -39,7 +39,7 @@ describe.each(backends)('any row, %s', (backend) => {
     );
   });
 
-  it('gets the token that float64 gives, where the accuracy of float32 decides it', () => {
+  it('gets the token of the float64 reference if float32 accuracy suffices', () => {
     let numCompared = 0;
     fc.assert(
       fc.property(samplerCase, (trial) => {
@@ -80,7 +80,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     ['infinite penalties', { presencePenalty: Infinity, frequencyPenalty: -Infinity, topP: 0.9 }],
     ['a presence penalty that is not a number', { presencePenalty: NaN, topK: 5 }],
     ['top-p below 0', { topP: -Infinity }],
-    ['top-p of the least number', { topP: 1e-45 }],
+    ['top-p of the smallest float32', { topP: 1e-45 }],
     ['min-p above 1', { minP: Infinity }],
     ['top-k below 0', { topK: -(2 ** 31), topP: 0.5 }],
   ])('%s: a token that is allowed', (_, sampling) => {
@@ -91,7 +91,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     for (const tokenId of sample(ops, rows, requests)) expect(allowed).toContain(tokenId);
   });
 
-  it('an infinite bias makes a forbidden token no possible one', () => {
+  it('an infinite bias does not permit a forbidden token', () => {
     const biases = {
       logitBiasTokenIds: Int32Array.of(5, 11),
       logitBiases: Float32Array.of(Infinity, -Infinity),
@@ -102,7 +102,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     }
   });
 
-  it('what the model calls impossible stays so at any temperature', () => {
+  it('a token with logit -Infinity stays impossible at any temperature', () => {
     const row = Float32Array.from({ length: 5000 }, (_, i) => (i % 1000 === 7 ? -3 : -Infinity));
     for (const temperature of [1e38, Infinity]) {
       for (const more of [{}, { topP: 0.999 }, { topK: 4000 }, { minP: 1e-30 }]) {
@@ -115,7 +115,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     }
   });
 
-  it('bans hold as long as another token is permitted, though none is possible', () => {
+  it('bans apply while another token is permitted, even if none is possible', () => {
     const stop = { stopTokenIds: Int32Array.of(0, 1), minTokens: 5 };
     for (const value of [NaN, -Infinity]) {
       for (const more of [{ temperature: 0 }, {}, { topP: 0.5 }]) {
@@ -128,7 +128,7 @@ describe.each(backends)('parameters at the ends of float32, %s', (backend) => {
     }
   });
 
-  it('no NaN of one row is counted in another', () => {
+  it('NaN of one row is not counted in another', () => {
     const rows = [0, 1, 3000, 0, 9001].map((numNans) =>
       Float32Array.from({ length: 9001 }, (_, i) => (i < numNans ? NaN : i % 10)),
     );

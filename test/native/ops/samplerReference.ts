@@ -1,4 +1,4 @@
-/** Sampling in float64, step by step as native/ops/ops.h says, with full sorts and no shortcuts. */
+/** Sampling in float64 with the steps of native/ops/ops.h and full sorts. */
 import type { NativeSampling } from '../../../lib/native';
 
 /** The largest float32. */
@@ -7,12 +7,12 @@ export const FLOAT32_MAX = 2 ** 128 - 2 ** 104;
 export interface SampledRow {
   tokenId: number;
   /**
-   * How far the nearest decision was from going the other way, in logits (over their size, where
-   * that is above 1) or probability: below the accuracy of float32 the operation may rightly choose
-   * another token.
+   * Margin of the closest decision, in logits (relative to their magnitude if that is above 1) or
+   * probability: below the accuracy of float32, the operation may correctly choose another
+   * token.
    */
   margin: number;
-  /** The same for the draw alone, whatever was cut. */
+  /** Margin of the draw alone, without the truncation steps. */
   drawMargin: number;
 }
 
@@ -42,7 +42,7 @@ export function sampleReference(
   if (order.length === 0) return { tokenId: permitted[0], margin: Infinity, drawMargin: Infinity };
   if (lifted) return best(scores, order);
 
-  // Each step is rounded to float32 and limited to its finite numbers.
+  // Each step is rounded to float32 and clamped to its finite numbers.
   const change = (ids: Iterable<number>, to: (score: number, id: number) => number) => {
     for (const id of ids) if (scores[id] > -Infinity) scores[id] = limit(to(scores[id], id));
   };
@@ -78,14 +78,14 @@ export function sampleReference(
   }
   if (sampling.topK > 0 && sampling.topK < order.length) {
     const gap = scores[order[sampling.topK - 1]] - scores[order[sampling.topK]];
-    if (gap > 0) margin = Math.min(margin, gap / size); // equals are ordered by their ids
+    if (gap > 0) margin = Math.min(margin, gap / size); // ties are ordered by id
     order = order.slice(0, sampling.topK);
   }
   if (sampling.topP < 1) {
     const topP = Math.max(sampling.topP, 0);
     const weights = order.map((id) => Math.exp(scores[id] - most));
     const total = weights.reduce((a, b) => a + b, 0);
-    let before = 0; // the probability of those likelier
+    let before = 0; // total probability of likelier tokens
     order = order.filter((_, i) => {
       margin = Math.min(margin, i === 0 ? Infinity : Math.abs(before - topP));
       const kept = i === 0 || before < topP;
@@ -103,8 +103,8 @@ export function sampleReference(
 }
 
 /**
- * The ids, ascending, that a row may give: what bitmask and allowed tokens permit and is not banned;
- * with the bans `lifted`, where they leave nothing; 0, where nothing is permitted.
+ * The ids, ascending, that a row may return: permitted by bitmask and allowed tokens, and not banned;
+ * without the bans (`lifted`) if they leave none; 0 if none is permitted.
  */
 export function permittedTokens(
   vocabSize: number,
@@ -133,7 +133,7 @@ export function permittedTokens(
   return { permitted: masked.length > 0 ? masked : [0], lifted: true };
 }
 
-/** The parameters as float32, which is what the operation is given. */
+/** The parameters rounded to float32, as passed to the operation. */
 function narrowed(sampling: NativeSampling): NativeSampling {
   const floats = [
     'temperature',
@@ -149,12 +149,12 @@ function narrowed(sampling: NativeSampling): NativeSampling {
   };
 }
 
-/** Rounded to float32, within its finite numbers; NaN as the lowest. */
+/** Rounds to float32, clamped to its finite numbers; NaN becomes the lowest. */
 function limit(score: number): number {
   return score > -FLOAT32_MAX ? Math.min(Math.fround(score), FLOAT32_MAX) : -FLOAT32_MAX;
 }
 
-/** The ids of the tokens not banned, likeliest first, of equals the lower id first. */
+/** Ids of tokens that are not banned, by descending logit, ties by id. */
 export function descending(scores: Float64Array): number[] {
   return Array.from(scores.keys())
     .filter((id) => scores[id] > -Infinity)
@@ -162,7 +162,7 @@ export function descending(scores: Float64Array): number[] {
 }
 
 function best(scores: Float64Array, order: number[]): SampledRow {
-  // Equals are ordered by their ids.
+  // Ties are ordered by id.
   const gap = order.length > 1 ? scores[order[0]] - scores[order[1]] : 0;
   const size = Math.max(1, Math.abs(scores[order[0]]));
   const margin = gap > 0 ? gap / size : Infinity;
@@ -175,14 +175,14 @@ function badWords({ badWordsTokenIds, badWordsEnds }: NativeSampling): number[][
   ]);
 }
 
-/** -log(-log(u)), u of the word for this token: its upper 23 bits and a half, over 2^23. */
+/** -log(-log(u)) with u = (the upper 23 bits of this token's random word + 0.5) / 2^23. */
 export function gumbel(seed: bigint, position: number, tokenId: number): number {
   const words = philoxReference([position, tokenId >> 2, 0, 0], seed);
   const u = ((words[tokenId & 3] >>> 9) + 0.5) / 2 ** 23;
   return -Math.log(-Math.log(u));
 }
 
-/** Philox4x32-10, written out in arbitrary precision. */
+/** Philox4x32-10 in bigint arithmetic. */
 export function philoxReference(counter: number[], key: bigint): number[] {
   const mask = 0xffffffffn;
   let [a, b, c, d] = counter.map((word) => BigInt(word >>> 0));

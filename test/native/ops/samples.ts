@@ -1,4 +1,4 @@
-/** Requests and rows of logits through the operation that samples. */
+/** Runs the sampling operation on requests and rows of logits. */
 import type { NativeSampling } from '../../../lib/native';
 import { GREEDY } from '../../support/sampling';
 import type { Ops } from './binding';
@@ -16,7 +16,7 @@ export const request = (
   generatedTokenIds,
 });
 
-/** Samples a token for each row of logits; the rows' slots are in reverse order. */
+/** Samples a token per row of logits; the rows' slots are in reverse order. */
 export function sample(
   ops: Ops,
   rows: ArrayLike<number>[],
@@ -26,7 +26,7 @@ export function sample(
   return sampleAndCount(ops, rows, requests, bitmask).tokenIds;
 }
 
-/** The same, with the number of NaN that was counted in each row. */
+/** Like `sample`, with the NaN count of each row. */
 export function sampleAndCount(
   ops: Ops,
   rows: ArrayLike<number>[],

@@ -5,13 +5,13 @@ import { Random } from './reference';
 import { descending, sampleReference, type SampledRequest } from './samplerReference';
 import { plainSampling, request, sample } from './samples';
 
-/** What `make` gives, made when it is first wanted: the references are the same for all kernels. */
+/** Caches the result of `make`: all kernels share the references. */
 function lazily<T>(make: () => T): () => T {
   let made: T | undefined;
   return () => (made ??= make());
 }
 
-/** Rows with all kinds of parameters, and the token that float64 gives each. */
+/** Rows with all kinds of parameters, and the token of the float64 reference. */
 const anyParameters = lazily(() => {
   const random = new Random(2);
   const pick = <T>(...choices: T[]) => choices[random.below(choices.length)];
@@ -69,7 +69,7 @@ const anyParameters = lazily(() => {
   return trials;
 });
 
-/** Many draws from one row: a token too many or too few would be among them. */
+/** Many draws from one row, to detect an extra or missing token. */
 class Cut {
   readonly trials: () => { logits: Float32Array; requests: SampledRequest[]; tokenIds: number[] };
 
@@ -86,7 +86,7 @@ class Cut {
         request({ ...sampling, seed: BigInt(i) }),
       );
       const drawn = all.map((made) => sampleReference(logits, made));
-      // Where the cut is, is a matter of every request; what is drawn, of each alone.
+      // An ambiguous cut affects all requests, an ambiguous draw only its own.
       const clear = drawn.map(({ drawMargin }) => drawMargin > 2e-5);
       expect(clear.filter(Boolean).length).toBeGreaterThan(count * 0.9);
       return {
@@ -116,7 +116,7 @@ describe.each(backends)('sample, %s', (backend) => {
     sample(ops, [logits], [r], bitmask)[0];
 
   describe('greedy', () => {
-    it('takes the largest logit, the lowest id of equals', () => {
+    it('returns the largest logit, ties by the lowest id', () => {
       const random = new Random(1);
       for (const vocabSize of [1, 2, 15, 16, 17, 33, 1000]) {
         const logits = random.normals(vocabSize);
@@ -154,13 +154,13 @@ describe.each(backends)('sample, %s', (backend) => {
     });
   });
 
-  it('gives the token that the same steps give in float64, for any parameters', () => {
+  it('matches the float64 reference for any parameters', () => {
     for (const { logits, made, bitmask, tokenId } of anyParameters()) {
       expect(one(logits, made, bitmask)).toBe(tokenId);
     }
   });
 
-  it.each(cuts)('draws what float64 draws: $name', ({ trials }) => {
+  it.each(cuts)('draws the same token as float64: $name', ({ trials }) => {
     const { logits, requests, tokenIds } = trials();
     expect(sample(ops, Array(requests.length).fill(logits) as Float32Array[], requests)).toEqual(
       tokenIds,
@@ -169,7 +169,7 @@ describe.each(backends)('sample, %s', (backend) => {
 
   describe('the distribution', () => {
     const logits = Float32Array.from([0, 1, -1, 2, 0.5, -3, 1.5, 0, -0.5, 1]);
-    /** The statistic of Pearson's test of the draws against softmax(logits of `kept`). */
+    /** Pearson's chi-square statistic of the draws against softmax(logits of `kept`). */
     const chiSquare = (draws: number[], kept: number[], temperature = 1) => {
       const weights = kept.map((id) => Math.exp(logits[id] / temperature));
       const total = weights.reduce((a, b) => a + b, 0);
@@ -180,10 +180,10 @@ describe.each(backends)('sample, %s', (backend) => {
       }, 0);
     };
     const all = [...logits.keys()];
-    // The 0.999 quantiles of chi square with one degree of freedom less than there are tokens.
+    // 0.999 quantiles of chi-square with (number of tokens - 1) degrees of freedom.
     const limit: Record<number, number> = { 4: 16.27, 7: 22.46, 10: 27.88 };
 
-    it('over seeds is the softmax of the logits over the temperature', () => {
+    it('over seeds is softmax(logits / temperature)', () => {
       for (const temperature of [1, 0.6, 2]) {
         const requests = Array.from({ length: 5000 }, (_, i) =>
           request({ temperature, seed: (BigInt(i) * 0x9e3779b97f4a7c15n) & 0xffffffffffffffffn }),
@@ -224,7 +224,7 @@ describe.each(backends)('sample, %s', (backend) => {
       expect(byPosition).not.toEqual(bySeed);
     });
 
-    it('of what top-k, top-p and min-p leave is renormalised', () => {
+    it('is renormalised after top-k, top-p and min-p', () => {
       const order = descending(Float64Array.from(logits));
       // The four likeliest have 0.79 of the probability, the three likeliest 0.66.
       for (const sampling of [{ topK: 4 }, { topP: 0.7 }]) {
@@ -245,7 +245,7 @@ describe.each(backends)('sample, %s', (backend) => {
     });
   });
 
-  it('gives a row the same token alone, among others, in any slot and on any number of threads', () => {
+  it('returns the same token for a row in any batch, slot and number of threads', () => {
     const random = new Random(5);
     const rows = Array.from({ length: 40 }, () => random.normals(3001, 'float32', 2));
     const requests = rows.map((_, i) =>
@@ -262,7 +262,7 @@ describe.each(backends)('sample, %s', (backend) => {
     expect(new Set(together).size).toBeGreaterThan(10);
   });
 
-  describe('what a request forbids', () => {
+  describe('a forbidden token', () => {
     const ascending = Float32Array.from({ length: 40 }, (_, i) => i); // the arg max is 39
     const greedily = (
       sampling: Partial<NativeSampling>,
@@ -279,7 +279,7 @@ describe.each(backends)('sample, %s', (backend) => {
       expect(greedily({ allowedTokenIds }, [0], [], Int32Array.of(-1, 0))).toBe(5);
     });
 
-    it('is not sampled: the end of a bad word, where its beginning was generated', () => {
+    it('is not sampled: the last token of a bad word after its other tokens', () => {
       const badWordsTokenIds = Int32Array.of(39, 4, 5, 38);
       const badWordsEnds = Int32Array.of(1, 4);
       const bad = { badWordsTokenIds, badWordsEnds };
@@ -287,7 +287,7 @@ describe.each(backends)('sample, %s', (backend) => {
       expect(greedily(bad, [0], [4, 5])).toBe(37);
       expect(greedily(bad, [0], [1, 4, 5])).toBe(37);
       expect(greedily(bad, [0], [5, 4])).toBe(38);
-      expect(greedily(bad, [4], [5])).toBe(38); // a prompt's token begins no bad word
+      expect(greedily(bad, [4], [5])).toBe(38); // bad words do not start in the prompt
     });
 
     it('is not sampled: a stop token before minTokens', () => {
@@ -298,7 +298,7 @@ describe.each(backends)('sample, %s', (backend) => {
       expect(greedily(stop, [0, 1, 2])).toBe(38);
     });
 
-    it('is all lifted but bitmask and allowed tokens, where nothing else is left', () => {
+    it('is sampled if only bitmask and allowed tokens can be respected', () => {
       const badWordsTokenIds = Int32Array.of(7);
       const bad = { badWordsTokenIds, badWordsEnds: Int32Array.of(1) };
       const stop = { stopTokenIds: Int32Array.of(3, 7), minTokens: 1 };
@@ -306,7 +306,7 @@ describe.each(backends)('sample, %s', (backend) => {
       expect(greedily({ ...bad, allowedTokenIds })).toBe(3);
       expect(greedily({ ...bad, ...stop, allowedTokenIds })).toBe(7);
       expect(one(ascending, request({ ...bad, ...stop, allowedTokenIds }))).toBe(7);
-      // What those two permit has no chance, or they permit nothing.
+      // The permitted tokens are impossible, or none is permitted.
       const impossible = new Float32Array(40).fill(-Infinity);
       expect(one(impossible, request({ allowedTokenIds: Int32Array.of(9, 6) }))).toBe(6);
       expect(one(impossible, request({}), Int32Array.of(1 << 20, 0))).toBe(20);
@@ -314,7 +314,7 @@ describe.each(backends)('sample, %s', (backend) => {
     });
   });
 
-  it('takes NaN as impossible and infinity as very likely, and goes on', () => {
+  it('treats NaN as impossible and infinity as very likely', () => {
     const logits = Float32Array.from({ length: 50 }, (_, i) => (i === 20 ? 1 : NaN));
     for (const sampling of [{}, { temperature: 0 }, { topK: 3 }, { topP: 0.5 }, { minP: 0.5 }]) {
       expect(one(logits, request(sampling))).toBe(20);
@@ -325,7 +325,7 @@ describe.each(backends)('sample, %s', (backend) => {
     }
   });
 
-  it('keeps, of equal logits at the cut of top-k, those with the lower ids', () => {
+  it('keeps the lower ids of equal logits at the top-k cut', () => {
     const rows = Array(200).fill(new Float32Array(300).fill(1)) as Float32Array[];
     const requests = rows.map((_, i) => request({ topK: 3, seed: BigInt(i) }));
     expect(new Set(sample(ops, rows, requests))).toEqual(new Set([0, 1, 2]));

@@ -1,4 +1,4 @@
-"""What each line of snippets.txt renders by jinja2 as transformers sets it up, for jinja.test.ts.
+"""Records jinja2's rendering of each line of snippets.txt in transformers' environment, for jinja.test.ts.
 
 Run: python3 test/tokenizer/jinja/make.py   (Jinja2 3.1; the environment is that of
 transformers/utils/chat_template_utils.py, copied here because importing transformers takes a while)

@@ -1,4 +1,4 @@
-/** A step while the scheduler writes it. */
+/** Builds a step's SchedulerOutput. */
 import {
   type CachedRequestData,
   emptySchedulerOutput,
@@ -7,8 +7,8 @@ import {
 } from '../contract/schedulerOutput';
 import type { Request } from './request';
 
-/** A SchedulerOutput that can be written to. */
-export interface StepInMaking extends SchedulerOutput {
+/** A mutable SchedulerOutput. */
+export interface StepBuilder extends SchedulerOutput {
   scheduledCachedReqs: CachedRequestData & {
     resumedReqIds: Set<string>;
     allTokenIds: Map<string, Int32Array>;
@@ -18,14 +18,14 @@ export interface StepInMaking extends SchedulerOutput {
   preemptedReqIds: string[];
 }
 
-export function newStep(finishedReqIds: string[]): StepInMaking {
-  const step = emptySchedulerOutput() as StepInMaking;
+export function newStep(finishedReqIds: string[]): StepBuilder {
+  const step = emptySchedulerOutput() as StepBuilder;
   step.finishedReqIds = finishedReqIds;
   return step;
 }
 
-/** The worker does not know the request yet. */
-export function addNewRequest(step: StepInMaking, request: Request): void {
+/** Adds a request that the worker does not hold. */
+export function addNewRequest(step: StepBuilder, request: Request): void {
   const data: NewRequestData = {
     reqId: request.requestId,
     promptTokenIds: request.promptTokenIds,
@@ -41,8 +41,8 @@ export function addNewRequest(step: StepInMaking, request: Request): void {
   step.scheduledNewReqs.push(data);
 }
 
-/** The request was preempted, and comes back. */
-export function addResumedRequest(step: StepInMaking, request: Request): void {
+/** Adds a preempted request that resumes. */
+export function addResumedRequest(step: StepBuilder, request: Request): void {
   const { scheduledCachedReqs: cached } = step;
   cached.resumedReqIds.add(request.requestId);
   cached.allTokenIds.set(request.requestId, request.allTokenIds());
@@ -53,9 +53,9 @@ export function addResumedRequest(step: StepInMaking, request: Request): void {
   addCachedRequest(step, request, [...request.blockIds]);
 }
 
-/** The worker knows the request; `newBlockIds` are those that it does not know of. */
+/** Adds a request that the worker holds; `newBlockIds` are blocks allocated since its last step. */
 export function addCachedRequest(
-  { scheduledCachedReqs: cached }: StepInMaking,
+  { scheduledCachedReqs: cached }: StepBuilder,
   request: Request,
   newBlockIds: readonly number[],
 ): void {
@@ -64,8 +64,8 @@ export function addCachedRequest(
   cached.numComputedTokens.push(request.numComputedTokens);
 }
 
-/** Takes back what was written of the request that is being written. */
-export function removeLatest(step: StepInMaking, { requestId }: Request): void {
+/** Removes the partly added last request. */
+export function removeLatest(step: StepBuilder, { requestId }: Request): void {
   const { scheduledNewReqs, scheduledCachedReqs: cached } = step;
   step.numScheduledTokens.delete(requestId);
   if (scheduledNewReqs.at(-1)?.reqId === requestId) scheduledNewReqs.pop();

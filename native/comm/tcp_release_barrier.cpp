@@ -1,4 +1,4 @@
-#include "comm/tcp_farewell.h"
+#include "comm/tcp_release_barrier.h"
 
 #include <sys/uio.h>
 
@@ -19,16 +19,16 @@ bool hasEnded(const Socket& socket) {
 
 }  // namespace
 
-TcpFarewell::TcpFarewell(std::vector<Socket> sockets) : waiting_(std::move(sockets)) {
+TcpReleaseBarrier::TcpReleaseBarrier(std::vector<Socket> sockets) : waiting_(std::move(sockets)) {
   std::erase_if(waiting_, [](const Socket& socket) { return !socket; });
   polled_.resize(waiting_.size());
 }
 
-void TcpFarewell::letGo() noexcept {
+void TcpReleaseBarrier::announceRelease() noexcept {
   for (const Socket& socket : waiting_) socket.endSending();
 }
 
-bool TcpFarewell::haveAllLetGo(const Deadline& deadline) noexcept {
+bool TcpReleaseBarrier::waitForPeers(const Deadline& deadline) noexcept {
   using std::chrono::milliseconds;
   for (;;) {
     std::erase_if(waiting_, hasEnded);
@@ -37,7 +37,7 @@ bool TcpFarewell::haveAllLetGo(const Deadline& deadline) noexcept {
     if (left <= milliseconds::zero()) return false;
     std::transform(waiting_.begin(), waiting_.end(), polled_.begin(),
                    [](const Socket& socket) { return pollfd{socket.fd(), POLLIN, 0}; });
-    // No longer than a second, whatever the deadline: `poll` counts in int.
+    // Waits in slices of one second, because `poll` takes an int.
     const auto wait = std::min(left, milliseconds(1000));
     static_cast<void>(poll(polled_.data(), waiting_.size(), static_cast<int>(wait.count())));
   }

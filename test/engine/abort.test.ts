@@ -1,4 +1,4 @@
-/** Requests that end before they are done: by a signal, by a reader who leaves, by a timeout. */
+/** Requests that end early: by a signal, a leaving reader or a timeout. */
 import { getEventListeners } from 'node:events';
 import type { EngineArgs } from '../../lib/config/engineArgs';
 import { RequestTimeoutError, ShutdownError } from '../../lib/errors';
@@ -23,14 +23,14 @@ const reason = new Error('the client went away');
 
 const numListeners = (signal: AbortSignal) => getEventListeners(signal, 'abort').length;
 
-/** The worker's next step, after which the one before it is done. */
+/** Completes the current step and waits for the next. */
 async function nextStep({ worker }: TestEngine<ManualPagedWorker>) {
   worker.complete.shift()?.();
   await turns();
   return worker.steps.at(-1);
 }
 
-/** An engine with request 0, which goes on, and request 1, which has computed its prompt. */
+/** An engine with request 0, which continues, and request 1, which has computed its prompt. */
 async function twoRunning(start: (engine: TestEngine<ManualPagedWorker>) => Promise<unknown>) {
   const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
   void engine.generate(promptOf(8), LONG).catch(() => undefined);
@@ -42,7 +42,7 @@ async function twoRunning(start: (engine: TestEngine<ManualPagedWorker>) => Prom
   return { engine, ended, usageOfTwo: engine.engine.stats().kvCacheUsage };
 }
 
-/** The worker hears of it in the next step, and the blocks of request 1 are free with that. */
+/** Checks that the next step frees request 1 on the worker and its blocks. */
 async function expectFreedInNextStep(
   engine: TestEngine<ManualPagedWorker>,
   usageOfTwo: number,
@@ -56,19 +56,19 @@ async function expectFreedInNextStep(
 }
 
 describe('a signal', () => {
-  test('gives generate up: the reason at once, the blocks in the next step', async () => {
+  test('aborts generate: its reason at once, the blocks in the next step', async () => {
     const controller = new AbortController();
     const { signal } = controller;
     const { engine, ended, usageOfTwo } = await twoRunning((engine) =>
       engine.generate(promptOf(8, 2), LONG, { signal }),
     );
     controller.abort(reason);
-    // No step is done meanwhile.
+    // No step completes meanwhile.
     await expect(ended).rejects.toBe(reason);
     await expectFreedInNextStep(engine, usageOfTwo);
   });
 
-  test('gives a stream up: its next read rejects, whatever was still to be read', async () => {
+  test('aborts a stream: the next read rejects and unread deltas are dropped', async () => {
     const controller = new AbortController();
     const { signal } = controller;
     let stream!: OutputStream;
@@ -83,7 +83,7 @@ describe('a signal', () => {
     await expectFreedInNextStep(engine, usageOfTwo);
   });
 
-  test('rejects a read that is under way', async () => {
+  test('rejects a pending read', async () => {
     const controller = new AbortController();
     const { engine, ended } = await twoRunning(async (engine) => {
       const stream = engine.stream(promptOf(8, 2), LONG, { signal: controller.signal });
@@ -95,7 +95,7 @@ describe('a signal', () => {
     expect(engine.engine.numUnfinishedRequests).toBe(1);
   });
 
-  test('gives up a request that waits for its turn', async () => {
+  test('aborts a waiting request', async () => {
     const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 1 });
     void engine.generate(promptOf(3), LONG).catch(() => undefined);
     const controller = new AbortController();
@@ -108,7 +108,7 @@ describe('a signal', () => {
     expect(engine.engine.stats().numWaitingReqs).toBe(0);
   });
 
-  test('gives up all prompts of a call, and all their samples, and no other', async () => {
+  test('aborts all prompts and samples of its call, and no other call', async () => {
     const engine = await TestEngine.create(SlowPagedWorker);
     const controller = new AbortController();
     const other = engine.generate(promptOf(7), { maxTokens: 40 });
@@ -127,7 +127,7 @@ describe('a signal', () => {
     expect(engine.engine.stats().kvCacheUsage).toBe(0);
   });
 
-  test('that is aborted already refuses the call, and adds no request', async () => {
+  test('that is already aborted refuses the call and adds no request', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const signal = AbortSignal.abort(reason);
     await expect(engine.generate(promptOf(3), LONG, { signal })).rejects.toBe(reason);
@@ -138,7 +138,7 @@ describe('a signal', () => {
     expect(engine.engine.stats()).toMatchObject({ numWaitingReqs: 0, numRunningReqs: 0 });
   });
 
-  test('that is aborted between the call of a stream and its first read does too', async () => {
+  test("that is aborted before a stream's first read refuses the call too", async () => {
     const engine = await TestEngine.create(PagedWorker);
     const controller = new AbortController();
     const stream = engine.stream(promptOf(3), LONG, { signal: controller.signal });
@@ -147,7 +147,7 @@ describe('a signal', () => {
     expect(engine.worker.steps).toEqual([]);
   });
 
-  test.each([['stop'], [null], [7]])('has the reason that it was given: %p', async (value) => {
+  test.each([['stop'], [null], [7]])('rejects with its reason: %p', async (value) => {
     const engine = await TestEngine.create(SlowPagedWorker);
     const controller = new AbortController();
     const { signal } = controller;
@@ -158,7 +158,7 @@ describe('a signal', () => {
     await expect(read).rejects.toBe(value);
   });
 
-  test('of a service outlives its requests, and none of them stays on it', async () => {
+  test('shared by many requests keeps no listener of finished ones', async () => {
     const engine = await TestEngine.create(SlowPagedWorker, { maxQueuedRequests: 30 });
     const { signal } = new AbortController();
     const short = { maxTokens: 2 };
@@ -168,7 +168,7 @@ describe('a signal', () => {
     const stream = engine.stream(promptOf(3), short, { signal });
     const left = engine.stream(promptOf(3), short, { signal });
     await Promise.all([stream.next(), left.next()]);
-    // Node warns of a leak from the eleventh on.
+    // Node warns of a leak at the eleventh listener.
     expect(numListeners(signal)).toBe(1);
     await Promise.all([...calls, batch]);
     expect(numListeners(signal)).toBe(1);
@@ -176,7 +176,7 @@ describe('a signal', () => {
     while ((await stream.next()).done !== true);
     expect(numListeners(signal)).toBe(0);
 
-    // Nor do those that came to nothing.
+    // Nor do refused calls.
     await engine.generateAll([], short, { signal });
     const tooMany = Array.from({ length: 39 }, () => promptOf(3));
     await expect(engine.generateAll(tooMany, short, { signal })).rejects.toThrow();
@@ -191,7 +191,7 @@ describe('a signal', () => {
     expect(numListeners(signal)).toBe(0);
   });
 
-  test('aborted after the end changes nothing', async () => {
+  test('aborted after the call has ended changes nothing', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const controller = new AbortController();
     const { signal } = controller;
@@ -221,12 +221,12 @@ test('leaving a stream frees its blocks in the next step', async () => {
 });
 
 describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
-  /** Too few blocks for all, and prompts that take several steps. */
+  /** Too few blocks for all, and chunked prompts. */
   class SmallPool extends ManualPagedWorker {
     static override numBlocks = 16;
   }
 
-  test('a request that is given up at any step leaves no block, and changes no token', async () => {
+  test('a request aborted at any step leaks no block and changes no token', async () => {
     const lengths = [5, 9, 21, 3];
     const prompts = lengths.map((length, i) => promptOf(length, i));
     const params = { maxTokens: 15 };
@@ -270,14 +270,14 @@ describe('a timeout', () => {
     jest.useRealTimers();
   });
 
-  /** An engine whose steps and clock the test moves. */
+  /** An engine with steps and clock under the test's control. */
   async function create(args: EngineArgs = {}): Promise<TestEngine<ManualPagedWorker>> {
     const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false, ...args });
     stopClock();
     return engine;
   }
 
-  test('ends the request, and says how long it had and how far it got', async () => {
+  test('aborts the request and reports its time and progress', async () => {
     const engine = await create();
     const call = engine.generate(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
     const settled = jest.fn();
@@ -311,9 +311,9 @@ describe('a timeout', () => {
     expect(engine.worker.model.requests.size).toBe(0);
   });
 
-  test('of several prompts says how many were done', async () => {
+  test('of several prompts reports how many were done', async () => {
     const engine = await create();
-    // One of the two ends at its first token.
+    // One of the two finishes at its first token.
     const [first] = generateAlone(promptOf(3), { maxTokens: 1 });
     const params = { maxTokens: 9, stopTokenIds: [first] };
     const call = engine.generateAll([promptOf(3), promptOf(4)], params, { timeoutMs: 30 });
@@ -331,7 +331,7 @@ describe('a timeout', () => {
     expect(engine.engine.stats().kvCacheUsage).toBe(0);
   });
 
-  test('ends a stream after what it has given', async () => {
+  test('ends a stream after the delivered deltas', async () => {
     const engine = await create();
     const tokenIds: number[] = [];
     const read = async () => {
@@ -348,7 +348,7 @@ describe('a timeout', () => {
     expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: 5 }));
   });
 
-  test('ends a stream after what a slow reader has not read', async () => {
+  test('ends a stream after the deltas that a slow reader has not read', async () => {
     const engine = await create();
     const stream = engine.stream(promptOf(3), { maxTokens: 60 }, { timeoutMs: 20 });
     const reading = stream.next();
@@ -366,7 +366,7 @@ describe('a timeout', () => {
     expect(tokenIds).toEqual(generateAlone(promptOf(3), { maxTokens: 4 }));
   });
 
-  test('counts the time in the queue', async () => {
+  test('includes the time in the queue', async () => {
     const engine = await create({ maxNumSeqs: 1 });
     void engine.generate(promptOf(3), LONG).catch(() => undefined);
     const waiting = engine.generate(promptOf(3), LONG, { timeoutMs: 5 });
@@ -379,7 +379,7 @@ describe('a timeout', () => {
     await rejected;
   });
 
-  test('that is not reached leaves no timer behind', async () => {
+  test('that does not expire leaves no timer behind', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout');
     const before = timers().length;
@@ -400,7 +400,7 @@ describe('a timeout', () => {
   });
 });
 
-test('of a large call that is given up, what runs ends at once and all the rest soon', async () => {
+test('running requests of a large aborted call end at once, the rest soon after', async () => {
   const engine = await TestEngine.create(ManualPagedWorker, { asyncScheduling: false });
   const controller = new AbortController();
   const prompts = Array.from({ length: 5000 }, (_, i) => promptOf(8, i));
@@ -417,7 +417,7 @@ test('of a large call that is given up, what runs ends at once and all the rest 
   expect(finishedReqIds.length).toBeLessThan(5000);
 });
 
-test('requests that wait are not made before their turn, and each is told of when the call is given up', async () => {
+test('waiting requests are made only at the head of the queue, and each is reported on abort', async () => {
   const engine = await TestEngine.create(ManualPagedWorker, { maxNumSeqs: 2 });
   const made = jest.spyOn(OutputProcessor.prototype, 'addRequest');
   const finished: string[] = [];

@@ -1,4 +1,4 @@
-/** Where rank 0 lets the other ranks in. */
+/** Rank 0's listening socket, which accepts the other ranks' connections. */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { PeerLostError, RendezvousError, type UniprocError } from '../errors';
@@ -6,24 +6,26 @@ import { startTimer } from '../timer';
 import { ControlConnection, Kind, TOKEN_BYTES } from './controlConnection';
 import { failureOf, failureToJson } from './failure';
 
-/** Milliseconds that a connection may take to say who it is, and how many may be about to. */
+/** Milliseconds that a connection may take to send HELLO. */
 const HELLO_TIMEOUT = 10_000;
-const MAX_STRANGERS = 256;
+/** Connections that may be waiting to send HELLO. */
+const MAX_PENDING = 256;
 
-/** Lets the other ranks in, and nobody else. */
-export class Gate {
-  /** What ranks are told through the store: the port, and the token that they must know. */
+/** Accepts connections that present the group's token and rejects all others. */
+export class RankListener {
+  /** Published in the store: the port, and the token that a HELLO must carry. */
   readonly address: string;
-  /** Some ranks did not come in time. */
+  /** The deadline passed before all ranks had connected. */
   isExpired = false;
   readonly #server: Server;
   readonly #token = randomBytes(TOKEN_BYTES);
   readonly #worldSize: number;
   readonly #ranks = new Map<number, ControlConnection>();
-  readonly #strangers = new Set<ControlConnection>();
-  /** Why no group will be formed. */
+  /** Connections that have not sent HELLO yet. */
+  readonly #pending = new Set<ControlConnection>();
+  /** Why no group will form. */
   #refusal: { error: UniprocError; beforeLast: () => Promise<void> } | null = null;
-  /** The rank that has said that it cannot start. */
+  /** The rank that reported that it cannot start. */
   #failedRank: number | null = null;
   readonly #refused = new Set<number>();
   #allRefused = () => {};
@@ -36,13 +38,13 @@ export class Gate {
     this.#server = server;
     this.#worldSize = worldSize;
     this.#settled = new Promise((resolve) => (this.#settle = resolve));
-    // One that cannot be accepted, for want of file descriptors say, comes again or is missed.
+    // A connection that cannot be accepted (no file descriptors, say) is retried or reported missing.
     server.on('error', () => {});
     server.on('connection', (socket) => this.#receive(new ControlConnection(socket)));
   }
 
-  /** On any free port. */
-  static open(host: string | undefined, worldSize: number): Promise<Gate> {
+  /** Listens on any free port. */
+  static open(host: string | undefined, worldSize: number): Promise<RankListener> {
     return new Promise((resolve, reject) => {
       const server = createServer({ noDelay: true, keepAlive: true });
       const refused = (cause: NodeJS.ErrnoException) =>
@@ -50,19 +52,19 @@ export class Gate {
       server.once('error', refused);
       server.listen({ host, port: 0, backlog: 2048 }, () => {
         server.off('error', refused);
-        resolve(new Gate(server, worldSize));
+        resolve(new RankListener(server, worldSize));
       });
     });
   }
 
-  /** Connections by rank, or why there are not all. */
+  /** Connections by rank, or why some ranks are missing. */
   async allRanks(
     timeout: number,
     deadline: number,
   ): Promise<Map<number, ControlConnection> | UniprocError> {
     const expired = () => {
       this.isExpired = true;
-      this.#settle(notAllThere(this.#missing(), timeout));
+      this.#settle(missingRanksError(this.#missing(), timeout));
     };
     const stopTimer = startTimer(Math.max(deadline - performance.now(), 0), expired);
     const failure = await this.#settled;
@@ -70,41 +72,41 @@ export class Gate {
     return failure ?? this.#ranks;
   }
 
-  /** Whether each other rank is there, but for one that has said that it cannot start. */
+  /** Whether every other rank has connected, was refused or reported that it cannot start. */
   get isComplete(): boolean {
     return this.#missing().every((rank) => rank === this.#failedRank || this.#refused.has(rank));
   }
 
   /**
-   * Tells each rank that is there, and each that comes until `close`, why there will be no group;
-   * the last of them once `beforeLast` is done. Resolves when all have been told.
+   * Sends `error` to each connected rank, and to each that connects before `close`; to the last one
+   * after `beforeLast` has resolved. Resolves when all ranks have been refused.
    */
   async refuse(error: UniprocError, beforeLast: () => Promise<void>): Promise<void> {
     this.#refusal = { error, beforeLast };
     if (this.isComplete) await beforeLast();
-    for (const [rank, connection] of this.#ranks) this.#tell(rank, connection, error);
+    for (const [rank, connection] of this.#ranks) this.#refuseRank(rank, connection, error);
     if (!this.isComplete) await new Promise<void>((resolve) => (this.#allRefused = resolve));
   }
 
-  /** One that came after the refusal. */
+  /** Refuses a rank that connects after `refuse` was called. */
   async #refuseLate(rank: number, connection: ControlConnection): Promise<void> {
     if (this.#refusal === null) return;
     this.#refused.add(rank);
     const { error, beforeLast } = this.#refusal;
     if (this.isComplete) await beforeLast();
-    this.#tell(rank, connection, error);
+    this.#refuseRank(rank, connection, error);
     if (this.isComplete) this.#allRefused();
   }
 
-  #tell(rank: number, connection: ControlConnection, error: UniprocError): void {
+  #refuseRank(rank: number, connection: ControlConnection, error: UniprocError): void {
     this.#refused.add(rank);
     refuse(connection, error);
   }
 
-  /** Nobody else is let in; those who are stay. */
+  /** Accepts no further connections; accepted ones stay open. */
   close(): void {
     this.#server.close();
-    for (const stranger of this.#strangers) stranger.destroy();
+    for (const connection of this.#pending) connection.destroy();
   }
 
   #missing(): number[] {
@@ -113,24 +115,24 @@ export class Gate {
     );
   }
 
-  /** Whoever does not say who it is goes, and nobody else is disturbed. */
+  /** Destroys a connection that sends no valid HELLO in time; others are unaffected. */
   #receive(connection: ControlConnection): void {
-    this.#strangers.add(connection);
-    if (this.#strangers.size > MAX_STRANGERS) {
-      const [oldest] = this.#strangers;
+    this.#pending.add(connection);
+    if (this.#pending.size > MAX_PENDING) {
+      const [oldest] = this.#pending;
       oldest.destroy();
     }
     const stopTimer = startTimer(HELLO_TIMEOUT, () => connection.destroy(), { ref: false });
     connection.receiver = ({ kind, payload }) => {
       stopTimer();
-      this.#strangers.delete(connection);
+      this.#pending.delete(connection);
       connection.receiver = null;
-      if (kind === Kind.HELLO && this.#isOurs(payload)) this.#admit(connection, payload);
+      if (kind === Kind.HELLO && this.#hasToken(payload)) this.#admit(connection, payload);
       else connection.destroy();
     };
   }
 
-  #isOurs(hello: Buffer): boolean {
+  #hasToken(hello: Buffer): boolean {
     return (
       hello.length === TOKEN_BYTES + 8 &&
       timingSafeEqual(hello.subarray(0, TOKEN_BYTES), this.#token)
@@ -146,23 +148,25 @@ export class Gate {
     }
     const wrong =
       worldSize !== this.#worldSize
-        ? `rank ${rank} is of ${worldSize} ranks (WORLD_SIZE), but rank 0 of ${this.#worldSize}`
+        ? `rank ${rank} has WORLD_SIZE ${worldSize}, but rank 0 has ${this.#worldSize}`
         : rank === 0 || this.#ranks.has(rank)
-          ? `two processes are rank ${rank} (RANK)`
+          ? `two processes have RANK ${rank}`
           : null;
     if (wrong !== null) {
-      const error = new RendezvousError(`${wrong}; the ranks of a group must agree`);
-      this.#tell(rank, connection, error);
+      const error = new RendezvousError(
+        `${wrong}; give all processes the same WORLD_SIZE and each its own RANK`,
+      );
+      this.#refuseRank(rank, connection, error);
       this.#settle(error);
       return;
     }
-    connection.trust();
+    connection.acceptLongFrames();
     this.#ranks.set(rank, connection);
     connection.receiver = ({ kind, payload }) => {
       connection.receiver = null;
-      const told = kind === Kind.FAIL ? failureOf(payload) : null;
+      const reported = kind === Kind.FAIL ? failureOf(payload) : null;
       this.#failedRank = rank;
-      this.#settle(told ?? new PeerLostError(rank, payload.toString()));
+      this.#settle(reported ?? new PeerLostError(rank, payload.toString()));
     };
     const missing = this.#missing();
     for (const each of this.#ranks.values()) {
@@ -179,10 +183,10 @@ function refuse(connection: ControlConnection, error: UniprocError): void {
   void connection.close();
 }
 
-export function notAllThere(missing: readonly number[], timeout: number): RendezvousError {
+export function missingRanksError(missing: readonly number[], timeout: number): RendezvousError {
   const ranks = `rank${missing.length > 1 ? 's' : ''} ${missing.join(', ')}`;
   return new RendezvousError(
-    `${ranks} did not come within ${timeout} ms; has each rank been started, with the same ` +
-      'MASTER_ADDR and MASTER_PORT, and is none of them still loading?',
+    `${ranks} did not join within ${timeout} ms; check that each rank was started with the same ` +
+      'MASTER_ADDR and MASTER_PORT and is not still loading',
   );
 }
