@@ -26,7 +26,10 @@ const ELEMENT_BYTES: Record<string, number> = {
 function parse(bytes: Buffer): { tensors: Map<string, TensorEntry>; dataStart: number } {
   if (bytes.length < 8) throw new CheckpointError(FILE, 'shorter than a length');
   const dataStart = 8 + headerLength(FILE, bytes.subarray(0, 8), bytes.length);
-  const tensors = parseHeader(FILE, 0, bytes.subarray(8, dataStart), bytes.length);
+  const tensors = new Map<string, TensorEntry>();
+  const header = bytes.subarray(8, dataStart);
+  const pieces = parseHeader({ file: FILE, index: 0, header, size: bytes.length }, tensors);
+  while (pieces.next().done !== true);
   return { tensors, dataStart };
 }
 
@@ -189,9 +192,13 @@ export const safetensorsIndex: Campaign = {
       ],
       jsonFrom: 0,
       check(bytes) {
-        const map = accepted(INDEX, () =>
-          parseWeightMap(INDEX, parseJsonObject(INDEX, decodeText(INDEX, bytes))),
-        );
+        const map = accepted(INDEX, () => {
+          const files = new Map<string, string>();
+          const json = parseJsonObject(INDEX, decodeText(INDEX, bytes));
+          const pieces = parseWeightMap(INDEX, json, files);
+          while (pieces.next().done !== true);
+          return files;
+        });
         if (map === null) return;
         counts.accepted++;
         for (const shard of map.values()) {

@@ -18,7 +18,7 @@ import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
-import { type Pieces, slicedWork } from './slicedWork';
+import { type Pieces, slicedWork } from '../slicedWork';
 import type { SchedulingFault } from './waitingRequests';
 
 /** Requests of an ended call that are dropped at once; a larger call is dropped in slices. */

@@ -3,7 +3,7 @@ import { abortReason, addAbortListener, removeAbortListener } from '../abortSign
 import type { RequestOptions } from '../config/requestOptions';
 import { RequestTimeoutError } from '../errors';
 import { startTimer } from '../timer';
-import { slicedWork } from './slicedWork';
+import { slicedWork } from '../slicedWork';
 
 /**
  * Called with why the call ends early, and the error for its caller: for a signal, the signal's

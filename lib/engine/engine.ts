@@ -26,7 +26,7 @@ import { OutputProcessor } from './outputProcessor';
 import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
-import { EventLoopTurn } from './slicedWork';
+import { EventLoopTurn } from '../slicedWork';
 import { type StartupRecord, startupRecord } from './startupRecord';
 import type { EngineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';

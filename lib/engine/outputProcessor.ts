@@ -10,7 +10,7 @@ import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } f
 import type { PendingCall } from './pendingCall';
 import type { Request } from './request';
 import { ParentRequest, RequestState } from './requestState';
-import type { Pieces } from './slicedWork';
+import type { Pieces } from '../slicedWork';
 
 export class OutputProcessor {
   /** Unfinished requests, by id. */

@@ -9,7 +9,7 @@ import type { ChatMessage } from '../tokenizer/chatMessages';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { type CallInputs, countsOf, type EngineInput } from './callInputs';
 import { checkListBytes, listBytes } from './listMemory';
-import { type Pieces, slicedWork } from './slicedWork';
+import { type Pieces, slicedWork } from '../slicedWork';
 import { copyTokenIds } from './tokenIds';
 
 /** A snapshot of a prompt: its token ids, else its messages or text. */

@@ -3,7 +3,7 @@ import { ExecutorFailedError, InvalidStateError, ShutdownError } from '../errors
 import type { Future } from '../executor/future';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
-import type { EventLoopTurn } from './slicedWork';
+import type { EventLoopTurn } from '../slicedWork';
 
 export interface StepInFlight {
   step: SchedulerOutput;

@@ -5,9 +5,10 @@ import type { ModelSpec } from './spec';
 /** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
   const { numHeads, numKvHeads, intermediateSize, experts } = spec;
+  const hasGatedMlps = !experts || experts.layers.includes(false);
   const divided = {
     numHeads,
-    intermediateSize,
+    ...(hasGatedMlps && { intermediateSize }),
     ...(experts && { numExperts: experts.numExperts }),
   };
   for (const [name, count] of Object.entries(divided)) {
@@ -31,7 +32,8 @@ export function shareOf(spec: ModelSpec, worldSize: number): ModelSpec {
     ...spec,
     numHeads: spec.numHeads / worldSize,
     numKvHeads: Math.max(1, spec.numKvHeads / worldSize),
-    intermediateSize: spec.intermediateSize / worldSize,
+    // Not necessarily divisible in a model without gated MLPs.
+    intermediateSize: Math.floor(spec.intermediateSize / worldSize),
     experts: experts && { ...experts, numExperts: experts.numExperts / worldSize },
   };
 }

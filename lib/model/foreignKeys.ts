@@ -15,8 +15,8 @@ export interface ModelFacts {
   qkNorm: boolean;
   /** Sliding window of each layer in tokens; 0: none. */
   slidingWindows: readonly number[];
-  /** null: no experts. */
-  experts: object | null;
+  /** Keys that the architecture's family reads. */
+  ownKeys: readonly string[];
 }
 
 /** Whether a value leaves the model unchanged. null counts as missing and is not checked. */
@@ -69,10 +69,7 @@ const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
   qk_layernorm: [isOff, 'the architecture decides whether queries and keys are normalized'],
   parallel_attn: [isOff, 'attention and MLP run in sequence'],
   use_parallel_residual: [isOff, 'attention and MLP run in sequence'],
-  num_experts: [
-    (value, { experts }) => experts !== null || value === 0 || value === 1,
-    'there are no experts',
-  ],
+  num_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   num_local_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   n_routed_experts: [(value) => value === 0 || value === 1, 'there are no experts'],
   compression_config: [never, 'weights must be in float32, float16 or bfloat16'],
@@ -97,12 +94,13 @@ export function refuseForeignKeys(
     refuse('model_type', `with these architectures it must be ${show(facts.modelType)}`);
   }
   for (const [key, [isNeutral, reason]] of Object.entries(FOREIGN_KEYS)) {
+    if (facts.ownKeys.includes(key)) continue;
     const value = Object.hasOwn(json, key) ? json[key] : null;
     if (value !== null && !isNeutral(value, facts)) refuse(key, reason);
   }
-  // Qwen's families read layer_types themselves. For Llama and Mistral transformers' model ignores it;
-  // vLLM and transformers' KV cache do not.
-  if (modelType !== 'llama' && modelType !== 'mistral') return;
+  // Qwen2 and Qwen3 read layer_types themselves. For the others transformers' model ignores it; vLLM
+  // and transformers' KV cache do not.
+  if (modelType === 'qwen2' || modelType === 'qwen3') return;
   const types: unknown[] = Array.isArray(json.layer_types) ? json.layer_types : [];
   const isOther = types.some(
     (type, layer) =>

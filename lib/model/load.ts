@@ -4,12 +4,8 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
 import type { Family } from './families/family';
-import {
-  areEmbeddingsTied,
-  ParameterNames,
-  parameterSources,
-  type TensorComparer,
-} from './parameterSources';
+import { ParameterNames } from './parameterNames';
+import { areEmbeddingsTied, parameterSources, type TensorComparer } from './parameterSources';
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
@@ -80,7 +76,7 @@ export class ModelLoader {
     const { load, model } = this.config;
     const { spec, quantization } = model.transformer;
     if (load.loadFormat === 'dummy') {
-      this.#weightFormats = weightFormats(quantization, this.#declared(), null);
+      this.#weightFormats = await weightFormats(quantization, this.#declared(), null);
       return;
     }
     const table = await readTensorTable(model.path);
@@ -88,7 +84,8 @@ export class ModelLoader {
     const isNewlyUntied = this.#embeddingsTied !== false && spec.tieWordEmbeddings && !isTied;
     if (isNewlyUntied && rank === 0) warnOfUntiedEmbeddings(table);
     this.#embeddingsTied = isTied;
-    this.#weightFormats = this.#formatsIn(table);
+    const names = new ParameterNames(this.#family, table, isTied);
+    this.#weightFormats = await weightFormats(quantization, this.#declared(), names);
     this.#table = table;
   }
 
@@ -104,23 +101,14 @@ export class ModelLoader {
     return areEmbeddingsTied(untied, this.#family, table, device, dtype);
   }
 
-  #formatsIn(table: TensorTable): Record<string, WeightFormat> {
-    const { quantization } = this.config.model.transformer;
-    if (quantization === null) return {};
-    const names = new ParameterNames(this.#family, table, this.spec.tieWordEmbeddings);
-    return weightFormats(
-      quantization,
-      this.#declared(),
-      (parameter) => table.tensors.get(names.tensorOf(parameter))?.dtype,
-    );
-  }
-
   /** Bytes of a rank's share of the weights; scales counted as the files hold them. */
   weightBytes({ rank, worldSize }: Place): WeightBytes {
     const sums: WeightBytes = {};
     for (const parameter of this.declare(this.spec, rank, worldSize)) {
       const type = storedTypeOf(parameter, this.spec.dtype);
-      const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
+      const { shape, experts } = parameter;
+      const numTensors = experts?.count ?? 1;
+      const count = shape.reduce((product, dimension) => product * dimension.count, numTensors);
       if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
     }
     return sums;
@@ -165,7 +153,12 @@ export class ModelLoader {
   ): Promise<void> {
     const { spec } = this;
     const declared = this.declare(spec, rank, worldSize);
-    const { files, sources, totalBytes } = parameterSources(declared, spec, this.#family, table);
+    const { files, sources, totalBytes } = await parameterSources(
+      declared,
+      spec,
+      this.#family,
+      table,
+    );
     const start = performance.now();
     let failure: unknown = null;
     await model.load(files, sources, (bytes, tensors) => {

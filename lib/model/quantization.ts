@@ -6,14 +6,12 @@ import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
 import type { Quantization } from '../config/uniprocConfig';
 import { CheckpointError, UnsupportedModelError } from '../errors';
+import { slicedWork } from '../slicedWork';
+import { expertsOf, type ParameterNames } from './parameterNames';
 import type { Parameter, WeightFormat } from './spec';
-import type { SafetensorsDType } from './safetensors';
 
 /** Maximum rows and columns of a block. */
 const MAX_BLOCK = 2 ** 16;
-
-/** Suffix of a matrix's scales, in place of 'weight'. */
-export const SCALES_SUFFIX = 'weight_scale_inv';
 
 /** Throws UnsupportedModelError for an unsupported method, CheckpointError for an invalid key. */
 export function readQuantization(file: string, given: unknown): Quantization | null {
@@ -54,30 +52,63 @@ export function readQuantization(file: string, given: unknown): Quantization | n
 }
 
 /** A parameter's module name, as in `ModelSpec.weightFormats`. */
-export function moduleOf({ layer, expert, module }: Parameter): string {
-  const inLayer = layer === null ? module : `layers.${layer}.${module}`;
-  return expert === null ? inLayer : `${inLayer}.${expert}`;
+function moduleOf({ layer, module }: Parameter): string {
+  return layer === null ? module : `layers.${layer}.${module}`;
 }
 
 /**
- * The formats of all quantized modules. `storedType` returns the type of a parameter's tensor in the
- * files; null without files: every linear module except the head and routers is quantized.
+ * The formats of all quantized modules, by the tensors that `names` finds in the files; null without
+ * files: every linear module except the head and routers is quantized. Works in slices, since a large
+ * model has tens of thousands of tensors. Rejects with CheckpointError if matrices that share one
+ * weight are stored in different formats.
  */
-export function weightFormats(
+export async function weightFormats(
   quantization: Quantization | null,
   parameters: readonly Parameter[],
-  storedType: ((parameter: Parameter) => SafetensorsDType | undefined) | null,
-): Record<string, WeightFormat> {
+  names: ParameterNames | null,
+): Promise<Record<string, WeightFormat>> {
   if (quantization === null) return {};
   const [scaleRows, scaleCols] = quantization.blockSize;
-  const isQuantized = (parameter: Parameter) =>
-    parameter.isLinear &&
-    (storedType === null
-      ? parameter.module !== 'head' && !parameter.module.endsWith('.router')
-      : storedType(parameter) === 'F8_E4M3');
+  const linear = parameters.filter(({ isLinear }) => isLinear);
+  const quantized = names
+    ? await quantizedInFiles(linear, names)
+    : linear.filter(({ module }) => module !== 'head' && !module.endsWith('.router'));
   return Object.fromEntries(
-    parameters
-      .filter(isQuantized)
-      .map((parameter) => [moduleOf(parameter), { type: 'float8_e4m3', scaleRows, scaleCols }]),
+    quantized.map((parameter) => [
+      moduleOf(parameter),
+      { type: 'float8_e4m3', scaleRows, scaleCols },
+    ]),
   );
+}
+
+async function quantizedInFiles(
+  linear: readonly Parameter[],
+  names: ParameterNames,
+): Promise<Parameter[]> {
+  const quantized = new Set<Parameter>();
+  /** The first tensor of each weight. */
+  const firsts = new Map<number, { name: string; dtype: string }>();
+  function* examine() {
+    for (const parameter of linear) {
+      for (const expert of expertsOf(parameter)) {
+        const name = names.tensorOf(parameter, expert);
+        const dtype = names.table.tensors.get(name)?.dtype;
+        yield;
+        if (dtype === undefined) continue; // parameterSources refuses it as missing.
+        const isQuantized = dtype === 'F8_E4M3';
+        const first = firsts.get(parameter.weight) ?? { name, dtype };
+        firsts.set(parameter.weight, first);
+        if (isQuantized !== (first.dtype === 'F8_E4M3')) {
+          throw new CheckpointError(
+            names.table.source,
+            `tensor ${first.name} has dtype ${first.dtype} and tensor ${name} ${dtype}; ` +
+              'they share one weight, so either all or none may be F8_E4M3',
+          );
+        }
+        if (isQuantized) quantized.add(parameter);
+      }
+    }
+  }
+  await slicedWork.finish(examine());
+  return [...quantized];
 }

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { fileExists, parseStrictJson, readJsonObject, reasonOf } from '../config/jsonFile';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
+import { slicedWork } from '../slicedWork';
 
 /** Bits per element of each safetensors dtype. */
 const DTYPE_BITS = {
@@ -89,31 +90,44 @@ async function readShards(index: string): Promise<TensorTable> {
   const headerOf = new Map(names.map((name, i) => [name, headers[i]]));
 
   const tensors = new Map<string, TensorEntry>();
-  for (const [name, shard] of weightMap) {
-    const entry = headerOf.get(shard)?.get(name);
-    if (!entry) {
-      throw new CheckpointError(
-        index,
-        `tensor ${show(name)} is assigned to ${shard}, which does not contain it`,
-      );
+  function* collect() {
+    for (const [name, shard] of weightMap) {
+      yield;
+      const entry = headerOf.get(shard)?.get(name);
+      if (!entry) {
+        throw new CheckpointError(
+          index,
+          `tensor ${show(name)} is assigned to ${shard}, which does not contain it`,
+        );
+      }
+      tensors.set(name, entry);
     }
-    tensors.set(name, entry);
   }
+  await slicedWork.finish(collect());
   return { source: index, files, tensors };
 }
 
 async function readWeightMap(index: string): Promise<Map<string, string>> {
-  return parseWeightMap(index, await readJsonObject(index));
+  const map = new Map<string, string>();
+  await slicedWork.finish(parseWeightMap(index, await readJsonObject(index), map));
+  return map;
 }
 
-/** The map from tensor to file in `json`, the content of `index`. Throws CheckpointError. */
-export function parseWeightMap(index: string, json: Record<string, unknown>): Map<string, string> {
+/**
+ * Adds each tensor's file in `json`, the content of `index`, to `map`, and yields after each. Throws
+ * CheckpointError.
+ */
+export function* parseWeightMap(
+  index: string,
+  json: Record<string, unknown>,
+  map: Map<string, string>,
+): Generator<void, void> {
   const weightMap = json.weight_map;
   if (!isObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
-  const map = new Map<string, string>();
   for (const [name, shard] of Object.entries(weightMap)) {
+    yield;
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
       throw new CheckpointError(
         index,
@@ -123,7 +137,6 @@ export function parseWeightMap(index: string, json: Record<string, unknown>): Ma
     }
     map.set(name, shard);
   }
-  return map;
 }
 
 /** Reads the header of a safetensors file. `index`: the file's index in the table. */
@@ -134,7 +147,10 @@ async function readHeader(file: string, index: number): Promise<Map<string, Tens
   });
   try {
     const { size } = await handle.stat();
-    return parseHeader(file, index, await readHeaderBytes(handle, file, size), size);
+    const header = await readHeaderBytes(handle, file, size);
+    const tensors = new Map<string, TensorEntry>();
+    await slicedWork.finish(parseHeader({ file, index, header, size }, tensors));
+    return tensors;
   } finally {
     await handle.close();
   }
@@ -191,22 +207,20 @@ async function readBytes(
 }
 
 /**
- * Parses `header`, without its length, of a file of `size` bytes. Checks each tensor's type, shape and
- * offsets, and that the tensors fill the file's data without overlap or hole. Of a duplicate name JSON
- * keeps the last. Throws CheckpointError.
+ * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields after each
+ * tensor. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
+ * without overlap or hole. Of a duplicate name JSON keeps the last. Throws CheckpointError.
  */
-export function parseHeader(
-  file: string,
-  index: number,
-  header: Buffer,
-  size: number,
-): Map<string, TensorEntry> {
+export function* parseHeader(
+  { file, index, header, size }: { file: string; index: number; header: Buffer; size: number },
+  tensors: Map<string, TensorEntry>,
+): Generator<void, void> {
   const json = parseStrictJson(file, header.toString('utf8'));
   if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;
-  const tensors = new Map<string, TensorEntry>();
   for (const [name, value] of Object.entries(json)) {
+    yield;
     if (name === '__metadata__') continue;
     const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
     if (!isObject(value)) throw fail(`its entry is ${show(value)}; it must be an object`);
@@ -232,20 +246,23 @@ export function parseHeader(
   }
 
   let position = dataStart;
-  let before = 'the header';
+  let before: string | null = null;
+  yield;
   const inOrder = [...tensors].sort(
     ([, a], [, b]) => a.offset - b.offset || a.numBytes - b.numBytes,
   );
   for (const [name, { offset, numBytes }] of inOrder) {
+    yield;
     if (offset !== position) {
       const fault = offset < position ? 'overlaps' : 'leaves a hole after';
       throw new CheckpointError(
         file,
-        `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ${before}, up to byte ${position}`,
+        `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ` +
+          `${before === null ? 'the header' : `tensor ${show(before)}`}, up to byte ${position}`,
       );
     }
     position += numBytes;
-    before = `tensor ${show(name)}`;
+    before = name;
   }
   if (position !== dataStart + dataBytes) {
     throw new CheckpointError(
@@ -253,7 +270,6 @@ export function parseHeader(
       `its tensors end at byte ${position}, but the file has ${dataStart + dataBytes}`,
     );
   }
-  return tensors;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -94,14 +94,14 @@ export interface ParameterDimension {
 }
 
 /**
- * One tensor that the model's blocks declare (native/model/blocks). If a rank holds nothing of it
- * (such as a bias that only one rank adds), a dimension has count 0.
+ * A tensor, or one per expert, that the model's blocks declare (native/model/blocks). If a rank holds
+ * nothing of it (such as a bias that only one rank adds), a dimension has count 0.
  */
 export interface Parameter {
   /** null outside the layers. */
   layer: number | null;
-  /** null outside the experts. */
-  expert: number | null;
+  /** The experts with a tensor of this shape each, and this rank's range; null: a single tensor. */
+  experts: { size: number; first: number; count: number } | null;
   /** embedding, norm, head, attention.norm, attention.q, mlp.gate, ... */
   module: string;
   part: 'weight' | 'bias' | 'scales';
@@ -109,14 +109,18 @@ export interface Parameter {
   isLinear: boolean;
   /** Format of the module's matrix. */
   format: WeightFormat;
+  /** The weight in memory that holds the matrix; the parameters of one weight have one format. */
+  weight: number;
   /** [rows] or [rows, cols]. */
   shape: ParameterDimension[];
 }
 
-/** Location of a parameter in a checkpoint: a whole, contiguous tensor. */
+/** Location of a parameter's tensor in a checkpoint: whole and contiguous. */
 export interface ParameterSource {
   /** Index into the result of declareParameters for this rank. */
   parameter: number;
+  /** Required if the parameter has experts. */
+  expert?: number;
   /** Index into the list of files, and the byte where the tensor begins. */
   file: number;
   offset: number;

@@ -115,6 +115,7 @@ export function parseTransformerConfig(
   refuseForeignKeys(file, given, {
     modelType: family.modelType,
     headDim: heads.headDim,
+    ownKeys: family.ownKeys ?? [],
     ...familySpec,
   });
 

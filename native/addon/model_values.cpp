@@ -197,6 +197,14 @@ Napi::Object fromWeightFormat(Napi::Env env, const WeightFormat& format) {
   return object;
 }
 
+Napi::Object fromShare(Napi::Env env, const Share& share) {
+  auto object = Napi::Object::New(env);
+  object.Set("size", static_cast<double>(share.of));
+  object.Set("first", static_cast<double>(share.first));
+  object.Set("count", static_cast<double>(share.count));
+  return object;
+}
+
 }  // namespace
 
 Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& parameters) {
@@ -210,28 +218,24 @@ Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& paramete
         return "weight";
     }
   };
-  const auto numberOrNull = [env](int32_t index) -> Napi::Value {
-    return index < 0 ? env.Null() : Napi::Value(Napi::Number::New(env, index));
-  };
   auto array = Napi::Array::New(env, parameters.size());
   for (uint32_t i = 0; i < parameters.size(); ++i) {
     const Napi::HandleScope scope(env);
     const Parameter& parameter = parameters[i];
     auto object = Napi::Object::New(env);
-    object.Set("layer", numberOrNull(parameter.name.layer));
-    object.Set("expert", numberOrNull(parameter.name.expert));
+    const int32_t layer = parameter.name.layer;
+    object.Set("layer", layer < 0 ? env.Null() : Napi::Value(Napi::Number::New(env, layer)));
     object.Set("module", parameter.name.module);
     object.Set("part", partOf(parameter.part));
     object.Set("isLinear", parameter.isLinear);
     object.Set("format", fromWeightFormat(env, parameter.format));
+    object.Set("weight", static_cast<double>(parameter.weight));
+    object.Set("experts", parameter.isOfExperts() ? fromShare(env, parameter.experts) : env.Null());
     auto shape = Napi::Array::New(env, parameter.shape.size());
     for (uint32_t d = 0; d < parameter.shape.size(); ++d) {
       const auto& [share, of] = parameter.shape[d];
-      auto dimension = Napi::Object::New(env);
-      dimension.Set("size", static_cast<double>(share.of));
+      Napi::Object dimension = fromShare(env, share);
       dimension.Set("of", of);
-      dimension.Set("first", static_cast<double>(share.first));
-      dimension.Set("count", static_cast<double>(share.count));
       shape.Set(d, dimension);
     }
     object.Set("shape", shape);
@@ -247,6 +251,9 @@ std::vector<ParameterSource> toParameterSources(Napi::Array array) {
     const Napi::Object object = toObject(array.Get(i), "a parameter's source");
     ParameterSource& source = sources[i];
     source.parameter = int32(object, "parameter");
+    if (const Napi::Value expert = object.Get("expert"); !isNothing(expert)) {
+      source.expert = toInt32(expert, "expert");
+    }
     source.file = int32(object, "file");
     source.offset = toInt64(object.Get("offset"), "offset");
     source.type = toStorageType(object.Get("dtype"), "dtype");

@@ -5,16 +5,16 @@ namespace uniproc {
 std::string ModuleName::toString() const {
   std::string name;
   if (layer >= 0) name.append("layers.").append(std::to_string(layer)).append(".");
-  name.append(module);
-  if (expert >= 0) name.append(".").append(std::to_string(expert));
-  return name;
+  return name.append(module);
 }
 
-std::string Parameter::toString() const {
+std::string Parameter::toString(int64_t tensor) const {
   const char* const suffix = part == ParameterPart::kWeight ? ".weight"
                              : part == ParameterPart::kBias ? ".bias"
                                                             : ".scales";
-  return name.toString() + suffix;
+  std::string text = name.toString();
+  if (isOfExperts()) text.append(".").append(std::to_string(experts.first + tensor));
+  return text + suffix;
 }
 
 }  // namespace uniproc

@@ -16,10 +16,9 @@ struct Dimension {
   const char* of = "";  // product of the spec's sizes that it equals
 };
 
-// A module's location: its layer (-1: none) and expert (-1: none).
+// A module and its layer (-1: none). All experts of a layer share one name.
 struct ModuleName {
   int32_t layer = -1;
-  int32_t expert = -1;
   const char* module = "";  // "attention.q", ...
 
   std::string toString() const;  // "layers.3.attention.q"
@@ -27,19 +26,31 @@ struct ModuleName {
 
 enum class ParameterPart : uint8_t { kWeight, kBias, kScales };
 
-// One tensor of the model's checkpoint.
+// One tensor of the model's checkpoint, or one per expert.
 struct Parameter {
   ModuleName name;
   ParameterPart part = ParameterPart::kWeight;
+  Share experts;                 // one tensor of this shape each; of 0: a single tensor
   std::vector<Dimension> shape;  // one or two
   bool isLinear = false;         // a linear layer's matrix, which may have any WeightFormat
   WeightFormat format;           // of the module's matrix
+  size_t weight = 0;  // index of the weight that holds the matrix; its parameters have one format
 
   const Share& rows() const { return shape[0].share; }
   Share cols() const { return shape.size() > 1 ? shape[1].share : Share::all(1); }
-  // Whether this rank holds any part of it.
-  bool isLocal() const { return rows().count > 0 && cols().count > 0; }
-  std::string toString() const;  // "layers.3.attention.q.weight"
+  bool isOfExperts() const { return experts.of > 0; }
+  // Number of tensors that this rank holds any part of.
+  int64_t numTensors() const {
+    if (rows().count == 0 || cols().count == 0) return 0;
+    return isOfExperts() ? experts.count : 1;
+  }
+  // The index of the tensor of `expert` (-1 for a parameter without experts), or -1.
+  int64_t tensorOf(int32_t expert) const {
+    const int64_t tensor = int64_t{expert} - (isOfExperts() ? experts.first : -1);
+    return tensor >= 0 && tensor < numTensors() ? tensor : -1;
+  }
+  // "layers.3.attention.q.weight", "layers.3.experts.up.7.weight"
+  std::string toString(int64_t tensor = 0) const;
 };
 
 }  // namespace uniproc

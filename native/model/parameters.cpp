@@ -51,14 +51,10 @@ std::pair<float, float> randomValues(StorageType type, ParameterPart part, bool 
   return {0.0f, isFloat(type) ? kStd : kFloat8Std};
 }
 
-void checkType(const Parameter& parameter, StorageType type, const std::string& file) {
-  const bool fits = parameter.part == ParameterPart::kWeight && !isFloat(parameter.format.type)
-                        ? type == parameter.format.type
-                        : isFloat(type);
-  if (!fits)
-    throwInvalid(
-        parameter.toString() + " is stored in a type that this model does not support for it",
-        file);
+bool canBeStoredAs(const Parameter& parameter, StorageType type) {
+  const bool isQuantized =
+      parameter.part == ParameterPart::kWeight && !isFloat(parameter.format.type);
+  return isQuantized ? type == parameter.format.type : isFloat(type);
 }
 
 }  // namespace
@@ -75,7 +71,7 @@ void Parameters::norm(Weight& target, ModuleName name, Dimension size) {
   const StorageType type = storageOf(dtype_);
   const size_t storage = store(&target.data, bytesOf(type, target.rows), type,
                                ParameterPart::kWeight, /*isNorm=*/true);
-  declare({name, ParameterPart::kWeight, {size}, false, {type}}, {storage, 0});
+  declare({name, ParameterPart::kWeight, {}, {size}, false, {type}, storage}, {storage});
 }
 
 void Parameters::matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols,
@@ -84,30 +80,33 @@ void Parameters::matrix(Weight& target, ModuleName name, Dimension rows, Dimensi
   const StorageType type = storageOf(dtype_);
   const size_t storage =
       store(&target.data, bytesOf(type, target.rows * target.cols), type, ParameterPart::kWeight);
-  declare({name, ParameterPart::kWeight, {rows, cols}, false, {type}}, {storage, 0});
+  declare({name, ParameterPart::kWeight, {}, {rows, cols}, false, {type}, storage}, {storage});
 }
 
-void Parameters::linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
-                        Bias bias, int64_t storedRows) {
+// Blocks of scales in memory start where a part starts and where a block in the file does.
+WeightFormat Parameters::formatInMemory(const WeightFormat& stored, const LinearLayers& layers) {
+  if (!stored.hasScales()) return stored;
+  int64_t scaleRows = stored.scaleRows;
+  int64_t rows = 0;
+  for (const LinearPart& part : layers.parts) {
+    scaleRows = std::gcd(std::gcd(scaleRows, rows), part.rows.share.first);
+    rows += part.rows.share.count;
+  }
+  if (layers.experts.count > 1) scaleRows = std::gcd(scaleRows, rows);
+  const int64_t scaleCols = std::gcd(int64_t{stored.scaleCols}, layers.cols.share.first);
+  return {stored.type, static_cast<int32_t>(scaleRows), static_cast<int32_t>(scaleCols)};
+}
+
+void Parameters::linear(LinearWeight& target, const LinearLayers& layers) {
+  const auto& [parts, cols, bias, storedRows, experts] = layers;
   const WeightFormat stored = commonFormat(parts);
-  target.format = stored;
+  int64_t expertRows = 0;
+  for (const LinearPart& part : parts) expertRows += part.rows.share.count;
+  const int64_t rows = experts.of > 0 ? experts.count * expertRows : expertRows;
+  target.format = formatInMemory(stored, layers);
   target.dtype = dtype_;
   target.cols = cols.share.count;
-  target.rows = 0;
-  // Blocks of scales in memory start where a part starts and where a block in the file does.
-  for (const LinearPart& part : parts) {
-    if (stored.hasScales()) {
-      target.format.scaleRows = static_cast<int32_t>(
-          std::gcd(std::gcd(int64_t{target.format.scaleRows}, target.rows), part.rows.share.first));
-    }
-    target.rows += part.rows.share.count;
-  }
-  if (stored.hasScales()) {
-    target.format.scaleCols =
-        static_cast<int32_t>(std::gcd(int64_t{stored.scaleCols}, cols.share.first));
-  }
-  const int64_t partRows = target.rows;
-  target.rows = std::max(target.rows, storedRows);
+  target.rows = std::max(rows, storedRows);
 
   const size_t weights = store(&target.data, bytesOf(stored.type, target.rows * target.cols),
                                stored.type, ParameterPart::kWeight);
@@ -121,26 +120,30 @@ void Parameters::linear(LinearWeight& target, const std::vector<LinearPart>& par
   const bool biasHere = bias == Bias::kAll || (bias == Bias::kFirstRank && rank_ == 0);
   size_t biases = 0;
   if (biasHere) {
-    target.bias = {nullptr, dtype_, partRows, 1};
-    biases = store(&target.bias.data, bytesOf(storageOf(dtype_), partRows), storageOf(dtype_),
+    target.bias = {nullptr, dtype_, rows, 1};
+    biases = store(&target.bias.data, bytesOf(storageOf(dtype_), rows), storageOf(dtype_),
                    ParameterPart::kBias);
   }
 
   int64_t rowOffset = 0;
-  for (const auto& [name, rows] : parts) {
-    declare({name, ParameterPart::kWeight, {rows, cols}, true, stored}, {weights, rowOffset});
+  for (const auto& [name, partRows] : parts) {
+    const auto declarePart = [&](ParameterPart part, std::vector<Dimension> shape, size_t storage) {
+      const bool isLinear = part == ParameterPart::kWeight;
+      declare({name, part, experts, std::move(shape), isLinear, stored, weights},
+              {storage, rowOffset, expertRows});
+    };
+    declarePart(ParameterPart::kWeight, {partRows, cols}, weights);
     if (stored.hasScales()) {
-      const Dimension rowBlocks = {blocksOf(rows.share, stored.scaleRows), rows.of};
+      const Dimension rowBlocks = {blocksOf(partRows.share, stored.scaleRows), partRows.of};
       const Dimension colBlocks = {blocksOf(cols.share, stored.scaleCols), cols.of};
-      declare({name, ParameterPart::kScales, {rowBlocks, colBlocks}, false, stored},
-              {scales, rowOffset});
+      declarePart(ParameterPart::kScales, {rowBlocks, colBlocks}, scales);
     }
     if (bias != Bias::kNone) {
-      Dimension size = rows;
+      Dimension size = partRows;
       if (!biasHere) size.share.count = 0;
-      declare({name, ParameterPart::kBias, {size}, false, stored}, {biases, rowOffset});
+      declarePart(ParameterPart::kBias, {size}, biases);
     }
-    rowOffset += rows.share.count;
+    rowOffset += partRows.share.count;
   }
 }
 
@@ -216,30 +219,42 @@ void Parameters::load(Ops& ops, const std::vector<std::string>& paths,
 std::vector<Parameters::CheckedSource> Parameters::check(
     const std::vector<ParameterSource>& sources, const std::vector<CheckpointFile>& files) const {
   std::vector<CheckedSource> readings;
-  std::vector<bool> isNamed(declared_.size(), false);
+  std::vector<std::vector<bool>> isNamed;
+  for (const Parameter& parameter : declared_) isNamed.emplace_back(parameter.numTensors());
   for (const ParameterSource& source : sources) {
     const auto index = static_cast<size_t>(source.parameter);
-    if (source.parameter < 0 || index >= declared_.size() || !declared_[index].isLocal()) {
-      throwInvalid("this rank has no parameter " + std::to_string(source.parameter));
+    const bool isDeclared = source.parameter >= 0 && index < declared_.size();
+    const int64_t tensor = isDeclared ? declared_[index].tensorOf(source.expert) : -1;
+    if (tensor < 0) {
+      const std::string ofExpert =
+          source.expert < 0 ? "" : " of expert " + std::to_string(source.expert);
+      throwInvalid("this rank has no parameter " + std::to_string(source.parameter) + ofExpert);
     }
     const Parameter& parameter = declared_[index];
+    const std::string name = parameter.toString(tensor);
     if (source.file < 0 || source.file >= static_cast<int32_t>(files.size())) {
-      throwInvalid(parameter.toString() + " refers to file " + std::to_string(source.file) +
-                   " of " + std::to_string(files.size()));
+      throwInvalid(name + " refers to file " + std::to_string(source.file) + " of " +
+                   std::to_string(files.size()));
     }
     const CheckpointFile& file = files[source.file];
-    if (isNamed[index]) throwInvalid(parameter.toString() + " has two sources", file.path());
-    isNamed[index] = true;
-    checkType(parameter, source.type, file.path());
+    if (isNamed[index][tensor]) throwInvalid(name + " has two sources", file.path());
+    isNamed[index][tensor] = true;
+    if (!canBeStoredAs(parameter, source.type)) {
+      throwInvalid(name + " is stored in a type that this model does not support for it",
+                   file.path());
+    }
     if (source.offset < 0) {
       throwInvalid("a tensor cannot begin at byte " + std::to_string(source.offset), file.path());
     }
     file.require(rowsInFile(source, parameter, 0, parameter.rows().count));
-    readings.push_back({&source, &parameter, &places_[index]});
+    const Place& place = places_[index];
+    readings.push_back(
+        {&source, &parameter, place.storage, place.rowOffset + tensor * place.expertRows});
   }
   for (size_t i = 0; i < declared_.size(); ++i) {
-    if (isNamed[i] || !declared_[i].isLocal()) continue;
-    throwInvalid(declared_[i].toString() + " has no source",
+    const auto missing = std::find(isNamed[i].begin(), isNamed[i].end(), false);
+    if (missing == isNamed[i].end()) continue;
+    throwInvalid(declared_[i].toString(missing - isNamed[i].begin()) + " has no source",
                  files.empty() ? std::string() : files.front().path());
   }
   std::sort(readings.begin(), readings.end(), [](const CheckedSource& a, const CheckedSource& b) {
@@ -250,11 +265,11 @@ std::vector<Parameters::CheckedSource> Parameters::check(
 
 void Parameters::read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
                       std::stop_token stop) {
-  const auto& [source, parameter, place] = checked;
-  const Storage& storage = storages_[place->storage];
+  const auto& [source, parameter, storageIndex, rowOffset] = checked;
+  const Storage& storage = storages_[storageIndex];
   const Share cols = parameter->cols();
   const int64_t rowBytes = bytesOf(storage.type, cols.count);
-  std::byte* out = buffers_[place->storage].as<std::byte>() + place->rowOffset * rowBytes;
+  std::byte* out = buffers_[storageIndex].as<std::byte>() + rowOffset * rowBytes;
   const int64_t rowsPerPiece =
       std::max<int64_t>(1, kBytesPerPiece / bytesOf(source->type, cols.count));
   const int64_t numRows = parameter->rows().count;
@@ -270,10 +285,10 @@ void Parameters::read(Ops& ops, const CheckedSource& checked, const CheckpointFi
 
 // Repeats each scale for the weight's smaller blocks in memory, if it has any.
 void Parameters::readScales(Ops& ops, const CheckedSource& checked, const CheckpointFile& file) {
-  const auto& [source, scales, place] = checked;
+  const auto& [source, scales, storage, rowOffset] = checked;
   const Parameter& matrix = *(scales - 1);  // declared directly before its scales
-  const WeightFormat& inMemory = storages_[place->storage].linear->format;
-  const int64_t numCols = storages_[place->storage].linear->scaleColumns();
+  const WeightFormat& inMemory = storages_[storage].linear->format;
+  const int64_t numCols = storages_[storage].linear->scaleColumns();
 
   const Share rowBlocks = scales->rows();
   const Share colBlocks = scales->cols();
@@ -294,7 +309,7 @@ void Parameters::readScales(Ops& ops, const CheckedSource& checked, const Checkp
                                            (rowBlock - rowBlocks.first) * colBlocks.of + colBlock);
     }
   }
-  auto* to = buffers_[place->storage].as<float>() + place->rowOffset / inMemory.scaleRows * numCols;
+  auto* to = buffers_[storage].as<float>() + rowOffset / inMemory.scaleRows * numCols;
   ops.copyToDevice(to, out.data(), out.size() * sizeof(float));
   ops.synchronize();  // copies may still read `out`
 }

@@ -21,6 +21,7 @@ namespace uniproc {
 // lib/native/index.ts.
 struct ParameterSource {
   int32_t parameter = 0;  // index into Parameters::declared
+  int32_t expert = -1;    // -1: the parameter is a single tensor
   int32_t file = 0;
   int64_t offset = 0;  // byte in the file where the tensor begins
   StorageType type = StorageType::kFloat32;
@@ -57,7 +58,6 @@ class Parameters {
   void norm(Weight& target, ModuleName name, Dimension size);
   // A matrix [rows, cols] of the model's type; holds `storedRows` rows, zeros beyond `rows`.
   void matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols, int64_t storedRows);
-  // Stacks the matrices of linear layers with the same input into one weight.
   struct LinearPart {
     ModuleName name;
     Dimension rows;
@@ -67,16 +67,24 @@ class Parameters {
     kAll,        // each rank holds the biases of its rows
     kFirstRank,  // rank 0 holds it, because the ranks' outputs are summed
   };
-  void linear(LinearWeight& target, const std::vector<LinearPart>& parts, Dimension cols,
-              Bias bias = Bias::kNone, int64_t storedRows = 0);
+  // Linear layers with the same input, whose matrices are stacked into one weight.
+  struct LinearLayers {
+    std::vector<LinearPart> parts;
+    Dimension cols;
+    Bias bias = Bias::kNone;
+    int64_t storedRows = 0;  // rows held, at least the parts' rows; zeros beyond them
+    Share experts = {};      // each has these parts, stacked by expert; of 0: no experts
+  };
+  // Throws CONFIG_INVALID if the parts have different formats.
+  void linear(LinearWeight& target, const LinearLayers& layers);
 
   const std::vector<Parameter>& declared() const { return declared_; }
 
   bool isAllocated() const { return !buffers_.empty(); }
   // Reads the sources and converts float types to the model's type. Throws CHECKPOINT_INVALID
-  // before allocating if a parameter of this rank does not have exactly one source or its file is
-  // too short, and later if a file becomes shorter or unreadable. `progress` receives the bytes
-  // read and the tensors completed. Throws SHUT_DOWN when asked to stop. After an error nothing is
+  // before allocating if a tensor of this rank does not have exactly one source or its file is too
+  // short, and later if a file becomes shorter or unreadable. `progress` receives the bytes read
+  // and the tensors completed. Throws SHUT_DOWN when asked to stop. After an error nothing is
   // allocated.
   using Progress = std::function<void(int64_t bytes, int64_t tensors)>;
   void load(Ops& ops, const std::vector<std::string>& files,
@@ -101,20 +109,24 @@ class Parameters {
     bool isNorm;
     const LinearWeight* linear;  // the weight that scales belong to
   };
-  // The destination of a declared parameter.
+  // The destination of a declared parameter: its tensor of the rank's expert i starts at row
+  // rowOffset + i * expertRows.
   struct Place {
     size_t storage = 0;
     int64_t rowOffset = 0;
+    int64_t expertRows = 0;
   };
   // A source, checked against its file and destination.
   struct CheckedSource {
     const ParameterSource* source;
     const Parameter* parameter;
-    const Place* place;
+    size_t storage;
+    int64_t rowOffset;
   };
 
   WeightFormat formatOf(const ModuleName& name) const;
   WeightFormat commonFormat(const std::vector<LinearPart>& parts) const;
+  static WeightFormat formatInMemory(const WeightFormat& stored, const LinearLayers& layers);
   size_t store(const void** data, size_t bytes, StorageType type, ParameterPart part,
                bool isNorm = false);
   void declare(Parameter parameter, Place place);

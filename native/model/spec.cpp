@@ -47,11 +47,11 @@ void check(const ModelSpec& spec, int32_t worldSize) {
           "slidingWindows must have one entry for each of its " + std::to_string(spec.numLayers) +
               " layers");
   requireDivisible("numHeads", spec.numHeads, worldSize);
-  requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
   require(spec.numKvHeads % worldSize == 0 || worldSize % spec.numKvHeads == 0,
           "numKvHeads, " + std::to_string(spec.numKvHeads) +
               ", must divide or be a multiple of the " + std::to_string(worldSize) + " ranks");
   if (spec.experts) checkExperts(spec, worldSize);
+  if (spec.hasGatedMlps()) requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
 }
 
 }  // namespace

@@ -58,6 +58,10 @@ struct ModelSpec {
   std::map<std::string, WeightFormat> weightFormats;  // by module; others have `dtype`
 
   bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
+  bool hasGatedMlps() const {
+    return !experts || std::find(experts->layers.begin(), experts->layers.end(), false) !=
+                           experts->layers.end();
+  }
 };
 
 // A contiguous part of `of` items: [first, first + count).

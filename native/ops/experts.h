@@ -26,8 +26,9 @@ class ExpertOps {
   virtual ~ExpertOps() = default;
 
   // Computes routing.expertIds and weights: the topK largest of softmax(logits [numTokens,
-  // numExperts]) in float32 (the lower id first on ties; NaN ranks lowest), scaled to a sum of 1 if
-  // `normalize`. `type` is the type of logits and activations.
+  // numExperts]) in float32 (the lower id first on ties), scaled to a sum of 1 if `normalize`.
+  // `type` is the type of logits and activations. A NaN logit ranks lowest and makes all weights of
+  // its token NaN, as softmax does, so that the token's request fails.
   virtual void routeTokens(const void* logits, bool normalize, const Routing& routing,
                            DType type) = 0;
 

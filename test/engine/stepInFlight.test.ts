@@ -1,4 +1,4 @@
-import { EventLoopTurn } from '../../lib/engine/slicedWork';
+import { EventLoopTurn } from '../../lib/slicedWork';
 import { outputOf } from '../../lib/engine/stepInFlight';
 import { Future } from '../../lib/executor/future';
 import {

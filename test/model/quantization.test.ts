@@ -4,8 +4,10 @@ import path from 'node:path';
 import { LLM, SamplingParams } from '../../lib';
 import { CheckpointError, UnsupportedModelError } from '../../lib/errors';
 import { type ModelSpec, native } from '../../lib/native';
+import { readTensorTable } from '../../lib/model/safetensors';
 import { readQuantization, weightFormats } from '../../lib/model/quantization';
 import { readModel } from '../support/modelSpec';
+import { fileOf } from '../worker/safetensors';
 
 const FILE = '/checkpoint/config.json';
 const FP8 = path.join(__dirname, '..', 'golden', 'checkpoints', 'qwen3-fp8');
@@ -60,9 +62,9 @@ describe('weightFormats', () => {
   it('without files has every linear layer but the head and the routers', async () => {
     const moe = await readModel(path.join(FP8, '..', 'qwen3-moe'));
     const declared = native().declareParameters(moe.spec, 0, 1);
-    const formats = weightFormats({ method: 'fp8', blockSize: [8, 8] }, declared, null);
+    const formats = await weightFormats({ method: 'fp8', blockSize: [8, 8] }, declared, null);
     const modules = Object.keys(formats);
-    expect(modules).toContain('layers.0.experts.down.7');
+    expect(modules).toContain('layers.0.experts.down');
     expect(modules.filter((name) => /head|router|norm|embedding/i.test(name))).toEqual([]);
   });
 });
@@ -86,6 +88,143 @@ describe('a checkpoint in fp8', () => {
     await expect(create(folder, 'auto')).rejects.toThrow(
       /q_proj.weight has dtype F8_E4M3.*quantization_config/,
     );
+  });
+
+  interface Stored {
+    dtype: string;
+    shape: number[];
+    data: Buffer;
+  }
+
+  /** A copy of the golden checkpoint whose tensors `change` has had its way with. */
+  async function withTensors(change: (tensors: Map<string, Stored>) => void): Promise<string> {
+    await cp(FP8, folder, { recursive: true });
+    const file = path.join(folder, 'model.safetensors');
+    const bytes = await readFile(file);
+    const { files, tensors } = await readTensorTable(folder);
+    expect(files).toHaveLength(1);
+    const stored = new Map(
+      [...tensors].map(([name, { dtype, shape, offset, numBytes }]): [string, Stored] => [
+        name,
+        { dtype, shape, data: bytes.subarray(offset, offset + numBytes) },
+      ]),
+    );
+    change(stored);
+    const empty = fileOf(Object.fromEntries(stored));
+    const dataStart = 8 + Number(empty.readBigUInt64LE());
+    const data = [...stored.values()].map((tensor) => tensor.data);
+    await writeFile(file, Buffer.concat([empty.subarray(0, dataStart), ...data]));
+    return folder;
+  }
+
+  const ATTENTION = 'model.layers.0.self_attn';
+  /** As many elements in float32 or bfloat16, all zero. */
+  const zeros = (dtype: 'F32' | 'BF16', shape: number[]): Stored => ({
+    dtype,
+    shape,
+    data: Buffer.alloc(shape.reduce((a, b) => a * b, dtype === 'F32' ? 4 : 2)),
+  });
+  const get = (tensors: Map<string, Stored>, name: string) =>
+    tensors.get(name) ?? { dtype: '', shape: [], data: Buffer.alloc(0) };
+
+  it.each<[string, (tensors: Map<string, Stored>) => void, RegExp]>([
+    [
+      'scales that are missing',
+      (tensors) => tensors.delete(`${ATTENTION}.k_proj.weight_scale_inv`),
+      /tensor model\.layers\.0\.self_attn\.k_proj\.weight_scale_inv is missing/,
+    ],
+    [
+      'scales of another shape',
+      (tensors) => tensors.set(`${ATTENTION}.k_proj.weight_scale_inv`, zeros('F32', [1, 1])),
+      /k_proj\.weight_scale_inv has shape \[ 1, 1 \].*ceil\(num_key_value_heads \* head_dim \/ 48\) \d+, ceil\(hidden_size \/ 24\) \d+/,
+    ],
+    [
+      'one of three matrices that share one weight',
+      (tensors) => {
+        const name = `${ATTENTION}.k_proj.weight`;
+        tensors.set(name, zeros('BF16', get(tensors, name).shape));
+        tensors.delete(`${name}_scale_inv`);
+      },
+      /q_proj\.weight has dtype F8_E4M3 and tensor \S+k_proj\.weight BF16; they share one weight/,
+    ],
+    [
+      'scales of a matrix in bfloat16',
+      (tensors) =>
+        tensors.set('model.layers.1.self_attn.o_proj.weight_scale_inv', zeros('BF16', [1, 1])),
+      /o_proj\.weight_scale_inv is not part of the model.*only matrices in F8_E4M3 have scales/,
+    ],
+    [
+      'an embedding',
+      (tensors) => {
+        const { shape } = get(tensors, 'model.embed_tokens.weight');
+        const data = Buffer.alloc(shape[0] * shape[1]);
+        tensors.set('model.embed_tokens.weight', { dtype: 'F8_E4M3', shape, data });
+      },
+      /embed_tokens\.weight has dtype F8_E4M3; it must be F32, F16 or BF16/,
+    ],
+  ])('is refused by name for %s', async (_, change, message) => {
+    const created = create(await withTensors(change), 'auto');
+    await expect(created).rejects.toThrow(CheckpointError);
+    await expect(created).rejects.toThrow(message);
+  });
+
+  const generate = async (llm: LLM) => {
+    const params = new SamplingParams({ maxTokens: 8, ignoreEos: true, logprobs: 1 });
+    const [{ outputs }] = await llm.generate([{ promptTokenIds: [1, 2, 3] }], params);
+    return outputs;
+  };
+
+  it('gives the same with scales in float32 as in bfloat16', async () => {
+    const results = [];
+    for (const dtype of ['F32', 'BF16'] as const) {
+      const model = await withTensors((tensors) => {
+        for (const [name, { shape, data }] of tensors) {
+          if (!name.endsWith('_scale_inv')) continue;
+          const rounded = zeros(dtype, shape);
+          // The upper half of a float32 is a bfloat16.
+          for (let i = 0; i < data.length / 4; i++) {
+            const upper = data.readUInt16LE(4 * i + 2);
+            rounded.data.writeUInt16LE(upper, dtype === 'F32' ? 4 * i + 2 : 2 * i);
+          }
+          tensors.set(name, rounded);
+        }
+      });
+      const llm = await create(model, 'auto');
+      const [{ tokenIds, logprobs }] = await generate(llm).finally(() => llm.shutdown());
+      results.push({ tokenIds, logprobs: logprobs?.map((position) => [...position]) });
+    }
+    expect(results[1]).toEqual(results[0]);
+  });
+
+  it('unties a head in fp8 from the embedding', async () => {
+    const model = await withTensors((tensors) => {
+      const { shape } = get(tensors, 'model.embed_tokens.weight');
+      const data = Buffer.alloc(shape[0] * shape[1]);
+      tensors.set('lm_head.weight', { dtype: 'F8_E4M3', shape, data });
+      const blocks = [Math.ceil(shape[0] / 48), Math.ceil(shape[1] / 24)];
+      tensors.set('lm_head.weight_scale_inv', zeros('F32', blocks));
+    });
+    const file = path.join(folder, 'config.json');
+    const config = JSON.parse(await readFile(file, 'utf8')) as object;
+    await writeFile(file, JSON.stringify({ ...config, tie_word_embeddings: true }));
+    const llm = await create(model, 'auto');
+    const [{ logprobs }] = await generate(llm).finally(() => llm.shutdown());
+    // The head is all zeros: each token of the vocabulary is as likely as the others.
+    const all = (logprobs ?? []).flatMap((position) => [...position.values()]);
+    const { vocab_size: vocabSize } = config as { vocab_size: number };
+    for (const { logprob } of all) expect(logprob).toBeCloseTo(-Math.log(vocabSize), 4);
+  });
+
+  it('ends requests whose logits a scale makes NaN', async () => {
+    const model = await withTensors((tensors) =>
+      get(tensors, `${ATTENTION}.o_proj.weight_scale_inv`).data.fill(0xff),
+    );
+    const llm = await create(model, 'auto');
+    try {
+      await expect(generate(llm)).rejects.toMatchObject({ code: 'LOGITS_INVALID' });
+    } finally {
+      await llm.shutdown();
+    }
   });
 
   it.each([FP8, PLAIN])('generates from random weights in the shape of %s', async (model) => {

@@ -62,6 +62,28 @@ describe('divisionFault', () => {
     }
   });
 
+  const experts = { numExperts: 6, numExpertsPerToken: 2, intermediateSize: 5, normTopkProb: true };
+
+  it('names the number of experts and of ranks that do not divide it', () => {
+    const spec = { ...SPEC, experts: { ...experts, layers: [true, true] } };
+    expect(divisionFault(spec, 4)).toMatch(/tensorParallelSize is 4.*numExperts, 6/);
+    expect(() => declare(spec, 0, 4)).toThrow(/numExperts, 6, must be a multiple of the 4 ranks/);
+  });
+
+  it.each([
+    [[true, true], null],
+    [[true, false], /intermediateSize, 9/],
+  ])('counts the MLP if experts are in the layers %j', (layers, fault) => {
+    const spec = { ...SPEC, intermediateSize: 9, experts: { ...experts, layers } };
+    if (fault === null) {
+      expect(divisionFault(spec, 2)).toBeNull();
+      expect(declare(spec, 1, 2)).not.toEqual([]);
+    } else {
+      expect(divisionFault(spec, 2)).toMatch(fault);
+      expect(() => declare(spec, 1, 2)).toThrow(fault);
+    }
+  });
+
   it('returns null for a valid world size', () => {
     expect([1, 2, 4].map((size) => divisionFault(SPEC, size))).toEqual([null, null, null]);
     expect(divisionFault({ ...SPEC, numKvHeads: 1 }, 2)).toBeNull();
@@ -92,15 +114,15 @@ function readTensors(table: TensorTable): Map<string, Matrix> {
 }
 
 /** A rank's shares by module, part and layer. */
-function readShares(
+async function readShares(
   spec: ModelSpec,
   table: TensorTable,
   rank: number,
   worldSize: number,
-): Record<string, Matrix> {
+): Promise<Record<string, Matrix>> {
   const files = readFiles(table);
   const declared = declare(spec, rank, worldSize);
-  const { sources, totalBytes } = parameterSources(declared, spec, llama, table);
+  const { sources, totalBytes } = await parameterSources(declared, spec, llama, table);
   const shares: Record<string, Matrix> = {};
   let bytes = 0;
   for (const { parameter, file, offset, dtype } of sources) {
@@ -180,9 +202,9 @@ function expectedShares(
 }
 
 /** Expects each rank to have exactly its shares. */
-function expectSlices(spec: ModelSpec, table: TensorTable, worldSize: number): void {
+async function expectSlices(spec: ModelSpec, table: TensorTable, worldSize: number): Promise<void> {
   for (let rank = 0; rank < worldSize; rank++) {
-    const actual = readShares(spec, table, rank, worldSize);
+    const actual = await readShares(spec, table, rank, worldSize);
     const expected = Object.entries(expectedShares(spec, table, rank, worldSize)).filter(
       ([, matrix]) => matrix.length > 0,
     );
@@ -252,7 +274,7 @@ describe('the shares of a rank', () => {
     const spec = { ...SPEC, ...change };
 
     it.each([1, 2, 4] as const)('are its slices of the tensors, in a world of %i', async (size) => {
-      expectSlices(spec, await randomTable(spec, size === 2 ? 'BF16' : 'F32'), size);
+      await expectSlices(spec, await randomTable(spec, size === 2 ? 'BF16' : 'F32'), size);
     });
   });
 
@@ -260,7 +282,7 @@ describe('the shares of a rank', () => {
   it.each(dense)('are its slices of the golden checkpoint %s', async (name) => {
     const { spec, table } = await readModel(path.join(GOLDEN, name));
     const sizes = [1, 2, 4].filter((size) => divisionFault(spec, size) === null);
-    for (const size of sizes) expectSlices(spec, table, size);
+    for (const size of sizes) await expectSlices(spec, table, size);
   });
 
   it('refuse a wrong shape on every rank, also without a share of the tensor', async () => {
@@ -269,9 +291,9 @@ describe('the shares of a rank', () => {
     const bias = 'model.layers.1.mlp.down_proj.bias';
     tensors.set(bias, { dtype: 'F32', shape: [11], file: 0, offset: 0, numBytes: 44 });
     for (const rank of [0, 1]) {
-      expect(() =>
+      await expect(
         parameterSources(declare(SPEC, rank, 2), SPEC, llama, { ...table, tensors }),
-      ).toThrow(`tensor ${bias} has shape [ 11 ]; config.json requires [ 10 ]`);
+      ).rejects.toThrow(`tensor ${bias} has shape [ 11 ]; config.json requires [ 10 ]`);
     }
   });
 });

@@ -451,12 +451,6 @@ describe('load', () => {
     ],
     ['a tensor before the file', /at byte -8/, ({ sources }) => (sources[0].offset = -8)],
     ['a file that is not listed', /refers to file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
-    [
-      'a tensor before the start of the file',
-      /at byte -8/,
-      ({ sources }) => (sources[0].offset = -8),
-    ],
-    ['a file that is not listed', /in file 1 of 1/, ({ sources }) => (sources[3].file = 1)],
     ['an unknown parameter', /has no parameter 12/, ({ sources }) => (sources[0].parameter = 12)],
     [
       'a type that the weight does not have',

@@ -28,6 +28,7 @@ import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { readLogits } from '../support/testingAddon';
 import { fileOf, withNanRow } from '../worker/safetensors';
+import { BlockScaledMatrix, Random } from './ops/reference';
 import { decode, type ModelTensors, randomTensors, type Tensor } from './decoder';
 
 const GOLDEN = path.join(__dirname, '..', 'golden');
@@ -136,7 +137,7 @@ class World {
   /** Loads the model's shards and creates a cache on every rank. */
   async load({ spec, family, table }: CheckpointModel): Promise<void> {
     const loads = this.ranks.map(async (rank) => {
-      const { files, sources, totalBytes } = parameterSources(
+      const { files, sources, totalBytes } = await parameterSources(
         native().declareParameters(spec, rank, this.size),
         spec,
         family,
@@ -319,6 +320,66 @@ it('samples the same tokens on 1, 2 and 4 ranks', async () => {
   }
   expect(tokens[1]).toEqual(tokens[0]);
   expect(tokens[2]).toEqual(tokens[0]);
+});
+
+/**
+ * The golden checkpoint with experts, random matrices in fp8 in place of its own (`isQuantized`), or
+ * the same matrices in float32. The blocks divide neither the experts' rows nor the heads'.
+ */
+async function expertsInFp8(isQuantized: boolean): Promise<string> {
+  const [scaleRows, scaleCols] = [20, 28];
+  const folder = goldenFolder('qwen3-moe');
+  const { files, tensors } = await readTensorTable(folder);
+  const bytes = readFileSync(files[0]);
+  const random = new Random(11);
+  const stored: [string, { dtype: string; shape: number[]; data: Buffer }][] = [];
+  for (const [name, { dtype, shape, offset, numBytes }] of tensors) {
+    if (!/(mlp\.experts|self_attn)\..*proj\.weight$/.test(name)) {
+      stored.push([name, { dtype, shape, data: bytes.subarray(offset, offset + numBytes) }]);
+      continue;
+    }
+    const matrix = new BlockScaledMatrix(shape[0], shape[1], scaleRows, scaleCols, random);
+    const bytesOf = (values: Float32Array | Uint8Array) => Buffer.from(values.buffer);
+    if (!isQuantized) {
+      stored.push([name, { dtype: 'F32', shape, data: bytesOf(Float32Array.from(matrix.values)) }]);
+      continue;
+    }
+    const scaleShape = [Math.ceil(shape[0] / scaleRows), Math.ceil(shape[1] / scaleCols)];
+    stored.push(
+      [name, { dtype: 'F8_E4M3', shape, data: bytesOf(matrix.codes) }],
+      [`${name}_scale_inv`, { dtype: 'F32', shape: scaleShape, data: bytesOf(matrix.scales) }],
+    );
+  }
+  const empty = fileOf(Object.fromEntries(stored));
+  const dataStart = 8 + Number(empty.readBigUInt64LE());
+  const config = JSON.parse(readFileSync(path.join(folder, 'config.json'), 'utf8')) as object;
+  const quantization = { quant_method: 'fp8', weight_block_size: [scaleRows, scaleCols] };
+  return folderWith({
+    'config.json': JSON.stringify({
+      ...config,
+      ...(isQuantized && { quantization_config: quantization }),
+    }),
+    'model.safetensors': Buffer.concat([
+      empty.subarray(0, dataStart),
+      ...stored.map(([, { data }]) => data),
+    ]),
+  });
+}
+
+describe('experts in fp8', () => {
+  const prompts = [[3, 1, 4, 1, 5, 9, 2, 6], [27]];
+  const generate = async (isQuantized: boolean, size: number) => {
+    const world = await openWorld(size);
+    await world.load(await readModel(await expertsInFp8(isQuantized)));
+    return world.generate(prompts, 8);
+  };
+
+  it.each([1, 2, 4])('on %i ranks compute what their dequantised weights do', async (size) => {
+    const results = await generate(true, size);
+    const logprobs = results.flatMap(({ positions }) => positions.map(({ logprob }) => logprob));
+    expect(logprobs.every((logprob) => logprob < 0)).toBe(true);
+    expect(results).toEqual(await generate(false, size));
+  });
 });
 
 describe.each([1, 2, 4])('NaN in the weights on %i ranks', (size) => {

@@ -2,7 +2,7 @@
 import type { DType, ModelSpec } from '../../lib/native';
 import { native } from '../../lib/native';
 import type { Family } from '../../lib/model/families/family';
-import { ParameterNames } from '../../lib/model/parameterSources';
+import { ParameterNames } from '../../lib/model/parameterNames';
 import { weightFormats } from '../../lib/model/quantization';
 import { familyOf } from '../../lib/model/registry';
 import { readTensorTable, type TensorTable } from '../../lib/model/safetensors';
@@ -23,10 +23,7 @@ export async function readModel(
   const table = await readTensorTable(folder);
   const plain: ModelSpec = { ...spec, dtype, weightFormats: {} };
   const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
-  const formats = weightFormats(
-    quantization,
-    native().declareParameters(plain, 0, 1),
-    (parameter) => table.tensors.get(names.tensorOf(parameter))?.dtype,
-  );
+  const declared = native().declareParameters(plain, 0, 1);
+  const formats = await weightFormats(quantization, declared, names);
   return { spec: { ...plain, weightFormats: formats }, family, table };
 }

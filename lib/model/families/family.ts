@@ -15,6 +15,8 @@ import type { TransformerSpec } from '../../config/uniprocConfig';
 /** Upper bounds on sizes and counts; their products are safe integers. */
 const MAX_SIZE = 2 ** 24;
 const MAX_LAYERS = 2 ** 12;
+/** The bytes of all experts of a layer, each [2 * MAX_SIZE, MAX_SIZE], fit a signed 64-bit number. */
+const MAX_EXPERTS = 2 ** 11;
 
 const flag = () => z.boolean().describe('true or false');
 const dictionary = () => z.record(z.string(), z.unknown()).nullish().describe('an object, or null');
@@ -55,8 +57,9 @@ export const configSchema = z.looseObject({
   sliding_window: integerOrNull(1, MAX_POSITIONS),
   max_window_layers: integer(0, MAX_POSITIONS),
   layer_types: z.array(z.string()).nullish().describe('a list of strings, or null'),
-  num_experts: integerOrNull(0, MAX_SIZE),
-  num_experts_per_tok: integerOrNull(1, MAX_SIZE),
+  num_experts: integerOrNull(0, MAX_EXPERTS),
+  num_local_experts: integerOrNull(0, MAX_EXPERTS),
+  num_experts_per_tok: integerOrNull(1, MAX_EXPERTS),
   moe_intermediate_size: integerOrNull(1, MAX_SIZE),
   decoder_sparse_step: integerOrNull(1, MAX_LAYERS),
   mlp_only_layers: layers(),
@@ -80,6 +83,8 @@ export interface Family {
   modelType: string;
   /** transformers' defaults for missing keys of config.json. */
   defaults: Record<string, unknown>;
+  /** Keys that readSpec reads and that no other family knows (foreignKeys.ts). */
+  ownKeys?: readonly string[];
   /** Throws CheckpointError and UnsupportedModelError, naming the key and the value. */
   readSpec(file: string, json: ConfigJson): FamilySpec;
   /**

@@ -5,6 +5,8 @@ import type { ExpertsSpec } from '../spec';
 import { COMMON_DEFAULTS, type ConfigJson, DENSE_MODULES, type Family } from './family';
 import { readQwen3Spec } from './qwen3';
 
+const DEFAULT_NUM_EXPERTS = 128;
+
 const LAYER = 'model.layers.{layer}';
 
 export const qwen3Moe: Family = {
@@ -23,9 +25,9 @@ export const qwen3Moe: Family = {
     decoder_sparse_step: 1,
     moe_intermediate_size: 768,
     num_experts_per_tok: 8,
-    num_experts: 128,
     norm_topk_prob: false,
   },
+  ownKeys: ['num_experts', 'num_local_experts'],
   readSpec: (file, json) => ({
     ...readQwen3Spec(file, { ...json, max_window_layers: 0, layer_types: null }),
     experts: readExperts(file, json),
@@ -40,9 +42,21 @@ export const qwen3Moe: Family = {
   },
 };
 
+/** transformers 5 writes num_local_experts, transformers 4 num_experts. */
+function readNumExperts(file: string, json: ConfigJson): number {
+  const { num_experts: count, num_local_experts: local } = json;
+  if (count !== local && typeof count === 'number' && typeof local === 'number') {
+    throw new CheckpointError(
+      file,
+      `num_experts is ${count} and num_local_experts ${local}; both name the same number`,
+    );
+  }
+  return local ?? count ?? DEFAULT_NUM_EXPERTS;
+}
+
 /** null if no layer has experts. */
 function readExperts(file: string, json: ConfigJson): ExpertsSpec | null {
-  const numExperts = json.num_experts ?? 0;
+  const numExperts = readNumExperts(file, json);
   const step = json.decoder_sparse_step ?? 1;
   const dense = new Set(json.mlp_only_layers);
   const layers = Array.from(

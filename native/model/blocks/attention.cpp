@@ -8,20 +8,22 @@ void AttentionBlock::declare(Parameters& parameters) {
   const Dimension heads = {shard_.heads().times(spec.headDim), "numHeads * headDim"};
   const Dimension kvHeads = {shard_.kvHeads().times(spec.headDim), "numKvHeads * headDim"};
   const Dimension head = {Share::all(spec.headDim), "headDim"};
-  const auto name = [this](const char* module) { return ModuleName{layer_, -1, module}; };
+  const auto name = [this](const char* module) { return ModuleName{layer_, module}; };
 
   parameters.norm(norm_, name("attention.norm"), hidden);
-  parameters.linear(qkv_,
-                    {{name("attention.q"), heads},
-                     {name("attention.k"), kvHeads},
-                     {name("attention.v"), kvHeads}},
-                    hidden, spec.qkvBias ? Parameters::Bias::kAll : Parameters::Bias::kNone);
+  using Bias = Parameters::Bias;
+  parameters.linear(qkv_, {.parts = {{name("attention.q"), heads},
+                                     {name("attention.k"), kvHeads},
+                                     {name("attention.v"), kvHeads}},
+                           .cols = hidden,
+                           .bias = spec.qkvBias ? Bias::kAll : Bias::kNone});
   if (spec.qkNorm) {
     parameters.norm(qNorm_, name("attention.qNorm"), head);
     parameters.norm(kNorm_, name("attention.kNorm"), head);
   }
-  parameters.linear(o_, {{name("attention.o"), hidden}}, heads,
-                    spec.outputBias ? Parameters::Bias::kFirstRank : Parameters::Bias::kNone);
+  parameters.linear(o_, {.parts = {{name("attention.o"), hidden}},
+                         .cols = heads,
+                         .bias = spec.outputBias ? Bias::kFirstRank : Bias::kNone});
 }
 
 ScratchBytes AttentionBlock::scratch(DType activations) const {

@@ -13,7 +13,7 @@ class Embedding {
 
   void declare(Parameters& parameters) {
     const ModelSpec& spec = shard_.spec();
-    parameters.matrix(table_, {-1, -1, "embedding"}, {shard_.vocab(), "vocabSize"},
+    parameters.matrix(table_, {-1, "embedding"}, {shard_.vocab(), "vocabSize"},
                       {Share::all(spec.hiddenSize), "hiddenSize"}, shard_.vocabShardSize());
   }
 

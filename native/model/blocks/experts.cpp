@@ -1,7 +1,5 @@
 #include "model/blocks/experts.h"
 
-#include <vector>
-
 namespace uniproc {
 namespace {
 
@@ -17,29 +15,21 @@ constexpr size_t aligned(size_t bytes) {
 
 void ExpertsBlock::declare(Parameters& parameters) {
   const Dimension hidden = {Share::all(shard_.spec().hiddenSize), "hiddenSize"};
-  const Share own = shard_.experts();
-  const auto name = [this](const char* module, int32_t expert = -1) {
-    return ModuleName{layer_, expert, module};
-  };
-  std::vector<Parameters::LinearPart> gateUp;
-  std::vector<Parameters::LinearPart> down;
-  for (int32_t expert = 0; expert < experts().numExperts; ++expert) {
-    const bool isLocal = expert >= own.first && expert < own.first + own.count;
-    Dimension intermediate = {Share::all(experts().intermediateSize), "expertIntermediateSize"};
-    Dimension out = hidden;
-    if (!isLocal) intermediate.share.count = out.share.count = 0;
-    gateUp.push_back({name("experts.gate", expert), intermediate});
-    gateUp.push_back({name("experts.up", expert), intermediate});
-    down.push_back({name("experts.down", expert), out});
-  }
+  const Dimension intermediate = {Share::all(experts().intermediateSize), "expertIntermediateSize"};
+  const auto name = [this](const char* module) { return ModuleName{layer_, module}; };
 
   parameters.norm(norm_, name("experts.norm"), hidden);
-  parameters.linear(router_,
-                    {{name("experts.router"), {Share::all(experts().numExperts), "numExperts"}}},
-                    hidden);
-  parameters.linear(gateUp_, gateUp, hidden);
-  parameters.linear(down_, down,
-                    {Share::all(experts().intermediateSize), "expertIntermediateSize"});
+  parameters.linear(
+      router_,
+      {.parts = {{name("experts.router"), {Share::all(experts().numExperts), "numExperts"}}},
+       .cols = hidden});
+  parameters.linear(
+      gateUp_, {.parts = {{name("experts.gate"), intermediate}, {name("experts.up"), intermediate}},
+                .cols = hidden,
+                .experts = shard_.experts()});
+  parameters.linear(down_, {.parts = {{name("experts.down"), hidden}},
+                            .cols = intermediate,
+                            .experts = shard_.experts()});
 }
 
 ScratchBytes ExpertsBlock::scratch(DType activations) const {

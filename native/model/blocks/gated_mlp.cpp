@@ -6,14 +6,17 @@ void GatedMlpBlock::declare(Parameters& parameters) {
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
   const Dimension intermediate = {shard_.intermediate(), "intermediateSize"};
-  const auto name = [this](const char* module) { return ModuleName{layer_, -1, module}; };
+  const auto name = [this](const char* module) { return ModuleName{layer_, module}; };
   using Bias = Parameters::Bias;
 
   parameters.norm(norm_, name("mlp.norm"), hidden);
-  parameters.linear(gateUp_, {{name("mlp.gate"), intermediate}, {name("mlp.up"), intermediate}},
-                    hidden, spec.mlpBias ? Bias::kAll : Bias::kNone);
-  parameters.linear(down_, {{name("mlp.down"), hidden}}, intermediate,
-                    spec.mlpBias ? Bias::kFirstRank : Bias::kNone);
+  parameters.linear(gateUp_,
+                    {.parts = {{name("mlp.gate"), intermediate}, {name("mlp.up"), intermediate}},
+                     .cols = hidden,
+                     .bias = spec.mlpBias ? Bias::kAll : Bias::kNone});
+  parameters.linear(down_, {.parts = {{name("mlp.down"), hidden}},
+                            .cols = intermediate,
+                            .bias = spec.mlpBias ? Bias::kFirstRank : Bias::kNone});
 }
 
 ScratchBytes GatedMlpBlock::scratch(DType activations) const {

@@ -5,10 +5,11 @@ namespace uniproc {
 void Head::declare(Parameters& parameters) {
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
-  parameters.norm(norm_, {-1, -1, "norm"}, hidden);
+  parameters.norm(norm_, {-1, "norm"}, hidden);
   if (spec.tieWordEmbeddings) return;
-  parameters.linear(head_, {{{-1, -1, "head"}, {shard_.vocab(), "vocabSize"}}}, hidden,
-                    Parameters::Bias::kNone, shard_.vocabShardSize());
+  parameters.linear(head_, {.parts = {{{-1, "head"}, {shard_.vocab(), "vocabSize"}}},
+                            .cols = hidden,
+                            .storedRows = shard_.vocabShardSize()});
 }
 
 void Head::allocate(Ops& ops, DType activations, int32_t maxRows, Communicator* communicator) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -30,7 +31,9 @@ void Experts::routeTokens(const float* logits, bool normalize, const Routing& ro
                         });
       const float max = logit(order[0]);
       const auto numerator = [&](int32_t id) { return std::exp(logit(id) - max); };
-      float sum = 0.0f;
+      const bool hasNan =
+          std::any_of(row, row + numExperts, [](float value) { return std::isnan(value); });
+      float sum = hasNan ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
       const int32_t numSummed = normalize ? topK : numExperts;
       for (int32_t i = 0; i < numSummed; ++i) sum += numerator(normalize ? order[i] : i);
       for (int32_t i = 0; i < topK; ++i) {

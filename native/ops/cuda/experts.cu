@@ -48,9 +48,13 @@ __global__ void __launch_bounds__(kThreads)
     return isnan(logit) ? -INFINITY : logit;
   };
 
+  bool hasNan = false;
+  for (int32_t id = lane; id < routing.numExperts; id += kWarpSize) {
+    hasNan |= isnan(widen(row[id]));
+  }
   Candidate last = {INFINITY, -1};
   float max = 0.0f;
-  float sum = 0.0f;
+  float sum = __any_sync(kAllLanes, hasNan) ? NAN : 0.0f;
   for (int32_t k = 0; k < routing.topK; ++k) {
     Candidate best = {-INFINITY, routing.numExperts};
     for (int32_t id = lane; id < routing.numExperts; id += kWarpSize) {

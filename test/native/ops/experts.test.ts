@@ -67,6 +67,14 @@ describe.each(backends)('experts, %s', (backend) => {
     expect([...ops.readInts(routing.expertIds, 6)]).toEqual([1, 3, 4, 0, 2, 5]);
   });
 
+  // torch.softmax of a row with NaN is NaN throughout.
+  it.each([true, false])('give NaN to the tokens whose logits have it, normalized: %s', (norm) => {
+    const routing = routingOf(ops, 3, 3, 2);
+    ops.routeTokens(ops.floats([1, 2, 3, 1, NaN, 3, 3, 2, 1]), norm, routing);
+    const isNan = Array.from(ops.readFloats(routing.weights, 6), (weight) => Number.isNaN(weight));
+    expect(isNan).toEqual([false, false, true, true, false, false]);
+  });
+
   describe.each([1, 2])('on the rank with half %i of the experts', (half) => {
     it.each(['float32', 'float8_e4m3'] as const)('multiply rows by matrices in %s', (type) => {
       const [numTokens, numExperts, topK, rows, cols] = [9, 6, 2, 20, 40];

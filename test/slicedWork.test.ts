@@ -1,5 +1,5 @@
 /** Sliced work with a clock and event loop turns under the test's control. */
-import { SlicedWork } from '../../lib/engine/slicedWork';
+import { SlicedWork } from '../lib/slicedWork';
 
 class Bench {
   time = 0;
