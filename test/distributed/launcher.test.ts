@@ -506,7 +506,7 @@ describe('the command line', () => {
       `process.argv = ['node', 'uniproc', '--help'];
        require('${CLI}');
        const loaded = Object.keys(require.cache).map((file) => file.slice('${ROOT}'.length));
-       console.log(loaded.filter((file) => /native|\\.node$|llm/.test(file)));`,
+       console.log(loaded.filter((file) => /[/]native[/]|\\.node$|llm/.test(file)));`,
     ];
     const command = startNode(0, program, environment());
     await command.ended;
