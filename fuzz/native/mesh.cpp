@@ -112,7 +112,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const Error& error) {
     require(error.code() == "COMMUNICATOR_FAILED" || error.code() == "PEER_LOST");
     require(error.what()[0] != '\0');
-    mesh.sayFarewell(1);
+    mesh.notifyFailure(1);
   }
   close(peer);
   close(silent);
