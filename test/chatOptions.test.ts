@@ -61,7 +61,7 @@ describe('chat', () => {
       code: 'REQUEST_INVALID',
       message:
         'conversation 0: its rendered text has 20000000 characters; maxPromptLength is 16777216 ' +
-        "(the engine's option limits sets it)",
+        "(raise it with the engine's option limits)",
     });
   });
 
