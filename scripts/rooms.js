@@ -62,43 +62,22 @@ function libRoomOf(file) {
   });
 }
 
-/**
- * Rules for the files of a room, which may import `imports` beside themselves, and the types of
- * `types`.
- */
-function rulesFor(room, { imports = [], types = [] }) {
-  const allowed = [...LIB_ROOMS[room].imports, ...imports];
+/** Rules for the files of a room. */
+function rulesFor(room) {
+  const allowed = LIB_ROOMS[room].imports;
   const message = `lib's room '${room}' may import only ${allowed.join(', ') || 'itself'} (scripts/rooms.js)`;
   const forbidden = Object.keys(LIB_ROOMS).filter(
     (other) => other !== room && !allowed.includes(other),
   );
-  const regexOf = (rooms) => importsOf(rooms, LIB_ROOMS[room].files !== undefined);
-  const strict = regexOf(forbidden.filter((other) => !types.includes(other)));
-  const literalOf = (regex) => `Literal[value=/${regex.replaceAll('/', '\\/')}/]`;
-  const all = literalOf(regexOf(forbidden));
+  const regex = importsOf(forbidden, LIB_ROOMS[room].files !== undefined);
+  const literal = `Literal[value=/${regex.replaceAll('/', '\\/')}/]`;
   return {
-    '@typescript-eslint/no-restricted-imports': [
-      'error',
-      {
-        patterns: [
-          { regex: strict, message },
-          ...(types.length > 0
-            ? [
-                {
-                  regex: regexOf(types),
-                  message: `${message}, types excepted`,
-                  allowTypeImports: true,
-                },
-              ]
-            : []),
-        ],
-      },
-    ],
+    '@typescript-eslint/no-restricted-imports': ['error', { patterns: [{ regex, message }] }],
     'no-restricted-syntax': [
       'error',
-      { selector: `ImportExpression > ${all}`, message },
-      { selector: `TSImportType ${literalOf(strict)}`, message },
-      { selector: `CallExpression[callee.name='require'] > ${all}`, message },
+      { selector: `ImportExpression > ${literal}`, message },
+      { selector: `TSImportType ${literal}`, message },
+      { selector: `CallExpression[callee.name='require'] > ${literal}`, message },
     ],
   };
 }
@@ -118,7 +97,7 @@ function importsOf(rooms, isBeside) {
 /** ESLint's configuration of the arrows and of the length of files. */
 function eslintConfigs() {
   return [
-    ...Object.keys(LIB_ROOMS).map((room) => ({ files: filesOf(room), rules: rulesFor(room, {}) })),
+    ...Object.keys(LIB_ROOMS).map((room) => ({ files: filesOf(room), rules: rulesFor(room) })),
     {
       files: ['lib/**/*.ts'],
       rules: { 'max-lines': ['error', MAX_LINES] },
