@@ -1,10 +1,7 @@
 /**
  * Specification and configuration of the paged KV cache (vLLM V1's KVCacheSpec and KVCacheConfig).
  */
-import type { DType } from '../config/dtype';
-
-/** Bytes of one element. */
-const BYTES_PER_ELEMENT: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 };
+import { BYTES_PER_ELEMENT, type DType } from '../config/dtype';
 
 /** KV cache spec of one layer: blocks of `blockSize` tokens, keys and values. */
 export class KVCacheSpec {

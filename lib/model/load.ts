@@ -1,5 +1,5 @@
 /** Loads a model's weights: from the checkpoint's files, or random ('dummy'). */
-import type { DType } from '../config/dtype';
+import { BYTES_PER_ELEMENT, type DType } from '../config/dtype';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
@@ -26,11 +26,9 @@ interface LoadableModel {
   loadDummy(seed: number): Promise<void>;
 }
 
-/** Bytes of one element. */
-const BYTES_PER_ELEMENT: Record<StorageType, number> = {
-  float32: 4,
-  float16: 2,
-  bfloat16: 2,
+/** Bytes of one stored element. */
+const STORED_BYTES: Readonly<Record<StorageType, number>> = {
+  ...BYTES_PER_ELEMENT,
   float8_e4m3: 1,
 };
 
@@ -109,7 +107,7 @@ export class ModelLoader {
       const { shape, experts } = parameter;
       const numTensors = experts?.count ?? 1;
       const count = shape.reduce((product, dimension) => product * dimension.count, numTensors);
-      if (count > 0) sums[type] = (sums[type] ?? 0) + count * BYTES_PER_ELEMENT[type];
+      if (count > 0) sums[type] = (sums[type] ?? 0) + count * STORED_BYTES[type];
     }
     return sums;
   }
