@@ -17,16 +17,11 @@
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/linear.h"
 #include "ops/cpu/memory.h"
+#include "ops/cpu/parallel_rows.h"
 #include "ops/cpu/sampler.h"
 
 namespace uniproc {
 namespace {
-
-// Elements whose processing takes as long as waking a thread.
-constexpr int64_t kMinElementsPerPart = 1 << 14;
-
-// Rows that hold that many elements.
-int64_t minRowsPerPart(int64_t width) { return std::max<int64_t>(kMinElementsPerPart / width, 1); }
 
 int indexOf(DType dtype) { return static_cast<int>(dtype); }
 

@@ -6,14 +6,9 @@
 #include <numeric>
 #include <vector>
 
+#include "ops/cpu/parallel_rows.h"
+
 namespace uniproc {
-namespace {
-
-constexpr int64_t kMinElementsPerPart = 1 << 14;
-
-int64_t minRowsPerPart(int64_t width) { return std::max<int64_t>(kMinElementsPerPart / width, 1); }
-
-}  // namespace
 
 void Experts::routeTokens(const float* logits, bool normalize, const Routing& routing) {
   const int32_t numExperts = routing.numExperts;
