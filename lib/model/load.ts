@@ -16,13 +16,22 @@ interface Place {
   worldSize: number;
 }
 
-/** A model that can be loaded, as the native one. */
-interface LoadableModel {
+/** The part of a model that loading needs; NativeModelRunner has it. */
+export interface LoadableModel {
+  /**
+   * Allocates the weights and reads them from the files. Every parameter of this rank needs exactly
+   * one source. `onProgress(bytes, tensors)` receives totals. Rejects with OUT_OF_MEMORY, or
+   * CHECKPOINT_INVALID if a file is too short or becomes shorter; then no weights stay allocated.
+   */
   load(
     files: string[],
     sources: ParameterSource[],
     onProgress: (bytes: number, tensors: number) => void,
   ): Promise<void>;
+  /**
+   * Fills the weights with random values (std 0.02, norms 1) from a seed, for benchmarks; ranks get
+   * different values.
+   */
   loadDummy(seed: number): Promise<void>;
 }
 

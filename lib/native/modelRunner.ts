@@ -1,5 +1,5 @@
 /** The native model runner's types (native/runner/model_runner.h). */
-import type { ParameterSource } from '../model/spec';
+import type { LoadableModel } from '../model/load';
 import type { NativeEvent } from './index';
 
 /** Limits that size the model's buffers. */
@@ -121,24 +121,9 @@ export interface NativeRequestLimits {
  * The transformer on one device. Calls without a result are enqueued and run on the device's thread
  * in order; the step's event reports their errors.
  */
-export interface NativeModelRunner {
+export interface NativeModelRunner extends LoadableModel {
   /** The step buffers, [numSteps]; allocated once, detached by `shutdown`. */
   readonly steps: StepBuffers[];
-  /**
-   * Allocates the weights and reads them from the files. Every parameter of this rank needs exactly
-   * one source. `onProgress(bytes, tensors)` receives totals. Rejects with OUT_OF_MEMORY, or
-   * CHECKPOINT_INVALID if a file is too short or becomes shorter; then no weights stay allocated.
-   */
-  load(
-    files: string[],
-    sources: ParameterSource[],
-    onProgress: (bytes: number, tensors: number) => void,
-  ): Promise<void>;
-  /**
-   * Fills the weights with random values (std 0.02, norms 1) from a seed, for benchmarks; ranks get
-   * different values.
-   */
-  loadDummy(seed: number): Promise<void>;
   /** Frees the weights' memory; `load` restores them. */
   releaseWeights(): Promise<void>;
   /**
