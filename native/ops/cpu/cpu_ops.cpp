@@ -149,7 +149,6 @@ class CpuOps final : public Ops {
         batch.tokenIds[i] = tokenIds[position];
         batch.positions[i] = position;
         batch.cacheSlots[i] = blocks[position / blockSize] * blockSize + position % blockSize;
-        batch.tokenRows[i] = row;
       }
     }
   }
