@@ -4,7 +4,8 @@
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { fileExists, parseStrictJson, readJsonObject, reasonOf } from '../config/jsonFile';
+import { fileExists, parseJson, parseStrictJson, readText, reasonOf } from '../config/jsonFile';
+import { parseInPieces } from '../config/largeJson';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
@@ -109,19 +110,21 @@ async function readShards(index: string): Promise<TensorTable> {
 
 async function readWeightMap(index: string): Promise<Map<string, string>> {
   const map = new Map<string, string>();
-  await slicedWork.finish(parseWeightMap(index, await readJsonObject(index), map));
+  await slicedWork.finish(parseWeightMap(index, await readText(index), map));
   return map;
 }
 
 /**
- * Adds each tensor's file in `json`, the content of `index`, to `map`, and yields after each. Throws
- * CheckpointError.
+ * Adds each tensor's file in `text`, the content of `index`, to `map`, and yields between pieces of
+ * work. Throws CheckpointError.
  */
 export function* parseWeightMap(
   index: string,
-  json: Record<string, unknown>,
+  text: string,
   map: Map<string, string>,
 ): Generator<void, void> {
+  const json = yield* parseInPieces(text, (whole) => parseJson(index, whole));
+  if (!isObject(json)) throw new CheckpointError(index, 'it must hold a JSON object');
   const weightMap = json.weight_map;
   if (!isObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
@@ -207,15 +210,16 @@ async function readBytes(
 }
 
 /**
- * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields after each
- * tensor. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
+ * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields
+ * between pieces of work. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
  * without overlap or hole. Of a duplicate name JSON keeps the last. Throws CheckpointError.
  */
 export function* parseHeader(
   { file, index, header, size }: { file: string; index: number; header: Buffer; size: number },
   tensors: Map<string, TensorEntry>,
 ): Generator<void, void> {
-  const json = parseStrictJson(file, header.toString('utf8'));
+  const text = header.toString('utf8');
+  const json = yield* parseInPieces(text, (whole) => parseStrictJson(file, whole));
   if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;
