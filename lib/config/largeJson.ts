@@ -21,9 +21,9 @@ interface Members {
 }
 
 /**
- * Returns what JSON.parse makes of `text`, except that large objects have no prototype, and yields
- * between pieces of some 30,000 characters. Text that cannot be divided, such as invalid JSON, is
- * left to `parse`.
+ * Returns what JSON.parse makes of `text`, except that large objects are Maps, whose entries can be
+ * read one by one, and yields between pieces of some 30,000 characters. Text that cannot be divided,
+ * such as invalid JSON, is left to `parse`.
  */
 export function* parseInPieces(
   text: string,
@@ -34,6 +34,16 @@ export function* parseInPieces(
   } catch {
     return parse(text);
   }
+}
+
+export type JsonObject = ReadonlyMap<string, unknown> | Readonly<Record<string, unknown>>;
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+export function entriesOf(object: JsonObject): Iterable<[string, unknown]> {
+  return object instanceof Map ? (object as Map<string, unknown>) : Object.entries(object);
 }
 
 function* parseValue(text: string, depth: number): Generator<void, unknown> {
@@ -48,18 +58,22 @@ function* parseValue(text: string, depth: number): Generator<void, unknown> {
     : parseArray(text, begin, depth);
 }
 
-function* parseObject(text: string, begin: number, depth: number): Generator<void, object> {
-  // Without a prototype, __proto__ is a key like any other.
-  const object = Object.create(null) as Record<string, unknown>;
+function* parseObject(
+  text: string,
+  begin: number,
+  depth: number,
+): Generator<void, Map<string, unknown>> {
+  const object = new Map<string, unknown>();
   for (const members of divide(text, begin)) {
     yield;
     if (members === null) continue;
     if (!members.isLarge) {
-      Object.assign(object, JSON.parse(`{${members.text}}`));
+      const parsed = JSON.parse(`{${members.text}}`) as Record<string, unknown>;
+      for (const [key, value] of Object.entries(parsed)) object.set(key, value);
     } else {
       const [keyAndColon, key] = KEY.exec(members.text) ?? invalid();
       const value = members.text.slice(keyAndColon.length);
-      object[JSON.parse(key) as string] = yield* parseValue(value, depth + 1);
+      object.set(JSON.parse(key) as string, yield* parseValue(value, depth + 1));
     }
   }
   return object;

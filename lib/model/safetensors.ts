@@ -5,7 +5,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { fileExists, parseJson, parseStrictJson, readText, reasonOf } from '../config/jsonFile';
-import { parseInPieces } from '../config/largeJson';
+import { entriesOf, isJsonObject, parseInPieces } from '../config/largeJson';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
@@ -124,12 +124,12 @@ export function* parseWeightMap(
   map: Map<string, string>,
 ): Generator<void, void> {
   const json = yield* parseInPieces(text, (whole) => parseJson(index, whole));
-  if (!isObject(json)) throw new CheckpointError(index, 'it must hold a JSON object');
-  const weightMap = json.weight_map;
-  if (!isObject(weightMap)) {
+  if (!isJsonObject(json)) throw new CheckpointError(index, 'it must hold a JSON object');
+  const weightMap = new Map(entriesOf(json)).get('weight_map');
+  if (!isJsonObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
-  for (const [name, shard] of Object.entries(weightMap)) {
+  for (const [name, shard] of entriesOf(weightMap)) {
     yield;
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
       throw new CheckpointError(
@@ -220,10 +220,10 @@ export function* parseHeader(
 ): Generator<void, void> {
   const text = header.toString('utf8');
   const json = yield* parseInPieces(text, (whole) => parseStrictJson(file, whole));
-  if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
+  if (!isJsonObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;
-  for (const [name, value] of Object.entries(json)) {
+  for (const [name, value] of entriesOf(json)) {
     yield;
     if (name === '__metadata__') continue;
     const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
@@ -249,31 +249,60 @@ export function* parseHeader(
     });
   }
 
-  let position = dataStart;
-  let before: string | null = null;
-  yield;
+  if (!(yield* isFilled(tensors, dataStart, size)))
+    throw layoutFault(file, tensors, dataStart, size);
+}
+
+/** Whether the tensors fill bytes [begin, end) without overlap or hole. Yields after each tensor. */
+function* isFilled(
+  tensors: ReadonlyMap<string, TensorEntry>,
+  begin: number,
+  end: number,
+): Generator<void, boolean> {
+  const ends = new Map<number, number>(); // of tensors with data, by their first byte
+  const empty: number[] = [];
+  for (const { offset, numBytes } of tensors.values()) {
+    yield;
+    if (numBytes === 0) empty.push(offset);
+    else if (ends.has(offset)) return false;
+    else ends.set(offset, offset + numBytes);
+  }
+  let position = begin;
+  let numPassed = 0;
+  for (let next = ends.get(position); next !== undefined; next = ends.get(position)) {
+    yield;
+    position = next;
+    numPassed++;
+  }
+  const isBoundary = (offset: number) => offset === end || ends.has(offset);
+  return position === end && numPassed === ends.size && empty.every(isBoundary);
+}
+
+/** The first overlap or hole among tensors that do not fill [begin, end). */
+function layoutFault(
+  file: string,
+  tensors: ReadonlyMap<string, TensorEntry>,
+  begin: number,
+  end: number,
+): CheckpointError {
   const inOrder = [...tensors].sort(
     ([, a], [, b]) => a.offset - b.offset || a.numBytes - b.numBytes,
   );
+  let position = begin;
+  let before = 'the header';
   for (const [name, { offset, numBytes }] of inOrder) {
-    yield;
     if (offset !== position) {
       const fault = offset < position ? 'overlaps' : 'leaves a hole after';
-      throw new CheckpointError(
+      return new CheckpointError(
         file,
         `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ` +
-          `${before === null ? 'the header' : `tensor ${show(before)}`}, up to byte ${position}`,
+          `${before}, up to byte ${position}`,
       );
     }
     position += numBytes;
-    before = name;
+    before = `tensor ${show(name)}`;
   }
-  if (position !== dataStart + dataBytes) {
-    throw new CheckpointError(
-      file,
-      `its tensors end at byte ${position}, but the file has ${dataStart + dataBytes}`,
-    );
-  }
+  return new CheckpointError(file, `its tensors end at byte ${position}, but the file has ${end}`);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

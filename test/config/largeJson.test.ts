@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { parseInPieces } from '../../lib/config/largeJson';
+import { entriesOf, isJsonObject, parseInPieces } from '../../lib/config/largeJson';
 
 /** The value, and the number of pieces. */
 function parsed(text: string, parse: (text: string) => unknown = fail) {
@@ -7,7 +7,18 @@ function parsed(text: string, parse: (text: string) => unknown = fail) {
   let numPieces = 1;
   let step = pieces.next();
   for (; step.done !== true; step = pieces.next()) numPieces++;
-  return { value: step.value, numPieces };
+  return { value: plain(step.value), numPieces };
+}
+
+/** The value with objects in place of Maps. */
+function plain(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(plain);
+  if (!isJsonObject(value)) return value;
+  // JSON.parse makes __proto__ a key like any other.
+  const members = [...entriesOf(value)].map(([key, member]) => {
+    return `${JSON.stringify(key)}:${JSON.stringify(plain(member))}`;
+  });
+  return JSON.parse(`{${members.join()}}`);
 }
 
 function fail(text: string): never {
