@@ -124,8 +124,10 @@ class Backend {
   // each shape must be run once before it is fast.
   virtual bool preparesOnFirstUse() const { return true; }
   // Returns zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the
-  // sizes; the message names `what`. `release` takes memory from `allocate` only.
+  // sizes; the message names `what`. `release` takes memory from this and `allocateSparse` only.
   virtual void* allocate(size_t bytes, const char* what) = 0;
+  // The same for memory that is written in small parts over time, as a KV cache is.
+  virtual void* allocateSparse(size_t bytes, const char* what) { return allocate(bytes, what); }
   virtual void release(void* memory, size_t bytes) noexcept = 0;
   // Counts memory from `allocate` as used, as if it had been written to: the system may back it
   // with pages on first write, and call it free until then.

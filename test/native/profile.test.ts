@@ -1,5 +1,5 @@
 /**
- * `profile` on a CPU: it counts the memory of the largest step without computing the step. The
+ * Memory of steps on a CPU. `profile` counts that of the largest step without computing it; the
  * reference is the step computed (runLargestStep of the testing addon).
  */
 import { readdirSync } from 'node:fs';
@@ -16,6 +16,8 @@ import {
 } from '../../lib/native';
 import type { Worker } from '../../lib/worker/worker';
 import { readModel } from '../support/modelSpec';
+import { ready } from '../support/ready';
+import { GREEDY } from '../support/sampling';
 import { runLargestStep } from '../support/testingAddon';
 
 const CHECKPOINTS = path.join(__dirname, '..', 'golden', 'checkpoints');
@@ -164,6 +166,32 @@ test("memory that profile counted is not free, though the step's pages are not t
   expect((free - after.free) / free).toBeGreaterThan(0.3);
   expect((free - after.free) / free).toBeLessThan(0.7);
   expect(process.memoryUsage.rss() - rss).toBeLessThan(free / 8);
+});
+
+test("the first token takes small pages of each layer's cache", async () => {
+  const slidingWindows = Array.from({ length: 32 }, () => 0);
+  const spec = { ...WIDE, intermediateSize: 64, numLayers: 32, slidingWindows };
+  const [{ model }] = await openRanks(spec);
+  // 16 MiB of keys and of values in each layer.
+  await model.allocateKvCache(2 ** 24 / (LIMITS.blockSize * spec.numKvHeads * spec.headDim * 4));
+  await model.warmUp();
+  const sampling = { ...GREEDY, numLogprobs: -1 };
+  model.addRequest(0, {
+    tokenIds: Int32Array.of(1),
+    numPromptTokens: 1,
+    blockIds: Int32Array.of(0),
+    sampling,
+  });
+  const [buffers] = model.steps;
+  buffers.slots[0] = 0;
+  buffers.numComputedTokens[0] = 0;
+  buffers.numScheduledTokens[0] = 1;
+  buffers.sampledRows[0] = 0;
+  const rss = process.memoryUsage.rss();
+  model.forward(0, 1, 0, 1, 0);
+  await ready(model.sample(0, null));
+  // Huge pages would be 2 MiB for keys and for values of each layer, 128 MiB.
+  expect((process.memoryUsage.rss() - rss) / 2 ** 20).toBeLessThan(40);
 });
 
 test('the largest step fits into the planned memory, with less than a block left', async () => {

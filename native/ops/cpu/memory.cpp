@@ -21,6 +21,7 @@ namespace {
 // keep freed memory per thread.
 constexpr size_t kMappedBytes = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 size_t roundedUp(size_t bytes) {
   return std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
@@ -32,12 +33,14 @@ std::string inGiB(size_t bytes) {
   return text;
 }
 
-void* tryAllocate(size_t bytes) {
+void* tryAllocate(size_t bytes, size_t smallPageBytes) {
   if (bytes >= kMappedBytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
-#if defined(MADV_HUGEPAGE)
-    madvise(memory, bytes, MADV_HUGEPAGE);  // affects speed only
+#if defined(MADV_HUGEPAGE)  // affects speed only
+    const size_t small = std::min(bytes, smallPageBytes);
+    if (small > 0) madvise(memory, small, MADV_NOHUGEPAGE);
+    if (bytes > small) madvise(static_cast<char*>(memory) + small, bytes - small, MADV_HUGEPAGE);
 #endif
     return memory;
   }
@@ -73,9 +76,10 @@ DeviceMemory MemoryAccount::usage() const {
   return {host.total, std::min(host.free, unclaimed), allocated_, peak_};
 }
 
-void* MemoryAccount::allocate(size_t bytes, const char* what) {
+void* MemoryAccount::allocate(size_t bytes, const char* what, Writes writes) {
   const DeviceMemory memory = usage();
-  void* result = bytes <= memory.free ? tryAllocate(bytes) : nullptr;
+  const size_t smallPageBytes = writes == Writes::kSparse ? kHugePageBytes : 0;
+  void* result = bytes <= memory.free ? tryAllocate(bytes, smallPageBytes) : nullptr;
   if (!result) {
     throw Error("OUT_OF_MEMORY", std::string("not enough memory for ") + what + ": " +
                                      std::to_string(bytes) + " bytes (" + inGiB(bytes) +
