@@ -14,17 +14,21 @@ const MOST_BESIDE_LOAD = 1;
 
 const run = promisify(execFile);
 
-/** Seconds of each stage since the process start, and of the load; `bytes` of the weights. */
+/**
+ * Seconds of each stage since the process start, of the load, and of processor time beside the load;
+ * `bytes` of the weights.
+ */
 async function measureStartUp(engineArgs) {
   const started = performance.timeOrigin + performance.now();
   const { stdout } = await run(process.execPath, [
     path.join(__dirname, 'firstToken.js'),
     JSON.stringify(engineArgs),
   ]);
-  const { bytes, ...times } = JSON.parse(stdout);
+  const { bytes, cpuSecondsBesideLoad, ...times } = JSON.parse(stdout);
   const since = (time) => (time - started) / 1000;
   return {
     bytes,
+    cpuSecondsBesideLoad,
     required: since(times.required),
     deviceOpen: since(times.deviceOpen),
     weightsIn: since(times.weightsIn),
@@ -63,6 +67,9 @@ async function benchStart({ model, shape: shapes = [], device, dtype }) {
         rows.push({ bench, what, value, unit: 's' });
       const value = startUp.firstToken - startUp.loadSeconds;
       rows.push({ bench, what: 'without the load', value, unit: 's', bound: MOST_BESIDE_LOAD });
+      const { cpuSecondsBesideLoad } = startUp;
+      const what = '  processor time of it';
+      rows.push({ bench, what, value: cpuSecondsBesideLoad, unit: 's' });
     }
     return rows;
   } finally {

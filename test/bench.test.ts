@@ -94,15 +94,17 @@ describe('npm run bench -- start', () => {
       'start to first token',
       ...['package required', 'device open', 'weights in', 'warmed up', 'first token'],
       'without the load',
+      'processor time of it',
     ]);
     for (const what of whats) expect(stdout).toContain(what);
-    const [whole, ...parts] = rows.slice(0, -1).map(({ value }) => value);
+    const [whole, ...parts] = rows.slice(0, -2).map(({ value }) => value);
     for (const each of parts) expect(each).toBeGreaterThan(0);
     expect(parts.reduce((a, b) => a + b)).toBeCloseTo(whole, 6);
-    const { value, bound } = rows[rows.length - 1];
+    const [{ value, bound }, processor] = rows.slice(-2);
     expect(bound).toBe(1);
     expect(value).toBeLessThan(whole);
     expect(value).toBeGreaterThan(whole - parts[2]);
+    expect(processor.value).toBeGreaterThan(0);
   }, 900_000);
 });
 
