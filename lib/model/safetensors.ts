@@ -4,8 +4,10 @@
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
+import { HEAD_BYTES, kindOfBytes, LFS_POINTER_MESSAGE } from '../config/fileKind';
 import { fileExists, parseJson, parseStrictJson, readText, reasonOf } from '../config/jsonFile';
 import { entriesOf, isJsonObject, parseInPieces } from '../config/largeJson';
+import { weightsIn } from '../config/modelFolder';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
@@ -76,9 +78,11 @@ export async function readTensorTable(folder: string): Promise<TensorTable> {
   if (await fileExists(single)) {
     return { source: single, files: [single], tensors: await readHeader(single, 0) };
   }
+  const found = await weightsIn(folder);
   throw new CheckpointError(
     single,
-    `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files`,
+    `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files` +
+      (found === null ? '' : `; the folder holds ${found}`),
   );
 }
 
@@ -166,8 +170,13 @@ async function readHeaderBytes(handle: FileHandle, file: string, size: number): 
       `it has ${size} bytes; a safetensors file has at least ${LENGTH_BYTES} for its header's length`,
     );
   }
-  const length = await readBytes(handle, file, 0, LENGTH_BYTES);
-  return readBytes(handle, file, LENGTH_BYTES, headerLength(file, length, size));
+  const head = await readBytes(handle, file, 0, Math.min(size, HEAD_BYTES));
+  const { group, name } = kindOfBytes(head, file);
+  if (group === 'lfs') throw new CheckpointError(file, LFS_POINTER_MESSAGE);
+  if (group === 'gguf' || group === 'pickle' || group === 'archive') {
+    throw new CheckpointError(file, `it is ${name}; it must be a safetensors file`);
+  }
+  return readBytes(handle, file, LENGTH_BYTES, headerLength(file, head, size));
 }
 
 /** Parses and checks the header's length in a file of `size` bytes. Throws CheckpointError. */

@@ -134,13 +134,17 @@ export interface NativeModelRunner extends LoadableModel {
   /** Moves the weights back to the device. After OUT_OF_MEMORY they stay in host memory. */
   restoreWeights(): Promise<void>;
   /**
-   * Runs the largest batch once, with sampling, so that peakAllocated is a step's maximum. Resolves
-   * to the bytes that CUDA graphs will take in addition.
+   * Raises peakAllocated to the largest step's, and takes what that step will write to from the free
+   * memory: on CUDA by running the step, on a CPU without computing it. Resolves to the bytes that
+   * CUDA graphs will take in addition.
    */
   profile(): Promise<number>;
   allocateKvCache(numBlocks: number): Promise<void>;
   releaseKvCache(): Promise<void>;
-  /** Runs a few common shapes once, without effect on requests or sampling. */
+  /**
+   * Runs a step of one token, on CUDA also a few common shapes, without effect on requests or
+   * sampling.
+   */
   warmUp(): Promise<void>;
   /**
    * Throws REQUEST_INVALID, which names the parameter, for an unacceptable request. Scans its lists
