@@ -83,6 +83,12 @@ describe('a path that does not exist', () => {
     );
   });
 
+  test('that no system has is an error with the reason', async () => {
+    expect(await errorOf('a\0b')).toMatch(/^it cannot be accessed: .*null bytes.*; model must be/);
+    const long = 'a'.repeat(300);
+    expect(await errorOf(`/tmp/${long}`)).toContain('it cannot be accessed: ENAMETOOLONG: ');
+  });
+
   test('below a file names that file', async () => {
     const folder = await folderWith({ 'config.json': {} });
     const file = path.join(folder, 'config.json');
