@@ -120,7 +120,7 @@ function addDriver(report: Report, { driver }: Cuda): void {
 }
 
 /** The GPUs that cannot be used, and the device that LLM.create({}) takes. */
-async function addDevices(report: Report, { devices }: Cuda) {
+async function addDevices(report: Report, { devices, backend }: Cuda) {
   const unusable: string[] = [];
   let device: 'cuda' | 'cpu' = 'cpu';
   for (const [i, { name, totalMemory, capability, problem }] of devices.entries()) {
@@ -128,9 +128,16 @@ async function addDevices(report: Report, { devices }: Cuda) {
     const text = `${name}, ${gib(totalMemory)}, compute capability ${capability}`;
     const error = problem === null ? await openGpu(i) : null;
     if (problem === null && (error === null || isMemoryFull(error)) && i === 0) device = 'cuda';
-    if (problem !== null || error !== null) unusable.push(label);
-    if (problem !== null) report.addProblem(label, problem, `${text}; cannot be used: `);
-    else report.add(label, error === null ? text : `${text}; cannot be used: ${error.message}`);
+    if (problem === null && error === null) {
+      report.add(label, text);
+      continue;
+    }
+    unusable.push(label);
+    const said = `${text}; cannot be used: `;
+    if (error !== null) report.add(label, said + error.message);
+    else if (problem?.reason === backend.problem?.reason) {
+      report.add(label, `${said}the CUDA backend, see below`);
+    } else if (problem !== null) report.addProblem(label, problem, said);
   }
   if (devices.length > 1) report.add('peer access', peerAccess(devices));
   return { unusable, device };

@@ -2,7 +2,7 @@
  * Devices where CUDA cannot be used, and where its libraries are found: with stand-ins for the driver,
  * cuBLASLt and the backend, in processes of their own.
  */
-import { cpSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { FakeCuda } from './support/fakeCuda';
 
@@ -13,7 +13,7 @@ afterAll(() => {
 });
 
 beforeEach(() => {
-  fake.putUsableBackend();
+  fake.putBackend(fake.usableBackend);
 });
 
 /** LD_LIBRARY_PATH of the driver and of more folders. */
@@ -55,17 +55,11 @@ function lines(program: string, env: Record<string, string>): Line[] {
     .map((line) => JSON.parse(line) as Line);
 }
 
-/** The error of opening a CUDA device, as device 'cuda' and 'cuda:N' do. */
-function errorOf(env: Record<string, string>, index = 0): string {
-  const script = `
-    require('./dist/native').openGpu(${index}).then(({ constructor: { name }, code, message }) => {
-      console.log(JSON.stringify({ name, code, message }));
-    });`;
-  const { status, stdout, stderr } = fake.run(['-e', script], env);
-  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-  const error = JSON.parse(stdout) as Line;
-  expect(error).toMatchObject({ name: 'CudaUnavailableError', code: 'CUDA_UNAVAILABLE' });
-  return error.message ?? '';
+/** The message of device 'cuda' or 'cuda:N'. */
+function errorOf({ LD_LIBRARY_PATH: folders, ...env }: Record<string, string>, index = 0): string {
+  const { name, code, message } = fake.errorOfGpu([folders], env, index);
+  expect({ name, code }).toEqual({ name: 'CudaUnavailableError', code: 'CUDA_UNAVAILABLE' });
+  return message;
 }
 
 /** What the stand-in of the backend says once it is loaded. */
@@ -155,9 +149,9 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
   });
 
   test('without a driver', () => {
-    const message = errorOf({ LD_LIBRARY_PATH: emptyDriver() });
+    const message = errorOf({ LD_LIBRARY_PATH: fake.noDriver() });
     expect(message).toMatch(
-      /^there is no NVIDIA driver \(.*libcuda\.so\.1.*\); install it \(https:.*--gpus all$/,
+      /^there is no NVIDIA driver \(.*libcuda\.so\.1.*\); install it from https:.*--gpus all$/,
     );
   });
 
@@ -166,7 +160,7 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
     ['the driver finds none', { FAKE_GPU_INIT: '100' }],
   ])('without a GPU: %s', (_, env) => {
     expect(errorOf({ ...loaderPath(fake.cublasLt), ...env })).toMatch(
-      /^the NVIDIA driver shows no GPU; check nvidia-smi;/,
+      /^the NVIDIA driver shows no GPU; run nvidia-smi,/,
     );
   });
 
@@ -216,8 +210,7 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
   });
 
   test('with a backend of another version', () => {
-    fake.putBackend(null);
-    cpSync(path.join(fake.nccl, 'libnccl.so.2'), fake.backend);
+    fake.putBackend(readFileSync(path.join(fake.nccl, 'libnccl.so.2')));
     expect(errorOf(loaderPath(fake.cublasLt))).toBe(
       `${fake.backend} does not match the addon; run npm run build`,
     );
@@ -250,14 +243,6 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
   });
 });
 
-/** A folder whose libcuda.so.1 cannot be loaded, so that a real one is not found either. */
-function emptyDriver(): string {
-  const folder = path.join(fake.folder, 'empty');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(path.join(folder, 'libcuda.so.1'), '');
-  return folder;
-}
-
 describe('without `device`', () => {
   test('a GPU that cannot be used is one warning, and the model runs on the CPU', () => {
     fake.putBackend(null);
@@ -288,7 +273,7 @@ describe('without `device`', () => {
   });
 
   test.each([
-    ['no driver', () => ({ LD_LIBRARY_PATH: emptyDriver() })],
+    ['no driver', () => ({ LD_LIBRARY_PATH: fake.noDriver() })],
     ['no GPU', () => ({ ...loaderPath(), FAKE_GPU_COUNT: '0' })],
     ["a toolkit's stub of the driver", () => ({ ...loaderPath(), FAKE_GPU_INIT: '34' })],
     ['hidden GPUs', () => ({ ...loaderPath(), CUDA_VISIBLE_DEVICES: '' })],

@@ -77,8 +77,7 @@ std::string versionText(int version) {
 }
 
 Library missing(const std::string& name, const CudaLibrary& library, const std::string& package) {
-  const std::string reason =
-      library.problem.empty() ? name + " is not in " + cudaLibraryPlaces() : library.problem;
+  const std::string reason = library.problem.empty() ? name + " is not found" : library.problem;
   return {"", "", CudaProblem{reason, "run pip install " + package}};
 }
 
@@ -100,7 +99,7 @@ Library readNccl(const CudaBackend& backend) {
   const CudaLibrary found = loadNccl();
   const bool isCuda12 = backend.runtimeVersion != 0 && backend.runtimeVersion < 13000;
   if (!found.handle) {
-    return missing("libnccl.so.2, which several GPUs require,", found,
+    return missing("libnccl.so.2, which only several GPUs require,", found,
                    isCuda12 ? "nvidia-nccl-cu12" : "nvidia-nccl-cu13");
   }
   const auto getVersion = reinterpret_cast<int (*)(int*)>(dlsym(found.handle, "ncclGetVersion"));

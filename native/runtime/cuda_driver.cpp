@@ -56,10 +56,19 @@ bool hidesAllDevices(const char* visible) {
   return value.empty() || value.starts_with("-1");
 }
 
+// Of the distributions, Ubuntu alone has a command that chooses the driver.
+std::string installDriver() {
+  const std::string install = findProgram("ubuntu-drivers").empty()
+                                  ? "install it from https://www.nvidia.com/drivers"
+                                  : "run sudo ubuntu-drivers install";
+  return install + ", or in a container start it with docker run --gpus all";
+}
+
 CudaProblem noDevice(const char* visible) {
   if (!visible) {
-    return {"the NVIDIA driver shows no GPU",
-            "check nvidia-smi; in a container, start it with --gpus all"};
+    return {
+        "the NVIDIA driver shows no GPU",
+        "run nvidia-smi, which should list it, or start a container with docker run --gpus all"};
   }
   return {std::string("the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES is '") + visible + "')",
           "unset CUDA_VISIBLE_DEVICES"};
@@ -110,9 +119,8 @@ CudaDriver readCudaDriver() {
   CudaDriver read;
   void* handle = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (!handle) {
-    read.problem = {"there is no NVIDIA driver (" + loaderError() + ")",
-                    "install it (https://www.nvidia.com/drivers); in a container, start it with "
-                    "--gpus all"};
+    const std::string error = loaderError();
+    read.problem = {"there is no NVIDIA driver (" + error + ")", installDriver()};
     return read;
   }
   const Interface driver = interfaceOf(handle);

@@ -4,7 +4,15 @@
  * own, because the loader reads LD_LIBRARY_PATH once.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
@@ -70,6 +78,12 @@ export interface Outcome {
   stderr: string;
 }
 
+export interface CodedError {
+  name: string;
+  code: string;
+  message: string;
+}
+
 export class FakeCuda {
   readonly folder = mkdtempSync(path.join(tmpdir(), 'uniproc-cuda-'));
   /** The package's folder, with the addon in build/Release and no backend. */
@@ -80,12 +94,18 @@ export class FakeCuda {
   readonly cublasLt = this.#build('cublas', 'libcublasLt.so.98', cublasLt(980102));
   readonly cublasLt12 = this.#build('cublas12', 'libcublasLt.so.12', cublasLt(120804));
   readonly nccl = this.#build('nccl', 'libnccl.so.2', NCCL);
-  readonly #backend = this.#build('backend', 'uniproc_cuda.so', BACKEND, [
-    '-std=c++20',
-    `-I${path.join(ROOT, 'native')}`,
-    `-L${this.cublasLt}`,
-    '-l:libcublasLt.so.98',
-  ]);
+  /** The content of a backend that can be loaded. */
+  readonly usableBackend = readFileSync(
+    path.join(
+      this.#build('backend', 'uniproc_cuda.so', BACKEND, [
+        '-std=c++20',
+        `-I${path.join(ROOT, 'native')}`,
+        `-L${this.cublasLt}`,
+        '-l:libcublasLt.so.98',
+      ]),
+      'uniproc_cuda.so',
+    ),
+  );
 
   constructor() {
     for (const name of ['dist', 'package.json']) {
@@ -122,13 +142,8 @@ export class FakeCuda {
     return folder;
   }
 
-  /** A backend that can be loaded. */
-  putUsableBackend(): void {
-    cpSync(path.join(this.#backend, 'uniproc_cuda.so'), this.backend);
-  }
-
-  /** No backend, or a file with this text in its place. */
-  putBackend(content: string | null): void {
+  /** Puts a file with this content beside the addon; null: no backend. */
+  putBackend(content: string | Buffer | null): void {
     rmSync(this.backend, { force: true });
     if (content !== null) writeFileSync(this.backend, content);
   }
@@ -148,6 +163,25 @@ export class FakeCuda {
       env: { PATH: path.join(this.folder, 'nothing'), HOME: this.folder, ...env },
     });
     return { status, stdout, stderr };
+  }
+
+  /** The error of opening a CUDA device, as devices 'cuda' and 'cuda:N' do; `LD_LIBRARY_PATH` has the folders. */
+  errorOfGpu(folders: string[], env: Record<string, string> = {}, index = 0): CodedError {
+    const script = `
+      require('./dist/native').openGpu(${index}).then(({ constructor: { name }, code, message }) => {
+        console.log(JSON.stringify({ name, code, message }));
+      });`;
+    const outcome = this.run(['-e', script], { LD_LIBRARY_PATH: folders.join(':'), ...env });
+    expect(outcome).toMatchObject({ status: 0, stderr: '' });
+    return JSON.parse(outcome.stdout) as CodedError;
+  }
+
+  /** A folder whose libcuda.so.1 cannot be loaded, so that the machine's own is not found either. */
+  noDriver(): string {
+    const folder = path.join(this.folder, 'no-driver');
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(path.join(folder, 'libcuda.so.1'), '');
+    return folder;
   }
 
   remove(): void {
