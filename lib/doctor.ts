@@ -85,7 +85,7 @@ function withoutAddon(report: Report, error: Error): Diagnosis {
   report.add('processor', processor());
   report.add('memory', gib(Math.min(os.totalmem(), process.constrainedMemory() || Infinity)));
   const driver = driverRelease();
-  report.add('driver', driver === null ? 'none' : `${driver}, ${pciDevices().join(', ')}`);
+  report.add('driver', driver === null ? 'none' : [driver, ...pciDevices()].join(', '));
   return {
     text: report.conclude('nothing runs: the addon cannot be loaded'),
     isHealthy: false,

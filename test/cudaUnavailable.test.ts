@@ -2,7 +2,7 @@
  * Devices where CUDA cannot be used, and where its libraries are found: with stand-ins for the driver,
  * cuBLASLt and the backend, in processes of their own.
  */
-import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { FakeCuda } from './support/fakeCuda';
 
@@ -206,6 +206,16 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
     fake.putBackend('no shared object');
     expect(errorOf(loaderPath(fake.cublasLt))).toMatch(
       /^the CUDA backend cannot be loaded: .*uniproc_cuda\.so: (file too short|invalid ELF header); run npm run build$/,
+    );
+  });
+
+  test('with the command of an application, where the package is installed in one', () => {
+    const installed = path.join(fake.folder, 'node_modules', 'uniproc');
+    cpSync(fake.package, installed, { recursive: true });
+    rmSync(path.join(installed, 'build', 'Release', 'uniproc_cuda.so'));
+    const script = `require('${installed}/dist/native').openGpu(0).then((e) => console.log(e.message))`;
+    expect(fake.run(['-e', script], loaderPath()).stdout).toMatch(
+      /npm rebuild uniproc --build-from-source\n$/,
     );
   });
 

@@ -4,9 +4,8 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <regex>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 #include "base/cuda_libraries.h"
@@ -58,7 +57,7 @@ CudaProblem notBuilt(const std::string& file) {
 std::string otherVersions(const std::string& wanted) {
   std::vector<std::string> files = filesOfCublasLt();
   for (int version = 10; version < 20; ++version) {
-    const std::string name = kCublasLt + ("." + std::to_string(version));
+    const std::string name = std::string(kCublasLt) + "." + std::to_string(version);
     void* handle = name == wanted ? nullptr : dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL);
     if (!handle) continue;
     const void* function = dlsym(handle, kCublasLtFunction);
@@ -71,6 +70,16 @@ std::string otherVersions(const std::string& wanted) {
     text += (text.empty() ? "" : ", ") + file;
   }
   return text;
+}
+
+// The first cuBLASLt in the loader's error, 'libcublasLt.so.13'; empty: the error is about another
+// file.
+std::string cublasLtIn(const std::string& error) {
+  constexpr std::string_view kStem = "libcublasLt.so.";
+  const size_t start = error.find(kStem);
+  if (start == std::string::npos) return "";
+  const size_t end = error.find_first_not_of("0123456789", start + kStem.size());
+  return error.substr(start, end - start);
 }
 
 void* openFile(const std::string& file) {
@@ -86,12 +95,11 @@ void* openWithCublasLt(CudaBackend& backend) {
   }
   if (void* handle = openFile(backend.file)) return handle;
   const std::string error = loaderError();
-  std::smatch match;
-  if (!std::regex_search(error, match, std::regex(R"(libcublasLt\.so\.\d+)"))) {
+  backend.cublasLt = cublasLtIn(error);
+  if (backend.cublasLt.empty()) {
     backend.problem = {"the CUDA backend cannot be loaded: " + error, "run " + rebuildCommand()};
     return nullptr;
   }
-  backend.cublasLt = match[0];
   void* handle = nullptr;
   const auto reject = [&]() -> std::string {
     handle = openFile(backend.file);

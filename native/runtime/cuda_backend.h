@@ -16,7 +16,7 @@ struct CudaBackend {
   Ops* (*make)(int index) = nullptr;
   int runtimeVersion = 0;     // of the CUDA runtime that is linked in: 13000 for 13.0
   std::string architectures;  // for example '80, 90a-real'
-  std::string cublasLt;  // the cuBLASLt that it requires, 'libcublasLt.so.13'; empty: unknown
+  std::string cublasLt;       // the cuBLASLt that it requires, 'libcublasLt.so.13'; empty: unknown
   std::optional<CudaProblem> problem;  // why it cannot be used
 };
 

@@ -136,6 +136,8 @@ export class FakeCuda {
     const program = path.join(folder, 'source.cpp');
     writeFileSync(program, source);
     execFileSync(process.env.CXX ?? 'g++', [
+      // As the addon is built: an exception of the backend's crosses into it.
+      ...(process.env.CXXFLAGS ?? '').split(' ').filter(Boolean),
       ...['-shared', '-fPIC', '-o', path.join(folder, file), `-Wl,-soname,${file}`, program],
       ...options,
     ]);

@@ -1,10 +1,10 @@
-/** native/find_cublaslt.cmake, which finds cuBLASLt for the build: run by CMake as a script. */
+/** scripts/find-cublaslt.cmake, which finds cuBLASLt for the build: run by CMake as a script. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
-const MODULE = path.resolve(__dirname, '..', '..', 'native', 'find_cublaslt.cmake');
+const MODULE = path.resolve(__dirname, '..', '..', 'scripts', 'find-cublaslt.cmake');
 const cmake = spawnSync('sh', ['-c', 'command -v cmake'], { encoding: 'utf8' }).stdout.trim();
 const root = mkdtempSync(path.join(tmpdir(), 'uniproc-cublas-'));
 let folder: string;

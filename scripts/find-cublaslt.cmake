@@ -1,4 +1,4 @@
-# Finds cuBLASLt for the build in the places where base/cuda_libraries.cpp looks at run time too.
+# Finds cuBLASLt for the build where native/base/cuda_libraries.cpp looks for it at run time.
 # In: `cuda_major`, the version that it must have; `UNIPROC_CUBLAS_DIR`; `toolkit`, the folder of
 # nvcc's toolkit; `toolkits`, folders of others.
 # Out: `CUBLASLT_LIBRARY` and `CUBLASLT_INCLUDE`, unset or ending in NOTFOUND if there is none;
