@@ -1,6 +1,6 @@
 /**
- * Loads the addon and declares its types. No other module of the library accesses the addon, and
- * this one contains no logic.
+ * Loads the addon, declares its types and chooses the default device. No other module of the library
+ * loads the addon.
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';

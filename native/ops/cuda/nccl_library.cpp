@@ -28,7 +28,8 @@ void disableMulticast() { static_cast<void>(setenv("NCCL_NVLS_ENABLE", "0", /*ov
 CudaLibrary open() {
   const CudaLibrary opened = loadNccl();
   if (opened.handle) return opened;
-  const bool named = std::getenv("UNIPROC_NCCL_LIBRARY") != nullptr;
+  const char* variable = std::getenv("UNIPROC_NCCL_LIBRARY");
+  const bool named = variable && *variable;
   throwFailed(
       "cannot load NCCL, which is required for several GPUs: " +
       (opened.problem.empty() ? "libnccl.so.2 is not in " + cudaLibraryPlaces() : opened.problem) +
