@@ -1,8 +1,14 @@
 #!/usr/bin/env node
 /** The `uniproc` command. */
 import { launch, parseLaunchArguments, USAGE } from './distributed/launcher';
-import { diagnose, DOCTOR_USAGE } from './doctor';
 import { ConfigError, RankFailedError, UniprocError } from './errors';
+
+const DOCTOR_USAGE = `Usage: uniproc doctor
+
+Prints the driver, the GPUs, the CUDA backend and its libraries, the processor, the memory and the
+addon, on which device LLM.create({}) would run, and how to get what is missing.
+Exits with 1 if the addon cannot be loaded or a visible GPU cannot be used, otherwise with 0.
+`;
 
 const HELP = ['help', '--help', '-h'];
 
@@ -29,6 +35,9 @@ async function runDoctor(args: readonly string[]): Promise<void> {
     return;
   }
   if (args.length > 0) throw new ConfigError(`uniproc doctor takes no arguments, not ${args[0]}`);
+  // Loaded here, so that the launcher does not load the addon's interface.
+  // eslint-disable-next-line @typescript-eslint/no-require-imports
+  const { diagnose } = require('./doctor') as typeof import('./doctor');
   const { text, isHealthy } = await diagnose();
   process.stdout.write(text);
   if (!isHealthy) process.exitCode = 1;

@@ -11,13 +11,6 @@ import {
   openGpu,
 } from './native';
 
-export const DOCTOR_USAGE = `Usage: uniproc doctor
-
-Prints the driver, the GPUs, the CUDA backend and its libraries, the processor, the memory and the
-addon, on which device LLM.create({}) would run, and how to get what is missing.
-Exits with 1 if the addon cannot be loaded or a visible GPU cannot be used, otherwise with 0.
-`;
-
 export interface Diagnosis {
   /** The lines to print. */
   text: string;
