@@ -69,7 +69,9 @@ function removeBuildOfOtherFolder(out) {
 /** The first error of the compiler, or of CMake. */
 function firstErrorIn(log) {
   const text = readFileSync(log, 'utf8');
-  const ofCompiler = /^.*\b(?:error|fatal)\s*:.*$/m.exec(text)?.[0];
+  const ofCompiler = /^.*\b(?:error\s*:|fatal\s*:|cannot find|undefined reference).*$/m.exec(
+    text,
+  )?.[0];
   const ofCMake = /^CMake Error .*\n((?: .*\n)+)/m.exec(text)?.[1];
   return (ofCompiler ?? ofCMake ?? 'the build ended').trim().replace(/\s+/g, ' ');
 }

@@ -26,12 +26,21 @@ function run(script, args, env) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-run(path.join(__dirname, 'build-native.js'), ['--out', buildFolder], {
-  // cmake-js sets CMAKE_CXX_FLAGS, so the option is part of the compiler.
-  CXX: 'clang++ -stdlib=libc++',
-  UNIPROC_CUDA: '0',
-});
-// Names in libc++ are in std::__1. An addon with libstdc++ would load, too.
+// libc++ and its runtime are linked into the addon, with hidden symbols. On Linux the loader takes a
+// name from the first library that has it. Node brings libstdc++, which has classes of the same names:
+// it would destroy a std::runtime_error that libc++ has made, and corrupt the heap.
+const libraries = '-Wl,-Bstatic -lc++ -lc++abi -Wl,-Bdynamic';
+run(
+  path.join(__dirname, 'build-native.js'),
+  ['--out', buildFolder, `--CDCMAKE_CXX_STANDARD_LIBRARIES=${libraries}`],
+  {
+    // cmake-js sets CMAKE_CXX_FLAGS, so the option is part of the compiler.
+    CXX: 'clang++ -stdlib=libc++',
+    LDFLAGS: '-nostdlib++ -Wl,--exclude-libs,ALL',
+    UNIPROC_CUDA: '0',
+  },
+);
+// An addon with libstdc++ would load, too. libc++'s names are in std::__1.
 for (const addon of ['uniproc.node', 'uniproc_testing.node']) {
   const content = readFileSync(path.join(buildFolder, 'Release', addon));
   if (!content.includes('NSt3__1') || content.includes('GLIBCXX_')) {

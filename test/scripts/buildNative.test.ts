@@ -36,7 +36,7 @@ const ADDON = `
 const WARNING = 'static int unused() { return 0; }\n';
 
 /** nvcc without a GPU is enough; without nvcc no CUDA source is compiled. */
-const hasNvcc = spawnSync('nvcc', ['--version']).status === 0;
+const nvcc = spawnSync('nvcc', ['--version'], { encoding: 'utf8' });
 const CMAKE: string[] = [];
 const BUILDERS = [
   ['CMake', CMAKE],
@@ -73,17 +73,30 @@ afterEach(() => rmSync(temporary, { recursive: true, force: true }));
 /** As a clone, which has the addon for tests; else the folder is like the package. */
 const makeClone = () => write('native/addon_testing/addon.cpp', ADDON);
 
-/** A CUDA backend of one file, and what CMake looks for beside nvcc. */
+/** A CUDA backend of one file, and an empty cuBLASLt of nvcc's version. */
 function addCuda(source: string): NodeJS.ProcessEnv {
+  for (const file of readdirSync(path.join(ROOT, 'native')).filter((name) =>
+    name.endsWith('.cmake'),
+  ))
+    cpSync(path.join(ROOT, 'native', file), at(`native/${file}`));
   for (const file of readFileSync(at('CMakeLists.txt'), 'utf8').match(
     /native\/(comm|base)\/\S+cpp/g,
   ) ?? [])
     write(file, '');
   write('native/ops/cuda/kernel.cu', source);
+  const [, major] = /release (\d+)/.exec(nvcc.stdout) ?? [];
   write('cublas/include/cublasLt.h', '');
+  write('cublas/include/cublas_api.h', `#define CUBLAS_VER_MAJOR ${major}\n`);
   write('cublas/empty.cpp', '');
   mkdirSync(at('cublas/lib'));
-  execFileSync('g++', ['-shared', '-o', at('cublas/lib/libcublasLt.so'), at('cublas/empty.cpp')]);
+  const library = at(`cublas/lib/libcublasLt.so.${major}`);
+  execFileSync('g++', [
+    '-shared',
+    `-Wl,-soname,libcublasLt.so.${major}`,
+    '-o',
+    library,
+    at('cublas/empty.cpp'),
+  ]);
   return { UNIPROC_CUBLAS_DIR: at('cublas'), CUDAARCHS: '80-virtual' };
 }
 
@@ -182,7 +195,7 @@ test('a build folder of its own gets the variables of CMake', () => {
   ]);
 });
 
-(hasNvcc ? describe : describe.skip)('the CUDA backend', () => {
+(nvcc.status === 0 ? describe : describe.skip)('the CUDA backend', () => {
   const WORKING = '__global__ void kernel() {}\n';
   const BROKEN = '__global__ void kernel() { undeclared(); }\n';
   const BACKEND = 'build/Release/uniproc_cuda.so';
