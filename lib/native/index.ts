@@ -9,6 +9,7 @@ import { AddonUnavailableError } from '../errors';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
 import type { BuildInfo, Cuda } from './cuda';
+import { unsupportedPlatform } from './platform';
 import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
 export type { DType };
@@ -186,7 +187,9 @@ function loadAddon(): Addon {
   const root = path.resolve(__dirname, '..', '..');
   const file = path.join(root, 'build', 'Release', 'uniproc.node');
   if (!existsSync(file)) {
-    throw new AddonUnavailableError(`${file} does not exist; run npm run build in ${root}`);
+    throw new AddonUnavailableError(
+      unsupportedPlatform() ?? `${file} does not exist; run npm run build in ${root}`,
+    );
   }
   try {
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader

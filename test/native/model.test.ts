@@ -1149,7 +1149,11 @@ describe('between steps', () => {
 describe('a lost device', () => {
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
-  it('fails running steps and later calls with its error, and can be shut down', async () => {
+  // The addon for tests throws to the library's. libc++'s runtime compares types by address, and each
+  // addon of `npm run test:libcxx` has its own.
+  const test = process.env.UNIPROC_SEPARATE_RUNTIMES ? it.skip : it;
+
+  test('fails running steps and later calls with its error, and can be shut down', async () => {
     const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
     const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);
@@ -1335,6 +1339,6 @@ describe('shutdown', () => {
     const { threads, grown } = JSON.parse(stdout) as { threads: number; grown: number };
     expect(threads).toBe(0);
     // Sanitizers delay the reuse of freed memory.
-    if (!process.env.UNIPROC_SANITIZED_BUILD) expect(grown).toBeLessThan(16);
+    if (!process.env.UNIPROC_SANITIZERS) expect(grown).toBeLessThan(16);
   });
 });
