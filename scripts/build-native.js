@@ -1,7 +1,9 @@
 /**
  * Builds the addon, build/Release/uniproc.node, and in a clone also the addon for tests and benchmarks,
  * build/Release/uniproc_testing.node: with CMake if installed, else with npm's node-gyp
- * (`npm run build:native -- --gyp` selects it).
+ * (`npm run build:native -- --gyp` selects it). As the package's install script it builds nothing if
+ * the prebuilt addon of a platform package loads (scripts/prebuild.js), unless npm is run with
+ * --build-from-source.
  */
 'use strict';
 
@@ -34,7 +36,26 @@ function buildWithNodeGyp() {
   run(nodeGyp, ['rebuild', '--jobs', jobs, ...(headers ? [`--nodedir=${prefix}`] : [])]);
 }
 
-if (process.argv.includes('--gyp')) {
+/** Whether this is an install that needs no build. */
+function usesPrebuilt() {
+  const { npm_lifecycle_event: script, npm_config_build_from_source: fromSource } = process.env;
+  if (script !== 'install' || (fromSource && fromSource !== 'false')) return false;
+  const name = `@uniproc/${process.platform}-${process.arch}`;
+  try {
+    require(`${name}/uniproc.node`);
+    return true;
+  } catch (error) {
+    // Too old a C library, for example.
+    if (error.code !== 'MODULE_NOT_FOUND') {
+      console.log(`uniproc: building from source, since ${name} does not load: ${error.message}`);
+    }
+    return false;
+  }
+}
+
+if (usesPrebuilt()) {
+  console.log('uniproc: using the prebuilt addon');
+} else if (process.argv.includes('--gyp')) {
   buildWithNodeGyp();
 } else if (spawnSync('cmake', ['--version']).status !== 0) {
   console.log('uniproc: CMake not found, building the CPU backend with node-gyp');

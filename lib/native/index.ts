@@ -2,12 +2,11 @@
  * Loads the addon and declares its types. No other module of the library accesses the addon, and
  * this one contains no logic.
  */
-import { existsSync } from 'node:fs';
 import path from 'node:path';
 import type { DType } from '../config/dtype';
-import { AddonUnavailableError } from '../errors';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
+import { addonFiles, addonUnavailable } from './platformPackage';
 import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
 export type { DType };
@@ -169,6 +168,10 @@ export interface Addon {
     communicator: NativeCommunicator | null,
   ) => NativeModelRunner;
   readonly requestLimits: NativeRequestLimits;
+  /**
+   * Sets the file of the CUDA backend, for the process; default: uniproc_cuda.so next to the addon.
+   */
+  setCudaBackend(file: string): void;
   /** Sets the function that creates the addon's errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,
@@ -176,20 +179,15 @@ export interface Addon {
 }
 
 function loadAddon(): Addon {
-  const root = path.resolve(__dirname, '..', '..');
-  const file = path.join(root, 'build', 'Release', 'uniproc.node');
-  if (!existsSync(file)) {
-    throw new AddonUnavailableError(`${file} does not exist; run npm run build in ${root}`);
-  }
+  const { addon: file, cudaBackend } = addonFiles(path.resolve(__dirname, '..', '..'));
   try {
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader
     const addon = require(file) as Addon;
     addon.setErrorFactory(nativeError);
+    if (cudaBackend) addon.setCudaBackend(cudaBackend);
     return addon;
   } catch (cause) {
-    throw new AddonUnavailableError(`cannot load ${file}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw addonUnavailable(`cannot load ${file}: ${(cause as Error).message}`, cause);
   }
 }
 

@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -12,8 +14,16 @@ namespace {
 
 [[noreturn]] void throwFailed(const std::string& message) { throw Error("DEVICE_FAILED", message); }
 
-// The directory of the addon, found through this function's address.
+// Set by JavaScript threads, read by the threads of devices.
+std::mutex fileMutex;
+std::string configuredFile;
+
+// Unless set, in the directory of the addon, found through this function's address.
 std::string backendFile() {
+  {
+    const std::lock_guard lock(fileMutex);
+    if (!configuredFile.empty()) return configuredFile;
+  }
   Dl_info addon = {};
   if (dladdr(reinterpret_cast<void*>(&backendFile), &addon) == 0) {
     throwFailed("cannot locate the addon's file, next to which the CUDA backend is installed");
@@ -23,6 +33,11 @@ std::string backendFile() {
 }
 
 }  // namespace
+
+void setCudaBackendFile(std::string file) {
+  const std::lock_guard lock(fileMutex);
+  configuredFile = std::move(file);
+}
 
 std::unique_ptr<Ops> openCudaBackend(int index) {
   const std::string file = backendFile();
