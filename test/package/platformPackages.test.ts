@@ -39,7 +39,6 @@ const { checkRequirements, GLIBC_FLOOR, MAX_PACKED_BYTES, PLATFORM_PACKAGES } =
 const packages = path.join(root, 'build', 'prebuild');
 const app = mkdtempSync(path.join(tmpdir(), 'uniproc-package-'));
 const installed = path.join(app, 'node_modules', 'uniproc');
-const scope = path.join(app, 'node_modules', '@uniproc');
 const platformName = `@uniproc/${process.platform}-${process.arch}`;
 const platformFolder = path.join(app, 'node_modules', platformName);
 /** What scripts/outsider.sh printed, which packs the packages first. */
@@ -79,7 +78,9 @@ function codeOf(file: Buffer): Set<string> {
 beforeAll(() => {
   const script = path.join(root, 'scripts', 'outsider.sh');
   const options = ['npm', 'npm_with_scripts', 'pnpm', 'yarn'];
-  doors = spawnSync('bash', [script, ...options], { encoding: 'utf8' }).stdout;
+  const { stdout, stderr } = spawnSync('bash', [script, ...options], { encoding: 'utf8' });
+  if (stdout.includes('failed  prebuild')) throw new Error(stderr);
+  doors = stdout;
   manifest = JSON.parse(read(path.join(packages, 'uniproc', 'package.json'))) as Manifest;
   unpack(tarballOf('uniproc'), installed);
   packed = PLATFORM_PACKAGES.filter(({ name }) => name in manifest.optionalDependencies);
@@ -105,10 +106,14 @@ describe('package managers', () => {
     },
   );
 
-  test('a clone does not depend on packages that are not published yet', () => {
+  test('a clone neither depends on packages that are not published yet nor is published', () => {
     const own = JSON.parse(read(path.join(root, 'package.json'))) as Manifest;
     expect(own.optionalDependencies).toBeUndefined();
     expect(own.version).toBe(manifest.version);
+    const publish = spawnSync('npm', ['run', 'prepublishOnly'], { cwd: root, encoding: 'utf8' });
+    expect(publish.status).not.toBe(0);
+    expect(publish.stdout).toContain('npm run prebuild:all');
+    expect(Object.keys(manifest.scripts)).toEqual(['install']);
   });
 });
 
@@ -190,7 +195,8 @@ describe('platform packages', () => {
     if (!cuda) return;
     const file = readFileSync(path.join(app, 'node_modules', cuda.name, cuda.file));
     expect(codeOf(file)).toEqual(new Set(['compute_80', 'sm_80', 'sm_90']));
-    expect(file.includes('sm_90a')).toBe(true);
+    // The variant of 9.0 is in the compressed part; the backend also holds CMake's list.
+    expect(file.includes('80, 90a-real\0')).toBe(true);
   });
 });
 
@@ -296,10 +302,62 @@ describe('the install script', () => {
 });
 
 describe('npm run prebuild', () => {
-  test('is not the script that npm runs before `build`', () => {
+  /** All programs of this machine but the cross compiler. */
+  const programs = path.join(app, 'programs');
+
+  beforeAll(() => {
+    mkdirSync(programs);
+    for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
+      if (!existsSync(folder)) continue;
+      for (const name of readdirSync(folder)) {
+        const link = path.join(programs, name);
+        if (name.includes('-linux-gnu-g++') || existsSync(link)) continue;
+        try {
+          symlinkSync(path.join(folder, name), link);
+        } catch {
+          // A dangling link of the same name, from another folder.
+        }
+      }
+    }
+  });
+
+  function prebuild(...args: string[]) {
+    const script = path.join(root, 'scripts', 'prebuild.js');
+    const env = { ...process.env, PATH: programs };
+    return spawnSync(process.execPath, [script, ...args], { encoding: 'utf8', env });
+  }
+
+  const [other, compiler] =
+    process.arch === 'x64'
+      ? ['@uniproc/linux-arm64', 'aarch64-linux-gnu']
+      : ['@uniproc/linux-x64', 'x86-64-linux-gnu'];
+
+  test('leaves out what this machine cannot build, and says why', () => {
+    const { status, stdout } = prebuild();
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      new RegExp(
+        `^${other} is left out: no cross compiler .*: apt-get install g\\+\\+-${compiler}$`,
+        'm',
+      ),
+    );
+    const json = JSON.parse(read(path.join(packages, 'uniproc', 'package.json'))) as Manifest;
+    expect(Object.keys(json.optionalDependencies)).not.toContain(other);
+    expect(Object.keys(json.optionalDependencies)).toContain(platformName);
+  });
+
+  test('prebuild:all fails where a package is left out', () => {
+    const { status, stderr } = prebuild('--require-all');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(new RegExp(`no cross compiler .*: apt-get install g\\+\\+-${compiler}`));
+    expect(existsSync(path.join(packages, tarballOf('uniproc')))).toBe(false);
+  });
+
+  test('is not what npm runs before `build`', () => {
     const { scripts } = JSON.parse(read(path.join(root, 'package.json'))) as Manifest;
     // npm runs `prebuild` before `build`, and `postprebuild` only after `npm run prebuild`.
     expect(scripts.prebuild).toBe(':');
     expect(scripts.postprebuild).toBe('node scripts/prebuild.js');
+    expect(scripts['prebuild:all']).toBe('node scripts/prebuild.js --require-all');
   });
 });
