@@ -85,6 +85,7 @@ ${table(limits, limitsSchema)}
 | \`UNIPROC_CHECK_SCHEDULE=1\` | ranks compare each step's schedule ([tensor parallelism](tensor-parallel.md)) |
 | \`UNIPROC_ENABLE_MULTIPROCESSING\` | \`1\` is refused by \`'external_launcher'\`: each rank schedules in its own process |
 | \`UNIPROC_NCCL_LIBRARY\` | path of NCCL's shared library ([collectives](communicator.md)) |
+| \`UNIPROC_CUDA=0\` | a build leaves out the CUDA backend ([the CUDA backend](cuda.md)) |
 | \`UNIPROC_CUBLAS_DIR\` | where a build looks for cuBLAS beside the CUDA toolkit ([the CUDA backend](cuda.md)) |
 | \`RANK\`, \`LOCAL_RANK\`, \`WORLD_SIZE\`, \`LOCAL_WORLD_SIZE\`, \`MASTER_ADDR\`, \`MASTER_PORT\` | a rank's place among others, set by the launcher ([several processes](distributed.md)) |
 `;

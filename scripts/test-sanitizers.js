@@ -69,8 +69,9 @@ function runSanitized(args, { runtime, options }, buildFolder) {
     const passed = start(args, {
       ...env,
       LD_PRELOAD: runtimeLibrary(buildFolder, runtime),
-      NODE_OPTIONS: `--require ${JSON.stringify(path.join(__dirname, 'sanitizers', 'redirect.js'))}`,
-      UNIPROC_SANITIZED_BUILD: path.join(buildFolder, 'Release'),
+      NODE_OPTIONS: `--require ${JSON.stringify(path.join(__dirname, 'redirect.js'))}`,
+      UNIPROC_TESTED_BUILD: path.join(buildFolder, 'Release'),
+      UNIPROC_SANITIZERS: runtime,
     });
     // One report file per process, because tests may ignore a child's exit and jest restarts workers.
     const files = readdirSync(reports);
@@ -85,10 +86,9 @@ function runSanitized(args, { runtime, options }, buildFolder) {
 function test(name, jestArguments) {
   const { sanitizers, tests, leakOptions, ...run } = RUNS[name];
   const buildFolder = path.join(root, 'build', run.runtime);
-  const cmakeJs = require.resolve('cmake-js/bin/cmake-js');
-  const build = ['build', '--out', buildFolder, `--CDUNIPROC_SANITIZE=${sanitizers}`];
+  const build = ['--out', buildFolder, `--CDUNIPROC_SANITIZE=${sanitizers}`];
   console.log(`uniproc: tests under -fsanitize=${sanitizers}`);
-  if (!start([cmakeJs, ...build, '--parallel', jobs])) return false;
+  if (!start([path.join(__dirname, 'build-native.js'), ...build])) return false;
   const jest = [require.resolve('jest/bin/jest'), '--maxWorkers', jobs];
   const passed = runSanitized(
     [...jest, ...(jestArguments.length > 0 ? jestArguments : tests)],

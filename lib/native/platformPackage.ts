@@ -6,6 +6,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { AddonUnavailableError } from '../errors';
+import { unsupportedPlatform } from './platform';
 
 /** Absolute paths. */
 export interface AddonFiles {
@@ -48,6 +49,10 @@ export function addonFiles(root: string): AddonFiles {
   if (existsSync(built)) return { addon: built, cudaBackend: null };
   const name = `@uniproc/${process.platform}-${process.arch}`;
   const addon = packaged(name, 'uniproc.node');
-  if (!addon) throw addonUnavailable(`no addon: ${built} and the package ${name} do not exist`);
+  if (!addon) {
+    const unsupported = unsupportedPlatform();
+    if (unsupported !== null) throw new AddonUnavailableError(unsupported);
+    throw addonUnavailable(`no addon: ${built} and the package ${name} do not exist`);
+  }
   return { addon, cudaBackend: packaged(`${name}-cuda`, 'uniproc_cuda.so') };
 }

@@ -22,11 +22,11 @@ const CommunicatorConfig& checked(const CommunicatorConfig& config) {
 
 }  // namespace
 
-DeviceCommunicator::DeviceCommunicator(const CommunicatorConfig& config, std::stop_token abandoned)
+DeviceCommunicator::DeviceCommunicator(const CommunicatorConfig& config, StopToken abandoned)
     : config_(checked(config)),
       unavailableError_(
           std::make_exception_ptr(Error("INVALID_STATE", "the communicator is not open"))),
-      abandonCallback_(std::move(abandoned), Abandon{*this}) {}
+      abandonCallback_(std::move(abandoned), [this] { abort("the device was shut down"); }) {}
 
 void DeviceCommunicator::open(Backend& backend) {
   std::unique_ptr<Communicator> communicator;

@@ -6,12 +6,12 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stop_token>
 #include <string>
 
 #include "backend/backend.h"
 #include "backend/communicator.h"
 #include "backend/resident.h"
+#include "base/stop_token.h"
 
 namespace uniproc {
 
@@ -20,7 +20,7 @@ class DeviceCommunicator : public Resident {
   // Abandoning the device aborts the communicator, so that the device's thread does not wait for a
   // peer. Throws Error CONFIG_INVALID for a rank outside the world or a timeout that is not
   // positive.
-  DeviceCommunicator(const CommunicatorConfig& config, std::stop_token abandoned);
+  DeviceCommunicator(const CommunicatorConfig& config, StopToken abandoned);
 
   // Callable on any thread, also before `open`.
   int32_t rank() const { return config_.rank; }
@@ -37,17 +37,12 @@ class DeviceCommunicator : public Resident {
   void abort(const std::string& reason) noexcept;
 
  private:
-  struct Abandon {
-    DeviceCommunicator& communicator;
-    void operator()() const noexcept { communicator.abort("the device was shut down"); }
-  };
-
   const CommunicatorConfig config_;
   std::mutex mutex_;  // guards the three members below, which `abort` uses
   std::unique_ptr<Communicator> communicator_;
   std::exception_ptr unavailableError_;
   std::optional<std::string> aborted_;
-  std::stop_callback<Abandon> abandonCallback_;
+  StopCallback abandonCallback_;
 };
 
 }  // namespace uniproc

@@ -117,13 +117,12 @@ void CheckpointFile::read(int64_t offset, int64_t size, std::byte* to) const {
 }
 
 bool areEqual(const StoredTensor& a, const StoredTensor& b, int64_t count, DType dtype,
-              std::stop_token stop) {
+              StopToken stop) {
   const StoredTensor* const tensors[2] = {&a, &b};
   const CheckpointFile files[2] = {CheckpointFile(a.path), CheckpointFile(b.path)};
   std::vector<std::byte> pieces[2];
   for (int64_t first = 0; first < count; first += kElementsPerPiece) {
-    if (stop.stop_requested())
-      throw Error("SHUT_DOWN", "the comparison of two tensors was aborted");
+    if (stop.stopRequested()) throw Error("SHUT_DOWN", "the comparison of two tensors was aborted");
     const int64_t size = std::min(kElementsPerPiece, count - first);
     for (int i = 0; i < 2; ++i) {
       const auto elementBytes = static_cast<int64_t>(sizeOf(tensors[i]->dtype));

@@ -5,9 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <stop_token>
 #include <string>
 
+#include "base/stop_token.h"
 #include "ops/ops.h"
 
 namespace uniproc {
@@ -59,6 +59,6 @@ struct StoredTensor {
 // the first difference. Throws CHECKPOINT_INVALID, as CheckpointFile, and SHUT_DOWN when asked to
 // stop.
 bool areEqual(const StoredTensor& a, const StoredTensor& b, int64_t count, DType dtype,
-              std::stop_token stop);
+              StopToken stop);
 
 }  // namespace uniproc

@@ -126,10 +126,12 @@ void Parameters::linear(LinearWeight& target, const LinearLayers& layers) {
   }
 
   int64_t rowOffset = 0;
-  for (const auto& [name, partRows] : parts) {
+  for (const LinearPart& layer : parts) {
+    const Dimension& partRows = layer.rows;
+    // Captures no structured binding, which Clang before 16 cannot.
     const auto declarePart = [&](ParameterPart part, std::vector<Dimension> shape, size_t storage) {
       const bool isLinear = part == ParameterPart::kWeight;
-      declare({name, part, experts, std::move(shape), isLinear, stored, weights},
+      declare({layer.name, part, layers.experts, std::move(shape), isLinear, stored, weights},
               {storage, rowOffset, expertRows});
     };
     declarePart(ParameterPart::kWeight, {partRows, cols}, weights);
@@ -189,7 +191,7 @@ void Parameters::release() noexcept {
 
 void Parameters::load(Ops& ops, const std::vector<std::string>& paths,
                       const std::vector<ParameterSource>& sources, const Progress& progress,
-                      std::stop_token stop) {
+                      StopToken stop) {
   std::vector<CheckpointFile> files;
   for (const std::string& path : paths) files.emplace_back(path);
   const std::vector<CheckedSource> readings = check(sources, files);
@@ -264,7 +266,7 @@ std::vector<Parameters::CheckedSource> Parameters::check(
 }
 
 void Parameters::read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
-                      std::stop_token stop) {
+                      StopToken stop) {
   const auto& [source, parameter, storageIndex, rowOffset] = checked;
   const Storage& storage = storages_[storageIndex];
   const Share cols = parameter->cols();
@@ -274,7 +276,7 @@ void Parameters::read(Ops& ops, const CheckedSource& checked, const CheckpointFi
       std::max<int64_t>(1, kBytesPerPiece / bytesOf(source->type, cols.count));
   const int64_t numRows = parameter->rows().count;
   for (int64_t row = 0; row < numRows; row += rowsPerPiece) {
-    if (stop.stop_requested()) throw Error("SHUT_DOWN", "loading the weights was aborted");
+    if (stop.stopRequested()) throw Error("SHUT_DOWN", "loading the weights was aborted");
     const int64_t count = std::min(rowsPerPiece, numRows - row);
     const FileRows rows = rowsInFile(*source, *parameter, row, count);
     file.willRead(rows);

@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "backend/buffer.h"
+#include "base/stop_token.h"
 #include "model/checkpoint.h"
 #include "model/parameter.h"
 #include "model/spec.h"
@@ -88,8 +88,7 @@ class Parameters {
   // allocated.
   using Progress = std::function<void(int64_t bytes, int64_t tensors)>;
   void load(Ops& ops, const std::vector<std::string>& files,
-            const std::vector<ParameterSource>& sources, const Progress& progress,
-            std::stop_token stop);
+            const std::vector<ParameterSource>& sources, const Progress& progress, StopToken stop);
   // Fills weights from Normal(0, 0.02), norms with 1, by `seed`.
   void fillRandom(Ops& ops, uint64_t seed);
   void release() noexcept;
@@ -133,8 +132,7 @@ class Parameters {
   std::vector<CheckedSource> check(const std::vector<ParameterSource>& sources,
                                    const std::vector<CheckpointFile>& files) const;
   void allocate(Ops& ops);
-  void read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
-            std::stop_token stop);
+  void read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file, StopToken stop);
   void readScales(Ops& ops, const CheckedSource& checked, const CheckpointFile& file);
 
   const DType dtype_;

@@ -76,7 +76,7 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
 
 void ModelRunner::load(Ops& ops, const std::vector<std::string>& files,
                        const std::vector<ParameterSource>& sources,
-                       const Parameters::Progress& progress, std::stop_token stop) {
+                       const Parameters::Progress& progress, StopToken stop) {
   fillWeights(ops, [&] { parameters_.load(ops, files, sources, progress, std::move(stop)); });
 }
 

@@ -8,11 +8,11 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "backend/resident.h"
+#include "base/stop_token.h"
 #include "comm/device_communicator.h"
 #include "model/decoder.h"
 #include "model/kv_cache.h"
@@ -40,7 +40,7 @@ class ModelRunner : public Resident {
   // everything that the call allocated is freed. Throws INVALID_STATE if weights are loaded.
   void load(Ops& ops, const std::vector<std::string>& files,
             const std::vector<ParameterSource>& sources, const Parameters::Progress& progress,
-            std::stop_token stop);
+            StopToken stop);
   // Ranks get different values.
   void loadDummy(Ops& ops, uint64_t seed);
   void releaseWeights();

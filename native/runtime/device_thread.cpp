@@ -63,7 +63,7 @@ void DeviceThread::run() {
 }
 
 void DeviceThread::runTask(const Task& task) {
-  std::exception_ptr error = abandoned_.stop_requested() ? shutDown() : failure_;
+  std::exception_ptr error = abandoned_.stopRequested() ? shutDown() : failure_;
   if (task.evicted) {
     releaseResident(task.evicted);
     error = nullptr;
@@ -124,7 +124,7 @@ void DeviceThread::stop(std::function<void()> stopped) {
 }
 
 void DeviceThread::abandon() {
-  abandoned_.request_stop();
+  abandoned_.requestStop();
   stop(nullptr);
 }
 

@@ -6,13 +6,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "backend/resident.h"
 #include "base/queue.h"
+#include "base/stop_token.h"
 #include "ops/ops.h"
 #include "runtime/stoppable.h"
 
@@ -46,7 +46,7 @@ class DeviceThread : public Stoppable {
   void join() override;
 
   // Set by `abandon`; long tasks check it and stop early.
-  std::stop_token abandoned() const { return abandoned_.get_token(); }
+  StopToken abandoned() const { return abandoned_.token(); }
 
  private:
   struct Task {
@@ -67,7 +67,7 @@ class DeviceThread : public Stoppable {
   const int numThreads_;
 
   Queue<Task> queue_;
-  std::stop_source abandoned_;
+  StopSource abandoned_;
   std::mutex mutex_;  // guards the four members below
   bool opened_ = false;
   bool stopping_ = false;
