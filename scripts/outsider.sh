@@ -129,8 +129,7 @@ door_typescript() {
   done
   local tsc=$root/node_modules/typescript/bin/tsc
   local options=(--strict --target es2022 --types node --typeRoots "$root/node_modules/@types")
-  node "$tsc" "${options[@]}" --noEmit --module esnext --moduleResolution bundler module.mts &&
-    node "$tsc" "${options[@]}" --module node16 commonjs.cts module.mts &&
+  node "$tsc" "${options[@]}" --module node16 commonjs.cts module.mts &&
     generates node commonjs.cjs && generates node module.mjs
 }
 

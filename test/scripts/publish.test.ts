@@ -33,11 +33,15 @@ test('it runs on tags alone', () => {
   expect(workflow).toMatch(/^on:\n {2}push:\n {4}tags: \['v\*'\]\n\n/m);
 });
 
-test('it runs scripts that package.json has, and fails where a package is left out', () => {
+test('it tests the packages, then makes all of them, and fails where one is left out', () => {
   const named = [...workflow.matchAll(/npm run ([\w:-]+)/g)].map(([, name]) => name);
-  expect(named).toContain('prebuild:all');
   expect(Object.keys(scripts)).toEqual(expect.arrayContaining(named));
   expect(scripts['prebuild:all']).toContain('--require-all');
+  const commands = workflow.replace(/^ *#.*$/gm, '');
+  const steps = [...commands.matchAll(/npm (ci|test|run [\w:-]+|publish)/g)].map(
+    ([, step]) => step,
+  );
+  expect(steps).toEqual(['ci', 'test', 'run prebuild:all', 'publish', 'publish']);
 });
 
 test('it publishes each platform package and then uniproc, with provenance', () => {
