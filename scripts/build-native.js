@@ -69,7 +69,7 @@ function removeBuildOfOtherFolder(out) {
   }
 }
 
-/** The first error of the compiler, or of CMake. */
+/** The first error of the compiler or linker, or of CMake. */
 function firstErrorIn(log) {
   const text = readFileSync(log, 'utf8');
   const ofCompiler = /^.*\b(?:error\s*:|fatal\s*:|cannot find|undefined reference).*$/m.exec(
@@ -98,7 +98,7 @@ async function buildWithCMake(out, variables) {
   if (!isConfigured && !(await configure({ env: { UNIPROC_CUDA: '0' } }))) return false;
   if (!(await build('cpu'))) return false;
   if (isConfigured && (await build('cuda', { log }))) {
-    rmSync(log);
+    rmSync(log, { force: true });
   } else {
     // An older build's does not fit the new addon.
     rmSync(path.join(out, 'Release', 'uniproc_cuda.so'), { force: true });

@@ -28,7 +28,8 @@ function run(script, args, env) {
 
 // libc++ and its runtime are linked into the addon, with hidden symbols. On Linux the loader takes a
 // name from the first library that has it. Node brings libstdc++, which has classes of the same names:
-// it would destroy a std::runtime_error that libc++ has made, and corrupt the heap.
+// it would destroy a std::runtime_error that libc++ has made, and corrupt the heap. libc++ runs a
+// destructor when a thread ends, possibly after Node has unloaded the addon: hence nodelete.
 const libraries = '-Wl,-Bstatic -lc++ -lc++abi -Wl,-Bdynamic';
 run(
   path.join(__dirname, 'build-native.js'),
@@ -36,7 +37,7 @@ run(
   {
     // cmake-js sets CMAKE_CXX_FLAGS, so the option is part of the compiler.
     CXX: 'clang++ -stdlib=libc++',
-    LDFLAGS: '-nostdlib++ -Wl,--exclude-libs,ALL',
+    LDFLAGS: '-nostdlib++ -Wl,--exclude-libs,ALL,-z,nodelete',
     UNIPROC_CUDA: '0',
   },
 );
@@ -52,4 +53,5 @@ const workers = `--maxWorkers=${os.availableParallelism()}`;
 run(require.resolve('jest/bin/jest'), [...tests, workers, ...process.argv.slice(2)], {
   NODE_OPTIONS: `--require ${JSON.stringify(redirect)}`,
   UNIPROC_TESTED_BUILD: path.join(buildFolder, 'Release'),
+  UNIPROC_SEPARATE_RUNTIMES: '1',
 });

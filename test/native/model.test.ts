@@ -1142,7 +1142,11 @@ describe('between steps', () => {
 describe('a lost device', () => {
   const lost = { code: 'DEVICE_FAILED', message: 'the device is lost' };
 
-  it('fails running steps and later calls with its error, and can be shut down', async () => {
+  // The addon for tests throws to the library's. libc++'s runtime compares types by address, and each
+  // addon of `npm run test:libcxx` has its own.
+  const test = process.env.UNIPROC_SEPARATE_RUNTIMES ? it.skip : it;
+
+  test('fails running steps and later calls with its error, and can be shut down', async () => {
     const own = new (native().DeviceThread)('cpu', 0, 1);
     await own.open();
     const model = new (native().ModelRunner)(own, LLAMA, LIMITS, null);

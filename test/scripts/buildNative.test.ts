@@ -16,7 +16,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 
 const ROOT = path.join(__dirname, '..', '..');
@@ -145,13 +145,14 @@ describe.each(BUILDERS)('%s', (_, args) => {
 });
 
 test('node-gyp builds with headers of Node in a path with spaces', () => {
-  const node = path.join(temporary, 'headers of Node');
-  mkdirSync(node);
-  symlinkSync(
-    path.join(path.dirname(process.execPath), '..', 'include'),
-    path.join(node, 'include'),
+  // Installed with Node, or downloaded by an earlier build.
+  const installed = path.join(path.dirname(process.execPath), '..');
+  const downloaded = path.join(homedir(), '.cache/node-gyp', process.versions.node);
+  const [headers] = [installed, downloaded].filter((each) =>
+    existsSync(path.join(each, 'include/node/node_api.h')),
   );
-  // npm's own node-gyp, which build-native.js runs, takes this in place of --nodedir.
+  const node = path.join(temporary, 'headers of Node');
+  symlinkSync(headers, node);
   built(['--gyp', `--nodedir=${node}`]);
   expect(nameOf()).toBe('small');
 });
