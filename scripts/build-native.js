@@ -10,6 +10,9 @@
  * CMake builds the CUDA backend too where it can, build/Release/uniproc_cuda.so. If that fails, the CPU
  * backend remains: the last line says why, build/cuda.log has the compiler's output, and the exit
  * status is 0. A build from the package leaves no object files behind.
+ *
+ * As the package's install script it builds nothing if the prebuilt addon of a platform package loads
+ * (scripts/prebuild.js), unless npm is run with --build-from-source.
  */
 'use strict';
 
@@ -118,6 +121,23 @@ function buildWithNodeGyp(args) {
   return run(nodeGyp, ['rebuild', '--jobs', JOBS, ...nodedir]);
 }
 
+/** Whether this is an install that needs no build. */
+function usesPrebuilt() {
+  const { npm_lifecycle_event: script, npm_config_build_from_source: fromSource } = process.env;
+  if (script !== 'install' || (fromSource && fromSource !== 'false')) return false;
+  const name = `@uniproc/${process.platform}-${process.arch}`;
+  try {
+    require(`${name}/uniproc.node`);
+    return true;
+  } catch (error) {
+    // Too old a C library, for example.
+    if (error.code !== 'MODULE_NOT_FOUND') {
+      console.log(`uniproc: building from source, since ${name} does not load: ${error.message}`);
+    }
+    return false;
+  }
+}
+
 /** Leaves the shared objects and a failed build's log. */
 function removeObjectFiles(out) {
   const release = path.join(out, 'Release');
@@ -132,6 +152,10 @@ function removeObjectFiles(out) {
 }
 
 async function main(args) {
+  if (usesPrebuilt()) {
+    console.log('uniproc: using the prebuilt addon');
+    return;
+  }
   const at = args.indexOf('--out');
   const out = path.resolve(ROOT, at < 0 ? 'build' : args[at + 1]);
   const variables = args.filter((argument) => argument.startsWith('--CD'));

@@ -2,14 +2,12 @@
  * Loads the addon, declares its types and chooses the default device. No other module of the library
  * loads the addon.
  */
-import { existsSync } from 'node:fs';
 import path from 'node:path';
 import type { DType } from '../config/dtype';
-import { AddonUnavailableError } from '../errors';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
 import type { BuildInfo, Cuda } from './cuda';
-import { unsupportedPlatform } from './platform';
+import { addonFiles, addonUnavailable } from './platformPackage';
 import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
 export type { DType };
@@ -177,6 +175,10 @@ export interface Addon {
   hasGpu(): Promise<boolean>;
   /** Initialises the driver and loads the backend's libraries, off this thread. */
   readCuda(): Promise<Cuda>;
+  /**
+   * Sets the file of the CUDA backend, for the process; default: uniproc_cuda.so next to the addon.
+   */
+  setCudaBackend(file: string): void;
   /** Sets the function that creates the addon's errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,
@@ -184,22 +186,15 @@ export interface Addon {
 }
 
 function loadAddon(): Addon {
-  const root = path.resolve(__dirname, '..', '..');
-  const file = path.join(root, 'build', 'Release', 'uniproc.node');
-  if (!existsSync(file)) {
-    throw new AddonUnavailableError(
-      unsupportedPlatform() ?? `${file} does not exist; run npm run build in ${root}`,
-    );
-  }
+  const { addon: file, cudaBackend } = addonFiles(path.resolve(__dirname, '..', '..'));
   try {
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader
     const addon = require(file) as Addon;
     addon.setErrorFactory(nativeError);
+    if (cudaBackend) addon.setCudaBackend(cudaBackend);
     return addon;
   } catch (cause) {
-    throw new AddonUnavailableError(`cannot load ${file}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw addonUnavailable(`cannot load ${file}: ${(cause as Error).message}`, cause);
   }
 }
 

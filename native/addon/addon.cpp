@@ -10,7 +10,9 @@
 #include "addon/event_binding.h"
 #include "addon/model_runner_binding.h"
 #include "addon/output_thread_binding.h"
+#include "addon/values.h"
 #include "runner/request.h"
+#include "runtime/cuda_backend.h"
 
 namespace uniproc {
 namespace {
@@ -29,6 +31,10 @@ Napi::Object requestLimits(Napi::Env env) {
   return limits;
 }
 
+void setCudaBackend(const Napi::CallbackInfo& info) {
+  setCudaBackendFile(toString(info[0], "file"));
+}
+
 // Runs once per Node environment that loads the addon.
 Napi::Object open(Napi::Env env, Napi::Object exports) {
   Environment::open(env, exports);
@@ -39,6 +45,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   ModelRunnerBinding::define(env, exports);
   defineCuda(env, exports);
   exports.Set("requestLimits", requestLimits(env));
+  exports.Set("setCudaBackend", Napi::Function::New<setCudaBackend>(env, "setCudaBackend"));
   return exports;
 }
 

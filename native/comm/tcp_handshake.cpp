@@ -1,11 +1,12 @@
 #include "comm/tcp_handshake.h"
 
+#include <sys/random.h>
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <random>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -75,9 +76,12 @@ struct TcpHandshake::PendingConnection {
 };
 
 TcpHandshake::Token TcpHandshake::randomToken() {
-  std::random_device random;
   Token token;
-  for (std::byte& byte : token) byte = static_cast<std::byte>(random());
+  // Not std::random_device, for which libstdc++ requires glibc 2.36 if it was built with it.
+  if (getentropy(token.data(), token.size()) != 0) {
+    throw Error("COMMUNICATOR_FAILED",
+                std::string("cannot get random bytes from the system: ") + std::strerror(errno));
+  }
   return token;
 }
 

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/cuda_libraries.h"
@@ -18,7 +20,11 @@ constexpr int kMinMajor = 8;
 constexpr const char* kCublasLt = "libcublasLt.so";
 constexpr const char* kCublasLtFunction = "cublasLtGetVersion";
 
-// The directory of the addon, found through this function's address.
+// Set by JavaScript threads, read by the threads of devices.
+std::mutex fileMutex;
+std::string configuredFile;
+
+// Unless set, in the directory of the addon, found through this function's address.
 std::string backendFile() {
   const std::string addon = fileOfFunction(reinterpret_cast<void*>(&backendFile));
   return addon.substr(0, addon.rfind('/') + 1) + "uniproc_cuda.so";
@@ -124,6 +130,11 @@ T* find(void* handle, const char* name) {
 }
 
 }  // namespace
+
+void setCudaBackendFile(std::string file) {
+  const std::lock_guard lock(fileMutex);
+  configuredFile = std::move(file);
+}
 
 std::string cublasLtPackage(const std::string& name) {
   const std::string version = name.substr(name.rfind('.') + 1);

@@ -11,6 +11,10 @@
 
 namespace uniproc {
 
+// Sets the shared object's file, for the whole process. Default: uniproc_cuda.so next to the addon.
+// Has no effect on a backend that is already loaded.
+void setCudaBackendFile(std::string file);
+
 struct CudaBackend {
   std::string file;
   Ops* (*make)(int index) = nullptr;
@@ -23,7 +27,7 @@ struct CudaBackend {
 // The pip package of a cuBLASLt: "'nvidia-cublas==13.*'" for libcublasLt.so.13.
 std::string cublasLtPackage(const std::string& name);
 
-// Loads the shared object beside the addon, and the cuBLASLt that it requires.
+// Loads the shared object, and the cuBLASLt that it requires.
 CudaBackend loadCudaBackend();
 
 // Why the driver and the backend cannot use device `index`.
