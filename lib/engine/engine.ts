@@ -339,12 +339,22 @@ export class LLMEngine {
     this.scheduler.finishRequests(ended, 'stop');
   }
 
-  /** Stops the engine: current and later calls fail with the error. */
+  /**
+   * Resolves while the engine can run: rejects with ExecutorFailedError and its cause, or with
+   * ShutdownError, once it has stopped for any reason; else with a worker's error.
+   */
+  async checkHealth(): Promise<void> {
+    if (this.error !== null) throw this.error;
+    await this.executor.checkHealth();
+  }
+
+  /** Stops the engine: current and later calls, the executor's too, fail with the error. */
   private stop(error: Error): void {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
     log('the engine stops: %s', codeOf(error));
+    if (!isShutdown) this.executor.fail(error);
     const reason = isShutdown ? 'abort' : 'error';
     this.lockstep.failAll(error, reason);
     this.stopped = this.admission.failAll(error, reason);

@@ -11,6 +11,7 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import type { SleepTag } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
+import { Failure } from './failure';
 import { Future } from './future';
 import { NO_PEERS, type Peers } from './peerGroup';
 import { SleepState } from './sleepState';
@@ -52,7 +53,7 @@ export function registerExecutorClass(name: string, executorClass: ExecutorClass
 
 /**
  * The engine's interface to the workers. A subclass creates and calls them (`initExecutor`,
- * `collectiveRpc`) and handles failure and shutdown; all else builds on that.
+ * `collectiveRpc`) and shuts them down; all else builds on that.
  *
  * Start-up order: `create`, `registerFailureCallback`, `getKvCacheSpecs`,
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
@@ -60,6 +61,7 @@ export function registerExecutorClass(name: string, executorClass: ExecutorClass
 export abstract class Executor {
   /** Other ranks of its worker; none by default. */
   protected readonly peers: Peers = NO_PEERS;
+  readonly #failure = new Failure();
   readonly #step = new TwoPhaseStep();
   readonly #sleep = new SleepState((method, args) => [
     ...requireResults(method, this.collectiveRpc(method, { args, nonBlock: true })),
@@ -122,11 +124,39 @@ export abstract class Executor {
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
 
-  /** Calls back once when the executor fails permanently; immediately if it already has. */
-  abstract registerFailureCallback(callback: (error: ExecutorFailedError) => void): void;
+  /** The permanent failure; null while the executor works. */
+  get failure(): ExecutorFailedError | null {
+    return this.#failure.error;
+  }
 
-  /** Resolves if the workers can run; else rejects with ExecutorFailedError and its cause. */
-  abstract checkHealth(): Promise<void>;
+  /**
+   * Fails permanently: pending and later calls reject with ExecutorFailedError and this cause, and
+   * the failure callbacks run. Later causes are ignored. The engine calls it for its own faults.
+   */
+  fail(cause: unknown): void {
+    this.#failure.set(cause, (failure) => this.onFailure(failure));
+  }
+
+  /** Ends pending calls, before the failure callbacks run. */
+  protected onFailure(_failure: ExecutorFailedError): void {}
+
+  /** Calls back once when the executor fails permanently; immediately if it already has. */
+  registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
+    this.#failure.register(callback);
+  }
+
+  /**
+   * Resolves if the workers can run. Rejects with ExecutorFailedError and its cause after a
+   * failure, with ShutdownError after `shutdown`, else with a worker's error.
+   */
+  async checkHealth(): Promise<void> {
+    try {
+      if (this.failure === null) await this.collectiveRpc('checkHealth');
+    } catch (error) {
+      throw this.failure ?? error;
+    }
+    if (this.failure !== null) throw this.failure;
+  }
 
   /**
    * Completes launched steps, rejects other calls with ShutdownError, then frees the workers.

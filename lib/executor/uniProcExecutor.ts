@@ -1,5 +1,5 @@
 /** One worker in this process (vLLM V1's UniProcExecutor). */
-import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
+import { type ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
 import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
 import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
@@ -8,9 +8,16 @@ import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
+import {
+  Lock,
+  mayAwaitSuper,
+  runMethod,
+  WorkerWrapper,
+  type RpcMethod,
+} from '../worker/workerWrapper';
 import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
+import { LaunchOrder } from './launchOrder';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
@@ -36,12 +43,11 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
 
   /** Pending calls. */
   readonly #pending = new Set<Future<unknown>>();
+  readonly #launchOrder = new LaunchOrder((method) => mayAwaitSuper(this.driverWorker, method));
   /** By method, the last call with a promise that may still resolve to an async output. */
   readonly #promised = new Map<RpcMethod, Promise<void>>();
   #outputs: NativeOutputThread = new InOrderOutputs();
   #maxConcurrentBatches: number | undefined;
-  #failure: ExecutorFailedError | null = null;
-  #failureCallbacks: ((error: ExecutorFailedError) => void)[] = [];
   #shutdown: Promise<void> | null = null;
 
   static override supportsAsyncScheduling(): boolean {
@@ -99,7 +105,10 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       if (limit !== undefined) {
         future.addDoneCallback(startTimer(limit, () => this.#expire(future, method, limit)));
       }
-      this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+      this.#launchOrder.run({
+        method,
+        start: () => this.#start(future, method, args, kwargs),
+      });
     } catch (error) {
       this.#reject(future, error);
     }
@@ -107,23 +116,46 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     return future;
   }
 
+  /** Calls the worker. Returns a promise, of the call's handling, if the worker returned one. */
+  #start(
+    future: Future<unknown>,
+    method: RpcMethod,
+    args: readonly unknown[],
+    kwargs: object | undefined,
+  ): Promise<void> | null {
+    try {
+      // Also refuses calls that waited for a launch meanwhile.
+      this.#requireRunning();
+      return this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+    } catch (error) {
+      this.#reject(future, error);
+      return null;
+    }
+  }
+
   #requireRunning(): void {
-    if (this.#failure !== null) throw this.#failure;
+    if (this.failure !== null) throw this.failure;
     if (this.#shutdown !== null) throw new ShutdownError('the executor is shut down');
   }
 
   /** Completes the future with the worker's result, now or later. */
-  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
+  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): Promise<void> | null {
     // Both phases of a step share one output order.
     const order = method === 'sampleTokens' ? 'executeModel' : method;
-    if (isPromise(answer)) this.#followPromise(future, order, answer);
-    else if (!isAsyncOutput(answer)) this.#resolve(future, answer);
-    else if (this.#promised.has(order)) this.#followPromise(future, order, Promise.resolve(answer));
-    else this.#awaitOutput(future, answer);
+    if (isPromise(answer)) return this.#followPromise(future, order, answer);
+    if (!isAsyncOutput(answer)) this.#resolve(future, answer);
+    else if (this.#promised.has(order)) {
+      void this.#followPromise(future, order, Promise.resolve(answer));
+    } else this.#awaitOutput(future, answer);
+    return null;
   }
 
   /** Waits for a promised output only after those of earlier calls. */
-  #followPromise(future: Future<unknown>, order: RpcMethod, promise: PromiseLike<unknown>): void {
+  #followPromise(
+    future: Future<unknown>,
+    order: RpcMethod,
+    promise: PromiseLike<unknown>,
+  ): Promise<void> {
     const before = this.#promised.get(order);
     const followed = Promise.resolve(promise)
       .then(async (answer) => {
@@ -142,6 +174,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
         if (this.#promised.get(order) === settled) this.#promised.delete(order);
       });
     this.#promised.set(order, settled);
+    return followed;
   }
 
   /** Throws if `output.ready` is not a valid event. */
@@ -187,31 +220,13 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     return isStep || this.peers.timeoutOf(method) !== undefined;
   }
 
-  /** Fails permanently: current and later calls reject with ExecutorFailedError and this cause. */
-  protected fail(cause: unknown): void {
-    if (this.#failure !== null) return;
-    const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
-    this.#failure = failure;
-    this.peers.abort(cause);
+  protected override onFailure(failure: ExecutorFailedError): void {
+    this.peers.abort(failure.cause ?? failure);
     this.#rejectPending(failure);
-    for (const callback of this.#failureCallbacks.splice(0)) report(callback, failure);
   }
 
   #rejectPending(error: Error): void {
     for (const future of [...this.#pending]) this.#reject(future, error);
-  }
-
-  override registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
-    if (this.#failure === null) this.#failureCallbacks.push(callback);
-    else report(callback, this.#failure);
-  }
-
-  override async checkHealth(): Promise<void> {
-    try {
-      await this.collectiveRpc('checkHealth');
-    } catch (error) {
-      throw this.#failure ?? error;
-    }
   }
 
   /** Forwards to the worker, which joins the new group or, if its rank leaves, is shut down. */
@@ -239,7 +254,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       await this.driverWorker.shutdown();
     } catch (error) {
       // Closing a failed device may fail too; its failure has already been reported.
-      if (this.#failure === null) throw error;
+      if (this.failure === null) throw error;
     } finally {
       this.#rejectPending(
         new ShutdownError('the executor was shut down before the call completed'),
@@ -252,15 +267,4 @@ registerExecutorClass('uni', UniProcExecutor);
 
 function isPromise(answer: unknown): answer is PromiseLike<unknown> {
   return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';
-}
-
-function report(
-  callback: (error: ExecutorFailedError) => void,
-  failure: ExecutorFailedError,
-): void {
-  try {
-    callback(failure);
-  } catch (error) {
-    process.emitWarning(`a failure callback threw: ${String(error)}`, 'UniprocWarning');
-  }
 }
