@@ -42,7 +42,7 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
-export class LLMEngine {
+export class LLMEngine<E extends Executor = Executor> {
   readonly config: UniprocConfig;
   /** Events of the engine and of requests; free of cost without a listener. */
   readonly events = new EventEmitter<EngineEvents>();
@@ -63,7 +63,7 @@ export class LLMEngine {
   private wake: (() => void) | null = null;
 
   private constructor(
-    readonly executor: Executor,
+    readonly executor: E,
     tokenizer: Tokenizer | null,
   ) {
     this.config = executor.config;
@@ -79,13 +79,17 @@ export class LLMEngine {
    * Creates the executor, sizes the KV cache and warms up the model. Rejects with the executor's
    * error, or with ConfigError when the cache cannot hold one request, after shutting down what was
    * created.
+   * @internal
    */
-  static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
+  static async create<E extends Executor = Executor>(
+    config: UniprocConfig,
+    options: EngineOptions,
+  ): Promise<LLMEngine<E>> {
     const { tokenizer, onProgress, signal } = options;
     const startTime = performance.now();
     signal?.throwIfAborted();
     const executorClass = await getExecutorClass(config);
-    const executor = await executorClass.create(config, { onProgress });
+    const executor = (await executorClass.create(config, { onProgress })) as E;
     log('start: %s has loaded the model', executorClass.name);
     try {
       const engine = new LLMEngine(executor, tokenizer);
@@ -153,6 +157,7 @@ export class LLMEngine {
    *
    * Request ids and seeds follow the order of calls; requests of one call arrive together, once all
    * its prompts are encoded.
+   * @internal
    */
   generate(
     inputs: CallInputs,
@@ -170,6 +175,7 @@ export class LLMEngine {
   /**
    * Streams a prompt's outputs; leaving the loop aborts the request. The first read makes the call
    * with the result of `takeInputs`, and rejects with what that throws or as `generate` does.
+   * @internal
    */
   stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {

@@ -9,8 +9,15 @@ import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
-import type { SleepTag } from '../worker/workerBase';
+import type { Worker } from '../worker/worker';
+import type { SleepTag, WorkerBase } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
+import {
+  configFrom,
+  type ConfigOrArgs,
+  type CreatedExecutor,
+  type ExecutorConstructor,
+} from './createConfig';
 import { Failure } from './failure';
 import { Future } from './future';
 import { NO_PEERS, type Peers } from './peerGroup';
@@ -38,16 +45,26 @@ export interface CreateOptions {
   onProgress?: (progress: LoadProgress) => void;
 }
 
-export type ExecutorClass<T extends Executor = Executor> = (new (config: UniprocConfig) => T) &
-  Pick<typeof Executor, 'create' | 'supportsAsyncScheduling'>;
+export interface ExecutorClass<T extends Executor = Executor> {
+  new (config: UniprocConfig): T;
+  create(given?: ConfigOrArgs<WorkerBase>, options?: CreateOptions): Promise<T>;
+  supportsAsyncScheduling(): boolean;
+}
+
+type ExecutorName = 'uni' | 'external_launcher';
 
 const classesByName = new Map<unknown, ExecutorClass>();
+
+function nameOf(executorClass: unknown): ExecutorName | undefined {
+  const found = [...classesByName].find(([, named]) => named === executorClass);
+  return found?.[0] as ExecutorName | undefined;
+}
 
 /**
  * Registers a class under the name that a config uses. Each class registers itself in its own file:
  * this file cannot import subclasses of its own class.
  */
-export function registerExecutorClass(name: string, executorClass: ExecutorClass): void {
+export function registerExecutorClass(name: ExecutorName, executorClass: ExecutorClass): void {
   classesByName.set(name, executorClass);
 }
 
@@ -59,7 +76,10 @@ export function registerExecutorClass(name: string, executorClass: ExecutorClass
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
  */
 export abstract class Executor {
-  /** Other ranks of its worker; none by default. */
+  /**
+   * Other ranks of its worker; none by default.
+   * @internal
+   */
   protected readonly peers: Peers = NO_PEERS;
   readonly #failure = new Failure();
   readonly #step = new TwoPhaseStep();
@@ -84,13 +104,19 @@ export abstract class Executor {
     );
   }
 
-  /** Creates an executor and its workers; on failure shuts down what was created and rethrows. */
-  static async create<T extends Executor>(
-    this: new (config: UniprocConfig) => T,
-    config: UniprocConfig,
+  /**
+   * Creates an executor and its workers from a configuration or the engine's options; on failure
+   * shuts down what was created and rethrows.
+   */
+  static async create<
+    W extends WorkerBase = Worker,
+    C extends ExecutorConstructor = ExecutorConstructor,
+  >(
+    this: C,
+    given: ConfigOrArgs<W> = {},
     options: CreateOptions = {},
-  ): Promise<T> {
-    const executor = new this(config);
+  ): Promise<CreatedExecutor<C, W>> {
+    const executor = new this(await configFrom(given, nameOf(this) ?? this));
     try {
       await executor.initExecutor(options);
     } catch (error) {
@@ -98,7 +124,7 @@ export abstract class Executor {
       await executor.shutdown(error).catch(() => {});
       throw error;
     }
-    return executor;
+    return executor as CreatedExecutor<C, W>;
   }
 
   /** Whether a step may be launched before the previous output is read. */
@@ -116,11 +142,11 @@ export abstract class Executor {
    * error.
    */
   abstract collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<WorkerBase, T>,
     options: RpcOptions & { nonBlock: true },
   ): Future<T>[];
   abstract collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<WorkerBase, T>,
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
 

@@ -4,6 +4,7 @@ import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
 import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { Worker } from '../worker/worker';
+import type { WorkerBase } from '../worker/workerBase';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -18,6 +19,7 @@ import {
 import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
 import { LaunchOrder } from './launchOrder';
+import type { PeerWorker } from './peerGroup';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
@@ -37,7 +39,7 @@ export interface DistributedArgs {
  * in call order and must not block; their results (a value, a promise or an AsyncModelRunnerOutput)
  * are awaited here.
  */
-export class UniProcExecutor<W extends Worker = Worker> extends Executor {
+export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
   /** The worker's wrapper; training programs use `driverWorker.worker.modelRunner`. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 
@@ -68,7 +70,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     };
     if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
     await this.collectiveRpc('initWorker', { args: [[kwargs]] });
-    this.peers.setWorker(this.driverWorker.worker);
+    this.peers.setWorker(this.driverWorker.worker as PeerWorker);
     await this.collectiveRpc('initDevice');
     await this.peers.joined();
     await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
@@ -81,18 +83,18 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   }
 
   override collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options: RpcOptions & { nonBlock: true },
   ): Future<T>[];
   override collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
   override collectiveRpc<T>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options: RpcOptions & { nonBlock?: boolean } = {},
   ): Future<T>[] | Promise<T[]> {
-    const future = this.#call(method, options) as Future<T>;
+    const future = this.#call(method as RpcMethod, options) as Future<T>;
     return options.nonBlock ? [future] : future.result().then((result) => [result]);
   }
 

@@ -72,7 +72,7 @@ export class WorkerWrapper<W extends object = Worker> {
     const { sharedWorkerLock, ...args } = allKwargs[this.rpcRank];
     const { workerCls, workerExtensionCls } = args.config.parallel;
     let workerClass = await findClass<W>('workerCls', workerCls ?? Worker);
-    if (workerExtensionCls !== null && workerExtensionCls !== undefined) {
+    if (workerExtensionCls !== null) {
       workerClass = extendClass(
         workerClass,
         await findClass('workerExtensionCls', workerExtensionCls),
@@ -101,8 +101,9 @@ export class WorkerWrapper<W extends object = Worker> {
 
 type Method = (...args: unknown[]) => unknown;
 
-/** A method name, or a function called with the worker's wrapper before `args`. */
-export type RpcMethod = string | ((wrapper: WorkerWrapper, ...args: never[]) => unknown);
+/** A method name, or a function called with the wrapper of a `W` before `args`. */
+export type RpcMethod<W extends object = Worker, T = unknown> =
+  string | ((wrapper: WorkerWrapper<W>, ...args: never[]) => T | PromiseLike<T>);
 
 /**
  * Calls the wrapper's method of that name, else the worker's, with `args` and then `kwargs` if

@@ -122,7 +122,7 @@ describe.each([
       ['uni', true],
       ['uni', false],
       [PlainExecutor, false],
-    ])('the engine and its executor (%p) are ill', async (backend, asyncScheduling) => {
+    ] as const)('the engine and its executor (%p) are ill', async (backend, asyncScheduling) => {
       const test = await TestEngine.create(workerCls, {
         asyncScheduling,
         distributedExecutorBackend: backend,
