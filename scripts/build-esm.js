@@ -10,5 +10,5 @@ const path = require('node:path');
 const names = Object.keys(require('../dist')).sort();
 writeFileSync(
   path.join(__dirname, '..', 'dist', 'index.mjs'),
-  `import uniproc from './index.js';\n\nexport const {\n  ${names.join(',\n  ')},\n} = uniproc;\n`,
+  `import uniproc from './index.js';\n\nexport const {\n  ${names.join(',\n  ')},\n} = uniproc;\nexport default uniproc;\n`,
 );

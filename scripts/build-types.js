@@ -8,9 +8,25 @@ const { execFileSync } = require('node:child_process');
 const { mkdirSync, mkdtempSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { generateDtsBundle } = require('dts-bundle-generator');
+const { TypesUsageEvaluator } = require('dts-bundle-generator/dist/types-usage-evaluator');
 
 const ROOT = path.join(__dirname, '..');
 const DIST = path.join(ROOT, 'dist');
+
+// The bundler walks the graph of uses anew for each pair of an unused name and an export: forty
+// seconds, instead of one with each name's users kept.
+const usersOf = new WeakMap();
+TypesUsageEvaluator.prototype.isSymbolUsedBySymbol = function (symbol, by) {
+  const from = this.getActualSymbol(symbol);
+  let users = usersOf.get(from);
+  if (users === undefined) {
+    users = new Set([from]);
+    for (const used of users)
+      for (const user of this.getSymbolsUsingSymbol(used) ?? []) users.add(user);
+    usersOf.set(from, users);
+  }
+  return users.has(this.getActualSymbol(by));
+};
 
 mkdirSync(DIST, { recursive: true });
 /** One declaration file for each of lib/. */
@@ -28,7 +44,7 @@ try {
     JSON.stringify({
       extends: path.join(ROOT, 'tsconfig.json'),
       compilerOptions: { noEmit: false, types: ['node'] },
-      include: ['.'],
+      files: ['index.d.ts'],
     }),
   );
   const output = { noBanner: true, exportReferencedTypes: false };
