@@ -389,7 +389,7 @@ test('a step that fails on one rank fails the others, which wait for it, at once
 test('the memory baseline is taken once the communicator is connected', async () => {
   const said = await runLLMs<boolean>(
     `
-    const { MemoryBudget } = require('./dist/worker/memory');
+    const { MemoryBudget } = require('./lib/worker/memory');
     const { measureBaseline } = MemoryBudget.prototype;
     let worker;
     MemoryBudget.prototype.measureBaseline = async function (device) {
