@@ -2,9 +2,7 @@
 // completes when it is launched.
 'use strict';
 
-const { WorkerBase, KVCacheSpec } = require('..');
-const { ModelRunner } = require('../dist/worker/modelRunner');
-const { native } = require('../dist/native');
+const { HostEvent, KVCacheSpec, ModelRunner, WorkerBase } = require('..');
 
 const TOKEN = 7;
 
@@ -27,7 +25,7 @@ class NullModel {
   removeRequest() {}
   forward() {}
   sample() {
-    const event = new (native().Event)();
+    const event = new HostEvent();
     event.signal();
     return event;
   }

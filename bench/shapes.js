@@ -5,8 +5,7 @@
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
-const { LLM } = require('..');
-const { createUniprocConfig } = require('../dist/config/engineArgs');
+const { createUniprocConfig, LLM } = require('..');
 const { SHAPES, writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
 const { CudaCeilings } = require('./cudaCeilings');
 const { measureDecode, tokensToGenerate } = require('./decode');

@@ -1,8 +1,15 @@
 /** Exports of the package. */
 export { LLM, type CreateArgs } from './llm';
-export type { EngineArgs } from './config/engineArgs';
+export {
+  type ConfigOrArgs,
+  type CreatedExecutor,
+  createUniprocConfig,
+  type EngineArgs,
+  type ExecutorConstructor,
+} from './executor/createConfig';
 export type {
   ChatOptions,
+  ChatPromptOptions,
   ChatStreamOptions,
   GenerateOptions,
   PromptOptions,
@@ -10,13 +17,32 @@ export type {
   StreamOptions,
 } from './config/requestOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
-export type { LoadProgress, UniprocConfig } from './config/uniprocConfig';
+export type {
+  CacheConfig,
+  ClassReference,
+  DeviceConfig,
+  ExecutorReference,
+  ExtensionReference,
+  GenerationDefaults,
+  LoadConfig,
+  LoadProgress,
+  ModelConfig,
+  ParallelConfig,
+  Quantization,
+  SchedulerConfig,
+  TransformerConfig,
+  TransformerSpec,
+  UniprocConfig,
+  WorkerReference,
+} from './config/uniprocConfig';
+export type { RequestLimits } from './config/limits';
 export {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from './config/reconfigureRequest';
 export type { LLMEngine } from './engine/engine';
 export type { Prompt } from './engine/inputProcessor';
+export type { TokenIds } from './engine/tokenIds';
 export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
 export type {
   CompletionOutput,
@@ -29,6 +55,7 @@ export type {
 } from './engine/outputs';
 export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats, KVCacheStats } from './engine/stats';
+export type { PrefixCacheStats } from './engine/kvCacheManager';
 export {
   type ChatMessage,
   type ChatTemplateOptions,
@@ -41,6 +68,7 @@ export {
   type ApplyChatTemplateOptions,
   type DecodeOptions,
   type EncodeOptions,
+  type LoadOptions,
   Tokenizer,
 } from './tokenizer/tokenizer';
 export * from './errors';
@@ -49,10 +77,25 @@ export * from './errors';
 export type { ProcessGroup } from './distributed/processGroup';
 export type {
   CommType,
+  DeviceProperties,
+  DType,
+  ExpertsSpec,
+  MemoryInfo,
+  ModelSpec,
   NativeCommunicator,
   NativeDeviceThread,
+  NativeEvent,
   NativeModelRunner,
+  NativeRequest,
+  NativeSampling,
+  ParameterSource,
   ReduceOp,
+  RopeScaling,
+  StepBuffers,
+  StepTimes,
+  StorageType,
+  StoredTensor,
+  WeightFormat,
 } from './native';
 
 // For custom executors and workers.
@@ -65,7 +108,7 @@ export {
 } from './executor/executor';
 export { ExecutorWithExternalLauncher } from './executor/externalLauncher';
 export { Future } from './executor/future';
-export { UniProcExecutor } from './executor/uniProcExecutor';
+export { type DistributedArgs, UniProcExecutor } from './executor/uniProcExecutor';
 export { type KVCacheConfig, KVCacheSpec } from './contract/kvCache';
 export {
   AsyncModelRunnerOutput,
@@ -73,6 +116,7 @@ export {
   type LogprobsLists,
   type ModelRunnerOutput,
   RaggedTokenIds,
+  type ReadyEvent,
 } from './contract/modelRunnerOutput';
 export type { GrammarOutput } from './contract/grammarOutput';
 export type {
@@ -81,6 +125,9 @@ export type {
   SchedulerOutput,
 } from './contract/schedulerOutput';
 export type { WeightBytes, WorkerSummary } from './contract/workerSummary';
+export { HostEvent } from './worker/hostEvent';
 export { Worker } from './worker/worker';
 export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';
-export type { RpcMethod, WorkerWrapper } from './worker/workerWrapper';
+export type { InputBatch } from './worker/inputBatch';
+export { ModelRunner } from './worker/modelRunner';
+export type { Lock, RpcMethod, WorkerKwargs, WorkerWrapper } from './worker/workerWrapper';

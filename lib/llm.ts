@@ -1,6 +1,5 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
-import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
 import {
   checkReconfigureRequest,
   type ReconfigureDistributedRequest,
@@ -32,14 +31,21 @@ import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
 import { startAmongRanks } from './distributed/startFailure';
+import { createUniprocConfig, type EngineArgs } from './executor/createConfig';
+import type { Executor } from './executor/executor';
+import type { UniProcExecutor } from './executor/uniProcExecutor';
 import { ConfigError, InvalidRequestError } from './errors';
 import { codeOf, log } from './log';
-import { defaultDevice } from './native';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
+import type { Worker } from './worker/worker';
+import type { WorkerBase } from './worker/workerBase';
 
-export interface CreateArgs extends EngineArgs {
+export interface CreateArgs<
+  W extends WorkerBase = Worker,
+  E extends Executor = UniProcExecutor<W>,
+> extends EngineArgs<W, E> {
   /**
    * Receives the progress of weight loading.
    * @defaultValue a progress bar if stderr is a terminal
@@ -61,10 +67,10 @@ export interface CreateArgs extends EngineArgs {
  * A loaded model and its engine. Concurrent calls share the engine's batches. After `shutdown`,
  * or after the executor failed, every call rejects with ShutdownError or ExecutorFailedError.
  */
-export class LLM {
+export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExecutor<W>> {
   private constructor(
     /** `engine.executor` reaches the executor, and through it the worker. */
-    readonly engine: LLMEngine,
+    readonly engine: LLMEngine<E>,
     /** Null with `skipTokenizerInit`. `shutdown` closes it. */
     readonly tokenizer: Tokenizer | null,
     private readonly inputProcessor: InputProcessor,
@@ -75,7 +81,9 @@ export class LLM {
    * OutOfMemoryError, CudaUnavailableError or AddonUnavailableError after releasing everything. If
    * another rank failed to start, the error has that rank's error code and names the rank.
    */
-  static async create(args: CreateArgs = {}): Promise<LLM> {
+  static async create<W extends WorkerBase = Worker, E extends Executor = UniProcExecutor<W>>(
+    args: CreateArgs<W, E> = {},
+  ): Promise<LLM<W, E>> {
     const { distributedExecutorBackend: backend } = { ...args };
     try {
       return await (backend === 'external_launcher'
@@ -87,26 +95,27 @@ export class LLM {
     }
   }
 
-  private static async start(args: CreateArgs): Promise<LLM> {
+  private static async start<W extends WorkerBase, E extends Executor>(
+    args: CreateArgs<W, E>,
+  ): Promise<LLM<W, E>> {
     checkArgs(args);
     const { onProgress, signal, chatTemplate, ...engineArgs } = args;
-    const device = engineArgs.device ?? (await defaultDevice());
-    const config = await createUniprocConfig({ ...engineArgs, device });
-    const { model } = config;
-    log('start: model %s, device %s, dtype %s', model.path, device, model.dtype);
+    const config = await createUniprocConfig(engineArgs);
+    const { device, model } = config;
+    log('start: model %s, device %s, dtype %s', model.path, device.name, model.dtype);
     signal?.throwIfAborted();
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path, { chatTemplate });
     if (tokenizer !== null) log('start: the tokenizer is loaded');
     try {
-      const engine = await LLMEngine.create(config, {
+      const engine = await LLMEngine.create<E>(config, {
         tokenizer,
         onProgress:
           onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
         signal,
       });
-      return new LLM(engine, tokenizer, new InputProcessor(config, tokenizer));
+      return new LLM<W, E>(engine, tokenizer, new InputProcessor(config, tokenizer));
     } catch (error) {
       await tokenizer?.close();
       throw error;

@@ -1,8 +1,7 @@
 /** Large calls do not block the event loop (bench/eventLoop.js measures it). */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
-import { LLM, SamplingParams } from '../lib';
-import type { EngineArgs } from '../lib/config/engineArgs';
+import { type EngineArgs, LLM, SamplingParams } from '../lib';
 
 /** Blocking calls took seconds; a loaded machine delays a timer by a fraction of a second. */
 const GENEROUS_MS = 1000;

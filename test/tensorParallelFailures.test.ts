@@ -340,6 +340,77 @@ test.each(['sampleTokens', 'executeDummyBatch', 'checkHealth'])(
   },
 );
 
+test('a step without a timeout of its own has that of the ranks', async () => {
+  const [[error]] = await runLLMs<DescribedError>(
+    `
+    class Silent extends Worker {
+      executeModel() { return new Promise(() => {}); }
+    }
+    const llm = await createLLM({ workerCls: Silent, distributedTimeout: ${TIMEOUT} });
+    const alive = setInterval(() => {}, 1000);
+    const error = await errorOf(llm.generate('Once upon a time'));
+    await errorOf(llm.engine.checkHealth());
+    clearInterval(alive);
+    say(error);
+    await llm.shutdown();`,
+    2,
+  );
+  expect(error.code).toBe('EXECUTOR_FAILED');
+  expect(['RPC_TIMEOUT', 'PEER_LOST']).toContain(error.cause);
+  expect(error.elapsed).toBeLessThan(TIMEOUT + SLACK);
+});
+
+test('a step that fails on one rank fails the others, which wait for it, at once', async () => {
+  const said = await runLLMs<DescribedError>(
+    `
+    class Failing extends Worker {
+      executeModel(step) {
+        if (rank === 1 && step.totalNumScheduledTokens > 0) throw new Error('of rank 1');
+        return super.executeModel(step);
+      }
+    }
+    const llm = await createLLM({ workerCls: Failing, distributedTimeout: ${START_TIMEOUT} });
+    say(await errorOf(llm.generate('Once upon a time')));
+    say(await errorOf(llm.engine.checkHealth()));
+    await llm.shutdown();`,
+    2,
+  );
+  const [[waiting, waitingIll], [failing, failingIll]] = said;
+  expectPeerLost(waiting, 1);
+  expect(waiting.message).toContain('of rank 1');
+  expect(waiting.elapsed).toBeLessThan(START_TIMEOUT / 2);
+  expect(failing).toMatchObject({
+    code: 'EXECUTOR_FAILED',
+    message: expect.stringContaining('of rank 1') as string,
+  });
+  for (const ill of [waitingIll, failingIll]) expect(ill.code).toBe('EXECUTOR_FAILED');
+});
+
+test('the memory baseline is taken once the communicator is connected', async () => {
+  const said = await runLLMs<boolean>(
+    `
+    const { MemoryBudget } = require('./lib/worker/memory');
+    const { measureBaseline } = MemoryBudget.prototype;
+    let worker;
+    MemoryBudget.prototype.measureBaseline = async function (device) {
+      // A collective works only once all ranks have connected.
+      await worker.communicator.barrier();
+      say(true);
+      return measureBaseline.call(this, device);
+    };
+    class Known extends Worker {
+      constructor(args) {
+        super(args);
+        worker = this;
+      }
+    }
+    const llm = await createLLM({ workerCls: Known });
+    await llm.shutdown();`,
+    2,
+  );
+  expect(said).toEqual([[true], [true]]);
+});
+
 describe('the end', () => {
   test('a rank that exits during a call fails the others at once', async () => {
     const said = await runLLMs<DescribedError>(

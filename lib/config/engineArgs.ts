@@ -13,17 +13,20 @@ import { readTransformerConfig } from '../model/transformerConfig';
 import type {
   DeviceConfig,
   ModelConfig,
+  ExecutorReference,
+  ExtensionReference,
   ParallelConfig,
   SchedulerConfig,
   TransformerConfig,
   UniprocConfig,
+  WorkerReference,
 } from './uniprocConfig';
 
 /**
  * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
- * the schema below and `RequestLimits`.
+ * the schema below and `RequestLimits`. `W`: the worker's class; `E`: the executor's, if given as one.
  */
-export interface EngineArgs {
+export interface EngineArgs<W extends object = object, E extends object = object> {
   /**
    * Folder of a Hugging Face checkpoint.
    * @defaultValue the small model that comes with the package
@@ -135,17 +138,17 @@ export interface EngineArgs {
    * The executor: `'uni'` runs one rank, `'external_launcher'` one of several that a launcher started.
    * @defaultValue `'uni'`
    */
-  distributedExecutorBackend?: unknown;
+  distributedExecutorBackend?: ExecutorReference<E>;
   /**
    * The worker's class.
    * @defaultValue none: `Worker`
    */
-  workerCls?: unknown;
+  workerCls?: WorkerReference<W>;
   /**
    * A class with methods to add to the worker's.
    * @defaultValue none
    */
-  workerExtensionCls?: unknown;
+  workerExtensionCls?: ExtensionReference;
   /**
    * Token ids that end a sequence, in place of those that generation_config.json, config.json and the
    * tokenizer's `eos_token` name; `[]` for none.
@@ -166,10 +169,10 @@ const optionalInteger = (min: number, max = Number.MAX_SAFE_INTEGER) => {
 const optionalFlag = () => z.boolean().optional().describe('true or false');
 
 /** A class, or the module that exports it. */
-const optionalClass = () =>
+const optionalClass = <T extends WorkerReference | ExtensionReference>() =>
   z
     .union([
-      z.custom((value) => typeof value === 'function'),
+      z.custom<Extract<T, (...args: never[]) => unknown>>((value) => typeof value === 'function'),
       z.strictObject({ module: z.string().min(1), export: z.string().min(1) }),
     ])
     .optional()
@@ -208,11 +211,11 @@ export const engineArgsSchema = z.strictObject({
   disableCustomAllReduce: optionalFlag(),
   // Executor.getClass validates it.
   distributedExecutorBackend: z
-    .unknown()
+    .custom<ExecutorReference>()
     .optional()
     .describe("'uni', 'external_launcher', a subclass of Executor or { module, export } of one"),
-  workerCls: optionalClass(),
-  workerExtensionCls: optionalClass(),
+  workerCls: optionalClass<WorkerReference>(),
+  workerExtensionCls: optionalClass<ExtensionReference>(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
 } satisfies Record<keyof EngineArgs, z.ZodType>);

@@ -1,4 +1,5 @@
 /** The validated, frozen configuration that executors and workers take. */
+import type { WorkerArgs } from '../contract/workerArgs';
 import type { ModelSpec } from '../model/spec';
 import type { DType } from './dtype';
 import type { RequestLimits } from './limits';
@@ -94,18 +95,28 @@ export interface SchedulerConfig {
 /** A class, or a module path and export name. */
 export type ClassReference<T> = T | { module: string; export: string };
 
+/** An executor: by name, or a class whose instances are `E`. */
+export type ExecutorReference<E = object> =
+  'uni' | 'external_launcher' | ClassReference<new (config: UniprocConfig) => E>;
+
+/** A worker's class; its instances are `W`. */
+export type WorkerReference<W = object> = ClassReference<new (args: WorkerArgs) => W>;
+
+/** A class whose methods are added to a worker; its constructor is not called. */
+export type ExtensionReference = ClassReference<abstract new (...args: never[]) => object>;
+
 export interface ParallelConfig {
   tensorParallelSize: number;
   /** 'uni', 'external_launcher', a subclass of Executor, or { module, export }. */
-  distributedExecutorBackend: unknown;
+  distributedExecutorBackend: ExecutorReference;
   /** Maximum milliseconds to wait for other ranks. */
   distributedTimeout: number;
   /** Use NCCL for every all-reduce. */
   disableCustomAllReduce: boolean;
   /** The worker's class; null: Worker. */
-  workerCls: unknown;
+  workerCls: WorkerReference | null;
   /** A class with methods to add to the worker's; null: none. */
-  workerExtensionCls: unknown;
+  workerExtensionCls: ExtensionReference | null;
 }
 
 export interface DeviceConfig {

@@ -96,12 +96,16 @@ export class ProcessGroup {
    * Resolves when every rank has joined. Rejects with ConfigError for an invalid variable or option,
    * with RendezvousError naming the ranks that did not join in time or disagree, and with
    * PeerLostError when a rank joined and died. A world of one opens no connection.
+   * @internal
    */
   static async join({ initMethod, timeout, ...own }: JoinOptions): Promise<ProcessGroup> {
     return ProcessGroup.joinAt(rendezvousEndpoint(initMethod), own, timeout);
   }
 
-  /** As `join`, at a given endpoint; also used by the launchers of several nodes. */
+  /**
+   * As `join`, at a given endpoint; also used by the launchers of several nodes.
+   * @internal
+   */
   static async joinAt(
     endpoint: RendezvousEndpoint,
     { rank, worldSize }: RankPlace,

@@ -42,7 +42,7 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
-export class LLMEngine {
+export class LLMEngine<E extends Executor = Executor> {
   readonly config: UniprocConfig;
   /** Events of the engine and of requests; free of cost without a listener. */
   readonly events = new EventEmitter<EngineEvents>();
@@ -63,7 +63,7 @@ export class LLMEngine {
   private wake: (() => void) | null = null;
 
   private constructor(
-    readonly executor: Executor,
+    readonly executor: E,
     tokenizer: Tokenizer | null,
   ) {
     this.config = executor.config;
@@ -79,13 +79,17 @@ export class LLMEngine {
    * Creates the executor, sizes the KV cache and warms up the model. Rejects with the executor's
    * error, or with ConfigError when the cache cannot hold one request, after shutting down what was
    * created.
+   * @internal
    */
-  static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
+  static async create<E extends Executor = Executor>(
+    config: UniprocConfig,
+    options: EngineOptions,
+  ): Promise<LLMEngine<E>> {
     const { tokenizer, onProgress, signal } = options;
     const startTime = performance.now();
     signal?.throwIfAborted();
     const executorClass = await getExecutorClass(config);
-    const executor = await executorClass.create(config, { onProgress });
+    const executor = (await executorClass.create(config, { onProgress })) as E;
     log('start: %s has loaded the model', executorClass.name);
     try {
       const engine = new LLMEngine(executor, tokenizer);
@@ -160,6 +164,7 @@ export class LLMEngine {
    *
    * Request ids and seeds follow the order of calls; requests of one call arrive together, once all
    * its prompts are encoded.
+   * @internal
    */
   generate(
     inputs: CallInputs,
@@ -177,6 +182,7 @@ export class LLMEngine {
   /**
    * Streams a prompt's outputs; leaving the loop aborts the request. The first read makes the call
    * with the result of `takeInputs`, and rejects with what that throws or as `generate` does.
+   * @internal
    */
   stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
@@ -360,12 +366,22 @@ export class LLMEngine {
     this.scheduler.finishRequests(ended, 'stop');
   }
 
-  /** Stops the engine: current and later calls fail with the error. */
+  /**
+   * Resolves while the engine can run: rejects with ExecutorFailedError and its cause, or with
+   * ShutdownError, once it has stopped for any reason; else with a worker's error.
+   */
+  async checkHealth(): Promise<void> {
+    if (this.error !== null) throw this.error;
+    await this.executor.checkHealth();
+  }
+
+  /** Stops the engine: current and later calls, the executor's too, fail with the error. */
   private stop(error: Error): void {
     if (this.error !== null) return;
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
     log('the engine stops: %s', codeOf(error));
+    if (!isShutdown) this.executor.fail(error);
     const reason = isShutdown ? 'abort' : 'error';
     this.lockstep.failAll(error, reason);
     this.stopped = this.admission.failAll(error, reason);

@@ -9,8 +9,16 @@ import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
-import type { SleepTag } from '../worker/workerBase';
+import type { Worker } from '../worker/worker';
+import type { SleepTag, WorkerBase } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
+import {
+  configFrom,
+  type ConfigOrArgs,
+  type CreatedExecutor,
+  type ExecutorConstructor,
+} from './createConfig';
+import { Failure } from './failure';
 import { Future } from './future';
 import { NO_PEERS, type Peers } from './peerGroup';
 import { SleepState } from './sleepState';
@@ -37,29 +45,43 @@ export interface CreateOptions {
   onProgress?: (progress: LoadProgress) => void;
 }
 
-export type ExecutorClass<T extends Executor = Executor> = (new (config: UniprocConfig) => T) &
-  Pick<typeof Executor, 'create' | 'supportsAsyncScheduling'>;
+export interface ExecutorClass<T extends Executor = Executor> {
+  new (config: UniprocConfig): T;
+  create(given?: ConfigOrArgs<WorkerBase>, options?: CreateOptions): Promise<T>;
+  supportsAsyncScheduling(): boolean;
+}
+
+type ExecutorName = 'uni' | 'external_launcher';
 
 const classesByName = new Map<unknown, ExecutorClass>();
+
+function nameOf(executorClass: unknown): ExecutorName | undefined {
+  const found = [...classesByName].find(([, named]) => named === executorClass);
+  return found?.[0] as ExecutorName | undefined;
+}
 
 /**
  * Registers a class under the name that a config uses. Each class registers itself in its own file:
  * this file cannot import subclasses of its own class.
  */
-export function registerExecutorClass(name: string, executorClass: ExecutorClass): void {
+export function registerExecutorClass(name: ExecutorName, executorClass: ExecutorClass): void {
   classesByName.set(name, executorClass);
 }
 
 /**
  * The engine's interface to the workers. A subclass creates and calls them (`initExecutor`,
- * `collectiveRpc`) and handles failure and shutdown; all else builds on that.
+ * `collectiveRpc`) and shuts them down; all else builds on that.
  *
  * Start-up order: `create`, `registerFailureCallback`, `getKvCacheSpecs`,
  * `determineAvailableMemory`, `initializeFromConfig`, `compileOrWarmUpModel`; then steps.
  */
 export abstract class Executor {
-  /** Other ranks of its worker; none by default. */
+  /**
+   * Other ranks of its worker; none by default.
+   * @internal
+   */
   protected readonly peers: Peers = NO_PEERS;
+  readonly #failure = new Failure();
   readonly #step = new TwoPhaseStep();
   readonly #sleep = new SleepState((method, args) => [
     ...requireResults(method, this.collectiveRpc(method, { args, nonBlock: true })),
@@ -82,13 +104,19 @@ export abstract class Executor {
     );
   }
 
-  /** Creates an executor and its workers; on failure shuts down what was created and rethrows. */
-  static async create<T extends Executor>(
-    this: new (config: UniprocConfig) => T,
-    config: UniprocConfig,
+  /**
+   * Creates an executor and its workers from a configuration or the engine's options; on failure
+   * shuts down what was created and rethrows.
+   */
+  static async create<
+    W extends WorkerBase = Worker,
+    C extends ExecutorConstructor = ExecutorConstructor,
+  >(
+    this: C,
+    given: ConfigOrArgs<W> = {},
     options: CreateOptions = {},
-  ): Promise<T> {
-    const executor = new this(config);
+  ): Promise<CreatedExecutor<C, W>> {
+    const executor = new this(await configFrom(given, nameOf(this) ?? this));
     try {
       await executor.initExecutor(options);
     } catch (error) {
@@ -96,7 +124,7 @@ export abstract class Executor {
       await executor.shutdown(error).catch(() => {});
       throw error;
     }
-    return executor;
+    return executor as CreatedExecutor<C, W>;
   }
 
   /** Whether a step may be launched before the previous output is read. */
@@ -114,19 +142,47 @@ export abstract class Executor {
    * error.
    */
   abstract collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<WorkerBase, T>,
     options: RpcOptions & { nonBlock: true },
   ): Future<T>[];
   abstract collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<WorkerBase, T>,
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
 
-  /** Calls back once when the executor fails permanently; immediately if it already has. */
-  abstract registerFailureCallback(callback: (error: ExecutorFailedError) => void): void;
+  /** The permanent failure; null while the executor works. */
+  get failure(): ExecutorFailedError | null {
+    return this.#failure.error;
+  }
 
-  /** Resolves if the workers can run; else rejects with ExecutorFailedError and its cause. */
-  abstract checkHealth(): Promise<void>;
+  /**
+   * Fails permanently: pending and later calls reject with ExecutorFailedError and this cause, and
+   * the failure callbacks run. Later causes are ignored. The engine calls it for its own faults.
+   */
+  fail(cause: unknown): void {
+    this.#failure.set(cause, (failure) => this.onFailure(failure));
+  }
+
+  /** Ends pending calls, before the failure callbacks run. */
+  protected onFailure(_failure: ExecutorFailedError): void {}
+
+  /** Calls back once when the executor fails permanently; immediately if it already has. */
+  registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
+    this.#failure.register(callback);
+  }
+
+  /**
+   * Resolves if the workers can run. Rejects with ExecutorFailedError and its cause after a
+   * failure, with ShutdownError after `shutdown`, else with a worker's error.
+   */
+  async checkHealth(): Promise<void> {
+    try {
+      if (this.failure === null) await this.collectiveRpc('checkHealth');
+    } catch (error) {
+      throw this.failure ?? error;
+    }
+    if (this.failure !== null) throw this.failure;
+  }
 
   /**
    * Completes launched steps, rejects other calls with ShutdownError, then frees the workers.

@@ -5,6 +5,8 @@ import { rendezvousEndpoint, rankFromEnvironment } from '../distributed/rendezvo
 import { startAmongRanks } from '../distributed/startFailure';
 import { ConfigError } from '../errors';
 import type { Worker } from '../worker/worker';
+import type { WorkerBase } from '../worker/workerBase';
+import type { ConfigOrArgs, CreatedExecutor, ExecutorConstructor } from './createConfig';
 import { type CreateOptions, registerExecutorClass } from './executor';
 import { PeerGroup } from './peerGroup';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
@@ -15,24 +17,36 @@ import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
  * produce the same outputs without synchronizing. PeerGroup implements the communication between
  * ranks.
  */
-export class ExecutorWithExternalLauncher<W extends Worker = Worker> extends UniProcExecutor<W> {
+export class ExecutorWithExternalLauncher<
+  W extends WorkerBase = Worker,
+> extends UniProcExecutor<W> {
+  /** @internal */
   protected override readonly peers = new PeerGroup(
     this.config,
     this.maxConcurrentBatches,
     (cause) => this.fail(cause),
   );
 
+  /** Also reports a failure to the other ranks. */
+  static override create<
+    W extends WorkerBase = Worker,
+    C extends ExecutorConstructor = ExecutorConstructor,
+  >(this: C, given?: ConfigOrArgs<W>, options?: CreateOptions): Promise<CreatedExecutor<C, W>> {
+    type Create = (given?: ConfigOrArgs<W>, options?: CreateOptions) => Promise<unknown>;
+    const create = (UniProcExecutor.create as Create).bind(this);
+    const created = startAmongRanks(() => create(given, options));
+    return created as Promise<CreatedExecutor<C, W>>;
+  }
+
   /** Rejects with ConfigError if the environment or another rank's configuration does not match. */
-  protected override initExecutor(options: CreateOptions): Promise<void> {
-    return startAmongRanks(async () => {
-      if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
-        throw new ConfigError(
-          'UNIPROC_ENABLE_MULTIPROCESSING is 1, but each rank must schedule in its own process to stay ' +
-            'in lockstep; set it to 0',
-        );
-      }
-      await super.initExecutor(options);
-    });
+  protected override async initExecutor(options: CreateOptions): Promise<void> {
+    if (process.env.UNIPROC_ENABLE_MULTIPROCESSING === '1') {
+      throw new ConfigError(
+        'UNIPROC_ENABLE_MULTIPROCESSING is 1, but each rank must schedule in its own process to stay ' +
+          'in lockstep; set it to 0',
+      );
+    }
+    await super.initExecutor(options);
   }
 
   /** From RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. */

@@ -24,12 +24,15 @@ const BOUNDED_METHODS = new Set<RpcMethod>([
   'checkHealth',
 ]);
 
+/** What a group uses of its worker; custom workers may lack all of it. */
+export type PeerWorker = Partial<Pick<Worker, 'processGroup' | 'communicator' | 'rank' | 'abort'>>;
+
 /** The executor's interface to the other ranks. */
 export interface Peers {
   /** Whether there is more than one rank. */
   readonly inLockstep: boolean;
   /** Sets the worker, before it joins the other ranks. */
-  setWorker(worker: Worker): void;
+  setWorker(worker: PeerWorker): void;
   /** Called once the worker has joined `worldSize` ranks (default: as configured). */
   joined(worldSize?: number): Promise<void>;
   gather(name: string, value: Uint8Array): Promise<Uint8Array[]>;
@@ -68,7 +71,7 @@ export const NO_PEERS: Peers = {
  */
 export class PeerGroup implements Peers {
   #worldSize: number;
-  #worker: Worker | null = null;
+  #worker: PeerWorker | null = null;
   /** Set with UNIPROC_CHECK_SCHEDULE=1. */
   #scheduleDigest: ScheduleDigest | null = null;
   /** Whether a collective failed and the group's report is pending. */
@@ -88,7 +91,7 @@ export class PeerGroup implements Peers {
     return this.#worldSize > 1;
   }
 
-  setWorker(worker: Worker): void {
+  setWorker(worker: PeerWorker): void {
     this.#worker = worker;
   }
 
@@ -173,9 +176,7 @@ export class PeerGroup implements Peers {
 
   abort(cause: unknown): void {
     this.#awaitsReport = false;
-    // Custom workers may lack this method.
-    const worker: Partial<Pick<Worker, 'abort'>> | null = this.#worker;
-    worker?.abort?.(cause instanceof Error ? cause.message : String(cause), cause);
+    this.#worker?.abort?.(cause instanceof Error ? cause.message : String(cause), cause);
   }
 }
 

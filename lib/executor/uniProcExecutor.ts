@@ -1,16 +1,25 @@
 /** One worker in this process (vLLM V1's UniProcExecutor). */
-import { ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
+import { type ExecutorFailedError, RpcTimeoutError, ShutdownError } from '../errors';
 import type { NativeOutputThread } from '../native';
 import { startTimer } from '../timer';
 import type { AsyncModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { Worker } from '../worker/worker';
+import type { WorkerBase } from '../worker/workerBase';
 import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import { Lock, runMethod, WorkerWrapper, type RpcMethod } from '../worker/workerWrapper';
+import {
+  Lock,
+  mayAwaitSuper,
+  runMethod,
+  WorkerWrapper,
+  type RpcMethod,
+} from '../worker/workerWrapper';
 import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
 import { Future } from './future';
+import { LaunchOrder } from './launchOrder';
+import type { PeerWorker } from './peerGroup';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
@@ -30,18 +39,17 @@ export interface DistributedArgs {
  * in call order and must not block; their results (a value, a promise or an AsyncModelRunnerOutput)
  * are awaited here.
  */
-export class UniProcExecutor<W extends Worker = Worker> extends Executor {
+export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
   /** The worker's wrapper; training programs use `driverWorker.worker.modelRunner`. */
   readonly driverWorker = new WorkerWrapper<W>({ rpcRank: 0 });
 
   /** Pending calls. */
   readonly #pending = new Set<Future<unknown>>();
+  readonly #launchOrder = new LaunchOrder((method) => mayAwaitSuper(this.driverWorker, method));
   /** By method, the last call with a promise that may still resolve to an async output. */
   readonly #promised = new Map<RpcMethod, Promise<void>>();
   #outputs: NativeOutputThread = new InOrderOutputs();
   #maxConcurrentBatches: number | undefined;
-  #failure: ExecutorFailedError | null = null;
-  #failureCallbacks: ((error: ExecutorFailedError) => void)[] = [];
   #shutdown: Promise<void> | null = null;
 
   static override supportsAsyncScheduling(): boolean {
@@ -62,7 +70,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     };
     if (this.maxConcurrentBatches > 1) this.#outputs = startOutputThread();
     await this.collectiveRpc('initWorker', { args: [[kwargs]] });
-    this.peers.setWorker(this.driverWorker.worker);
+    this.peers.setWorker(this.driverWorker.worker as PeerWorker);
     await this.collectiveRpc('initDevice');
     await this.peers.joined();
     await this.collectiveRpc('loadModel', { args: onProgress ? [onProgress] : [] });
@@ -75,18 +83,18 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
   }
 
   override collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options: RpcOptions & { nonBlock: true },
   ): Future<T>[];
   override collectiveRpc<T = unknown>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options?: RpcOptions & { nonBlock?: false },
   ): Promise<T[]>;
   override collectiveRpc<T>(
-    method: RpcMethod,
+    method: RpcMethod<W, T>,
     options: RpcOptions & { nonBlock?: boolean } = {},
   ): Future<T>[] | Promise<T[]> {
-    const future = this.#call(method, options) as Future<T>;
+    const future = this.#call(method as RpcMethod, options) as Future<T>;
     return options.nonBlock ? [future] : future.result().then((result) => [result]);
   }
 
@@ -99,7 +107,10 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       if (limit !== undefined) {
         future.addDoneCallback(startTimer(limit, () => this.#expire(future, method, limit)));
       }
-      this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+      this.#launchOrder.run({
+        method,
+        start: () => this.#start(future, method, args, kwargs),
+      });
     } catch (error) {
       this.#reject(future, error);
     }
@@ -107,23 +118,46 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     return future;
   }
 
+  /** Calls the worker. Returns a promise, of the call's handling, if the worker returned one. */
+  #start(
+    future: Future<unknown>,
+    method: RpcMethod,
+    args: readonly unknown[],
+    kwargs: object | undefined,
+  ): Promise<void> | null {
+    try {
+      // Also refuses calls that waited for a launch meanwhile.
+      this.#requireRunning();
+      return this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+    } catch (error) {
+      this.#reject(future, error);
+      return null;
+    }
+  }
+
   #requireRunning(): void {
-    if (this.#failure !== null) throw this.#failure;
+    if (this.failure !== null) throw this.failure;
     if (this.#shutdown !== null) throw new ShutdownError('the executor is shut down');
   }
 
   /** Completes the future with the worker's result, now or later. */
-  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
+  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): Promise<void> | null {
     // Both phases of a step share one output order.
     const order = method === 'sampleTokens' ? 'executeModel' : method;
-    if (isPromise(answer)) this.#followPromise(future, order, answer);
-    else if (!isAsyncOutput(answer)) this.#resolve(future, answer);
-    else if (this.#promised.has(order)) this.#followPromise(future, order, Promise.resolve(answer));
-    else this.#awaitOutput(future, answer);
+    if (isPromise(answer)) return this.#followPromise(future, order, answer);
+    if (!isAsyncOutput(answer)) this.#resolve(future, answer);
+    else if (this.#promised.has(order)) {
+      void this.#followPromise(future, order, Promise.resolve(answer));
+    } else this.#awaitOutput(future, answer);
+    return null;
   }
 
   /** Waits for a promised output only after those of earlier calls. */
-  #followPromise(future: Future<unknown>, order: RpcMethod, promise: PromiseLike<unknown>): void {
+  #followPromise(
+    future: Future<unknown>,
+    order: RpcMethod,
+    promise: PromiseLike<unknown>,
+  ): Promise<void> {
     const before = this.#promised.get(order);
     const followed = Promise.resolve(promise)
       .then(async (answer) => {
@@ -142,6 +176,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
         if (this.#promised.get(order) === settled) this.#promised.delete(order);
       });
     this.#promised.set(order, settled);
+    return followed;
   }
 
   /** Throws if `output.ready` is not a valid event. */
@@ -187,31 +222,13 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
     return isStep || this.peers.timeoutOf(method) !== undefined;
   }
 
-  /** Fails permanently: current and later calls reject with ExecutorFailedError and this cause. */
-  protected fail(cause: unknown): void {
-    if (this.#failure !== null) return;
-    const failure = new ExecutorFailedError(`the executor failed: ${String(cause)}`, { cause });
-    this.#failure = failure;
-    this.peers.abort(cause);
+  protected override onFailure(failure: ExecutorFailedError): void {
+    this.peers.abort(failure.cause ?? failure);
     this.#rejectPending(failure);
-    for (const callback of this.#failureCallbacks.splice(0)) report(callback, failure);
   }
 
   #rejectPending(error: Error): void {
     for (const future of [...this.#pending]) this.#reject(future, error);
-  }
-
-  override registerFailureCallback(callback: (error: ExecutorFailedError) => void): void {
-    if (this.#failure === null) this.#failureCallbacks.push(callback);
-    else report(callback, this.#failure);
-  }
-
-  override async checkHealth(): Promise<void> {
-    try {
-      await this.collectiveRpc('checkHealth');
-    } catch (error) {
-      throw this.#failure ?? error;
-    }
   }
 
   /** Forwards to the worker, which joins the new group or, if its rank leaves, is shut down. */
@@ -239,7 +256,7 @@ export class UniProcExecutor<W extends Worker = Worker> extends Executor {
       await this.driverWorker.shutdown();
     } catch (error) {
       // Closing a failed device may fail too; its failure has already been reported.
-      if (this.#failure === null) throw error;
+      if (this.failure === null) throw error;
     } finally {
       this.#rejectPending(
         new ShutdownError('the executor was shut down before the call completed'),
@@ -252,15 +269,4 @@ registerExecutorClass('uni', UniProcExecutor);
 
 function isPromise(answer: unknown): answer is PromiseLike<unknown> {
   return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';
-}
-
-function report(
-  callback: (error: ExecutorFailedError) => void,
-  failure: ExecutorFailedError,
-): void {
-  try {
-    callback(failure);
-  } catch (error) {
-    process.emitWarning(`a failure callback threw: ${String(error)}`, 'UniprocWarning');
-  }
 }

@@ -15,6 +15,7 @@ export class IncrementalDetokenizer {
   private readonly stage: Stage;
   private readonly byteStage: ByteLevelStage | null;
 
+  /** @internal */
   constructor(
     tokenizer: { readonly tokens: TokenTable },
     private readonly skipSpecialTokens = true,

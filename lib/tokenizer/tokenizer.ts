@@ -78,6 +78,7 @@ export class Tokenizer {
   readonly eosTokenId: number | null;
   /** Ids of named tokens by transformers' names: bos_token, eos_token, ... */
   readonly specialTokenIds: Readonly<Record<string, number | undefined>>;
+  /** @internal */
   readonly tokens: TokenTable;
   private readonly bound: LengthBound | null;
   /** Cache of `idToToken`, by id. */
@@ -261,6 +262,7 @@ export class Tokenizer {
   /**
    * Renders conversations, which must not change, to their parts until one fails, whose error is the
    * last result, or `isWanted` returns false.
+   * @internal
    */
   async renderChats(
     conversations: readonly Conversation[],
@@ -274,7 +276,10 @@ export class Tokenizer {
     return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));
   }
 
-  /** Encodes each rendered text as [numTokens] ids. */
+  /**
+   * Encodes each rendered text as [numTokens] ids.
+   * @internal
+   */
   async encodeRendered(
     texts: readonly (readonly RenderedPart[])[],
     addSpecialTokens: boolean,

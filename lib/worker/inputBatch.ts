@@ -62,6 +62,7 @@ export class InputBatch {
   private reqIds: readonly string[] = [];
   private reqIdToIndex: ReadonlyMap<string, number> = new Map();
 
+  /** @internal */
   constructor(
     private readonly model: NativeModelRunner,
     private readonly maxNumSeqs: number,
@@ -79,6 +80,7 @@ export class InputBatch {
    *
    * Throws InvalidRequestError with `requestId` for a new request that the device refuses, before
    * changing anything here or on the device: the same step without that request can follow.
+   * @internal
    */
   prepare(schedulerOutput: SchedulerOutput, buffers: StepBuffers): PreparedStep {
     const newRequests = this.checkNew(schedulerOutput);

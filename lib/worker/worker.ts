@@ -250,12 +250,13 @@ export class Worker extends WorkerBase {
     return (performance.now() - start) / 1000;
   }
 
-  executeModel(schedulerOutput: SchedulerOutput): StepOutput {
+  /** An override may be async; steps still reach the device in call order. */
+  executeModel(schedulerOutput: SchedulerOutput): StepOutput | Promise<StepOutput> {
     if (schedulerOutput.totalNumScheduledTokens > 0) this.#numSteps++;
     return this.modelRunner.executeModel(schedulerOutput);
   }
 
-  sampleTokens(grammarOutput: GrammarOutput | null): StepOutput {
+  sampleTokens(grammarOutput: GrammarOutput | null): StepOutput | Promise<StepOutput> {
     return this.modelRunner.sampleTokens(grammarOutput);
   }
 

@@ -1,19 +1,12 @@
 /** The worker interface that an executor calls (vLLM V1's WorkerBase). */
-import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { LoadProgress } from '../config/uniprocConfig';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import type { AsyncModelRunnerOutput, ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
+import type { WorkerArgs } from '../contract/workerArgs';
 
-/** Constructor arguments of a worker (the wrapper keeps `sharedWorkerLock`). */
-export interface WorkerArgs {
-  config: UniprocConfig;
-  localRank: number;
-  rank: number;
-  /** `tcp://<ip>:<port>` or `env://`. */
-  distributedInitMethod: string;
-  isDriverWorker: boolean;
-}
+export type { WorkerArgs };
 
 export type SleepTag = 'weights' | 'kv_cache';
 

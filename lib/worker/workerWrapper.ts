@@ -72,7 +72,7 @@ export class WorkerWrapper<W extends object = Worker> {
     const { sharedWorkerLock, ...args } = allKwargs[this.rpcRank];
     const { workerCls, workerExtensionCls } = args.config.parallel;
     let workerClass = await findClass<W>('workerCls', workerCls ?? Worker);
-    if (workerExtensionCls !== null && workerExtensionCls !== undefined) {
+    if (workerExtensionCls !== null) {
       workerClass = extendClass(
         workerClass,
         await findClass('workerExtensionCls', workerExtensionCls),
@@ -101,8 +101,9 @@ export class WorkerWrapper<W extends object = Worker> {
 
 type Method = (...args: unknown[]) => unknown;
 
-/** A method name, or a function called with the worker's wrapper before `args`. */
-export type RpcMethod = string | ((wrapper: WorkerWrapper, ...args: never[]) => unknown);
+/** A method name, or a function called with the wrapper of a `W` before `args`. */
+export type RpcMethod<W extends object = Worker, T = unknown> =
+  string | ((wrapper: WorkerWrapper<W>, ...args: never[]) => T | PromiseLike<T>);
 
 /**
  * Calls the wrapper's method of that name, else the worker's, with `args` and then `kwargs` if
@@ -122,6 +123,18 @@ export function runMethod(
   return workerMethod(wrapper, method).apply(wrapper.worker, given);
 }
 
+/**
+ * Whether a promise of this method may be of an override that has not called `super` yet: always of
+ * a Worker, which launches steps synchronously; else if it is an async override.
+ */
+export function mayAwaitSuper({ worker }: WorkerWrapper<object>, method: RpcMethod): boolean {
+  if (worker instanceof Worker) return true;
+  if (typeof method === 'function') return false;
+  const definitions = definitionsOf(worker, method);
+  const isAsync = Object.prototype.toString.call(definitions[0]) === '[object AsyncFunction]';
+  return isAsync && definitions.length > 1;
+}
+
 function workerMethod(wrapper: WorkerWrapper<object>, name: string): Method {
   const method = findMethod(wrapper.worker, name);
   if (method !== null) return method;
@@ -133,11 +146,18 @@ const prototypeOf = (object: object) => Object.getPrototypeOf(object) as object;
 
 /** Finds a method of the object or its classes, except those of every object. */
 function findMethod(object: object, name: string): Method | null {
-  if (isRoot(object) || name === 'constructor') return null;
+  if (name === 'constructor') return null;
+  const [property] = definitionsOf(object, name);
+  return typeof property === 'function' ? (property as Method) : null;
+}
+
+/** The property's values in the object and its classes, most derived first; undefined: a getter. */
+function definitionsOf(object: object, name: string): unknown[] {
+  if (isRoot(object)) return [];
   // object[name] would run a getter.
   const property = Object.getOwnPropertyDescriptor(object, name);
-  if (property === undefined) return findMethod(prototypeOf(object), name);
-  return typeof property.value === 'function' ? (property.value as Method) : null;
+  const inherited = definitionsOf(prototypeOf(object), name);
+  return property === undefined ? inherited : [property.value, ...inherited];
 }
 
 function methodNames(object: object): string[] {

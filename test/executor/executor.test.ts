@@ -38,7 +38,9 @@ afterEach(shutdownAll);
 
 describe('Executor.getClass', () => {
   const getClass = (distributedExecutorBackend: unknown) =>
-    Executor.getClass(testConfig({ distributedExecutorBackend }));
+    Executor.getClass(
+      testConfig({ distributedExecutorBackend: distributedExecutorBackend as 'uni' }),
+    );
   class Mine extends UniProcExecutor {}
 
   it('knows uni and external_launcher', async () => {

@@ -45,7 +45,7 @@ function makeConfig(args: EngineArgs = {}) {
 
 /** An executor started in the engine's order. */
 async function start(args: EngineArgs = {}): Promise<UniProcExecutor> {
-  const executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig(args));
+  const executor = await UniProcExecutor.create(await makeConfig(args));
   await executor.getKvCacheSpecs();
   await executor.determineAvailableMemory();
   await executor.initializeFromConfig([{ numBlocks: NUM_BLOCKS }]);
@@ -198,16 +198,12 @@ describe('UniProcExecutor with the real worker', () => {
 
   describe('memory', () => {
     it('overrides the figure with kvCacheMemoryBytes', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(
-        await makeConfig({ kvCacheMemoryBytes: 12345678 }),
-      );
+      executor = await UniProcExecutor.create(await makeConfig({ kvCacheMemoryBytes: 12345678 }));
       expect(await executor.determineAvailableMemory()).toEqual([12345678]);
     });
 
     it('still profiles with kvCacheMemoryBytes', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(
-        await makeConfig({ kvCacheMemoryBytes: 12345678 }),
-      );
+      executor = await UniProcExecutor.create(await makeConfig({ kvCacheMemoryBytes: 12345678 }));
       const { device } = executor.driverWorker.worker;
       const before = await device?.memory();
       await executor.determineAvailableMemory();
@@ -217,7 +213,7 @@ describe('UniProcExecutor with the real worker', () => {
     });
 
     it('is a share of the free memory by default', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig());
+      executor = await UniProcExecutor.create(await makeConfig());
       const { free } = (await executor.driverWorker.worker.device?.memory()) ?? { free: 0 };
       const [bytes] = await executor.determineAvailableMemory();
       expect(bytes).toBeGreaterThan(0);
@@ -227,7 +223,7 @@ describe('UniProcExecutor with the real worker', () => {
     it('is an error with the figures if less is free than requested', async () => {
       executor = await start();
       const config = await makeConfig({ memoryUtilization: 1 });
-      const refused = UniProcExecutor.create<UniProcExecutor>(config);
+      const refused = UniProcExecutor.create(config);
       await expect(refused).rejects.toThrow(OutOfMemoryError);
       await expect(refused).rejects.toThrow(
         /asks for [\d.]+ GiB of [\d.]+ GiB, but only [\d.]+ GiB are free/,
@@ -236,7 +232,7 @@ describe('UniProcExecutor with the real worker', () => {
 
     it('is an error with the figures if the model needs more than its share', async () => {
       const config = await makeConfig({ memoryUtilization: 1e-9 });
-      executor = await UniProcExecutor.create<UniProcExecutor>(config);
+      executor = await UniProcExecutor.create(config);
       const refused = executor.determineAvailableMemory();
       await expect(refused).rejects.toThrow(OutOfMemoryError);
       await expect(refused).rejects.toThrow(
@@ -245,7 +241,7 @@ describe('UniProcExecutor with the real worker', () => {
     });
 
     it('that cannot be allocated is a typed error, after which the executor can be shut down', async () => {
-      executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig());
+      executor = await UniProcExecutor.create(await makeConfig());
       const config = { numBlocks: 2 ** 30 };
       await expect(executor.initializeFromConfig([config])).rejects.toThrow(OutOfMemoryError);
       await executor.shutdown();
@@ -340,7 +336,7 @@ describe('UniProcExecutor with the real worker', () => {
 
   it('reports load progress from start to end', async () => {
     const seen: { bytes: number; totalBytes: number; tensors: number; totalTensors: number }[] = [];
-    executor = await UniProcExecutor.create<UniProcExecutor>(await makeConfig(), {
+    executor = await UniProcExecutor.create(await makeConfig(), {
       onProgress: (progress) => seen.push({ ...progress }),
     });
     const last = seen.at(-1);
@@ -354,9 +350,7 @@ describe('UniProcExecutor with the real worker', () => {
   it('is shut down if the device does not exist', async () => {
     executor = await start();
     await expect(
-      makeConfig({ device: 'cuda:99' }).then((config) =>
-        UniProcExecutor.create<UniProcExecutor>(config),
-      ),
+      makeConfig({ device: 'cuda:99' }).then((config) => UniProcExecutor.create(config)),
     ).rejects.toThrow(/cuda/);
   });
 
@@ -381,9 +375,9 @@ describe('UniProcExecutor with the real worker', () => {
     executor = await start();
     process.env.UNIPROC_CPU_THREADS = 'many';
     try {
-      await expect(
-        makeConfig().then((config) => UniProcExecutor.create<UniProcExecutor>(config)),
-      ).rejects.toThrow(ConfigError);
+      await expect(makeConfig().then((config) => UniProcExecutor.create(config))).rejects.toThrow(
+        ConfigError,
+      );
     } finally {
       delete process.env.UNIPROC_CPU_THREADS;
     }

@@ -15,7 +15,7 @@ import {
   RaggedTokenIds,
 } from '../../lib/contract/modelRunnerOutput';
 import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
-import { type StepOutput, WorkerBase } from '../../lib/worker/workerBase';
+import { type StepOutput, type WorkerArgs, WorkerBase } from '../../lib/worker/workerBase';
 import type { WorkerWrapper } from '../../lib/worker/workerWrapper';
 
 export const ROOT = path.resolve(__dirname, '..', '..');
@@ -137,7 +137,7 @@ export type ExecutorOf<W extends object> = Omit<UniProcExecutor, 'driverWorker'>
 
 /** An executor of the worker class `workerCls`; shut down by `afterEach(shutdownAll)`. */
 export async function createExecutor<W extends PlainWorker>(
-  workerCls: new (...args: never[]) => W,
+  workerCls: new (args: WorkerArgs) => W,
   { onProgress, ...config }: Parameters<typeof testConfig>[0] & CreateOptions = {},
 ): Promise<ExecutorOf<W>> {
   const executor = await UniProcExecutor.create(testConfig({ ...config, workerCls }), {

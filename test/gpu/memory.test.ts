@@ -34,7 +34,7 @@ afterEach(giveBack);
 /** An executor with the small model, before its cache is created. */
 async function start(args: EngineArgs): Promise<UniProcExecutor> {
   const config = await createUniprocConfig({ device: 'cuda', maxModelLen: 512, ...args });
-  return UniProcExecutor.create<UniProcExecutor>(config);
+  return UniProcExecutor.create(config);
 }
 
 describe('between the host and the GPU', () => {

@@ -61,7 +61,7 @@ test('a profiler records only steps between start and stop', () => {
 
 test('without a profiler both calls resolve, and steps continue', async () => {
   const config = await createUniprocConfig(args);
-  const executor = await UniProcExecutor.create<UniProcExecutor>(config);
+  const executor = await UniProcExecutor.create(config);
   await expect(executor.profile()).resolves.toBeUndefined();
   await expect(executor.executeDummyBatch()).resolves.toBeUndefined();
   await expect(executor.profile(false)).resolves.toBeUndefined();

@@ -11,16 +11,19 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { buildTypes } from '../support/builtTypes';
 
 const root = path.join(__dirname, '..', '..');
 const app = mkdtempSync(path.join(tmpdir(), 'uniproc-package-'));
 const installed = path.join(app, 'node_modules', 'uniproc');
 let files: string[];
+let tarball: string;
 
 beforeAll(() => {
+  buildTypes();
   const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', app];
   execFileSync('npm', pack, { cwd: root });
-  const [tarball] = readdirSync(app).filter((name) => name.endsWith('.tgz'));
+  [tarball] = readdirSync(app).filter((name) => name.endsWith('.tgz'));
   mkdirSync(installed, { recursive: true });
   execFileSync('tar', ['-xzf', path.join(app, tarball), '-C', installed, '--strip-components=1']);
   files = readdirSync(installed, { recursive: true, withFileTypes: true })
@@ -41,7 +44,18 @@ function node(...args: string[]): string {
 }
 
 test('contains the compiled library with its types', () => {
-  expect(files).toEqual(expect.arrayContaining(['dist/index.js', 'dist/index.d.ts']));
+  expect(files).toEqual(expect.arrayContaining(['dist/index.js', 'dist/index.mjs']));
+  // Only what index.ts exports is declared.
+  const declarations = files.filter((file) => /\.d\.[mc]?ts$/.test(file));
+  expect(declarations.sort()).toEqual(['dist/index.d.mts', 'dist/index.d.ts']);
+});
+
+test.each([
+  ['publint', 'publint/src/cli.js', ['run', '--strict']],
+  ['Are The Types Wrong', '@arethetypeswrong/cli/dist/index.js', ['--no-emoji']],
+])('has nothing that %s finds wrong', (_, command, args) => {
+  // Both exit with 1 and print the problem.
+  node(path.join(root, 'node_modules', command), ...args, path.join(app, tarball));
 });
 
 test('contains the files that both builds of the addon need', () => {
@@ -157,15 +171,17 @@ test('names files that it has, for every way to ask for it', () => {
     main: string;
     types: string;
     bin: string;
-    exports: Record<string, string | Record<string, string>>;
+    exports: Record<string, string | Record<string, Record<string, string>>>;
     keywords: string[];
   };
   const exported = Object.values(manifest.exports).flatMap((target) =>
-    typeof target === 'string' ? [target] : Object.values(target),
+    typeof target === 'string'
+      ? [target]
+      : Object.values(target).flatMap((by) => Object.values(by)),
   );
   const named = [manifest.main, manifest.types, manifest.bin, ...exported];
   expect(files).toEqual(expect.arrayContaining(named.map((file) => path.normalize(file))));
-  expect(Object.keys(manifest.exports['.'])).toEqual(['types', 'import', 'require', 'default']);
+  expect(Object.keys(manifest.exports['.'])).toEqual(['import', 'require']);
   // Not a pattern of `files` among them.
   for (const keyword of manifest.keywords) expect(keyword).toMatch(/^[a-z]+$/);
 });

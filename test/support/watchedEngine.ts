@@ -7,7 +7,7 @@ export class WatchedWorker extends Worker {
   /** Called when a step is launched. */
   onStep: (() => void) | null = null;
 
-  override executeModel(step: SchedulerOutput): StepOutput {
+  override executeModel(step: SchedulerOutput): StepOutput | Promise<StepOutput> {
     this.steps.push(step);
     this.onStep?.();
     return super.executeModel(step);

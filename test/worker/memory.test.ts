@@ -19,6 +19,8 @@ interface Situation {
   allocated?: number;
   peakAllocated?: number;
   graphs?: number;
+  /** Called when the largest step is profiled. */
+  onProfile?: () => void;
 }
 
 /** Bytes for the KV cache on a device with the given memory. */
@@ -33,6 +35,7 @@ async function bytesIn({
   allocated = 30,
   peakAllocated = 35,
   graphs = 1,
+  onProfile = () => {},
 }: Situation): Promise<number> {
   const says: MemoryInfo[] = [
     { total, free: freeBefore, allocated: 0, peakAllocated: 0 },
@@ -51,7 +54,10 @@ async function bytesIn({
     resetPeakMemory: () => Promise.resolve(),
   } as Partial<NativeDeviceThread> as NativeDeviceThread;
   const model = {
-    profile: () => Promise.resolve(graphs * GIB),
+    profile: () => {
+      onProfile();
+      return Promise.resolve(graphs * GIB);
+    },
   } as Partial<NativeModelRunner> as NativeModelRunner;
   const config = {
     device: { kind },
@@ -80,8 +86,10 @@ test("a CPU's configured share is divided among its ranks and ignores memory use
   expect((await bytesIn(situation)) / GIB).toBeCloseTo(40 - 35 - 1, 6);
 });
 
-test('kvCacheMemoryBytes overrides all figures', async () => {
-  expect(await bytesIn({ freeBefore: 1, kvCacheMemoryBytes: 12345 })).toBe(12345);
+test('kvCacheMemoryBytes overrides all figures, and the step is profiled all the same', async () => {
+  const onProfile = jest.fn();
+  expect(await bytesIn({ freeBefore: 1, kvCacheMemoryBytes: 12345, onProfile })).toBe(12345);
+  expect(onProfile).toHaveBeenCalledTimes(1);
 });
 
 test('less free memory than requested is an error with both figures', async () => {

@@ -49,7 +49,7 @@ async function start(tensor: string): Promise<void> {
     blockSize: BLOCK_SIZE,
     skipTokenizerInit: true,
   });
-  executor = await UniProcExecutor.create<UniProcExecutor>(config);
+  executor = await UniProcExecutor.create(config);
   await executor.determineAvailableMemory();
   await executor.initializeFromConfig([{ numBlocks: 4 * BLOCKS_EACH }]);
   await executor.compileOrWarmUpModel();

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { UniprocConfig } from '../../lib/config/uniprocConfig';
 import { ConfigError, InvalidStateError, UnknownMethodError } from '../../lib/errors';
 import type { KVCacheConfig } from '../../lib/contract/kvCache';
 import { Worker } from '../../lib/worker/worker';
@@ -21,7 +22,7 @@ function kwargsFor(parallel: Parameters<typeof testConfig>[0] = {}, rank = 0): W
 
 async function wrapperOf<W extends object>(
   workerCls: new (args: WorkerArgs) => W,
-  workerExtensionCls: unknown = null,
+  workerExtensionCls: UniprocConfig['parallel']['workerExtensionCls'] = null,
 ): Promise<WorkerWrapper<W>> {
   const wrapper = new WorkerWrapper<W>();
   await wrapper.initWorker([kwargsFor({ workerCls, workerExtensionCls })]);
