@@ -16,6 +16,7 @@ export {
   ReconfigureRankType,
 } from './config/reconfigureRequest';
 export type { LLMEngine } from './engine/engine';
+export type { Params } from './engine/callParams';
 export type { Prompt } from './engine/inputProcessor';
 export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
 export type {
@@ -25,7 +26,9 @@ export type {
   OutputDelta,
   OutputStream,
   PositionLogprobs,
+  RequestMetrics,
   RequestOutput,
+  Usage,
 } from './engine/outputs';
 export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats } from './engine/stats';

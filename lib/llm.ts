@@ -1,5 +1,6 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
+import { isAbortSignal } from './abortSignal';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
 import {
   checkReconfigureRequest,
@@ -18,15 +19,15 @@ import {
   requestOptionsOf,
   type StreamOptions,
 } from './config/requestOptions';
-import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
 import { readingOf } from './config/snapshot';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
 import { rejectOnThrow } from './engine/callOutputs';
+import type { Params } from './engine/callParams';
 import { LLMEngine } from './engine/engine';
-import { InputProcessor, type Prompt } from './engine/inputProcessor';
+import { asPrompts, InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
@@ -35,6 +36,7 @@ import { startAmongRanks } from './distributed/startFailure';
 import { ConfigError, InvalidRequestError } from './errors';
 import { codeOf, log } from './log';
 import { defaultDevice } from './native';
+import { isOptionsObject } from './realm';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
@@ -121,13 +123,13 @@ export class LLM {
    */
   generate(
     prompts: Prompt | readonly Prompt[],
-    params?: SamplingParams | readonly SamplingParams[],
+    params?: Params | readonly Params[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
       const checked = checkGenerateOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
-      const list = readingOf('prompts', () => asList(prompts));
+      const list = readingOf('prompts', () => asPrompts(prompts));
       const inputs = this.inputProcessor.takePrompts(list, params, prompting);
       return this.generateFor(inputs, checked);
     });
@@ -156,7 +158,7 @@ export class LLM {
    * Generates for one prompt, starting with the first read. Each read returns all text since the
    * previous one as one delta; leaving the loop aborts the request. Reads reject as `generate` does.
    */
-  stream(prompt: Prompt, params?: SamplingParams, options: StreamOptions = {}): OutputStream {
+  stream(prompt: Prompt, params?: Params, options: StreamOptions = {}): OutputStream {
     return this.streamFor(
       () => checkRequestOptions(options, this.engine.config.limits),
       (checked) => this.inputProcessor.takePrompts([prompt], params, promptOptionsOf(checked)),
@@ -170,7 +172,7 @@ export class LLM {
    */
   chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
-    params?: SamplingParams | readonly SamplingParams[],
+    params?: Params | readonly Params[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
@@ -185,7 +187,7 @@ export class LLM {
   /** `stream` for one conversation. */
   chatStream(
     messages: readonly ChatMessage[],
-    params?: SamplingParams,
+    params?: Params,
     options: ChatStreamOptions = {},
   ): OutputStream {
     return this.streamFor(
@@ -253,17 +255,17 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
 
 /** Checks the three options that are not EngineArgs. */
 function checkArgs(args: unknown): void {
-  if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+  if (!isOptionsObject(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
   }
-  const { onProgress, signal, chatTemplate } = args as Record<string, unknown>;
+  const { onProgress, signal, chatTemplate } = args;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
   }
   if (chatTemplate !== undefined && typeof chatTemplate !== 'string') {
     throw new ConfigError(`chatTemplate is ${show(chatTemplate)}; it must be a string`);
   }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+  if (signal !== undefined && !isAbortSignal(signal)) {
     throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);
   }
 }
@@ -279,8 +281,4 @@ function conversationsOf(
   return Array.isArray(messages[0])
     ? (messages as readonly (readonly ChatMessage[])[])
     : [messages as readonly ChatMessage[]];
-}
-
-function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
-  return Array.isArray(prompts) ? (prompts as readonly Prompt[]) : [prompts as Prompt];
 }

@@ -1,12 +1,14 @@
 /** The engine's options, and the validated configuration made from them. */
 import path from 'node:path';
 import { z } from 'zod';
+import { aliasField } from '../deprecation';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
 import { divisionFault } from '../model/division';
 import { type GenerationConfig, readGenerationConfig } from './generationConfig';
 import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
 import { parseFields } from './schema';
+import { type DeprecatedEngineArgs, withNewNames } from './oldNames';
 import { readTokenizerEosId } from './tokenizerEos';
 import { readTransformerConfig } from '../model/transformerConfig';
 import type {
@@ -22,7 +24,7 @@ import type {
  * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
  * the schema below and `RequestLimits`.
  */
-export interface EngineArgs {
+export interface EngineArgs extends DeprecatedEngineArgs {
   /**
    * Folder of a Hugging Face checkpoint.
    * @defaultValue the small model that comes with the package
@@ -124,7 +126,7 @@ export interface EngineArgs {
    * Maximum milliseconds to wait for other ranks: at rendezvous, in a collective, in a step.
    * @defaultValue `300000`
    */
-  distributedTimeout?: number;
+  distributedTimeoutMs?: number;
   /**
    * Use NCCL for every all-reduce, never peer memory.
    * @defaultValue `false`
@@ -203,7 +205,7 @@ export const engineArgsSchema = z.strictObject({
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
   seed: z.int().optional().describe('an integer of at most 53 bits'),
   tensorParallelSize: optionalInteger(1, 2 ** 16),
-  distributedTimeout: optionalInteger(1, MAX_TIMER),
+  distributedTimeoutMs: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
   // Executor.getClass validates it.
   distributedExecutorBackend: z
@@ -214,7 +216,7 @@ export const engineArgsSchema = z.strictObject({
   workerExtensionCls: optionalClass(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
-} satisfies Record<keyof EngineArgs, z.ZodType>);
+} satisfies Record<Exclude<keyof EngineArgs, keyof DeprecatedEngineArgs>, z.ZodType>);
 
 /** The package's model; the same path from lib/config and dist/config. */
 const DEFAULT_MODEL = path.resolve(__dirname, '..', '..', 'models', 'stories');
@@ -228,9 +230,8 @@ const SCHEDULER_DEFAULTS = {
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
 
-/** The default timeout of PyTorch's process groups. */
-const DISTRIBUTED_TIMEOUT = 300_000;
-
+/** The default of PyTorch's process groups. */
+const DISTRIBUTED_TIMEOUT_MS = 300_000;
 /** Maximum logprobs per position, as in vLLM. */
 const MAX_LOGPROBS = 20;
 
@@ -351,14 +352,16 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
         'they sample the same tokens',
     );
   }
-  return Object.freeze({
+  const parallel = {
     tensorParallelSize: size,
     distributedExecutorBackend: backend,
-    distributedTimeout: args.distributedTimeout ?? DISTRIBUTED_TIMEOUT,
+    distributedTimeoutMs: args.distributedTimeoutMs ?? DISTRIBUTED_TIMEOUT_MS,
     disableCustomAllReduce: args.disableCustomAllReduce ?? false,
     workerCls: args.workerCls ?? null,
     workerExtensionCls: args.workerExtensionCls ?? null,
-  });
+  };
+  aliasField(parallel, 'distributedTimeout', 'distributedTimeoutMs');
+  return Object.freeze(parallel);
 }
 
 /** Freezes `value` recursively; does not descend into frozen objects or classes. */
@@ -376,7 +379,7 @@ function deepFreeze<T>(value: T): T {
  * UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
-  const options: EngineArgs = parseFields(engineArgsSchema, args, fail);
+  const options: EngineArgs = parseFields(engineArgsSchema, withNewNames(args, fail), fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
   const model = await readModel(options, device);

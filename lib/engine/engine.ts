@@ -28,7 +28,7 @@ import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
 import { type StartupRecord, startupRecord } from './startupRecord';
-import type { EngineStats } from './stats';
+import { type EngineStats, withOldNames } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
@@ -202,7 +202,7 @@ export class LLMEngine {
   /** Current state and totals since creation. */
   stats(): EngineStats {
     const { kvCacheManager, metrics, scheduler } = this;
-    return {
+    return withOldNames({
       numWaitingReqs: this.admission.numWaiting + this.lockstep.numQueuedRequests,
       numRunningReqs: scheduler.numRunning,
       kvCacheUsage: kvCacheManager.usage,
@@ -212,9 +212,9 @@ export class LLMEngine {
       numPromptTokens: metrics.numPromptTokens,
       numOutputTokens: metrics.numOutputTokens,
       numNansInLogits: metrics.numNansInLogits,
-      timeToFirstToken: metrics.timeToFirstToken.snapshot(),
-      interTokenLatency: metrics.interTokenLatency.snapshot(),
-    };
+      timeToFirstTokenMs: metrics.timeToFirstToken.snapshot(),
+      interTokenLatencyMs: metrics.interTokenLatency.snapshot(),
+    });
   }
 
   /**

@@ -181,8 +181,8 @@ export class EngineMetrics {
   }
 }
 
-/** Null when `end` is NaN. */
-function elapsed(start: number, end: number): number | null {
+/** Milliseconds; null when `end` is NaN. */
+export function elapsed(start: number, end: number): number | null {
   return Number.isNaN(end) ? null : end - start;
 }
 

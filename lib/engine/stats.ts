@@ -1,9 +1,18 @@
 /** Engine statistics. */
+import { aliasField } from '../deprecation';
 import type { PrefixCacheStats } from './kvCacheManager';
 import type { EndReason, HistogramStats } from './metrics';
 
+/** Old names of fields; not enumerable. */
+interface DeprecatedStats {
+  /** @deprecated Use `timeToFirstTokenMs`. */
+  readonly timeToFirstToken?: HistogramStats;
+  /** @deprecated Use `interTokenLatencyMs`. */
+  readonly interTokenLatency?: HistogramStats;
+}
+
 /** Counters are totals since creation. Each of a prompt's `n` samples is a request. */
-export interface EngineStats {
+export interface EngineStats extends DeprecatedStats {
   /** Requests not scheduled yet, or preempted. */
   numWaitingReqs: number;
   numRunningReqs: number;
@@ -21,7 +30,14 @@ export interface EngineStats {
   /** Requests that ended with InvalidLogitsError. */
   numNansInLogits: number;
   /** From the call to the first token. */
-  timeToFirstToken: HistogramStats;
+  timeToFirstTokenMs: HistogramStats;
   /** From each token of a request to its next. */
-  interTokenLatency: HistogramStats;
+  interTokenLatencyMs: HistogramStats;
+}
+
+/** Adds the fields' old names. */
+export function withOldNames(stats: EngineStats): EngineStats {
+  aliasField(stats, 'timeToFirstToken', 'timeToFirstTokenMs');
+  aliasField(stats, 'interTokenLatency', 'interTokenLatencyMs');
+  return stats;
 }

@@ -1,7 +1,8 @@
 /** Runs steps on workers (vLLM V1's abstract Executor). */
 import { inspect } from 'node:util';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
-import { NotSupportedError, type ExecutorFailedError } from '../errors';
+import { renameOption } from '../deprecation';
+import { ConfigError, NotSupportedError, type ExecutorFailedError } from '../errors';
 import type { NativeModelRunner } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import { loadClass } from '../worker/loadClass';
@@ -20,7 +21,9 @@ import { joinOutputs, requireResults } from './workerResults';
 export type { RpcMethod };
 
 export interface RpcOptions {
-  /** Milliseconds; then rejects with RpcTimeoutError, and a late result is dropped. */
+  /** Then rejects with RpcTimeoutError, and a late result is dropped. */
+  timeoutMs?: number;
+  /** @deprecated Use `timeoutMs`. */
   timeout?: number;
   args?: readonly unknown[];
   /** Passed after `args`, as the last argument. */
@@ -28,7 +31,9 @@ export interface RpcOptions {
 }
 
 export interface StepOptions {
-  /** Milliseconds; then rejects with RpcTimeoutError, and the executor has failed. */
+  /** Then rejects with RpcTimeoutError, and the executor has failed. */
+  timeoutMs?: number;
+  /** @deprecated Use `timeoutMs`. */
   timeout?: number;
 }
 
@@ -201,7 +206,7 @@ export abstract class Executor {
     schedulerOutput: SchedulerOutput,
     options: StepOptions & { nonBlock?: boolean } = {},
   ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
-    const future = this.#launch(schedulerOutput, options.timeout);
+    const future = this.#launch(schedulerOutput, timeoutOf(options));
     return options.nonBlock ? future : future.result();
   }
 
@@ -222,30 +227,30 @@ export abstract class Executor {
     options: StepOptions & { nonBlock?: boolean } = {},
   ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
     const future = this.#step.sample(() =>
-      this.#callStep('sampleTokens', grammarOutput, options.timeout, false),
+      this.#callStep('sampleTokens', grammarOutput, timeoutOf(options), false),
     );
     return options.nonBlock ? future : future.result();
   }
 
   #launch(
     schedulerOutput: SchedulerOutput,
-    timeout: number | undefined,
+    timeoutMs: number | undefined,
   ): Future<ModelRunnerOutput | null> {
     const refusal = this.#sleep.refusalOf('executeModel');
     if (refusal !== null) return Future.failed(refusal);
     const mayWait = schedulerOutput.hasStructuredOutputRequests;
     return this.#step.launch(mayWait, () =>
-      this.#callStep('executeModel', schedulerOutput, timeout, mayWait),
+      this.#callStep('executeModel', schedulerOutput, timeoutMs, mayWait),
     );
   }
 
   #callStep(
     method: 'executeModel' | 'sampleTokens',
     arg: unknown,
-    timeout: number | undefined,
+    timeoutMs: number | undefined,
     mayWait: boolean,
   ): Future<ModelRunnerOutput | null> {
-    const options = { args: [arg], timeout, nonBlock: true } as const;
+    const options = { args: [arg], timeoutMs, nonBlock: true } as const;
     const workers = this.collectiveRpc<ModelRunnerOutput | null>(method, options);
     return joinOutputs(method, workers, mayWait);
   }
@@ -333,6 +338,12 @@ export abstract class Executor {
   listLoras(): Promise<never> {
     return notSupported('listLoras');
   }
+}
+
+/** `timeoutMs`, also by its old name. Throws ConfigError if the two differ. */
+export function timeoutOf(options: StepOptions): number | undefined {
+  const fail = (message: string) => new ConfigError(message);
+  return renameOption(options, 'timeout', 'timeoutMs', fail).timeoutMs;
 }
 
 function notSupported(call: string): Promise<never> {
