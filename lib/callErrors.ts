@@ -73,7 +73,7 @@ export class RequestAbortedError extends UniprocError {
   readonly numOutputTokens: number;
   /**
    * What was generated, by prompt, in order: complete outputs, and unfinished ones with the finishReason
-   * 'abort'. A prompt that had not begun has no `outputs`. Empty if the call had not begun.
+   * 'abort'. An output without a token is left out. Empty if the call had not begun.
    */
   declare readonly outputs: readonly RequestOutput[];
 

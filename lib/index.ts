@@ -30,6 +30,7 @@ export type {
   RequestOutput,
   Usage,
 } from './engine/outputs';
+export type { DiagnosticsMessages, RequestStartMessage, StepMessage } from './engine/diagnostics';
 export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats } from './engine/stats';
 export {

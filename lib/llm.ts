@@ -32,6 +32,7 @@ import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
+import type { RpcMethod, RpcOptions } from './executor/executor';
 import { startAmongRanks } from './distributed/startFailure';
 import { ConfigError, InvalidRequestError } from './errors';
 import { codeOf, log } from './log';
@@ -40,6 +41,7 @@ import { isOptionsObject } from './realm';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
+import type { SleepTag } from './worker/workerBase';
 
 export interface CreateArgs extends EngineArgs {
   /**
@@ -116,10 +118,11 @@ export class LLM {
   }
 
   /**
-   * Generates for one prompt or several, with one SamplingParams for all or one for each; default:
-   * the model's defaults. Resolves to one output per prompt, in order, once all have finished.
+   * Generates for one prompt or several, with one SamplingParams or object of its options for all, or one
+   * for each; default: the model's defaults. A list that starts with a number is one prompt's token ids. Resolves to one output per prompt, in order, once all have finished.
    * Rejects with InvalidRequestError or QueueFullError before anything runs; later with
-   * RequestTimeoutError or the reason of `options.signal`, which end all prompts of the call.
+   * RequestTimeoutError or, if `options.signal` was aborted, RequestAbortedError, which end all prompts of
+   * the call and have what was generated.
    */
   generate(
     prompts: Prompt | readonly Prompt[],
@@ -167,7 +170,8 @@ export class LLM {
 
   /**
    * Answers one conversation or several, rendered by the checkpoint's chat template or by
-   * `options.chatTemplate`. Resolves and rejects as `generate` does; also rejects with
+   * `options.chatTemplate`. Without maxTokens, of the caller or of generation_config.json, an answer ends
+   * with the model's turn or where the model's length is reached. Resolves and rejects as `generate` does; also rejects with
    * CheckpointError if the checkpoint's template does not compile.
    */
   chat(
@@ -199,6 +203,33 @@ export class LLM {
   /** The engine's queue, KV cache, token counts and latencies. */
   stats(): EngineStats {
     return this.engine.stats();
+  }
+
+  /** Resolves if requests can run; rejects with the error that stopped the engine or its executor. */
+  checkHealth(): Promise<void> {
+    return this.engine.checkHealth();
+  }
+
+  /**
+   * Frees device memory. Level 1 moves the weights to host memory, level 2 discards them; both discard
+   * the KV cache. Calls reject with InvalidStateError until `wakeUp`, and so does `sleep` while a
+   * request runs. Among several ranks, every rank must call it between the same calls.
+   */
+  sleep(level: 1 | 2 = 1): Promise<void> {
+    return this.engine.executor.sleep(level);
+  }
+
+  /** Restores all memory that `sleep` freed, or that of `tags`. Rejects with OutOfMemoryError. */
+  wakeUp(tags?: readonly SleepTag[]): Promise<void> {
+    return this.engine.executor.wakeUp(tags);
+  }
+
+  /**
+   * Calls a method on every worker, by name or as a function of the worker; resolves with one result per
+   * worker of this process. Rejects with the worker's error, UnknownMethodError or RpcTimeoutError.
+   */
+  collectiveRpc<T = unknown>(method: RpcMethod, options: RpcOptions = {}): Promise<T[]> {
+    return this.engine.executor.collectiveRpc<T>(method, { ...options, nonBlock: false });
   }
 
   /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */

@@ -12,7 +12,7 @@ import { adviceFor, suggestName } from './suggest';
 
 /** Options of one call; they apply to each of its prompts. */
 export interface RequestOptions {
-  /** Aborts the call: it rejects with the signal's reason and frees its blocks in the next step. */
+  /** Aborts the call: it rejects with RequestAbortedError and frees its blocks in the next step. */
   signal?: AbortSignal;
   /** Maximum milliseconds from the call (a stream's first read) to its end; default: no limit. */
   timeoutMs?: number;

@@ -16,6 +16,7 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { Admission } from './admission';
 import { Call } from './call';
 import type { CallInputs } from './callInputs';
+import { launchTime, publishStep } from './diagnostics';
 import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
@@ -148,7 +149,7 @@ export class LLMEngine {
   /**
    * Completed outputs of each prompt, in order. Rejects with the encoding error,
    * ExecutorFailedError, ShutdownError, QueueFullError, RequestFailedError, RequestTimeoutError or
-   * a signal's reason; with InvalidStateError while the executor sleeps; and with NotSupportedError
+   * RequestAbortedError; with InvalidStateError while the executor sleeps; and with NotSupportedError
    * for a signal or timeout among several ranks. `call` tracks progress.
    *
    * Request ids and seeds follow the order of calls; requests of one call arrive together, once all
@@ -192,6 +193,12 @@ export class LLMEngine {
   /** Samples requested and not complete. */
   get numUnfinishedRequests(): number {
     return this.admission.numUnfinishedRequests + this.lockstep.numQueuedRequests;
+  }
+
+  /** Resolves if requests can run; else rejects with why the engine stopped, or its executor's error. */
+  async checkHealth(): Promise<void> {
+    if (this.error !== null) throw this.error;
+    await this.executor.checkHealth();
   }
 
   /** Later requests get no prefix cache hits on blocks computed before this. */
@@ -262,8 +269,8 @@ export class LLMEngine {
       while (this.error === null) {
         const { change } = this.lockstep;
         if (change !== null && (await change.isDue())) {
-          for (const { step, output } of inFlight.splice(0))
-            this.update(step, await outputOf(output, turn));
+          for (const launched of inFlight.splice(0))
+            this.update(launched, await outputOf(launched.output, turn));
           await change.carryOut();
           continue;
         }
@@ -275,7 +282,8 @@ export class LLMEngine {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
             this.lockstep.launched();
-            inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
+            const output = executor.executeModel(step, { nonBlock: true });
+            inFlight.push({ step, output, launched: launchTime() });
             continue;
           }
           this.launchEmptyStep(step);
@@ -285,7 +293,7 @@ export class LLMEngine {
           const output = await outputOf(oldest.output, turn);
           // No await until the next launch: the worker frees a request before its caller gets the
           // output.
-          this.update(oldest.step, output);
+          this.update(oldest, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
           await new Promise<void>((resolve) => (this.wake = resolve));
         } else {
@@ -323,8 +331,13 @@ export class LLMEngine {
     this.admission.takeArrivals(() => this.kvCacheManager.resetPrefixCache());
   }
 
-  private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
+  private update(launched: StepInFlight, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
+    this.deliver(launched.step, output);
+    publishStep(launched, this.scheduler);
+  }
+
+  private deliver(step: SchedulerOutput, output: ModelRunnerOutput): void {
     const { failedReqs } = output;
     if (failedReqs !== undefined) {
       for (const [requestId, error] of failedReqs) {

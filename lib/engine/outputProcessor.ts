@@ -5,6 +5,7 @@
 import { InvalidLogitsError, RequestFailedError, UniprocError } from '../errors';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { Call } from './call';
+import { requestStart } from './diagnostics';
 import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } from './outputs';
 import type { PendingCall } from './pendingCall';
@@ -69,7 +70,12 @@ export class OutputProcessor {
     const { index, parent, request, times } = state;
     times.scheduled = now;
     if (Number.isNaN(parent.times.scheduled)) parent.times.scheduled = now;
-    if (index === 0) parent.numCachedTokens = request.numCachedTokens ?? 0;
+    const { numPromptTokens } = request;
+    const numCachedTokens = request.numCachedTokens ?? 0;
+    if (index === 0) parent.numCachedTokens = numCachedTokens;
+    if (!requestStart.hasSubscribers) return;
+    const queueTimeMs = now - times.arrival;
+    requestStart.publish({ requestId, numPromptTokens, numCachedTokens, queueTimeMs });
   }
 
   /**

@@ -92,8 +92,9 @@ export class ParentRequest {
     this.receiver.finished(this.output());
   }
 
-  /** Keeps what a sample generated until its call ended early. */
+  /** Keeps what a sample generated until its call ended early, if anything. */
   addPartial(state: RequestState): void {
+    if (state.tokenIds.length === 0) return;
     this.outputs[state.index] = state.completion('abort', null);
   }
 
