@@ -1,4 +1,5 @@
 /** Old names of options and fields still count, and warn once in a process. */
+/* eslint-disable @typescript-eslint/no-deprecated -- they are what this file tests */
 import { createUniprocConfig, type EngineArgs } from '../lib/config/engineArgs';
 import { RpcTimeoutError, StoreTimeoutError } from '../lib/errors';
 import type { RpcOptions, StepOptions } from '../lib/executor/executor';
