@@ -49,6 +49,11 @@ export function abortReason(signal: AbortSignal): unknown {
   }
 }
 
+/** Throws the reason of a signal that is aborted. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal !== undefined && isAborted(signal)) throw abortReason(signal);
+}
+
 export function addAbortListener(signal: AbortSignal, listener: () => void): void {
   if (isPlatforms(signal)) EventTarget.prototype.addEventListener.call(signal, 'abort', listener);
   else signal.addEventListener('abort', listener);

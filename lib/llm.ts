@@ -1,6 +1,6 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
-import { isAbortSignal } from './abortSignal';
+import { isAbortSignal, throwIfAborted } from './abortSignal';
 import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
 import {
   checkReconfigureRequest,
@@ -98,7 +98,7 @@ export class LLM {
     const config = await createUniprocConfig({ ...engineArgs, device });
     const { model } = config;
     log('start: model %s, device %s, dtype %s', model.path, device, model.dtype);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path, { chatTemplate });

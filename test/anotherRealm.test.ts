@@ -365,6 +365,14 @@ describe('calls', () => {
       await expect(late).rejects.toMatchObject({ name: 'AbortError' });
     });
 
+    test('ends a start', async () => {
+      const signal = new OtherSignal();
+      const reason = new Error('enough');
+      signal.abort(reason);
+      const start = LLM.create({ device: 'cpu', signal: signal as unknown as AbortSignal });
+      await expect(start).rejects.toBe(reason);
+    });
+
     test('that never aborts leaves no listener', async () => {
       const signal = new OtherSignal();
       await llm.generate('x', GREEDY, { signal: signal as unknown as AbortSignal });

@@ -390,5 +390,5 @@ function asRequestError(requestId: string, stage: string, error: unknown): Unipr
 }
 
 function asleep(): InvalidStateError {
-  return new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
+  return new InvalidStateError('the executor is asleep; call llm.wakeUp() first');
 }

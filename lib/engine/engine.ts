@@ -3,6 +3,7 @@
  * depends only on the order of requests and on step outputs, never on timing.
  */
 import { EventEmitter } from 'node:events';
+import { throwIfAborted } from '../abortSignal';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
@@ -84,7 +85,7 @@ export class LLMEngine {
   static async create(config: UniprocConfig, options: EngineOptions): Promise<LLMEngine> {
     const { tokenizer, onProgress, signal } = options;
     const startTime = performance.now();
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const executorClass = await getExecutorClass(config);
     const executor = await executorClass.create(config, { onProgress });
     log('start: %s has loaded the model', executorClass.name);
@@ -126,22 +127,22 @@ export class LLMEngine {
     signal?: AbortSignal,
   ): Promise<KVCacheManager> {
     const { config, executor } = this;
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
     log('start: %j bytes for the KV cache', availableBytes);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
     await executor.initializeFromConfig(kvCacheConfigs);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     log('start: the KV cache is allocated');
     await executor.compileOrWarmUpModel();
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     log('start: the model is warm');
     const { blockSize, enablePrefixCaching } = config.cache;
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
     this.startup = await startupRecord(executor, specs, numBlocks, startTime);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     log('started: %j', this.startup);
     return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }

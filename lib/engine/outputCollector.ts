@@ -40,9 +40,14 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
   /** `start` makes the call for this receiver and returns its abort function. */
   constructor(private start: ((receiver: OutputReceiver) => () => void) | null) {}
 
-  delta({ usage, metrics, ...delta }: OutputDelta): void {
+  delta(delta: OutputDelta): void {
     if (this.complete) return;
-    if (usage !== undefined && metrics !== undefined) this.ending = { usage, metrics };
+    const { usage, metrics } = delta;
+    if (usage !== undefined && metrics !== undefined) {
+      this.ending = { usage, metrics };
+      delete delta.usage;
+      delete delta.metrics;
+    }
     const earlier = this.waiting.get(delta.index);
     if (earlier === undefined) {
       this.waiting.set(delta.index, delta);
