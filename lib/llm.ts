@@ -1,7 +1,7 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
 import { isAbortSignal, throwIfAborted } from './abortSignal';
-import { createUniprocConfig, type EngineArgs } from './config/engineArgs';
+import { createUniprocConfig, type EngineArgs, engineArgsSchema } from './config/engineArgs';
 import {
   checkReconfigureRequest,
   type ReconfigureDistributedRequest,
@@ -21,6 +21,7 @@ import {
 } from './config/requestOptions';
 import { show } from './config/schema';
 import { readingOf } from './config/snapshot';
+import { suggestName } from './config/suggest';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
@@ -284,10 +285,23 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
   }
 }
 
+/** The options that are not EngineArgs. */
+const OWN_ARGS: readonly string[] = [
+  'onProgress',
+  'signal',
+  'chatTemplate',
+] satisfies (keyof CreateArgs)[];
+
 /** Checks the three options that are not EngineArgs. */
 function checkArgs(args: unknown): void {
   if (!isOptionsObject(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
+  }
+  for (const name of Object.keys(args)) {
+    if (name in engineArgsSchema.shape || OWN_ARGS.includes(name)) continue;
+    // Other unknown names are refused with the engine's.
+    const meant = suggestName(name, OWN_ARGS);
+    if (meant !== null) throw new ConfigError(`unknown option ${name}; did you mean ${meant}?`);
   }
   const { onProgress, signal, chatTemplate } = args;
   if (onProgress !== undefined && typeof onProgress !== 'function') {

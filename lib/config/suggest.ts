@@ -48,7 +48,6 @@ const SYNONYMS: Readonly<Partial<Record<string, readonly string[]>>> = {
   maxQueuedRequests: ['maxqueuesize', 'maxqueuedrequests', 'maxwaitingrequests'],
   enablePrefixCaching: ['prefixcaching', 'enableprefixcache'],
   tensorParallelSize: ['tpsize', 'tp', 'numgpus'],
-  distributedTimeoutMs: ['distributedtimeoutseconds'],
   eosTokenIds: ['eostokenid'],
   skipTokenizerInit: ['skiptokenizer'],
   onProgress: ['progresscallback', 'onload'],

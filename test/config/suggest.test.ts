@@ -1,4 +1,5 @@
 /** What the error for an unknown option suggests: a name nearby, or another library's name for it. */
+import { LLM } from '../../lib';
 import { engineArgsSchema } from '../../lib/config/engineArgs';
 import { limitsSchema } from '../../lib/config/limits';
 import { checkChatOptions, checkRequestOptions } from '../../lib/config/requestOptions';
@@ -89,6 +90,19 @@ test.each([
   ['priorty', 'priority'],
 ])('an option of a call %p: %p', (name, meant) => {
   expect(inStream(name)).toContain(`unknown option ${name}; did you mean ${meant}?`);
+});
+
+test.each([
+  ['onprogress', 'onProgress'],
+  ['progress_callback', 'onProgress'],
+  ['abort_signal', 'signal'],
+  ['chat_template', 'chatTemplate'],
+  ['max_model_len', 'maxModelLen'],
+])('an option of LLM.create %p: %p', async (name, meant) => {
+  await expect(LLM.create({ [name]: 'x' })).rejects.toMatchObject({
+    code: 'CONFIG_INVALID',
+    message: expect.stringContaining(`unknown option ${name}; did you mean ${meant}?`) as string,
+  });
 });
 
 test('a name that is near nothing gets the list of options', () => {
