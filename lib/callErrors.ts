@@ -58,7 +58,7 @@ function describeProgress({ numPrompts, numPromptsDone, numOutputTokens }: CallP
  * Defines `error.outputs`: computed at its first read, since it takes time that grows with the call, and
  * absent from what a console prints.
  */
-function defineOutputs(error: UniprocError, partialOutputs: () => RequestOutput[]): void {
+export function defineOutputs(error: UniprocError, partialOutputs: () => RequestOutput[]): void {
   let outputs: RequestOutput[] | null = null;
   const get = () => (outputs ??= partialOutputs());
   Object.defineProperty(error, 'outputs', { get, configurable: true });

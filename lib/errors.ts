@@ -1,8 +1,14 @@
 /** This library's errors. */
 import { aliasField } from './deprecation';
+import type { RequestOutput } from './requestOutput';
 import { UniprocError } from './uniprocError';
 
-export * from './callErrors';
+export {
+  QueueFullError,
+  RequestAbortedError,
+  RequestFailedError,
+  RequestTimeoutError,
+} from './callErrors';
 export { UniprocError } from './uniprocError';
 
 /** An invalid option or combination of options. `code`: CONFIG_INVALID. */
@@ -117,6 +123,9 @@ export class DeviceError extends UniprocError {
 
 /** The executor failed permanently; `cause` is the reason. `code`: EXECUTOR_FAILED. */
 export class ExecutorFailedError extends UniprocError {
+  /** What a pending call had generated, as in RequestAbortedError; undefined for a later call. */
+  declare readonly outputs?: readonly RequestOutput[];
+
   constructor(message: string, options?: ErrorOptions) {
     super('EXECUTOR_FAILED', message, options);
   }
@@ -124,6 +133,9 @@ export class ExecutorFailedError extends UniprocError {
 
 /** The call was made or pending when its owner was shut down. `code`: SHUT_DOWN. */
 export class ShutdownError extends UniprocError {
+  /** What a pending call had generated, as in RequestAbortedError; undefined for a later call. */
+  declare readonly outputs?: readonly RequestOutput[];
+
   constructor(message: string, options?: ErrorOptions) {
     super('SHUT_DOWN', message, options);
   }

@@ -24,6 +24,7 @@ import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
+import { stopErrorOf } from './stopError';
 import { type Pieces, slicedWork } from '../slicedWork';
 import type { SchedulingFault } from './waitingRequests';
 
@@ -371,7 +372,8 @@ export class Admission {
     this.arrivals = [];
     function* calls(admission: Admission): Pieces {
       for (const pending of admission.calls.values()) {
-        admission.fail(pending, error, reason);
+        const own = stopErrorOf(error, () => pending.partialOutputs());
+        admission.fail(pending, own, reason);
         yield;
       }
     }

@@ -1,5 +1,10 @@
-/** What a call had generated is in the error of its signal or timeout. */
-import { RequestAbortedError, RequestTimeoutError } from '../../lib/errors';
+/** What a call had generated is in the error of its signal, its timeout or its engine's end. */
+import {
+  ExecutorFailedError,
+  RequestAbortedError,
+  RequestTimeoutError,
+  ShutdownError,
+} from '../../lib/errors';
 import { stopClock } from './clock';
 import { generateAlone } from './pagedModel';
 import { ManualPagedWorker, shutdownEngines, TestEngine, turns } from './pagedWorker';
@@ -148,6 +153,38 @@ test('a large call: its outputs are complete although its requests are dropped i
   expect(numDone).toBeGreaterThan(100);
   const ids = outputs.map(({ requestId }) => requestId);
   expect(ids).toEqual(prompts.map((_, i) => String(i)));
+});
+
+test('of a call that was pending when the engine was shut down: each call has its own', async () => {
+  const engine = await TestEngine.create(ManualPagedWorker, SYNC);
+  const calls = [8, 4].map((length) => errorOf(engine.generate(promptOf(length), LONG)));
+  await runSteps(engine, 2);
+  const stopping = engine.engine.shutdown();
+  const errors = (await Promise.all(calls)) as ShutdownError[];
+  for (const error of errors) expect(error).toBeInstanceOf(ShutdownError);
+  expect(errors.map(({ outputs }) => outputs?.[0].outputs[0].tokenIds)).toEqual([
+    alone(8, 2),
+    alone(4, 2),
+  ]);
+  while (engine.worker.complete.length > 0) engine.worker.complete.shift()?.();
+  await stopping;
+  const late = await errorOf(engine.generate(promptOf(8), LONG));
+  expect(late).toBeInstanceOf(ShutdownError);
+  expect((late as ShutdownError).outputs).toBeUndefined();
+});
+
+test('of a call that was pending when the executor failed', async () => {
+  const engine = await TestEngine.create(ManualPagedWorker, SYNC);
+  const call = errorOf(engine.generate(promptOf(8), LONG));
+  await runSteps(engine, 2);
+  jest.spyOn(engine.worker, 'executeModel').mockImplementation(() => {
+    throw new Error('the device burns');
+  });
+  await runSteps(engine, 1);
+  const error = (await call) as ExecutorFailedError;
+  expect(error).toBeInstanceOf(ExecutorFailedError);
+  expect(error.cause).toMatchObject({ message: 'the device burns' });
+  expect(error.outputs?.[0].outputs[0].tokenIds).toEqual(alone(8, 3));
 });
 
 test('printing the error does not compute them', () => {
