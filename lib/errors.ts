@@ -1,18 +1,15 @@
-/**
- * Base class of this library's errors. Each has a stable `code`; the message says what was wrong, with
- * which value, in which file or request, and what to do.
- */
-export class UniprocError extends Error {
-  constructor(
-    /** Stable across releases; match on this rather than on the message. */
-    readonly code: string,
-    message: string,
-    options?: ErrorOptions,
-  ) {
-    super(message, options);
-    this.name = new.target.name;
-  }
-}
+/** This library's errors. */
+import { aliasField } from './deprecation';
+import type { RequestOutput } from './requestOutput';
+import { UniprocError } from './uniprocError';
+
+export {
+  QueueFullError,
+  RequestAbortedError,
+  RequestFailedError,
+  RequestTimeoutError,
+} from './callErrors';
+export { UniprocError } from './uniprocError';
 
 /** An invalid option or combination of options. `code`: CONFIG_INVALID. */
 export class ConfigError extends UniprocError {
@@ -70,63 +67,6 @@ export class InvalidRequestError extends UniprocError {
   constructor(message: string, options?: ErrorOptions & { requestId?: string }) {
     super('REQUEST_INVALID', message, options);
     this.requestId = options?.requestId;
-  }
-}
-
-/**
- * A request failed while it was admitted, scheduled, computed or detokenized. Its call was ended;
- * others continue. `cause` is the error. `code`: REQUEST_FAILED.
- */
-export class RequestFailedError extends UniprocError {
-  constructor(
-    readonly requestId: string,
-    /** The failed stage: 'admitted', 'scheduled', ... */
-    stage: string,
-    cause: unknown,
-  ) {
-    super(
-      'REQUEST_FAILED',
-      `request ${requestId} could not be ${stage}: ${describe(cause)}; its call was ended, others continue`,
-      { cause },
-    );
-  }
-}
-
-/** The queue of waiting requests is full; the call was not admitted. `code`: QUEUE_FULL. */
-export class QueueFullError extends UniprocError {
-  constructor(
-    /** The limit, `maxQueuedRequests`. */
-    readonly maxQueuedRequests: number,
-    /** Waiting requests. */
-    readonly numWaiting: number,
-    /** Requests that the call would have added, one for each sample of a prompt. */
-    readonly numNew: number,
-  ) {
-    super(
-      'QUEUE_FULL',
-      `${numWaiting} requests are waiting and maxQueuedRequests is ${maxQueuedRequests}, so ${numNew} ` +
-        'more do not fit; retry later or with fewer prompts',
-    );
-  }
-}
-
-/** A call exceeded its `timeoutMs` and was ended. `code`: REQUEST_TIMEOUT. */
-export class RequestTimeoutError extends UniprocError {
-  /** Tokens generated for all prompts of the call. */
-  readonly numOutputTokens: number;
-
-  constructor(
-    readonly timeoutMs: number,
-    progress: { numPrompts: number; numPromptsDone: number; numOutputTokens: number },
-  ) {
-    const { numPrompts, numPromptsDone, numOutputTokens } = progress;
-    super(
-      'REQUEST_TIMEOUT',
-      `the call was not done within ${timeoutMs} ms: it had generated ${numOutputTokens} tokens` +
-        (numPrompts > 1 ? `, and ${numPromptsDone} of ${numPrompts} prompts were done` : '') +
-        '; reduce maxTokens or raise timeoutMs',
-    );
-    this.numOutputTokens = numOutputTokens;
   }
 }
 
@@ -196,6 +136,9 @@ export class DeviceError extends UniprocError {
 
 /** The executor failed permanently; `cause` is the reason. `code`: EXECUTOR_FAILED. */
 export class ExecutorFailedError extends UniprocError {
+  /** What a pending call had generated, as in RequestAbortedError; undefined for a later call. */
+  declare readonly outputs?: readonly RequestOutput[];
+
   constructor(message: string, options?: ErrorOptions) {
     super('EXECUTOR_FAILED', message, options);
   }
@@ -203,6 +146,9 @@ export class ExecutorFailedError extends UniprocError {
 
 /** The call was made or pending when its owner was shut down. `code`: SHUT_DOWN. */
 export class ShutdownError extends UniprocError {
+  /** What a pending call had generated, as in RequestAbortedError; undefined for a later call. */
+  declare readonly outputs?: readonly RequestOutput[];
+
   constructor(message: string, options?: ErrorOptions) {
     super('SHUT_DOWN', message, options);
   }
@@ -210,12 +156,15 @@ export class ShutdownError extends UniprocError {
 
 /** A worker method did not return in time; a late result is dropped. `code`: RPC_TIMEOUT. */
 export class RpcTimeoutError extends UniprocError {
+  /** @deprecated Use `timeoutMs`. */
+  declare readonly timeout: number;
+
   constructor(
     readonly method: string,
-    /** Milliseconds waited. */
-    readonly timeout: number,
+    readonly timeoutMs: number,
   ) {
-    super('RPC_TIMEOUT', `${method} did not return within ${timeout} ms`);
+    super('RPC_TIMEOUT', `${method} did not return within ${timeoutMs} ms`);
+    aliasField(this, 'timeout', 'timeoutMs');
   }
 }
 
@@ -228,8 +177,8 @@ export class UnknownMethodError extends UniprocError {
 
 /** The wait for a future's result timed out. `code`: FUTURE_TIMEOUT. */
 export class FutureTimeoutError extends UniprocError {
-  constructor(timeout: number) {
-    super('FUTURE_TIMEOUT', `the future was not done within ${timeout} ms`);
+  constructor(timeoutMs: number) {
+    super('FUTURE_TIMEOUT', `the future was not done within ${timeoutMs} ms`);
   }
 }
 
@@ -274,6 +223,9 @@ export class StoreRequestError extends UniprocError {
 
 /** A store did not answer in time, often because a key was never set. `code`: STORE_TIMEOUT. */
 export class StoreTimeoutError extends UniprocError {
+  /** @deprecated Use `timeoutMs`. */
+  declare readonly timeout: number;
+
   constructor(
     /** The store's host:port. */
     readonly address: string,
@@ -281,15 +233,15 @@ export class StoreTimeoutError extends UniprocError {
     readonly operation: string,
     /** The call's keys; none for `numKeys`. */
     readonly keys: readonly string[],
-    /** Milliseconds waited. */
-    readonly timeout: number,
+    readonly timeoutMs: number,
   ) {
     const named =
       keys.slice(0, 4).join(', ') + (keys.length > 4 ? ` and ${keys.length - 4} more` : '');
     super(
       'STORE_TIMEOUT',
-      `the store at ${address}: ${operation}(${named}) was not done within ${timeout} ms`,
+      `the store at ${address}: ${operation}(${named}) was not done within ${timeoutMs} ms`,
     );
+    aliasField(this, 'timeout', 'timeoutMs');
   }
 }
 
@@ -383,14 +335,5 @@ export class AddonUnavailableError extends UniprocError {
 export class InternalError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {
     super('INTERNAL', message, options);
-  }
-}
-
-/** Formats a thrown value, which may be anything. */
-function describe(thrown: unknown): string {
-  try {
-    return thrown instanceof Error ? thrown.message : String(thrown);
-  } catch {
-    return 'a value that cannot be converted to text was thrown';
   }
 }

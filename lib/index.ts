@@ -41,6 +41,7 @@ export {
   ReconfigureRankType,
 } from './config/reconfigureRequest';
 export type { LLMEngine } from './engine/engine';
+export type { Params } from './engine/callParams';
 export type { Prompt } from './engine/inputProcessor';
 export type { TokenIds } from './engine/tokenIds';
 export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
@@ -51,8 +52,11 @@ export type {
   OutputDelta,
   OutputStream,
   PositionLogprobs,
+  RequestMetrics,
   RequestOutput,
+  Usage,
 } from './engine/outputs';
+export type { DiagnosticsMessages, RequestStartMessage, StepMessage } from './engine/diagnostics';
 export type { StartupRecord } from './engine/startupRecord';
 export type { EngineStats, KVCacheStats } from './engine/stats';
 export type { PrefixCacheStats } from './engine/kvCacheManager';

@@ -1,5 +1,7 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
+import { isAbortSignal, throwIfAborted } from './abortSignal';
+import { engineArgsSchema } from './config/engineArgs';
 import {
   checkReconfigureRequest,
   type ReconfigureDistributedRequest,
@@ -17,30 +19,33 @@ import {
   requestOptionsOf,
   type StreamOptions,
 } from './config/requestOptions';
-import { SamplingParams } from './config/samplingParams';
 import { show } from './config/schema';
 import { readingOf } from './config/snapshot';
+import { suggestName } from './config/suggest';
 import type { LoadProgress } from './config/uniprocConfig';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
 import { rejectOnThrow } from './engine/callOutputs';
+import type { Params } from './engine/callParams';
 import { LLMEngine } from './engine/engine';
-import { InputProcessor, type Prompt } from './engine/inputProcessor';
+import { asPrompts, InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
+import type { RpcMethod, RpcOptions } from './executor/executor';
 import { startAmongRanks } from './distributed/startFailure';
 import { createUniprocConfig, type EngineArgs } from './executor/createConfig';
 import type { Executor } from './executor/executor';
 import type { UniProcExecutor } from './executor/uniProcExecutor';
 import { ConfigError, InvalidRequestError } from './errors';
 import { codeOf, log } from './log';
+import { isOptionsObject } from './realm';
 import { drawCall, loadProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 import type { Worker } from './worker/worker';
-import type { WorkerBase } from './worker/workerBase';
+import type { SleepTag, WorkerBase } from './worker/workerBase';
 
 export interface CreateArgs<
   W extends WorkerBase = Worker,
@@ -103,7 +108,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
     const config = await createUniprocConfig(engineArgs);
     const { device, model } = config;
     log('start: model %s, device %s, dtype %s', model.path, device.name, model.dtype);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const tokenizer = config.model.skipTokenizerInit
       ? null
       : await Tokenizer.load(config.model.path, { chatTemplate });
@@ -123,20 +128,22 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   }
 
   /**
-   * Generates for one prompt or several, with one SamplingParams for all or one for each; default:
-   * the model's defaults. Resolves to one output per prompt, in order, once all have finished.
-   * Rejects with InvalidRequestError or QueueFullError before anything runs; later with
-   * RequestTimeoutError or the reason of `options.signal`, which end all prompts of the call.
+   * Generates for one prompt or several, with one SamplingParams or object of its options for all, or
+   * one for each; default: the model's defaults. A list that starts with a number is one prompt's token
+   * ids. Resolves to one output per prompt, in order, once all have finished. Rejects with
+   * InvalidRequestError or QueueFullError before anything runs; later with RequestTimeoutError or, if
+   * `options.signal` was aborted, RequestAbortedError, which end all prompts of the call and have what
+   * was generated.
    */
   generate(
     prompts: Prompt | readonly Prompt[],
-    params?: SamplingParams | readonly SamplingParams[],
+    params?: Params | readonly Params[],
     options: GenerateOptions = {},
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
       const checked = checkGenerateOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
-      const list = readingOf('prompts', () => asList(prompts));
+      const list = readingOf('prompts', () => asPrompts(prompts));
       const inputs = this.inputProcessor.takePrompts(list, params, prompting);
       return this.generateFor(inputs, checked);
     });
@@ -165,7 +172,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
    * Generates for one prompt, starting with the first read. Each read returns all text since the
    * previous one as one delta; leaving the loop aborts the request. Reads reject as `generate` does.
    */
-  stream(prompt: Prompt, params?: SamplingParams, options: StreamOptions = {}): OutputStream {
+  stream(prompt: Prompt, params?: Params, options: StreamOptions = {}): OutputStream {
     return this.streamFor(
       () => checkRequestOptions(options, this.engine.config.limits),
       (checked) => this.inputProcessor.takePrompts([prompt], params, promptOptionsOf(checked)),
@@ -174,12 +181,13 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
 
   /**
    * Answers one conversation or several, rendered by the checkpoint's chat template or by
-   * `options.chatTemplate`. Resolves and rejects as `generate` does; also rejects with
+   * `options.chatTemplate`. Without maxTokens, of the caller or of generation_config.json, an answer ends
+   * with the model's turn or where the model's length is reached. Resolves and rejects as `generate` does; also rejects with
    * CheckpointError if the checkpoint's template does not compile.
    */
   chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
-    params?: SamplingParams | readonly SamplingParams[],
+    params?: Params | readonly Params[],
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
@@ -194,7 +202,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   /** `stream` for one conversation. */
   chatStream(
     messages: readonly ChatMessage[],
-    params?: SamplingParams,
+    params?: Params,
     options: ChatStreamOptions = {},
   ): OutputStream {
     return this.streamFor(
@@ -206,6 +214,35 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   /** The engine's queue, KV cache, token counts and latencies. */
   stats(): EngineStats {
     return this.engine.stats();
+  }
+
+  /** Resolves if requests can run; rejects with the error that stopped the engine or its executor. */
+  checkHealth(): Promise<void> {
+    return this.engine.checkHealth();
+  }
+
+  /**
+   * Frees device memory. Level 1 moves the weights to host memory, level 2 discards them; both discard
+   * the KV cache. Calls reject with InvalidStateError until `wakeUp`, and so does `sleep` while a
+   * request runs. Among several ranks, every rank must call it between the same calls.
+   */
+  sleep(level: 1 | 2 = 1): Promise<void> {
+    return this.engine.executor.sleep(level);
+  }
+
+  /** Restores all memory that `sleep` freed, or that of `tags`. Rejects with OutOfMemoryError. */
+  wakeUp(tags?: readonly SleepTag[]): Promise<void> {
+    return this.engine.executor.wakeUp(tags);
+  }
+
+  /**
+   * Calls a method on every worker, by name or as a function of the worker; resolves with one result per
+   * worker of this process. Rejects with the worker's error, UnknownMethodError or RpcTimeoutError.
+   */
+  collectiveRpc<T = unknown>(method: RpcMethod<W, T>, options: RpcOptions = {}): Promise<T[]> {
+    // The executor's workers are of class W, which its own type does not say.
+    const untyped = method as RpcMethod<WorkerBase, T>;
+    return this.engine.executor.collectiveRpc(untyped, { ...options, nonBlock: false });
   }
 
   /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */
@@ -260,19 +297,32 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
   }
 }
 
+/** The options that are not EngineArgs. */
+const OWN_ARGS: readonly string[] = [
+  'onProgress',
+  'signal',
+  'chatTemplate',
+] satisfies (keyof CreateArgs)[];
+
 /** Checks the three options that are not EngineArgs. */
 function checkArgs(args: unknown): void {
-  if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+  if (!isOptionsObject(args)) {
     throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
   }
-  const { onProgress, signal, chatTemplate } = args as Record<string, unknown>;
+  for (const name of Object.keys(args)) {
+    if (name in engineArgsSchema.shape || OWN_ARGS.includes(name)) continue;
+    // Other unknown names are refused with the engine's.
+    const meant = suggestName(name, OWN_ARGS);
+    if (meant !== null) throw new ConfigError(`unknown option ${name}; did you mean ${meant}?`);
+  }
+  const { onProgress, signal, chatTemplate } = args;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
   }
   if (chatTemplate !== undefined && typeof chatTemplate !== 'string') {
     throw new ConfigError(`chatTemplate is ${show(chatTemplate)}; it must be a string`);
   }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+  if (signal !== undefined && !isAbortSignal(signal)) {
     throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);
   }
 }
@@ -288,8 +338,4 @@ function conversationsOf(
   return Array.isArray(messages[0])
     ? (messages as readonly (readonly ChatMessage[])[])
     : [messages as readonly ChatMessage[]];
-}
-
-function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
-  return Array.isArray(prompts) ? (prompts as readonly Prompt[]) : [prompts as Prompt];
 }

@@ -1,6 +1,7 @@
 /** `NODE_DEBUG=uniproc`: what the library does, a line for each step, on stderr. */
 import { debuglog } from 'node:util';
 import { UniprocError } from './errors';
+import { isError } from './realm';
 
 /**
  * Writes `UNIPROC <pid>: ...` to stderr where NODE_DEBUG names uniproc; otherwise returns at once.
@@ -13,5 +14,5 @@ export const log: (format: string, ...values: readonly unknown[]) => void = debu
 /** What the log says of an error. Its message may quote a prompt, so it is left out. */
 export function codeOf(error: unknown): string {
   if (error instanceof UniprocError) return error.code;
-  return error instanceof Error ? error.name : 'an error of another type';
+  return isError(error) ? error.name : 'an error of another type';
 }

@@ -8,7 +8,7 @@ export const MAX_TIMER = 2 ** 31 - 1;
 export function checkTimeout(timeout: number): void {
   if (typeof timeout !== 'number' || !(timeout >= 0)) {
     throw new ConfigError(
-      `timeout is ${String(timeout)}; it must be milliseconds, a number of at least 0`,
+      `timeoutMs is ${String(timeout)}; it must be milliseconds, a number of at least 0`,
     );
   }
 }

@@ -18,7 +18,19 @@ const SERVICES = ['common', 'config', 'contract', 'model', 'tokenizer', 'distrib
  */
 const LIB_ROOMS = {
   common: {
-    files: ['abortSignal', 'errors', 'nativeError', 'timer', 'log', 'slicedWork'],
+    files: [
+      'abortSignal',
+      'callErrors',
+      'deprecation',
+      'errors',
+      'log',
+      'nativeError',
+      'realm',
+      'requestOutput',
+      'slicedWork',
+      'timer',
+      'uniprocError',
+    ],
     imports: [],
   },
   config: { imports: SERVICES },

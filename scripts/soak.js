@@ -212,7 +212,7 @@ const KINDS = {
     const params = traffic.params({ n: traffic.integer(1, 2) });
     const work = traffic.llm.generate(traffic.prompt(), params, options);
     const timer = setTimeout(() => controller.abort(reason), traffic.integer(0, 100));
-    await mayFail(work, (error) => error === reason).finally(() => clearTimeout(timer));
+    await mayFail(work, (error) => error.cause === reason).finally(() => clearTimeout(timer));
   },
 
   async timeout(traffic) {

@@ -5,7 +5,7 @@
  *                               [--model DIR] [--json FILE]
  *
  * The kill comes up to `--most-ms` after the start: during start, rendezvous, load or generation. The
- * other rank must report one typed error within `--timeout` (the ranks' distributedTimeout) and exit by
+ * other rank must report one typed error within `--timeout` (the ranks' distributedTimeoutMs) and exit by
  * itself; no process, listening socket or shared memory may remain. Exits with 1 otherwise.
  */
 'use strict';
@@ -168,7 +168,7 @@ async function main() {
     Number(values[name]),
   );
   const random = seededRandom(seed);
-  const args = { model: values.model, distributedTimeout: timeout };
+  const args = { model: values.model, distributedTimeoutMs: timeout };
   const results = [];
   for (let i = 0; i < numKills; i++) {
     const [victim, moment] = [i % 2, randomInteger(random, 0, most)];

@@ -9,6 +9,7 @@ import {
   withEngine,
   type WatchedEngine,
 } from './support/watchedEngine';
+import { abortedBy } from './support/aborted';
 
 /** [length] token ids. */
 const prompt = (row: number, length: number) => ({
@@ -77,7 +78,7 @@ async function abortAtStep(engine: WatchedEngine, step: number): Promise<'aborte
       return 'done' as const;
     },
     (error: unknown) => {
-      expect(error).toBe(reason);
+      expect(error).toMatchObject(abortedBy(reason));
       return 'aborted' as const;
     },
   );

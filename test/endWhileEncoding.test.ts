@@ -1,5 +1,6 @@
 /** Calls that end while the tokenizer thread encodes their prompts. */
 import { type FinishedRequest, LLM, SamplingParams, type Tokenizer } from '../lib';
+import { abortedBy } from './support/aborted';
 
 const params = new SamplingParams({ maxTokens: 4, temperature: 0 });
 /** Enough to encode over several turns of the event loop. */
@@ -60,7 +61,7 @@ test('by its signal: rejects with the reason, others unaffected', async () => {
   const call = llm.generate(prompts, params, { signal: controller.signal });
   const reason = new Error('the client has gone');
   controller.abort(reason);
-  await expect(call).rejects.toBe(reason);
+  await expect(call).rejects.toMatchObject(abortedBy(reason));
   await allFinished(prompts.length);
   expectFinished(prompts.length, 'abort');
   await expectOthersServed();

@@ -1,4 +1,4 @@
-/** Every error code has a class in lib/errors.ts and a row in docs/errors.md. */
+/** Every error code has a class in lib/errors.ts or lib/callErrors.ts and a row in docs/errors.md. */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as errors from '../lib/errors';
@@ -46,11 +46,14 @@ test.each([...fromNative])('native code %s maps to its class', (code) => {
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
-/** The classes of lib/errors.ts: name, code, and the comment without the code. */
+/** The classes of both files: name, code, and the comment without the code. */
 const classes = [
-  ...readFileSync(path.join(ROOT, 'lib', 'errors.ts'), 'utf8').matchAll(
-    /\/\*\*((?:(?!\*\/)[^])+?)\*\/\nexport class (\w+) extends UniprocError \{[^]+?super\(\s*'(\w+)'/g,
-  ),
+  ...['errors.ts', 'callErrors.ts']
+    .map((file) => readFileSync(path.join(ROOT, 'lib', file), 'utf8'))
+    .join('\n')
+    .matchAll(
+      /\/\*\*((?:(?!\*\/)[^])+?)\*\/\nexport class (\w+) extends UniprocError \{[^]+?super\(\s*'(\w+)'/g,
+    ),
 ].map(([, comment, name, code]) => {
   const text = comment.replace(/\n \*/g, ' ').replace(/\s+/g, ' ');
   return [name, code, text.replace(`\`code\`: ${code}.`, '').trim()] as const;

@@ -1,6 +1,7 @@
 /** Caller-owned objects may throw when read: only their call rejects, with a typed error. */
 import { LLM, SamplingParams, type Prompt, type StreamOptions } from '../lib';
 import { DataSnapshot } from '../lib/config/snapshot';
+import { abortedBy } from './support/aborted';
 
 const PROMPT = { promptTokenIds: [70, 71, 72] };
 const PARAMS = new SamplingParams({ maxTokens: 4, temperature: 0 });
@@ -88,7 +89,7 @@ describe('a signal with properties of its own', () => {
     })();
     controller.abort(reason);
     for (const call of [...calls, reading, llm.generate(PROMPT, PARAMS, { signal })]) {
-      await expect(call).rejects.toBe(reason);
+      await expect(call).rejects.toMatchObject(abortedBy(reason));
     }
   });
 });

@@ -17,6 +17,7 @@ import {
 import { loadProgressBar } from '../lib/progressBar';
 import { until } from './executor/support';
 import { stories as reference } from './support/stories';
+import { abortedBy } from './support/aborted';
 
 const prompts = reference.prompts.map(({ prompt }) => prompt);
 const greedy = new SamplingParams({ temperature: 0, maxTokens: 64 });
@@ -93,8 +94,11 @@ describe('generate', () => {
     );
   });
 
-  test('returns no outputs for no prompts', async () => {
-    expect(await llm.generate([])).toEqual([]);
+  test('refuses an empty list, which is no prompts or no token ids', async () => {
+    await expect(llm.generate([])).rejects.toMatchObject({
+      code: 'REQUEST_INVALID',
+      message: expect.stringMatching(/^prompts is \[\]; it must have at least one/) as string,
+    });
   });
 
   test('reports logprobs: the sampled token and the likeliest', async () => {
@@ -301,19 +305,22 @@ describe('an aborted call', () => {
     expect(llm.stats()).toMatchObject({ numRunningReqs: 0, numWaitingReqs: 0, kvCacheUsage: 0 });
   }
 
-  test.each(calls)("%s rejects with the signal's reason", async (_, start) => {
-    const controller = new AbortController();
-    const call = start(controller.signal);
-    const rejected = expect(call).rejects.toBe(reason);
-    await until(() => llm.stats().numRunningReqs > 0);
-    controller.abort(reason);
-    await rejected;
-    await expectNothingHeld();
-  });
+  test.each(calls)(
+    "%s rejects with an AbortError caused by the signal's reason",
+    async (_, start) => {
+      const controller = new AbortController();
+      const call = start(controller.signal);
+      const rejected = expect(call).rejects.toMatchObject(abortedBy(reason));
+      await until(() => llm.stats().numRunningReqs > 0);
+      controller.abort(reason);
+      await rejected;
+      await expectNothingHeld();
+    },
+  );
 
   test.each(calls)('%s rejects before anything runs if already aborted', async (_, start) => {
     const { numFinishedReqs, numPromptTokens } = llm.stats();
-    await expect(start(AbortSignal.abort(reason))).rejects.toBe(reason);
+    await expect(start(AbortSignal.abort(reason))).rejects.toMatchObject(abortedBy(reason));
     expect(llm.stats()).toMatchObject({ numFinishedReqs, numPromptTokens, numWaitingReqs: 0 });
   });
 
@@ -334,7 +341,7 @@ describe('an aborted call', () => {
       const controller = new AbortController();
       const { signal } = controller;
       const other = llm.generate(prompts[1], new SamplingParams({ maxTokens: 30 }), { signal });
-      const aborted = expect(other).rejects.toBe(reason);
+      const aborted = expect(other).rejects.toMatchObject(abortedBy(reason));
       let left = count;
       for await (const { tokenIds } of llm.stream(prompts[0], endless)) {
         if ((left -= tokenIds.length) <= 0) break;
@@ -383,8 +390,8 @@ test("stats and events report an engine's work", async () => {
   const numOutputTokens = sum(reference.prompts.map((one) => one.tokenIds.length));
   expect(stats).toMatchObject({ numPromptTokens, numOutputTokens });
   expect(stats.numFinishedReqs.length + stats.numFinishedReqs.stop).toBe(prompts.length);
-  expect(stats.timeToFirstToken.count).toBe(prompts.length);
-  expect(stats.interTokenLatency.count).toBe(numOutputTokens - prompts.length);
+  expect(stats.timeToFirstTokenMs.count).toBe(prompts.length);
+  expect(stats.interTokenLatencyMs.count).toBe(numOutputTokens - prompts.length);
   expect(finished.map(({ requestId }) => Number(requestId)).sort()).toEqual(
     prompts.map((_, i) => i),
   );

@@ -148,7 +148,7 @@ describe('other divisions of models, compared with transformers', () => {
 
 describe('before loading', () => {
   test('three ranks are an error, without waiting for others', async () => {
-    const body = `say(await errorOf(createLLM({ distributedTimeout: 100_000 })));`;
+    const body = `say(await errorOf(createLLM({ distributedTimeoutMs: 100_000 })));`;
     const [rank] = await startLLMs(body, 1, { worldSize: 3 });
     expect(await rank.ended).toEqual({ code: 0, signal: null });
     const [error] = rank.lines<DescribedError>();

@@ -32,7 +32,7 @@ function expectPeerLost({ code, cause, message }: DescribedError, rank: number):
 describe('a killed rank', () => {
   /** Generates until failure; then everything must fail, and the program exits by itself. */
   const PROGRAM = `
-    const llm = await createLLM({ distributedTimeout: ${TIMEOUT}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
+    const llm = await createLLM({ distributedTimeoutMs: ${TIMEOUT}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
     const { executor } = llm.engine;
     let failures = 0;
     executor.registerFailureCallback(() => failures++);
@@ -94,7 +94,7 @@ describe('a killed rank', () => {
 
   test('while the others are idle: fails the others', async () => {
     const body = `
-      const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
+      const llm = await createLLM({ distributedTimeoutMs: ${TIMEOUT} });
       await llm.generate('Once');
       console.log('"idle"');
       await failed(llm);
@@ -113,7 +113,7 @@ describe('a rank that cannot start fails the others at once', () => {
   async function startErrors(args: string, env = {}): Promise<DescribedError[]> {
     const said = await runLLMs<DescribedError>(
       `say(await errorOf(createLLM({
-        distributedTimeout: ${START_TIMEOUT}, ...(rank === 1 ? ${args} : {}),
+        distributedTimeoutMs: ${START_TIMEOUT}, ...(rank === 1 ? ${args} : {}),
       })));`,
       2,
       { env },
@@ -196,7 +196,7 @@ describe('a rank that cannot start fails the others at once', () => {
       const body = `if (rank === 1) require('./lib/native').native = () => {
           throw new uniproc.AddonUnavailableError('no addon here');
         };
-        say(await errorOf(createLLM({ distributedTimeout: ${START_TIMEOUT} })));`;
+        say(await errorOf(createLLM({ distributedTimeoutMs: ${START_TIMEOUT} })));`;
       const [[other], [own]] = await runLLMs<DescribedError>(body, 2);
       expect(own.code).toBe('ADDON_UNAVAILABLE');
       expectTold(other, own);
@@ -207,7 +207,7 @@ describe('a rank that cannot start fails the others at once', () => {
         const body = `
           if (rank === 3) await pause(3000);
           const args = rank === ${failing} ? { maxNumSeqs: -1 } : {};
-          say(await errorOf(createLLM({ distributedTimeout: ${START_TIMEOUT}, ...args })));`;
+          say(await errorOf(createLLM({ distributedTimeoutMs: ${START_TIMEOUT}, ...args })));`;
         const said = await runLLMs<DescribedError>(body, 4);
         const own = said[failing][0];
         for (const [rank, [error]] of said.entries()) {
@@ -224,7 +224,7 @@ describe('a rank that cannot start fails the others at once', () => {
   });
 
   test('fails within the timeout if a rank never joins', async () => {
-    const body = `say(await errorOf(createLLM({ distributedTimeout: ${TIMEOUT} })));`;
+    const body = `say(await errorOf(createLLM({ distributedTimeoutMs: ${TIMEOUT} })));`;
     const ranks = await startLLMs(body, 2, { ranks: [0] });
     await expectGoodEnds(ranks);
     const [error] = ranks[0].lines<DescribedError>();
@@ -238,7 +238,7 @@ describe('ranks that diverge', () => {
   test('a call not made by the others fails within the timeout', async () => {
     const said = await runLLMs<DescribedError>(
       `
-      const llm = await createLLM({ distributedTimeout: ${TIMEOUT} });
+      const llm = await createLLM({ distributedTimeoutMs: ${TIMEOUT} });
       if (rank === 0) say(await errorOf(llm.generate('Once upon a time')));
       else await failed(llm);
       if (rank === 1) say(await errorOf(llm.generate('Once upon a time')));
@@ -324,7 +324,7 @@ test.each(['sampleTokens', 'executeDummyBatch', 'checkHealth'])(
         executeModel() { return null; }
         ${method}() { return new Promise(() => {}); }
       }
-      const llm = await createLLM({ workerCls: Silent, distributedTimeout: ${TIMEOUT} });
+      const llm = await createLLM({ workerCls: Silent, distributedTimeoutMs: ${TIMEOUT} });
       const { executor } = llm.engine;
       const alive = setInterval(() => {}, 1000);
       await executor.executeModel({ ...emptySchedulerOutput(), hasStructuredOutputRequests: true });
@@ -416,7 +416,7 @@ describe('the end', () => {
     const said = await runLLMs<DescribedError>(
       `
       const llm = await createLLM({
-        maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24, distributedTimeout: ${START_TIMEOUT},
+        maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24, distributedTimeoutMs: ${START_TIMEOUT},
       });
       const start = performance.now();
       const call = errorOf(llm.generate('Once', new SamplingParams({ maxTokens: 1000, ignoreEos: true })));
@@ -437,7 +437,7 @@ describe('the end', () => {
   test("a call after another rank's clean shutdown fails at once", async () => {
     const said = await runLLMs<DescribedError>(
       `
-      const llm = await createLLM({ distributedTimeout: ${START_TIMEOUT} });
+      const llm = await createLLM({ distributedTimeoutMs: ${START_TIMEOUT} });
       await llm.generate('Once');
       if (rank === 1) return llm.shutdown();
       // Whether or not it knows of the shutdown: calls before and after behave alike.

@@ -108,7 +108,7 @@ test('a change that ranks do not agree on, or cannot make, changes nothing', asy
 
 test('ranks that do not join fail pending calls within the timeout', async () => {
   const body = `${CALLS}
-    const llm = await makeLLM({ distributedTimeout: 8000 });
+    const llm = await makeLLM({ distributedTimeoutMs: 8000 });
     const calls = under(llm).map((call) => errorOf(call));
     await tokensGenerated(llm, 10);
     say(await errorOf(llm.reinitializeDistributed(request(2, -1, ${await freePort()}))));

@@ -1,14 +1,16 @@
 /** The engine's options, and the validated configuration made from them. */
 import path from 'node:path';
 import { z } from 'zod';
+import { aliasField } from '../deprecation';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
 import { divisionFault } from '../model/division';
-import { type GenerationConfig, readGenerationConfig } from './generationConfig';
+import { readGenerationConfig } from './generationConfig';
 import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
 import { checkModelFolder } from './modelFolder';
 import { parseFields } from './schema';
-import { readTokenizerEosId } from './tokenizerEos';
+import { type DeprecatedEngineArgs, withNewNames } from './oldNames';
+import { readEosTokenIds } from './eosTokenIds';
 import { readTransformerConfig } from '../model/transformerConfig';
 import type {
   DeviceConfig,
@@ -17,7 +19,6 @@ import type {
   ExtensionReference,
   ParallelConfig,
   SchedulerConfig,
-  TransformerConfig,
   UniprocConfig,
   WorkerReference,
 } from './uniprocConfig';
@@ -26,7 +27,10 @@ import type {
  * The engine's options; all are optional. `npm run docs` generates docs/options.md from these comments,
  * the schema below and `RequestLimits`. `W`: the worker's class; `E`: the executor's, if given as one.
  */
-export interface EngineArgs<W extends object = object, E extends object = object> {
+export interface EngineArgs<
+  W extends object = object,
+  E extends object = object,
+> extends DeprecatedEngineArgs {
   /**
    * Folder of a Hugging Face checkpoint.
    * @defaultValue the small model that comes with the package
@@ -128,7 +132,7 @@ export interface EngineArgs<W extends object = object, E extends object = object
    * Maximum milliseconds to wait for other ranks: at rendezvous, in a collective, in a step.
    * @defaultValue `300000`
    */
-  distributedTimeout?: number;
+  distributedTimeoutMs?: number;
   /**
    * Use NCCL for every all-reduce, never peer memory.
    * @defaultValue `false`
@@ -207,7 +211,7 @@ export const engineArgsSchema = z.strictObject({
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
   seed: z.int().optional().describe('an integer of at most 53 bits'),
   tensorParallelSize: optionalInteger(1, 2 ** 16),
-  distributedTimeout: optionalInteger(1, MAX_TIMER),
+  distributedTimeoutMs: optionalInteger(1, MAX_TIMER),
   disableCustomAllReduce: optionalFlag(),
   // Executor.getClass validates it.
   distributedExecutorBackend: z
@@ -218,7 +222,7 @@ export const engineArgsSchema = z.strictObject({
   workerExtensionCls: optionalClass<ExtensionReference>(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
-} satisfies Record<keyof EngineArgs, z.ZodType>);
+} satisfies Record<Exclude<keyof EngineArgs, keyof DeprecatedEngineArgs>, z.ZodType>);
 
 /** The package's model; the same path from lib/config and dist/config. */
 const DEFAULT_MODEL = path.resolve(__dirname, '..', '..', 'models', 'stories');
@@ -232,9 +236,8 @@ const SCHEDULER_DEFAULTS = {
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
 
-/** The default timeout of PyTorch's process groups. */
-const DISTRIBUTED_TIMEOUT = 300_000;
-
+/** The default of PyTorch's process groups. */
+const DISTRIBUTED_TIMEOUT_MS = 300_000;
 /** Maximum logprobs per position, as in vLLM. */
 const MAX_LOGPROBS = 20;
 
@@ -250,27 +253,6 @@ function chooseDevice(name = 'cpu'): DeviceConfig {
     name,
     index: name.includes(':') ? Number(index) : null,
   };
-}
-
-/**
- * All ids that the files name. The family's default, which may be a word in another vocabulary, is
- * used only if they name none. A tokenizer's id beyond the vocabulary is ignored.
- */
-async function readEosTokenIds(
-  folder: string,
-  generation: GenerationConfig,
-  transformer: TransformerConfig,
-  namesEos: boolean,
-): Promise<number[]> {
-  const tokenizerEosId = await readTokenizerEosId(folder);
-  const named = [
-    ...(generation.eosTokenIds ?? []),
-    ...(namesEos ? transformer.eosTokenIds : []),
-    ...(tokenizerEosId === null || tokenizerEosId >= transformer.spec.vocabSize
-      ? []
-      : [tokenizerEosId]),
-  ];
-  return named.length > 0 || namesEos ? named : transformer.eosTokenIds;
 }
 
 async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelConfig> {
@@ -355,14 +337,16 @@ function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
         'they sample the same tokens',
     );
   }
-  return Object.freeze({
+  const parallel = {
     tensorParallelSize: size,
     distributedExecutorBackend: backend,
-    distributedTimeout: args.distributedTimeout ?? DISTRIBUTED_TIMEOUT,
+    distributedTimeoutMs: args.distributedTimeoutMs ?? DISTRIBUTED_TIMEOUT_MS,
     disableCustomAllReduce: args.disableCustomAllReduce ?? false,
     workerCls: args.workerCls ?? null,
     workerExtensionCls: args.workerExtensionCls ?? null,
-  });
+  };
+  aliasField(parallel, 'distributedTimeout', 'distributedTimeoutMs');
+  return Object.freeze(parallel);
 }
 
 /** Freezes `value` recursively; does not descend into frozen objects or classes. */
@@ -380,7 +364,7 @@ function deepFreeze<T>(value: T): T {
  * UnsupportedModelError (the model's files).
  */
 export async function createUniprocConfig(args: EngineArgs = {}): Promise<UniprocConfig> {
-  const options: EngineArgs = parseFields(engineArgsSchema, args, fail);
+  const options: EngineArgs = parseFields(engineArgsSchema, withNewNames(args, fail), fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
   const model = await readModel(options, device);

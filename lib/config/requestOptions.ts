@@ -1,16 +1,18 @@
 /** Options of a call other than sampling parameters. */
 import { z } from 'zod';
-import { isAborted } from '../abortSignal';
+import { isAbortSignal } from '../abortSignal';
 import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
 import { limitedBy, type RequestLimits } from './limits';
-import { closeName, parseFields } from './schema';
+import { parseFields } from './schema';
+import { SAMPLING_NAMES } from './samplingParams';
 import { readingOf, snapshotFields } from './snapshot';
+import { adviceFor, suggestName } from './suggest';
 
 /** Options of one call; they apply to each of its prompts. */
 export interface RequestOptions {
-  /** Aborts the call: it rejects with the signal's reason and frees its blocks in the next step. */
+  /** Aborts the call: it rejects with RequestAbortedError and frees its blocks in the next step. */
   signal?: AbortSignal;
   /** Maximum milliseconds from the call (a stream's first read) to its end; default: no limit. */
   timeoutMs?: number;
@@ -52,17 +54,6 @@ export interface ChatPromptOptions extends PromptOptions, ChatTemplateOptions {
 export interface ChatStreamOptions extends RequestOptions, ChatPromptOptions {}
 
 export interface ChatOptions extends GenerateOptions, ChatPromptOptions {}
-
-/** An object with only the prototype of AbortSignal has no `aborted`. */
-function isAbortSignal(value: unknown): boolean {
-  try {
-    if (!(value instanceof AbortSignal)) return false;
-    isAborted(value);
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 const requestSchema = z.strictObject({
   signal: z.custom<AbortSignal>(isAbortSignal).optional().describe('an AbortSignal'),
@@ -135,12 +126,16 @@ function checkNames(options: unknown, names: readonly string[]): void {
     throw fail(`unknown option ${unknown}; it is an option of chat and chatStream`);
   if (unknown in progressField)
     throw fail(`unknown option ${unknown}; it is an option of generate and chat`);
-  const near = closeName(unknown, names);
-  if (near !== null) throw fail(`unknown option ${unknown}; did you mean ${near}?`);
-  const advice = names.includes('chatTemplateKwargs')
-    ? 'variables of the chat template go into chatTemplateKwargs, sampling parameters into the SamplingParams'
-    : 'sampling parameters go into the SamplingParams';
-  throw fail(`unknown option ${unknown}; the options are ${names.join(', ')}; ${advice}`);
+  if (suggestName(unknown, names) !== null)
+    throw fail(`unknown option ${unknown}; ${adviceFor(unknown, names)}`);
+  const parameter = suggestName(unknown, SAMPLING_NAMES);
+  const advice =
+    parameter !== null
+      ? `the sampling parameter ${parameter} goes into the SamplingParams`
+      : names.includes('chatTemplateKwargs')
+        ? 'variables of the chat template go into chatTemplateKwargs, sampling parameters into the SamplingParams'
+        : 'sampling parameters go into the SamplingParams';
+  throw fail(`unknown option ${unknown}; ${adviceFor(unknown, names)}; ${advice}`);
 }
 
 /** For `stream`. */

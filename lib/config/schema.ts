@@ -1,6 +1,8 @@
 /** Validation of options and files with zod, and formatting of its errors. */
 import { inspect } from 'node:util';
 import { z } from 'zod';
+import { isError, isOptionsObject } from '../realm';
+import { adviceFor } from './suggest';
 
 /** Formats a value for an error message: one line, at most 200 characters. */
 export function show(value: unknown): string {
@@ -10,7 +12,7 @@ export function show(value: unknown): string {
 
 function inspected(value: unknown): string {
   try {
-    if (value instanceof Error) return `${value.name}: ${value.message}`;
+    if (isError(value)) return `${value.name}: ${value.message}`;
     return inspect(value, {
       breakLength: Infinity,
       depth: 2,
@@ -23,59 +25,28 @@ function inspected(value: unknown): string {
   }
 }
 
-/** Edit distance (Levenshtein 1966). */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next[j] = Math.min(replaced, row[j] + 1, next[j - 1] + 1);
-    }
-    row = next;
-  }
-  return row[b.length];
-}
-
-/** The known name close to a misspelt `name`, or null. Ignores case and underscores. */
-export function closeName(name: string, known: readonly string[]): string | null {
-  const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
-  const nearest = nearestName(name, known);
-  const distance = editDistance(plain(name), plain(nearest));
-  return distance <= Math.max(2, nearest.length / 3) ? nearest : null;
-}
-
-/** The closest known name. Ignores case and underscores. */
-function nearestName(name: string, known: readonly string[]): string {
-  const plain = (text: string) => text.slice(0, 64).replaceAll('_', '').toLowerCase();
-  const distance = (candidate: string) => editDistance(plain(name), plain(candidate));
-  return known.reduce((best, candidate) =>
-    distance(candidate) < distance(best) ? candidate : best,
-  );
-}
-
 /**
  * Parses `input` by `schema`, in which each field's description names its allowed values. `fail` makes
- * the error from a message with the field, its value and the allowed values.
+ * the error from a message with the field, its value and the allowed values; `advise` returns what to
+ * write in place of an unknown field.
  */
 export function parseFields<Shape extends z.ZodRawShape>(
   schema: z.ZodObject<Shape>,
   input: unknown,
   fail: (message: string) => Error,
+  advise: (name: string) => string = (name) => adviceFor(name, Object.keys(schema.shape)),
 ): z.output<z.ZodObject<Shape>> {
+  if (!isOptionsObject(input)) throw fail(`expected an object, not ${show(input)}`);
   const result = schema.safeParse(input);
   if (result.success) return result.data;
 
   const issue = result.error.issues[0];
   if (issue.code === 'unrecognized_keys') {
     const [name] = issue.keys;
-    throw fail(
-      `unknown option ${name}; did you mean ${nearestName(name, Object.keys(schema.shape))}?`,
-    );
+    throw fail(`unknown option ${name}; ${advise(name)}`);
   }
-  if (issue.path.length === 0) throw fail(`expected an object, not ${show(input)}`);
 
-  let value = input;
+  let value: unknown = input;
   let place = '';
   for (const key of issue.path) {
     value = (value as Record<PropertyKey, unknown>)[key];

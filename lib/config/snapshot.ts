@@ -4,15 +4,16 @@
  */
 import { types } from 'node:util';
 import { InvalidRequestError } from '../errors';
+import { isOptionsObject, isPlainObject } from '../realm';
 import { show } from './schema';
 
 /**
  * Copies an options object: the fields in `names`, own or inherited, and all other own fields, so that
- * the schema can refuse unknown ones. Returns a value that is not an object unchanged.
+ * the schema can refuse unknown ones. Returns a value that cannot hold options unchanged.
  */
 export function snapshotFields(options: unknown, names: readonly string[]): unknown {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) return options;
-  const given = options as Record<string, unknown>;
+  if (!isOptionsObject(options)) return options;
+  const given = options;
   // No prototype, so that a field named __proto__ stays a field.
   const copy = Object.create(null) as Record<string, unknown>;
   for (const name of Object.keys(given)) copy[name] = given[name];
@@ -41,8 +42,8 @@ export function readingError(subject: string, error: unknown): InvalidRequestErr
 export class SnapshotError extends Error {}
 
 /**
- * Copies JSON data, undefined, bigints, Number objects, Dates and Maps, counting values: lists, objects,
- * their fields and entries. Strings are immutable and shared.
+ * Copies JSON data, undefined, bigints, Number objects, Dates, Maps and typed arrays (as lists), of any
+ * realm, counting values: lists, objects, their fields and entries. Strings are immutable and shared.
  */
 export class DataSnapshot {
   /** Values copied so far. */
@@ -53,7 +54,10 @@ export class DataSnapshot {
     readonly maxDepth: number,
   ) {}
 
-  /** Throws SnapshotError for a function or symbol, too many values or too deep nesting. */
+  /**
+   * Throws SnapshotError for a function or symbol, an object whose content is not in its fields (a Set,
+   * an Error), too many values or too deep nesting.
+   */
   copy(value: unknown, depth = 0): unknown {
     if (++this.numValues > this.maxValues) throw new SnapshotError('has too many values');
     if (typeof value === 'function' || typeof value === 'symbol') {
@@ -62,11 +66,18 @@ export class DataSnapshot {
     if (typeof value !== 'object' || value === null) return value;
     if (depth >= this.maxDepth) throw new SnapshotError(`is deeper than ${this.maxDepth} levels`);
     if (Array.isArray(value)) return this.copyList(value, depth);
-    if (Object.getPrototypeOf(value) === Object.prototype) return this.copyObject(value, depth);
+    if (isPlainObject(value)) return this.copyObject(value, depth);
     // To a chat template a Number object is a float, a Map a dict, and a Date its JSON.
     if (types.isNumberObject(value)) return Object(Number(value)) as object;
+    if (types.isStringObject(value)) return String.prototype.valueOf.call(value);
+    if (types.isBooleanObject(value)) return Boolean.prototype.valueOf.call(value);
     if (types.isDate(value)) return isoTime(value);
-    return types.isMap(value) ? this.copyMap(value, depth) : this.copyObject(value, depth);
+    if (types.isTypedArray(value)) return this.copyList(value, depth);
+    if (types.isMap(value)) return this.copyMap(value, depth);
+    if (types.isSet(value) || types.isNativeError(value) || Object.keys(value).length === 0) {
+      throw new SnapshotError(`has ${nameOf(value)}, whose content is not in its fields`);
+    }
+    return this.copyObject(value, depth);
   }
 
   private copyMap(map: ReadonlyMap<unknown, unknown>, depth: number): Map<unknown, unknown> {
@@ -76,7 +87,7 @@ export class DataSnapshot {
     return copy;
   }
 
-  private copyList(list: readonly unknown[], depth: number): unknown[] {
+  private copyList(list: ArrayLike<unknown>, depth: number): unknown[] {
     const { length } = list;
     const copy: unknown[] = [];
     for (let i = 0; i < length; i++) copy.push(this.copy(list[i], depth + 1));
@@ -92,6 +103,11 @@ export class DataSnapshot {
     }
     return copy;
   }
+}
+
+/** 'a Set', 'a URL': the object's tag, which classes of the platform have in every realm. */
+function nameOf(value: object): string {
+  return `a ${Object.prototype.toString.call(value).slice('[object '.length, -1)}`;
 }
 
 /** As JSON has it, whatever methods of its own the date has. */

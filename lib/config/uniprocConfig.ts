@@ -110,7 +110,7 @@ export interface ParallelConfig {
   /** 'uni', 'external_launcher', a subclass of Executor, or { module, export }. */
   distributedExecutorBackend: ExecutorReference;
   /** Maximum milliseconds to wait for other ranks. */
-  distributedTimeout: number;
+  distributedTimeoutMs: number;
   /** Use NCCL for every all-reduce. */
   disableCustomAllReduce: boolean;
   /** The worker's class; null: Worker. */

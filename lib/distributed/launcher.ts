@@ -38,7 +38,7 @@ export interface LaunchOptions {
   program: string;
   args: readonly string[];
   /** Milliseconds between the first signal and SIGKILL. */
-  gracePeriod?: number;
+  gracePeriodMs?: number;
 }
 
 export const USAGE = `Usage: uniproc launch [options] program.js [arguments]
@@ -123,7 +123,7 @@ function launcherOptions(args: readonly string[]) {
  * port is in use.
  */
 export async function launch(options: LaunchOptions): Promise<void> {
-  const { nnodes, nodeRank, nprocPerNode, masterAddr: host, masterPort, gracePeriod } = options;
+  const { nnodes, nodeRank, nprocPerNode, masterAddr: host, masterPort, gracePeriodMs } = options;
   const program = resolveProgram(options.program);
   const listenOn = nnodes === 1 ? host : undefined;
   await using store =
@@ -134,7 +134,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
   const numRanks = sizes.map((size) => Number(Buffer.from(size).toString()));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
 
-  const ranks = new LocalRanks(nodes, gracePeriod ?? GRACE_PERIOD);
+  const ranks = new LocalRanks(nodes, gracePeriodMs ?? GRACE_PERIOD);
   const firstRank = sum(numRanks.slice(0, nodeRank));
   const worldSize = sum(numRanks);
   for (let localRank = 0; localRank < nprocPerNode; localRank++) {

@@ -6,6 +6,7 @@ import {
   ShutdownError,
   type UniprocError,
 } from '../errors';
+import { aliasField } from '../deprecation';
 import { codeOf, log } from '../log';
 import { checkTimeout, MAX_TIMER, startTimer } from '../timer';
 import { type ControlConnection, Fields, type Frame, Kind } from './controlConnection';
@@ -59,8 +60,9 @@ interface Step {
 export class ProcessGroup {
   readonly rank: number;
   readonly worldSize: number;
-  /** Milliseconds. */
-  readonly timeout: number;
+  readonly timeoutMs: number;
+  /** @deprecated Use `timeoutMs`. */
+  declare readonly timeout: number;
   /** Connections by rank: to all others on rank 0, to rank 0 elsewhere; without ranks that left. */
   readonly #peers: Map<number, ControlConnection>;
   readonly #gathers = new Map<string, Gather>();
@@ -81,7 +83,8 @@ export class ProcessGroup {
   ) {
     this.rank = rank;
     this.worldSize = worldSize;
-    this.timeout = timeout;
+    this.timeoutMs = timeout;
+    aliasField(this, 'timeout', 'timeoutMs');
     this.#peers = peers;
     for (const [peer, connection] of peers) {
       if (rank === 0) connection.send(Kind.READY);
@@ -128,7 +131,7 @@ export class ProcessGroup {
    * rank does not enter within `timeout` of the first one), with PeerLostError when a rank has left,
    * with ShutdownError after `leave`, and with StoreRequestError for a longer value.
    */
-  async gather(name: string, value: Uint8Array, timeout = this.timeout): Promise<Uint8Array[]> {
+  async gather(name: string, value: Uint8Array, timeout = this.timeoutMs): Promise<Uint8Array[]> {
     if (this.#leaving !== null) throw new ShutdownError('this process has left the group');
     if (this.#failure !== null) throw this.#failure;
     if (this.#firstLeaver !== null) throw leftError(this.#firstLeaver.rank);
@@ -359,7 +362,7 @@ export class ProcessGroup {
 
   /** Sends heartbeats and fails the group when a peer has been silent too long. */
   #startHeartbeat(): void {
-    const interval = Math.min(this.timeout / HEARTBEATS_PER_TIMEOUT, MAX_HEARTBEAT_INTERVAL);
+    const interval = Math.min(this.timeoutMs / HEARTBEATS_PER_TIMEOUT, MAX_HEARTBEAT_INTERVAL);
     let last = performance.now();
     const beat = () => {
       const now = performance.now();
@@ -367,7 +370,7 @@ export class ProcessGroup {
         connection.send(Kind.HEARTBEAT);
         // After this process was suspended, data that arrived meanwhile has not been read yet.
         if (now - last > 2 * interval) connection.lastReceivedAt = now;
-        if (now - connection.lastReceivedAt <= this.timeout - 2 * interval) continue;
+        if (now - connection.lastReceivedAt <= this.timeoutMs - 2 * interval) continue;
         const silence = Math.round(now - connection.lastReceivedAt);
         this.#fail(new PeerLostError(peer, `it sent no heartbeat for ${silence} ms`));
         return;

@@ -6,7 +6,13 @@
 import { abortReason, isAborted } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
 import type { UniprocConfig } from '../config/uniprocConfig';
-import { InvalidStateError, QueueFullError, RequestFailedError, UniprocError } from '../errors';
+import {
+  InvalidStateError,
+  QueueFullError,
+  RequestAbortedError,
+  RequestFailedError,
+  UniprocError,
+} from '../errors';
 import type { Executor } from '../executor/executor';
 import { codeOf, log } from '../log';
 import type { Call } from './call';
@@ -18,6 +24,7 @@ import { Request } from './request';
 import { ParentRequest } from './requestState';
 import type { Scheduler } from './scheduler';
 import { requestSeed, sampleSeed } from './seeds';
+import { stopErrorOf } from './stopError';
 import { type Pieces, slicedWork } from '../slicedWork';
 import type { SchedulingFault } from './waitingRequests';
 
@@ -129,10 +136,16 @@ export class Admission {
 
   /**
    * Checks that a call can be admitted now. Throws InvalidStateError while the executor sleeps,
-   * QueueFullError, or the signal's abort reason.
+   * QueueFullError, or RequestAbortedError.
    */
-  check({ numRequests }: Pick<CallInputs, 'numRequests'>, { signal }: RequestOptions): void {
-    if (signal !== undefined && isAborted(signal)) throw abortReason(signal);
+  check(
+    { numPrompts, numRequests }: Pick<CallInputs, 'numPrompts' | 'numRequests'>,
+    { signal }: RequestOptions,
+  ): void {
+    if (signal !== undefined && isAborted(signal)) {
+      const progress = { numPrompts, numPromptsDone: 0, numOutputTokens: 0 };
+      throw new RequestAbortedError(abortReason(signal), progress, () => []);
+    }
     if (this.executor.isSleeping) throw asleep();
     const { maxQueuedRequests, maxNumSeqs } = this.config.scheduler;
     if (maxQueuedRequests === null) return;
@@ -167,7 +180,8 @@ export class Admission {
   /** Watches the call's signal and timeout. */
   private watch(pending: PendingCall): void {
     const { call, options, receiver } = pending;
-    call.watch(options, (reason, error) => {
+    const partialOutputs = () => pending.partialOutputs();
+    call.watch(options, partialOutputs, (reason, error) => {
       this.end(pending, reason);
       receiver.failed(error, reason === 'abort');
     });
@@ -218,6 +232,8 @@ export class Admission {
       samplingParams,
       pending.receiver.of(promptIndex),
       pending.call,
+      samplingParams.n,
+      pending.time,
     ));
   }
 
@@ -356,7 +372,8 @@ export class Admission {
     this.arrivals = [];
     function* calls(admission: Admission): Pieces {
       for (const pending of admission.calls.values()) {
-        admission.fail(pending, error, reason);
+        const own = stopErrorOf(error, () => pending.partialOutputs());
+        admission.fail(pending, own, reason);
         yield;
       }
     }
@@ -375,5 +392,5 @@ function asRequestError(requestId: string, stage: string, error: unknown): Unipr
 }
 
 function asleep(): InvalidStateError {
-  return new InvalidStateError('the executor is asleep; call executor.wakeUp() first');
+  return new InvalidStateError('the executor is asleep; call llm.wakeUp() first');
 }

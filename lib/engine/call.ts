@@ -1,15 +1,19 @@
 /** One call: its progress, and the signal and timeout that may end it early. */
 import { abortReason, addAbortListener, removeAbortListener } from '../abortSignal';
 import type { RequestOptions } from '../config/requestOptions';
-import { RequestTimeoutError } from '../errors';
+import { RequestAbortedError, RequestTimeoutError, type UniprocError } from '../errors';
 import { startTimer } from '../timer';
 import { slicedWork } from '../slicedWork';
+import type { RequestOutput } from './outputs';
 
-/**
- * Called with why the call ends early, and the error for its caller: for a signal, the signal's
- * reason.
- */
-export type OnAbort = (why: 'abort' | 'timeout', error: unknown) => void;
+/** Called with why the call ends early, and the error for its caller. */
+export type OnAbort = (why: 'abort' | 'timeout', error: UniprocError) => void;
+
+/** A prompt whose outputs are not complete. */
+export interface UnfinishedPrompt {
+  readonly requestId: string;
+  partialOutput(): RequestOutput;
+}
 
 export class Call {
   /** Prompts with all samples complete. */
@@ -20,11 +24,14 @@ export class Call {
   numOutputTokens = 0;
   /** Whether a signal or a timeout may end it. */
   isWatched = false;
+  /** Prompts in progress, by request id. */
+  private readonly unfinished = new Map<string, UnfinishedPrompt>();
   private ended = false;
   /** Null without a signal, and once the call has ended. */
   private signal: AbortSignal | null = null;
   private stopTimer: (() => void) | null = null;
   private onAbort: OnAbort | null = null;
+  private partialOutputs: () => RequestOutput[] = () => [];
   private onEnd: (() => void) | null = null;
 
   constructor(readonly numPrompts: number) {}
@@ -36,29 +43,52 @@ export class Call {
 
   /**
    * Calls `onAbort` when the signal is aborted or the timeout expires, unless the call ends first.
+   * `partialOutputs` returns what the call's prompts have generated.
    */
-  watch({ signal, timeoutMs }: RequestOptions, onAbort: OnAbort): void {
+  watch(
+    { signal, timeoutMs }: RequestOptions,
+    partialOutputs: () => RequestOutput[],
+    onAbort: OnAbort,
+  ): void {
     this.isWatched = signal !== undefined || timeoutMs !== undefined;
     this.onAbort = onAbort;
     if (timeoutMs !== undefined) {
       this.stopTimer = startTimer(timeoutMs, () =>
-        onAbort('timeout', new RequestTimeoutError(timeoutMs, this)),
+        onAbort('timeout', new RequestTimeoutError(timeoutMs, this, partialOutputs)),
       );
     }
     if (signal === undefined) return;
     addToSignal(signal, this);
     this.signal = signal;
+    this.partialOutputs = partialOutputs;
   }
 
   /** The call's signal was aborted. */
   aborted(): void {
     const { signal } = this;
-    if (signal !== null) this.onAbort?.('abort', abortReason(signal));
+    if (signal === null) return;
+    const error = new RequestAbortedError(abortReason(signal), this, this.partialOutputs);
+    this.onAbort?.('abort', error);
   }
 
   /** Registers the callback that `end` calls synchronously. */
   whenEnded(callback: () => void): void {
     this.onEnd = callback;
+  }
+
+  /** A prompt's requests begin. */
+  addUnfinished(prompt: UnfinishedPrompt): void {
+    this.unfinished.set(prompt.requestId, prompt);
+  }
+
+  /** What an unfinished prompt has generated so far; null before its requests begin. */
+  partialOutput(requestId: string): RequestOutput | null {
+    return this.unfinished.get(requestId)?.partialOutput() ?? null;
+  }
+
+  /** A prompt's outputs are complete. */
+  removeUnfinished(requestId: string): void {
+    this.unfinished.delete(requestId);
   }
 
   promptDone(): void {
@@ -75,12 +105,18 @@ export class Call {
     this.signal = null;
     if (signal !== null) removeFromSignal(signal, this);
     this.onAbort = null;
+    this.partialOutputs = () => [];
     this.onEnd?.();
   }
 }
 
+interface Watchers {
+  calls: Set<Call>;
+  listener: () => void;
+}
+
 /** Calls in progress, by signal. */
-const callsBySignal = new WeakMap<AbortSignal, Set<Call>>();
+const watchersBySignal = new WeakMap<AbortSignal, Watchers>();
 
 /**
  * Registers the call with its signal. Each signal has one listener, however many calls share it: a
@@ -88,31 +124,34 @@ const callsBySignal = new WeakMap<AbortSignal, Set<Call>>();
  * listener.
  */
 function addToSignal(signal: AbortSignal, call: Call): void {
-  const waiting = callsBySignal.get(signal) ?? new Set();
-  callsBySignal.set(signal, waiting);
-  waiting.add(call);
+  let watchers = watchersBySignal.get(signal);
+  if (watchers === undefined) {
+    const calls = new Set<Call>();
+    watchers = { calls, listener: () => abortAll(calls) };
+    watchersBySignal.set(signal, watchers);
+  }
   // Adds the listener only once: registering it again has no effect.
-  addAbortListener(signal, abortAll);
+  addAbortListener(signal, watchers.listener);
+  watchers.calls.add(call);
 }
 
 function removeFromSignal(signal: AbortSignal, call: Call): void {
-  const waiting = callsBySignal.get(signal);
-  if (waiting === undefined) return;
-  waiting.delete(call);
-  if (waiting.size === 0) removeAbortListener(signal, abortAll);
+  const watchers = watchersBySignal.get(signal);
+  if (watchers === undefined) return;
+  watchers.calls.delete(call);
+  if (watchers.calls.size === 0) removeAbortListener(signal, watchers.listener);
 }
 
 /** In slices: a signal may abort tens of thousands of calls. */
-function abortAll(this: AbortSignal): void {
-  const waiting = callsBySignal.get(this) ?? new Set();
-  function* calls() {
+function abortAll(calls: ReadonlySet<Call>): void {
+  function* aborts() {
     // The iterator skips calls that earlier ones removed from the set.
-    for (const call of waiting) {
+    for (const call of calls) {
       call.aborted();
       yield;
     }
   }
-  slicedWork.run(calls(), noop, noop);
+  slicedWork.run(aborts(), noop, noop);
 }
 
 function noop(): void {}

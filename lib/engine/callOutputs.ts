@@ -33,6 +33,10 @@ export class CallOutputs implements CallReceiver {
     };
   }
 
+  outputOf(index: number): RequestOutput | null {
+    return this.outputs[index] ?? null;
+  }
+
   failed(error: unknown): void {
     this.reject(error);
   }

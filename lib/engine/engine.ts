@@ -3,6 +3,7 @@
  * depends only on the order of requests and on step outputs, never on timing.
  */
 import { EventEmitter } from 'node:events';
+import { throwIfAborted } from '../abortSignal';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
 import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
@@ -16,6 +17,7 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { Admission } from './admission';
 import { Call } from './call';
 import type { CallInputs } from './callInputs';
+import { launchTime, publishStep } from './diagnostics';
 import { getKvCacheConfigs } from './kvCacheConfig';
 import { KVCacheManager } from './kvCacheManager';
 import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
@@ -28,7 +30,7 @@ import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
 import { type StartupRecord, startupRecord } from './startupRecord';
-import type { EngineStats, KVCacheStats } from './stats';
+import { type EngineStats, kvCacheStats, withOldNames } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
@@ -87,7 +89,7 @@ export class LLMEngine<E extends Executor = Executor> {
   ): Promise<LLMEngine<E>> {
     const { tokenizer, onProgress, signal } = options;
     const startTime = performance.now();
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const executorClass = await getExecutorClass(config);
     const executor = (await executorClass.create(config, { onProgress })) as E;
     log('start: %s has loaded the model', executorClass.name);
@@ -129,22 +131,22 @@ export class LLMEngine<E extends Executor = Executor> {
     signal?: AbortSignal,
   ): Promise<KVCacheManager> {
     const { config, executor } = this;
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const specs = await executor.getKvCacheSpecs();
     const availableBytes = await executor.determineAvailableMemory();
     log('start: %j bytes for the KV cache', availableBytes);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
     await executor.initializeFromConfig(kvCacheConfigs);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     log('start: the KV cache is allocated');
     await executor.compileOrWarmUpModel();
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     log('start: the model is warm');
     const { blockSize, enablePrefixCaching } = config.cache;
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
     this.startup = await startupRecord(executor, specs, numBlocks, startTime);
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const { numKvTokens, maxFullLengthRequests, maxModelLen } = this.startup;
     log(
       'start: the KV cache holds %d tokens, %d requests of %d tokens at once',
@@ -159,7 +161,7 @@ export class LLMEngine<E extends Executor = Executor> {
   /**
    * Completed outputs of each prompt, in order. Rejects with the encoding error,
    * ExecutorFailedError, ShutdownError, QueueFullError, RequestFailedError, RequestTimeoutError or
-   * a signal's reason; with InvalidStateError while the executor sleeps; and with NotSupportedError
+   * RequestAbortedError; with InvalidStateError while the executor sleeps; and with NotSupportedError
    * for a signal or timeout among several ranks. `call` tracks progress.
    *
    * Request ids and seeds follow the order of calls; requests of one call arrive together, once all
@@ -215,33 +217,20 @@ export class LLMEngine<E extends Executor = Executor> {
   /** Current state and totals since creation. */
   stats(): EngineStats {
     const { kvCacheManager, metrics, scheduler } = this;
-    return {
+    return withOldNames({
       numWaitingReqs: this.admission.numWaiting + this.lockstep.numQueuedRequests,
       numRunningReqs: scheduler.numRunning,
       kvCacheUsage: kvCacheManager.usage,
-      kvCache: this.kvCacheStats(),
+      kvCache: kvCacheStats(this.startup, kvCacheManager.usage),
       prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
       numPreemptions: scheduler.numPreemptions,
       numFinishedReqs: { ...metrics.numFinishedReqs },
       numPromptTokens: metrics.numPromptTokens,
       numOutputTokens: metrics.numOutputTokens,
       numNansInLogits: metrics.numNansInLogits,
-      timeToFirstToken: metrics.timeToFirstToken.snapshot(),
-      interTokenLatency: metrics.interTokenLatency.snapshot(),
-    };
-  }
-
-  private kvCacheStats(): KVCacheStats {
-    const { numKvBlocks, blockSize, numKvTokens, maxModelLen, maxFullLengthRequests } =
-      this.startup;
-    return {
-      usage: this.kvCacheManager.usage,
-      numBlocks: numKvBlocks,
-      blockSize,
-      numTokens: numKvTokens,
-      maxModelLen,
-      maxFullLengthRequests,
-    };
+      timeToFirstTokenMs: metrics.timeToFirstToken.snapshot(),
+      interTokenLatencyMs: metrics.interTokenLatency.snapshot(),
+    });
   }
 
   /**
@@ -289,8 +278,8 @@ export class LLMEngine<E extends Executor = Executor> {
       while (this.error === null) {
         const { change } = this.lockstep;
         if (change !== null && (await change.isDue())) {
-          for (const { step, output } of inFlight.splice(0))
-            this.update(step, await outputOf(output, turn));
+          for (const launched of inFlight.splice(0))
+            this.update(launched, await outputOf(launched.output, turn));
           await change.carryOut();
           continue;
         }
@@ -302,7 +291,8 @@ export class LLMEngine<E extends Executor = Executor> {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
             this.lockstep.launched();
-            inFlight.push({ step, output: executor.executeModel(step, { nonBlock: true }) });
+            const output = executor.executeModel(step, { nonBlock: true });
+            inFlight.push({ step, output, launched: launchTime() });
             continue;
           }
           this.launchEmptyStep(step);
@@ -312,7 +302,7 @@ export class LLMEngine<E extends Executor = Executor> {
           const output = await outputOf(oldest.output, turn);
           // No await until the next launch: the worker frees a request before its caller gets the
           // output.
-          this.update(oldest.step, output);
+          this.update(oldest, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
           await new Promise<void>((resolve) => (this.wake = resolve));
         } else {
@@ -350,8 +340,13 @@ export class LLMEngine<E extends Executor = Executor> {
     this.admission.takeArrivals(() => this.kvCacheManager.resetPrefixCache());
   }
 
-  private update(step: SchedulerOutput, output: ModelRunnerOutput): void {
+  private update(launched: StepInFlight, output: ModelRunnerOutput): void {
     if (this.error !== null) return;
+    this.deliver(launched.step, output);
+    publishStep(launched, this.scheduler);
+  }
+
+  private deliver(step: SchedulerOutput, output: ModelRunnerOutput): void {
     const { failedReqs } = output;
     if (failedReqs !== undefined) {
       for (const [requestId, error] of failedReqs) {

@@ -5,7 +5,6 @@
 import { types } from 'node:util';
 import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import type { ChatPromptOptions, PromptOptions } from '../config/requestOptions';
-import { SamplingParams } from '../config/samplingParams';
 import { show } from '../config/schema';
 import { DataSnapshot, readingError, readingOf, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
@@ -14,24 +13,22 @@ import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/
 import { checkFits } from '../tokenizer/lengthBound';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { CallInputs } from './callInputs';
+import { type CallParams, ParamsReader, tokenizerMissing } from './callParams';
 import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
-/** Text, or token ids with their text if wanted. */
+/** Text, or token ids, with their text if wanted. */
 export type Prompt =
   | string
+  | TokenIds
   | { readonly prompt: string }
   | { readonly promptTokenIds: TokenIds; readonly prompt?: string };
-
-type Params = SamplingParams | readonly SamplingParams[] | undefined;
 
 export class InputProcessor {
   private readonly vocabSize: number;
   private readonly limits: Readonly<RequestLimits>;
   private readonly encoder: PromptEncoder;
-  private readonly defaultParams: SamplingParams;
-  /** Immutable parameters already validated against the model. */
-  private readonly checked = new WeakSet<SamplingParams>();
+  private readonly params: ParamsReader;
 
   constructor(
     private readonly config: UniprocConfig,
@@ -40,7 +37,7 @@ export class InputProcessor {
     this.vocabSize = config.model.transformer.spec.vocabSize;
     this.limits = config.limits;
     this.encoder = new PromptEncoder(config, tokenizer);
-    this.defaultParams = SamplingParams.fromDefaults(config.model.generation);
+    this.params = new ParamsReader(config, tokenizer !== null);
   }
 
   /**
@@ -48,15 +45,19 @@ export class InputProcessor {
    * with one for each, or none for the model's defaults. Throws InvalidRequestError naming the
    * prompt; encoding may reject later.
    */
-  takePrompts(prompts: readonly Prompt[], params: Params, options: PromptOptions = {}): CallInputs {
+  takePrompts(
+    prompts: readonly Prompt[],
+    params: CallParams,
+    options: PromptOptions = {},
+  ): CallInputs {
     const settings = this.settings(options);
-    const paramsOf = readingOf('the call', () =>
-      this.takeParams(this.count(prompts, 'prompts'), params),
-    );
+    const numPrompts = this.count(prompts, 'prompts');
+    const paramsOf = readingOf('the call', () => this.params.take(params, numPrompts, false));
     return this.encoder.inputs(
-      takeEach('prompt', paramsOf, (samplingParams, i) =>
-        this.takePrompt(prompts[i], samplingParams, settings),
-      ),
+      takeEach('prompt', numPrompts, (i) => ({
+        samplingParams: paramsOf(i),
+        ...this.takePrompt(prompts[i], settings),
+      })),
       (pending) => this.checkTotals(pending),
       settings,
     );
@@ -65,20 +66,19 @@ export class InputProcessor {
   /** As `takePrompts`, for conversations, which the chat template renders. */
   takeChats(
     conversations: readonly (readonly ChatMessage[])[],
-    params: Params,
+    params: CallParams,
     options: ChatPromptOptions = {},
   ): CallInputs {
     this.requireTokenizer('a conversation');
     const snapshot = new DataSnapshot(this.limits.maxMessageValues, HARD_LIMITS.messageDepth);
     const settings = this.settings(naming('options', () => this.copy(options, snapshot)));
     checkTemplateOptions(settings);
-    const paramsOf = readingOf('the call', () =>
-      this.takeParams(this.count(conversations, 'conversations'), params),
-    );
+    const numPrompts = this.count(conversations, 'conversations');
+    const paramsOf = readingOf('the call', () => this.params.take(params, numPrompts, true));
     return this.encoder.inputs(
-      takeEach('conversation', paramsOf, (samplingParams, i) => ({
+      takeEach('conversation', numPrompts, (i) => ({
         ...this.takeMessages(conversations[i], snapshot),
-        samplingParams: this.checkParams(samplingParams),
+        samplingParams: paramsOf(i),
       })),
       (pending) => this.checkTotals(pending),
       settings,
@@ -96,38 +96,18 @@ export class InputProcessor {
   }
 
   private count(list: readonly unknown[], what: string): number {
-    const { length } = list;
+    const { length } = readingOf('the call', () => ({ length: list.length }));
     if (length <= this.limits.maxPromptsPerCall) return length;
     throw new InvalidRequestError(
       `the call has ${length} ${what}; ${limitedBy(this.limits, 'maxPromptsPerCall')}`,
     );
   }
 
-  /** The parameters of each prompt, unvalidated. */
-  private takeParams(numPrompts: number, params: Params): unknown[] {
-    if (!Array.isArray(params)) {
-      return new Array<unknown>(numPrompts).fill(params ?? this.defaultParams);
-    }
-    const { length } = params;
-    if (length !== numPrompts) {
-      throw new InvalidRequestError(
-        `the call has ${numPrompts} prompts but ${length} sampling parameters; pass one SamplingParams for ` +
-          'all prompts, or one for each',
-      );
-    }
-    return Array.from({ length: numPrompts }, (_, i) => params[i] as unknown);
-  }
-
   private takePrompt(
     prompt: Prompt,
-    samplingParams: unknown,
     { maxPromptTokens }: EncodeSettings,
-  ): PendingPrompt {
-    const params = this.checkParams(samplingParams);
-    const input = typeof prompt === 'string' ? { prompt } : prompt;
-    const text = (input as { prompt?: unknown } | null | undefined)?.prompt ?? null;
-    const given =
-      (input as { promptTokenIds?: unknown } | null | undefined)?.promptTokenIds ?? null;
+  ): Omit<PendingPrompt, 'samplingParams'> {
+    const { text, given } = partsOf(prompt);
     if (text !== null && typeof text !== 'string') {
       throw new InvalidRequestError(`its text is ${show(text)}; it must be a string`);
     }
@@ -141,14 +121,14 @@ export class InputProcessor {
       const kept = lastTokens(given, maxPromptTokens);
       const promptTokenIds = copyTokenIds(kept, maxModelLen, this.vocabSize);
       if (promptTokenIds === null) throw notAPrompt(prompt);
-      return { samplingParams: params, prompt: text, promptTokenIds };
+      return { prompt: text, promptTokenIds };
     }
     if (text === null) throw notAPrompt(prompt);
     const tokenizer = this.requireTokenizer('a text prompt');
     if (maxPromptTokens === null) {
       checkFits(tokenizer.minNumTokens(text), this.config.model.maxModelLen);
     }
-    return { samplingParams: params, prompt: text };
+    return { prompt: text };
   }
 
   private takeMessages(
@@ -205,82 +185,40 @@ export class InputProcessor {
     }
   }
 
-  private checkParams(params: unknown): SamplingParams {
-    if (!SamplingParams.isMade(params)) {
-      throw new InvalidRequestError(
-        `its sampling parameters are ${show(params)}; make them with new SamplingParams({ ... })`,
-      );
-    }
-    if (this.checked.has(params)) return params;
-    this.checkCounts(params);
-    this.checkTokenIds('logitBias', params.logitBias.keys());
-    this.checkTokenIds('allowedTokenIds', params.allowedTokenIds ?? []);
-    this.checkTokenIds('stopTokenIds', params.stopTokenIds);
-    for (const word of params.badWords) {
-      if (typeof word !== 'string') this.checkTokenIds('badWords', word);
-    }
-    if (params.stop.length > 0) this.requireTokenizer('a stop string');
-    this.checked.add(params);
-    return params;
-  }
-
-  private checkCounts(params: SamplingParams): void {
-    const { maxLogprobs } = this.config.model;
-    for (const name of ['logprobs', 'promptLogprobs'] as const) {
-      const count = params[name];
-      if (count !== null && count > maxLogprobs) {
-        throw new InvalidRequestError(`${name} is ${count}; maxLogprobs is ${maxLogprobs}`);
-      }
-    }
-    if (params.n > this.limits.maxN) {
-      throw new InvalidRequestError(`n is ${params.n}; ${limitedBy(this.limits, 'maxN')}`);
-    }
-    this.checkCount('stop', params.stop.length, 'maxStopStrings');
-    this.checkCount('stopTokenIds', params.stopTokenIds.length, 'maxStopTokenIds');
-    this.checkCount('badWords', params.badWords.length, 'maxBadWords');
-    this.checkCount('logitBias', params.logitBias.size, 'maxLogitBiases');
-    this.checkCount('allowedTokenIds', params.allowedTokenIds?.length ?? 0, 'maxAllowedTokenIds');
-    this.checkLengths('stop', params.stop, 'maxStopStringLength');
-    this.checkLengths('badWords', params.badWords, 'maxBadWordLength');
-  }
-
-  private checkLengths(
-    name: string,
-    entries: readonly (string | readonly number[])[],
-    limit: keyof RequestLimits,
-  ): void {
-    // Names are built only for errors: there may be many entries.
-    const index = entries.findIndex(({ length }) => length > this.limits[limit]);
-    if (index < 0) return;
-    const what = typeof entries[index] === 'string' ? 'characters' : 'tokens';
-    this.checkCount(`${name}[${index}]`, entries[index].length, limit, what);
-  }
-
-  private checkCount(
-    name: string,
-    count: number,
-    limit: keyof RequestLimits,
-    what = 'entries',
-  ): void {
-    if (count <= this.limits[limit]) return;
-    throw new InvalidRequestError(`${name} has ${count} ${what}; ${limitedBy(this.limits, limit)}`);
-  }
-
-  private checkTokenIds(name: string, tokenIds: Iterable<number>): void {
-    for (const tokenId of tokenIds) {
-      if (tokenId < this.vocabSize) continue;
-      throw new InvalidRequestError(
-        `${name} has token ${tokenId}; the model's tokens are integers from 0 to ${this.vocabSize - 1}`,
-      );
-    }
-  }
-
   private requireTokenizer(what: string): Tokenizer {
     if (this.tokenizer !== null) return this.tokenizer;
+    throw tokenizerMissing(what);
+  }
+}
+
+/**
+ * The prompts of a call: one, or a list. A list that starts with a number is one prompt's token ids.
+ * Throws InvalidRequestError for an empty list, which may be meant as either.
+ */
+export function asPrompts(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
+  if (!Array.isArray(prompts)) return [prompts as Prompt];
+  const list = prompts as readonly (Prompt | number | bigint)[];
+  if (list.length === 0) {
     throw new InvalidRequestError(
-      `${what} needs a tokenizer, but the engine was created with skipTokenizerInit`,
+      'prompts is []; it must have at least one prompt, or one token id if it is one prompt',
     );
   }
+  const isTokenIds = typeof list[0] === 'number' || typeof list[0] === 'bigint';
+  return isTokenIds ? [prompts as TokenIds] : (prompts as readonly Prompt[]);
+}
+
+/** The text and the token ids that a prompt has, unchecked. */
+function partsOf(prompt: unknown): { text: unknown; given: unknown } {
+  if (typeof prompt === 'string') return { text: prompt, given: null };
+  if (Buffer.isBuffer(prompt)) {
+    throw new InvalidRequestError(
+      'it is a Buffer, which holds bytes; pass buffer.toString() for text, or { promptTokenIds } for ' +
+        'token ids of a byte each',
+    );
+  }
+  if (Array.isArray(prompt) || types.isTypedArray(prompt)) return { text: null, given: prompt };
+  const { prompt: text, promptTokenIds } = (prompt ?? {}) as Record<string, unknown>;
+  return { text: text ?? null, given: promptTokenIds ?? null };
 }
 
 /**
@@ -301,19 +239,15 @@ function notAConversation(messages: unknown): InvalidRequestError {
 
 function notAPrompt(prompt: unknown): InvalidRequestError {
   return new InvalidRequestError(
-    `it is ${show(prompt)}; a prompt is a string, { prompt } or { promptTokenIds }`,
+    `it is ${show(prompt)}; a prompt is a string, a list of token ids, { prompt } or { promptTokenIds }`,
   );
 }
 
-/** Maps `take` over the prompts' parameters; errors name the prompt. */
-function takeEach<T>(
-  what: string,
-  params: readonly unknown[],
-  take: (params: unknown, index: number) => T,
-): T[] {
-  return params.map((ofPrompt, i) => {
+/** Calls `take` for each index below `count`; errors name the prompt. */
+function takeEach<T>(what: string, count: number, take: (index: number) => T): T[] {
+  return Array.from({ length: count }, (_, i) => {
     try {
-      return take(ofPrompt, i);
+      return take(i);
     } catch (error) {
       throw named(`${what} ${i}`, error);
     }

@@ -272,7 +272,7 @@ export class RankLockstep implements Lockstep, RankChange {
 
   /** Why this rank cannot make the change; null if it can. */
   private faultOf({ newDataParallelSize: size }: ReconfigureDistributedRequest): string | null {
-    if (this.executor.isSleeping) return 'its executor is asleep; call executor.wakeUp() first';
+    if (this.executor.isSleeping) return 'its executor is asleep; call llm.wakeUp() first';
     const { numRankLocalRequests } = this.admission;
     if (size > 1 && numRankLocalRequests > 0) {
       return `it has ${numRankLocalRequests} requests that only this rank may end (stream, signal, timeoutMs); finish or abort them`;

@@ -1,5 +1,6 @@
 /** Engine counters, latencies and events. */
 import type { EventEmitter } from 'node:events';
+import { requestFinish } from './diagnostics';
 import type { EndReason } from './outputs';
 import type { Request } from './request';
 import type { StartupRecord } from './startupRecord';
@@ -156,9 +157,9 @@ export class EngineMetrics {
     if (this.hasListeners) this.emitFinished(request, times, numOutputTokens, finishReason);
   }
 
-  /** Whether the event `finished` has a listener. */
+  /** Whether the event `finished` or its channel has a listener. */
   get hasListeners(): boolean {
-    return this.events.listenerCount('finished') > 0;
+    return this.events.listenerCount('finished') > 0 || requestFinish.hasSubscribers;
   }
 
   /** Emits `finished` without counting the request. */
@@ -168,7 +169,7 @@ export class EngineMetrics {
     numOutputTokens: number,
     finishReason: EndReason,
   ): void {
-    emit(this.events, 'finished', {
+    const record = {
       requestId,
       numPromptTokens,
       numCachedTokens: numCachedTokens ?? 0,
@@ -177,12 +178,14 @@ export class EngineMetrics {
       queueTimeMs: elapsed(arrival, scheduled),
       timeToFirstTokenMs: elapsed(arrival, firstToken),
       totalTimeMs: performance.now() - arrival,
-    });
+    };
+    emit(this.events, 'finished', record);
+    requestFinish.publish(record);
   }
 }
 
-/** Null when `end` is NaN. */
-function elapsed(start: number, end: number): number | null {
+/** Milliseconds; null when `end` is NaN. */
+export function elapsed(start: number, end: number): number | null {
   return Number.isNaN(end) ? null : end - start;
 }
 

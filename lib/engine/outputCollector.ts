@@ -1,6 +1,7 @@
 /** Buffers a stream's deltas for its reader (vLLM's RequestOutputCollector). */
+import { ReadableStream } from 'node:stream/web';
 import { codeOf, log } from '../log';
-import type { OutputDelta, OutputStream, RequestOutput } from './outputs';
+import type { OutputDelta, OutputStream, RequestOutput, Usage } from './outputs';
 
 /** Receives a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
 export interface OutputReceiver {
@@ -30,12 +31,23 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
   private complete = false;
   private failure: { error: unknown } | null = null;
   private abort: (() => void) | null = null;
+  /** Of the last delta; an unread delta of another output may still be read after it. */
+  private ending: Required<Pick<OutputDelta, 'usage' | 'metrics'>> | null = null;
+  requestId: string | null = null;
+  numPromptTokens: number | null = null;
+  usage: Usage | null = null;
 
   /** `start` makes the call for this receiver and returns its abort function. */
   constructor(private start: ((receiver: OutputReceiver) => () => void) | null) {}
 
   delta(delta: OutputDelta): void {
     if (this.complete) return;
+    const { usage, metrics } = delta;
+    if (usage !== undefined && metrics !== undefined) {
+      this.ending = { usage, metrics };
+      delete delta.usage;
+      delete delta.metrics;
+    }
     const earlier = this.waiting.get(delta.index);
     if (earlier === undefined) {
       this.waiting.set(delta.index, delta);
@@ -80,6 +92,23 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     return this;
   }
 
+  toReadableStream(): ReadableStream<OutputDelta> {
+    return new ReadableStream<OutputDelta>(
+      {
+        pull: async (controller) => {
+          const { done, value } = await this.next();
+          if (done === true) controller.close();
+          else controller.enqueue(value);
+        },
+        cancel: async () => {
+          await this.return();
+        },
+      },
+      // Reads nothing ahead: the call starts with the first read, and unread deltas are merged.
+      { highWaterMark: 0 },
+    );
+  }
+
   private begin(): void {
     const { start } = this;
     this.start = null;
@@ -92,14 +121,26 @@ export class RequestOutputCollector implements OutputReceiver, OutputStream {
     }
   }
 
+  /** Removes a delta from the buffer; the last of the stream has its usage. */
+  private take(delta: OutputDelta): OutputDelta {
+    this.waiting.delete(delta.index);
+    this.requestId = delta.requestId;
+    this.numPromptTokens = delta.numPromptTokens;
+    if (this.ending !== null && this.waiting.size === 0) {
+      Object.assign(delta, this.ending);
+      this.usage = this.ending.usage;
+      this.ending = null;
+    }
+    return delta;
+  }
+
   private serve(): void {
     while (this.reads.length > 0) {
       const next = this.waiting.values().next();
       if (next.done === true && this.failure === null && !this.complete) return;
       const { resolve, reject } = this.reads.shift() as Read;
       if (next.done !== true) {
-        this.waiting.delete(next.value.index);
-        resolve({ done: false, value: next.value });
+        resolve({ done: false, value: this.take(next.value) });
       } else if (this.failure !== null) {
         reject(this.failure.error);
         this.failure = null;
@@ -117,4 +158,6 @@ function merge(earlier: OutputDelta, delta: OutputDelta): void {
   for (const tokenId of delta.tokenIds) earlier.tokenIds.push(tokenId);
   for (const position of delta.logprobs ?? []) earlier.logprobs?.push(position);
   earlier.finishReason = delta.finishReason;
+  earlier.stopReason = delta.stopReason;
+  if (delta.cumulativeLogprob !== undefined) earlier.cumulativeLogprob = delta.cumulativeLogprob;
 }

@@ -5,6 +5,7 @@
 import { InvalidLogitsError, RequestFailedError, UniprocError } from '../errors';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { Call } from './call';
+import { requestStart } from './diagnostics';
 import { type EndReason, type EngineMetrics, RequestTimes } from './metrics';
 import type { EngineCoreOutput, EngineCoreOutputs, FinishReason, OutputDelta } from './outputs';
 import type { PendingCall } from './pendingCall';
@@ -64,8 +65,17 @@ export class OutputProcessor {
 
   /** Records when the request was first scheduled. */
   scheduled(requestId: string, now: number): void {
-    const times = this.states.get(requestId)?.times;
-    if (times !== undefined && Number.isNaN(times.scheduled)) times.scheduled = now;
+    const state = this.states.get(requestId);
+    if (state === undefined || !Number.isNaN(state.times.scheduled)) return;
+    const { index, parent, request, times } = state;
+    times.scheduled = now;
+    if (Number.isNaN(parent.times.scheduled)) parent.times.scheduled = now;
+    const { numPromptTokens } = request;
+    const numCachedTokens = request.numCachedTokens ?? 0;
+    if (index === 0) parent.numCachedTokens = numCachedTokens;
+    if (!requestStart.hasSubscribers) return;
+    const queueTimeMs = now - times.arrival;
+    requestStart.publish({ requestId, numPromptTokens, numCachedTokens, queueTimeMs });
   }
 
   /**
@@ -118,7 +128,7 @@ export class OutputProcessor {
     const numTokensBefore = state.tokenIds.length;
     let finishReason = engineReason;
     let text = '';
-    for (let i = start; i < end && !state.stopStringFound; i++) {
+    for (let i = start; i < end && state.stopString === null; i++) {
       state.tokenIds.push(sampledTokenIds[i]);
       if (logprobs !== null) state.addLogprobs(logprobs, i);
       // A stop token is part of the text only with includeStopStrInOutput, as in vLLM.
@@ -128,14 +138,15 @@ export class OutputProcessor {
       }
     }
     if (finishReason !== null) text += state.flush();
-    if (state.stopStringFound) {
+    if (state.stopString !== null) {
       if (finishReason === null) this.endedReqIds.push(requestId);
       finishReason = 'stop';
     }
+    const stopReason = finishReason === 'stop' ? stopReasonOf(state) : null;
     this.measure(state, numTokensBefore, now);
     state.text += text;
-    parent.receiver.delta?.(deltaOf(state, numTokensBefore, text, finishReason));
-    if (finishReason !== null) this.finish(state, finishReason);
+    parent.receiver.delta?.(deltaOf(state, numTokensBefore, { text, finishReason, stopReason }));
+    if (finishReason !== null) this.finish(state, finishReason, stopReason);
   }
 
   private measure(
@@ -149,22 +160,31 @@ export class OutputProcessor {
     } else {
       this.metrics.nextToken(times, now);
     }
+    if (Number.isNaN(parent.times.firstToken)) parent.times.firstToken = now;
+    parent.times.lastToken = now;
     const numNewTokens = tokenIds.length - numTokensBefore;
     this.metrics.numOutputTokens += numNewTokens;
+    parent.numOutputTokens += numNewTokens;
     parent.call.numOutputTokens += numNewTokens;
   }
 
-  private finish(state: RequestState, finishReason: FinishReason): void {
+  private finish(
+    state: RequestState,
+    finishReason: FinishReason,
+    stopReason: string | number | null,
+  ): void {
     this.end(state, finishReason);
-    const { index, text, tokenIds, logprobs } = state;
-    state.parent.addOutput({ index, text, tokenIds, finishReason, logprobs });
+    state.parent.addOutput(state.completion(finishReason, stopReason));
   }
 
   /** Ends requests of an ended call; returns the ids that were unfinished. */
   dropRequests(requestIds: readonly string[], reason: EndReason): readonly string[] {
     return requestIds.filter((requestId) => {
       const state = this.states.get(requestId);
-      if (state !== undefined) this.end(state, reason);
+      if (state !== undefined) {
+        state.parent.addPartial(state);
+        this.end(state, reason);
+      }
       return state !== undefined;
     });
   }
@@ -214,23 +234,40 @@ export class OutputProcessor {
   }
 }
 
+/** `end`: the text that it gained, and how it ended. */
 function deltaOf(
-  { index, tokenIds, logprobs, parent }: RequestState,
+  { index, tokenIds, logprobs, parent, cumulativeLogprob }: RequestState,
   numTokensBefore: number,
-  text: string,
-  finishReason: FinishReason | null,
+  end: Pick<OutputDelta, 'text' | 'finishReason' | 'stopReason'>,
 ): OutputDelta {
   const delta: OutputDelta = {
+    requestId: parent.requestId,
+    numPromptTokens: parent.promptTokenIds.length,
     index,
-    text,
+    text: end.text,
     tokenIds: tokenIds.slice(numTokensBefore),
-    finishReason,
+    finishReason: end.finishReason,
+    stopReason: end.stopReason,
   };
-  if (logprobs !== null) delta.logprobs = logprobs.slice(numTokensBefore);
+  if (logprobs !== null) {
+    delta.logprobs = logprobs.slice(numTokensBefore);
+    delta.cumulativeLogprob = cumulativeLogprob;
+  }
   if (index === 0 && numTokensBefore === 0 && parent.promptLogprobs !== null) {
     delta.promptLogprobs = [...parent.promptLogprobs];
   }
+  if (end.finishReason !== null && parent.hasOneUnfinished) {
+    delta.usage = parent.usage;
+    delta.metrics = parent.metrics;
+  }
   return delta;
+}
+
+/** The stop string, or the caller's stop token, that ended an output; null for the model's end. */
+function stopReasonOf({ request, stopString, tokenIds }: RequestState): string | number | null {
+  if (stopString !== null) return stopString;
+  const last = tokenIds[tokenIds.length - 1];
+  return request.samplingParams.stopTokenIds.includes(last) ? last : null;
 }
 
 function asRequestError(requestId: string, error: unknown): UniprocError {

@@ -1,12 +1,10 @@
-/** Outputs of the engine: internal per-step records, and what users receive. */
+/** Outputs of the engine: internal per-step records, and deltas of streams. */
+import type { ReadableStream } from 'node:stream/web';
 import type { UniprocError } from '../errors';
 import type { LogprobsLists } from '../contract/modelRunnerOutput';
+import type { FinishReason, PositionLogprobs, RequestMetrics, Usage } from '../requestOutput';
 
-/**
- * Why a request ended: token limit, stop token or string, or abort. An aborted request has no
- * output, only the event `finished`.
- */
-export type FinishReason = 'length' | 'stop' | 'abort';
+export * from '../requestOutput';
 
 /** Why a request ended: a FinishReason, or, without an output, a timeout or an error. */
 export type EndReason = FinishReason | 'timeout' | 'error';
@@ -36,82 +34,46 @@ export interface EngineCoreOutputs {
   logprobs: LogprobsLists | null;
 }
 
-/** One token's entry in the model's raw distribution, before temperature and penalties. */
-export interface Logprob {
-  logprob: number;
-  /** 1 is the likeliest. */
-  rank: number;
-  /**
-   * Text the token adds to the preceding tokens: empty while a character is incomplete, the whole
-   * character once complete. Null without a tokenizer.
-   */
-  decodedToken: string | null;
-  /** The token's bytes if it begins or ends inside a character; else absent. */
-  bytes?: number[];
-}
-
-/** Stands for -Infinity in JSON (as in vLLM's server). */
-const JSON_MINUS_INFINITY = -9999;
-
-/**
- * A position's logprobs by token id: the position's own token first, then the likeliest in
- * descending order.
- */
-export class PositionLogprobs extends Map<number, Logprob> {
-  /** In the Map's order. A logprob of -Infinity is -9999. */
-  toJSON(): ({ tokenId: number } & Logprob)[] {
-    return Array.from(this, ([tokenId, entry]) => ({
-      tokenId,
-      ...entry,
-      logprob: entry.logprob === -Infinity ? JSON_MINUS_INFINITY : entry.logprob,
-    }));
-  }
-}
-
-/** One of the `n` outputs of a prompt. */
-export interface CompletionOutput {
-  /** From 0. */
-  index: number;
-  /**
-   * Empty without a tokenizer or with `detokenize: false`. Includes a stop token only with
-   * `includeStopStrInOutput`.
-   */
-  text: string;
-  /** Includes a stop token. */
-  tokenIds: number[];
-  finishReason: FinishReason;
-  /** One for each of `tokenIds`; null if not requested. */
-  logprobs: PositionLogprobs[] | null;
-}
-
-export interface RequestOutput {
-  requestId: string;
-  /** As text, when it was given as text. */
-  prompt: string | null;
-  promptTokenIds: number[];
-  /** One for each prompt token, null for the first; null if not requested. */
-  promptLogprobs: (PositionLogprobs | null)[] | null;
-  /** By index. */
-  outputs: CompletionOutput[];
-}
-
 /** What one of the `n` outputs gained since the last read. */
 export interface OutputDelta {
+  /** As in the event `finished`; that of output i is `${requestId}-${i}` if `n` is above 1. */
+  requestId: string;
+  /** Tokens of the prompt. */
+  numPromptTokens: number;
   index: number;
   text: string;
   tokenIds: number[];
   /** Null while unfinished. */
   finishReason: FinishReason | null;
+  /** As in CompletionOutput; null while unfinished. */
+  stopReason: string | number | null;
   /** One for each of `tokenIds`; absent if not requested. */
   logprobs?: PositionLogprobs[];
+  /** Sum of the output's logprobs so far; absent if not requested. */
+  cumulativeLogprob?: number;
   /**
    * On output 0's first delta: one per prompt token, null for the first. Absent elsewhere and when
    * not requested.
    */
   promptLogprobs?: (PositionLogprobs | null)[];
+  /** On the last delta of the stream. */
+  usage?: Usage;
+  /** On the last delta of the stream. */
+  metrics?: RequestMetrics;
 }
 
 /** Deltas as they are generated; leaving the loop calls `return`, which aborts the request. */
 export interface OutputStream extends AsyncIterableIterator<OutputDelta, void> {
+  /** Null until the first delta is read. */
+  readonly requestId: string | null;
+  /** Tokens of the prompt; null until the first delta is read. */
+  readonly numPromptTokens: number | null;
+  /** Null until the last delta is read. */
+  readonly usage: Usage | null;
   return(): Promise<IteratorResult<OutputDelta, void>>;
+  /**
+   * The rest of the stream as a web ReadableStream of deltas, which reads a delta when its reader wants
+   * one. Cancelling it aborts the request; an error of the stream errors it.
+   */
+  toReadableStream(): ReadableStream<OutputDelta>;
 }

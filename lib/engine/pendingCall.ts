@@ -6,6 +6,7 @@ import { listBytes } from './listMemory';
 import type { EndReason } from './metrics';
 import type { OutputReceiver } from './outputCollector';
 import type { Request } from './request';
+import type { RequestOutput } from './outputs';
 import type { ParentRequest } from './requestState';
 import type { RequestSource } from './waitingRequests';
 
@@ -15,6 +16,8 @@ export interface CallReceiver {
   readonly isStream: boolean;
   /** The receiver of prompt `index`. */
   of(index: number): OutputReceiver;
+  /** The complete output of prompt `index`; null if it is not complete. */
+  outputOf?(index: number): RequestOutput | null;
   /** The call failed; called once. */
   failed(error: unknown, atOnce?: boolean): void;
 }
@@ -73,6 +76,10 @@ export class PendingCall implements RequestSource {
     return this.options.priority ?? 0;
   }
 
+  get numPrompts(): number {
+    return this.call.numPrompts;
+  }
+
   get numLeft(): number {
     return this.numRequests - this.numTaken;
   }
@@ -115,5 +122,35 @@ export class PendingCall implements RequestSource {
     const prompt = String(firstRequest + promptIndex);
     const isOnly = this.numSamples[promptIndex] === 1;
     return { requestId: isOnly ? prompt : `${prompt}-${index}`, promptIndex, index };
+  }
+
+  /** What the prompts have generated, in order, complete or not. */
+  partialOutputs(): RequestOutput[] {
+    return this.numSamples.map((_, index) => {
+      const requestId = String(this.firstRequest + index);
+      return (
+        this.receiver.outputOf?.(index) ??
+        this.call.partialOutput(requestId) ??
+        this.emptyOutput(requestId, this.inputs?.[index])
+      );
+    });
+  }
+
+  /** Of a prompt whose requests have not begun; undefined `input`: not encoded. */
+  private emptyOutput(requestId: string, input: EngineInput | undefined): RequestOutput {
+    return {
+      requestId,
+      prompt: input?.prompt ?? null,
+      promptTokenIds: Array.from(input?.promptTokenIds ?? []),
+      promptLogprobs: null,
+      outputs: [],
+      numCachedTokens: 0,
+      metrics: {
+        arrivalTimeMs: performance.timeOrigin + this.time,
+        queueTimeMs: null,
+        timeToFirstTokenMs: null,
+        timeToLastTokenMs: null,
+      },
+    };
   }
 }

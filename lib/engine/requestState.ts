@@ -5,9 +5,16 @@ import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { LogprobsLists } from '../contract/modelRunnerOutput';
 import type { Call } from './call';
 import { LogprobsDecoder } from './logprobs';
-import type { RequestTimes } from './metrics';
+import { elapsed, RequestTimes } from './metrics';
 import type { OutputReceiver } from './outputCollector';
-import type { CompletionOutput, PositionLogprobs } from './outputs';
+import type {
+  CompletionOutput,
+  FinishReason,
+  PositionLogprobs,
+  RequestMetrics,
+  RequestOutput,
+  Usage,
+} from './outputs';
 import type { Request } from './request';
 import { StopStringMatcher } from './stopStrings';
 
@@ -20,6 +27,12 @@ export class ParentRequest {
   private numUnfinished: number;
   /** Unfinished samples. */
   readonly samples = new Set<RequestState>();
+  /** The first sample's prefix cache hits: later samples find the first one's blocks. */
+  numCachedTokens = 0;
+  /** Tokens generated, over all samples. */
+  numOutputTokens = 0;
+  /** Of all samples: the first to be scheduled, and so on. */
+  readonly times: RequestTimes;
 
   constructor(
     readonly requestId: string,
@@ -32,8 +45,12 @@ export class ParentRequest {
     readonly call: Call,
     /** Samples expected; fewer than `n` if another rank has the call. */
     numSamples = samplingParams.n,
+    /** When the call was made, by `performance.now()`. */
+    arrival = performance.now(),
   ) {
     this.numUnfinished = numSamples;
+    this.times = new RequestTimes(arrival);
+    call.addUnfinished(this);
     this.resetPromptLogprobs();
   }
 
@@ -61,18 +78,61 @@ export class ParentRequest {
     return this.call.isWatched || this.receiver.delta !== undefined;
   }
 
+  /** Whether only one sample is unfinished. */
+  get hasOneUnfinished(): boolean {
+    return this.numUnfinished === 1;
+  }
+
   /** Delivers the prompt's output once all samples are complete. */
   addOutput(output: CompletionOutput): void {
     this.outputs[output.index] = output;
     if (--this.numUnfinished > 0) return;
+    this.call.removeUnfinished(this.requestId);
     this.call.promptDone();
-    this.receiver.finished({
+    this.receiver.finished(this.output());
+  }
+
+  /** Keeps what a sample generated until its call ended early, if anything. */
+  addPartial(state: RequestState): void {
+    if (state.tokenIds.length === 0) return;
+    this.outputs[state.index] = state.completion('abort', null);
+  }
+
+  /** The output so far; unfinished samples have the reason 'abort'. */
+  partialOutput(): RequestOutput {
+    for (const state of this.samples) this.addPartial(state);
+    return this.output();
+  }
+
+  private output(): RequestOutput {
+    return {
       requestId: this.requestId,
       prompt: this.prompt,
       promptTokenIds: plain(this.promptTokenIds),
       promptLogprobs: this.promptLogprobs,
-      outputs: this.outputs,
-    });
+      // Without holes: samples of an unfinished prompt that have not begun.
+      outputs: this.outputs.flat(),
+      numCachedTokens: this.numCachedTokens,
+      metrics: this.metrics,
+    };
+  }
+
+  get usage(): Usage {
+    return {
+      numPromptTokens: this.promptTokenIds.length,
+      numCachedTokens: this.numCachedTokens,
+      numOutputTokens: this.numOutputTokens,
+    };
+  }
+
+  get metrics(): RequestMetrics {
+    const { arrival, scheduled, firstToken, lastToken } = this.times;
+    return {
+      arrivalTimeMs: performance.timeOrigin + arrival,
+      queueTimeMs: elapsed(arrival, scheduled),
+      timeToFirstTokenMs: elapsed(arrival, firstToken),
+      timeToLastTokenMs: elapsed(arrival, lastToken),
+    };
   }
 
   /** Never throws: the caller may have more receivers to notify. */
@@ -100,6 +160,8 @@ export class RequestState {
   readonly tokenIds: number[] = [];
   text = '';
   readonly logprobs: PositionLogprobs[] | null;
+  /** Sum of the logprobs of its tokens, if requested. */
+  cumulativeLogprob = 0;
   private readonly logprobsDecoder: LogprobsDecoder | null;
   /** Created at the first token: a waiting request costs little. */
   private detokenizer: IncrementalDetokenizer | null = null;
@@ -122,8 +184,16 @@ export class RequestState {
         : null;
   }
 
-  get stopStringFound(): boolean {
-    return this.stopStrings?.matched === true;
+  /** The stop string that ended the output; null if none. */
+  get stopString(): string | null {
+    return this.stopStrings?.matched ?? null;
+  }
+
+  /** The output so far, as one that ended for `finishReason`. */
+  completion(finishReason: FinishReason, stopReason: string | number | null): CompletionOutput {
+    const { index, text, tokenIds, logprobs } = this;
+    const cumulativeLogprob = logprobs === null ? null : this.cumulativeLogprob;
+    return { index, text, tokenIds, finishReason, stopReason, logprobs, cumulativeLogprob };
   }
 
   /** Adds a token generated before this state existed; its text counts as delivered. */
@@ -138,6 +208,8 @@ export class RequestState {
     if (this.logprobs === null || this.logprobsDecoder === null) return;
     const count = this.request.samplingParams.logprobs ?? 0;
     this.logprobs.push(this.logprobsDecoder.next(lists, row, count));
+    // The first of a row is the sampled token's.
+    this.cumulativeLogprob += lists.logprobs[row * lists.width];
   }
 
   /** Stop strings, like stop tokens, are ignored in the first minTokens tokens. */
@@ -160,7 +232,11 @@ export class RequestState {
     }
     const text = stopStrings.push(detokenizer.append([tokenId]), this.mayStop);
     // Held-back text is final if the output ends here.
-    if (!this.mayStop || stopStrings.matched || !stopStrings.wouldMatch(detokenizer.heldText)) {
+    if (
+      !this.mayStop ||
+      stopStrings.matched !== null ||
+      !stopStrings.wouldMatch(detokenizer.heldText)
+    ) {
       return text;
     }
     return text + stopStrings.push(detokenizer.finish());
@@ -168,7 +244,7 @@ export class RequestState {
 
   /** Returns the held-back text once the output is complete. */
   flush(): string {
-    if (this.detokenizer === null || this.stopStringFound) return '';
+    if (this.detokenizer === null || this.stopString !== null) return '';
     const rest = this.detokenizer.finish();
     if (this.stopStrings === null) return rest;
     return this.stopStrings.push(rest, this.mayStop) + this.stopStrings.flush();

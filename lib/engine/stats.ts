@@ -1,6 +1,8 @@
 /** Engine statistics. */
+import { aliasField } from '../deprecation';
 import type { PrefixCacheStats } from './kvCacheManager';
 import type { EndReason, HistogramStats } from './metrics';
+import type { StartupRecord } from './startupRecord';
 
 /** What the KV cache holds, and how much of it is in use. */
 export interface KVCacheStats {
@@ -17,8 +19,16 @@ export interface KVCacheStats {
   maxFullLengthRequests: number;
 }
 
+/** Old names of fields; not enumerable. */
+interface DeprecatedStats {
+  /** @deprecated Use `timeToFirstTokenMs`. */
+  readonly timeToFirstToken?: HistogramStats;
+  /** @deprecated Use `interTokenLatencyMs`. */
+  readonly interTokenLatency?: HistogramStats;
+}
+
 /** Counters are totals since creation. Each of a prompt's `n` samples is a request. */
-export interface EngineStats {
+export interface EngineStats extends DeprecatedStats {
   /** Requests not scheduled yet, or preempted. */
   numWaitingReqs: number;
   numRunningReqs: number;
@@ -37,7 +47,27 @@ export interface EngineStats {
   /** Requests that ended with InvalidLogitsError. */
   numNansInLogits: number;
   /** From the call to the first token. */
-  timeToFirstToken: HistogramStats;
+  timeToFirstTokenMs: HistogramStats;
   /** From each token of a request to its next. */
-  interTokenLatency: HistogramStats;
+  interTokenLatencyMs: HistogramStats;
+}
+
+/** `usage`: the share of the blocks in use. */
+export function kvCacheStats(startup: StartupRecord, usage: number): KVCacheStats {
+  const { numKvBlocks, blockSize, numKvTokens, maxModelLen, maxFullLengthRequests } = startup;
+  return {
+    usage,
+    numBlocks: numKvBlocks,
+    blockSize,
+    numTokens: numKvTokens,
+    maxModelLen,
+    maxFullLengthRequests,
+  };
+}
+
+/** Adds the fields' old names. */
+export function withOldNames(stats: EngineStats): EngineStats {
+  aliasField(stats, 'timeToFirstToken', 'timeToFirstTokenMs');
+  aliasField(stats, 'interTokenLatency', 'interTokenLatencyMs');
+  return stats;
 }

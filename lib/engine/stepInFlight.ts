@@ -8,6 +8,8 @@ import type { EventLoopTurn } from '../slicedWork';
 export interface StepInFlight {
   step: SchedulerOutput;
   output: Future<ModelRunnerOutput | null>;
+  /** When it was launched, by `performance.now()`; NaN unless it is traced. */
+  launched: number;
 }
 
 /**

@@ -13,6 +13,8 @@ class StopStringAutomaton {
   readonly suffix: number[] = [0];
   /** By node: whether it is a stop string, and whether it is or ends with one. */
   readonly isStop: boolean[] = [false];
+  /** By node that is a stop string: the string. */
+  readonly stopString = new Map<number, string>();
   readonly endsStop: boolean[] = [false];
 
   constructor(stop: readonly string[]) {
@@ -36,6 +38,7 @@ class StopStringAutomaton {
       node = child;
     }
     this.isStop[node] = this.endsStop[node] = true;
+    this.stopString.set(node, string);
   }
 
   /** Breadth first: a node's suffix is shorter than the node. */
@@ -112,11 +115,22 @@ class Reader {
 
   /** Visible position where the longest stop string ending here starts; Infinity if none. */
   get stopStart(): number {
+    const node = this.stopNode();
+    return node === null ? Infinity : this.visible(this.length - this.automaton.depth[node]);
+  }
+
+  /** The longest stop string ending here; null if none. */
+  get stopString(): string | null {
+    const node = this.stopNode();
+    return node === null ? null : (this.automaton.stopString.get(node) ?? null);
+  }
+
+  private stopNode(): number | null {
     const { depth, suffix, isStop, endsStop } = this.automaton;
     for (let node = this.node; endsStop[node]; node = suffix[node]) {
-      if (isStop[node] && this.isWhole(depth[node])) return this.visible(this.length - depth[node]);
+      if (isStop[node] && this.isWhole(depth[node])) return node;
     }
-    return Infinity;
+    return null;
   }
 
   /** Visible position where the longest stop string prefix ending here starts. */
@@ -159,7 +173,7 @@ export class StopStringMatcher {
   private held = '';
   /** Length of the visible text already emitted. */
   private numEmitted = 0;
-  private found = false;
+  private found: string | null = null;
 
   /** `stop` must not change. */
   constructor(
@@ -170,7 +184,8 @@ export class StopStringMatcher {
     this.visible = new Reader(automatonOf(stop));
   }
 
-  get matched(): boolean {
+  /** The stop string found; null if none yet. */
+  get matched(): string | null {
     return this.found;
   }
 
@@ -231,7 +246,9 @@ export class StopStringMatcher {
   /** Handles a stop string from `start` to `end` of the visible text. */
   private stop(start: number, end: number): string {
     const text = this.held.slice(0, (this.includeStopString ? end : start) - this.numEmitted);
-    this.found = true;
+    // The reader that found the earlier start.
+    const readers = this.all === null ? [this.visible] : [this.visible, this.all];
+    this.found = readers.find((reader) => reader.stopStart === start)?.stopString ?? null;
     this.held = '';
     return text;
   }

@@ -65,7 +65,11 @@ function isTokenId(value: unknown, vocabSize: number): value is number {
 }
 
 function notAToken(index: number, value: unknown, vocabSize: number): InvalidRequestError {
-  const hint = typeof value === 'bigint' ? '; pass numbers, or BigInts in a BigInt64Array' : '';
+  const hints: Partial<Record<string, string>> = {
+    bigint: '; pass numbers, or BigInts in a BigInt64Array',
+    string: "; a list is one prompt's token ids",
+  };
+  const hint = hints[typeof value] ?? '';
   return new InvalidRequestError(
     `its token ${index} is ${show(value)}; the model's tokens are integers from 0 to ` +
       `${vocabSize - 1}${hint}`,

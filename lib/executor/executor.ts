@@ -1,6 +1,6 @@
 /** Runs steps on workers (vLLM V1's abstract Executor). */
 import { inspect } from 'node:util';
-import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
+import type { UniprocConfig } from '../config/uniprocConfig';
 import { NotSupportedError, type ExecutorFailedError } from '../errors';
 import type { NativeModelRunner } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
@@ -12,6 +12,7 @@ import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest
 import type { Worker } from '../worker/worker';
 import type { SleepTag, WorkerBase } from '../worker/workerBase';
 import type { RpcMethod } from '../worker/workerWrapper';
+import { type CreateOptions, type RpcOptions, type StepOptions, timeoutOf } from './callOptions';
 import {
   configFrom,
   type ConfigOrArgs,
@@ -25,25 +26,7 @@ import { SleepState } from './sleepState';
 import { TwoPhaseStep } from './twoPhaseStep';
 import { joinOutputs, requireResults } from './workerResults';
 
-export type { RpcMethod };
-
-export interface RpcOptions {
-  /** Milliseconds; then rejects with RpcTimeoutError, and a late result is dropped. */
-  timeout?: number;
-  args?: readonly unknown[];
-  /** Passed after `args`, as the last argument. */
-  kwargs?: object;
-}
-
-export interface StepOptions {
-  /** Milliseconds; then rejects with RpcTimeoutError, and the executor has failed. */
-  timeout?: number;
-}
-
-export interface CreateOptions {
-  /** Called with the progress of weight loading. */
-  onProgress?: (progress: LoadProgress) => void;
-}
+export type { CreateOptions, RpcMethod, RpcOptions, StepOptions };
 
 export interface ExecutorClass<T extends Executor = Executor> {
   new (config: UniprocConfig): T;
@@ -257,7 +240,7 @@ export abstract class Executor {
     schedulerOutput: SchedulerOutput,
     options: StepOptions & { nonBlock?: boolean } = {},
   ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
-    const future = this.#launch(schedulerOutput, options.timeout);
+    const future = this.#launch(schedulerOutput, timeoutOf(options));
     return options.nonBlock ? future : future.result();
   }
 
@@ -278,30 +261,30 @@ export abstract class Executor {
     options: StepOptions & { nonBlock?: boolean } = {},
   ): Future<ModelRunnerOutput | null> | Promise<ModelRunnerOutput | null> {
     const future = this.#step.sample(() =>
-      this.#callStep('sampleTokens', grammarOutput, options.timeout, false),
+      this.#callStep('sampleTokens', grammarOutput, timeoutOf(options), false),
     );
     return options.nonBlock ? future : future.result();
   }
 
   #launch(
     schedulerOutput: SchedulerOutput,
-    timeout: number | undefined,
+    timeoutMs: number | undefined,
   ): Future<ModelRunnerOutput | null> {
     const refusal = this.#sleep.refusalOf('executeModel');
     if (refusal !== null) return Future.failed(refusal);
     const mayWait = schedulerOutput.hasStructuredOutputRequests;
     return this.#step.launch(mayWait, () =>
-      this.#callStep('executeModel', schedulerOutput, timeout, mayWait),
+      this.#callStep('executeModel', schedulerOutput, timeoutMs, mayWait),
     );
   }
 
   #callStep(
     method: 'executeModel' | 'sampleTokens',
     arg: unknown,
-    timeout: number | undefined,
+    timeoutMs: number | undefined,
     mayWait: boolean,
   ): Future<ModelRunnerOutput | null> {
-    const options = { args: [arg], timeout, nonBlock: true } as const;
+    const options = { args: [arg], timeoutMs, nonBlock: true } as const;
     const workers = this.collectiveRpc<ModelRunnerOutput | null>(method, options);
     return joinOutputs(method, workers, mayWait);
   }

@@ -65,10 +65,10 @@ export class Future<T> implements PromiseLike<T> {
 
   /**
    * Resolves with the result. Rejects with the future's error, CancelledError, or
-   * FutureTimeoutError after `timeout` milliseconds (the future itself stays pending).
+   * FutureTimeoutError after `timeoutMs` (the future itself stays pending).
    */
-  result(timeout?: number): Promise<T> {
-    return this.#wait(timeout, (resolve, reject) => {
+  result(timeoutMs?: number): Promise<T> {
+    return this.#wait(timeoutMs, (resolve, reject) => {
       if (this.#state === 'finished') resolve(this.#value as T);
       else reject(this.#error);
     });
@@ -78,8 +78,8 @@ export class Future<T> implements PromiseLike<T> {
    * Resolves with the error, or null on success. Rejects as `result` does when cancelled or timed
    * out.
    */
-  exception(timeout?: number): Promise<unknown> {
-    return this.#wait<unknown>(timeout, (resolve, reject) => {
+  exception(timeoutMs?: number): Promise<unknown> {
+    return this.#wait<unknown>(timeoutMs, (resolve, reject) => {
       if (this.#state === 'cancelled') reject(this.#error);
       else resolve(this.#state === 'failed' ? this.#error : null);
     });
@@ -133,7 +133,7 @@ export class Future<T> implements PromiseLike<T> {
   }
 
   #wait<V>(
-    timeout: number | undefined,
+    timeoutMs: number | undefined,
     settle: (resolve: (value: V) => void, reject: (error: unknown) => void) => void,
   ): Promise<V> {
     return new Promise<V>((resolve, reject) => {
@@ -141,9 +141,9 @@ export class Future<T> implements PromiseLike<T> {
         stopTimer();
         settle(resolve, reject);
       };
-      const stopTimer = startTimer(timeout, () => {
+      const stopTimer = startTimer(timeoutMs, () => {
         this.#callbacks = this.#callbacks?.filter((other) => other !== whenDone) ?? null;
-        reject(new FutureTimeoutError(timeout as number));
+        reject(new FutureTimeoutError(timeoutMs as number));
       });
       this.addDoneCallback(whenDone);
     });

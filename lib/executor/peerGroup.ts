@@ -67,7 +67,7 @@ export const NO_PEERS: Peers = {
 
 /**
  * Ranks started by a launcher. A failed step, a step that other ranks do not reach within
- * `distributedTimeout`, or the loss of a rank fails the executor; other ranks are notified at once.
+ * `distributedTimeoutMs`, or the loss of a rank fails the executor; other ranks are notified at once.
  */
 export class PeerGroup implements Peers {
   #worldSize: number;
@@ -134,7 +134,7 @@ export class PeerGroup implements Peers {
 
   timeoutOf(method: RpcMethod): number | undefined {
     const isBounded = this.inLockstep && BOUNDED_METHODS.has(method);
-    return isBounded ? this.config.parallel.distributedTimeout : undefined;
+    return isBounded ? this.config.parallel.distributedTimeoutMs : undefined;
   }
 
   onCall(method: RpcMethod, args: readonly unknown[], result: Future<unknown>): void {

@@ -16,7 +16,8 @@ import {
   WorkerWrapper,
   type RpcMethod,
 } from '../worker/workerWrapper';
-import { type CreateOptions, Executor, registerExecutorClass, type RpcOptions } from './executor';
+import { type CreateOptions, type RpcOptions, timeoutOf } from './callOptions';
+import { Executor, registerExecutorClass } from './executor';
 import { Future } from './future';
 import { LaunchOrder } from './launchOrder';
 import type { PeerWorker } from './peerGroup';
@@ -98,12 +99,13 @@ export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
     return options.nonBlock ? [future] : future.result().then((result) => [result]);
   }
 
-  #call(method: RpcMethod, { args = [], kwargs, timeout }: RpcOptions): Future<unknown> {
+  #call(method: RpcMethod, options: RpcOptions): Future<unknown> {
+    const { args = [], kwargs } = options;
     const future = new Future<unknown>();
     this.#pending.add(future);
     try {
       this.#requireRunning();
-      const limit = timeout ?? this.peers.timeoutOf(method);
+      const limit = timeoutOf(options) ?? this.peers.timeoutOf(method);
       if (limit !== undefined) {
         future.addDoneCallback(startTimer(limit, () => this.#expire(future, method, limit)));
       }
@@ -209,9 +211,9 @@ export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
     if (FATAL_CODES.has((error as { code?: unknown } | null | undefined)?.code)) this.fail(error);
   }
 
-  #expire(future: Future<unknown>, method: RpcMethod, timeout: number): void {
+  #expire(future: Future<unknown>, method: RpcMethod, timeoutMs: number): void {
     const name = typeof method === 'string' ? method : method.name || 'a function';
-    const error = new RpcTimeoutError(name, timeout);
+    const error = new RpcTimeoutError(name, timeoutMs);
     this.#reject(future, error);
     if (this.#isFatalWhenLate(method)) this.fail(error);
   }

@@ -2,6 +2,7 @@
  * Keeps special tokens in a conversation's text from becoming control tokens: a mark splits them,
  * survives the template, and distinguishes them from the special tokens that the template adds.
  */
+import { types } from 'node:util';
 
 /** A part of a rendered text. */
 export interface RenderedPart {
@@ -32,7 +33,9 @@ function unusedCharacter(texts: readonly string[]): string {
 
 function collectTexts(value: unknown, into: string[]): void {
   if (typeof value === 'string') into.push(value);
-  else if (typeof value === 'object' && value !== null) {
+  else if (types.isMap(value)) {
+    for (const item of value.values()) collectTexts(item, into);
+  } else if (typeof value === 'object' && value !== null) {
     for (const item of Object.values(value)) collectTexts(item, into);
   }
 }
@@ -40,7 +43,10 @@ function collectTexts(value: unknown, into: string[]): void {
 function mapTexts(value: unknown, change: (text: string) => string): unknown {
   if (typeof value === 'string') return change(value);
   if (Array.isArray(value)) return value.map((item: unknown) => mapTexts(item, change));
-  if (typeof value !== 'object' || value === null) return value;
+  if (typeof value !== 'object' || value === null || types.isNumberObject(value)) return value;
+  if (types.isMap(value)) {
+    return new Map(Array.from(value, ([key, item]) => [key, mapTexts(item, change)]));
+  }
   const entries = Object.entries(value);
   return Object.fromEntries(entries.map(([name, item]) => [name, mapTexts(item, change)]));
 }

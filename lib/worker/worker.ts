@@ -124,7 +124,7 @@ export class Worker extends WorkerBase {
   }
 
   async #joinGroup(): Promise<void> {
-    const { distributedTimeout: timeout } = this.#config.parallel;
+    const { distributedTimeoutMs: timeout } = this.#config.parallel;
     const group = await ProcessGroup.join({ ...this.#place, timeout });
     this.processGroup = group;
     this.#numSteps = 0;
@@ -144,11 +144,11 @@ export class Worker extends WorkerBase {
   }
 
   async #connect(group: ProcessGroup, device: NativeDeviceThread): Promise<void> {
-    const { distributedTimeout, disableCustomAllReduce } = this.#config.parallel;
+    const { distributedTimeoutMs, disableCustomAllReduce } = this.#config.parallel;
     this.communicator = new (native().Communicator)(device, {
       rank: this.rank,
       worldSize: this.worldSize,
-      timeout: distributedTimeout,
+      timeout: distributedTimeoutMs,
       customAllReduce: !disableCustomAllReduce,
     });
     const address = await this.communicator.address();

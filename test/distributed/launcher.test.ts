@@ -265,7 +265,7 @@ describe('the first failure', () => {
         `const { launch } = require('${ROOT}/lib/distributed/launcher');
          launch({
            nprocPerNode: 2, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1', masterPort: 0,
-           program: '${file}', args: [], gracePeriod: 5000,
+           program: '${file}', args: [], gracePeriodMs: 5000,
          }).catch(({ code, rank, exitCode }) => console.log(code, rank, exitCode));`,
       ],
       environment(),

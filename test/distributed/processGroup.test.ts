@@ -429,7 +429,7 @@ describe('join', () => {
     ['the init method is tcp://host', { initMethod: 'tcp://host' }],
     ['the init method is tcp://host:70000', { initMethod: 'tcp://host:70000' }],
     ['the init method is tcp://a:b:1', { initMethod: 'tcp://a:b:1' }],
-    ['timeout is -1', { timeout: -1 }],
+    ['timeoutMs is -1', { timeout: -1 }],
   ])('rejects when %s', async (message, { rank = 0, worldSize = 2, ...options }) => {
     const error = await errorOf(join(rank, worldSize, options));
     expect(error).toBeInstanceOf(ConfigError);

@@ -15,6 +15,7 @@ import {
   turns,
 } from './pagedWorker';
 import { promptOf } from './schedulerDriver';
+import { abortedBy } from '../support/aborted';
 
 afterEach(shutdownEngines);
 
@@ -64,7 +65,7 @@ describe('a signal', () => {
     );
     controller.abort(reason);
     // No step completes meanwhile.
-    await expect(ended).rejects.toBe(reason);
+    await expect(ended).rejects.toMatchObject(abortedBy(reason));
     await expectFreedInNextStep(engine, usageOfTwo);
   });
 
@@ -78,7 +79,7 @@ describe('a signal', () => {
     });
     await nextStep(engine);
     controller.abort(reason);
-    await expect(stream.next()).rejects.toBe(reason);
+    await expect(stream.next()).rejects.toMatchObject(abortedBy(reason));
     expect(await stream.next()).toEqual({ done: true, value: undefined });
     await expectFreedInNextStep(engine, usageOfTwo);
   });
@@ -91,7 +92,7 @@ describe('a signal', () => {
       return stream.next();
     });
     controller.abort(reason);
-    await expect(ended).rejects.toBe(reason);
+    await expect(ended).rejects.toMatchObject(abortedBy(reason));
     expect(engine.engine.numUnfinishedRequests).toBe(1);
   });
 
@@ -103,7 +104,7 @@ describe('a signal', () => {
     await turns();
     expect(engine.engine.stats().numWaitingReqs).toBe(1);
     controller.abort(reason);
-    await expect(waiting).rejects.toBe(reason);
+    await expect(waiting).rejects.toMatchObject(abortedBy(reason));
     await nextStep(engine);
     expect(engine.engine.stats().numWaitingReqs).toBe(0);
   });
@@ -115,7 +116,7 @@ describe('a signal', () => {
     const prompts = [1, 2, 3].map((first) => promptOf(4, first));
     const { signal } = controller;
     const call = engine.generateAll(prompts, { ...LONG, n: 2 }, { signal });
-    const rejected = expect(call).rejects.toBe(reason);
+    const rejected = expect(call).rejects.toMatchObject(abortedBy(reason));
     while (engine.worker.steps.length < 5) await turns(1);
     controller.abort(reason);
     await rejected;
@@ -130,9 +131,13 @@ describe('a signal', () => {
   test('that is already aborted refuses the call and adds no request', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const signal = AbortSignal.abort(reason);
-    await expect(engine.generate(promptOf(3), LONG, { signal })).rejects.toBe(reason);
-    await expect(engine.generateAll([], LONG, { signal })).rejects.toBe(reason);
-    await expect(engine.stream(promptOf(3), LONG, { signal }).next()).rejects.toBe(reason);
+    await expect(engine.generate(promptOf(3), LONG, { signal })).rejects.toMatchObject(
+      abortedBy(reason),
+    );
+    await expect(engine.generateAll([], LONG, { signal })).rejects.toMatchObject(abortedBy(reason));
+    await expect(engine.stream(promptOf(3), LONG, { signal }).next()).rejects.toMatchObject(
+      abortedBy(reason),
+    );
     await turns();
     expect(engine.worker.steps).toEqual([]);
     expect(engine.engine.stats()).toMatchObject({ numWaitingReqs: 0, numRunningReqs: 0 });
@@ -143,7 +148,7 @@ describe('a signal', () => {
     const controller = new AbortController();
     const stream = engine.stream(promptOf(3), LONG, { signal: controller.signal });
     controller.abort(reason);
-    await expect(stream.next()).rejects.toBe(reason);
+    await expect(stream.next()).rejects.toMatchObject(abortedBy(reason));
     expect(engine.worker.steps).toEqual([]);
   });
 
@@ -154,8 +159,8 @@ describe('a signal', () => {
     const call = engine.generate(promptOf(3), LONG, { signal });
     const read = engine.stream(promptOf(3), LONG, { signal }).next();
     controller.abort(value);
-    await expect(call).rejects.toBe(value);
-    await expect(read).rejects.toBe(value);
+    await expect(call).rejects.toMatchObject(abortedBy(value));
+    await expect(read).rejects.toMatchObject(abortedBy(value));
   });
 
   test('shared by many requests keeps no listener of finished ones', async () => {
@@ -249,8 +254,9 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
 
       (await settled).forEach((result, i) => {
         const alone = generateAlone(prompts[i], params);
-        if (result.status === 'rejected') expect([i, result.reason]).toEqual([which, reason]);
-        else expect(result.value.outputs[0].tokenIds).toEqual(alone);
+        if (result.status === 'rejected') {
+          expect([i, result.reason]).toMatchObject([which, abortedBy(reason)]);
+        } else expect(result.value.outputs[0].tokenIds).toEqual(alone);
       });
       for (let i = 0; i < 3; i++) await nextStep(engine);
       expect(engine.engine.stats()).toMatchObject({
@@ -395,7 +401,7 @@ describe('a timeout', () => {
     const { signal } = controller;
     const aborted = engine.generate(promptOf(3), LONG, { ...options, signal });
     controller.abort(reason);
-    await expect(aborted).rejects.toBe(reason);
+    await expect(aborted).rejects.toMatchObject(abortedBy(reason));
     expect(timers()).toHaveLength(before);
   });
 });
@@ -409,7 +415,7 @@ test('running requests of a large aborted call end at once, the rest soon after'
   ended.catch(() => undefined);
   while (statsNow().numRunningReqs === 0) await turns();
   controller.abort(reason);
-  await expect(ended).rejects.toBe(reason);
+  await expect(ended).rejects.toMatchObject(abortedBy(reason));
   expect(statsNow()).toMatchObject({ numRunningReqs: 0, kvCacheUsage: 0 });
   while (statsNow().numWaitingReqs > 0) await turns();
   expect(statsNow().numFinishedReqs.abort).toBe(5000);
@@ -427,7 +433,7 @@ test('waiting requests are made only at the head of the queue, and each is repor
   const controller = new AbortController();
   const prompts = Array.from({ length: 100 }, (_, i) => promptOf(3 + (i % 2)));
   const ended = engine.generateAll(prompts, { ...LONG, n: 2 }, { signal: controller.signal });
-  const rejected = expect(ended).rejects.toBe(reason);
+  const rejected = expect(ended).rejects.toMatchObject(abortedBy(reason));
   while (engine.engine.stats().numRunningReqs === 0) await turns();
   expect(engine.engine.stats().numWaitingReqs).toBe(198);
   expect(engine.engine.numUnfinishedRequests).toBe(200);

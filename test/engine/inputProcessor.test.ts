@@ -83,7 +83,7 @@ describe('a prompt of token ids', () => {
   });
 });
 
-test.each([[5], [null], [undefined], [[5, 6]], [{}], [{ prompt: 5 }]])(
+test.each([[5], [null], [undefined], [Buffer.from('text')], [{}], [{ prompt: 5 }]])(
   'a prompt may not be %p',
   async (prompt) => {
     await expect(processOne(prompt)).rejects.toThrow(InvalidRequestError);
@@ -120,10 +120,15 @@ describe('sampling parameters', () => {
     },
   );
 
-  test('must be SamplingParams', async () => {
-    const plain = { temperature: 0 } as unknown as SamplingParams;
-    await expect(process(processor, [{ promptTokenIds: [1] }], plain)).rejects.toThrow(
-      /new SamplingParams/,
+  test.each([
+    ['greedy'],
+    [7],
+    [new Set([1])],
+    [Promise.resolve({})],
+    [new AbortController().signal],
+  ])('may not be %p', async (params) => {
+    await expect(process(processor, [{ promptTokenIds: [1] }], params as never)).rejects.toThrow(
+      /^prompt 0: sampling parameters: expected an object or a SamplingParams/,
     );
   });
 

@@ -2,10 +2,13 @@ import { RequestOutputCollector } from '../../lib/engine/outputCollector';
 import { type OutputDelta, PositionLogprobs } from '../../lib/engine/outputs';
 
 const delta = (text: string, tokenIds: number[], index = 0): OutputDelta => ({
+  requestId: '0',
+  numPromptTokens: 3,
   index,
   text,
   tokenIds,
   finishReason: null,
+  stopReason: null,
 });
 
 async function readAll(collector: RequestOutputCollector): Promise<OutputDelta[]> {
@@ -32,7 +35,7 @@ test('unread deltas are merged', async () => {
   collector.delta({ ...delta('', [4]), finishReason: 'stop' });
   collector.finished();
   expect(await readAll(collector)).toEqual([
-    { index: 0, text: 'ab', tokenIds: [1, 2, 3, 4], finishReason: 'stop' },
+    { ...delta('ab', [1, 2, 3, 4]), finishReason: 'stop' },
   ]);
 });
 

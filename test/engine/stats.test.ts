@@ -39,8 +39,8 @@ describe('stats', () => {
       numFinishedReqs: { stop: 0, length: 0, abort: 0, timeout: 0, error: 0 },
       numPromptTokens: 0,
       numOutputTokens: 0,
-      timeToFirstToken: none,
-      interTokenLatency: none,
+      timeToFirstTokenMs: none,
+      interTokenLatencyMs: none,
     });
   });
 
@@ -230,8 +230,8 @@ describe('latencies', () => {
 
   test('are from the call to the first token, and from token to token', async () => {
     const { stats, finished } = await generate({}, 4);
-    expect(stats.timeToFirstToken).toMatchObject({ sum: 2 * STEP_MS, count: 2 });
-    expect(stats.interTokenLatency).toMatchObject({ sum: 6 * STEP_MS, count: 6 });
+    expect(stats.timeToFirstTokenMs).toMatchObject({ sum: 2 * STEP_MS, count: 2 });
+    expect(stats.interTokenLatencyMs).toMatchObject({ sum: 6 * STEP_MS, count: 6 });
     expect(finished).toHaveLength(2);
     for (const request of finished) {
       expect(request).toMatchObject({

@@ -343,7 +343,7 @@ describe('a two-phase step', () => {
     expect(await breaking.exception()).toBeInstanceOf(DeviceError);
 
     const hung = await createExecutor(Hanging);
-    const hanging = hung.executeModel(structuredStep('a'), { nonBlock: true, timeout: 10 });
+    const hanging = hung.executeModel(structuredStep('a'), { nonBlock: true, timeoutMs: 10 });
     expect(await hung.sampleTokens(grammar)).toBeNull();
     expect(await hanging.exception()).toMatchObject({ code: 'RPC_TIMEOUT' });
   });

@@ -86,7 +86,7 @@ export function testConfig({
     parallel: {
       tensorParallelSize: 1,
       distributedExecutorBackend: 'uni',
-      distributedTimeout: 300_000,
+      distributedTimeoutMs: 300_000,
       disableCustomAllReduce: false,
       workerCls: PlainWorker,
       workerExtensionCls: null,

@@ -250,7 +250,7 @@ describe('collectiveRpc', () => {
     it('never throws: any error is in the future', async () => {
       const executor = await createExecutor(Caller);
       const error = async (method: string, timeout?: number) => {
-        const [future] = executor.collectiveRpc(method, { nonBlock: true, timeout });
+        const [future] = executor.collectiveRpc(method, { nonBlock: true, timeoutMs: timeout });
         return String(await future.exception());
       };
       expect(await error('throws')).toBe('Error: thrown');
@@ -265,7 +265,7 @@ describe('collectiveRpc', () => {
   describe('with a timeout', () => {
     it('rejects with RpcTimeoutError, and the executor continues', async () => {
       const executor = await createExecutor(Caller);
-      const calling = executor.collectiveRpc('never', { timeout: 20 });
+      const calling = executor.collectiveRpc('never', { timeoutMs: 20 });
       await expect(calling).rejects.toBeInstanceOf(RpcTimeoutError);
       await expect(calling).rejects.toThrow('never did not return within 20 ms');
       await executor.checkHealth();
@@ -281,7 +281,7 @@ describe('collectiveRpc', () => {
       }
       const executor = await createExecutor(Late);
       const futures = [1, 2].map(
-        () => executor.collectiveRpc('answer', { timeout: 5, nonBlock: true })[0],
+        () => executor.collectiveRpc('answer', { timeoutMs: 5, nonBlock: true })[0],
       );
       await settle();
       late.resolve('late');
@@ -301,7 +301,7 @@ describe('collectiveRpc', () => {
           }
         }
         const executor = await createExecutor(Late, { asyncScheduling });
-        const calling = executor.collectiveRpc('outputs', { timeout: 5 });
+        const calling = executor.collectiveRpc('outputs', { timeoutMs: 5 });
         await expect(calling).rejects.toBeInstanceOf(RpcTimeoutError);
         expect(output.reads).toBe(0);
         output.finish();
@@ -313,7 +313,7 @@ describe('collectiveRpc', () => {
     it('refuses an invalid number of milliseconds', async () => {
       const executor = await createExecutor(Caller);
       const calls = executor.driverWorker.worker.calls.length;
-      await expect(executor.collectiveRpc('never', { timeout: NaN })).rejects.toBeInstanceOf(
+      await expect(executor.collectiveRpc('never', { timeoutMs: NaN })).rejects.toBeInstanceOf(
         ConfigError,
       );
       expect(executor.driverWorker.worker.calls.length).toBe(calls);
@@ -433,7 +433,7 @@ describe.each([
       }
     }
     const executor = await createExecutor(Hanging, { asyncScheduling });
-    const hanging = executor.collectiveRpc('outputs', { args: [true], timeout: 5 });
+    const hanging = executor.collectiveRpc('outputs', { args: [true], timeoutMs: 5 });
     const following = executor.collectiveRpc('outputs', { args: [false] });
     await expect(hanging).rejects.toBeInstanceOf(RpcTimeoutError);
     expect(await following).toEqual([outputOf('b')]);
@@ -498,10 +498,10 @@ describe('a step that takes longer than its timeout', () => {
       executor.registerFailureCallback((failure) => failures.push(failure));
       const stepping =
         method === 'executeModel'
-          ? executor.executeModel(step('a'), { timeout: 10 })
+          ? executor.executeModel(step('a'), { timeoutMs: 10 })
           : executor
               .executeModel(step('a'))
-              .then(() => executor.sampleTokens(null, { timeout: 10 }));
+              .then(() => executor.sampleTokens(null, { timeoutMs: 10 }));
       const error: unknown = await stepping.catch((error: unknown) => error);
       expect(error).toBeInstanceOf(RpcTimeoutError);
       expect(failures.map(({ cause }) => cause)).toEqual([error]);
@@ -511,7 +511,7 @@ describe('a step that takes longer than its timeout', () => {
 
   it('completes with the worker if in time', async () => {
     const executor = await createExecutor(PlainWorker);
-    expect(await executor.executeModel(step('a'), { timeout: 60_000 })).toEqual(outputOf('a'));
+    expect(await executor.executeModel(step('a'), { timeoutMs: 60_000 })).toEqual(outputOf('a'));
   });
 });
 
@@ -569,7 +569,7 @@ describe('a device error', () => {
       const pending = [
         executor.collectiveRpc('forever'),
         executor.collectiveRpc('forever', { nonBlock: true })[0].result(),
-        executor.collectiveRpc('forever', { timeout: 1e6 }),
+        executor.collectiveRpc('forever', { timeoutMs: 1e6 }),
       ].map((call) => call.catch((failure: unknown) => failure));
       await expect(executor.collectiveRpc('breaks', { args: [how] })).rejects.toBe(error);
 
@@ -725,7 +725,7 @@ describe('shutdown', () => {
       const steps = ['a', 'b'].map((reqId) =>
         executor.executeModel(step(reqId), { nonBlock: true }),
       );
-      const [call] = executor.collectiveRpc('forever', { nonBlock: true, timeout: 1e6 });
+      const [call] = executor.collectiveRpc('forever', { nonBlock: true, timeoutMs: 1e6 });
       executor.driverWorker.worker.launched[0].finish();
       await executor.shutdown();
       expect(await steps[0]).toEqual(outputOf('a'));
@@ -827,8 +827,8 @@ describe('shutdown', () => {
       const config = testConfig({ workerCls: Hanging, asyncScheduling: true });
       UniProcExecutor.create(config).then(async (executor) => {
         const futures = [
-          executor.executeModel({}, { nonBlock: true, timeout: 1e8 }),
-          executor.collectiveRpc('forever', { nonBlock: true, timeout: 1e8 })[0],
+          executor.executeModel({}, { nonBlock: true, timeoutMs: 1e8 }),
+          executor.collectiveRpc('forever', { nonBlock: true, timeoutMs: 1e8 })[0],
         ];
         const waiting = futures.map((future) => future.exception(1e8));
         await executor.shutdown();

@@ -37,7 +37,7 @@ const createOnGpu = (args = {}) => createLLM({
   maxModelLen: 512,
   maxNumSeqs: 8,
   kvCacheMemoryBytes: 2 ** 26,
-  distributedTimeout: 60_000,
+  distributedTimeoutMs: 60_000,
   distributedExecutorBackend: worldSize > 1 ? 'external_launcher' : 'uni',
   ...args,
 });

@@ -18,7 +18,7 @@ const createLLM = (args = {}) => LLM.create({
   seed: 7,
   tensorParallelSize: worldSize,
   distributedExecutorBackend: 'external_launcher',
-  distributedTimeout: 20_000,
+  distributedTimeoutMs: 20_000,
   ...args,
 });
 

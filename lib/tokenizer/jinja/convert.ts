@@ -1,4 +1,5 @@
 /** Converts JavaScript values to template values, following JSON. Each property is read once. */
+import { types } from 'node:util';
 import { Dict, type Value } from './values';
 
 /** Maximum nesting of template variables; Python's json.dumps fails at about 1000. */
@@ -33,14 +34,19 @@ export function fromJs(value: unknown, path: string, depth = 0): Value {
   }
   if (typeof value === 'number') return fromNumber(value);
   if (typeof value !== 'object') throw new ConversionError(path, `is a ${typeof value}`);
-  if (value instanceof Number) return value.valueOf();
+  if (types.isNumberObject(value)) return Number.prototype.valueOf.call(value);
+  if (types.isStringObject(value)) return String.prototype.valueOf.call(value);
+  if (types.isBooleanObject(value)) return Boolean.prototype.valueOf.call(value);
   if (Array.isArray(value)) {
     return value.map((item: unknown, i) => fromJs(item, `${path}[${i}]`, depth + 1));
   }
-  if (value instanceof Date) return value.toJSON();
+  if (types.isTypedArray(value)) return fromJs([...(value as Int32Array)], path, depth);
+  if (types.isDate(value)) return value.toJSON();
+  if (types.isSet(value) || types.isNativeError(value)) {
+    throw new ConversionError(path, `is a ${types.isSet(value) ? 'Set' : 'Error'}`);
+  }
   const dict = new Dict();
-  const entries: Iterable<[unknown, unknown]> =
-    value instanceof Map ? (value as Map<unknown, unknown>) : Object.entries(value);
+  const entries: Iterable<[unknown, unknown]> = types.isMap(value) ? value : Object.entries(value);
   for (const [key, item] of entries) {
     if (item === undefined) continue;
     const name = typeof key === 'string' ? key : fromJs(key, `a key of ${path}`, depth + 1);
