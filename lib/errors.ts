@@ -174,6 +174,16 @@ export class OutOfMemoryError extends UniprocError {
   }
 }
 
+/**
+ * The CUDA device cannot be used: no driver or GPU, no CUDA backend or cuBLASLt, or versions that do
+ * not match; the message has the reason and the remedy. `code`: CUDA_UNAVAILABLE.
+ */
+export class CudaUnavailableError extends UniprocError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('CUDA_UNAVAILABLE', message, options);
+  }
+}
+
 /** A sticky device error: the device's state is lost. `code`: DEVICE_FAILED. */
 export class DeviceError extends UniprocError {
   constructor(message: string, options?: ErrorOptions) {

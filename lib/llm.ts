@@ -72,8 +72,8 @@ export class LLM {
 
   /**
    * Loads a model. Rejects with ConfigError, CheckpointError, UnsupportedModelError,
-   * OutOfMemoryError or AddonUnavailableError after releasing everything. If another rank failed to
-   * start, the error has that rank's error code and names the rank.
+   * OutOfMemoryError, CudaUnavailableError or AddonUnavailableError after releasing everything. If
+   * another rank failed to start, the error has that rank's error code and names the rank.
    */
   static async create(args: CreateArgs = {}): Promise<LLM> {
     const { distributedExecutorBackend: backend } = { ...args };

@@ -4,6 +4,7 @@ import {
   CheckpointError,
   CommunicatorError,
   ConfigError,
+  CudaUnavailableError,
   DeviceError,
   InternalError,
   InvalidRequestError,
@@ -25,6 +26,8 @@ export function nativeError(
   switch (code) {
     case 'OUT_OF_MEMORY':
       return new OutOfMemoryError(message);
+    case 'CUDA_UNAVAILABLE':
+      return new CudaUnavailableError(message);
     case 'DEVICE_FAILED':
       return new DeviceError(message);
     case 'REQUEST_INVALID':

@@ -38,7 +38,7 @@ const LIB_ROOMS = {
   server: { imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm'] },
   /** What users import and run. */
   entry: {
-    files: ['index', 'cli'],
+    files: ['index', 'cli', 'doctor'],
     imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm', 'server'],
   },
 };

@@ -1,16 +1,18 @@
 /**
- * Loads the addon and declares its types. No other module of the library accesses the addon, and
- * this one contains no logic.
+ * Loads the addon, declares its types and chooses the default device. No other module of the library
+ * loads the addon.
  */
 import path from 'node:path';
 import type { DType } from '../config/dtype';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
+import type { BuildInfo, Cuda } from './cuda';
 import { addonFiles, addonUnavailable } from './platformPackage';
 import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
 export type { DType };
 export type * from '../model/spec';
+export type * from './cuda';
 export type * from './modelRunner';
 
 export interface DeviceProperties {
@@ -172,6 +174,11 @@ export interface Addon {
    * Sets the file of the CUDA backend, for the process; default: uniproc_cuda.so next to the addon.
    */
   setCudaBackend(file: string): void;
+  readonly buildInfo: BuildInfo;
+  /** Whether there is a GPU for this process, or an NVIDIA driver that fails; off this thread. */
+  hasGpu(): Promise<boolean>;
+  /** Initialises the driver and loads the backend's libraries, off this thread. */
+  readCuda(): Promise<Cuda>;
   /** Sets the function that creates the addon's errors. */
   setErrorFactory(
     make: (code: string, message: string, file?: string, rank?: number) => Error,
@@ -199,15 +206,40 @@ export function native(): Addon {
   return addon;
 }
 
-/** The default device: a CUDA device if one can be opened, else the CPU. */
+let warned: Promise<void> | undefined;
+
+/**
+ * The default device: the first CUDA device, or the CPU where it cannot be used. If there is a GPU,
+ * that is a warning, once per process.
+ */
 export async function defaultDevice(): Promise<'cuda' | 'cpu'> {
-  const device = new (native().DeviceThread)('cuda', 0, 0);
+  const error = await openGpu(0);
+  if (error === null || isMemoryFull(error)) return 'cuda';
+  await (warned ??= warnOfGpu(error));
+  return 'cpu';
+}
+
+async function warnOfGpu({ message }: Error): Promise<void> {
+  if (!(await native().hasGpu())) return;
+  process.emitWarning(`a GPU cannot be used, so the model runs on the CPU: ${message}`, {
+    type: 'CudaWarning',
+    code: 'UNIPROC_CUDA_UNAVAILABLE',
+    detail: "npx uniproc doctor shows what is there; device: 'cpu' silences this warning",
+  });
+}
+
+/** A GPU with full memory is still the intended device, so opening it later reports the error. */
+export const isMemoryFull = (error: Error): boolean =>
+  (error as { code?: string }).code === 'OUT_OF_MEMORY';
+
+/** Opens and closes a CUDA device. Resolves to the error if it cannot be used. */
+export async function openGpu(index: number): Promise<Error | null> {
+  const device = new (native().DeviceThread)('cuda', index, 0);
   try {
     await device.open();
-    return 'cuda';
+    return null;
   } catch (error) {
-    // A GPU with full memory is still the intended device, so report its error.
-    return (error as { code?: string }).code === 'OUT_OF_MEMORY' ? 'cuda' : 'cpu';
+    return error as Error;
   } finally {
     await device.shutdown();
   }

@@ -106,8 +106,8 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Joins the other ranks and opens the device. Rejects with DEVICE_FAILED if there is no such
-   * device, OUT_OF_MEMORY if less memory is free than memoryUtilization requests, and RENDEZVOUS or
+   * Joins the other ranks and opens the device. Rejects with CUDA_UNAVAILABLE if the GPU cannot be
+   * used, OUT_OF_MEMORY if less memory is free than memoryUtilization requests, and RENDEZVOUS or
    * PEER_LOST if another rank does not join or is lost.
    */
   async initDevice(): Promise<void> {

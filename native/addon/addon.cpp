@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "addon/communicator_binding.h"
+#include "addon/cuda_binding.h"
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
@@ -42,6 +43,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
   ModelRunnerBinding::define(env, exports);
+  defineCuda(env, exports);
   exports.Set("requestLimits", requestLimits(env));
   exports.Set("setCudaBackend", Napi::Function::New<setCudaBackend>(env, "setCudaBackend"));
   return exports;

@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { LLM, SamplingParams, type CreateArgs } from '../../lib';
 import * as errors from '../../lib/errors';
+import { nativeError } from '../../lib/nativeError';
+import { FakeCuda } from '../support/fakeCuda';
 import { sourceMessages } from './messages';
 
 const ROOT = path.resolve(__dirname, '..', '..');
@@ -30,8 +32,10 @@ test('the codes are those of errors, or of a warning', () => {
 });
 
 const folders: string[] = [];
+const fake = new FakeCuda();
 
 afterAll(() => {
+  fake.remove();
   for (const folder of folders) rmSync(folder, { recursive: true });
 });
 
@@ -68,6 +72,26 @@ const using =
     }
   };
 
+/** Opens a GPU, with stand-ins for what NVIDIA makes (test/support/fakeCuda.ts). */
+const openGpu =
+  (
+    env: Record<string, string>,
+    {
+      backend = fake.usableBackend,
+      libraries = [],
+      index = 0,
+    }: {
+      backend?: string | Buffer | null;
+      libraries?: string[];
+      index?: number;
+    } = {},
+  ) =>
+  async () => {
+    fake.putBackend(backend);
+    const { code, message } = fake.errorOfGpu([fake.driver, ...libraries], env, index);
+    await Promise.reject(nativeError(code, message));
+  };
+
 const weights = 'model.safetensors';
 const POINTER = `version https://git-lfs.github.com/spec/v1\noid sha256:${'0'.repeat(64)}\nsize 9\n`;
 const withoutTemplate = () =>
@@ -79,7 +103,19 @@ const withoutTemplate = () =>
     rmSync(path.join(folder, 'chat_template.jinja'), { force: true });
   });
 
+const withCublasLt = { libraries: [fake.cublasLt] };
+
 const troubles: Record<string, () => Promise<unknown>> = {
+  'The build has no CUDA backend': openGpu({}, { backend: null }),
+  'The CUDA backend cannot be loaded': openGpu({}, { backend: 'damaged' }),
+  'cuBLASLt is not found': openGpu({}),
+  'cuBLASLt has another version': openGpu({ UNIPROC_CUBLAS_DIR: fake.cublasLt12 }),
+  'There is no driver': openGpu({ LD_LIBRARY_PATH: fake.noDriver() }),
+  'The driver shows no GPU': openGpu({ CUDA_VISIBLE_DEVICES: '' }),
+  'The driver fails': openGpu({ FAKE_GPU_INIT: '803' }),
+  'The driver is too old': openGpu({ FAKE_GPU_DRIVER: '12080' }, withCublasLt),
+  'The GPU is too old': openGpu({ FAKE_GPU_CAPABILITY: '75' }),
+  'There is no such GPU': openGpu({}, { index: 1 }),
   "Others use the GPU's memory": create({ memoryUtilization: 1 }),
   'The model is too large': create({ memoryUtilization: 1e-5 }),
   'The KV cache is too small': create({ kvCacheMemoryBytes: 2 ** 20 }),

@@ -27,7 +27,7 @@ const openDevice = `
 
 test('CUDA_VISIBLE_DEVICES is respected, and named if it hides every device', () => {
   expect(run(openDevice, { CUDA_VISIBLE_DEVICES: '' })).toEqual([
-    "DEVICE_FAILED: there is no cuda:0; the driver shows 0 devices (CUDA_VISIBLE_DEVICES is '')",
+    "CUDA_UNAVAILABLE: the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES is ''); unset CUDA_VISIBLE_DEVICES",
   ]);
   expect(run(openDevice, { CUDA_VISIBLE_DEVICES: '0' })).toEqual([
     expect.stringMatching(/^NVIDIA/) as unknown,

@@ -51,6 +51,7 @@ test('contains the files that both builds of the addon need', () => {
       'CMakeLists.txt',
       'binding.gyp',
       'scripts/build-native.js',
+      'scripts/find-cublaslt.cmake',
       'native/sources.txt',
       ...sources,
     ]),
@@ -81,6 +82,7 @@ test('contains nothing else', () => {
     'binding.gyp',
     'package.json',
     'scripts/build-native.js',
+    'scripts/find-cublaslt.cmake',
   ]);
 });
 

@@ -16,7 +16,6 @@
 #include "ops/cuda/linear.h"
 #include "ops/cuda/memory.h"
 #include "ops/cuda/nccl_communicator.h"
-#include "ops/cuda/open_device.h"
 #include "ops/cuda/staging.h"
 #include "ops/cuda/steps.h"
 #include "ops/cuda/transfer.h"
@@ -42,6 +41,14 @@ class Stream {
  private:
   cudaStream_t stream_ = nullptr;
 };
+
+// Makes device `index` the calling thread's current device.
+cudaDeviceProp openDevice(int index) {
+  cudaDeviceProp properties;
+  cuda::check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  cuda::check(cudaSetDevice(index), "cudaSetDevice");
+  return properties;
+}
 
 // All operations run asynchronously on one stream, so a later call reports a kernel's failure; the
 // error names the last operation launched before it.
@@ -252,9 +259,10 @@ class CudaOps final : public Ops {
     cuda::fillRandom(scratch_.atLeast(4), StorageType::kFloat32, 1, 0.0f, 1.0f, 0, stream_);
     const cudaError_t status = cudaGetLastError();
     if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
-      throw Error("DEVICE_FAILED", "cuda:" + std::to_string(device_) + ", " + name() + ", is " +
-                                       capability() + "; this build has kernels for " +
-                                       UNIPROC_CUDA_ARCHITECTURES + ": " + describe(status));
+      throw Error("CUDA_UNAVAILABLE", "cuda:" + std::to_string(device_) + ", " + name() + ", is " +
+                                          capability() + ", and this build has kernels for " +
+                                          UNIPROC_CUDA_ARCHITECTURES + ": " + describe(status) +
+                                          "; update the driver, or set CUDAARCHS and build again");
     }
     check(status, "fillRandom");
     synchronize();
@@ -292,6 +300,9 @@ class CudaOps final : public Ops {
 
 }  // namespace
 }  // namespace cuda
+
+const int uniprocCudaRuntimeVersion = CUDART_VERSION;
+const char uniprocCudaArchitectures[] = UNIPROC_CUDA_ARCHITECTURES;
 
 Ops* uniprocMakeCudaOps(int index) { return std::make_unique<cuda::CudaOps>(index).release(); }
 

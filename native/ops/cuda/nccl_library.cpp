@@ -5,12 +5,16 @@
 #include <cstdlib>
 #include <type_traits>
 
+#include "base/cuda_libraries.h"
 #include "base/error.h"
 
 namespace uniproc::cuda::nccl {
 namespace {
 
 constexpr int kMinVersion = 21800;
+// The package has the major version of the CUDA runtime.
+constexpr const char* kInstallNccl =
+    CUDART_VERSION < 13000 ? "pip install nvidia-nccl-cu12" : "pip install nvidia-nccl-cu13";
 
 [[noreturn]] void throwFailed(const std::string& message) {
   throw Error("COMMUNICATOR_FAILED", message);
@@ -21,24 +25,24 @@ constexpr int kMinVersion = 21800;
 // user is kept.
 void disableMulticast() { static_cast<void>(setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0)); }
 
-void* open(const char* named, const std::string& file) {
-  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (handle) return handle;
-  const char* reason = dlerror();
-  throwFailed("cannot load NCCL, which is required for several GPUs: " +
-              std::string(reason ? reason : file) +
-              (named ? "; correct the path in UNIPROC_NCCL_LIBRARY"
-                     : "; libnccl.so.2 is not in the loader's search path. Install NCCL 2.18 "
-                       "or later for this CUDA, or set its path in UNIPROC_NCCL_LIBRARY"));
+CudaLibrary open() {
+  const CudaLibrary opened = loadNccl();
+  if (opened.handle) return opened;
+  const char* variable = std::getenv("UNIPROC_NCCL_LIBRARY");
+  const bool named = variable && *variable;
+  throwFailed(
+      "cannot load NCCL, which is required for several GPUs: " +
+      (opened.problem.empty() ? "libnccl.so.2 is not in " + cudaLibraryPlaces() : opened.problem) +
+      (named ? "; correct the path in UNIPROC_NCCL_LIBRARY"
+             : "; run " + std::string(kInstallNccl) +
+                   ", or set the path of NCCL 2.18 or later in UNIPROC_NCCL_LIBRARY"));
 }
 
 Library load() {
   disableMulticast();
-  const char* named = std::getenv("UNIPROC_NCCL_LIBRARY");
-  const std::string file = named ? named : "libnccl.so.2";
-  void* handle = open(named, file);
+  const auto [handle, file, problem] = open();
 
-  const auto find = [&](auto*& function, const char* name) {
+  const auto find = [handle = handle, &file = file](auto*& function, const char* name) {
     using Function = std::remove_reference_t<decltype(function)>;
     function = reinterpret_cast<Function>(dlsym(handle, name));
     if (!function) throwFailed(file + " is not a usable NCCL library: it has no function " + name);

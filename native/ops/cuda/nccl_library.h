@@ -55,8 +55,8 @@ struct Library {
   const char* (*getLastError)(Comm comm);
 };
 
-// The process's NCCL: the file that UNIPROC_NCCL_LIBRARY names, else libnccl.so.2 in the loader's
-// search path. Throws Error COMMUNICATOR_FAILED, which names the file.
+// The process's NCCL: the file that UNIPROC_NCCL_LIBRARY names, else libnccl.so.2 from one of the
+// places of base/cuda_libraries.h. Throws Error COMMUNICATOR_FAILED, which names the file.
 const Library& library();
 
 // The text of a call's result with NCCL's details, for example 'remote process exited or there was
