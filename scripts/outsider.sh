@@ -21,8 +21,15 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Package managers behave differently in CI, for example Yarn does not write a lock file.
-unset CI GITHUB_ACTIONS "${!npm_@}"
+# Package managers behave differently in CI, for example Yarn does not write a lock file. What `npm run`
+# sets, such as the clone's folder, is not the outsider's.
+unset CI GITHUB_ACTIONS
+for name in "${!npm_@}"; do
+  case $name in
+    npm_config_registry | npm_config_cafile | npm_config_cache | npm_config_*proxy) ;;
+    *) unset "$name" ;;
+  esac
+done
 export YARN_ENABLE_TELEMETRY=0 YARN_GLOBAL_FOLDER=$work/yarn
 
 # ---------- what the doors share ----------

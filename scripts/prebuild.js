@@ -116,12 +116,7 @@ function buildAddon(cpu) {
 function buildCudaBackend() {
   if (process.arch !== 'x64') throw new LeftOut('not cross-compiled: run it on x64');
   const [, reason] = /no CUDA backend: (.*)\)/.exec(cmake(['configure'])) ?? [];
-  if (reason) {
-    throw new LeftOut(
-      `${reason}: install CMake 3.25, nvcc 12 and cuBLASLt, or the latter with pip install ` +
-        '--target <folder> nvidia-cublas and UNIPROC_CUBLAS_DIR=<folder>',
-    );
-  }
+  if (reason) throw new LeftOut(`${reason}; docs/cuda.md has the requirements`);
   buildTarget(path.join(root, 'build'), 'uniproc_cuda_prebuilt');
   const file = path.join(root, 'build', 'prebuilt', 'uniproc_cuda.so');
   if (!readFileSync(file).includes(`${CUDA_ARCHITECTURES}\0`)) {
