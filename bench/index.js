@@ -1,5 +1,5 @@
-// npm run bench -- [generation] [control-plane] [shapes] [engine] [event-loop] [allreduce]
-//                  [tensor-parallel]
+// npm run bench -- [generation] [control-plane] [start] [shapes] [engine] [event-loop]
+//                  [allreduce] [tensor-parallel]
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
 //                  [--dtype TYPE] [--json FILE]
 //
@@ -18,12 +18,14 @@ const { benchEngine } = require('./engine');
 const { benchEventLoop } = require('./eventLoop');
 const { benchGeneration } = require('./generation');
 const { benchShapes } = require('./shapes');
+const { benchStart } = require('./startUp');
 const { benchTensorParallel } = require('./tensorParallel');
 const { printTable } = require('./table');
 
 const BENCHES = {
   generation: benchGeneration,
   'control-plane': benchControlPlane,
+  start: benchStart,
   shapes: benchShapes,
   engine: benchEngine,
   'event-loop': benchEventLoop,

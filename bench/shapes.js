@@ -14,7 +14,7 @@ const { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE } = require('./expected'
 const { Products } = require('./products');
 const { greedy, makePrompts } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
-const { measureStartUp } = require('./startUp');
+const { measureStartUp, startUpRows } = require('./startUp');
 const { figure } = require('./table');
 
 const DECODE_ROWS = [1, 8, 32, 64, 128, 256];
@@ -85,7 +85,7 @@ class ShapeBench {
 
     progress(`${this.name}: start of a process to its first token`);
     const startUp = await measureStartUp(this.engineArgs);
-    const { bytes, loadSeconds, firstToken, weightsIn, ...stages } = startUp;
+    const { bytes, loadSeconds, firstToken, weightsIn } = startUp;
     this.add('load of the checkpoint', bytes / loadSeconds / 1e9, 'GB/s', {
       ...(this.onGpu && {
         ceiling: copyBandwidth / 1e9,
@@ -93,15 +93,9 @@ class ShapeBench {
         least: LEAST_LOAD_RATE,
       }),
     });
-    this.add('start to first token', firstToken, 's', { bound: this.expected.firstToken });
-    for (const [what, stage] of [
-      ['  package required', stages.required],
-      ['  device open', stages.deviceOpen - stages.required],
-      ['  weights in', weightsIn - stages.deviceOpen],
-      ['  warmed up', stages.created - weightsIn],
-      ['  first token', firstToken - stages.created],
-    ]) {
-      this.add(what, stage, 's');
+    for (const [what, value] of startUpRows(startUp)) {
+      const isWhole = what === 'start to first token';
+      this.add(what, value, 's', isWhole ? { bound: this.expected.firstToken } : {});
     }
     this.add('weights in to first token', firstToken - weightsIn, 's', {
       bound: this.expected.afterWeights,

@@ -37,8 +37,10 @@ export type Message = { progress: Progress } | { failure: Failure } | { done: tr
 const MAX_FAILURES = 5;
 /** Maximum failures that repeat another one. */
 const MAX_REPEATED = 50;
-/** Cases between two checks of the clock. */
+/** Maximum cases between two turns of the event loop. */
 const BATCH = 256;
+/** Time between two reports. */
+const REPORT_MILLISECONDS = 1000;
 const SHRINK_MILLISECONDS = 5000;
 /** Maximum resident memory; no case needs as much. */
 const MAX_RESIDENT_BYTES = 3 * 2 ** 30;
@@ -110,11 +112,11 @@ class Run {
     );
   }
 
-  /** Reports at most once a second, and yields to the event loop. */
+  /** Yields to the event loop, and reports if the last report is old enough. */
   async #tell(isLast = false): Promise<void> {
     await setImmediate();
     const now = performance.now();
-    if (!isLast && now - this.#reportedAt < 1000) return;
+    if (!isLast && now - this.#reportedAt < REPORT_MILLISECONDS) return;
     this.#reportedAt = now;
     const seconds = (now - this.#start) / 1000;
     const { counts = {} } = this.#target;
@@ -138,9 +140,13 @@ class Run {
     const words = target.words.map((word) => Buffer.from(word));
     const keys = target.words.filter((word) => typeof word === 'string');
     const json = seeds.map((seed) => jsonOf(seed, target.jsonFrom));
-    for (const seed of target.seeds) await this.#checkBytes(target, seed);
+    for (const seed of target.seeds) {
+      await this.#checkBytes(target, seed);
+      await this.#tell();
+    }
     while (!this.#isOver) {
-      for (let i = 0; i < BATCH; i++) {
+      const end = performance.now() + REPORT_MILLISECONDS;
+      for (let i = 0; i < BATCH && performance.now() < end; i++) {
         const chosen = this.#random.below(seeds.length);
         const asJson = json[chosen];
         const bytes =
@@ -219,7 +225,8 @@ class Run {
       await target.check(value);
       const [error] = this.#uncaught.splice(0);
       if (error !== undefined) throw error as Error;
-      if (this.#cases % BATCH === 0) await this.#tell();
+      const isDue = performance.now() - this.#reportedAt >= REPORT_MILLISECONDS;
+      if (isDue || this.#cases % BATCH === 0) await this.#tell();
     });
     while (!this.#isOver) {
       const left = this.options.seconds * 1000 - (performance.now() - this.#start);

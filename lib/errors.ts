@@ -21,10 +21,13 @@ export class ConfigError extends UniprocError {
   }
 }
 
-/** A checkpoint file is missing, damaged or contradicts another file. `code`: CHECKPOINT_INVALID. */
+/**
+ * `model` is not the folder of a checkpoint, or one of its files is missing, damaged or contradicts
+ * another file. `code`: CHECKPOINT_INVALID.
+ */
 export class CheckpointError extends UniprocError {
   constructor(
-    /** Path of the invalid file. */
+    /** Path of the invalid file, or of what `model` names. */
     readonly file: string,
     message: string,
     options?: ErrorOptions,

@@ -28,7 +28,7 @@ export type {
   RequestOutput,
 } from './engine/outputs';
 export type { StartupRecord } from './engine/startupRecord';
-export type { EngineStats } from './engine/stats';
+export type { EngineStats, KVCacheStats } from './engine/stats';
 export {
   type ChatMessage,
   type ChatTemplateOptions,

@@ -117,7 +117,6 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
     tokenIds: ints(new Int32Array(numTokens)),
     positions: ints(new Int32Array(numTokens)),
     cacheSlots: ints(new Int32Array(numTokens)),
-    tokenRows: ints(new Int32Array(numTokens)),
     maxQueryLen: numScheduled,
     numDecodeRows: numScheduled === 1 ? numRows : 0,
   };

@@ -85,6 +85,29 @@ describe('npm run bench', () => {
   }, 900_000);
 });
 
+describe('npm run bench -- start', () => {
+  it('divides the time to the first token into its parts, and counts it without the load', async () => {
+    const { stdout, rows } = await bench('start', '--device', 'cpu');
+    expect(new Set(rows.map((row) => row.bench))).toEqual(new Set(['stories']));
+    const whats = rows.map(({ what }) => what.trim());
+    expect(whats).toEqual([
+      'start to first token',
+      ...['package required', 'device open', 'weights in', 'warmed up', 'first token'],
+      'without the load',
+      'processor time of it',
+    ]);
+    for (const what of whats) expect(stdout).toContain(what);
+    const [whole, ...parts] = rows.slice(0, -2).map(({ value }) => value);
+    for (const each of parts) expect(each).toBeGreaterThan(0);
+    expect(parts.reduce((a, b) => a + b)).toBeCloseTo(whole, 6);
+    const [{ value, bound }, processor] = rows.slice(-2);
+    expect(bound).toBe(1);
+    expect(value).toBeLessThan(whole);
+    expect(value).toBeGreaterThan(whole - parts[2]);
+    expect(processor.value).toBeGreaterThan(0);
+  }, 900_000);
+});
+
 describe('npm run bench -- shapes', () => {
   const layers = 2;
   const kvHeads = 2;

@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
+import type { StartupRecord } from '../lib/engine/startupRecord';
 import { ROOT, runNode } from './executor/support';
 import { allEnded } from './support/ranks';
 import { startLLMs } from './support/tensorParallel';
@@ -75,6 +76,7 @@ describe('the log of one process', () => {
       'start: [',
       'start: the KV cache is allocated',
       'start: the model is warm',
+      'start: the KV cache holds ',
       'started: {',
       'a call is refused: REQUEST_INVALID',
       'a call is refused: REQUEST_INVALID',
@@ -91,6 +93,21 @@ describe('the log of one process', () => {
       'the call of 1 requests from ',
       'shutdown: done',
     ]);
+  });
+
+  test('tells what the KV cache holds', () => {
+    const lines = logged(on.stderr);
+    const started = lines.find((line) => line.startsWith('started: {')) ?? '';
+    const record = JSON.parse(started.slice('started: '.length)) as StartupRecord;
+    // One request of the 1,024 positions of the model: 64 blocks of 16 tokens.
+    expect(record).toMatchObject({
+      numKvTokens: 1024,
+      maxModelLen: 1024,
+      maxFullLengthRequests: 1,
+    });
+    expect(lines).toContain(
+      'start: the KV cache holds 1024 tokens, 1 requests of 1024 tokens at once',
+    );
   });
 
   test('tells each refused call once', () => {

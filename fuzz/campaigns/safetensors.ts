@@ -1,5 +1,5 @@
 /** Safetensors files and their index. */
-import { decodeText, parseJsonObject } from '../../lib/config/jsonFile';
+import { decodeText } from '../../lib/config/jsonFile';
 import { CheckpointError } from '../../lib/errors';
 import {
   headerLength,
@@ -194,8 +194,7 @@ export const safetensorsIndex: Campaign = {
       check(bytes) {
         const map = accepted(INDEX, () => {
           const files = new Map<string, string>();
-          const json = parseJsonObject(INDEX, decodeText(INDEX, bytes));
-          const pieces = parseWeightMap(INDEX, json, files);
+          const pieces = parseWeightMap(INDEX, decodeText(INDEX, bytes), files);
           while (pieces.next().done !== true);
           return files;
         });

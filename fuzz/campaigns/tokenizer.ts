@@ -33,7 +33,16 @@ function seeds(): Buffer[] {
   return [...whole, ...small].map((files) => Buffer.from(JSON.stringify(files)));
 }
 
-async function checkTokenizer(tokenizer: Tokenizer): Promise<void> {
+/** Rethrows an error that is not a CheckpointError. */
+function expectNamesFile(error: unknown, folder: string): void {
+  if (!(error instanceof CheckpointError)) throw error;
+  expect(
+    path.dirname(error.file) === folder && error.message.startsWith(`${error.file}: `),
+    () => `the error does not name its file: ${error.message}`,
+  );
+}
+
+async function checkTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
   expect(
     Number.isInteger(tokenizer.vocabSize) && tokenizer.vocabSize >= 0,
     () => `a vocabulary of ${tokenizer.vocabSize}`,
@@ -42,19 +51,23 @@ async function checkTokenizer(tokenizer: Tokenizer): Promise<void> {
     expect(id === null || (Number.isInteger(id) && id >= 0), () => `a special token ${id}`);
   }
   for (const text of TEXTS) {
-    const ids = Array.from(await Promise.resolve(tokenizer.encode(text)));
+    let ids: number[];
+    try {
+      ids = Array.from(await tokenizer.encode(text));
+    } catch (error) {
+      // The library refuses a text that needs an unknown token which the vocabulary lacks.
+      expectNamesFile(error, folder);
+      continue;
+    }
     expect(
       ids.every((id) => Number.isInteger(id) && id >= 0 && id < tokenizer.vocabSize),
       () => `${JSON.stringify(text)} is ${ids.join()} in a vocabulary of ${tokenizer.vocabSize}`,
     );
-    expect(
-      typeof (await Promise.resolve(tokenizer.decode(ids))) === 'string',
-      'a decoding that is no text',
-    );
+    expect(typeof (await tokenizer.decode(ids)) === 'string', 'a decoding that is no text');
     for (const id of ids) expect(typeof tokenizer.idToToken(id) === 'string', `token ${id}`);
   }
   try {
-    await Promise.resolve(tokenizer.applyChatTemplate([{ role: 'user', content: 'Hello' }]));
+    await tokenizer.applyChatTemplate([{ role: 'user', content: 'Hello' }]);
   } catch (error) {
     if (!(error instanceof InvalidRequestError || error instanceof CheckpointError)) throw error;
   }
@@ -103,16 +116,12 @@ export const tokenizer: Campaign = {
         try {
           loaded = await Tokenizer.load(folder);
         } catch (error) {
-          if (!(error instanceof CheckpointError)) throw error;
-          expect(
-            path.dirname(error.file) === folder && error.message.startsWith(`${error.file}: `),
-            () => `the error does not name its file: ${error.message}`,
-          );
+          expectNamesFile(error, folder);
           return;
         }
         counts.accepted++;
         try {
-          await checkTokenizer(loaded);
+          await checkTokenizer(loaded, folder);
         } finally {
           await loaded.close();
         }

@@ -6,6 +6,7 @@ import { MAX_TIMER } from '../timer';
 import { divisionFault } from '../model/division';
 import { type GenerationConfig, readGenerationConfig } from './generationConfig';
 import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
+import { checkModelFolder } from './modelFolder';
 import { parseFields } from './schema';
 import { readTokenizerEosId } from './tokenizerEos';
 import { readTransformerConfig } from '../model/transformerConfig';
@@ -270,7 +271,7 @@ async function readEosTokenIds(
 }
 
 async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelConfig> {
-  const folder = path.resolve(args.model ?? DEFAULT_MODEL);
+  const folder = await checkModelFolder(args.model ?? DEFAULT_MODEL);
   const { namesEos, ...transformer } = await readTransformerConfig(folder);
   const generation = await readGenerationConfig(folder, transformer.spec.vocabSize);
   const eosTokenIds =

@@ -3,6 +3,7 @@ import { isUtf8 } from 'node:buffer';
 import { readFile, readdir, readlink, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { CheckpointError } from '../errors';
+import { isLfsPointer, LFS_POINTER_MESSAGE } from './fileKind';
 import { show } from './schema';
 
 /** The grammar of RFC 8259 and Python's NaN and infinities, each rule with leading white space. */
@@ -169,6 +170,7 @@ export async function readText(file: string): Promise<string> {
   const bytes = await readFile(file).catch((cause: unknown) => {
     throw new CheckpointError(file, `it cannot be read: ${reasonOf(cause)}`, { cause });
   });
+  if (isLfsPointer(bytes)) throw new CheckpointError(file, LFS_POINTER_MESSAGE);
   return decodeText(file, bytes);
 }
 

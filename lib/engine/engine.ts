@@ -28,7 +28,7 @@ import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
 import { type StartupRecord, startupRecord } from './startupRecord';
-import type { EngineStats } from './stats';
+import type { EngineStats, KVCacheStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
@@ -141,6 +141,13 @@ export class LLMEngine {
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
     this.startup = await startupRecord(executor, specs, numBlocks, startTime);
     signal?.throwIfAborted();
+    const { numKvTokens, maxFullLengthRequests, maxModelLen } = this.startup;
+    log(
+      'start: the KV cache holds %d tokens, %d requests of %d tokens at once',
+      numKvTokens,
+      maxFullLengthRequests,
+      maxModelLen,
+    );
     log('started: %j', this.startup);
     return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
@@ -206,6 +213,7 @@ export class LLMEngine {
       numWaitingReqs: this.admission.numWaiting + this.lockstep.numQueuedRequests,
       numRunningReqs: scheduler.numRunning,
       kvCacheUsage: kvCacheManager.usage,
+      kvCache: this.kvCacheStats(),
       prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
       numPreemptions: scheduler.numPreemptions,
       numFinishedReqs: { ...metrics.numFinishedReqs },
@@ -214,6 +222,19 @@ export class LLMEngine {
       numNansInLogits: metrics.numNansInLogits,
       timeToFirstToken: metrics.timeToFirstToken.snapshot(),
       interTokenLatency: metrics.interTokenLatency.snapshot(),
+    };
+  }
+
+  private kvCacheStats(): KVCacheStats {
+    const { numKvBlocks, blockSize, numKvTokens, maxModelLen, maxFullLengthRequests } =
+      this.startup;
+    return {
+      usage: this.kvCacheManager.usage,
+      numBlocks: numKvBlocks,
+      blockSize,
+      numTokens: numKvTokens,
+      maxModelLen,
+      maxFullLengthRequests,
     };
   }
 

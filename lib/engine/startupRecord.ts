@@ -26,6 +26,8 @@ export interface StartupRecord {
   /** Blocks of the KV cache, and tokens in each. */
   numKvBlocks: number;
   blockSize: number;
+  /** Tokens that the KV cache holds. */
+  numKvTokens: number;
   /** Tokens of a request at most. */
   maxModelLen: number;
   /** Requests in a step at most. */
@@ -66,6 +68,7 @@ export async function startupRecord(
     kvCacheBytes: numKvBlocks * bytesPerBlock,
     numKvBlocks,
     blockSize: cache.blockSize,
+    numKvTokens: numKvBlocks * cache.blockSize,
     maxModelLen: model.maxModelLen,
     maxNumSeqs: scheduler.maxNumSeqs,
     maxFullLengthRequests: fullLengthRequests(executor.config, numKvBlocks),

@@ -2,13 +2,29 @@
 import type { PrefixCacheStats } from './kvCacheManager';
 import type { EndReason, HistogramStats } from './metrics';
 
+/** What the KV cache holds, and how much of it is in use. */
+export interface KVCacheStats {
+  /** Share of the blocks in use, 0 to 1. */
+  usage: number;
+  numBlocks: number;
+  /** Tokens in a block. */
+  blockSize: number;
+  /** Tokens of all blocks. */
+  numTokens: number;
+  /** Maximum tokens of a request. */
+  maxModelLen: number;
+  /** Requests of maxModelLen tokens that fit at once; at most maxNumSeqs. */
+  maxFullLengthRequests: number;
+}
+
 /** Counters are totals since creation. Each of a prompt's `n` samples is a request. */
 export interface EngineStats {
   /** Requests not scheduled yet, or preempted. */
   numWaitingReqs: number;
   numRunningReqs: number;
-  /** Share of the KV cache blocks in use, 0 to 1. */
+  /** Share of the KV cache blocks in use, 0 to 1; also `kvCache.usage`. */
   kvCacheUsage: number;
+  kvCache: KVCacheStats;
   /** Tokens looked up and found in the prefix cache since its last reset. */
   prefixCacheStats: PrefixCacheStats;
   numPreemptions: number;

@@ -4,25 +4,35 @@ import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import type { WeightBytes } from '../contract/workerSummary';
 import { CheckpointError } from '../errors';
 import type { Family } from './families/family';
+import { packSources } from './packedSources';
 import { ParameterNames } from './parameterNames';
 import { areEmbeddingsTied, parameterSources, type TensorComparer } from './parameterSources';
 import { weightFormats } from './quantization';
 import { familyOf } from './registry';
 import { readTensorTable, type TensorTable } from './safetensors';
-import type { ModelSpec, Parameter, ParameterSource, StorageType, WeightFormat } from './spec';
+import type { ModelSpec, Parameter, StorageType, WeightFormat } from './spec';
 
 interface Place {
   rank: number;
   worldSize: number;
 }
 
-/** A model that can be loaded, as the native one. */
-interface LoadableModel {
+/** The part of a model that loading needs; NativeModelRunner has it. */
+export interface LoadableModel {
+  /**
+   * Allocates the weights and reads them from the files. `sources` comes from `packSources`: every
+   * parameter of this rank needs exactly one. `onProgress(bytes, tensors)` receives totals. Rejects with OUT_OF_MEMORY, or
+   * CHECKPOINT_INVALID if a file is too short or becomes shorter; then no weights stay allocated.
+   */
   load(
     files: string[],
-    sources: ParameterSource[],
+    sources: Float64Array,
     onProgress: (bytes: number, tensors: number) => void,
   ): Promise<void>;
+  /**
+   * Fills the weights with random values (std 0.02, norms 1) from a seed, for benchmarks; ranks get
+   * different values.
+   */
   loadDummy(seed: number): Promise<void>;
 }
 
@@ -157,9 +167,10 @@ export class ModelLoader {
       this.#family,
       table,
     );
+    const packed = await packSources(sources);
     const start = performance.now();
     let failure: unknown = null;
-    await model.load(files, sources, (bytes, tensors) => {
+    await model.load(files, packed, (bytes, tensors) => {
       try {
         const bytesPerSecond = (1000 * bytes) / (performance.now() - start);
         const totalTensors = sources.length;

@@ -4,7 +4,10 @@
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { fileExists, parseStrictJson, readJsonObject, reasonOf } from '../config/jsonFile';
+import { HEAD_BYTES, kindOfBytes, LFS_POINTER_MESSAGE } from '../config/fileKind';
+import { fileExists, parseJson, parseStrictJson, readText, reasonOf } from '../config/jsonFile';
+import { entriesOf, isJsonObject, parseInPieces } from '../config/largeJson';
+import { weightsIn } from '../config/modelFolder';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
@@ -75,9 +78,11 @@ export async function readTensorTable(folder: string): Promise<TensorTable> {
   if (await fileExists(single)) {
     return { source: single, files: [single], tensors: await readHeader(single, 0) };
   }
+  const found = await weightsIn(folder);
   throw new CheckpointError(
     single,
-    `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files`,
+    `the file is missing, and so is ${INDEX_FILE}; weights must be in safetensors files` +
+      (found === null ? '' : `; the folder holds ${found}`),
   );
 }
 
@@ -109,24 +114,26 @@ async function readShards(index: string): Promise<TensorTable> {
 
 async function readWeightMap(index: string): Promise<Map<string, string>> {
   const map = new Map<string, string>();
-  await slicedWork.finish(parseWeightMap(index, await readJsonObject(index), map));
+  await slicedWork.finish(parseWeightMap(index, await readText(index), map));
   return map;
 }
 
 /**
- * Adds each tensor's file in `json`, the content of `index`, to `map`, and yields after each. Throws
- * CheckpointError.
+ * Adds each tensor's file in `text`, the content of `index`, to `map`, and yields between pieces of
+ * work. Throws CheckpointError.
  */
 export function* parseWeightMap(
   index: string,
-  json: Record<string, unknown>,
+  text: string,
   map: Map<string, string>,
 ): Generator<void, void> {
-  const weightMap = json.weight_map;
-  if (!isObject(weightMap)) {
+  const json = yield* parseInPieces(text, (whole) => parseJson(index, whole));
+  if (!isJsonObject(json)) throw new CheckpointError(index, 'it must hold a JSON object');
+  const weightMap = new Map(entriesOf(json)).get('weight_map');
+  if (!isJsonObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
-  for (const [name, shard] of Object.entries(weightMap)) {
+  for (const [name, shard] of entriesOf(weightMap)) {
     yield;
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
       throw new CheckpointError(
@@ -163,8 +170,13 @@ async function readHeaderBytes(handle: FileHandle, file: string, size: number): 
       `it has ${size} bytes; a safetensors file has at least ${LENGTH_BYTES} for its header's length`,
     );
   }
-  const length = await readBytes(handle, file, 0, LENGTH_BYTES);
-  return readBytes(handle, file, LENGTH_BYTES, headerLength(file, length, size));
+  const head = await readBytes(handle, file, 0, Math.min(size, HEAD_BYTES));
+  const { group, name } = kindOfBytes(head, file);
+  if (group === 'lfs') throw new CheckpointError(file, LFS_POINTER_MESSAGE);
+  if (group === 'gguf' || group === 'pickle' || group === 'archive') {
+    throw new CheckpointError(file, `it is ${name}; it must be a safetensors file`);
+  }
+  return readBytes(handle, file, LENGTH_BYTES, headerLength(file, head, size));
 }
 
 /** Parses and checks the header's length in a file of `size` bytes. Throws CheckpointError. */
@@ -207,19 +219,20 @@ async function readBytes(
 }
 
 /**
- * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields after each
- * tensor. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
+ * Parses `header`, without its length, of a file of `size` bytes into `tensors`, and yields
+ * between pieces of work. Checks each tensor's type, shape and offsets, and that the tensors fill the file's data
  * without overlap or hole. Of a duplicate name JSON keeps the last. Throws CheckpointError.
  */
 export function* parseHeader(
   { file, index, header, size }: { file: string; index: number; header: Buffer; size: number },
   tensors: Map<string, TensorEntry>,
 ): Generator<void, void> {
-  const json = parseStrictJson(file, header.toString('utf8'));
-  if (!isObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
+  const text = header.toString('utf8');
+  const json = yield* parseInPieces(text, (whole) => parseStrictJson(file, whole));
+  if (!isJsonObject(json)) throw new CheckpointError(file, 'its header must be a JSON object');
   const dataStart = LENGTH_BYTES + header.length;
   const dataBytes = size - dataStart;
-  for (const [name, value] of Object.entries(json)) {
+  for (const [name, value] of entriesOf(json)) {
     yield;
     if (name === '__metadata__') continue;
     const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
@@ -245,31 +258,60 @@ export function* parseHeader(
     });
   }
 
-  let position = dataStart;
-  let before: string | null = null;
-  yield;
+  if (!(yield* isFilled(tensors, dataStart, size)))
+    throw layoutFault(file, tensors, dataStart, size);
+}
+
+/** Whether the tensors fill bytes [begin, end) without overlap or hole. Yields after each tensor. */
+function* isFilled(
+  tensors: ReadonlyMap<string, TensorEntry>,
+  begin: number,
+  end: number,
+): Generator<void, boolean> {
+  const ends = new Map<number, number>(); // of tensors with data, by their first byte
+  const empty: number[] = [];
+  for (const { offset, numBytes } of tensors.values()) {
+    yield;
+    if (numBytes === 0) empty.push(offset);
+    else if (ends.has(offset)) return false;
+    else ends.set(offset, offset + numBytes);
+  }
+  let position = begin;
+  let numPassed = 0;
+  for (let next = ends.get(position); next !== undefined; next = ends.get(position)) {
+    yield;
+    position = next;
+    numPassed++;
+  }
+  const isBoundary = (offset: number) => offset === end || ends.has(offset);
+  return position === end && numPassed === ends.size && empty.every(isBoundary);
+}
+
+/** The first overlap or hole among tensors that do not fill [begin, end). */
+function layoutFault(
+  file: string,
+  tensors: ReadonlyMap<string, TensorEntry>,
+  begin: number,
+  end: number,
+): CheckpointError {
   const inOrder = [...tensors].sort(
     ([, a], [, b]) => a.offset - b.offset || a.numBytes - b.numBytes,
   );
+  let position = begin;
+  let before = 'the header';
   for (const [name, { offset, numBytes }] of inOrder) {
-    yield;
     if (offset !== position) {
       const fault = offset < position ? 'overlaps' : 'leaves a hole after';
-      throw new CheckpointError(
+      return new CheckpointError(
         file,
         `tensor ${show(name)}: its data, from byte ${offset}, ${fault} that of ` +
-          `${before === null ? 'the header' : `tensor ${show(before)}`}, up to byte ${position}`,
+          `${before}, up to byte ${position}`,
       );
     }
     position += numBytes;
-    before = name;
+    before = `tensor ${show(name)}`;
   }
-  if (position !== dataStart + dataBytes) {
-    throw new CheckpointError(
-      file,
-      `its tensors end at byte ${position}, but the file has ${dataStart + dataBytes}`,
-    );
-  }
+  return new CheckpointError(file, `its tensors end at byte ${position}, but the file has ${end}`);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

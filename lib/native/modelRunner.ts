@@ -1,5 +1,5 @@
 /** The native model runner's types (native/runner/model_runner.h). */
-import type { ParameterSource } from '../model/spec';
+import type { LoadableModel } from '../model/load';
 import type { NativeEvent } from './index';
 
 /** Limits that size the model's buffers. */
@@ -121,24 +121,9 @@ export interface NativeRequestLimits {
  * The transformer on one device. Calls without a result are enqueued and run on the device's thread
  * in order; the step's event reports their errors.
  */
-export interface NativeModelRunner {
+export interface NativeModelRunner extends LoadableModel {
   /** The step buffers, [numSteps]; allocated once, detached by `shutdown`. */
   readonly steps: StepBuffers[];
-  /**
-   * Allocates the weights and reads them from the files. Every parameter of this rank needs exactly
-   * one source. `onProgress(bytes, tensors)` receives totals. Rejects with OUT_OF_MEMORY, or
-   * CHECKPOINT_INVALID if a file is too short or becomes shorter; then no weights stay allocated.
-   */
-  load(
-    files: string[],
-    sources: ParameterSource[],
-    onProgress: (bytes: number, tensors: number) => void,
-  ): Promise<void>;
-  /**
-   * Fills the weights with random values (std 0.02, norms 1) from a seed, for benchmarks; ranks get
-   * different values.
-   */
-  loadDummy(seed: number): Promise<void>;
   /** Frees the weights' memory; `load` restores them. */
   releaseWeights(): Promise<void>;
   /**
@@ -149,13 +134,17 @@ export interface NativeModelRunner {
   /** Moves the weights back to the device. After OUT_OF_MEMORY they stay in host memory. */
   restoreWeights(): Promise<void>;
   /**
-   * Runs the largest batch once, with sampling, so that peakAllocated is a step's maximum. Resolves
-   * to the bytes that CUDA graphs will take in addition.
+   * Raises peakAllocated to the largest step's, and takes what that step will write to from the free
+   * memory: on CUDA by running the step, on a CPU without computing it. Resolves to the bytes that
+   * CUDA graphs will take in addition.
    */
   profile(): Promise<number>;
   allocateKvCache(numBlocks: number): Promise<void>;
   releaseKvCache(): Promise<void>;
-  /** Runs a few common shapes once, without effect on requests or sampling. */
+  /**
+   * Runs a step of one token, on CUDA also a few common shapes, without effect on requests or
+   * sampling.
+   */
   warmUp(): Promise<void>;
   /**
    * Throws REQUEST_INVALID, which names the parameter, for an unacceptable request. Scans its lists

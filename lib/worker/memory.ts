@@ -51,9 +51,9 @@ export class MemoryBudget {
   }
 
   /**
-   * Bytes available for the KV cache: profiles a step at the largest batch and subtracts the peak
-   * usage of weights and step from this engine's share. `kvCacheMemoryBytes` overrides the result,
-   * but profiling still runs, so that a model too large fails here. Rejects with OUT_OF_MEMORY and
+   * Bytes available for the KV cache: this engine's share without the peak usage of weights and the
+   * largest step (`model.profile`). `kvCacheMemoryBytes` overrides the result, but the step is
+   * profiled still, so that a model too large fails here. Rejects with OUT_OF_MEMORY and
    * the figures.
    */
   async availableForKvCache(device: NativeDeviceThread, model: NativeModelRunner): Promise<number> {

@@ -225,7 +225,7 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Bytes available for the KV cache, measured by profiling the largest batch. Rejects with
+   * Bytes available for the KV cache beside weights and the largest step. Rejects with
    * OUT_OF_MEMORY.
    */
   async determineAvailableMemory(): Promise<number> {
@@ -241,7 +241,7 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Warms up by running a few shapes; does not affect requests or sampling. Resolves to the seconds
+   * Warms up by running dummy steps; does not affect requests or sampling. Resolves to the seconds
    * taken.
    */
   async compileOrWarmUpModel(): Promise<number> {

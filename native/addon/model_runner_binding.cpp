@@ -107,7 +107,7 @@ Napi::Value ModelRunnerBinding::load(const Napi::CallbackInfo& info) {
   const Napi::Array paths = toArray(info[0], "files");
   std::vector<std::string> files;
   for (uint32_t i = 0; i < paths.Length(); ++i) files.push_back(toString(paths.Get(i), "files"));
-  std::vector<ParameterSource> sources = toParameterSources(toArray(info[1], "sources"));
+  std::vector<ParameterSource> sources = toParameterSources(info[1], "sources");
 
   Environment* environment = environment_.get();
   Callback* onProgress = environment->addCallback(toFunction(info[2], "onProgress"));

@@ -31,8 +31,10 @@ StorageType toStorageType(Napi::Value value, const char* name) {
 template <typename T, napi_typedarray_type type>
 std::vector<T> toVector(Napi::Value value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
-    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array of " +
-                                                (type == napi_int32_array ? "int32" : "float32"));
+    const char* of = type == napi_int32_array     ? "int32"
+                     : type == napi_float32_array ? "float32"
+                                                  : "float64";
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array of " + of);
   }
   const auto array = value.As<Napi::TypedArrayOf<T>>();
   return {array.Data(), array.Data() + array.ElementLength()};
@@ -244,19 +246,33 @@ Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& paramete
   return array;
 }
 
-std::vector<ParameterSource> toParameterSources(Napi::Array array) {
-  std::vector<ParameterSource> sources(array.Length());
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::HandleScope scope(array.Env());
-    const Napi::Object object = toObject(array.Get(i), "a parameter's source");
-    ParameterSource& source = sources[i];
-    source.parameter = int32(object, "parameter");
-    if (const Napi::Value expert = object.Get("expert"); !isNothing(expert)) {
-      source.expert = toInt32(expert, "expert");
-    }
-    source.file = int32(object, "file");
-    source.offset = toInt64(object.Get("offset"), "offset");
-    source.type = toStorageType(object.Get("dtype"), "dtype");
+std::vector<ParameterSource> toParameterSources(Napi::Value value, const char* name) {
+  constexpr size_t kWidth = 5;
+  constexpr auto kLastType = static_cast<int64_t>(StorageType::kFloat8E4M3);
+  const auto numbers = toVector<double, napi_float64_array>(value, name);
+  const auto fail = [&](size_t i, const char* what) {
+    throw Napi::TypeError::New(
+        value.Env(), std::string(name) + ": number " + std::to_string(i) + " must be " + what);
+  };
+  if (numbers.size() % kWidth != 0) {
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must have 5 numbers per source");
+  }
+  const auto integer = [&](size_t i) {
+    if (!isSafeInteger(numbers[i])) fail(i, "an integer");
+    return static_cast<int64_t>(numbers[i]);
+  };
+  const auto index = [&](size_t i) {
+    const int64_t number = integer(i);
+    if (number != static_cast<int32_t>(number)) fail(i, "a 32-bit integer");
+    return static_cast<int32_t>(number);
+  };
+  std::vector<ParameterSource> sources(numbers.size() / kWidth);
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const size_t first = i * kWidth;
+    const int64_t type = integer(first + 4);
+    if (type < 0 || type > kLastType) fail(first + 4, "a storage type");
+    sources[i] = {index(first), index(first + 1), index(first + 2), integer(first + 3),
+                  static_cast<StorageType>(type)};
   }
   return sources;
 }

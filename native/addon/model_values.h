@@ -20,7 +20,8 @@ ModelSpec toModelSpec(Napi::Object object);
 ModelLimits toModelLimits(Napi::Object object);
 // The declared parameters as JavaScript objects: Parameter of lib/native/index.ts.
 Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& parameters);
-std::vector<ParameterSource> toParameterSources(Napi::Array array);
+// From a Float64Array [numSources, 5]: parameter, expert or -1, file, offset, storage type's index.
+std::vector<ParameterSource> toParameterSources(Napi::Value value, const char* name);
 Request toRequest(Napi::Value value);
 std::vector<int32_t> toInt32Vector(Napi::Value value, const char* name);
 

@@ -16,12 +16,14 @@ double toNumber(Napi::Value value, const char* name) {
   return value.As<Napi::Number>().DoubleValue();
 }
 
-int64_t toInt64(Napi::Value value, const char* name) {
+bool isSafeInteger(double number) {
   constexpr double kMaxSafeInteger = 9007199254740991.0;
+  return std::trunc(number) == number && std::abs(number) <= kMaxSafeInteger;
+}
+
+int64_t toInt64(Napi::Value value, const char* name) {
   const double number = toNumber(value, name);
-  if (std::trunc(number) != number || std::abs(number) > kMaxSafeInteger) {
-    throwTypeError(value.Env(), name, "an integer");
-  }
+  if (!isSafeInteger(number)) throwTypeError(value.Env(), name, "an integer");
   return static_cast<int64_t>(number);
 }
 

@@ -9,6 +9,7 @@
 namespace uniproc {
 
 double toNumber(Napi::Value value, const char* name);
+bool isSafeInteger(double number);
 // Safe integers, or 32-bit integers.
 int64_t toInt64(Napi::Value value, const char* name);
 int32_t toInt32(Napi::Value value, const char* name);

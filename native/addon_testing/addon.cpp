@@ -41,6 +41,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   exports.Set("hostMemory", Napi::Function::New<hostMemoryFigures>(env, "hostMemory"));
   exports.Set("loseDevice", Napi::Function::New<loseDevice>(env, "loseDevice"));
   exports.Set("readLogits", Napi::Function::New<readLogits>(env, "readLogits"));
+  exports.Set("runLargestStep", Napi::Function::New<runLargestStep>(env, "runLargestStep"));
   return exports;
 }
 

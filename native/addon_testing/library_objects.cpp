@@ -28,6 +28,21 @@ Class& unwrap(Napi::Value value, const char* name) {
   return *Class::Unwrap(object);
 }
 
+// A promise of `result(env)`, once `work(model, ops)` of the model in info[0] is done.
+template <typename Work, typename Result>
+Napi::Value runOnDevice(const Napi::CallbackInfo& info, const Work& work, const Result& result) {
+  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "ModelRunner");
+  const std::shared_ptr<Environment> environment = Environment::of(info.Env());
+  const auto start = [&](Environment::Settle settle) {
+    // The device's thread belongs to the library and may outlive this addon's environment, so keep
+    // the environment until the task is done.
+    binding.device()->enqueue(
+        [model = binding.model(), work](Ops& ops) { work(*model, ops); },
+        [environment, settle = std::move(settle)](std::exception_ptr error) { settle(error); });
+  };
+  return environment->promise(start, result);
+}
+
 }  // namespace
 
 void loseDevice(const Napi::CallbackInfo& info) {
@@ -37,24 +52,21 @@ void loseDevice(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value readLogits(const Napi::CallbackInfo& info) {
-  const ModelRunnerBinding& binding = unwrap<ModelRunnerBinding>(info[0], "ModelRunner");
   const int32_t numRows = toInt32(info[1], "numRows");
-  const std::shared_ptr<Environment> environment = Environment::of(info.Env());
   auto logits = std::make_shared<std::vector<float>>();
-  const auto start = [&](Environment::Settle settle) {
-    // The device's thread belongs to the library and may outlive this addon's environment, so keep
-    // the environment until the task is done.
-    binding.device()->enqueue(
-        [model = binding.model(), numRows, logits](Ops& ops) {
-          *logits = model->logits(ops, numRows);
-        },
-        [environment, settle = std::move(settle)](std::exception_ptr error) { settle(error); });
+  const auto read = [numRows, logits](ModelRunner& model, Ops& ops) {
+    *logits = model.logits(ops, numRows);
   };
-  return environment->promise(start, [logits](Napi::Env env) {
+  return runOnDevice(info, read, [logits](Napi::Env env) {
     auto array = Napi::Float32Array::New(env, logits->size());
     std::copy(logits->begin(), logits->end(), array.Data());
     return array;
   });
+}
+
+Napi::Value runLargestStep(const Napi::CallbackInfo& info) {
+  const auto run = [](ModelRunner& model, Ops& ops) { model.runLargestStep(ops); };
+  return runOnDevice(info, run, [](Napi::Env env) { return env.Undefined(); });
 }
 
 }  // namespace uniproc

@@ -14,4 +14,7 @@ void loseDevice(const Napi::CallbackInfo& info);
 // a launched step.
 Napi::Value readLogits(const Napi::CallbackInfo& info);
 
+// runLargestStep(model): a promise that resolves when the largest step of `profile` was computed.
+Napi::Value runLargestStep(const Napi::CallbackInfo& info);
+
 }  // namespace uniproc

@@ -68,7 +68,6 @@ Batch toBatch(Napi::Value value) {
   batch.tokenIds = dataOf<int32_t>(object, "tokenIds");
   batch.positions = dataOf<int32_t>(object, "positions");
   batch.cacheSlots = dataOf<int32_t>(object, "cacheSlots");
-  batch.tokenRows = dataOf<int32_t>(object, "tokenRows");
   batch.maxQueryLen = int32Of(object, "maxQueryLen");
   batch.numDecodeRows = int32Of(object, "numDecodeRows");
   return batch;

@@ -119,10 +119,19 @@ class Backend {
   virtual int numThreads() const = 0;
   virtual DeviceMemory memory() const = 0;
   virtual void resetPeakMemory() = 0;
+  // Whether operations prepare themselves on first use: take device memory of their own, load
+  // kernels, choose one for a shape. If so, the memory of a step is known only from running it, and
+  // each shape must be run once before it is fast.
+  virtual bool preparesOnFirstUse() const { return true; }
   // Returns zeroed memory, 64-byte aligned (256 on CUDA). Throws Error OUT_OF_MEMORY with the
-  // sizes; the message names `what`. `release` takes memory from `allocate` only.
+  // sizes; the message names `what`. `release` takes memory from this and `allocateSparse` only.
   virtual void* allocate(size_t bytes, const char* what) = 0;
+  // The same for memory that is written in small parts over time, as a KV cache is.
+  virtual void* allocateSparse(size_t bytes, const char* what) { return allocate(bytes, what); }
   virtual void release(void* memory, size_t bytes) noexcept = 0;
+  // Counts memory from `allocate` as used, as if it had been written to: the system may back it
+  // with pages on first write, and call it free until then.
+  virtual void reserve(void*, size_t) {}
   // Host memory that the device reads and writes directly (pinned on CUDA, plain memory on the
   // CPU).
   virtual void* allocateHost(size_t bytes, const char* what) = 0;

@@ -46,6 +46,8 @@ class BasicBuffer {
 
 // Zeroed device memory.
 using Buffer = BasicBuffer<&Backend::allocate, &Backend::release>;
+// The same, written in small parts over time.
+using SparseBuffer = BasicBuffer<&Backend::allocateSparse, &Backend::release>;
 // Host memory that the device reads and writes directly.
 using HostBuffer = BasicBuffer<&Backend::allocateHost, &Backend::releaseHost>;
 

@@ -51,6 +51,14 @@ void Decoder::release() noexcept {
   head_.release();
 }
 
+void Decoder::reserve(Ops& ops) {
+  const Activations& all = activations_;
+  for (const Buffer* buffer : {&all.residual, &all.hidden, &all.first, &all.second, &all.third}) {
+    ops.reserve(buffer->data(), buffer->bytes());
+  }
+  head_.reserve(ops);
+}
+
 void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
                       const Batch& batch) {
   embedding_.forward(ops, batch.tokenIds, batch.numTokens, activations_.residual.data());

@@ -24,6 +24,8 @@ class Decoder {
   // for a single rank.
   void allocate(Ops& ops, const ModelLimits& limits, Communicator* communicator);
   void release() noexcept;
+  // Counts the memory of the largest batch as used (Backend::reserve).
+  void reserve(Ops& ops);
 
   // Runs all layers on a prepared batch (Ops::prepareInputs), writes its keys and values to the
   // cache and keeps its last hidden states.

@@ -25,7 +25,7 @@ class PagedKvCache {
   KvCache allocateLayer(Ops& ops, const ModelShard& shard, int32_t blockSize, int32_t numBlocks);
 
   int32_t numBlocks_ = 0;
-  std::vector<Buffer> buffers_;
+  std::vector<SparseBuffer> buffers_;
   std::vector<KvCache> layers_;
 };
 

@@ -30,7 +30,6 @@ struct Batch {
   int32_t* tokenIds = nullptr;                 // [numTokens]
   int32_t* positions = nullptr;                // [numTokens]
   int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
-  int32_t* tokenRows = nullptr;                // row of each token
   int32_t maxQueryLen = 0;                     // largest number of tokens of a row
   int32_t numDecodeRows = 0;                   // rows with one token
 };

@@ -19,8 +19,8 @@ class ForwardOps : public ExpertOps {
   virtual DType activationType(DType weights) const = 0;
 
   // Applies blockUpdates [numBlockUpdates, 3] = (slot, index, block) to the block tables, then
-  // fills batch.tokenIds, positions, cacheSlots and tokenRows. Token ids are read from the request
-  // table on the device, where the previous step may have just written them.
+  // fills batch.tokenIds, positions and cacheSlots. Token ids are read from the request table on
+  // the device, where the previous step may have just written them.
   virtual void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
                              int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) = 0;
 

@@ -47,7 +47,6 @@ BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
   tokenIds_ = allocate(tokens);
   positions_ = allocate(tokens);
   cacheSlots_ = allocate(tokens);
-  tokenRows_ = allocate(tokens);
   allTokens_ = allocate(tokens);
   std::vector<int32_t> indices(tokens);
   std::iota(indices.begin(), indices.end(), 0);
@@ -92,7 +91,6 @@ Batch BatchInputs::prepare(Ops& ops, const StepBuffers& step, const StepLaunch& 
           tokenIds_.as<int32_t>(),
           positions_.as<int32_t>(),
           cacheSlots_.as<int32_t>(),
-          tokenRows_.as<int32_t>(),
           maxQueryLen,
           numDecodeRows};
 }

@@ -56,7 +56,6 @@ class BatchInputs {
   Buffer tokenIds_;
   Buffer positions_;
   Buffer cacheSlots_;
-  Buffer tokenRows_;
   Buffer allTokens_;  // 0, 1, 2, ...
   // By slot: its blocks after the step being prepared, and the last step that contained it.
   std::vector<int32_t> numBlocks_;

@@ -362,13 +362,70 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
   }
 }
 
-size_t ModelRunner::profile(Ops& ops) {
-  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
-  const int64_t most = int64_t{numRows} * limits_.maxModelLen;
-  dummyRun(ops, numRows,
-           static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most)));
-  return graphBytes(ops, numRows);
+// All that a step of `numTokens` tokens in `numRows` rows allocates. Every row uses the most
+// expensive sampling: truncation, penalties and logprobs.
+struct ModelRunner::DummyStep {
+  DummyStep(Ops& ops, const ModelRunner& runner, int32_t numRows, int32_t numTokens)
+      : limits(limitsFor(runner.limits_, numRows, numTokens)),
+        slots(ops, runner.spec(), limits),
+        cache(PagedKvCache::forDummyRun(ops, runner.shard_, limits.blockSize,
+                                        numRows * limits.maxBlocksPerSeq())),
+        buffers(runner.limits_),
+        launch{0, numRows, 0, numRows, 0} {
+    const int32_t blocksPerRow = limits.maxBlocksPerSeq();
+    Request request;
+    request.sampling.topP = 0.9f;
+    request.sampling.topK = 50;
+    request.sampling.repetitionPenalty = 1.1f;
+    request.sampling.numLogprobs = limits.maxLogprobs;
+    request.blockIds.resize(blocksPerRow);
+    for (int32_t row = 0; row < numRows; ++row) {
+      const int32_t tokens = numTokens / numRows + (row < numTokens % numRows);
+      request.tokenIds.assign(tokens, 0);
+      request.numPromptTokens = tokens;
+      std::iota(request.blockIds.begin(), request.blockIds.end(), row * blocksPerRow);
+      slots.add(ops, row, request, cache.numBlocks());
+      buffers.slots[row] = row;
+      buffers.numScheduledTokens[row] = tokens;
+      buffers.sampledRows[row] = row;
+    }
+  }
+
+  static ModelLimits limitsFor(ModelLimits limits, int32_t numRows, int32_t numTokens) {
+    limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
+    limits.listMemoryBytes = 0;
+    return limits;
+  }
+
+  const ModelLimits limits;
+  RequestSlots slots;
+  const PagedKvCache cache;
+  StepBuffers buffers;
+  const StepLaunch launch;
+};
+
+int32_t ModelRunner::largestRows() const {
+  return std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
 }
+
+int32_t ModelRunner::largestTokens() const {
+  const int64_t most = int64_t{largestRows()} * limits_.maxModelLen;
+  return static_cast<int32_t>(std::min<int64_t>(limits_.maxNumBatchedTokens, most));
+}
+
+size_t ModelRunner::profile(Ops& ops) {
+  if (ops.preparesOnFirstUse()) {
+    runLargestStep(ops);
+    return graphBytes(ops, largestRows());
+  }
+  requireWeights();
+  requireNoLaunch();
+  DummyStep(ops, *this, largestRows(), largestTokens());
+  decoder_.reserve(ops);
+  return 0;
+}
+
+void ModelRunner::runLargestStep(Ops& ops) { dummyRun(ops, largestRows(), largestTokens()); }
 
 // Upper bound of the graphs' memory: the size of the largest graph for each size.
 size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
@@ -384,46 +441,24 @@ size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
 }
 
 void ModelRunner::warmUp(Ops& ops) {
-  const int32_t numRows = std::min(limits_.maxNumSeqs, limits_.maxNumBatchedTokens);
   dummyRun(ops, 1, 1);
-  dummyRun(ops, numRows, numRows);
+  if (!ops.preparesOnFirstUse()) return;
+  dummyRun(ops, largestRows(), largestRows());
   dummyRun(ops, 1, std::min({kWarmUpTokens, limits_.maxNumBatchedTokens, limits_.maxModelLen}));
 }
 
-// Every row uses the most expensive sampling: truncation, penalties and logprobs.
+void ModelRunner::requireNoLaunch() const {
+  if (launched_) throwState("a launched step is waiting for sample");
+}
+
 void ModelRunner::dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
   requireWeights();
-  if (launched_) throwState("a launched step is waiting for sample");
+  requireNoLaunch();
   ops.synchronize();  // a step in flight may still read the inputs' host memory
-  ModelLimits limits = limits_;
-  limits.maxModelLen = ModelLimits::ceilDiv(numTokens, numRows) + 1;
-  limits.listMemoryBytes = 0;
-  const int32_t blocksPerRow = limits.maxBlocksPerSeq();
-  RequestSlots slots(ops, spec(), limits);
-  const PagedKvCache cache =
-      PagedKvCache::forDummyRun(ops, shard_, limits_.blockSize, numRows * blocksPerRow);
-  StepBuffers step(limits_);
-
-  Request request;
-  request.sampling.topP = 0.9f;
-  request.sampling.topK = 50;
-  request.sampling.repetitionPenalty = 1.1f;
-  request.sampling.numLogprobs = limits_.maxLogprobs;
-  request.blockIds.resize(blocksPerRow);
-  for (int32_t row = 0; row < numRows; ++row) {
-    const int32_t tokens = numTokens / numRows + (row < numTokens % numRows);
-    request.tokenIds.assign(tokens, 0);
-    request.numPromptTokens = tokens;
-    std::iota(request.blockIds.begin(), request.blockIds.end(), row * blocksPerRow);
-    slots.add(ops, row, request, cache.numBlocks());
-    step.slots[row] = row;
-    step.numScheduledTokens[row] = tokens;
-    step.sampledRows[row] = row;
-  }
-  const StepLaunch launch{0, numRows, 0, numRows, 0};
-  const StepContext context{step, slots, cache, graphs};
-  const Launched launched{launch, graphRows(launch, context)};
-  runForward(ops, launch, launched.graphRows, context);
+  DummyStep step(ops, *this, numRows, numTokens);
+  const StepContext context{step.buffers, step.slots, step.cache, graphs};
+  const Launched launched{step.launch, graphRows(step.launch, context)};
+  runForward(ops, step.launch, launched.graphRows, context);
   runSample(ops, launched, context, nullptr);
   ops.synchronize();
 }

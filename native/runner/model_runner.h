@@ -52,11 +52,15 @@ class ModelRunner : public Resident {
   void allocateKvCache(Ops& ops, int32_t numBlocks);
   void releaseKvCache();
 
-  // Dummy runs with their own requests and cache: `profile` runs the largest batch, `warmUp` a few
-  // common shapes. `profile` returns the bytes that the CUDA graphs of all sizes will take, which
-  // it does not keep allocated.
+  // Both use requests and a cache of their own. `profile` raises the device's peak memory to that
+  // of the largest step: it runs that step where operations prepare on first use, else it allocates
+  // and reserves the step's memory and computes nothing. Returns the bytes that the CUDA graphs of
+  // all sizes will take, which it does not keep allocated. `warmUp` runs the smallest step, and
+  // where operations prepare on first use a few more shapes.
   size_t profile(Ops& ops);
   void warmUp(Ops& ops);
+  // Runs the largest step, as `profile` does where operations prepare on first use.
+  void runLargestStep(Ops& ops);
 
   // Throws Error REQUEST_INVALID for an unacceptable request. Callable on any thread.
   void checkRequest(const Request& request) const;
@@ -107,6 +111,8 @@ class ModelRunner : public Resident {
     Graphs* graphs;  // null: launch operations one by one
   };
 
+  struct DummyStep;
+
   struct Launched {
     StepLaunch launch;
     int32_t graphRows;  // size of its graph, 0 for none
@@ -117,6 +123,9 @@ class ModelRunner : public Resident {
   void runSample(Ops& ops, const Launched& launched, const StepContext& context,
                  const std::vector<int32_t>* bitmask);
   void promptLogprobs(Ops& ops, const StepLaunch& launch, const StepContext& context);
+  int32_t largestRows() const;
+  int32_t largestTokens() const;
+  void requireNoLaunch() const;
   void dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr);
   size_t graphBytes(Ops& ops, int32_t numRows);
   template <typename Body>

@@ -1,5 +1,14 @@
 /** docs/troubleshooting.md: its messages are those of the sources, and what the library really says. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { LLM, SamplingParams, type CreateArgs } from '../../lib';
@@ -120,6 +129,18 @@ const troubles: Record<string, () => Promise<unknown>> = {
   'The model is too large': create({ memoryUtilization: 1e-5 }),
   'The KV cache is too small': create({ kvCacheMemoryBytes: 2 ** 20 }),
   'The folder is not there': create({ model: 'Qwen/Qwen3-0.6B' }),
+  'The path is a file of another format': create({
+    model: path.join(
+      checkpoint((folder) => writeFileSync(path.join(folder, 'model.gguf'), 'GGUF')),
+      'model.gguf',
+    ),
+  }),
+  'The folder has no config.json': create({
+    model: checkpoint((folder) => {
+      mkdirSync(path.join(folder, 'inner'));
+      renameSync(path.join(folder, 'config.json'), path.join(folder, 'inner', 'config.json'));
+    }),
+  }),
   'The weights are missing': create({
     model: checkpoint((folder) => rmSync(path.join(folder, weights))),
   }),

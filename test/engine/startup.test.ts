@@ -79,6 +79,7 @@ describe('of a checkpoint in fp8', () => {
     expect(record).toMatchObject({
       numKvBlocks: 23,
       blockSize: 16,
+      numKvTokens: 368,
       kvCacheBytes: 23 * bytesPerBlock,
       maxModelLen: 100,
       maxNumSeqs: 64,

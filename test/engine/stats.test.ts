@@ -60,6 +60,44 @@ describe('stats', () => {
     });
   });
 
+  test('report what the KV cache holds', async () => {
+    const engine = await TestEngine.create(ManualPagedWorker, {
+      maxNumSeqs: 2,
+      asyncScheduling: false,
+    });
+    // 32 blocks of 4 tokens; requests of up to 64 tokens take 16 blocks.
+    const held = {
+      numBlocks: 32,
+      blockSize: 4,
+      numTokens: 128,
+      maxModelLen: 64,
+      maxFullLengthRequests: 2,
+    };
+    expect(engine.engine.stats().kvCache).toEqual({ usage: 0, ...held });
+    void engine.generate(promptOf(9), LONG).catch(() => undefined);
+    await turns();
+    const { kvCache, kvCacheUsage } = engine.engine.stats();
+    expect(kvCache).toEqual({ usage: 3 / 32, ...held });
+    expect(kvCache.usage).toBe(kvCacheUsage);
+  });
+
+  test('report as many requests of full length as run without preemption', async () => {
+    class SmallPool extends PagedWorker {
+      static override numBlocks = 2 * 16 + 15;
+    }
+    for (const isOneMore of [false, true]) {
+      const engine = await TestEngine.create(SmallPool);
+      const { maxModelLen, maxFullLengthRequests } = engine.engine.stats().kvCache;
+      expect(maxFullLengthRequests).toBe(2);
+      const count = maxFullLengthRequests + (isOneMore ? 1 : 0);
+      const params = { maxTokens: maxModelLen - 8, ignoreEos: true };
+      await Promise.all(
+        Array.from({ length: count }, (_, i) => engine.generate(promptOf(8, i), params)),
+      );
+      expect(engine.engine.stats().numPreemptions > 0).toBe(isOneMore);
+    }
+  });
+
   test('count prompt and output tokens, and finish reasons', async () => {
     const engine = await TestEngine.create(PagedWorker);
     const [stopTokenId] = generateAlone(promptOf(4), { maxTokens: 3 }).slice(2);

@@ -26,6 +26,7 @@ import { type ModelLimits, native, type NativeModelRunner } from '../../lib/nati
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { readModel } from '../support/modelSpec';
+import { packSources } from '../../lib/model/packedSources';
 import { parameterSources } from '../../lib/model/parameterSources';
 import testingAddon from '../support/testingAddon';
 import { Random } from '../native/ops/reference';
@@ -207,7 +208,7 @@ async function computeLogits(model: ModelName): Promise<Float32Array> {
   try {
     await device.open();
     const nativeModel = new (native().ModelRunner)(device, spec, LIMITS, null);
-    await nativeModel.load(files, sources, () => {});
+    await nativeModel.load(files, await packSources(sources), () => {});
     await nativeModel.allocateKvCache(ENDS.length * BLOCKS_PER_SEQUENCE);
     const sequences = sequencesOf(model);
     const logits = new Float32Array(NUM_POSITIONS * spec.vocabSize);

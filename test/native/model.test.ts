@@ -19,6 +19,7 @@ import {
   type StoredTensor,
   type ParameterSource,
 } from '../../lib/native';
+import { packSources } from '../../lib/model/packedSources';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { loseDevice, readLogits } from '../support/testingAddon';
@@ -116,7 +117,7 @@ async function loadedModel(spec = LLAMA, limits = LIMITS, numBlocks = 64) {
   const tensors = randomTensors(spec, 7);
   const { files, sources } = write('model.bin', tensors, spec);
   const model = newModel(spec, limits);
-  await model.load(files, sources, () => {});
+  await model.load(files, await packSources(sources), () => {});
   await model.allocateKvCache(numBlocks);
   return { model, tensors };
 }
@@ -410,7 +411,9 @@ describe('load', () => {
   it('reports the bytes and tensors read, then resolves', async () => {
     const { files, sources } = write('progress.bin', tensors);
     const progress: [number, number][] = [];
-    await newModel().load(files, sources, (bytes, count) => progress.push([bytes, count]));
+    await newModel().load(files, await packSources(sources), (bytes, count) =>
+      progress.push([bytes, count]),
+    );
     expect(progress.map(([, count]) => count)).toEqual(sources.map((_, i) => i + 1));
     const bytes = declared.map(({ shape }) => shape.reduce((all, { size }) => all * size, 4));
     expect(progress.map(([total]) => total)).toEqual(
@@ -421,7 +424,7 @@ describe('load', () => {
   it('converts to the type of the model', async () => {
     const { files, sources } = write('convert.bin', tensors);
     const model = newModel({ ...LLAMA, dtype: 'bfloat16' });
-    await model.load(files, sources, () => {});
+    await model.load(files, await packSources(sources), () => {});
     await model.allocateKvCache(16);
     const tokenIds = prompt(9);
     add(model, 0, tokenIds, 0, {}, 16);
@@ -473,14 +476,15 @@ describe('load', () => {
     const checkpoint = write('damaged.bin', tensors);
     damage(checkpoint);
     const model = newModel();
-    await expect(model.load(checkpoint.files, checkpoint.sources, () => {})).rejects.toMatchObject({
+    const packed = await packSources(checkpoint.sources);
+    await expect(model.load(checkpoint.files, packed, () => {})).rejects.toMatchObject({
       code: 'CHECKPOINT_INVALID',
       message: expect.stringMatching(message) as string,
       file: /refers to file|no parameter/.test(message.source) ? 'checkpoint' : checkpoint.files[0],
     });
     expect((await device.memory()).allocated).toBe(0);
     const { files, sources } = write('damaged.bin', tensors);
-    await model.load(files, sources, () => {});
+    await model.load(files, await packSources(sources), () => {});
   });
 
   it('rejects a file that is truncated during the load, and stays usable', async () => {
@@ -494,7 +498,9 @@ describe('load', () => {
     while (reason === null) {
       writeFileSync(files[0], bytes);
       const model = newModel(spec);
-      const load = model.load(files, sources, () => truncateSync(files[0], offset));
+      const load = model.load(files, await packSources(sources), () =>
+        truncateSync(files[0], offset),
+      );
       reason = await load.then(
         () => null,
         (error: unknown) => error as Error,
@@ -511,9 +517,10 @@ describe('load', () => {
   it('loads a second time only after the weights are released', async () => {
     const { files, sources } = write('again.bin', tensors);
     const model = newModel();
-    await model.load(files, sources, () => {});
+    await model.load(files, await packSources(sources), () => {});
     const { allocated } = await device.memory();
-    const load = () => model.load(files, sources, () => {});
+    const packed = await packSources(sources);
+    const load = () => model.load(files, packed, () => {});
     await expect(load()).rejects.toMatchObject({ code: 'INVALID_STATE' });
     await model.releaseWeights();
     const released = (await device.memory()).allocated;

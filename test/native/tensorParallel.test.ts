@@ -20,6 +20,7 @@ import {
 import { readTensorTable } from '../../lib/model/safetensors';
 import { divisionFault } from '../../lib/model/division';
 import { llama } from '../../lib/model/families/llama';
+import { packSources } from '../../lib/model/packedSources';
 import { parameterSources } from '../../lib/model/parameterSources';
 import { type Prediction, readExpected } from '../golden/families';
 import { folderWith } from '../support/folder';
@@ -145,7 +146,7 @@ class World {
       );
       const model = this.newModel(spec, rank);
       let bytesRead = 0;
-      await model.load(files, sources, (bytes) => (bytesRead = bytes));
+      await model.load(files, await packSources(sources), (bytes) => (bytesRead = bytes));
       expect(bytesRead).toBe(totalBytes);
       await model.allocateKvCache(LIMITS.maxNumSeqs * BLOCKS_PER_SLOT);
     });

@@ -14,6 +14,8 @@ export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
    * for `sample`. Rejects with INVALID_STATE without such a step.
    */
   readLogits: (model: NativeModelRunner, numRows: number) => Promise<Float32Array>;
+  /** Computes the largest step, which `profile` runs where its memory is not known without. */
+  runLargestStep: (model: NativeModelRunner) => Promise<void>;
 }
 
 export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/uniproc_testing.node');
@@ -22,5 +24,5 @@ export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/unipro
 const addon = require(TESTING_ADDON) as TestingAddon;
 addon.setErrorFactory(nativeError);
 
-export const { loseDevice, readLogits } = addon;
+export const { loseDevice, readLogits, runLargestStep } = addon;
 export default addon;

@@ -33,6 +33,12 @@ void Head::release() noexcept {
   }
 }
 
+void Head::reserve(Ops& ops) {
+  for (Buffer* buffer : {&residual_, &hidden_, &logits_, &shardLogits_, &gatheredLogits_}) {
+    ops.reserve(buffer->data(), buffer->bytes());
+  }
+}
+
 float* Head::computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
                            int32_t count) {
   const ModelSpec& spec = shard_.spec();

@@ -16,6 +16,7 @@ class Head {
   // connects the ranks that divide the vocabulary; null for a single rank.
   void allocate(Ops& ops, DType activations, int32_t maxRows, Communicator* communicator);
   void release() noexcept;
+  void reserve(Ops& ops);
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the batch with these
   // final activations; count <= maxRows. The next call overwrites them.

@@ -50,8 +50,13 @@ class CpuOps final : public Ops {
   int numThreads() const override { return pool_.numThreads(); }
   DeviceMemory memory() const override { return memory_.usage(); }
   void resetPeakMemory() override { memory_.resetPeak(); }
+  bool preparesOnFirstUse() const override { return false; }
   void* allocate(size_t bytes, const char* what) override { return memory_.allocate(bytes, what); }
+  void* allocateSparse(size_t bytes, const char* what) override {
+    return memory_.allocate(bytes, what, MemoryAccount::Writes::kSparse);
+  }
   void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
+  void reserve(void* memory, size_t bytes) override { memory_.reserve(memory, bytes); }
   void* allocateHost(size_t bytes, const char* what) override { return allocate(bytes, what); }
   void releaseHost(void* memory, size_t bytes) noexcept override { release(memory, bytes); }
   void pin(void*, size_t) override {}
@@ -149,7 +154,6 @@ class CpuOps final : public Ops {
         batch.tokenIds[i] = tokenIds[position];
         batch.positions[i] = position;
         batch.cacheSlots[i] = blocks[position / blockSize] * blockSize + position % blockSize;
-        batch.tokenRows[i] = row;
       }
     }
   }

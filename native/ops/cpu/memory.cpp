@@ -1,8 +1,10 @@
 #include "ops/cpu/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +21,7 @@ namespace {
 // keep freed memory per thread.
 constexpr size_t kMappedBytes = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 size_t roundedUp(size_t bytes) {
   return std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
@@ -30,12 +33,14 @@ std::string inGiB(size_t bytes) {
   return text;
 }
 
-void* tryAllocate(size_t bytes) {
+void* tryAllocate(size_t bytes, size_t smallPageBytes) {
   if (bytes >= kMappedBytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
-#if defined(MADV_HUGEPAGE)
-    madvise(memory, bytes, MADV_HUGEPAGE);  // affects speed only
+#if defined(MADV_HUGEPAGE)  // affects speed only
+    const size_t small = std::min(bytes, smallPageBytes);
+    if (small > 0) madvise(memory, small, MADV_NOHUGEPAGE);
+    if (bytes > small) madvise(static_cast<char*>(memory) + small, bytes - small, MADV_HUGEPAGE);
 #endif
     return memory;
   }
@@ -44,18 +49,37 @@ void* tryAllocate(size_t bytes) {
   return memory;
 }
 
+// Bytes of a mapping that the system has not committed; 0 where it does not tell.
+size_t uncommittedBytesOf(void* memory, size_t bytes) {
+  size_t uncommitted = 0;
+#if defined(__linux__)
+  static const auto pageSize = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::array<unsigned char, size_t{16} << 10> pages;  // bit 0: the page is committed
+  for (size_t at = 0; at < bytes; at += pages.size() * pageSize) {
+    const size_t count = std::min((bytes - at + pageSize - 1) / pageSize, pages.size());
+    if (mincore(static_cast<char*>(memory) + at, count * pageSize, pages.data()) != 0) return 0;
+    for (size_t i = 0; i < count; ++i) uncommitted += (pages[i] & 1) == 0 ? pageSize : 0;
+  }
+#else
+  static_cast<void>(memory);
+#endif
+  return std::min(uncommitted, bytes);
+}
+
 }  // namespace
 
 DeviceMemory MemoryAccount::usage() const {
-  const HostMemory host = hostMemory();
+  HostMemory host = hostMemory();
+  host.free -= std::min(host.free, uncommittedBytes());
   // Allocated memory that has not been written to still counts as free in the system's figures.
   const size_t unclaimed = host.total - std::min(host.total, allocated_);
   return {host.total, std::min(host.free, unclaimed), allocated_, peak_};
 }
 
-void* MemoryAccount::allocate(size_t bytes, const char* what) {
+void* MemoryAccount::allocate(size_t bytes, const char* what, Writes writes) {
   const DeviceMemory memory = usage();
-  void* result = bytes <= memory.free ? tryAllocate(bytes) : nullptr;
+  const size_t smallPageBytes = writes == Writes::kSparse ? kHugePageBytes : 0;
+  void* result = bytes <= memory.free ? tryAllocate(bytes, smallPageBytes) : nullptr;
   if (!result) {
     throw Error("OUT_OF_MEMORY", std::string("not enough memory for ") + what + ": " +
                                      std::to_string(bytes) + " bytes (" + inGiB(bytes) +
@@ -68,9 +92,20 @@ void* MemoryAccount::allocate(size_t bytes, const char* what) {
   return result;
 }
 
+void MemoryAccount::reserve(void* memory, size_t bytes) {
+  if (bytes >= kMappedBytes) reserved_.emplace(memory, bytes);  // smaller ones are committed
+}
+
+size_t MemoryAccount::uncommittedBytes() const {
+  size_t sum = 0;
+  for (const auto& [memory, bytes] : reserved_) sum += uncommittedBytesOf(memory, bytes);
+  return sum;
+}
+
 void MemoryAccount::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
   allocated_ -= bytes;
+  reserved_.erase(memory);
   if (bytes >= kMappedBytes) {
     munmap(memory, bytes);
   } else {

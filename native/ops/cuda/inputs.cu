@@ -39,7 +39,6 @@ __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, co
   const int32_t row = rowOf(batch, i);
   const int64_t slot = batch.slots[row];
   const int32_t position = batch.numComputedTokens[row] + i - batch.queryStarts[row];
-  batch.tokenRows[i] = row;
   if (slot < 0 || i >= batch.queryStarts[row + 1]) {
     batch.tokenIds[i] = 0;
     batch.positions[i] = 0;

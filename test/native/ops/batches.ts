@@ -76,15 +76,14 @@ export function makeBatch(ops: Ops, rows: Row[]): Batch {
     tokenIds: ops.zeros(numTokens, 'int32'),
     positions: ops.zeros(numTokens, 'int32'),
     cacheSlots: ops.zeros(numTokens, 'int32'),
-    tokenRows: ops.zeros(numTokens, 'int32'),
     maxQueryLen: Math.max(...rows.map((row) => row.numScheduled)),
     numDecodeRows: rows.filter((row) => row.numScheduled === 1).length,
   };
 }
 
-/** The slot, position and row of each token. */
-export function tokensOf(rows: Row[]): { slot: number; position: number; row: number }[] {
-  return rows.flatMap(({ slot, numComputed, numScheduled }, row) =>
-    Array.from({ length: numScheduled }, (_, i) => ({ slot, position: numComputed + i, row })),
+/** The slot and position of each token. */
+export function tokensOf(rows: Row[]): { slot: number; position: number }[] {
+  return rows.flatMap(({ slot, numComputed, numScheduled }) =>
+    Array.from({ length: numScheduled }, (_, i) => ({ slot, position: numComputed + i })),
   );
 }

@@ -73,7 +73,6 @@ export interface Batch {
   tokenIds: Tensor;
   positions: Tensor;
   cacheSlots: Tensor;
-  tokenRows: Tensor;
   /** Largest number of tokens in a row. */
   maxQueryLen: number;
   /** Rows of one token. */

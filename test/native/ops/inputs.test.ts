@@ -14,17 +14,16 @@ describe.each(backends)('prepareInputs, %s', (backend) => {
     { slot: 0, numComputed: 39, numScheduled: 1 },
   ];
 
-  it('computes the id, position, cache slot and row of each token', () => {
+  it('computes the id, position and cache slot of each token', () => {
     const requests = layout.requests(ops, tokenIds, 1000);
     const batch = makeBatch(ops, rows);
     ops.prepareInputs(requests, null, 0, 16, batch);
     const tokens = tokensOf(rows);
-    const read = (name: 'tokenIds' | 'positions' | 'cacheSlots' | 'tokenRows') =>
+    const read = (name: 'tokenIds' | 'positions' | 'cacheSlots') =>
       Array.from(ops.readInts(batch[name], batch.numTokens));
     expect(read('tokenIds')).toEqual(tokens.map((t) => tokenIds[t.slot][t.position]));
     expect(read('positions')).toEqual(tokens.map((t) => t.position));
     expect(read('cacheSlots')).toEqual(tokens.map((t) => layout.cacheSlot(t.slot, t.position)));
-    expect(read('tokenRows')).toEqual(tokens.map((t) => t.row));
   });
 
   it('first applies block table updates, which persist', () => {
