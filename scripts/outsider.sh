@@ -204,6 +204,14 @@ door_npx() {
   [[ $(tr '\n' ' ' <ranks.txt) == '[rank 0] 0 [rank 1] 1 ' ]]
 }
 
+# Exits with 1 on a machine with a GPU that cannot be used, as with no cuBLASLt.
+door_doctor() {
+  copy_app "$work/doctor" || return
+  PATH=$bare npx --no-install uniproc doctor >doctor.txt || [[ $? == 1 ]] || return
+  cat doctor.txt
+  grep -qE '^addon .*/@uniproc/[^/]+/uniproc.node, prebuilt ' doctor.txt
+}
+
 # 20.17.0 is the oldest that package.json's `engines` allow. npm's packages carry the binaries.
 node_version() {
   local package
@@ -236,7 +244,7 @@ door_build_from_source() {
 }
 
 doors=(npm npm_with_scripts pnpm yarn commonjs import typescript odd_path moved_folder read_only esbuild
-  jest vitest node_test worker_threads npx node20 node22 node24 arm64 build_from_source)
+  jest vitest node_test worker_threads npx doctor node20 node22 node24 arm64 build_from_source)
 
 # ---------- main ----------
 

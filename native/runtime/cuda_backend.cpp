@@ -26,6 +26,10 @@ std::string configuredFile;
 
 // Unless set, in the directory of the addon, found through this function's address.
 std::string backendFile() {
+  {
+    const std::lock_guard lock(fileMutex);
+    if (!configuredFile.empty()) return configuredFile;
+  }
   const std::string addon = fileOfFunction(reinterpret_cast<void*>(&backendFile));
   return addon.substr(0, addon.rfind('/') + 1) + "uniproc_cuda.so";
 }

@@ -259,12 +259,11 @@ describe('the loader', () => {
     mkdirSync(path.dirname(backend), { recursive: true });
     writeFileSync(backend, 'no shared object');
     const script = `
-      const device = new (require('./node_modules/uniproc/dist/native').native().DeviceThread)('cuda', 0, 0);
-      device.open().catch((error) => {
-        console.log(error.code, error.message);
-        return device.shutdown();
-      });`;
-    expect(node('-e', script)).toContain(`${backend}: file too short`);
+      require('./node_modules/uniproc/dist/native').native().readCuda()
+        .then(({ backend }) => console.log(backend.file, backend.problem.reason));`;
+    expect(node('-e', script)).toContain(
+      `${backend} the CUDA backend cannot be loaded: ${backend}: file too short`,
+    );
   });
 });
 
