@@ -10,6 +10,8 @@ import {
   native,
   openGpu,
 } from './native';
+import { unsupportedPlatform } from './native/platform';
+import { enableAddons } from './native/platformPackage';
 
 export interface Diagnosis {
   /** The lines to print. */
@@ -53,7 +55,8 @@ export async function diagnose(): Promise<Diagnosis> {
     return withoutAddon(report, error as Error);
   }
   const { file, compiler } = native().buildInfo;
-  const origin = file.startsWith(ROOT + path.sep) ? 'built from source' : 'prebuilt';
+  const isPrebuilt = path.basename(path.resolve(file, '..', '..')) === '@uniproc';
+  const origin = isPrebuilt ? 'prebuilt' : 'built from source';
   report.add('addon', `${file}, ${origin} with ${compiler}`);
   await addHost(report);
   const cuda = await native().readCuda();
@@ -62,19 +65,30 @@ export async function diagnose(): Promise<Diagnosis> {
   addLibraries(report, cuda);
   const { hasGpu } = cuda.driver;
   const isHealthy = !hasGpu || (cuda.driver.problem === null && unusable.length === 0);
-  const gpus = hasGpu ? 'a GPU that this process sees' : 'there is no GPU for this process';
   const conclusion = `LLM.create({}) runs on device '${device}'`;
-  if (!hasGpu) return { text: report.conclude(`${conclusion}: ${gpus}`), isHealthy };
+  if (!hasGpu) {
+    const text = report.conclude(`${conclusion}: there is no GPU for this process`);
+    return { text, isHealthy };
+  }
   if (isHealthy) return { text: report.conclude(conclusion), isHealthy };
   const named = unusable.length > 0 ? unusable.join(', ') : 'the NVIDIA driver';
   return { text: report.conclude(`${conclusion}; ${named} cannot be used`), isHealthy };
 }
 
+/** What mends an addon that cannot be loaded. */
+function addonRemedy({ cause }: Error): string {
+  const enable = enableAddons(cause);
+  if (enable !== null) return enable;
+  if (unsupportedPlatform() !== null) return 'run it on Linux, in a container for example';
+  if (!ROOT.includes(`${path.sep}node_modules${path.sep}`)) return 'run npm run build';
+  const rebuild = 'npm rebuild uniproc --build-from-source';
+  // Without a cause, there is no file.
+  if (cause !== undefined) return `run ${rebuild}`;
+  return `run npm install --include=optional or, with a compiler, ${rebuild}`;
+}
+
 function withoutAddon(report: Report, error: Error): Diagnosis {
-  const rebuild = ROOT.includes(`${path.sep}node_modules${path.sep}`)
-    ? 'npm rebuild uniproc --build-from-source'
-    : 'npm run build';
-  report.add('addon', error.message, `run ${rebuild}`);
+  report.add('addon', error.message, addonRemedy(error));
   report.add('processor', processor());
   report.add('memory', gib(Math.min(os.totalmem(), process.constrainedMemory() || Infinity)));
   const driver = driverRelease();

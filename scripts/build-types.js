@@ -1,6 +1,7 @@
 /**
  * `npm run build:types`: bundles the declarations that lib/index.ts reaches, without what is marked
- * @internal, into dist/index.d.ts (for CommonJS) and index.d.mts (for ES modules).
+ * @internal, into index.d.ts (for CommonJS) and index.d.mts (for ES modules) of dist/, or of the folder
+ * that is given, which must be below the root.
  */
 'use strict';
 
@@ -11,7 +12,7 @@ const { generateDtsBundle } = require('dts-bundle-generator');
 const { TypesUsageEvaluator } = require('dts-bundle-generator/dist/types-usage-evaluator');
 
 const ROOT = path.join(__dirname, '..');
-const DIST = path.join(ROOT, 'dist');
+const DIST = path.resolve(process.argv[2] ?? path.join(ROOT, 'dist'));
 
 // The bundler walks the graph of uses anew for each pair of an unused name and an export: forty
 // seconds, instead of one with each name's users kept.

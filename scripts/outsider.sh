@@ -223,6 +223,7 @@ node_version() {
 door_node20() { node_version 20 20.17.0; }
 door_node22() { node_version 22 22; }
 door_node24() { node_version 24 24; }
+door_node26() { node_version 26 26; }
 
 # The prebuilt addon of the other processor, emulated, with Debian's C library for it.
 door_arm64() {
@@ -244,7 +245,7 @@ door_build_from_source() {
 }
 
 doors=(npm npm_with_scripts pnpm yarn commonjs import typescript odd_path moved_folder read_only esbuild
-  jest vitest node_test worker_threads npx doctor node20 node22 node24 arm64 build_from_source)
+  jest vitest node_test worker_threads npx doctor node20 node22 node24 node26 arm64 build_from_source)
 
 # ---------- main ----------
 

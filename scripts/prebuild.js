@@ -200,6 +200,17 @@ function packPlatformPackage({ name, cpu, file, description, contents }) {
   pack(folder);
 }
 
+/** Compiles lib/ into a folder: what `npm run build:ts` and `npm run build:types` write into dist/. */
+function compile(folder) {
+  for (const [script, ...args] of [
+    [require.resolve('typescript/bin/tsc'), '-p', 'tsconfig.build.json', '--outDir', folder],
+    [path.join(__dirname, 'build-esm.js'), folder],
+    [path.join(__dirname, 'build-types.js'), folder],
+  ]) {
+    run(process.execPath, [script, ...args], { stdio: 'inherit' });
+  }
+}
+
 /**
  * Packs uniproc itself: the files of `npm pack`, with dist/ of the sources as they are now. Its optional
  * dependencies are `names`; Yarn fails on one that does not exist.
@@ -211,9 +222,7 @@ function packMain(names) {
   mkdirSync(folder);
   run('tar', ['-xzf', tarball, '-C', folder, '--strip-components=1']);
   rmSync(path.join(folder, 'dist'), { recursive: true, force: true });
-  const compiler = require.resolve('typescript/bin/tsc');
-  const project = ['-p', 'tsconfig.build.json', '--outDir', path.join(folder, 'dist')];
-  run(process.execPath, [compiler, ...project], { stdio: 'inherit' });
+  compile(path.join(folder, 'dist'));
 
   const published = { ...manifest, preferUnplugged: true };
   published.scripts = { install: manifest.scripts.install };

@@ -209,14 +209,42 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
     );
   });
 
-  test('with the command of an application, where the package is installed in one', () => {
-    const installed = path.join(fake.folder, 'node_modules', 'uniproc');
-    cpSync(fake.package, installed, { recursive: true });
-    rmSync(path.join(installed, 'build', 'Release', 'uniproc_cuda.so'));
-    const script = `require('${installed}/dist/native').openGpu(0).then((e) => console.log(e.message))`;
-    expect(fake.run(['-e', script], loaderPath()).stdout).toMatch(
-      /npm rebuild uniproc --build-from-source\n$/,
-    );
+  describe('with the command of an application', () => {
+    const { folder, addon } = fake.install();
+    const messageOf = () => {
+      const script = "require('./dist/native').openGpu(0).then((e) => console.log(e.message))";
+      return fake.run(['-e', script], loaderPath(fake.cublasLt), folder).stdout;
+    };
+
+    test('where the addon was built in it', () => {
+      const release = path.join(folder, 'build', 'Release');
+      cpSync(addon, path.join(release, 'uniproc.node'));
+      const message = messageOf();
+      rmSync(path.join(folder, 'build'), { recursive: true });
+      expect(message).toMatch(/npm rebuild uniproc --build-from-source\n$/);
+      // The package needs no toolkit.
+      const install = `run rm -r '${folder}/build' && npm install --include=optional, `;
+      if (process.arch === 'x64') expect(message).toContain(install);
+      else expect(message).not.toContain(install);
+    });
+
+    test('where the CUDA package is missing', () => {
+      expect(messageOf()).toMatch(
+        process.arch === 'x64'
+          ? /; run npm install --include=optional, which adds @uniproc\/linux-x64-cuda\n$/
+          : /npm rebuild uniproc --build-from-source\n$/,
+      );
+    });
+
+    test('where the backend of the CUDA package is damaged', () => {
+      const cuda = `${path.dirname(addon)}-cuda`;
+      mkdirSync(cuda);
+      writeFileSync(path.join(cuda, 'uniproc_cuda.so'), 'no shared object');
+      const message = messageOf();
+      rmSync(cuda, { recursive: true });
+      expect(message).toContain(`the CUDA backend cannot be loaded: ${cuda}/uniproc_cuda.so: `);
+      expect(message).toContain(`; delete ${cuda} and run npm install --include=optional\n`);
+    });
   });
 
   test('with a backend of another version', () => {
@@ -268,6 +296,23 @@ describe('without `device`', () => {
       /^a GPU cannot be used, so the model runs on the CPU: this build has no CUDA backend .*npm run build$/,
     );
     expect(warning.detail).toContain('npx uniproc doctor');
+  });
+
+  test('the warning is one for all threads of the process', () => {
+    fake.putBackend(null);
+    const program = `
+      await create({});
+      const { Worker } = require('node:worker_threads');
+      const source = \`
+        const { LLM } = require('./dist');
+        process.on('warning', ({ code }) => console.log(JSON.stringify({ code })));
+        LLM.create({ maxModelLen: 64, maxNumSeqs: 1 }).then((llm) => llm.shutdown());\`;
+      await new Promise((resolve) => new Worker(source, { eval: true }).on('exit', resolve));`;
+    const said = lines(program, loaderPath());
+    expect(said.map(({ code, device }) => code ?? device).sort()).toEqual([
+      'UNIPROC_CUDA_UNAVAILABLE',
+      'cpu',
+    ]);
   });
 
   test.each([

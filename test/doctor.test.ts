@@ -131,6 +131,66 @@ test('works without the addon: says so, with the command, and exits with 1', () 
   }
 });
 
+test('names the option of Node.js that keeps the addon from loading', () => {
+  const outcome = fake.run(['--no-addons', 'dist/cli.js', 'doctor']);
+  expect(lineOf(outcome, 'addon')).toMatch(
+    /cannot load .*uniproc\.node: .*; start Node\.js without --no-addons .*\n fix: start Node\.js without --no-addons/,
+  );
+  expect(outcome.status).toBe(1);
+});
+
+test('names no command for a platform that is not supported', () => {
+  const script = `
+    Object.defineProperty(process, 'arch', { value: 'riscv64' });
+    Object.defineProperty(process, 'platform', { value: 'darwin' });
+    process.argv.splice(1, 0, 'uniproc', 'doctor');
+    require('./dist/cli');`;
+  const moved = `${fake.addon}.moved`;
+  renameSync(fake.addon, moved);
+  try {
+    const outcome = fake.run(['-e', script]);
+    expect(lineOf(outcome, 'addon')).toMatch(
+      /^addon uniproc runs on linux with .*, not on darwin with riscv64\n fix: run it on Linux,/,
+    );
+    expect(outcome.status).toBe(1);
+  } finally {
+    renameSync(moved, fake.addon);
+  }
+});
+
+describe('in an application', () => {
+  const installed = fake.install();
+  const doctorOfApp = (env: Record<string, string>) =>
+    fake.run(['dist/cli.js', 'doctor'], env, installed.folder);
+
+  test('says that the addon of a platform package is prebuilt, wherever npm places it', () => {
+    const outcome = doctorOfApp({ LD_LIBRARY_PATH: fake.noDriver() });
+    expect(lineOf(outcome, 'addon')).toContain(`addon ${installed.addon}, prebuilt with `);
+  });
+
+  test('names the command that installs a missing CUDA package', () => {
+    const outcome = doctorOfApp({ LD_LIBRARY_PATH: fake.driver });
+    expect(lineOf(outcome, 'CUDA backend')).toMatch(
+      process.arch === 'x64'
+        ? / is missing\)\n fix: run npm install --include=optional, which adds @uniproc\/linux-x64-cuda$/
+        : / is missing\)\n fix: .*npm rebuild uniproc --build-from-source$/,
+    );
+    expect(outcome.status).toBe(1);
+  });
+
+  test('names the command that installs a missing addon', () => {
+    const moved = `${installed.addon}.moved`;
+    renameSync(installed.addon, moved);
+    try {
+      expect(lineOf(doctorOfApp({}), 'addon')).toMatch(
+        / do not exist .*\n fix: run npm install --include=optional or, with a compiler, npm rebuild uniproc --build-from-source$/,
+      );
+    } finally {
+      renameSync(moved, installed.addon);
+    }
+  });
+});
+
 test('takes no arguments but --help', () => {
   const help = fake.run(['dist/cli.js', 'doctor', '--help']);
   expect(help.stdout).toMatch(/^Usage: uniproc doctor\n/);

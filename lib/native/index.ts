@@ -173,6 +173,8 @@ export interface Addon {
   readonly buildInfo: BuildInfo;
   /** Whether there is a GPU for this process, or an NVIDIA driver that fails; off this thread. */
   hasGpu(): Promise<boolean>;
+  /** Whether no thread of this process has called it before. */
+  isFirstGpuWarning(): boolean;
   /** Initialises the driver and loads the backend's libraries, off this thread. */
   readCuda(): Promise<Cuda>;
   /**
@@ -220,7 +222,7 @@ export async function defaultDevice(): Promise<'cuda' | 'cpu'> {
 }
 
 async function warnOfGpu({ message }: Error): Promise<void> {
-  if (!(await native().hasGpu())) return;
+  if (!(await native().hasGpu()) || !native().isFirstGpuWarning()) return;
   process.emitWarning(`a GPU cannot be used, so the model runs on the CPU: ${message}`, {
     type: 'CudaWarning',
     code: 'UNIPROC_CUDA_UNAVAILABLE',

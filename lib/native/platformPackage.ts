@@ -17,8 +17,14 @@ export interface AddonFiles {
 
 const REMEDY =
   'Prebuilt addons exist for linux-x64 and linux-arm64 with glibc 2.34 or later: install uniproc ' +
-  'with its optional dependencies. Elsewhere build from source: npm rebuild uniproc ' +
+  'with its optional dependencies (npm install --include=optional). Elsewhere build from source: npm rebuild uniproc ' +
   '--build-from-source, or npm run build in a clone';
+
+/** What to do where Node.js loads no addon at all; null: it does. */
+export function enableAddons(cause: unknown): string | null {
+  if ((cause as { code?: string } | undefined)?.code !== 'ERR_DLOPEN_DISABLED') return null;
+  return 'start Node.js without --no-addons or, with --permission, with --allow-addons';
+}
 
 /** For example 'linux-x64, glibc 2.36'. */
 function platform(): string {
@@ -28,7 +34,12 @@ function platform(): string {
 }
 
 export function addonUnavailable(what: string, cause?: unknown): AddonUnavailableError {
-  return new AddonUnavailableError(`${what} (${platform()}). ${REMEDY}`, { cause });
+  const enable = enableAddons(cause);
+  const message =
+    enable === null
+      ? `${what} (${platform()}). ${REMEDY}`
+      : `${what.replace(/\.$/, '')}; ${enable}`;
+  return new AddonUnavailableError(message, { cause });
 }
 
 /** The path of a file of a platform package; null if the package is not installed. */

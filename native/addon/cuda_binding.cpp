@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -171,6 +172,12 @@ Napi::Value cudaToValue(Napi::Env env, const Cuda& cuda) {
   return object;
 }
 
+// Whether this is the first call in the process: each of its threads has JavaScript of its own.
+Napi::Value isFirstGpuWarning(const Napi::CallbackInfo& info) {
+  static std::atomic<bool> warned{false};
+  return Napi::Boolean::New(info.Env(), !warned.exchange(true));
+}
+
 Napi::Object buildInfo(Napi::Env env) {
   auto object = Napi::Object::New(env);
   object.Set("file", fileOfFunction(reinterpret_cast<void*>(&defineCuda)));
@@ -188,6 +195,8 @@ void defineCuda(Napi::Env env, Napi::Object exports) {
   exports.Set("buildInfo", buildInfo(env));
   exports.Set("hasGpu",
               Napi::Function::New<&Reader<&readCudaDriver, &hasGpuToValue>::start>(env, "hasGpu"));
+  exports.Set("isFirstGpuWarning",
+              Napi::Function::New<isFirstGpuWarning>(env, "isFirstGpuWarning"));
   exports.Set("readCuda",
               Napi::Function::New<&Reader<&readCuda, &cudaToValue>::start>(env, "readCuda"));
 }

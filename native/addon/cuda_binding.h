@@ -4,8 +4,8 @@
 
 namespace uniproc {
 
-// Exports buildInfo, hasGpu and readCuda of lib/native/cuda.ts. The latter two run on libuv's
-// threads.
+// Exports buildInfo, hasGpu, isFirstGpuWarning and readCuda of lib/native/index.ts. hasGpu and
+// readCuda run on libuv's threads.
 void defineCuda(Napi::Env env, Napi::Object exports);
 
 }  // namespace uniproc

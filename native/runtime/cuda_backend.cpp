@@ -24,21 +24,47 @@ constexpr const char* kCublasLtFunction = "cublasLtGetVersion";
 std::mutex fileMutex;
 std::string configuredFile;
 
-// Unless set, in the directory of the addon, found through this function's address.
+std::string addonFile() { return fileOfFunction(reinterpret_cast<void*>(&addonFile)); }
+
+// Unless set, in the directory of the addon.
 std::string backendFile() {
   {
     const std::lock_guard lock(fileMutex);
     if (!configuredFile.empty()) return configuredFile;
   }
-  const std::string addon = fileOfFunction(reinterpret_cast<void*>(&backendFile));
+  const std::string addon = addonFile();
   return addon.substr(0, addon.rfind('/') + 1) + "uniproc_cuda.so";
 }
 
+bool isInApplication() { return addonFile().find("/node_modules/") != std::string::npos; }
+
+// Whether the addon and the backend come from platform packages, as scripts/prebuild.js makes them.
+bool isPrebuilt() { return addonFile().find("/node_modules/@uniproc/") != std::string::npos; }
+
+#if defined(__x86_64__)
+constexpr bool kHasPackage = true;  // @uniproc/linux-x64-cuda
+#else
+constexpr bool kHasPackage = false;
+#endif
+
+// Whether an addon built on this machine has the glibc that the platform packages require.
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || (__GLIBC__ == 2 && __GLIBC_MINOR__ >= 34))
+constexpr bool kHasGlibc = true;
+#else
+constexpr bool kHasGlibc = false;
+#endif
+
+constexpr const char* kInstall = "npm install --include=optional";
+
 // The command that builds this package again: in an application, or in a clone.
 std::string rebuildCommand() {
-  return backendFile().find("/node_modules/") == std::string::npos
-             ? "npm run build"
-             : "npm rebuild uniproc --build-from-source";
+  return isInApplication() ? "npm rebuild uniproc --build-from-source" : "npm run build";
+}
+
+// What replaces a backend that cannot be loaded.
+std::string renewal(const std::string& file) {
+  if (!isPrebuilt()) return "run " + rebuildCommand();
+  return "delete " + file.substr(0, file.rfind('/')) + " and run " + kInstall;
 }
 
 std::vector<std::string> filesOfCublasLt() {
@@ -50,16 +76,25 @@ std::vector<std::string> filesOfCublasLt() {
 
 CudaProblem notBuilt(const std::string& file) {
   const std::string reason = "this build has no CUDA backend (" + file + " is missing)";
+  if (isPrebuilt() && kHasPackage) {
+    return {reason, std::string("run ") + kInstall + ", which adds @uniproc/linux-x64-cuda"};
+  }
+  std::string install;
+  if (isInApplication() && kHasPackage && kHasGlibc) {
+    const std::string release = file.substr(0, file.rfind('/'));
+    install = "run rm -r '" + release.substr(0, release.rfind('/')) + "' && " + kInstall +
+              ", which takes the prebuilt one, or ";
+  }
   std::string first;
   if (findProgram("cmake").empty()) first += "pip install cmake && ";
   if (findNvcc().empty()) {
-    return {reason,
-            "install a CUDA toolkit of version 12 or later "
-            "(https://developer.nvidia.com/cuda-downloads), then run " +
-                first + rebuildCommand()};
+    return {reason, install +
+                        "install a CUDA toolkit of version 12 or later "
+                        "(https://developer.nvidia.com/cuda-downloads), then run " +
+                        first + rebuildCommand()};
   }
   if (filesOfCublasLt().empty()) first += "pip install nvidia-cublas && ";
-  return {reason, "run " + first + rebuildCommand()};
+  return {reason, install + "run " + first + rebuildCommand()};
 }
 
 // Versions of cuBLASLt other than the wanted, as a text; empty: none. Those of the loader's path
@@ -107,7 +142,7 @@ void* openWithCublasLt(CudaBackend& backend) {
   const std::string error = loaderError();
   backend.cublasLt = cublasLtIn(error);
   if (backend.cublasLt.empty()) {
-    backend.problem = {"the CUDA backend cannot be loaded: " + error, "run " + rebuildCommand()};
+    backend.problem = {"the CUDA backend cannot be loaded: " + error, renewal(backend.file)};
     return nullptr;
   }
   void* handle = nullptr;
@@ -160,7 +195,7 @@ CudaBackend loadCudaBackend() {
   const int* version = find<const int>(handle, "uniprocCudaRuntimeVersion");
   const char* architectures = find<const char>(handle, "uniprocCudaArchitectures");
   if (!backend.make || !version || !architectures) {
-    backend.problem = {backend.file + " does not match the addon", "run " + rebuildCommand()};
+    backend.problem = {backend.file + " does not match the addon", renewal(backend.file)};
     return backend;
   }
   backend.runtimeVersion = *version;

@@ -117,6 +117,15 @@ describe('package managers', () => {
   });
 });
 
+test('uniproc has the files of each way to import it, and the declarations of nothing else', () => {
+  const files = readdirSync(path.join(installed, 'dist'), { recursive: true }).map(String);
+  expect(files).toEqual(expect.arrayContaining(['index.js', 'index.mjs', 'cli.js']));
+  expect(files.filter((file) => /\.d\.m?ts$/.test(file)).sort()).toEqual([
+    'index.d.mts',
+    'index.d.ts',
+  ]);
+});
+
 describe('platform packages', () => {
   test('the package of this machine is among them', () => {
     expect(packed.map(({ name }) => name)).toContain(platformName);

@@ -157,10 +157,27 @@ export class FakeCuda {
     return folder;
   }
 
+  /**
+   * Installs a copy of the package in an application, with the addon in a platform package below it, as
+   * npm places one that is of another version than the application's own. Returns both.
+   */
+  install(): { folder: string; addon: string } {
+    const folder = path.join(this.folder, 'app', 'node_modules', 'uniproc');
+    for (const name of ['dist', 'package.json']) {
+      cpSync(path.join(ROOT, name), path.join(folder, name), { recursive: true });
+    }
+    symlinkSync(path.join(ROOT, 'models'), path.join(folder, 'models'));
+    symlinkSync(path.join(ROOT, 'node_modules'), path.join(this.folder, 'node_modules'));
+    const platform = `@uniproc/${process.platform}-${process.arch}`;
+    const addon = path.join(folder, 'node_modules', platform, 'uniproc.node');
+    cpSync(this.addon, addon);
+    return { folder, addon };
+  }
+
   /** Runs node with the package's folder as the working directory, and no variable of CUDA's or Python's. */
-  run(args: string[], env: Record<string, string> = {}): Outcome {
+  run(args: string[], env: Record<string, string> = {}, cwd = this.package): Outcome {
     const { status, stdout, stderr } = spawnSync(process.execPath, args, {
-      cwd: this.package,
+      cwd,
       encoding: 'utf8',
       env: { PATH: path.join(this.folder, 'nothing'), HOME: this.folder, ...env },
     });

@@ -56,7 +56,7 @@ class CpuOps final : public Ops {
     return memory_.allocate(bytes, what, MemoryAccount::Writes::kSparse);
   }
   void release(void* memory, size_t bytes) noexcept override { memory_.release(memory, bytes); }
-  void reserve(void* memory, size_t bytes) override { memory_.reserve(memory, bytes); }
+  void reserve(void* memory, size_t bytes) override { MemoryAccount::reserve(memory, bytes); }
   void* allocateHost(size_t bytes, const char* what) override { return allocate(bytes, what); }
   void releaseHost(void* memory, size_t bytes) noexcept override { release(memory, bytes); }
   void pin(void*, size_t) override {}

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "base/error.h"
@@ -49,6 +51,10 @@ void* tryAllocate(size_t bytes, size_t smallPageBytes) {
   return memory;
 }
 
+// What the devices of this process have reserved: they take from the same memory.
+std::mutex reservedMutex;
+std::map<void*, size_t> reservedBytes;  // by address
+
 // Bytes of a mapping that the system has not committed; 0 where it does not tell.
 size_t uncommittedBytesOf(void* memory, size_t bytes) {
   size_t uncommitted = 0;
@@ -64,6 +70,14 @@ size_t uncommittedBytesOf(void* memory, size_t bytes) {
   static_cast<void>(memory);
 #endif
   return std::min(uncommitted, bytes);
+}
+
+// Bytes of reserved memory that count as free in the system's figures.
+size_t uncommittedBytes() {
+  const std::lock_guard lock(reservedMutex);
+  size_t sum = 0;
+  for (const auto& [memory, bytes] : reservedBytes) sum += uncommittedBytesOf(memory, bytes);
+  return sum;
 }
 
 }  // namespace
@@ -93,20 +107,19 @@ void* MemoryAccount::allocate(size_t bytes, const char* what, Writes writes) {
 }
 
 void MemoryAccount::reserve(void* memory, size_t bytes) {
-  if (bytes >= kMappedBytes) reserved_.emplace(memory, bytes);  // smaller ones are committed
-}
-
-size_t MemoryAccount::uncommittedBytes() const {
-  size_t sum = 0;
-  for (const auto& [memory, bytes] : reserved_) sum += uncommittedBytesOf(memory, bytes);
-  return sum;
+  if (bytes < kMappedBytes) return;  // committed
+  const std::lock_guard lock(reservedMutex);
+  reservedBytes.emplace(memory, bytes);
 }
 
 void MemoryAccount::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
   allocated_ -= bytes;
-  reserved_.erase(memory);
   if (bytes >= kMappedBytes) {
+    {
+      const std::lock_guard lock(reservedMutex);
+      reservedBytes.erase(memory);
+    }
     munmap(memory, bytes);
   } else {
     std::free(memory);

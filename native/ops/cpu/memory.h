@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 
 #include "ops/ops.h"
 
@@ -21,15 +20,13 @@ class MemoryAccount {
   // cache do not take a huge page of each layer. Throws Error OUT_OF_MEMORY.
   void* allocate(size_t bytes, const char* what, Writes writes = Writes::kWhole);
   void release(void* memory, size_t bytes) noexcept;
-  // Takes what the system has not committed of an allocation from `usage().free`.
-  void reserve(void* memory, size_t bytes);
+  // Takes what the system has not committed of an allocation from `usage().free` of all devices of
+  // the process.
+  static void reserve(void* memory, size_t bytes);
 
  private:
-  size_t uncommittedBytes() const;
-
   size_t allocated_ = 0;
   size_t peak_ = 0;
-  std::map<void*, size_t> reserved_;  // bytes by address
 };
 
 }  // namespace uniproc
