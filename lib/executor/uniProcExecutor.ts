@@ -17,10 +17,11 @@ import {
   type RpcMethod,
 } from '../worker/workerWrapper';
 import { type CreateOptions, type RpcOptions, timeoutOf } from './callOptions';
-import { Executor, registerExecutorClass } from './executor';
+import { Executor } from './executor';
 import { Future } from './future';
 import { LaunchOrder } from './launchOrder';
 import type { PeerWorker } from './peerGroup';
+import { registerExecutorClass } from './namedClasses';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
