@@ -109,19 +109,21 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
     const { device, model } = config;
     log('start: model %s, device %s, dtype %s', model.path, device.name, model.dtype);
     throwIfAborted(signal);
-    const tokenizer = config.model.skipTokenizerInit
-      ? null
-      : await Tokenizer.load(config.model.path, { chatTemplate });
-    if (tokenizer !== null) log('start: the tokenizer is loaded');
+    // Loads beside the weights.
+    const loading = model.skipTokenizerInit
+      ? Promise.resolve(null)
+      : loadTokenizer(model.path, chatTemplate);
     try {
       const engine = await LLMEngine.create<E>(config, {
-        tokenizer,
+        tokenizer: loading,
         onProgress:
           onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
         signal,
       });
+      const tokenizer = await loading;
       return new LLM<W, E>(engine, tokenizer, new InputProcessor(config, tokenizer));
     } catch (error) {
+      const tokenizer = await loading.catch(() => null);
       await tokenizer?.close();
       throw error;
     }
@@ -283,6 +285,12 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   [Symbol.asyncDispose](): Promise<void> {
     return this.shutdown();
   }
+}
+
+async function loadTokenizer(folder: string, chatTemplate?: string): Promise<Tokenizer> {
+  const tokenizer = await Tokenizer.load(folder, { chatTemplate });
+  log('start: the tokenizer is loaded');
+  return tokenizer;
 }
 
 /** Calls `read` now; the returned function returns its result or throws its error. */

@@ -70,7 +70,6 @@ describe('the log of one process', () => {
     );
     expectInOrder(logged(on.stderr), [
       `start: model ${path.join(ROOT, 'models', 'stories')}, device cpu, dtype bfloat16`,
-      'start: the tokenizer is loaded',
       'start: device cpu is open: ',
       'start: UniProcExecutor has loaded the model',
       'start: [',
@@ -93,6 +92,8 @@ describe('the log of one process', () => {
       'the call of 1 requests from ',
       'shutdown: done',
     ]);
+    // The tokenizer loads beside the weights.
+    expectInOrder(logged(on.stderr), ['start: the tokenizer is loaded', 'started: {']);
   });
 
   test('tells what the KV cache holds', () => {

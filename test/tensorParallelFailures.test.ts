@@ -346,7 +346,7 @@ test('a step without a timeout of its own has that of the ranks', async () => {
     class Silent extends Worker {
       executeModel() { return new Promise(() => {}); }
     }
-    const llm = await createLLM({ workerCls: Silent, distributedTimeout: ${TIMEOUT} });
+    const llm = await createLLM({ workerCls: Silent, distributedTimeoutMs: ${TIMEOUT} });
     const alive = setInterval(() => {}, 1000);
     const error = await errorOf(llm.generate('Once upon a time'));
     await errorOf(llm.engine.checkHealth());
@@ -369,7 +369,7 @@ test('a step that fails on one rank fails the others, which wait for it, at once
         return super.executeModel(step);
       }
     }
-    const llm = await createLLM({ workerCls: Failing, distributedTimeout: ${START_TIMEOUT} });
+    const llm = await createLLM({ workerCls: Failing, distributedTimeoutMs: ${START_TIMEOUT} });
     say(await errorOf(llm.generate('Once upon a time')));
     say(await errorOf(llm.engine.checkHealth()));
     await llm.shutdown();`,

@@ -34,8 +34,8 @@ import { type EngineStats, kvCacheStats, withOldNames } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
 
 export interface EngineOptions {
-  /** Null: outputs have token ids only. */
-  tokenizer: Tokenizer | null;
+  /** May load beside the weights. Null: outputs have token ids only. */
+  tokenizer: Promise<Tokenizer | null>;
   /** Called with the progress of weight loading. */
   onProgress?: (progress: LoadProgress) => void;
   /**
@@ -89,12 +89,13 @@ export class LLMEngine<E extends Executor = Executor> {
   ): Promise<LLMEngine<E>> {
     const { tokenizer, onProgress, signal } = options;
     const startTime = performance.now();
+    tokenizer.catch(() => {}); // handled below, once the executor is there to be shut down
     throwIfAborted(signal);
     const executorClass = await getExecutorClass(config);
     const executor = (await executorClass.create(config, { onProgress })) as E;
     log('start: %s has loaded the model', executorClass.name);
     try {
-      const engine = new LLMEngine(executor, tokenizer);
+      const engine = new LLMEngine(executor, await tokenizer);
       await engine.start(startTime, signal);
       return engine;
     } catch (error) {

@@ -110,7 +110,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
   });
 
   test('an error thrown while it is detokenized', async () => {
-    const tokenizer = await byteTokenizer();
+    const tokenizer = byteTokenizer();
     const engine = await TestEngine.create(SlowPagedWorker, { asyncScheduling }, { tokenizer });
     let numAppended = 0;
     sabotage(IncrementalDetokenizer.prototype, 'append', () => numAppended++ === 5);

@@ -216,7 +216,7 @@ describe.each([false, true])('with asyncScheduling %s', (asyncScheduling) => {
     });
 
     test('a stop string finishes its request on the worker too', async () => {
-      const tokenizer = await byteTokenizer();
+      const tokenizer = byteTokenizer();
       const engine = await TestEngine.create(workerCls, { asyncScheduling }, { tokenizer });
       const text = Buffer.from(generateAlone(promptOf(4), { maxTokens: 20 })).toString();
       const stop = text.slice(5, 7);

@@ -108,7 +108,7 @@ export class TestEngine<W extends PagedWorker> {
       ...args,
       workerCls,
     });
-    const engine = await LLMEngine.create(config, { tokenizer: null, ...options });
+    const engine = await LLMEngine.create(config, { tokenizer: Promise.resolve(null), ...options });
     engines.push(engine);
     const { driverWorker } = engine.executor as unknown as { driverWorker: { worker: W } };
     return new TestEngine(engine, driverWorker.worker);

@@ -8,8 +8,12 @@ test('exports only what the library calls', () => {
     'Event',
     'ModelRunner',
     'OutputThread',
+    'buildInfo',
     'declareParameters',
+    'hasGpu',
+    'readCuda',
     'requestLimits',
+    'setCudaBackend',
     'setErrorFactory',
   ]);
 });
