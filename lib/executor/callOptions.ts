@@ -55,6 +55,7 @@ export function checkRpcOptions(options: unknown): RpcOptions {
 
 /** `timeoutMs`, also by its old name. Throws ConfigError if the two differ. */
 export function timeoutOf(options: StepOptions): number | undefined {
-  const fail = (message: string) => new ConfigError(message);
   return renameOption(options, 'timeout', 'timeoutMs', fail).timeoutMs;
 }
+
+const fail = (message: string) => new ConfigError(message);
