@@ -41,7 +41,7 @@ export class QueueFullError extends UniprocError {
 }
 
 /** How far a call came. */
-interface CallProgress {
+export interface CallProgress {
   readonly numPrompts: number;
   readonly numPromptsDone: number;
   readonly numOutputTokens: number;
@@ -73,7 +73,8 @@ export class RequestAbortedError extends UniprocError {
   readonly numOutputTokens: number;
   /**
    * What was generated, by prompt, in order: complete outputs, and unfinished ones with the finishReason
-   * 'abort'. An output without a token is left out. Empty if the call had not begun.
+   * 'abort'. An output without a token is left out, and so are the `promptTokenIds` of a text that was
+   * not encoded yet. Empty if the call had not begun.
    */
   declare readonly outputs: readonly RequestOutput[];
 
@@ -99,7 +100,7 @@ export class RequestTimeoutError extends UniprocError {
   constructor(
     readonly timeoutMs: number,
     progress: CallProgress,
-    partialOutputs: () => RequestOutput[] = () => [],
+    partialOutputs: () => RequestOutput[],
   ) {
     super(
       'REQUEST_TIMEOUT',

@@ -36,6 +36,7 @@ export type {
   WorkerReference,
 } from './config/uniprocConfig';
 export type { RequestLimits } from './config/limits';
+export type { DeprecatedEngineArgs } from './config/oldNames';
 export {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
@@ -79,6 +80,7 @@ export * from './errors';
 
 // Types of objects that each rank of a distributed engine exposes.
 export type { ProcessGroup } from './distributed/processGroup';
+export type { LoadableModel } from './model/load';
 export type {
   CommType,
   DeviceProperties,

@@ -33,12 +33,13 @@ import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
+import { checkRpcOptions } from './executor/callOptions';
 import type { RpcMethod, RpcOptions } from './executor/executor';
 import { startAmongRanks } from './distributed/startFailure';
 import { createUniprocConfig, type EngineArgs } from './executor/createConfig';
 import type { Executor } from './executor/executor';
 import type { UniProcExecutor } from './executor/uniProcExecutor';
-import { ConfigError, InvalidRequestError } from './errors';
+import { ConfigError, InvalidRequestError, InvalidStateError } from './errors';
 import { codeOf, log } from './log';
 import { isOptionsObject } from './realm';
 import { drawCall, loadProgressBar } from './progressBar';
@@ -184,8 +185,8 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   /**
    * Answers one conversation or several, rendered by the checkpoint's chat template or by
    * `options.chatTemplate`. Without maxTokens, of the caller or of generation_config.json, an answer ends
-   * with the model's turn or where the model's length is reached. Resolves and rejects as `generate` does; also rejects with
-   * CheckpointError if the checkpoint's template does not compile.
+   * with the model's turn or where the model's length is reached. Resolves and rejects as `generate`
+   * does; also rejects with CheckpointError if the checkpoint's template does not compile.
    */
   chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
@@ -226,10 +227,17 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   /**
    * Frees device memory. Level 1 moves the weights to host memory, level 2 discards them; both discard
    * the KV cache. Calls reject with InvalidStateError until `wakeUp`, and so does `sleep` while a
-   * request runs. Among several ranks, every rank must call it between the same calls.
+   * call is unfinished. Among several ranks, every rank must call it between the same calls.
    */
-  sleep(level: 1 | 2 = 1): Promise<void> {
-    return this.engine.executor.sleep(level);
+  async sleep(level: 1 | 2 = 1): Promise<void> {
+    // The worker knows only of requests that have run.
+    const { numUnfinishedRequests } = this.engine;
+    if (numUnfinishedRequests > 0) {
+      throw new InvalidStateError(
+        `sleep was called with ${numUnfinishedRequests} requests unfinished; finish or abort them first`,
+      );
+    }
+    await this.engine.executor.sleep(level);
   }
 
   /** Restores all memory that `sleep` freed, or that of `tags`. Rejects with OutOfMemoryError. */
@@ -239,12 +247,16 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
 
   /**
    * Calls a method on every worker, by name or as a function of the worker; resolves with one result per
-   * worker of this process. Rejects with the worker's error, UnknownMethodError or RpcTimeoutError.
+   * worker of this process. Rejects with the worker's error, ConfigError (an invalid option),
+   * UnknownMethodError or RpcTimeoutError.
    */
-  collectiveRpc<T = unknown>(method: RpcMethod<W, T>, options: RpcOptions = {}): Promise<T[]> {
+  async collectiveRpc<T = unknown>(
+    method: RpcMethod<W, T>,
+    options: RpcOptions = {},
+  ): Promise<T[]> {
     // The executor's workers are of class W, which its own type does not say.
     const untyped = method as RpcMethod<WorkerBase, T>;
-    return this.engine.executor.collectiveRpc(untyped, { ...options, nonBlock: false });
+    return this.engine.executor.collectiveRpc(untyped, checkRpcOptions(options));
   }
 
   /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */

@@ -94,10 +94,11 @@ describe('generate', () => {
     );
   });
 
-  test('refuses an empty list, which is no prompts or no token ids', async () => {
-    await expect(llm.generate([])).rejects.toMatchObject({
+  test('an empty list is no prompts; an empty list in it is an empty prompt', async () => {
+    expect(await llm.generate([])).toEqual([]);
+    await expect(llm.generate([[]])).rejects.toMatchObject({
       code: 'REQUEST_INVALID',
-      message: expect.stringMatching(/^prompts is \[\]; it must have at least one/) as string,
+      message: 'prompt 0: it is empty',
     });
   });
 

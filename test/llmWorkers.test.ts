@@ -69,8 +69,43 @@ test('sleep is refused while a request runs, which continues', async () => {
   await llm.sleep();
 });
 
-test('sleep refuses a level that is none', async () => {
-  await expect(llm.sleep(3 as never)).rejects.toMatchObject({ code: 'INVALID_STATE' });
+test('sleep is refused while a call is being encoded, which continues', async () => {
+  const call = tokens();
+  await expect(llm.sleep()).rejects.toMatchObject({
+    code: 'INVALID_STATE',
+    message: 'sleep was called with 1 requests unfinished; finish or abort them first',
+  });
+  expect(await call).toHaveLength(4);
+  await llm.sleep();
+});
+
+test('sleep and wakeUp refuse what is no level and no list, and show it', async () => {
+  for (const level of [3, '1'] as never[]) {
+    await expect(llm.sleep(level)).rejects.toMatchObject({
+      code: 'INVALID_STATE',
+      message: `sleep level must be 1 or 2, not ${level === 3 ? '3' : "'1'"}`,
+    });
+  }
+  await expect(llm.wakeUp('weights' as never)).rejects.toMatchObject({
+    code: 'INVALID_STATE',
+    message: "wakeUp takes a list of tags, not 'weights'",
+  });
+});
+
+test.each<[object | null, string]>([
+  [{ timeoutMS: 1 }, 'unknown option timeoutMS; did you mean timeoutMs?'],
+  [{ nonBlock: true }, 'unknown option nonBlock; the options are timeoutMs, args, kwargs'],
+  [{ args: 3 }, 'args is 3; it must be a list of arguments'],
+  [{ args: 'ab' }, "args is 'ab'; it must be a list of arguments"],
+  [{ kwargs: 'x' }, "kwargs is 'x'; it must be an object"],
+  [{ timeoutMs: '5' }, "timeoutMs is '5'; it must be milliseconds, a number of at least 0"],
+  [{ timeoutMs: 1, timeout: 2 }, 'timeoutMs is 1, but timeout, its old name, is 2'],
+  [null, 'expected an object, not null'],
+])('collectiveRpc refuses the options %j', async (options, message) => {
+  await expect(llm.collectiveRpc('count', options as never)).rejects.toMatchObject({
+    code: 'CONFIG_INVALID',
+    message: `collectiveRpc: ${message}`,
+  });
 });
 
 test('collectiveRpc calls a method by name, with arguments, and a function of the worker that runs it', async () => {

@@ -1,5 +1,12 @@
 /** What outputs and streams tell beside tokens and text: why they ended, how much, how long. */
-import { LLM, type OutputDelta, type OutputStream, type Params, PositionLogprobs } from '../lib';
+import {
+  LLM,
+  type OutputDelta,
+  type OutputStream,
+  type Params,
+  PositionLogprobs,
+  type RequestAbortedError,
+} from '../lib';
 import { stories } from './support/stories';
 
 const [{ prompt, promptTokenIds, tokenIds }] = stories.prompts;
@@ -171,6 +178,41 @@ describe('a stream', () => {
     const stream = llm.stream(prompt, GREEDY);
     await deltasOf(stream);
     expect((await finished).requestId).toBe(stream.requestId);
+  });
+});
+
+describe('the outputs of a call that ended early', () => {
+  test('have the text that was held back for a stop string', async () => {
+    const length = { temperature: 0, maxTokens: 200, ignoreEos: true };
+    const { text } = await firstOf(length);
+    const controller = new AbortController();
+    // Held back from its first character until the whole string is there.
+    const params = { ...length, stop: [`${text}.`] };
+    const call = llm.generate(prompt, params, { signal: controller.signal });
+    const ended = call.then(
+      () => null,
+      (error: unknown) => error as RequestAbortedError,
+    );
+    while (llm.stats().numRunningReqs === 0) await new Promise((done) => setImmediate(done));
+    const before = llm.stats().numOutputTokens;
+    while (llm.stats().numOutputTokens < before + 3)
+      await new Promise((done) => setImmediate(done));
+    controller.abort();
+    const [{ outputs }] = (await ended)?.outputs ?? [];
+    expect(outputs[0].text).toBe(await llm.tokenizer?.decode(outputs[0].tokenIds));
+    expect(outputs[0].text).not.toBe('');
+  });
+
+  test('have the prompts, also those that were not encoded', async () => {
+    const controller = new AbortController();
+    const call = llm.generate([prompt, { promptTokenIds }], GREEDY, { signal: controller.signal });
+    controller.abort();
+    await expect(call).rejects.toMatchObject({
+      outputs: [
+        { prompt, promptTokenIds: [], outputs: [] },
+        { prompt: null, outputs: [] },
+      ],
+    });
   });
 });
 

@@ -93,7 +93,6 @@ describe('token ids as a prompt', () => {
   });
 
   test.each<[unknown, RegExp]>([
-    [[], /^prompts is \[\]; it must have at least one prompt, or one token id/],
     [[[]], /^prompt 0: it is empty$/],
     [new Int32Array(0), /^prompt 0: it is empty$/],
     [[5, 'x'], /^prompt 0: its token 1 is 'x'/],
@@ -137,6 +136,17 @@ describe('the length of an answer', () => {
     const lengths = output.outputs.map(({ tokenIds }) => tokenIds.length);
     expect(lengths).toEqual([1, 1].map(() => 256 - output.promptTokenIds.length));
     expect(output.outputs[0].finishReason).toBe('length');
+  });
+
+  test('a conversation that leaves no room is refused by its place in the call', async () => {
+    const { messages } = stories.chat;
+    const long = [{ role: 'user', content: 'and '.repeat(300) }];
+    await expect(llm.chat([messages, long], GREEDY)).rejects.toMatchObject({
+      code: 'REQUEST_INVALID',
+      message: expect.stringMatching(
+        /^conversation 1: it has \d+ tokens; with maxModelLen 256 /,
+      ) as string,
+    });
   });
 
   test('minTokens of a chat may exceed 16', async () => {

@@ -53,7 +53,7 @@ export async function checkModelFolder(model: string): Promise<string> {
   const names = await namesOf(folder).catch((error: unknown) => {
     throw fail(`the folder cannot be read: ${reasonOf(error)}`, error);
   });
-  throw fail(await withoutConfig(folder, names));
+  throw new CheckpointError(config, await withoutConfig(folder, names));
 }
 
 /** Names of a folder's entries, sorted; at most MAX_ENTRIES. */

@@ -105,9 +105,10 @@ export class DataSnapshot {
   }
 }
 
-/** 'a Set', 'a URL': the object's tag, which classes of the platform have in every realm. */
+/** 'a Set', 'an Error': the object's tag, which classes of the platform have in every realm. */
 function nameOf(value: object): string {
-  return `a ${Object.prototype.toString.call(value).slice('[object '.length, -1)}`;
+  const tag = Object.prototype.toString.call(value).slice('[object '.length, -1);
+  return `${/^[AEIO]/.test(tag) ? 'an' : 'a'} ${tag}`;
 }
 
 /** As JSON has it, whatever methods of its own the date has. */

@@ -85,9 +85,17 @@ function editDistance(a: string, b: string): number {
 const maxEdits = (a: string, b: string): number =>
   Math.min(3, Math.floor(Math.min(a.length, b.length) / 4));
 
+/** Length of the longest common prefix. */
+function commonLength(a: string, b: string): number {
+  let length = 0;
+  while (length < a.length && a[length] === b[length]) length++;
+  return length;
+}
+
 /**
  * The one of `known` that `name` most likely means: the same but for case, underscores and dashes, else
- * another library's name for it, else one a few edits away. Null if there is none.
+ * another library's name for it, else one a few edits away (of several, the one with the longest common
+ * beginning, because few typing errors are in the first letters). Null if there is none.
  */
 export function suggestName(name: string, known: readonly string[]): string | null {
   const given = plain(name);
@@ -98,7 +106,11 @@ export function suggestName(name: string, known: readonly string[]): string | nu
   const near = known
     .map((candidate) => ({ candidate, edits: editDistance(given, plain(candidate)) }))
     .filter(({ candidate, edits }) => edits <= maxEdits(given, plain(candidate)))
-    .sort((a, b) => a.edits - b.edits);
+    .sort(
+      (a, b) =>
+        a.edits - b.edits ||
+        commonLength(given, plain(b.candidate)) - commonLength(given, plain(a.candidate)),
+    );
   return near[0]?.candidate ?? null;
 }
 

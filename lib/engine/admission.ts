@@ -32,7 +32,7 @@ import type { SchedulingFault } from './waitingRequests';
 const MAX_DROPPED_AT_ONCE = 64;
 
 /** Sample counts of a call that needs no new requests. */
-const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [] };
+const NOTHING_TO_MAKE = { numRequests: 0, numSamples: [], texts: [] };
 
 type Arrival = PendingCall | 'resetPrefixCache';
 

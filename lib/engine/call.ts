@@ -12,6 +12,7 @@ export type OnAbort = (why: 'abort' | 'timeout', error: UniprocError) => void;
 /** A prompt whose outputs are not complete. */
 export interface UnfinishedPrompt {
   readonly requestId: string;
+  /** Called once the call has ended. */
   partialOutput(): RequestOutput;
 }
 
@@ -81,7 +82,7 @@ export class Call {
     this.unfinished.set(prompt.requestId, prompt);
   }
 
-  /** What an unfinished prompt has generated so far; null before its requests begin. */
+  /** What an unfinished prompt had generated when the call ended; null if no request of it had begun. */
   partialOutput(requestId: string): RequestOutput | null {
     return this.unfinished.get(requestId)?.partialOutput() ?? null;
   }

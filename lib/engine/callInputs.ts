@@ -21,6 +21,8 @@ export interface CallInputs {
   readonly numRequests: number;
   /** `n` of each prompt. */
   readonly numSamples: readonly number[];
+  /** Each prompt as text, when it was given as text. */
+  readonly texts: readonly (string | null)[];
   /**
    * The encoded prompts, in order; synchronous when nothing has to be encoded. Rejects with
    * InvalidRequestError, and soon after `isWanted` returns false.
@@ -33,11 +35,12 @@ export function encodedInputs(inputs: readonly EngineInput[]): CallInputs {
   return { ...countsOf(inputs), encode: () => inputs };
 }
 
-/** The numbers of prompts and outputs of a call. */
+/** The numbers of prompts and outputs of a call, and the prompts' texts. */
 export function countsOf(
-  prompts: readonly Pick<EngineInput, 'samplingParams'>[],
+  prompts: readonly Pick<EngineInput, 'samplingParams' | 'prompt'>[],
 ): Omit<CallInputs, 'encode'> {
   const numSamples = prompts.map(({ samplingParams: { n } }) => n);
   const numRequests = numSamples.reduce((sum, n) => sum + n, 0);
-  return { numPrompts: prompts.length, numRequests, numSamples };
+  const texts = prompts.map(({ prompt }) => prompt);
+  return { numPrompts: prompts.length, numRequests, numSamples, texts };
 }

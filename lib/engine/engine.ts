@@ -377,11 +377,13 @@ export class LLMEngine<E extends Executor = Executor> {
     this.error = error;
     const isShutdown = error instanceof ShutdownError;
     log('the engine stops: %s', codeOf(error));
-    if (!isShutdown) this.executor.fail(error);
     const reason = isShutdown ? 'abort' : 'error';
     this.lockstep.failAll(error, reason);
     this.stopped = this.admission.failAll(error, reason);
-    if (!isShutdown) emit(this.events, 'failed', error);
+    if (isShutdown) return;
+    // Its failure callbacks may shut the engine down, which then waits for `stopped`.
+    this.executor.fail(error);
+    emit(this.events, 'failed', error);
   }
 
   /** Rejects pending requests with ShutdownError, then shuts the executor down. Idempotent. */

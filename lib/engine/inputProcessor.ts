@@ -192,17 +192,12 @@ export class InputProcessor {
 }
 
 /**
- * The prompts of a call: one, or a list. A list that starts with a number is one prompt's token ids.
- * Throws InvalidRequestError for an empty list, which may be meant as either.
+ * The prompts of a call: one, or a list. A list that starts with a number is one prompt's token ids; an
+ * empty one is no prompts (as in vLLM).
  */
 export function asPrompts(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
   if (!Array.isArray(prompts)) return [prompts as Prompt];
   const list = prompts as readonly (Prompt | number | bigint)[];
-  if (list.length === 0) {
-    throw new InvalidRequestError(
-      'prompts is []; it must have at least one prompt, or one token id if it is one prompt',
-    );
-  }
   const isTokenIds = typeof list[0] === 'number' || typeof list[0] === 'bigint';
   return isTokenIds ? [prompts as TokenIds] : (prompts as readonly Prompt[]);
 }

@@ -24,6 +24,7 @@ import {
   type RankState,
 } from './reinitialization';
 import type { Request } from './request';
+import { stopErrorOf } from './stopError';
 
 /** Call order and step counting with respect to other ranks. */
 export interface Lockstep {
@@ -362,8 +363,14 @@ export class RankLockstep implements Lockstep, RankChange {
     const { queued } = this;
     this.error = error;
     this.queued = [];
-    for (const item of queued)
-      if (typeof item === 'object') this.admission.fail(item, error, reason);
+    for (const item of queued) {
+      if (typeof item !== 'object') continue;
+      this.admission.fail(
+        item,
+        stopErrorOf(error, () => item.partialOutputs()),
+        reason,
+      );
+    }
     this.pending?.failed(error);
   }
 }

@@ -182,7 +182,7 @@ export class OutputProcessor {
     return requestIds.filter((requestId) => {
       const state = this.states.get(requestId);
       if (state !== undefined) {
-        state.parent.addPartial(state);
+        state.parent.dropped.push(state);
         this.end(state, reason);
       }
       return state !== undefined;

@@ -54,13 +54,14 @@ export class PendingCall implements RequestSource {
   /** Requests of all its prompts. */
   readonly numRequests: number;
   private readonly numSamples: readonly number[];
+  private readonly texts: readonly (string | null)[];
   /** Position of the next sample. */
   private promptIndex = 0;
   private index = 0;
   private numTaken = 0;
 
   constructor(
-    { numRequests, numSamples }: Pick<CallInputs, 'numRequests' | 'numSamples'>,
+    { numRequests, numSamples, texts }: Pick<CallInputs, 'numRequests' | 'numSamples' | 'texts'>,
     readonly receiver: CallReceiver,
     readonly options: RequestOptions,
     readonly call: Call,
@@ -70,6 +71,7 @@ export class PendingCall implements RequestSource {
   ) {
     this.numRequests = numRequests;
     this.numSamples = numSamples;
+    this.texts = texts;
   }
 
   get priority(): number {
@@ -131,17 +133,17 @@ export class PendingCall implements RequestSource {
       return (
         this.receiver.outputOf?.(index) ??
         this.call.partialOutput(requestId) ??
-        this.emptyOutput(requestId, this.inputs?.[index])
+        this.emptyOutput(requestId, index)
       );
     });
   }
 
-  /** Of a prompt whose requests have not begun; undefined `input`: not encoded. */
-  private emptyOutput(requestId: string, input: EngineInput | undefined): RequestOutput {
+  /** Of a prompt whose requests have not begun; it has no token ids if it was not encoded yet. */
+  private emptyOutput(requestId: string, index: number): RequestOutput {
     return {
       requestId,
-      prompt: input?.prompt ?? null,
-      promptTokenIds: Array.from(input?.promptTokenIds ?? []),
+      prompt: this.texts[index],
+      promptTokenIds: Array.from(this.inputs?.[index].promptTokenIds ?? []),
       promptLogprobs: null,
       outputs: [],
       numCachedTokens: 0,

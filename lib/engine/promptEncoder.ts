@@ -204,7 +204,7 @@ export class PromptEncoder {
       const { vocabSize } = transformer.spec;
       return copyTokenIds(tokenIds, maxModelLen, vocabSize) ?? tokenIds;
     } catch (error) {
-      throw named(`prompt ${index}`, error);
+      throw named(`${prompt.messages === undefined ? 'prompt' : 'conversation'} ${index}`, error);
     }
   }
 

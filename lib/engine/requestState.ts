@@ -27,6 +27,8 @@ export class ParentRequest {
   private numUnfinished: number;
   /** Unfinished samples. */
   readonly samples = new Set<RequestState>();
+  /** Samples that were unfinished when their call ended early. */
+  readonly dropped: RequestState[] = [];
   /** The first sample's prefix cache hits: later samples find the first one's blocks. */
   numCachedTokens = 0;
   /** Tokens generated, over all samples. */
@@ -92,15 +94,13 @@ export class ParentRequest {
     this.receiver.finished(this.output());
   }
 
-  /** Keeps what a sample generated until its call ended early, if anything. */
-  addPartial(state: RequestState): void {
-    if (state.tokenIds.length === 0) return;
-    this.outputs[state.index] = state.completion('abort', null);
-  }
-
-  /** The output so far; unfinished samples have the reason 'abort'. */
+  /** The output when its call ended early; unfinished samples with a token have the reason 'abort'. */
   partialOutput(): RequestOutput {
-    for (const state of this.samples) this.addPartial(state);
+    for (const state of [...this.dropped, ...this.samples]) {
+      if (state.tokenIds.length === 0) continue;
+      state.text += state.flush();
+      this.outputs[state.index] = state.completion('abort', null);
+    }
     return this.output();
   }
 
@@ -242,7 +242,7 @@ export class RequestState {
     return text + stopStrings.push(detokenizer.finish());
   }
 
-  /** Returns the held-back text once the output is complete. */
+  /** Returns the held-back text once the output has ended; '' at later calls. */
   flush(): string {
     if (this.detokenizer === null || this.stopString !== null) return '';
     const rest = this.detokenizer.finish();

@@ -19,16 +19,8 @@ export interface KVCacheStats {
   maxFullLengthRequests: number;
 }
 
-/** Old names of fields; not enumerable. */
-interface DeprecatedStats {
-  /** @deprecated Use `timeToFirstTokenMs`. */
-  readonly timeToFirstToken?: HistogramStats;
-  /** @deprecated Use `interTokenLatencyMs`. */
-  readonly interTokenLatency?: HistogramStats;
-}
-
 /** Counters are totals since creation. Each of a prompt's `n` samples is a request. */
-export interface EngineStats extends DeprecatedStats {
+export interface EngineStats {
   /** Requests not scheduled yet, or preempted. */
   numWaitingReqs: number;
   numRunningReqs: number;
@@ -50,6 +42,10 @@ export interface EngineStats extends DeprecatedStats {
   timeToFirstTokenMs: HistogramStats;
   /** From each token of a request to its next. */
   interTokenLatencyMs: HistogramStats;
+  /** @deprecated Use `timeToFirstTokenMs`. Not enumerable. */
+  readonly timeToFirstToken?: HistogramStats;
+  /** @deprecated Use `interTokenLatencyMs`. Not enumerable. */
+  readonly interTokenLatency?: HistogramStats;
 }
 
 /** `usage`: the share of the blocks in use. */

@@ -1,7 +1,10 @@
 /** Options of an executor's calls. */
+import { z } from 'zod';
+import { parseFields } from '../config/schema';
 import type { LoadProgress } from '../config/uniprocConfig';
 import { renameOption } from '../deprecation';
 import { ConfigError } from '../errors';
+import { isOptionsObject } from '../realm';
 
 export interface RpcOptions {
   /** Then rejects with RpcTimeoutError, and a late result is dropped. */
@@ -25,8 +28,34 @@ export interface CreateOptions {
   onProgress?: (progress: LoadProgress) => void;
 }
 
+const rpcSchema = z.strictObject({
+  timeoutMs: z
+    .custom<number>((value) => typeof value === 'number' && value >= 0)
+    .optional()
+    .describe('milliseconds, a number of at least 0'),
+  // Not copied: the worker gets the caller's values.
+  args: z
+    .custom<readonly unknown[]>((value) => Array.isArray(value))
+    .optional()
+    .describe('a list of arguments'),
+  kwargs: z
+    .custom<object>((value) => typeof value === 'object' && value !== null)
+    .optional()
+    .describe('an object'),
+} satisfies Record<Exclude<keyof RpcOptions, 'timeout'>, z.ZodType>);
+
+/** Checks the options of LLM.collectiveRpc. Throws ConfigError naming the option and its value. */
+export function checkRpcOptions(options: unknown): RpcOptions {
+  const fail = (message: string) => new ConfigError(`collectiveRpc: ${message}`);
+  const given = isOptionsObject(options)
+    ? renameOption<RpcOptions>(options, 'timeout', 'timeoutMs', fail)
+    : options;
+  return parseFields(rpcSchema, given, fail);
+}
+
 /** `timeoutMs`, also by its old name. Throws ConfigError if the two differ. */
 export function timeoutOf(options: StepOptions): number | undefined {
-  const fail = (message: string) => new ConfigError(message);
   return renameOption(options, 'timeout', 'timeoutMs', fail).timeoutMs;
 }
+
+const fail = (message: string) => new ConfigError(message);

@@ -4,7 +4,6 @@ import type { UniprocConfig } from '../config/uniprocConfig';
 import { NotSupportedError, type ExecutorFailedError } from '../errors';
 import type { NativeModelRunner } from '../native';
 import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
-import { loadClass } from '../worker/loadClass';
 import type { ModelRunnerOutput } from '../contract/modelRunnerOutput';
 import type { GrammarOutput } from '../contract/grammarOutput';
 import type { SchedulerOutput } from '../contract/schedulerOutput';
@@ -21,6 +20,7 @@ import {
 } from './createConfig';
 import { Failure } from './failure';
 import { Future } from './future';
+import { findExecutorClass } from './namedClasses';
 import { NO_PEERS, type Peers } from './peerGroup';
 import { SleepState } from './sleepState';
 import { TwoPhaseStep } from './twoPhaseStep';
@@ -32,23 +32,6 @@ export interface ExecutorClass<T extends Executor = Executor> {
   new (config: UniprocConfig): T;
   create(given?: ConfigOrArgs<WorkerBase>, options?: CreateOptions): Promise<T>;
   supportsAsyncScheduling(): boolean;
-}
-
-type ExecutorName = 'uni' | 'external_launcher';
-
-const classesByName = new Map<unknown, ExecutorClass>();
-
-function nameOf(executorClass: unknown): ExecutorName | undefined {
-  const found = [...classesByName].find(([, named]) => named === executorClass);
-  return found?.[0] as ExecutorName | undefined;
-}
-
-/**
- * Registers a class under the name that a config uses. Each class registers itself in its own file:
- * this file cannot import subclasses of its own class.
- */
-export function registerExecutorClass(name: ExecutorName, executorClass: ExecutorClass): void {
-  classesByName.set(name, executorClass);
 }
 
 /**
@@ -79,7 +62,7 @@ export abstract class Executor {
    */
   static async getClass(config: UniprocConfig): Promise<ExecutorClass> {
     const backend = config.parallel.distributedExecutorBackend;
-    const found = classesByName.get(backend) ?? (await loadClass(backend));
+    const found = await findExecutorClass(backend);
     if (found?.prototype instanceof Executor) return found as unknown as ExecutorClass;
     throw new TypeError(
       "distributedExecutorBackend must be 'uni', 'external_launcher', a subclass of Executor or " +
@@ -99,7 +82,7 @@ export abstract class Executor {
     given: ConfigOrArgs<W> = {},
     options: CreateOptions = {},
   ): Promise<CreatedExecutor<C, W>> {
-    const executor = new this(await configFrom(given, nameOf(this) ?? this));
+    const executor = new this(await configFrom(given, this));
     try {
       await executor.initExecutor(options);
     } catch (error) {

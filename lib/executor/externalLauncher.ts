@@ -7,7 +7,8 @@ import { ConfigError } from '../errors';
 import type { Worker } from '../worker/worker';
 import type { WorkerBase } from '../worker/workerBase';
 import type { ConfigOrArgs, CreatedExecutor, ExecutorConstructor } from './createConfig';
-import { type CreateOptions, registerExecutorClass } from './executor';
+import type { CreateOptions } from './executor';
+import { registerExecutorClass } from './namedClasses';
 import { PeerGroup } from './peerGroup';
 import { type DistributedArgs, UniProcExecutor } from './uniProcExecutor';
 

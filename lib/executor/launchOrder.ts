@@ -14,8 +14,7 @@ const LAUNCHES = new Set<RpcMethod>([
 
 interface Call {
   method: RpcMethod;
-  /** Calls the worker; if that returned a promise, returns one that settles after it. */
-  start: () => Promise<void> | null;
+  start: () => void;
 }
 
 /**
@@ -31,25 +30,29 @@ export class LaunchOrder {
     private readonly mayAwaitSuper: (method: RpcMethod) => boolean,
   ) {}
 
-  /** Starts the call now, or after the launches and calls before it. */
-  run(call: Call): void {
+  /** Whether a call made now must wait, because a launch before it has not settled. */
+  mustWait(method: RpcMethod): boolean {
     // A waiting launch holds later calls of any method: calls start in the order made.
-    if (this.#waiting.length > 0 || this.#mustWait(call)) this.#waiting.push(call);
-    else this.#start(call);
+    return this.#waiting.length > 0 || this.#holds(method);
   }
 
-  #mustWait({ method }: Call): boolean {
+  #holds(method: RpcMethod): boolean {
     return this.#isLaunching && LAUNCHES.has(method);
   }
 
-  #start({ method, start }: Call): void {
-    const started = start();
-    if (started === null || !LAUNCHES.has(method) || !this.mayAwaitSuper(method)) return;
+  /** Calls `start` after the launches and calls before it. Only if the call must wait. */
+  wait(method: RpcMethod, start: () => void): void {
+    this.#waiting.push({ method, start });
+  }
+
+  /** A started call returned a promise; `settled` resolves after it. */
+  started(method: RpcMethod, settled: Promise<void>): void {
+    if (!LAUNCHES.has(method) || !this.mayAwaitSuper(method)) return;
     this.#isLaunching = true;
-    void started.then(() => {
+    void settled.then(() => {
       this.#isLaunching = false;
-      while (this.#waiting.length > 0 && !this.#mustWait(this.#waiting[0])) {
-        this.#start(this.#waiting.shift() as Call);
+      while (this.#waiting.length > 0 && !this.#holds(this.#waiting[0].method)) {
+        this.#waiting.shift()?.start();
       }
     });
   }

@@ -2,6 +2,7 @@
  * Tracks which worker memory is asleep. The executor alone owns this state: it refuses steps while
  * asleep and calls the workers, which free and restore memory (worker/sleep.ts).
  */
+import { show } from '../config/schema';
 import { InvalidStateError } from '../errors';
 import { codeOf, log } from '../log';
 import type { SleepTag } from '../worker/workerBase';
@@ -40,7 +41,7 @@ export class SleepState {
 
   async sleep(level: 1 | 2): Promise<void> {
     if (![1, 2].includes(level)) {
-      throw new InvalidStateError(`sleep level must be 1 or 2, not ${String(level)}`);
+      throw new InvalidStateError(`sleep level must be 1 or 2, not ${show(level)}`);
     }
     return this.#transition(() => this.#fallAsleep(level));
   }
@@ -74,7 +75,7 @@ export class SleepState {
 
   async wakeUp(tags: readonly SleepTag[] | undefined): Promise<void> {
     if (tags !== undefined && !Array.isArray(tags)) {
-      throw new InvalidStateError(`wakeUp takes a list of tags, not ${String(tags)}`);
+      throw new InvalidStateError(`wakeUp takes a list of tags, not ${show(tags)}`);
     }
     return this.#transition(() => this.#wake(tags ?? [...this.#asleep]));
   }

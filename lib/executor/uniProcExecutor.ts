@@ -17,10 +17,11 @@ import {
   type RpcMethod,
 } from '../worker/workerWrapper';
 import { type CreateOptions, type RpcOptions, timeoutOf } from './callOptions';
-import { Executor, registerExecutorClass } from './executor';
+import { Executor } from './executor';
 import { Future } from './future';
 import { LaunchOrder } from './launchOrder';
 import type { PeerWorker } from './peerGroup';
+import { registerExecutorClass } from './namedClasses';
 import { freePort, hostIp } from './network';
 import { InOrderOutputs, isAsyncOutput, startOutputThread } from './workerAsyncOutput';
 
@@ -109,10 +110,8 @@ export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
       if (limit !== undefined) {
         future.addDoneCallback(startTimer(limit, () => this.#expire(future, method, limit)));
       }
-      this.#launchOrder.run({
-        method,
-        start: () => this.#start(future, method, args, kwargs),
-      });
+      if (this.#launchOrder.mustWait(method)) this.#startLater(future, method, args, kwargs);
+      else this.#start(future, method, args, kwargs);
     } catch (error) {
       this.#reject(future, error);
     }
@@ -120,20 +119,28 @@ export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
     return future;
   }
 
-  /** Calls the worker. Returns a promise, of the call's handling, if the worker returned one. */
+  /** In a method of its own, so that a call that starts at once allocates nothing for it. */
+  #startLater(
+    future: Future<unknown>,
+    method: RpcMethod,
+    args: readonly unknown[],
+    kwargs: object | undefined,
+  ): void {
+    this.#launchOrder.wait(method, () => this.#start(future, method, args, kwargs));
+  }
+
   #start(
     future: Future<unknown>,
     method: RpcMethod,
     args: readonly unknown[],
     kwargs: object | undefined,
-  ): Promise<void> | null {
+  ): void {
     try {
       // Also refuses calls that waited for a launch meanwhile.
       this.#requireRunning();
-      return this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
+      this.#follow(future, method, runMethod(this.driverWorker, method, args, kwargs));
     } catch (error) {
       this.#reject(future, error);
-      return null;
     }
   }
 
@@ -143,15 +150,15 @@ export class UniProcExecutor<W extends WorkerBase = Worker> extends Executor {
   }
 
   /** Completes the future with the worker's result, now or later. */
-  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): Promise<void> | null {
+  #follow(future: Future<unknown>, method: RpcMethod, answer: unknown): void {
     // Both phases of a step share one output order.
     const order = method === 'sampleTokens' ? 'executeModel' : method;
-    if (isPromise(answer)) return this.#followPromise(future, order, answer);
-    if (!isAsyncOutput(answer)) this.#resolve(future, answer);
+    if (isPromise(answer)) {
+      this.#launchOrder.started(method, this.#followPromise(future, order, answer));
+    } else if (!isAsyncOutput(answer)) this.#resolve(future, answer);
     else if (this.#promised.has(order)) {
       void this.#followPromise(future, order, Promise.resolve(answer));
     } else this.#awaitOutput(future, answer);
-    return null;
   }
 
   /** Waits for a promised output only after those of earlier calls. */

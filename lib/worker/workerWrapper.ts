@@ -125,14 +125,14 @@ export function runMethod(
 
 /**
  * Whether a promise of this method may be of an override that has not called `super` yet: always of
- * a Worker, which launches steps synchronously; else if it is an async override.
+ * a Worker, which launches steps synchronously; else of an override that is async or names `super`.
  */
 export function mayAwaitSuper({ worker }: WorkerWrapper<object>, method: RpcMethod): boolean {
   if (worker instanceof Worker) return true;
-  if (typeof method === 'function') return false;
-  const definitions = definitionsOf(worker, method);
-  const isAsync = Object.prototype.toString.call(definitions[0]) === '[object AsyncFunction]';
-  return isAsync && definitions.length > 1;
+  if (typeof method === 'function' || !isOverride(worker, method)) return false;
+  const override = findMethod(worker, method);
+  // Compiled to a language version without `async`, it still names `super`, or `_super`.
+  return tagOf(override) === '[object AsyncFunction]' || String(override).includes('super');
 }
 
 function workerMethod(wrapper: WorkerWrapper<object>, name: string): Method {
@@ -143,21 +143,27 @@ function workerMethod(wrapper: WorkerWrapper<object>, name: string): Method {
 }
 
 const prototypeOf = (object: object) => Object.getPrototypeOf(object) as object;
+const tagOf = (value: unknown) => Object.prototype.toString.call(value);
 
 /** Finds a method of the object or its classes, except those of every object. */
 function findMethod(object: object, name: string): Method | null {
-  if (name === 'constructor') return null;
-  const [property] = definitionsOf(object, name);
-  return typeof property === 'function' ? (property as Method) : null;
+  const owner = name === 'constructor' ? null : ownerOf(object, name);
+  if (owner === null) return null;
+  // owner[name] would run a getter.
+  const method: unknown = Object.getOwnPropertyDescriptor(owner, name)?.value;
+  return typeof method === 'function' ? (method as Method) : null;
 }
 
-/** The property's values in the object and its classes, most derived first; undefined: a getter. */
-function definitionsOf(object: object, name: string): unknown[] {
-  if (isRoot(object)) return [];
-  // object[name] would run a getter.
-  const property = Object.getOwnPropertyDescriptor(object, name);
-  const inherited = definitionsOf(prototypeOf(object), name);
-  return property === undefined ? inherited : [property.value, ...inherited];
+/** The object or the first of its classes that has the property; null: none, or every object. */
+function ownerOf(object: object, name: string): object | null {
+  for (let at = object; !isRoot(at); at = prototypeOf(at)) if (Object.hasOwn(at, name)) return at;
+  return null;
+}
+
+/** Whether the object or one of its classes redefines a property of another. */
+function isOverride(object: object, name: string): boolean {
+  const owner = ownerOf(object, name);
+  return owner !== null && ownerOf(prototypeOf(owner), name) !== null;
 }
 
 function methodNames(object: object): string[] {

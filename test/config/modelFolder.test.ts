@@ -39,6 +39,9 @@ async function errorOf(model: string, file = path.resolve(model)): Promise<strin
   return error.message.slice(file.length + 2);
 }
 
+/** The message about a folder's missing config.json. */
+const withoutConfig = (folder: string) => errorOf(folder, path.join(folder, 'config.json'));
+
 describe('a path that does not exist', () => {
   test('is an error with the nearest folder that does', async () => {
     const folder = await folderWith({});
@@ -164,7 +167,7 @@ describe('a file', () => {
     const file = path.join(folder, 'model.gguf');
     await truncate(file, 2 ** 40);
     expect(await errorOf(file)).toContain('it is a GGUF file');
-    expect(await errorOf(folder)).toContain('the folder holds a GGUF file');
+    expect(await withoutConfig(folder)).toContain('the folder holds a GGUF file');
   });
 
   test('that may not be read is an error with the reason', async () => {
@@ -218,7 +221,7 @@ describe('a special file', () => {
   test('a folder that holds a pipe beside others is looked at without waiting', async () => {
     const folder = await folderWith({ 'a.gguf': GGUF });
     execFileSync('mkfifo', [path.join(folder, 'a.bin')]);
-    expect(await errorOf(folder)).toContain('the folder holds a GGUF file');
+    expect(await withoutConfig(folder)).toContain('the folder holds a GGUF file');
   });
 
   test('in place of config.json is refused', async () => {
@@ -297,7 +300,7 @@ describe('a folder without config.json', () => {
       'config.json is missing, the folder holds a, b, c and 2 more; model must be',
     ],
   ])('says that it holds: %s', async (_, files, expected) => {
-    const message = await errorOf(await folderWith(files));
+    const message = await withoutConfig(await folderWith(files));
     expect(message.slice(0, expected.length)).toBe(expected);
   });
 
@@ -309,7 +312,7 @@ describe('a folder without config.json', () => {
     await mkdir(path.join(cache, '.locks'));
     await writeFile(path.join(snapshot, 'config.json'), JSON.stringify(LLAMA));
     for (const folder of ['', 'models--org--name', 'models--org--name/snapshots']) {
-      expect(await errorOf(path.join(cache, folder))).toBe(
+      expect(await withoutConfig(path.join(cache, folder))).toBe(
         `config.json is missing here; there is one in ${snapshot}: pass it as model`,
       );
     }
@@ -322,7 +325,7 @@ describe('a folder without config.json', () => {
       await writeFile(path.join(folder, name, 'config.json'), '{}');
     }
     const [a, b, c] = ['a', 'b', 'c'].map((name) => path.join(folder, name));
-    expect(await errorOf(folder)).toBe(
+    expect(await withoutConfig(folder)).toBe(
       `config.json is missing here; there is one in ${a}, ${b}, ${c} and 1 more: pass one of them as model`,
     );
   });
@@ -330,14 +333,16 @@ describe('a folder without config.json', () => {
   test('that links to itself is looked at once', async () => {
     const folder = await folderWith({});
     await symlink('.', path.join(folder, 'here'));
-    expect(await errorOf(folder)).toContain('config.json is missing, the folder holds here; ');
+    expect(await withoutConfig(folder)).toContain(
+      'config.json is missing, the folder holds here; ',
+    );
   });
 
   test('and thousands of entries is looked at in part', async () => {
     const folder = await folderWith(
       Object.fromEntries(Array.from({ length: 1500 }, (_, i) => [`f${i}`, ''])),
     );
-    expect(await errorOf(folder)).toContain('and 997 more; model must be');
+    expect(await withoutConfig(folder)).toContain('and 997 more; model must be');
   });
 
   test('that may not be read is an error with the reason', async () => {

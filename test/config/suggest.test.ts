@@ -105,6 +105,11 @@ test.each([
   });
 });
 
+test('of two names as near, the one with the same beginning is meant', () => {
+  expect(inParams('stopp')).toContain('did you mean stop?');
+  expect(inParams('topl')).toContain('did you mean topP?');
+});
+
 test('a name that is near nothing gets the list of options', () => {
   expect(inStream('lora')).toMatch(/unknown option lora; the options are signal, timeoutMs, /);
   expect(inStream('lora')).not.toContain('did you mean');

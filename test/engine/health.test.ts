@@ -187,3 +187,19 @@ test('an idle engine is ill once the device has failed', async () => {
   expect(failure).toMatchObject({ code: 'EXECUTOR_FAILED', cause: { code: 'DEVICE_FAILED' } });
   expect(await errorOf(test.generate(promptOf(3)))).toBe(failure);
 });
+
+test('a shutdown made by a failure callback ends after every call', async () => {
+  const test = await TestEngine.create(FailingStep);
+  const { engine } = test;
+  let numFailed = 0;
+  const shutdown = new Promise<number>((resolve, reject) => {
+    engine.executor.registerFailureCallback(() => {
+      engine.shutdown().then(() => resolve(numFailed), reject);
+    });
+  });
+  const calls = Array.from({ length: 5000 }, () =>
+    test.generate(promptOf(3)).catch(() => numFailed++),
+  );
+  expect(await shutdown).toBe(calls.length);
+  await Promise.all(calls);
+});

@@ -111,8 +111,11 @@ test('queued calls reject at shutdown', async () => {
   const calls = [engine.generateAll([promptOf(3)]), engine.generateAll([promptOf(4)])];
   const settled = Promise.allSettled(calls);
   await engine.engine.shutdown();
-  for (const call of await settled) {
+  for (const [i, call] of (await settled).entries()) {
     expect(call).toMatchObject({ status: 'rejected', reason: expect.any(ShutdownError) as Error });
+    // Each has an error of its own, with its own prompt.
+    const { outputs } = (call as PromiseRejectedResult).reason as ShutdownError;
+    expect(outputs).toMatchObject([{ requestId: String(i), promptTokenIds: promptOf(3 + i) }]);
   }
   await expect(engine.generateAll([promptOf(3)])).rejects.toBeInstanceOf(ShutdownError);
   expect(engine.engine.stats().numFinishedReqs).toMatchObject({ abort: 2, error: 0 });

@@ -4,7 +4,7 @@ import { emptySchedulerOutput } from '../../lib/contract/schedulerOutput';
 import type { AsyncModelRunnerOutput } from '../../lib/contract/modelRunnerOutput';
 import { SamplingParams } from '../../lib/config/samplingParams';
 import { ConfigError, InvalidStateError } from '../../lib/errors';
-import { createUniprocConfig } from '../../lib/executor/createConfig';
+import { createUniprocConfig, type EngineArgs } from '../../lib/executor/createConfig';
 import { ExecutorWithExternalLauncher } from '../../lib/executor/externalLauncher';
 import { UniProcExecutor } from '../../lib/executor/uniProcExecutor';
 import { HostEvent } from '../../lib/worker/hostEvent';
@@ -92,12 +92,41 @@ describe('create', () => {
   it.each([
     [{ modell: 'm' }, /modell/],
     [[], /engine arguments/],
-    [{ ...ARGS, distributedExecutorBackend: 'external_launcher' }, /names another executor/],
+    [Promise.resolve(ARGS), /expected an object, not Promise/],
+    [{ ...ARGS, parallel: {} }, /unknown option parallel/],
+    [
+      { ...ARGS, distributedExecutorBackend: 'external_launcher' },
+      /is 'external_launcher', which is not UniProcExecutor; leave it out, or pass 'uni'/,
+    ],
+    [{ ...ARGS, distributedExecutorBackend: ExecutorWithExternalLauncher }, /is not UniProcExec/],
+    [{ ...ARGS, distributedExecutorBackend: 'ray' }, /is 'ray', which is not UniProcExecutor/],
     [{ ...ARGS, tensorParallelSize: 2, seed: 0 }, /'uni' runs one rank/],
   ])('refuses %j', async (args, message) => {
     const creating = UniProcExecutor.create(args as object);
     await expect(creating).rejects.toBeInstanceOf(ConfigError);
     await expect(creating).rejects.toThrow(message);
+  });
+
+  it('takes options that name its own class', async () => {
+    for (const distributedExecutorBackend of ['uni', UniProcExecutor] as const) {
+      const args = { ...ARGS, workerCls, distributedExecutorBackend };
+      const executor = await UniProcExecutor.create(args);
+      expect(executor.config.parallel.distributedExecutorBackend).toBe('uni');
+      await executor.shutdown();
+    }
+  });
+
+  // It would wait for ranks that nobody starts.
+  it('refuses a configuration of another executor, but not of its base class', async () => {
+    class Mine extends UniProcExecutor {}
+    const configOf = (distributedExecutorBackend: EngineArgs['distributedExecutorBackend']) =>
+      createUniprocConfig({ ...ARGS, seed: 0, workerCls, distributedExecutorBackend });
+    const launched = await configOf('external_launcher');
+    await expect(UniProcExecutor.create(launched)).rejects.toThrow(ConfigError);
+    await expect(Mine.create(launched)).rejects.toThrow(/which is not Mine; .* pass the class/);
+    for (const named of ['uni', UniProcExecutor, Mine] as const) {
+      await (await Mine.create(await configOf(named))).shutdown();
+    }
   });
 
   it('of the external launcher makes a configuration for it', async () => {

@@ -1,7 +1,10 @@
 /** Overrides that await something before they call `super`. */
 import fc from 'fast-check';
+import { createHook } from 'node:async_hooks';
+import { runInThisContext } from 'node:vm';
+import ts from 'typescript';
 import type { GrammarOutput } from '../../lib/contract/grammarOutput';
-import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
+import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { DeviceError, ExecutorFailedError, ShutdownError } from '../../lib/errors';
 import { LLM } from '../../lib/llm';
 import { SamplingParams } from '../../lib/config/samplingParams';
@@ -131,6 +134,55 @@ class Gated extends Launching {
   }
 }
 
+it.each([
+  [
+    'a chain of promises',
+    class extends Launching {
+      override executeModel(schedulerOutput: SchedulerOutput): Promise<StepOutput> {
+        const before = idOf(schedulerOutput) === 'a' ? turns(2) : turns(0);
+        return before.then(() => super.executeModel(schedulerOutput));
+      }
+    },
+  ],
+  ['an async method compiled to ES2015', compiledTo2015()],
+  [
+    'an async function set on the instance',
+    class extends Launching {
+      override executeModel = async (schedulerOutput: SchedulerOutput): Promise<StepOutput> => {
+        if (idOf(schedulerOutput) === 'a') await turns(2);
+        return super.executeModel(schedulerOutput);
+      };
+    },
+  ],
+] as const)('%s is not overtaken on a worker in JavaScript', async (_, workerCls) => {
+  const executor = await createExecutor(workerCls, { asyncScheduling: true });
+  const finishing = { ...emptySchedulerOutput(), finishedReqIds: ['a'] };
+  const steps = [step('a'), step('b'), finishing];
+  await Promise.all(steps.map((made) => executor.executeModel(made, { nonBlock: true })));
+  expect(executor.driverWorker.worker.launched).toEqual([
+    'execute a',
+    'execute b',
+    'execute undefined',
+  ]);
+});
+
+/** A Launching with an async override, as compilers write it where there is no `async`. */
+function compiledTo2015(): typeof Launching {
+  const { outputText } = ts.transpileModule(
+    `class Compiled extends Launching {
+       count = 0;
+       async executeModel(schedulerOutput: unknown) {
+         if (this.count++ === 0) await turns(2);
+         return super.executeModel(schedulerOutput);
+       }
+     }`,
+    { compilerOptions: { target: ts.ScriptTarget.ES2015 } },
+  );
+  type Define = (...names: unknown[]) => typeof Launching;
+  const define = `(Launching, turns) => { ${outputText}; return Compiled; }`;
+  return (runInThisContext(define) as Define)(Launching, turns);
+}
+
 it('a call of another method does not wait, unless a launch waits before it', async () => {
   const executor = await createExecutor(Gated, { asyncScheduling: true });
   const { worker } = executor.driverWorker;
@@ -147,6 +199,23 @@ it('a call of another method does not wait, unless a launch waits before it', as
   expect(worker.launched).toEqual(['at once', 'execute a', 'in order']);
   worker.gates[1].resolve(undefined);
   expect(await second).toEqual(outputOf('b'));
+});
+
+it('a step of a worker that returns no promise makes none', async () => {
+  const executor = await createExecutor(AsyncWorker, { asyncScheduling: true });
+  await settle();
+  let numPromises = 0;
+  const hook = createHook({
+    init(_id, type) {
+      if (type === 'PROMISE') numPromises++;
+    },
+  }).enable();
+  const future = executor.executeModel(step('a'), { nonBlock: true });
+  const numLaunched = executor.driverWorker.worker.launched.length;
+  hook.disable();
+  executor.driverWorker.worker.launched[0].finish();
+  await future;
+  expect([numLaunched, numPromises]).toEqual([1, 0]);
 });
 
 it('sleep waits for the step before it', async () => {

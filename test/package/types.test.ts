@@ -38,6 +38,7 @@ import {
   type ReadyEvent,
   type RequestLimits,
   type RpcOptions,
+  SamplingParams,
   type SamplingParamsOptions,
   type SchedulerOutput,
   type StepOptions,
@@ -121,6 +122,9 @@ async function executors(config: UniprocConfig) {
   expectTypeOf(await createUniprocConfig({ workerCls: Mine })).toEqualTypeOf<UniprocConfig>();
   expectTypeOf<EngineArgs>().toExtend<ConfigOrArgs>();
 }
+
+// The only static method of SamplingParams is the one for users.
+expectTypeOf<keyof typeof SamplingParams>().toEqualTypeOf<'prototype' | 'fromDefaults'>();
 
 // A host event is what an output's ready is.
 expectTypeOf<HostEvent>().toExtend<ReadyEvent>();
