@@ -75,10 +75,8 @@ const makeClone = () => write('native/addon_testing/addon.cpp', ADDON);
 
 /** A CUDA backend of one file, and an empty cuBLASLt of nvcc's version. */
 function addCuda(source: string): NodeJS.ProcessEnv {
-  for (const file of readdirSync(path.join(ROOT, 'native')).filter((name) =>
-    name.endsWith('.cmake'),
-  ))
-    cpSync(path.join(ROOT, 'native', file), at(`native/${file}`));
+  const search = 'scripts/find-cublaslt.cmake';
+  write(search, readFileSync(path.join(ROOT, search), 'utf8'));
   for (const file of readFileSync(at('CMakeLists.txt'), 'utf8').match(
     /native\/(comm|base)\/\S+cpp/g,
   ) ?? [])

@@ -6,6 +6,7 @@ export interface Output {
   text: string;
   tokenIds: number[];
   finishReason: string;
+  cumulativeLogprob: number;
   logprobs: number[];
   promptLogprobs: number[] | null;
 }
@@ -62,11 +63,14 @@ export async function generateUndisturbed(): Promise<void> {
 
 /** Expects the same tokens and text, and logprobs within the rounding of another layout. */
 export function expectUndisturbed(said: Output[][]): void {
+  const none = { cumulativeLogprob: 0, logprobs: 0, promptLogprobs: 0 };
   const withoutLogprobs = (outputs: Output[][]) =>
-    outputs.map((call) => call.map((output) => ({ ...output, logprobs: 0, promptLogprobs: 0 })));
+    outputs.map((call) => call.map((output) => ({ ...output, ...none })));
   expect(withoutLogprobs(said)).toEqual(withoutLogprobs(undisturbed));
   for (const [i, output] of said.flat().entries()) {
     const expected = undisturbed.flat()[i];
+    const difference = Math.abs(output.cumulativeLogprob - expected.cumulativeLogprob);
+    expect(difference).toBeLessThanOrEqual(1e-4 * output.tokenIds.length);
     for (const name of ['logprobs', 'promptLogprobs'] as const) {
       expect(output[name]?.length).toBe(expected[name]?.length);
       for (const [at, logprob] of (output[name] ?? []).entries()) {
