@@ -262,6 +262,21 @@ describe("device 'cuda' is an error with the reason and the remedy", () => {
     );
   });
 
+  test('with a command that pip does not refuse, where the environment is externally managed', () => {
+    const managed = path.join(fake.folder, 'managed');
+    mkdirSync(path.join(managed, 'bin'), { recursive: true });
+    mkdirSync(path.join(managed, 'lib', 'python3.12'), { recursive: true });
+    writeFileSync(path.join(managed, 'bin', 'python3'), 'never run', { mode: 0o755 });
+    const env = { ...loaderPath(), PATH: path.join(managed, 'bin') };
+    expect(errorOf(env)).toMatch(/; run pip install 'nvidia-cublas==98\.\*'$/);
+    writeFileSync(path.join(managed, 'lib', 'python3.12', 'EXTERNALLY-MANAGED'), '');
+    const message = errorOf(env);
+    rmSync(managed, { recursive: true });
+    expect(message).toMatch(
+      /; run pip install --user --break-system-packages 'nvidia-cublas==98\.\*'$/,
+    );
+  });
+
   test.each([
     ['UNIPROC_CUBLAS_DIR', () => ({ ...loaderPath(), UNIPROC_CUBLAS_DIR: fake.cublasLt12 })],
     ["the loader's path", () => loaderPath(fake.cublasLt12)],

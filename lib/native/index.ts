@@ -190,6 +190,9 @@ export interface Addon {
 function loadAddon(): Addon {
   const { addon: file, cudaBackend } = addonFiles(path.resolve(__dirname, '..', '..'));
   try {
+    // Another copy of this package may have loaded the file in this thread. Loaded once more, the addon
+    // makes this copy's errors.
+    Reflect.deleteProperty(require.cache, require.resolve(file));
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon has no other loader
     const addon = require(file) as Addon;
     addon.setErrorFactory(nativeError);

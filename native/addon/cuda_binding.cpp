@@ -79,7 +79,7 @@ std::string versionText(int version) {
 
 Library missing(const std::string& name, const CudaLibrary& library, const std::string& package) {
   const std::string reason = library.problem.empty() ? name + " is not found" : library.problem;
-  return {"", "", CudaProblem{reason, "run pip install " + package}};
+  return {"", "", CudaProblem{reason, "run " + pipInstall(package)}};
 }
 
 // The cuBLASLt that the backend requires; without a backend the latest.

@@ -171,6 +171,16 @@ std::string findProgram(const std::string& name) {
   return "";
 }
 
+std::string pipInstall(const std::string& package) {
+  const std::string python = findProgram("python3");
+  if (python.empty()) return "pip install " + package;
+  bool isManaged = false;
+  for (const fs::path& version : entries(prefixOf(python) / "lib", "python3")) {
+    isManaged = isManaged || isFile(version / "EXTERNALLY-MANAGED");
+  }
+  return (isManaged ? "pip install --user --break-system-packages " : "pip install ") + package;
+}
+
 std::string findNvcc() {
   for (const fs::path& root : toolkits()) {
     const std::string file = root / "bin" / "nvcc";

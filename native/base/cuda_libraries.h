@@ -36,6 +36,10 @@ std::string cudaLibraryPlaces();
 // The path of a program in PATH; empty: none.
 std::string findProgram(const std::string& name);
 
+// The command that installs a package where these libraries are found. pip refuses to where
+// EXTERNALLY-MANAGED lies beside python3's library (PEP 668), as on Debian, unless it is told to.
+std::string pipInstall(const std::string& package);
+
 // The path of nvcc in a CUDA toolkit; empty: none.
 std::string findNvcc();
 

@@ -86,14 +86,14 @@ CudaProblem notBuilt(const std::string& file) {
               ", which takes the prebuilt one, or ";
   }
   std::string first;
-  if (findProgram("cmake").empty()) first += "pip install cmake && ";
+  if (findProgram("cmake").empty()) first += pipInstall("cmake") + " && ";
   if (findNvcc().empty()) {
     return {reason, install +
                         "install a CUDA toolkit of version 12 or later "
                         "(https://developer.nvidia.com/cuda-downloads), then run " +
                         first + rebuildCommand()};
   }
-  if (filesOfCublasLt().empty()) first += "pip install nvidia-cublas && ";
+  if (filesOfCublasLt().empty()) first += pipInstall("nvidia-cublas") + " && ";
   return {reason, install + "run " + first + rebuildCommand()};
 }
 
@@ -159,7 +159,7 @@ void* openWithCublasLt(CudaBackend& backend) {
     found += (found.empty() ? "there is another version: " : ", and another version: ") + others;
   }
   backend.problem = {"the CUDA backend requires cuBLASLt as " + backend.cublasLt + "; " + found,
-                     "run pip install " + cublasLtPackage(backend.cublasLt)};
+                     "run " + pipInstall(cublasLtPackage(backend.cublasLt))};
   return nullptr;
 }
 

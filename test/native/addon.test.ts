@@ -11,6 +11,7 @@ test('exports only what the library calls', () => {
     'buildInfo',
     'declareParameters',
     'hasGpu',
+    'isFirstGpuWarning',
     'readCuda',
     'requestLimits',
     'setCudaBackend',

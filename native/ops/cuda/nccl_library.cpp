@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kMinVersion = 21800;
 // The package has the major version of the CUDA runtime.
-constexpr const char* kInstallNccl =
-    CUDART_VERSION < 13000 ? "pip install nvidia-nccl-cu12" : "pip install nvidia-nccl-cu13";
+constexpr const char* kNcclPackage =
+    CUDART_VERSION < 13000 ? "nvidia-nccl-cu12" : "nvidia-nccl-cu13";
 
 [[noreturn]] void throwFailed(const std::string& message) {
   throw Error("COMMUNICATOR_FAILED", message);
@@ -34,7 +34,7 @@ CudaLibrary open() {
       "cannot load NCCL, which is required for several GPUs: " +
       (opened.problem.empty() ? "libnccl.so.2 is not in " + cudaLibraryPlaces() : opened.problem) +
       (named ? "; correct the path in UNIPROC_NCCL_LIBRARY"
-             : "; run " + std::string(kInstallNccl) +
+             : "; run " + pipInstall(kNcclPackage) +
                    ", or set the path of NCCL 2.18 or later in UNIPROC_NCCL_LIBRARY"));
 }
 
