@@ -244,9 +244,9 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   }
 
   /**
-   * Calls a method on every worker, by name or as a function of the worker; resolves with one result per
-   * worker of this process. Rejects with the worker's error, ConfigError (an invalid option),
-   * UnknownMethodError or RpcTimeoutError.
+   * Calls a method of every worker by its name, or a function with the wrapper of every worker
+   * (`({ worker }) => worker.modelRunner`); resolves with one result per worker of this process. Rejects
+   * with the worker's error, ConfigError (an invalid option), UnknownMethodError or RpcTimeoutError.
    */
   async collectiveRpc<T = unknown>(
     method: RpcMethod<W, T>,
@@ -254,7 +254,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   ): Promise<T[]> {
     // The executor's workers are of class W, which its own type does not say.
     const untyped = method as RpcMethod<WorkerBase, T>;
-    return this.engine.executor.collectiveRpc(untyped, checkRpcOptions(options));
+    return this.engine.executor.collectiveRpc(untyped, checkRpcOptions(method, options));
   }
 
   /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */

@@ -114,6 +114,15 @@ test('collectiveRpc calls a method by name, with arguments, and a function of th
   expect(await llm.collectiveRpc(isCounting)).toEqual([true]);
 });
 
+test('collectiveRpc refuses a method that is neither a name nor a function', async () => {
+  for (const method of [undefined, null, {}, Symbol('count')] as never[]) {
+    await expect(llm.collectiveRpc(method)).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringMatching(/^collectiveRpc: method is .*; it must be the name/) as string,
+    });
+  }
+});
+
 test('collectiveRpc rejects with typed errors, and the engine continues', async () => {
   await expect(llm.collectiveRpc('nothing')).rejects.toMatchObject({ code: 'UNKNOWN_METHOD' });
   await expect(llm.collectiveRpc('hang', { timeoutMs: 1 })).rejects.toMatchObject({
