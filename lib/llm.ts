@@ -228,13 +228,15 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
    * call is unfinished. Among several ranks, every rank must call it between the same calls.
    */
   async sleep(level: 1 | 2 = 1): Promise<void> {
-    // The worker knows only of requests that have run.
+    // The worker knows only of requests that have run, and frees aborted ones at its next step.
     const { numUnfinishedRequests } = this.engine;
     if (numUnfinishedRequests > 0) {
       throw new InvalidStateError(
         `sleep was called with ${numUnfinishedRequests} requests unfinished; finish or abort them first`,
       );
     }
+    const idle = this.engine.idle();
+    if (idle !== null) await idle;
     await this.engine.executor.sleep(level);
   }
 
