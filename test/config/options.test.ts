@@ -153,7 +153,7 @@ test('the page has the environment variables that the library reads, but that of
       }),
   );
   const documented = page.slice(page.indexOf('## Environment')).match(/UNIPROC_\w+/g) ?? [];
-  const ofBuild = ['UNIPROC_CUBLAS_DIR'];
+  const ofBuild = ['UNIPROC_CUBLAS_DIR', 'UNIPROC_CUDA'];
   const ofLauncher = ['UNIPROC_LAUNCHER_FD'];
   expect([...new Set([...documented, ...ofLauncher])].sort()).toEqual(
     [...new Set([...read, ...ofBuild])].sort(),
