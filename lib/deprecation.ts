@@ -1,4 +1,4 @@
-/** Old names of options and fields: they still count, and warn once in a process. */
+/** Old names of options and fields: they still work, and warn once in a process. */
 
 /** Codes of old names, for `node --throw-deprecation` and for filters; never reused. */
 const CODES = {

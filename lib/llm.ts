@@ -230,13 +230,15 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
    * call is unfinished. Among several ranks, every rank must call it between the same calls.
    */
   async sleep(level: 1 | 2 = 1): Promise<void> {
-    // The worker knows only of requests that have run.
+    // The worker knows only of requests that have run, and frees aborted ones at its next step.
     const { numUnfinishedRequests } = this.engine;
     if (numUnfinishedRequests > 0) {
       throw new InvalidStateError(
         `sleep was called with ${numUnfinishedRequests} requests unfinished; finish or abort them first`,
       );
     }
+    const idle = this.engine.idle();
+    if (idle !== null) await idle;
     await this.engine.executor.sleep(level);
   }
 
@@ -246,9 +248,9 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   }
 
   /**
-   * Calls a method on every worker, by name or as a function of the worker; resolves with one result per
-   * worker of this process. Rejects with the worker's error, ConfigError (an invalid option),
-   * UnknownMethodError or RpcTimeoutError.
+   * Calls a method of every worker by its name, or a function with the wrapper of every worker
+   * (`({ worker }) => worker.modelRunner`); resolves with one result per worker of this process. Rejects
+   * with the worker's error, ConfigError (an invalid option), UnknownMethodError or RpcTimeoutError.
    */
   async collectiveRpc<T = unknown>(
     method: RpcMethod<W, T>,
@@ -256,7 +258,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   ): Promise<T[]> {
     // The executor's workers are of class W, which its own type does not say.
     const untyped = method as RpcMethod<WorkerBase, T>;
-    return this.engine.executor.collectiveRpc(untyped, checkRpcOptions(options));
+    return this.engine.executor.collectiveRpc(untyped, checkRpcOptions(method, options));
   }
 
   /** Events of the engine and of requests, for logging: `llm.events.on('finished', ...)`. */

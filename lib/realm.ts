@@ -1,6 +1,6 @@
 /**
- * Type checks of callers' values that hold for values of any realm: of a vm context, of a test runner
- * with globals of its own (jest), or of another copy of a polyfill. `instanceof` holds for this one's.
+ * Type checks of callers' values that work for values of any realm: of a vm context, or of a test runner
+ * with globals of its own (jest). `instanceof` is true only for values of this realm.
  */
 import { types } from 'node:util';
 

@@ -79,6 +79,23 @@ test('sleep is refused while a call is being encoded, which continues', async ()
   await llm.sleep();
 });
 
+test('sleep is possible right after a request was aborted or its reader left', async () => {
+  const endless = { maxTokens: 100, ignoreEos: true };
+  const stream = llm.stream('Once', endless);
+  await stream.next();
+  await stream.return();
+  await llm.sleep();
+  await llm.wakeUp();
+  const controller = new AbortController();
+  const aborted = llm.stream('Once', endless, { signal: controller.signal });
+  await aborted.next();
+  controller.abort();
+  await expect(aborted.next()).rejects.toMatchObject({ code: 'ABORT_ERR' });
+  await llm.sleep();
+  await llm.wakeUp();
+  expect(await tokens()).toHaveLength(4);
+});
+
 test('sleep and wakeUp refuse what is no level and no list, and show it', async () => {
   for (const level of [3, '1'] as never[]) {
     await expect(llm.sleep(level)).rejects.toMatchObject({
@@ -112,6 +129,15 @@ test('collectiveRpc calls a method by name, with arguments, and a function of th
   expect(await llm.collectiveRpc<number>('count', { args: [3] })).toEqual([3]);
   expect(await llm.collectiveRpc('count', { args: [3], kwargs: { twice: true } })).toEqual([6]);
   expect(await llm.collectiveRpc(isCounting)).toEqual([true]);
+});
+
+test('collectiveRpc refuses a method that is neither a name nor a function', async () => {
+  for (const method of [undefined, null, {}, Symbol('count')] as never[]) {
+    await expect(llm.collectiveRpc(method)).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringMatching(/^collectiveRpc: method is .*; it must be the name/) as string,
+    });
+  }
 });
 
 test('collectiveRpc rejects with typed errors, and the engine continues', async () => {

@@ -51,7 +51,7 @@ interface Step {
  * The ranks of a world and their connections.
  *
  * Each rank has a connection to rank 0, which relays messages. The group fails on every rank when a
- * connection closes without a LEAVE frame, when a rank is silent for most of `timeout`, calls
+ * connection closes without a LEAVE frame, when a rank is silent for most of `timeoutMs`, calls
  * `abort`, misses a gather's timeout or has a different schedule. After rank 0 has left, a failure of
  * one of the others is not reported to the rest.
  *
@@ -128,21 +128,21 @@ export class ProcessGroup {
   /**
    * Gathers every rank's value, at most 8 MiB, by rank. All ranks must call it with the same name;
    * calls with different names may overlap. Rejects with the group's failure (PeerLostError when a
-   * rank does not enter within `timeout` of the first one), with PeerLostError when a rank has left,
+   * rank does not enter within `timeoutMs` of the first one), with PeerLostError when a rank has left,
    * with ShutdownError after `leave`, and with StoreRequestError for a longer value.
    */
-  async gather(name: string, value: Uint8Array, timeout = this.timeoutMs): Promise<Uint8Array[]> {
+  async gather(name: string, value: Uint8Array, timeoutMs = this.timeoutMs): Promise<Uint8Array[]> {
     if (this.#leaving !== null) throw new ShutdownError('this process has left the group');
     if (this.#failure !== null) throw this.#failure;
     if (this.#firstLeaver !== null) throw leftError(this.#firstLeaver.rank);
     if (this.#gathers.get(name)?.caller) {
       throw new InvalidStateError(`a gather named ${name} is already in progress`);
     }
-    checkTimeout(timeout);
-    const milliseconds = Math.min(Math.ceil(timeout), MAX_TIMER);
+    checkTimeout(timeoutMs);
+    const milliseconds = Math.min(Math.ceil(timeoutMs), MAX_TIMER);
     const own = new Message().string(Buffer.from(name)).i64(milliseconds).value(value).bytes();
     const gathering = new Promise<Uint8Array[]>((resolve, reject) => {
-      this.#gather(name, timeout).caller = { resolve, reject };
+      this.#gather(name, timeoutMs).caller = { resolve, reject };
     });
     for (const connection of this.#peers.values()) connection.setRef(true);
     if (this.rank === 0) this.#contribute(0, new Fields(own));

@@ -25,7 +25,7 @@ export interface StepMessage {
   /** Requests of the step that were in none before. */
   numNewReqs: number;
   numPreemptedReqs: number;
-  /** Afterwards. */
+  /** After the step. */
   numRunningReqs: number;
   numWaitingReqs: number;
   /** Milliseconds from launch to delivery; null for a step launched before there was a subscriber. */

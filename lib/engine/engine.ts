@@ -29,9 +29,10 @@ import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
-import { type StartupRecord, startupRecord } from './startupRecord';
+import { logStartup, type StartupRecord, startupRecord } from './startupRecord';
 import { type EngineStats, kvCacheStats, withOldNames } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
+import { WorkSignal } from './workSignal';
 
 export interface EngineOptions {
   /** May load beside the weights. Null: outputs have token ids only. */
@@ -61,8 +62,7 @@ export class LLMEngine<E extends Executor = Executor> {
   private error: Error | null = null;
   /** Resolves once all callers are notified of the stop. */
   private stopped: Promise<void> = Promise.resolve();
-  /** Resolves the idle loop's promise. */
-  private wake: (() => void) | null = null;
+  private readonly work = new WorkSignal();
 
   private constructor(
     readonly executor: E,
@@ -70,9 +70,8 @@ export class LLMEngine<E extends Executor = Executor> {
   ) {
     this.config = executor.config;
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
-    this.admission = new Admission(this.config, executor, this.outputProcessor, () =>
-      this.wake?.(),
-    );
+    const wake = () => this.work.wake();
+    this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
     this.singleRank = new SingleRank(this.admission);
     this.lockstep = executor.inLockstep ? this.ranksInLockstep() : this.singleRank;
   }
@@ -148,14 +147,7 @@ export class LLMEngine<E extends Executor = Executor> {
     const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
     this.startup = await startupRecord(executor, specs, numBlocks, startTime);
     throwIfAborted(signal);
-    const { numKvTokens, maxFullLengthRequests, maxModelLen } = this.startup;
-    log(
-      'start: the KV cache holds %d tokens, %d requests of %d tokens at once',
-      numKvTokens,
-      maxFullLengthRequests,
-      maxModelLen,
-    );
-    log('started: %j', this.startup);
+    logStartup(this.startup);
     return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
   }
 
@@ -210,6 +202,14 @@ export class LLMEngine<E extends Executor = Executor> {
     return this.admission.numUnfinishedRequests + this.lockstep.numQueuedRequests;
   }
 
+  /**
+   * Resolves once no step is in flight and the worker has freed ended requests; null if so now.
+   * @internal
+   */
+  idle(): Promise<void> | null {
+    return this.error === null ? this.work.idle() : null;
+  }
+
   /** Later requests get no prefix cache hits on blocks computed before this. */
   resetPrefixCache(): void {
     this.lockstep.resetPrefixCache();
@@ -249,7 +249,7 @@ export class LLMEngine<E extends Executor = Executor> {
 
   private ranksInLockstep(): RankLockstep {
     return new RankLockstep(this.executor, this.admission, {
-      wake: () => this.wake?.(),
+      wake: () => this.work.wake(),
       isStopped: () => this.error !== null,
       unfinishedRequests: () => this.scheduler.unfinishedRequests,
       takeArrivals: () => this.takeArrivals(),
@@ -305,7 +305,7 @@ export class LLMEngine<E extends Executor = Executor> {
           // output.
           this.update(oldest, output);
         } else if (!scheduler.hasUnfinishedRequests()) {
-          await new Promise<void>((resolve) => (this.wake = resolve));
+          await this.work.wait();
         } else {
           throw new InvalidStateError('the worker returned fewer tokens than were scheduled');
         }
@@ -313,6 +313,7 @@ export class LLMEngine<E extends Executor = Executor> {
     } catch (error) {
       this.stop(asExecutorFailure(error));
     }
+    this.work.tellIdle();
   }
 
   private schedule(): SchedulerOutput {

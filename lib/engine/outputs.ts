@@ -36,7 +36,7 @@ export interface EngineCoreOutputs {
 
 /** What one of the `n` outputs gained since the last read. */
 export interface OutputDelta {
-  /** As in the event `finished`; that of output i is `${requestId}-${i}` if `n` is above 1. */
+  /** The prompt's. In the event `finished` output i has `${requestId}-${i}` if `n` is above 1. */
   requestId: string;
   /** Tokens of the prompt. */
   numPromptTokens: number;

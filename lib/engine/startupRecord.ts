@@ -4,6 +4,7 @@ import type { KVCacheSpec } from '../contract/kvCache';
 import type { WeightBytes, WorkerSummary } from '../contract/workerSummary';
 import type { DType } from '../config/dtype';
 import type { Executor } from '../executor/executor';
+import { log } from '../log';
 
 /** An engine that has started, for a log. Bytes are of this process: of this rank's share. */
 export interface StartupRecord {
@@ -76,6 +77,16 @@ export async function startupRecord(
     worldSize: first?.worldSize ?? parallel.tensorParallelSize,
     startupTimeMs: performance.now() - startTime,
   };
+}
+
+export function logStartup(startup: StartupRecord): void {
+  log(
+    'start: the KV cache holds %d tokens, %d requests of %d tokens at once',
+    startup.numKvTokens,
+    startup.maxFullLengthRequests,
+    startup.maxModelLen,
+  );
+  log('started: %j', startup);
 }
 
 /** Null where the workers, or the executor, are of the user's own and have no summary. */

@@ -1,6 +1,6 @@
 /** Options of an executor's calls. */
 import { z } from 'zod';
-import { parseFields } from '../config/schema';
+import { parseFields, show } from '../config/schema';
 import type { LoadProgress } from '../config/uniprocConfig';
 import { renameOption } from '../deprecation';
 import { ConfigError } from '../errors';
@@ -44,9 +44,12 @@ const rpcSchema = z.strictObject({
     .describe('an object'),
 } satisfies Record<Exclude<keyof RpcOptions, 'timeout'>, z.ZodType>);
 
-/** Checks the options of LLM.collectiveRpc. Throws ConfigError naming the option and its value. */
-export function checkRpcOptions(options: unknown): RpcOptions {
+/** Checks the arguments of LLM.collectiveRpc. Throws ConfigError naming the argument and its value. */
+export function checkRpcOptions(method: unknown, options: unknown): RpcOptions {
   const fail = (message: string) => new ConfigError(`collectiveRpc: ${message}`);
+  if (typeof method !== 'string' && typeof method !== 'function') {
+    throw fail(`method is ${show(method)}; it must be the name of a method, or a function`);
+  }
   const given = isOptionsObject(options)
     ? renameOption<RpcOptions>(options, 'timeout', 'timeoutMs', fail)
     : options;
