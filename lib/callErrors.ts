@@ -41,7 +41,7 @@ export class QueueFullError extends UniprocError {
 }
 
 /** How far a call came. */
-interface CallProgress {
+export interface CallProgress {
   readonly numPrompts: number;
   readonly numPromptsDone: number;
   readonly numOutputTokens: number;

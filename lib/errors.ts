@@ -4,6 +4,7 @@ import type { RequestOutput } from './requestOutput';
 import { UniprocError } from './uniprocError';
 
 export {
+  type CallProgress,
   QueueFullError,
   RequestAbortedError,
   RequestFailedError,

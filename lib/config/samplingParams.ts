@@ -100,12 +100,18 @@ export class SamplingParams {
     Object.freeze(this);
   }
 
-  /** Whether the constructor made it; a proxy or an object with only the prototype may be mutable. */
+  /**
+   * Whether the constructor made it; a proxy or an object with only the prototype may be mutable.
+   * @internal
+   */
   static isMade(value: unknown): value is SamplingParams {
     return typeof value === 'object' && value !== null && #options in value;
   }
 
-  /** As `#options`, for another copy of the package; lists in it are frozen. */
+  /**
+   * As `#options`, for another copy of the package; lists in it are frozen.
+   * @internal
+   */
   get [OPTIONS](): SamplingParamsOptions {
     return { ...this.#options };
   }
@@ -114,6 +120,7 @@ export class SamplingParams {
    * SamplingParams of a caller's value: the object itself if this class made it, else one made of its
    * options, each read once. `defaultMaxTokens` counts if the caller set no maxTokens; undefined: 16.
    * Throws as the constructor.
+   * @internal
    */
   static from(value: unknown, defaultMaxTokens?: number | null): SamplingParams {
     return readingOf('sampling parameters', () => {
@@ -127,6 +134,7 @@ export class SamplingParams {
   /**
    * `params` with `defaults` (from a model's generation_config.json) in place of this class's defaults,
    * for the options that the user did not set.
+   * @internal
    */
   static fromDefaults(
     defaults: SamplingParamsOptions,
