@@ -197,7 +197,7 @@ test("long lists wait for memory alike on both ranks, with one rank's outputs", 
 test('ranks with different memory agree on the minimum and the number of blocks', async () => {
   // Keys and values of 5 layers, 2 heads each of 32 float32, 16 tokens.
   const bytesPerBlock = 2 * 5 * 2 * 32 * 4 * 16;
-  const said = await runLLMs<{ least: number; numBlocks: number }>(
+  const said = await runLLMs<{ least: number; least64: number; numBlocks: number }>(
     `
     let numBlocks = null;
     class Sized extends Worker {
@@ -208,12 +208,17 @@ test('ranks with different memory agree on the minimum and the number of blocks'
     }
     const kvCacheMemoryBytes = ${bytesPerBlock} * (rank === 1 ? 50 : 90) + 7;
     const llm = await createLLM({ kvCacheMemoryBytes, workerCls: Sized });
-    const [least] = await llm.engine.executor.determineAvailableMemory();
-    say({ least, numBlocks });
+    const { executor } = llm.engine;
+    const [least] = await executor.determineAvailableMemory();
+    // More than 32 bits hold.
+    executor.driverWorker.worker.determineAvailableMemory = () => 2 ** 40 - rank;
+    const [least64] = await executor.determineAvailableMemory();
+    say({ least, least64, numBlocks });
     await llm.shutdown();`,
     2,
   );
-  expect(said.flat()).toEqual(Array(2).fill({ least: bytesPerBlock * 50 + 7, numBlocks: 50 }));
+  const expected = { least: bytesPerBlock * 50 + 7, least64: 2 ** 40 - 1, numBlocks: 50 };
+  expect(said.flat()).toEqual([expected, expected]);
 });
 
 test("ranks divide a CPU's threads and memory", async () => {

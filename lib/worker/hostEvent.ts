@@ -2,18 +2,18 @@
 import type { ReadyEvent } from '../contract/modelRunnerOutput';
 import { native } from '../native';
 
+// Merged with the class: its methods are the addon's, which a class cannot declare as methods.
+// eslint-disable-next-line @typescript-eslint/no-unsafe-declaration-merging, @typescript-eslint/no-empty-object-type -- as above
+export interface HostEvent extends ReadyEvent {}
+
 /**
  * A one-shot event for the `ready` of a JavaScript worker's AsyncModelRunnerOutput: the worker
  * calls `signal` once the output can be read; a second call throws InvalidStateError. It is the
  * addon's event, which an output thread can wait for, and keeps the process alive only once it is
  * signalled.
  */
-export class HostEvent implements ReadyEvent {
-  declare readonly done: boolean;
-  declare readonly signal: () => void;
-  /** Calls back once after the event, on the JavaScript thread, never within this call. */
-  declare readonly onReady: (callback: (error: Error | null) => void) => void;
-
+// eslint-disable-next-line @typescript-eslint/no-unsafe-declaration-merging, @typescript-eslint/no-extraneous-class -- as above
+export class HostEvent {
   /** Throws AddonUnavailableError. */
   constructor() {
     const { Event } = native();

@@ -129,6 +129,12 @@ expectTypeOf<keyof typeof SamplingParams>().toEqualTypeOf<'prototype' | 'fromDef
 // A host event is what an output's ready is.
 expectTypeOf<HostEvent>().toExtend<ReadyEvent>();
 expectTypeOf(new HostEvent().signal()).toBeVoid();
+class Logged extends HostEvent {
+  override signal() {
+    super.signal();
+  }
+}
+expectTypeOf<Logged>().toExtend<HostEvent>();
 expectTypeOf<ModelRunnerOutput>().toExtend<StepOutput>();
 
 // No public option is unknown or any.
@@ -172,6 +178,7 @@ test('declare nothing that index.ts does not export', () => {
       return name ? [name.text] : [];
     })
     .filter((name) => !inClause.includes(name));
-  // The options without the bounds on W and E that the exported EngineArgs adds.
-  expect(hidden).toEqual(['EngineArgs']);
+  // Bases of exported interfaces: two of old names, and the options without the bounds on W and E
+  // that the exported EngineArgs adds.
+  expect(hidden).toEqual(['DeprecatedEngineArgs', 'EngineArgs', 'DeprecatedStats']);
 });
