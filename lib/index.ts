@@ -81,7 +81,6 @@ export * from './errors';
 // Types of objects that each rank of a distributed engine exposes.
 export type { LoadableModel } from './model/load';
 export type { ProcessGroup } from './distributed/processGroup';
-export type { LoadableModel } from './model/load';
 export type {
   CommType,
   DeviceProperties,

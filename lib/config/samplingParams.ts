@@ -134,7 +134,6 @@ export class SamplingParams {
   /**
    * `params` with `defaults` (from a model's generation_config.json) in place of this class's defaults,
    * for the options that the user did not set.
-   * @internal
    */
   static fromDefaults(
     defaults: SamplingParamsOptions,

@@ -178,7 +178,6 @@ test('declare nothing that index.ts does not export', () => {
       return name ? [name.text] : [];
     })
     .filter((name) => !inClause.includes(name));
-  // Bases of exported interfaces: two of old names, and the options without the bounds on W and E
-  // that the exported EngineArgs adds.
-  expect(hidden).toEqual(['DeprecatedEngineArgs', 'EngineArgs', 'DeprecatedStats']);
+  // The options without the bounds on W and E that the exported EngineArgs adds.
+  expect(hidden).toEqual(['EngineArgs']);
 });
