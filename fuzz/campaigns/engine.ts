@@ -278,7 +278,10 @@ class CaseRun {
     try {
       outputs = await ask(this.llm, prompt, params, { priority, ...options });
     } catch (error) {
-      if (error !== reason) this.#mayEnd(error, ...(isTimeout ? ['REQUEST_TIMEOUT'] : []));
+      this.#mayEnd(error, isTimeout ? 'REQUEST_TIMEOUT' : 'ABORT_ERR');
+      if (codeOf(error) === 'ABORT_ERR') {
+        expect((error as Error).cause === reason, "an aborted call's cause is not the reason");
+      }
       return;
     }
     await this.#compare(given, outputs[0]);

@@ -49,7 +49,7 @@ export const INVALID: ((llm: LLM) => Promise<unknown>)[] = [
   (llm) => llm.generate({ promptTokenIds: [0.5] }),
   (llm) => llm.generate({ promptTokenIds: new Array<number>(96).fill(7) }),
   (llm) => llm.generate(['One day', null as never]),
-  (llm) => llm.generate('One day', {}),
+  (llm) => llm.generate('One day', { topP: 2 }),
   (llm) => llm.generate('One day', [new SamplingParams(), new SamplingParams()]),
   (llm) => llm.generate('One day', new SamplingParams({ allowedTokenIds: [9999] })),
   (llm) => llm.generate('One day', new SamplingParams({ logprobs: 1000 })),
