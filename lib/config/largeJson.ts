@@ -42,6 +42,12 @@ export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** The member's value, or undefined. */
+export function memberOf(object: JsonObject, key: string): unknown {
+  if (object instanceof Map) return (object as Map<string, unknown>).get(key);
+  return (object as Readonly<Record<string, unknown>>)[key];
+}
+
 export function entriesOf(object: JsonObject): Iterable<[string, unknown]> {
   return object instanceof Map ? (object as Map<string, unknown>) : Object.entries(object);
 }

@@ -6,7 +6,7 @@ import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { HEAD_BYTES, kindOfBytes, LFS_POINTER_MESSAGE } from '../config/fileKind';
 import { fileExists, parseJson, parseStrictJson, readText, reasonOf } from '../config/jsonFile';
-import { entriesOf, isJsonObject, parseInPieces } from '../config/largeJson';
+import { entriesOf, isJsonObject, memberOf, parseInPieces } from '../config/largeJson';
 import { weightsIn } from '../config/modelFolder';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
@@ -129,7 +129,7 @@ export function* parseWeightMap(
 ): Generator<void, void> {
   const json = yield* parseInPieces(text, (whole) => parseJson(index, whole));
   if (!isJsonObject(json)) throw new CheckpointError(index, 'it must hold a JSON object');
-  const weightMap = new Map(entriesOf(json)).get('weight_map');
+  const weightMap = memberOf(json, 'weight_map');
   if (!isJsonObject(weightMap)) {
     throw new CheckpointError(index, `weight_map is ${show(weightMap)}; it must be an object`);
   }
@@ -236,10 +236,10 @@ export function* parseHeader(
     yield;
     if (name === '__metadata__') continue;
     const fail = (message: string) => new CheckpointError(file, `tensor ${show(name)}: ${message}`);
-    if (!isObject(value)) throw fail(`its entry is ${show(value)}; it must be an object`);
-    const dtype = checkDType(value.dtype, fail);
-    const shape = checkShape(value.shape, fail);
-    const [begin, end] = checkOffsets(value.data_offsets, dataBytes, fail);
+    if (!isJsonObject(value)) throw fail(`its entry is ${show(value)}; it must be an object`);
+    const dtype = checkDType(memberOf(value, 'dtype'), fail);
+    const shape = checkShape(memberOf(value, 'shape'), fail);
+    const [begin, end] = checkOffsets(memberOf(value, 'data_offsets'), dataBytes, fail);
 
     const numBits = shape.reduce((product, size) => product * size, DTYPE_BITS[dtype]);
     if (!Number.isSafeInteger(numBits)) throw fail(`its shape ${show(shape)} is too large`);
@@ -312,10 +312,6 @@ function layoutFault(
     before = `tensor ${show(name)}`;
   }
   return new CheckpointError(file, `its tensors end at byte ${position}, but the file has ${end}`);
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function isSize(value: unknown): value is number {

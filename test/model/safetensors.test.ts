@@ -63,6 +63,14 @@ describe('readTensorTable', () => {
     expect(tensors.get('second')?.offset).toBe(212);
   });
 
+  it('reads an entry that is itself divided, for the white space in it', async () => {
+    const space = ' '.repeat(100_000);
+    const header = `{"a":{"dtype":"F32",${space}"shape":[1],"data_offsets":[0,4]},"__metadata__":{}}`;
+    const folder = await folderWith({ [SINGLE]: safetensors(header, 4) });
+    const { tensors } = await readTensorTable(folder);
+    expect(tensors.get('a')).toMatchObject({ dtype: 'F32', shape: [1], numBytes: 4 });
+  });
+
   it('reads all files of an index', async () => {
     const folder = await folderWith({
       'model-00001-of-00002.safetensors': fileOf({ a: { dtype: 'F32', shape: [2] } }),
