@@ -551,7 +551,7 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   });
 
   it.each([
-    [32, 8, 64, 0, 16],
+    [40, 8, 64, 0, 16],
     [14, 2, 64, 90, 8],
     [28, 4, 128, 0, 16],
     [8, 2, 128, 300, 64],
@@ -567,14 +567,13 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
   );
 
   it.each([
-    [64, 0],
-    [128, 0],
-    [128, 90],
+    [26, 2, 64, 0],
+    [6, 2, 128, 0],
+    [6, 2, 128, 90],
   ])(
-    'gives a prompt the same bits in any batch and in chunks, heads of %i, window %i',
-    (headDim, slidingWindow) => {
+    'gives a prompt the same bits in any batch and in chunks, %i heads over %i of %i, window %i',
+    (numHeads, numKvHeads, headDim, slidingWindow) => {
       const length = 500;
-      const [numHeads, numKvHeads] = [6, 2];
       const width = numHeads * headDim;
       const run = (rows: Row[], blockSize = 16) => {
         const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };

@@ -25,10 +25,10 @@ using prefill::Tiles;
 
 // Grid: one block per multiprocessor, or fewer; each takes units of kQueries query rows until none
 // is left. numRows: rows with several queries. One warpgroup of producers, Tiles::kConsumers that
-// compute. Shared memory: 225 KiB for heads of 128, 161 or 177 KiB for heads of 64. A unit reads
-// each of its keys and values once, mostly from the L2 cache. Computes 4 * headDim operations per
-// query and attended key; bound by the tensor cores, for heads of 64 also by one exponential per
-// score.
+// compute. Shared memory: 209 to 225 KiB for heads of 128, 145 to 177 KiB for heads of 64. A unit
+// reads each of its keys and values once, mostly from the L2 cache. Computes 4 * headDim operations
+// per query and attended key; bound by the tensor cores, for heads of 64 also by one exponential
+// per score.
 template <class Tiles>
 __global__ void __launch_bounds__(Tiles::kThreads, 1)
     prefillWgmmaKernel(const AttentionArgs args, const __grid_constant__ CacheMaps maps,
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
   __syncthreads();
 
   if (threadIdx.x < kWarpgroupSize) {
-    releaseRegisters<Tiles::kProducerRegisters>();
+    if constexpr (Tiles::kMovesRegisters) releaseRegisters<Tiles::kProducerRegisters>();
     const uint32_t warp = threadIdx.x / kWarpSize;
     if (warp == 0) {
       prefill::produceUnitsAndKeys<Tiles>(args, maps, numRows, shared, tiles);
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
       prefill::produceQueries<Tiles>(args, shared, tiles, threadIdx.x - 2 * kWarpSize);
     }
   } else {
-    acquireRegisters<Tiles::kConsumerRegisters>();
+    if constexpr (Tiles::kMovesRegisters) acquireRegisters<Tiles::kConsumerRegisters>();
     waitForPrevious();
     prefill::Consumer<Tiles>(args, shared, tiles).run();
   }
@@ -106,23 +106,26 @@ bool canPrefillWithWgmma(const AttentionArgs& args, DType type) {
 void attentionPrefillWgmma(const AttentionArgs& args, DType type, const Batch& batch,
                            int32_t numMultiprocessors, cudaStream_t stream) {
   const Prompts prompts{batch.numRows - batch.numDecodeRows, batch.numTokens - batch.numDecodeRows};
-  const auto run = [&]<class T>() {
+  const auto run = [&]<class Tiles>() {
+    launchPrefill<Tiles>(args, prompts, numMultiprocessors, stream);
+  };
+  // Tiles of more queries read less per query, tiles of fewer occupy more multiprocessors. All add
+  // a query's keys in the same order, so that its result does not depend on the choice.
+  const auto choose = [&]<class T>() {
+    const int64_t queriesPerProcessor =
+        int64_t{prompts.numTokens} * args.numHeads / numMultiprocessors;
     if (args.headDim == 128) {
-      return launchPrefill<Tiles<T, 128, 2>>(args, prompts, numMultiprocessors, stream);
+      if (queriesPerProcessor <= 64) return run.template operator()<Tiles<T, 128, 1>>();
+      return run.template operator()<Tiles<T, 128, 2>>();
     }
-    // Tiles of 192 queries read less, tiles of 128 spread few queries better. Both add a query's
-    // keys in the same order, so that its result does not depend on the choice.
-    const int64_t queries = int64_t{prompts.numTokens} * args.numHeads;
-    if (queries >= int64_t{2} * 192 * numMultiprocessors) {
-      launchPrefill<Tiles<T, 64, 3>>(args, prompts, numMultiprocessors, stream);
-    } else {
-      launchPrefill<Tiles<T, 64, 2>>(args, prompts, numMultiprocessors, stream);
-    }
+    if (queriesPerProcessor <= 64) return run.template operator()<Tiles<T, 64, 1>>();
+    if (queriesPerProcessor < 2 * 192) return run.template operator()<Tiles<T, 64, 2>>();
+    return run.template operator()<Tiles<T, 64, 3>>();
   };
   if (type == DType::kFloat16) {
-    run.template operator()<__half>();
+    choose.template operator()<__half>();
   } else {
-    run.template operator()<__nv_bfloat16>();
+    choose.template operator()<__nv_bfloat16>();
   }
 }
 

@@ -17,7 +17,7 @@ namespace uniproc::cuda::prefill {
 template <class ElementType, int kHeadDimension, int kConsumerGroups>
 struct Tiles {
   static_assert(kHeadDimension == 64 || kHeadDimension == 128);
-  static_assert(kConsumerGroups == 2 || (kConsumerGroups == 3 && kHeadDimension == 64));
+  static_assert(kConsumerGroups <= 2 || (kConsumerGroups == 3 && kHeadDimension == 64));
   using Element = ElementType;
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kConsumers = kConsumerGroups;
@@ -32,7 +32,9 @@ struct Tiles {
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroupSize;
   static constexpr int kConsumerWarps = kConsumers * 4;
   static constexpr int kLoaderWarps = 2;  // of queries
-  // Multiples of 8 that fill the 65,536 registers of a multiprocessor.
+  // Multiples of 8 that fill the 65,536 registers of a multiprocessor. A single warpgroup needs no
+  // redistribution.
+  static constexpr bool kMovesRegisters = kConsumers > 1;
   static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
 
@@ -59,7 +61,7 @@ struct Tiles {
 
 // A tile of query rows and the keys that it attends to. Query i is head kvHead * group + i % group
 // of its row's token i / group. Keys from `begin` on are attended to by at least one query, keys
-// [beginOfLast, endOfFirst) by all.
+// [beginOfLast, endOfFirst) by all. Key tile t has the keys [t kKeys, (t + 1) kKeys).
 struct Unit {
   int32_t slot;  // of the request; negative: no more units
   int32_t firstToken;
@@ -70,14 +72,14 @@ struct Unit {
   int32_t begin;
   int32_t beginOfLast;
   int32_t endOfFirst;
-  int32_t endOfRow;  // keys of the request that exist
-  int32_t firstTile;
+  int32_t endOfRow;   // keys of the request that exist
+  int32_t firstTile;  // of keys
   int32_t lastTile;
 };
 
 constexpr uint32_t kUnitStages = 2;
 
-// Barriers between the producers, who fill, and the consumers, who empty.
+// The pipeline's barriers: producers end a phase of `full`, consumers one of `empty`.
 template <class Tiles>
 struct Shared {
   uint64_t unitFull[kUnitStages];
@@ -89,7 +91,7 @@ struct Shared {
   uint64_t valuesFull[Tiles::kStages];
   uint64_t valuesEmpty[Tiles::kStages];
   Unit units[kUnitStages];
-  int32_t rows[kWarpSize];  // UnitFinder's
+  int32_t rows[kWarpSize];  // of UnitFinder
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

@@ -50,9 +50,13 @@ class Consumer {
 
   // The warpgroups start their products in turns, so that one computes weights while another's
   // products run.
-  __device__ __forceinline__ void takeTurn() const { syncNamed(1 + group_, 2 * kWarpgroupSize); }
+  __device__ __forceinline__ void takeTurn() const {
+    if constexpr (Tiles::kConsumers > 1) syncNamed(1 + group_, 2 * kWarpgroupSize);
+  }
   __device__ __forceinline__ void passTurn() const {
-    arriveNamed(1 + (group_ + 1) % Tiles::kConsumers, 2 * kWarpgroupSize);
+    if constexpr (Tiles::kConsumers > 1) {
+      arriveNamed(1 + (group_ + 1) % Tiles::kConsumers, 2 * kWarpgroupSize);
+    }
   }
 
   // Index of this thread's row h among the unit's queries.

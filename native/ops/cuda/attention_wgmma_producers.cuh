@@ -100,7 +100,7 @@ __device__ inline void produceUnitsAndKeys(const AttentionArgs& args, const Cach
   }
 }
 
-// Calls run(unit, stage) for each unit of the block. Called by a whole warp.
+// Calls run(unit) for each unit of the block. Called by whole warps other than the one above.
 template <class Tiles, class Run>
 __device__ inline void forEachUnit(Shared<Tiles>& shared, Run run) {
   for (Stage<kUnitStages> stage;; stage.advance()) {
@@ -122,7 +122,7 @@ __device__ inline void produceValues(const AttentionArgs& args, const CacheMaps&
   forEachUnit(shared, [&](const Unit& unit) { copier.copy(unit); });
 }
 
-// `thread`: index among the threads of these warps.
+// `thread`: index among the threads of these warps. Queries past the unit's end become zero.
 template <class Tiles>
 __device__ inline void produceQueries(const AttentionArgs& args, Shared<Tiles>& shared,
                                       uint32_t tiles, uint32_t thread) {

@@ -64,9 +64,9 @@ __device__ inline void keepRegisters(uint32_t (&registers)[kCount]) {
 // Starts d = a b^T (+ d if `accumulate`), for a [64, 16] and b [2 kCount, 16] with rows along k.
 template <class T, int kCount>
 __device__ inline void multiplyRows(float (&d)[kCount], uint64_t a, uint64_t b, int accumulate) {
-  static_assert(kCount == 64);
+  static_assert(kCount == 64, "128 columns");
   constexpr bool kHalf = std::is_same_v<T, __half>;
-  if constexpr (kHalf && kCount == 64) {
+  if constexpr (kHalf) {
     asm volatile(
         "{\n"
         ".reg .pred accumulate;\n"
@@ -89,7 +89,7 @@ __device__ inline void multiplyRows(float (&d)[kCount], uint64_t a, uint64_t b, 
           "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
           "+f"(d[63])
         : "l"(a), "l"(b), "r"(accumulate));
-  } else if constexpr (!kHalf && kCount == 64) {
+  } else {
     asm volatile(
         "{\n"
         ".reg .pred accumulate;\n"
@@ -119,9 +119,9 @@ __device__ inline void multiplyRows(float (&d)[kCount], uint64_t a, uint64_t b, 
 template <class T, int kCount>
 __device__ inline void multiplyRows(float (&d)[kCount], const uint32_t* a, uint64_t b,
                                     int accumulate) {
-  static_assert(kCount == 64);
+  static_assert(kCount == 64, "128 columns");
   constexpr bool kHalf = std::is_same_v<T, __half>;
-  if constexpr (kHalf && kCount == 64) {
+  if constexpr (kHalf) {
     asm volatile(
         "{\n"
         ".reg .pred accumulate;\n"
@@ -144,7 +144,7 @@ __device__ inline void multiplyRows(float (&d)[kCount], const uint32_t* a, uint6
           "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
           "+f"(d[63])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
-  } else if constexpr (!kHalf && kCount == 64) {
+  } else {
     asm volatile(
         "{\n"
         ".reg .pred accumulate;\n"
@@ -173,7 +173,7 @@ __device__ inline void multiplyRows(float (&d)[kCount], const uint32_t* a, uint6
 // Starts d += a b for a [64, 16] in registers and b [16, 2 kCount] with rows across k.
 template <class T, int kCount>
 __device__ inline void multiplyColumns(float (&d)[kCount], const uint32_t* a, uint64_t b) {
-  static_assert(kCount == 32 || kCount == 64);
+  static_assert(kCount == 32 || kCount == 64, "64 or 128 columns");
   constexpr bool kHalf = std::is_same_v<T, __half>;
   if constexpr (kHalf && kCount == 32) {
     asm volatile(
