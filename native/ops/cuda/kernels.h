@@ -84,7 +84,7 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
 size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors);
 
 // Launches one kernel for rows with one query (attention_decode.cu) and one for rows with several
-// (attention_prefill.cu), if the batch has such rows.
+// (attention_prefill_wgmma.cu or attention_prefill.cu), if the batch has such rows.
 void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
