@@ -12,19 +12,15 @@
 // of the columns, with the tokens' columns from L2 in registers. As in linear_few.cu columns may
 // map to the product's k in any order that both operands share, so threads load 16 bytes of
 // adjacent columns of both.
-#include <cudaTypedefs.h>
-
 #include <algorithm>
-#include <array>
-#include <string>
 
-#include "base/error.h"
-#include "ops/cuda/async_copy.cuh"
 #include "ops/cuda/cuda_check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/mbarrier.cuh"
 #include "ops/cuda/mma.cuh"
+#include "ops/cuda/tensor_map.h"
 
 namespace uniproc::cuda {
 namespace {
@@ -68,9 +64,9 @@ struct Float8Weights {
   static constexpr int kBytes = 1;
   static constexpr bool kScaled = true;
   static constexpr int kWords = 8;
-  static constexpr bool kHalf = std::is_same_v<T, __half>;
+  [[maybe_unused]] static constexpr bool kHalf = std::is_same_v<T, __half>;
   // What a converted element lacks.
-  static constexpr float kFactor = kHalf ? 256.0f : 1.0f;
+  [[maybe_unused]] static constexpr float kFactor = kHalf ? 256.0f : 1.0f;
 
   // e4m3 to T, two elements at a time: exponent and mantissa move into T's fields. The difference
   // of the exponents' biases, also right for subnormal numbers, is a product with a power of two:
@@ -115,16 +111,10 @@ struct Product {
   int32_t cols;
 };
 
-[[maybe_unused]] __device__ inline void synchronizeMultipliers() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kMultiplyThreads) : "memory");
-}
-
-// `weight`: the weight as [cols / P, rows, P] in boxes of [4, 8, P], P being the elements of 128
-// bytes, with the 128-byte swizzle: 16 bytes c of row r of a panel are at position c ^ r. cols is a
-// multiple of P. With kSilu the first half of the rows are gates and the second half what they
-// multiply; a tile then has rows of both, rounded to T before the product as in siluAndMulRows.
-// Grid: up to one block per multiprocessor. Reads the weight once from device memory and the tokens
-// once per tile from L2: bound by the former.
+// `weight`: weightMap with boxes of kPanels panels. With kSilu the first half of the rows are gates
+// and the second half what they multiply; a tile then has rows of both, rounded to T before the
+// product as in siluAndMulRows. Grid: up to one block per multiprocessor. Reads the weight once
+// from device memory and the tokens once per tile from L2: bound by the former.
 template <class Format, class Out, int kTokenTiles, bool kSilu>
 __global__ void __launch_bounds__(kThreads, 2)
     streamKernel(const __grid_constant__ CUtensorMap weight, const Product product) {
@@ -139,8 +129,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kNumAhead = kAhead<Format, kTokenTiles>;
   extern __shared__ __align__(1024) unsigned char ring[];
   __shared__ float partials[kWarps][kTileRows][kTokensPerTile * kTokenTiles + 1];
-  __shared__ AsyncBarrier full[kNumStages];
-  __shared__ AsyncBarrier empty[kNumStages];
+  __shared__ uint64_t full[kNumStages];
+  __shared__ uint64_t empty[kNumStages];
   const auto warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const auto lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int32_t cols = product.cols;
@@ -153,10 +143,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   letNextStart();
   if (threadIdx.x == 0) {
     for (int s = 0; s < kNumStages; ++s) {
-      full[s].init(1);
-      empty[s].init(kWarps);
+      initBarrier(full[s], 1);
+      initBarrier(empty[s], kWarps);
     }
-    makeBarriersVisible();
+    fenceBarrierInit();
   }
   __syncthreads();
 
@@ -171,19 +161,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (warp == kWarps) {
     if (lane != 0) return;
     // Weights do not change, so their copies need not wait for the previous kernel.
-    const uint64_t once = evictFirst();
     for (int32_t group = firstGroup; group < endGroup; group += kTileGroups) {
       const int32_t count = min(kTileGroups, endGroup - group);
       for (int32_t chunk = 0; chunk < numChunks; ++chunk) {
-        empty[stage].wait(parity ^ 1);
-        full[stage].arriveExpecting(static_cast<uint32_t>((kSilu ? 2 : 1) * count * kBoxBytes));
+        waitForPhase(empty[stage], parity ^ 1);
+        arriveExpecting(full[stage], static_cast<uint32_t>((kSilu ? 2 : 1) * count * kBoxBytes));
         unsigned char* to = ring + stage * kStageBytes;
         for (int32_t g = 0; g < count; ++g, to += kBoxBytes) {
           const int32_t row = (group + g) * kGroupRows;
-          copyBox(to, weight, 0, row, chunk * kPanels, full[stage], once);
+          copyBoxOnce(to, weight, full[stage], 0, row, chunk * kPanels);
           if constexpr (kSilu) {
-            copyBox(to + kTileGroups * kBoxBytes, weight, 0, units + row, chunk * kPanels,
-                    full[stage], once);
+            copyBoxOnce(to + kTileGroups * kBoxBytes, weight, full[stage], 0, units + row,
+                        chunk * kPanels);
           }
         }
         nextStage();
@@ -252,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, 2)
               Format::kFactor * __ldg(of.data + int64_t{row / of.rows} * of.columns + scaleColumn);
         }
       }
-      full[stage].wait(parity);
+      waitForPhase(full[stage], parity);
       const unsigned char* rows = ring + stage * kStageBytes + offset;
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
@@ -276,13 +265,13 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       }
       __syncwarp();
-      if (lane == 0) empty[stage].arrive();
+      if (lane == 0) arrive(empty[stage]);
       nextStage();
 #pragma unroll
       for (int q = 0; q < kNumAhead; ++q) queue[q] = queue[q + 1];
     }
 
-    synchronizeMultipliers();  // all have read the previous tile's sums
+    syncNamed(1, kMultiplyThreads);  // all have read the previous tile's sums
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -294,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       }
     }
-    synchronizeMultipliers();
+    syncNamed(1, kMultiplyThreads);
     // Rows beyond this block's, whose boxes were not copied, give sums that nothing reads.
     const int32_t firstUnit = group * kGroupRows;
     const int32_t endUnit = min(endGroup * kGroupRows, units);
@@ -324,44 +313,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 #endif
 }
 
-// The driver's function, found through the runtime so that nothing links with libcuda.
-PFN_cuTensorMapEncodeTiled_v12000 encodeTiled() {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                           cudaEnableDefault, &result),
-          "cudaGetDriverEntryPointByVersion of cuTensorMapEncodeTiled");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encode;
-}
-
-template <class Format>
-CUtensorMap describe(const LinearWeight& weight) {
-  constexpr CUtensorMapDataType kType = Format::kScaled ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                                        : std::is_same_v<typename Format::Type, __half>
-                                            ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  constexpr cuuint32_t kColumns = kPanelBytes / Format::kBytes;
-  const std::array<cuuint64_t, 3> sizes = {kColumns, static_cast<cuuint64_t>(weight.rows),
-                                           static_cast<cuuint64_t>(weight.cols) / kColumns};
-  const std::array<cuuint64_t, 2> strides = {static_cast<cuuint64_t>(weight.cols * Format::kBytes),
-                                             kPanelBytes};
-  const std::array<cuuint32_t, 3> box = {kColumns, kGroupRows, kPanels};
-  const std::array<cuuint32_t, 3> steps = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = encodeTiled()(
-      &map, kType, 3, const_cast<void*>(weight.data), sizes.data(), strides.data(), box.data(),
-      steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw Error("DEVICE_FAILED",
-                "cuTensorMapEncodeTiled failed with code " + std::to_string(result));
-  }
-  return map;
-}
-
 template <class Format, class Out, int kTokenTiles, bool kSilu>
 void stream(const CUtensorMap& weight, const Product& product, int numMultiprocessors,
             cudaStream_t stream) {
@@ -378,7 +329,7 @@ void stream(const CUtensorMap& weight, const Product& product, int numMultiproce
 template <class Format, class Out, bool kSilu>
 void streamTokens(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
                   int numMultiprocessors, cudaStream_t onStream) {
-  const CUtensorMap map = describe<Format>(weight);
+  const CUtensorMap map = weightMap(weight.data, Format::kBytes, weight.rows, weight.cols, kPanels);
   const auto rows = static_cast<int32_t>(weight.rows);
   const auto cols = static_cast<int32_t>(weight.cols);
   const int64_t width = kSilu ? rows / 2 : rows;

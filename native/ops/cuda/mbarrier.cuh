@@ -74,6 +74,19 @@ __device__ inline void copyBox(uint32_t to, const CUtensorMap& map, uint64_t& ba
       : "memory");
 }
 
+// The same with three coordinates, for data that is read once: L2 drops it first.
+__device__ inline void copyBoxOnce(void* to, const CUtensorMap& map, uint64_t& barrier, int32_t c0,
+                                   int32_t c1, int32_t c2) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+      "l"(&map), "r"(barrierAddress(barrier)), "r"(c0), "r"(c1), "r"(c2), "l"(policy)
+      : "memory");
+}
+
 // A barrier of `threads` threads among those of the block; ids 1 to 15.
 __device__ inline void syncNamed(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

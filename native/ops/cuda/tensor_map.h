@@ -15,4 +15,11 @@ namespace uniproc::cuda {
 CUtensorMap cacheMap(const void* base, bool isFloat16, int32_t numKvHeads, int32_t headDim,
                      int32_t boxKeys);
 
+// The map of a weight [rows, cols] as panels [cols / P, rows, P], P being the elements of 128
+// bytes, whose boxes are `boxPanels` panels of 8 rows with 128-byte swizzle: 16 bytes c of row r of
+// a panel are at position c ^ r. Coordinates: 0, row, panel. `elementBytes` 1 or 2; cols must be a
+// multiple of P. Throws as cacheMap.
+CUtensorMap weightMap(const void* base, int32_t elementBytes, int64_t rows, int64_t cols,
+                      int32_t boxPanels);
+
 }  // namespace uniproc::cuda
