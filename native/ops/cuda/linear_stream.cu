@@ -58,15 +58,16 @@ struct PlainWeights {
   }
 };
 
+// What an element that Float8Weights converted lacks.
+template <class T>
+constexpr float kFloat8Factor = std::is_same_v<T, __half> ? 256.0f : 1.0f;
+
 template <class T>
 struct Float8Weights {
   using Type = T;
   static constexpr int kBytes = 1;
   static constexpr bool kScaled = true;
   static constexpr int kWords = 8;
-  [[maybe_unused]] static constexpr bool kHalf = std::is_same_v<T, __half>;
-  // What a converted element lacks.
-  [[maybe_unused]] static constexpr float kFactor = kHalf ? 256.0f : 1.0f;
 
   // e4m3 to T, two elements at a time: exponent and mantissa move into T's fields. The difference
   // of the exponents' biases, also right for subnormal numbers, is a product with a power of two:
@@ -77,7 +78,7 @@ struct Float8Weights {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const uint32_t upper = w % 2 == 0 ? four[w / 2] : four[w / 2] << 8;
-      if constexpr (kHalf) {
+      if constexpr (std::is_same_v<T, __half>) {
         words[w] = (upper & 0x80008000u) | (upper >> 1 & 0x3f803f80u);
       } else {
         const uint32_t small = (upper & 0x80008000u) | (upper >> 4 & 0x07f007f0u);
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int g = 0; g < kGroups; ++g) {
           const int32_t row = min(rowOf(group, g, i), product.rows - 1);
           scales[g] =
-              Format::kFactor * __ldg(of.data + int64_t{row / of.rows} * of.columns + scaleColumn);
+              kFloat8Factor<T> * __ldg(of.data + int64_t{row / of.rows} * of.columns + scaleColumn);
         }
       }
       waitForPhase(full[stage], parity);
