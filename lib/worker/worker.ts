@@ -29,6 +29,7 @@ import { ModelLoader } from '../model/load';
 import { shareOf } from '../model/division';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
+import { chooseProductAlgorithms } from './productAlgorithms';
 import { ReleasedMemory } from './sleep';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
@@ -241,11 +242,14 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Warms up by running dummy steps; does not affect requests or sampling. Resolves to the seconds
-   * taken.
+   * Chooses the algorithms of a GPU's products and warms up by running dummy steps; does not affect
+   * requests or sampling. Resolves to the seconds taken.
    */
   async compileOrWarmUpModel(): Promise<number> {
     const start = performance.now();
+    if (this.deviceProperties && this.#config.device.kind === 'cuda') {
+      await chooseProductAlgorithms(this.#openDevice, this.deviceProperties);
+    }
     await this.model.warmUp();
     return (performance.now() - start) / 1000;
   }
