@@ -86,6 +86,10 @@ class ShapeBench {
     }
 
     progress(`${this.name}: start of a process to its first token`);
+    if (this.onGpu) {
+      const { firstToken } = await measureStartUp(this.engineArgs);
+      this.add('first start on a machine to first token', firstToken, 's');
+    }
     const startUp = await measureStartUp(this.engineArgs);
     const { bytes, loadSeconds, firstToken, weightsIn } = startUp;
     this.add('load of the checkpoint', bytes / loadSeconds / 1e9, 'GB/s', {
@@ -213,6 +217,8 @@ async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device,
   const folder = fs.mkdtempSync(
     path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),
   );
+  // Empty, so that the first start of each shape is the first on a machine.
+  process.env.UNIPROC_CACHE_ROOT = path.join(folder, 'cache');
   try {
     const benches = [];
     for (const shape of model ? [model] : shapes) {
