@@ -12,6 +12,7 @@ interface Row {
   what: string;
   value: number;
   unit: string;
+  floor?: number;
   ceiling?: number;
   bound?: number;
   least?: number;
@@ -160,6 +161,14 @@ describe('npm run bench -- shapes', () => {
     const median = ratios[ratios.length >> 1];
     expect(median).toBeGreaterThan(0.1);
     expect(median).toBeLessThan(80);
+  });
+
+  it('sets each rate beside its floor', () => {
+    const rates = rows.filter(({ what }) => /^(prefill|decode)/.test(what));
+    for (const { floor } of rates) expect(floor).toBeGreaterThan(0);
+    // A step of 256 rows computes no less than one of a single row.
+    const [one, many] = ['1 row', '256 rows'].map((of) => row(`decode ${of} after 128`).floor);
+    expect(many).toBeGreaterThan(one ?? NaN);
   });
 
   it("counts the cache bytes of the steps' actual contexts", () => {
