@@ -226,14 +226,18 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Bytes available for the KV cache beside weights and the largest step. Rejects with
-   * OUT_OF_MEMORY.
+   * Bytes available for the KV cache beside weights and the largest step, whose products' algorithms
+   * a GPU then chooses. Rejects with OUT_OF_MEMORY.
    */
   async determineAvailableMemory(): Promise<number> {
     const device = this.#openDevice;
     const { model } = this;
     this.#memory ??= new MemoryBudget(this.#config, this.#localWorldSize);
-    return this.#memory.availableForKvCache(device, model);
+    const available = await this.#memory.availableForKvCache(device, model);
+    if (this.deviceProperties && this.#config.device.kind === 'cuda') {
+      await chooseProductAlgorithms(device, this.deviceProperties);
+    }
+    return available;
   }
 
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
@@ -242,14 +246,11 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Chooses the algorithms of a GPU's products and warms up by running dummy steps; does not affect
-   * requests or sampling. Resolves to the seconds taken.
+   * Warms up by running dummy steps; does not affect requests or sampling. Resolves to the seconds
+   * taken.
    */
   async compileOrWarmUpModel(): Promise<number> {
     const start = performance.now();
-    if (this.deviceProperties && this.#config.device.kind === 'cuda') {
-      await chooseProductAlgorithms(this.#openDevice, this.deviceProperties);
-    }
     await this.model.warmUp();
     return (performance.now() - start) / 1000;
   }

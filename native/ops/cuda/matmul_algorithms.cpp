@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cstdio>
 #include <iterator>
-#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -51,7 +50,7 @@ MatmulShape MatmulAlgorithms::shapeOf(const Product& product, int32_t numTokens)
 
 const cublasLtMatmulAlgo_t& MatmulAlgorithms::of(const MatmulShape& shape, const void* weight,
                                                  const void* bias) {
-  if (!isTimed_) remember(shape, weight, bias);
+  if (!timed_) remember(shape, weight, bias);
   MatmulShape bucket = shape;
   bucket.numTokens = bucketOf(shape.numTokens);
   if (const auto found = algorithms_.find(bucket); found != algorithms_.end()) return found->second;
@@ -80,13 +79,14 @@ void MatmulAlgorithms::remember(const MatmulShape& shape, const void* weight, co
 std::string MatmulAlgorithms::chooseFastest(std::string_view known, void* workspace) {
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   Table table = tableOf(known);
+  if (timed_) table.insert(timed_->begin(), timed_->end());
   for (const auto& [product, operands] : products_) {
     timeProduct(product, operands, workspace, table);
   }
   for (const auto& [shape, algorithm] : table) algorithms_.insert_or_assign(shape, algorithm);
   products_.clear();
-  isTimed_ = true;
-  return textOf(table);
+  timed_ = std::move(table);
+  return textOf(*timed_);
 }
 
 void MatmulAlgorithms::timeProduct(const Product& product, const Operands& operands,

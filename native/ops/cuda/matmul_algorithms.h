@@ -7,6 +7,7 @@
 #include <compare>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,9 +31,10 @@ class MatmulAlgorithms {
   const cublasLtMatmulAlgo_t& of(const MatmulShape& shape, const void* weight, const void* bias);
 
   // Times the algorithms of all products so far, up to their largest number of tokens, except those
-  // that `known` has. `known` and the result, which has both, are tables of `table`'s format; a
-  // `known` of another format, GPU or cuBLASLt is ignored. Waits for the device. Call it while no
-  // stream is captured, before the memory of the products' weights is freed.
+  // that `known` has, and returns a table of both. `known`: an earlier result, or empty; one of
+  // another GPU or cuBLASLt, or a damaged one, counts as empty. Waits for the device. The weights
+  // of the products so far must still exist. Products that first run later keep the heuristic's
+  // first.
   std::string chooseFastest(std::string_view known, void* workspace);
 
  private:
@@ -64,8 +66,8 @@ class MatmulAlgorithms {
   const cublasLtHandle_t handle_;
   const cudaStream_t stream_;
   MemoryAccount& memory_;
-  bool isTimed_ = false;
-  std::map<Product, Operands> products_;  // empty once they are timed
+  std::map<Product, Operands> products_;  // until they are timed
+  std::optional<Table> timed_;
   Table algorithms_;
 };
 
