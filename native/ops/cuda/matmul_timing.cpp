@@ -16,13 +16,15 @@ namespace {
 
 // On an H200, of 16 algorithms with the same bits the fastest was always among the first 8.
 constexpr int kCandidates = 8;
-constexpr int kRounds = 3;
+constexpr int kRounds = 4;
 constexpr float kNever = std::numeric_limits<float>::infinity();
 // A sample has as many products as take about this long, at most kMostProducts.
-constexpr float kSampleMilliseconds = 0.15f;
+constexpr float kSampleMilliseconds = 0.1f;
 constexpr int kMostProducts = 32;
-// A candidate this many times as slow as the fastest in the first round is timed no further.
-constexpr float kHopeless = 1.2f;
+// A candidate this many times as slow as the fastest so far is timed no further: after one sample,
+// and after two or more.
+constexpr float kHopeless = 1.3f;
+constexpr float kTooSlow = 1.1f;
 // The heuristic's first stays unless another takes less than this share of its time.
 constexpr float kClearlyFaster = 0.98f;
 
@@ -134,13 +136,18 @@ cublasLtMatmulAlgo_t MatmulTiming::fastest(const MatmulShape& shape) {
   for (int round = 0; round < kRounds; ++round) {
     for (size_t i = 0; i < candidates.size(); ++i) {
       Candidate& candidate = candidates[i];
-      if (round > 0 && candidate.milliseconds > kHopeless * best) continue;
+      const float most = (round == 1 ? kHopeless : kTooSlow) * best;
+      // The first stays, so that the others compare with as many samples of it as of theirs.
+      if (i > 0 && round > 0 && candidate.milliseconds > most) continue;
+      const auto key = static_cast<int32_t>(i);
       const auto launch = [&] {
         if (count == 1) return run(candidate, 1);
-        graphs.launch(static_cast<int32_t>(i), [&] { run(candidate, count); });
+        graphs.launch(key, [&] { run(candidate, count); });
       };
-      // The first call runs the products as they are, the second records them.
-      for (int call = 0; count > 1 && round == 0 && call < 2; ++call) launch();
+      if (round == 0 && count > 1) {
+        graphs.launch(key, [] {});  // The first call records nothing.
+        launch();
+      }
       candidate.milliseconds = std::min(candidate.milliseconds, millisecondsOf(launch));
       best = std::min(best, candidate.milliseconds);
     }
