@@ -18,9 +18,8 @@ namespace {
 constexpr int kCandidates = 8;
 constexpr int kRounds = 4;
 constexpr float kNever = std::numeric_limits<float>::infinity();
-// A sample has as many products as take about this long, at most kMostProducts.
+// A sample takes at least about this long.
 constexpr float kSampleMilliseconds = 0.1f;
-constexpr int kMostProducts = 32;
 // A candidate this many times as slow as the fastest so far is timed no further: after one sample,
 // and after two or more.
 constexpr float kHopeless = 1.3f;
@@ -128,9 +127,14 @@ cublasLtMatmulAlgo_t MatmulTiming::fastest(const MatmulShape& shape) {
             "cublasLtMatmul");
     }
   };
-  const float once = millisecondsOf([&] { run(candidates[0], 1); });
-  const auto count =
-      std::clamp(static_cast<int>(std::ceil(kSampleMilliseconds / once)), 1, kMostProducts);
+  const float once = std::max(millisecondsOf([&] { run(candidates[0], 1); }), 0.001f);
+  int count = 1;
+  if (once < kSampleMilliseconds) {
+    // All weights, so that none is still in the L2 cache from the sample before: some algorithms
+    // gain from that more than others.
+    count = std::max(static_cast<int>(std::ceil(kSampleMilliseconds / once)),
+                     static_cast<int>(weights_.size()));
+  }
   CudaGraphs graphs(stream_);
   float best = kNever;
   for (int round = 0; round < kRounds; ++round) {
