@@ -47,6 +47,15 @@ void fillRandom(void* out, StorageType type, int64_t count, float mean, float st
 // *sum = a checksum of data [bytes]; bytes and data are even.
 void checksum(const void* data, size_t bytes, uint64_t* sum, cudaStream_t stream);
 
+// linear_stream.cu -----------------------------------------------------------------------------
+
+// The products of Ops::linear and Ops::linearSiluAndMul for few tokens of a half type, on GPUs from
+// Hopper on. Return false without doing anything for other arguments.
+bool linearStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                  DType outType, int numMultiprocessors, cudaStream_t stream);
+bool linearSiluAndMulStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                            int numMultiprocessors, cudaStream_t stream);
+
 // linear_few.cu --------------------------------------------------------------------------------
 
 // The product of Ops::linear for up to 8 tokens of a half type and small weights. Returns false
