@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -129,6 +130,9 @@ class CudaOps final : public Ops {
   void stopProfiler() override {
     synchronize();
     check(cudaProfilerStop(), "cudaProfilerStop");
+  }
+  std::string chooseProductAlgorithms(std::string_view known) override {
+    return linear_.chooseFastest(known);
   }
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }

@@ -9,6 +9,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "ops/ops.h"
@@ -40,6 +41,11 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
              cudaStream_t stream);
 void fillRandom(void* out, StorageType type, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream);
+
+// checksum.cu ----------------------------------------------------------------------------------
+
+// *sum = a checksum of data [bytes]; bytes and data are even.
+void checksum(const void* data, size_t bytes, uint64_t* sum, cudaStream_t stream);
 
 // linear_stream.cu -----------------------------------------------------------------------------
 

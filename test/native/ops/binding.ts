@@ -153,6 +153,8 @@ interface NativeOps {
   /** Array and tensor have the same number of bytes. */
   download(array: HostArray, tensor: Tensor): void;
   fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
+  /** See NativeDeviceThread. */
+  chooseProductAlgorithms(known: string): string;
   prepareInputs(
     requests: Requests,
     blockUpdates: Tensor | null,
