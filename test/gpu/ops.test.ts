@@ -16,7 +16,7 @@ import {
   type Tensor,
   type Weight,
 } from '../native/ops/binding';
-import { expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
+import { BlockScaledMatrix, expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
 
 /** A backend, and the type of its activations in this comparison. */
 class Device {
@@ -202,6 +202,14 @@ describe.each(dtypes)('in %s', (dtype) => {
     [130, 9, 520],
     [257, 31, 7],
     [300, 768, 1024],
+    [1, 130, 264],
+    [5, 4608, 896],
+    [8, 128, 1024],
+    [13, 1000, 520],
+    [16, 2048, 1024],
+    [27, 513, 2048],
+    [64, 1040, 4104],
+    [65, 1040, 1024],
   ])('matmul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
     const random = new Random(rows * 1000 + cols);
     const x = normals(random, numTokens * cols, dtype);
@@ -218,6 +226,60 @@ describe.each(dtypes)('in %s', (dtype) => {
         });
       }
     }
+  });
+
+  it.each([
+    [1, 16, 64],
+    [3, 48, 2048],
+    [20, 1040, 520],
+    [64, 2050, 256],
+    [70, 256, 256],
+  ])('linearSiluAndMul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
+    const random = new Random(rows + cols);
+    const x = normals(random, numTokens * cols, dtype);
+    const w = normals(random, rows * cols, dtype, 1 / 16);
+    const size = rows / 2;
+    compare(dtype, (device) => {
+      const weight = { data: device.ops.floats(w, dtype), rows, cols };
+      const [gateUp, out] = [
+        device.unwritten(numTokens * rows),
+        device.unwritten(numTokens * size),
+      ];
+      device.ops.linearSiluAndMul(device.activations(x), numTokens, weight, gateUp, out);
+      return [device.read(out, numTokens * size)];
+    });
+  });
+
+  it.each([
+    [1, 256, 256, 128, 128],
+    [8, 130, 320, 128, 128],
+    [33, 1000, 528, 1, 528],
+    [64, 520, 1024, 128, 128],
+    [9, 100, 515, 48, 24],
+    [70, 256, 256, 128, 128],
+  ])('matmul: %i rows times float8 [%i, %i], a scale for %i x %i', (m, n, k, sr, sc) => {
+    const random = new Random(m * 1000 + n);
+    const matrix = new BlockScaledMatrix(n, k, sr, sc, random);
+    const x = normals(random, m * k, dtype);
+    const b = normals(random, n, dtype);
+    compare(dtype, (device) => {
+      const { ops } = device;
+      const data = ops.allocate(n * k, 'float8_e4m3', 'a test');
+      ops.upload(data, matrix.codes, 'float8_e4m3');
+      const weight = {
+        data,
+        rows: n,
+        cols: k,
+        scales: ops.floats(matrix.scales),
+        scaleRows: sr,
+        scaleCols: sc,
+        dtype: device.activationType,
+      };
+      const bias = { data: ops.floats(b, device.activationType), rows: n, cols: 1 };
+      const out = device.unwritten(m * n);
+      ops.linear(device.activations(x), m, weight, bias, out);
+      return [device.read(out, m * n)];
+    });
   });
 
   it('matmul: sums are float32', () => {
@@ -648,6 +710,38 @@ describe('a product', () => {
       return gpu.readFloats(out, numTokens * rows);
     };
     expect(run()).toEqual(run());
+  });
+
+  const onHopper = gpu.properties().capability === 'sm_90';
+  (onHopper ? it : it.skip).each([
+    [1024, 4096],
+    [3072, 2048],
+    [1000, 8200],
+  ])('with [%i, %i] gives a row the same bits among 1 to 16 rows', (rows, cols) => {
+    const random = new Random(rows);
+    const x = normals(random, 16 * cols, 'bfloat16');
+    const weight: Weight = {
+      data: gpu.floats(normals(random, rows * cols, 'bfloat16'), 'bfloat16'),
+      rows,
+      cols,
+    };
+    const run = (first: number, count: number) => {
+      const out = gpu.zeros(count * rows);
+      const some = x.subarray(first * cols, (first + count) * cols);
+      gpu.linear(gpu.floats(some, 'bfloat16'), count, weight, null, out);
+      return gpu.readFloats(out, count * rows);
+    };
+    const all = run(0, 16);
+    for (const [first, count] of [
+      [0, 1],
+      [15, 1],
+      [5, 2],
+      [2, 4],
+      [5, 8],
+      [1, 13],
+    ]) {
+      expectSameBits(run(first, count), all.subarray(first * rows, (first + count) * rows));
+    }
   });
 
   it('in float32 does not use TF32', () => {
