@@ -61,6 +61,7 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::connect>("connect"),
                          method<&OpsBinding::hasPeerMemory>("hasPeerMemory"),
                          method<&OpsBinding::allReduce>("allReduce"),
+                         method<&OpsBinding::sumRmsNorm>("sumRmsNorm"),
                          method<&OpsBinding::allGather>("allGather"),
                          method<&OpsBinding::barrier>("barrier"),
                          method<&OpsBinding::dropCommunicator>("dropCommunicator"),

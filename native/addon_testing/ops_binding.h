@@ -64,6 +64,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value connect(const Info& info);
   Napi::Value hasPeerMemory(const Info& info);
   Napi::Value allReduce(const Info& info);
+  Napi::Value sumRmsNorm(const Info& info);
   Napi::Value allGather(const Info& info);
   Napi::Value barrier(const Info& info);
   Napi::Value dropCommunicator(const Info& info);

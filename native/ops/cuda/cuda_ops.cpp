@@ -175,6 +175,15 @@ class CudaOps final : public Ops {
     launched("rmsNorm");
   }
 
+  // `communicator` is one of makeCommunicator's.
+  void sumRmsNorm(Communicator& communicator, void* x, void* residual, int32_t numTokens,
+                  const Weight& weight, float eps, void* out) override {
+    const NormOfSum norm = {residual, weight.data, static_cast<int32_t>(weight.rows), eps, out};
+    auto& ranks = static_cast<NcclCommunicator&>(communicator);
+    if (ranks.sumRmsNorm(x, numTokens, norm, weight.dtype)) return launched("sumRmsNorm");
+    Ops::sumRmsNorm(communicator, x, residual, numTokens, weight, eps, out);
+  }
+
   void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
               DType outType) override {
     linear_.run(x, numTokens, weight, out, outType);

@@ -253,6 +253,16 @@ interface NativeOps {
   hasPeerMemory(communicator: Communicator): boolean;
   /** All-reduce sum, in place. */
   allReduce(communicator: Communicator, data: Tensor): void;
+  /** rmsNorm of the sum of x over the ranks. */
+  sumRmsNorm(
+    communicator: Communicator,
+    x: Tensor,
+    residual: Tensor,
+    numTokens: number,
+    weight: Weight,
+    eps: number,
+    out: Tensor,
+  ): void;
   /** All-gather: in [count], out [worldSize, count]. */
   allGather(communicator: Communicator, input: Tensor, out: Tensor): void;
   barrier(communicator: Communicator): void;
