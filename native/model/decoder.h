@@ -33,7 +33,8 @@ class Decoder {
                const Batch& batch);
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the last batch; count <=
-  // maxNumSeqs. The next call overwrites them.
+  // maxNumSeqs. The next call overwrites them. `index` null: tokens 0 .. count, at most once per
+  // batch.
   float* computeLogits(Ops& ops, const int32_t* index, int32_t count) {
     return head_.computeLogits(ops, activations_, index, count);
   }

@@ -16,6 +16,13 @@ constexpr int32_t kWarmUpTokens = 64;
 // Distance between the ranks' random weight seeds: an odd number with irregular bits.
 constexpr uint64_t kRankSeedStride = 0xD1B54A32D192ED03;
 
+// Keys of the graphs for a padded number of rows: one of the forward pass, four small ones of the
+// sampler.
+int32_t forwardGraph(int32_t rows) { return 8 * rows; }
+int32_t samplerGraph(int32_t rows, const SampledFeatures& features) {
+  return 8 * rows + 4 + (features.truncation ? 2 : 0) + (features.logprobs ? 1 : 0);
+}
+
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
 
 void requireListMemory(const ModelLimits& limits) {
@@ -261,10 +268,12 @@ void ModelRunner::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRo
     if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, context);
     const int32_t numSampled = std::max(launch.numSampled, graphRows);
     if (numSampled > 0) {
-      decoder_.computeLogits(ops, inputs.lastTokens(), numSampled);
+      // One token for each sampled row: the last tokens are all tokens, in order.
+      const bool samplesAll = numSampled == batch.numTokens && launch.numPromptLogprobRows == 0;
+      decoder_.computeLogits(ops, samplesAll ? nullptr : inputs.lastTokens(), numSampled);
     }
   };
-  if (graphRows > 0) return context.graphs->launch(2 * graphRows, forward);
+  if (graphRows > 0) return context.graphs->launch(forwardGraph(graphRows), forward);
   forward();
 }
 
@@ -335,27 +344,25 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
     allowed = work.bitmask.as<int32_t>();
   }
   if (count > 0) {
+    const std::span<const int32_t> slots = work.inputs.sampledSlots(launch.step, count);
+    SampledFeatures features;
+    for (const int32_t slot : slots) features |= context.slots.at(slot).features;
     const int32_t paddedRows = allowed ? 0 : launched.graphRows;
     const auto sample = [&] {
       ops.sample(decoder_.logits(), std::max(count, paddedRows), spec().vocabSize,
-                 work.inputs.sampledSlots(), context.slots.table(), allowed,
+                 work.inputs.sampledSlots(), context.slots.table(), allowed, features,
                  work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
     };
     if (paddedRows > 0) {
-      context.graphs->launch(2 * paddedRows + 1, sample);
+      context.graphs->launch(samplerGraph(paddedRows, features), sample);
     } else {
       sample();
     }
     // Copies the token ids, the gap and the NaN counts at once, to save a launch.
     ops.copyToHost(context.step.sampledTokenIds.data(), work.sampled.data(),
                    (limits_.maxNumSeqs + count) * sizeof(int32_t));
-    bool wantsLogprobs = false;
-    for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
-      RequestSlots::Slot& request = context.slots.at(slot);
-      ++request.numTokens;
-      wantsLogprobs |= request.numLogprobs >= 0;
-    }
-    if (wantsLogprobs) {
+    for (const int32_t slot : slots) ++context.slots.at(slot).numTokens;
+    if (features.logprobs) {
       work.copyLogprobs(ops, 0, count, limits_, context.step.logprobTokenIds, context.step.logprobs,
                         context.step.logprobRanks);
     }

@@ -19,7 +19,8 @@ class Head {
   void reserve(Ops& ops);
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the batch with these
-  // final activations; count <= maxRows. The next call overwrites them.
+  // final activations; count <= maxRows. The next call overwrites them. `index` null: tokens 0 ..
+  // count, whose activations are then overwritten rather than copied.
   float* computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
                        int32_t count);
   float* logits() const { return logits_.as<float>(); }

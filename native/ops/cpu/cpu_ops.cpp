@@ -279,8 +279,8 @@ class CpuOps final : public Ops {
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              int32_t* numNans, const Logprobs& logprobs) override {
+              const RequestTable& requests, const int32_t* bitmask, const SampledFeatures&,
+              int32_t* sampled, int32_t* numNans, const Logprobs& logprobs) override {
     sampler_.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs);
   }
 

@@ -62,6 +62,7 @@ class CudaOps final : public Ops {
         memory_(stream_),
         scratch_(memory_),
         attentionScratch_(memory_),
+        samplerCounters_(memory_),
         linear_(stream_, memory_, properties_.multiProcessorCount) {
     requireKernels();
   }
@@ -234,13 +235,15 @@ class CudaOps final : public Ops {
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              int32_t* numNans, const Logprobs& logprobs) override {
+              const RequestTable& requests, const int32_t* bitmask, const SampledFeatures& features,
+              int32_t* sampled, int32_t* numNans, const Logprobs& logprobs) override {
     const int32_t most = std::max(requests.maxNumSeqs, count);
     void* workspace =
         scratch_.atLeast(samplerWorkspaceBytes(most, vocabSize, logprobs.maxLogprobs));
-    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs,
-                 workspace, stream_);
+    void* counters = samplerCounters_.atLeast(static_cast<size_t>(most) * sizeof(unsigned));
+    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, features, sampled, numNans,
+                 logprobs, samplerPath(features), {workspace, static_cast<unsigned*>(counters)},
+                 stream_);
     launched("sample");
   }
 
@@ -291,7 +294,9 @@ class CudaOps final : public Ops {
   Staging staging_;
   MemoryAccount memory_;
   Scratch scratch_;
-  Scratch attentionScratch_;  // separate: its counters must stay zero between launches
+  // Separate: their counters must stay zero between launches.
+  Scratch attentionScratch_;
+  Scratch samplerCounters_;
   Linear linear_;
   std::optional<Transfer> transfer_;
   std::weak_ptr<NcclGroup> group_;  // of the latest communicator, while it exists

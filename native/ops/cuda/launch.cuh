@@ -44,21 +44,38 @@ __device__ inline void waitForPrevious() {
 bool kernelsWait();
 
 // kernel<<<grid, threads, sharedBytes, stream>>>(arguments...), for a kernel that waits for the
-// previous one. Check cudaGetLastError after it.
+// previous one, in clusters of `clusterSize` blocks along x (Hopper and later; 1: no clusters).
+// Check cudaGetLastError after it.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
-            cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+void launchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned clusterSize,
+                    unsigned threads, size_t sharedBytes, cudaStream_t stream,
+                    Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = sharedBytes;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = kernelsWait() ? 1 : 0;
+  config.attrs = attributes;
+  if (kernelsWait()) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (clusterSize > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {clusterSize, 1, 1};
+  }
   static_cast<void>(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
+}
+
+// The same without clusters.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
+            cudaStream_t stream, Arguments&&... arguments) {
+  launchClusters(kernel, grid, 1, threads, sharedBytes, stream,
+                 std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace uniproc::cuda
