@@ -139,8 +139,10 @@ class CpuOps final : public Ops {
 
   // The forward pass -----------------------------------------------------------------------
 
-  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
+  void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                     const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                     const Batch& batch) override {
+    if (inputs.bytes > 0) copyAllToDevice({&inputs, 1});
     for (int32_t i = 0; i < numBlockUpdates; ++i) {
       const int32_t* update = blockUpdates + 3 * i;
       requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];

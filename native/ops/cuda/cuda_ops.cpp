@@ -102,6 +102,11 @@ class CudaOps final : public Ops {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
   }
+  void copyToPinned(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0) return;
+    cuda::copyToPinned(host, device, bytes, stream_);
+    launched("copyToPinned");
+  }
   void copyAllToDevice(std::span<const HostToDevice> copies) override {
     staging_.copy(copies);
     launched("copyAllToDevice");
@@ -154,9 +159,10 @@ class CudaOps final : public Ops {
 
   // The forward pass -----------------------------------------------------------------------
 
-  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
-    cuda::prepareInputs(requests, blockUpdates, numBlockUpdates, blockSize, batch, stream_);
+  void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                     const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                     const Batch& batch) override {
+    cuda::prepareInputs(inputs, requests, blockUpdates, numBlockUpdates, blockSize, batch, stream_);
     launched("prepareInputs");
   }
 

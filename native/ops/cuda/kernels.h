@@ -17,9 +17,11 @@ namespace uniproc::cuda {
 
 // inputs.cu ------------------------------------------------------------------------------------
 
-void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                   int32_t numBlockUpdates, int32_t blockSize, const Batch& batch,
-                   cudaStream_t stream);
+void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                   const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                   const Batch& batch, cudaStream_t stream);
+// Backend::copyToPinned.
+void copyToPinned(void* host, const void* device, size_t bytes, cudaStream_t stream);
 
 // elementwise.cu -------------------------------------------------------------------------------
 

@@ -307,11 +307,18 @@ export class Ops extends addon.Ops {
   }
 
   override sample(
-    ...[logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, numNans, truncation]: [
-      ...Rest<Rest<Parameters<NativeOps['sample']>>>,
-      numNans?: Tensor,
-      truncation?: boolean,
-    ]
+    ...[
+      logits,
+      count,
+      vocabSize,
+      slots,
+      requests,
+      bitmask,
+      sampled,
+      logprobs,
+      numNans,
+      truncation,
+    ]: [...Rest<Rest<Parameters<NativeOps['sample']>>>, numNans?: Tensor, truncation?: boolean]
   ): void {
     super.sample(
       logits,
