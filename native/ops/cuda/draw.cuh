@@ -21,8 +21,8 @@ struct Draw {
   float bestScore = -INFINITY;
   int32_t bestId = 0;
 
-  // Adds four adjacent tokens, the first id a multiple of 4. A thread must add its groups in
-  // ascending order of ids, since the earlier token wins a tie.
+  // Adds four adjacent tokens, the first id a multiple of 4. Groups may be added in any order: the
+  // lower id wins a tie.
   __device__ void add(const float (&logits)[kGroupSize], int32_t id) {
     const float most = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3])) + kMaxGumbel;
     if (most < leastScore || most <= bestScore) return;  // cannot win
@@ -30,10 +30,27 @@ struct Draw {
 #pragma unroll
     for (int e = 0; e < kGroupSize; ++e) {
       const float score = logits[e] - logf(-logf(uniform(block.words[e])));
-      if (score > bestScore) {
+      if (score > bestScore || (score == bestScore && id + e < bestId)) {
         bestScore = score;
         bestId = id + e;
       }
+    }
+  }
+
+  // Adds one token.
+  __device__ void addToken(float logit, int32_t id) {
+    const float most = logit + kMaxGumbel;
+    if (most < leastScore || most <= bestScore) return;  // cannot win
+    const PhiloxBlock block = samplingWords(seed, position, id / kGroupSize);
+    const int32_t e = id % kGroupSize;
+    const uint32_t word = e == 0   ? block.words[0]
+                          : e == 1 ? block.words[1]
+                          : e == 2 ? block.words[2]
+                                   : block.words[3];
+    const float score = logit - logf(-logf(uniform(word)));
+    if (score > bestScore || (score == bestScore && id < bestId)) {
+      bestScore = score;
+      bestId = id;
     }
   }
 
@@ -46,35 +63,43 @@ __device__ inline SampledRequest requestOf(const RequestTable& requests, int64_t
           requests.numTokens[slot]};
 }
 
-// Ends a row's sampling: the best token of `best`, which may differ between the lanes, and of
-// workspace.bests becomes `out`'s row and is appended to the slot's tokens. A row without a
-// permitted token gets the best banned one, else 0. Called by one whole warp that sees all parts'
-// results in device memory. `numTokens`: the request's, without the new one.
-__device__ inline void finishRow(Key best, int64_t row, int64_t slot, int32_t numTokens,
-                                 const RequestTable& requests, const SamplerWorkspace& workspace,
-                                 const SampledTokens& out) {
-  const auto lane = static_cast<int32_t>(threadIdx.x % kWarpSize);
-  const int64_t first = row * workspace.numParts;
+// The end of a row's sampling, by one whole warp that sees all parts' results in device memory.
+struct RowEnd {
+  // May differ between the lanes:
+  Key best = kNoKey;
   Key bannedBest = kNoKey;
-  int32_t nans = 0;
-  for (int32_t i = lane; i < workspace.numParts; i += kWarpSize) {
-    best = max(best, __ldcg(workspace.bests + first + i));
-    bannedBest = max(bannedBest, __ldcg(workspace.bannedBests + first + i));
-    nans += __ldcg(workspace.partNans + first + i);
+  int32_t numNans = 0;
+
+  __device__ static RowEnd load(int64_t row, const SamplerWorkspace& workspace) {
+    RowEnd end;
+    const int64_t first = row * workspace.numParts;
+    for (auto i = static_cast<int32_t>(threadIdx.x % kWarpSize); i < workspace.numParts;
+         i += kWarpSize) {
+      end.best = max(end.best, __ldcg(workspace.bests + first + i));
+      end.bannedBest = max(end.bannedBest, __ldcg(workspace.bannedBests + first + i));
+      end.numNans += __ldcg(workspace.partNans + first + i);
+    }
+    return end;
   }
-  const auto greater = [](Key a, Key b) { return max(a, b); };
-  best = warpReduce(best, greater);
-  bannedBest = warpReduce(bannedBest, greater);
-  nans = warpSum(nans);
-  if (lane != 0) return;
-  if (best == kNoKey) best = bannedBest;
-  const int32_t token = best != kNoKey ? tokenIdOf(best) : 0;
-  out.tokenIds[row] = token;
-  out.numNans[row] = nans;
-  if (numTokens < requests.maxModelLen) {
-    requests.tokenIds[slot * requests.maxModelLen + numTokens] = token;
-    requests.numTokens[slot] = numTokens + 1;
+
+  // Writes the row of `out` and appends the token to the slot's. A row without a permitted token
+  // gets the best banned one, else 0. `numTokens`: the request's, without the new one.
+  __device__ void finish(int64_t row, int64_t slot, int32_t numTokens, const RequestTable& requests,
+                         const SampledTokens& out) const {
+    const auto greater = [](Key a, Key b) { return max(a, b); };
+    Key chosen = warpReduce(best, greater);
+    const Key banned = warpReduce(bannedBest, greater);
+    const int32_t nans = warpSum(numNans);
+    if (threadIdx.x % kWarpSize != 0) return;
+    if (chosen == kNoKey) chosen = banned;
+    const int32_t token = chosen != kNoKey ? tokenIdOf(chosen) : 0;
+    out.tokenIds[row] = token;
+    out.numNans[row] = nans;
+    if (numTokens < requests.maxModelLen) {
+      requests.tokenIds[slot * requests.maxModelLen + numTokens] = token;
+      requests.numTokens[slot] = numTokens + 1;
+    }
   }
-}
+};
 
 }  // namespace uniproc::cuda

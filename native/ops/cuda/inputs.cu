@@ -135,11 +135,16 @@ void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
 }
 
 void copyToPinned(void* host, const void* device, size_t bytes, cudaStream_t stream) {
-  void* mapped = nullptr;
-  check(cudaHostGetDevicePointer(&mapped, host, 0), "cudaHostGetDevicePointer");
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, host), "cudaPointerGetAttributes");
+  if (!attributes.devicePointer) {  // kernels cannot access it
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "cudaMemcpyAsync");
+    return;
+  }
   const auto count = static_cast<int32_t>(bytes / sizeof(uint32_t));
-  launch(copyWords, blocksFor(count), kThreads, 0, stream, static_cast<uint32_t*>(mapped),
-         static_cast<const uint32_t*>(device), count);
+  launch(copyWords, blocksFor(count), kThreads, 0, stream,
+         static_cast<uint32_t*>(attributes.devicePointer), static_cast<const uint32_t*>(device),
+         count);
 }
 
 }  // namespace uniproc::cuda

@@ -99,7 +99,7 @@ __device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t
 // per 16 KiB part. The block sums the counts only if a thread has found a NaN, which the barrier
 // after the load reports.
 //
-// kFinishes: the last block of a row that is not truncated ends the row (finishRow).
+// kFinishes: the last block of a row that is not truncated ends the row.
 template <bool kAligned, bool kFinishes>
 __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     // Only thread 0 has written, so one warp suffices.
     if (threadIdx.x >= kWarpSize || isTruncated(params, vocabSize)) return;
     if (!isLastWarp(workspace.arrivedParts + row, gridDim.x)) return;
-    finishRow(kNoKey, row, slot, request.numTokens, requests, workspace, sampled);
+    RowEnd::load(row, workspace).finish(row, slot, request.numTokens, requests, sampled);
   }
 }
 
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kPartThreads)
     return;
   }
   if (threadIdx.x >= kWarpSize) return;
-  finishRow(kNoKey, row, slot, request.numTokens, requests, workspace, sampled);
+  RowEnd::load(row, workspace).finish(row, slot, request.numTokens, requests, sampled);
 }
 
 // Lays the arrays out from `base`, which may be null; returns their total size in bytes.
