@@ -344,7 +344,8 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
   const int32_t count = launch.numSampled;
   const int32_t* allowed = nullptr;
   if (bitmask && !launch.awaitsBitmask) {
-    throwState("step " + std::to_string(launch.step) + " got a bitmask, but was launched without");
+    throwState("step " + std::to_string(launch.step) +
+               " gets a bitmask; launch it with awaitsBitmask");
   }
   if (bitmask) {
     const int64_t words = int64_t{count} * ModelLimits::ceilDiv(spec().vocabSize, 32);
@@ -358,10 +359,10 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
   }
   if (count > 0) {
     const auto sample = [&] { sampleRows(ops, launched, context, allowed); };
-    if (launched.graphRows > 0 && !allowed && !launched.isSampled) {
-      context.graphs->launch(graphKey(GraphPart::kSampler, launched.graphRows, launched.features),
-                             sample);
-    } else if (!launched.isSampled) {
+    if (launched.graphRows > 0 && !allowed) {
+      const auto key = graphKey(GraphPart::kSampler, launched.graphRows, launched.features);
+      if (!launched.isSampled) context.graphs->launch(key, sample);
+    } else {
       sample();
     }
     // Copies the token ids, the gap and the NaN counts at once, to save a launch.

@@ -18,7 +18,6 @@
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/logits_processors.cuh"
 #include "ops/cuda/sampling.cuh"
-#include "ops/cuda/truncation.cuh"
 #include "ops/logits.h"
 
 namespace uniproc::cuda {
