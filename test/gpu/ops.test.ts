@@ -432,6 +432,18 @@ const many = Array.from({ length: 160 }, () => [
   randomLength.below(4) ? 1 : 1 + randomLength.below(9),
 ]);
 
+/** Prompts and chunks of several tiles of keys, with single queries between them. */
+const long = [
+  [0, 700],
+  [2000, 1],
+  [300, 400],
+  [129, 127],
+  [0, 128],
+  [128, 129],
+  [1500, 5],
+  [0, 1],
+];
+
 /** Rows in the given order, with their requests in permuted slots. */
 function rowsOf(lengths: number[][]): Row[] {
   const slots = new Random(lengths.length).permutation(lengths.length);
@@ -448,8 +460,8 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   const kvWidth = numKvHeads * headDim;
   const lengths = new Array<number>(Math.max(...rows.map((row) => row.slot)) + 1).fill(1);
   for (const row of rows) lengths[row.slot] = row.numComputed + row.numScheduled;
-  const random = new Random(headDim + numHeads + slidingWindow);
-  const layout = new Layout(blockSize, lengths, random);
+  const seed = headDim + numHeads + slidingWindow;
+  const layout = new Layout(blockSize, lengths, new Random(seed));
   const requests = layout.requests(
     ops,
     lengths.map((length) => new Int32Array(length)),
@@ -458,12 +470,16 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   const batch = makeBatch(ops, rows);
   ops.prepareInputs(requests, null, 0, blockSize, batch);
 
+  // A token's numbers depend on its slot and position alone, not on the batch.
+  const randomAt = (slot: number, position: number, isQuery: boolean) =>
+    new Random((slot * 4096 + position) * 2 + Number(isQuery) + seed);
   const keys = new Float32Array(layout.numBlocks * blockSize * kvWidth).fill(NaN);
   const values = keys.slice();
   for (const { slot, numComputed, numScheduled } of rows) {
     const first = slidingWindow ? Math.max(numComputed - slidingWindow + 1, 0) : 0;
     for (let p = first; p < numComputed + numScheduled; ++p) {
       const at = layout.cacheSlot(slot, p) * kvWidth;
+      const random = randomAt(slot, p, false);
       keys.set(normals(random, kvWidth, dtype), at);
       values.set(normals(random, kvWidth, dtype), at);
     }
@@ -476,9 +492,10 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   // NaN in place of the rows' own keys and values, which are read from the cache.
   const width = (numHeads + 2 * numKvHeads) * headDim;
   const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
-  for (let t = 0; t < batch.numTokens; ++t) {
+  tokensOf(rows).forEach(({ slot, position }, t) => {
+    const random = randomAt(slot, position, true);
     qkv.set(normals(random, numHeads * headDim, dtype, 2), t * width);
-  }
+  });
   const size = batch.numTokens * numHeads * headDim;
   const out = device.unwritten(size);
   ops.attention(
@@ -532,6 +549,52 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
     const shape = { numHeads: 8, numKvHeads: 2, headDim: 128, slidingWindow: 100, blockSize: 16 };
     compare(dtype, (device) => [attention(device, { ...shape, rows: rowsOf(lengths) }, dtype)]);
   });
+
+  it.each([
+    [40, 8, 64, 0, 16],
+    [14, 2, 64, 90, 8],
+    [28, 4, 128, 0, 16],
+    [8, 2, 128, 300, 64],
+    [6, 3, 128, 0, 24],
+    [4, 4, 128, 0, 256],
+  ])(
+    'takes prompts of several tiles, %i heads over %i of %i, window %i, blocks of %i',
+    (numHeads, numKvHeads, headDim, slidingWindow, blockSize) => {
+      const rows = rowsOf(long);
+      const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };
+      compare(dtype, (device) => [attention(device, shape, dtype)]);
+    },
+  );
+
+  it.each([
+    [26, 2, 64, 0],
+    [6, 2, 128, 0],
+    [6, 2, 128, 90],
+  ])(
+    'gives a prompt the same bits in any batch and in chunks, %i heads over %i of %i, window %i',
+    (numHeads, numKvHeads, headDim, slidingWindow) => {
+      const length = 500;
+      const width = numHeads * headDim;
+      const run = (rows: Row[], blockSize = 16) => {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };
+        return attention(new Device(gpu, dtype), shape, dtype);
+      };
+      const whole: Row = { slot: 8, numComputed: 0, numScheduled: length };
+      const expected = run([whole]);
+      const others = rowsOf(long);
+      expectSameBits(run([...others, whole]).slice(-length * width), expected);
+      const chunks = [0, 61, 64, 321, 323, length];
+      chunks.slice(1).forEach((end, i) => {
+        const begin = chunks[i];
+        const chunk = { slot: 8, numComputed: begin, numScheduled: end - begin };
+        const actual = run([chunk, ...others.slice(0, 2)], 8);
+        expectSameBits(
+          actual.slice(0, (end - begin) * width),
+          expected.slice(begin * width, end * width),
+        );
+      });
+    },
+  );
 
   it('gives the same bits every time', () => {
     for (const rows of [decodes, rowsOf(between)]) {

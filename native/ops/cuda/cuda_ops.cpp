@@ -184,6 +184,14 @@ class CudaOps final : public Ops {
     launched("linear");
   }
 
+  void linearSiluAndMul(const void* x, int32_t numTokens, const LinearWeight& weight, void* gateUp,
+                        void* out, DType type) override {
+    if (!linear_.runSiluAndMul(x, numTokens, weight, out)) {
+      return Ops::linearSiluAndMul(x, numTokens, weight, gateUp, out, type);
+    }
+    launched("linearSiluAndMul");
+  }
+
   void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,
                     const Weight& kNorm, float eps, const float* rope,
                     const KvCache& cache) override {

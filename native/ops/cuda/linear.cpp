@@ -63,7 +63,10 @@ Linear::Linear(cudaStream_t stream, MemoryAccount& memory, int32_t numMultiproce
 
 void Linear::run(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
                  DType outType) {
-  if (numTokens == 0) return;
+  if (numTokens == 0 ||
+      linearStream(x, numTokens, weight, out, outType, numMultiprocessors_, stream_)) {
+    return;
+  }
   Weight matrix = weight.matrix();
   if (weight.format.hasScales()) {
     // linearFewTokens cannot run here: it reads weights before the previous kernel has ended.
@@ -75,6 +78,11 @@ void Linear::run(const void* x, int32_t numTokens, const LinearWeight& weight, v
     return;
   }
   multiply(x, numTokens, matrix, weight.bias, out, outType);
+}
+
+bool Linear::runSiluAndMul(const void* x, int32_t numTokens, const LinearWeight& weight,
+                           void* out) {
+  return linearSiluAndMulStream(x, numTokens, weight, out, numMultiprocessors_, stream_);
 }
 
 void Linear::multiply(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,

@@ -1,5 +1,6 @@
-// Linear layers, out = x W^T + b: products of few tokens run in linear_few.cu, others in cuBLASLt.
-// Weights with scales are dequantized first.
+// Linear layers, out = x W^T + b. Products of few tokens run in linear_stream.cu, those that it
+// does not take and small ones on older GPUs in linear_few.cu, all others in cuBLASLt, for which
+// weights with scales are dequantized first.
 #pragma once
 
 #include <cublasLt.h>
@@ -25,6 +26,9 @@ class Linear {
   // out [numTokens, weight.rows] = x [numTokens, weight.cols] W^T (+ bias). x has the type
   // weight.dtype, out has that type or float32. Sums are float32 (not TF32).
   void run(const void* x, int32_t numTokens, const LinearWeight& weight, void* out, DType outType);
+
+  // Ops::linearSiluAndMul in one kernel. Returns false without doing anything where there is none.
+  bool runSiluAndMul(const void* x, int32_t numTokens, const LinearWeight& weight, void* out);
 
  private:
   // The key of a chosen algorithm.

@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
   __shared__ int32_t countScratch[kWarps];
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
-  // Neither is written by the kernel before, which is not a step's first.
+  // Both were written before the step's first kernel ended.
   const int32_t slot = slots[row];
   const uint32_t paramsWord = slot < 0 ? 0 : SharedParams::fetch(requests.sampling[slot]);
   waitForPrevious();

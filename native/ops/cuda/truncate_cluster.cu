@@ -47,16 +47,16 @@ __global__ void __launch_bounds__(kThreads)
   const cg::cluster_group cluster = cg::this_cluster();
   cluster.barrier_arrive();  // no block writes to another's shared memory before it has started
   const auto row = static_cast<int64_t>(blockIdx.y);
-  // The kernel before, scanParts, writes none of this for a truncated row.
+  // Written before the step's first kernel ended.
   const int64_t slot = slots[row];
   const SamplingParams params = slot < 0 ? SamplingParams{} : requests.sampling[slot];
-  const int32_t numTokens = slot < 0 ? 0 : requests.numTokens[slot];
   cluster_truncation::clearBins(shared);
   if (threadIdx.x == 0) shared.numTokens = shared.listSizes[0] = shared.listSizes[1] = 0;
   __syncthreads();
   waitForPrevious();
   if (slot < 0 || !isTruncated(params, vocabSize)) return cluster.barrier_wait();
 
+  const int32_t numTokens = requests.numTokens[slot];
   float most = -INFINITY;
   float smallest = INFINITY;
   for (auto i = static_cast<int32_t>(threadIdx.x % kWarpSize); i < workspace.numParts;

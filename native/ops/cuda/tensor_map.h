@@ -1,0 +1,18 @@
+// Tensor maps: descriptions of arrays in device memory for bulk tensor copies.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace uniproc::cuda {
+
+// The map of keys or values [numBlocks, blockSize, numKvHeads, headDim] of a 2-byte type, whose
+// boxes are `boxKeys` (a multiple of 8) adjacent keys of one head. Coordinates: 0, 0, 0, cache slot
+// / 8, KV head. A box is written as [boxKeys / 8][headDim / 64] atoms of 8 rows of 64 elements with
+// 128-byte swizzle (wgmma.cuh). headDim must be a multiple of 64. Throws Error DEVICE_FAILED if the
+// driver rejects it.
+CUtensorMap cacheMap(const void* base, bool isFloat16, int32_t numKvHeads, int32_t headDim,
+                     int32_t boxKeys);
+
+}  // namespace uniproc::cuda
