@@ -157,13 +157,17 @@ export interface NativeModelRunner extends LoadableModel {
    */
   addRequest(slot: number, request: NativeRequest): void;
   removeRequest(slot: number): void;
-  /** Runs the forward pass of the step's rows. Logits stay on the device until `sample`. */
+  /**
+   * Runs the forward pass of the step's rows. Logits stay on the device until `sample`. Without
+   * `awaitsBitmask`, `sample` must get none, and the device may sample at once.
+   */
   forward(
     step: number,
     numRows: number,
     numBlockUpdates: number,
     numSampled: number,
     numPromptLogprobRows: number,
+    awaitsBitmask?: boolean,
   ): void;
   /**
    * Samples the step's rows and appends the tokens to their slots. The event completes when the

@@ -64,6 +64,7 @@ export class ModelRunner {
       step.numBlockUpdates,
       step.numSampled,
       step.numPromptLogprobRows,
+      schedulerOutput.hasStructuredOutputRequests,
     );
     if (schedulerOutput.hasStructuredOutputRequests) {
       this.awaitingSample = { set, step };

@@ -191,9 +191,12 @@ Napi::Value ModelRunnerBinding::removeRequest(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ModelRunnerBinding::forward(const Napi::CallbackInfo& info) {
-  const StepLaunch launch{toInt32(info[0], "step"), toInt32(info[1], "numRows"),
-                          toInt32(info[2], "numBlockUpdates"), toInt32(info[3], "numSampled"),
-                          toInt32(info[4], "numPromptLogprobRows")};
+  const StepLaunch launch{toInt32(info[0], "step"),
+                          toInt32(info[1], "numRows"),
+                          toInt32(info[2], "numBlockUpdates"),
+                          toInt32(info[3], "numSampled"),
+                          toInt32(info[4], "numPromptLogprobRows"),
+                          info[5].IsUndefined() || toBool(info[5], "awaitsBitmask")};
   enqueue([model = model_, launch](Ops& ops) { model->forward(ops, launch); });
   return info.Env().Undefined();
 }

@@ -65,7 +65,7 @@ Napi::Value OpsBinding::readRequest(const Info& info) {
 
 // prepareInputs(requests, blockUpdates, numBlockUpdates, blockSize, batch)
 Napi::Value OpsBinding::prepareInputs(const Info& info) {
-  ops_->prepareInputs(toTable(info[0]), toData<int32_t>(info[1], "blockUpdates"),
+  ops_->prepareInputs({}, toTable(info[0]), toData<int32_t>(info[1], "blockUpdates"),
                       toInt32(info[2], "numBlockUpdates"), toInt32(info[3], "blockSize"),
                       toBatch(info[4]));
   return info.Env().Undefined();

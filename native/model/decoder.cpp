@@ -1,11 +1,20 @@
 #include "model/decoder.h"
 
+#include <memory>
+#include <utility>
+
 #include "model/blocks/attention.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/gated_mlp.h"
 #include "model/rope.h"
 
 namespace uniproc {
+
+namespace {
+
+constexpr size_t kBlocksPerLayer = 2;  // attention, then MLP or experts
+
+}  // namespace
 
 Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
     : shard_(shard), embedding_(shard), head_(shard, embedding_) {
@@ -39,9 +48,11 @@ void Decoder::allocate(Ops& ops, const ModelLimits& limits, Communicator* commun
   activations_.third = activations(scratch.third);
   head_.allocate(ops, activations_.dtype, limits.maxNumSeqs, communicator);
 
-  const std::vector<float> rope = ropeTable(shard_.spec(), limits.maxModelLen);
-  rope_ = Buffer(ops, rope.size() * sizeof(float), "the rope table");
-  ops.copyToDevice(rope_.data(), rope.data(), rope.size() * sizeof(float));
+  const std::unique_ptr<const float[]> rope = ropeTable(shard_.spec(), limits.maxModelLen);
+  const int64_t size = int64_t{limits.maxModelLen} * shard_.spec().headDim;
+  rope_ = Buffer(ops, size * sizeof(float), "the rope table");
+  const BytesInMemory bytes(reinterpret_cast<const std::byte*>(rope.get()));
+  ops.upload(rope_.data(), StorageType::kFloat32, {bytes, 0, StorageType::kFloat32, 1, size, size});
   ops.synchronize();
 }
 
@@ -60,7 +71,7 @@ void Decoder::reserve(Ops& ops) {
 }
 
 void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
-                      const Batch& batch) {
+                      const Batch& batch, Depth depth) {
   embedding_.forward(ops, batch.tokenIds, batch.numTokens, activations_.residual.data());
   if (communicator_) {
     communicator_->allReduce(activations_.residual.data(),
@@ -68,8 +79,14 @@ void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& r
                              toCommType(activations_.dtype), ReduceOp::kSum);
   }
   const ForwardPass pass = {ops, batch, requests, cache, activations_, communicator_};
-  for (const auto& block : blocks_) {
-    block->forward(pass, /*isFirst=*/block == blocks_.front());
+  bool hasRun[2] = {};  // a layer without experts, a layer with experts
+  for (size_t i = 0; i < blocks_.size(); i += kBlocksPerLayer) {
+    const auto layer = static_cast<int32_t>(i / kBlocksPerLayer);
+    const bool isNew = !std::exchange(hasRun[shard_.spec().hasExperts(layer)], true);
+    if (depth == Depth::kOneOfEachKind && !isNew) continue;
+    for (size_t block = i; block < i + kBlocksPerLayer; ++block) {
+      blocks_[block]->forward(pass, /*isFirst=*/block == 0);
+    }
   }
 }
 

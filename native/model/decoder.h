@@ -27,13 +27,19 @@ class Decoder {
   // Counts the memory of the largest batch as used (Backend::reserve).
   void reserve(Ops& ops);
 
-  // Runs all layers on a prepared batch (Ops::prepareInputs), writes its keys and values to the
+  enum class Depth : uint8_t {
+    kAllLayers,
+    kOneOfEachKind,  // takes the memory, and prepares the operations, of all layers
+  };
+
+  // Runs the layers on a prepared batch (Ops::prepareInputs), writes its keys and values to the
   // cache and keeps its last hidden states.
   void forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
-               const Batch& batch);
+               const Batch& batch, Depth depth = Depth::kAllLayers);
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the last batch; count <=
-  // maxNumSeqs. The next call overwrites them.
+  // maxNumSeqs. The next call overwrites them. `index` null: tokens 0 .. count, at most once per
+  // batch.
   float* computeLogits(Ops& ops, const int32_t* index, int32_t count) {
     return head_.computeLogits(ops, activations_, index, count);
   }

@@ -12,7 +12,7 @@ namespace uniproc {
 namespace {
 
 // Rows are read in pieces, so that stopping is prompt.
-constexpr int64_t kBytesPerPiece = int64_t{64} << 20;
+constexpr int64_t kBytesPerPiece = int64_t{128} << 20;
 // Distance between the random seeds of two parameters: the golden ratio's bits.
 constexpr uint64_t kParameterSeedStride = 0x9E3779B97F4A7C15;
 

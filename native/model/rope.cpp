@@ -3,9 +3,21 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <thread>
+#include <vector>
+
+#include "base/thread_pool.h"
 
 namespace uniproc {
 namespace {
+
+// Positions whose angles take as long as starting a thread.
+constexpr int32_t kMinPositions = 1024;
+
+int numThreadsFor(int32_t maxModelLen) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::clamp(maxModelLen / kMinPositions, 1, std::min(cores, 16));
+}
 
 // theta^(2i / headDim) for each pair i: positions per radian.
 std::vector<float> positionsPerRadian(const ModelSpec& spec) {
@@ -82,20 +94,23 @@ std::vector<float> frequencies(const ModelSpec& spec) {
 
 }  // namespace
 
-std::vector<float> ropeTable(const ModelSpec& spec, int32_t maxModelLen) {
+std::unique_ptr<float[]> ropeTable(const ModelSpec& spec, int32_t maxModelLen) {
   const std::vector<float> perPosition = frequencies(spec);
   const auto scale = static_cast<float>(spec.ropeScaling.attentionFactor);
   const size_t half = perPosition.size();
-  std::vector<float> table(2 * half * maxModelLen);
-  for (int32_t position = 0; position < maxModelLen; ++position) {
-    float* cos = table.data() + 2 * half * position;
-    float* sin = cos + half;
-    for (size_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(position) * perPosition[i];
-      cos[i] = std::cos(angle) * scale;
-      sin[i] = std::sin(angle) * scale;
+  auto table = std::make_unique_for_overwrite<float[]>(2 * half * maxModelLen);
+  ThreadPool pool(numThreadsFor(maxModelLen));
+  pool.parallelFor(maxModelLen, kMinPositions, [&](int64_t begin, int64_t end, int) {
+    for (int64_t position = begin; position < end; ++position) {
+      float* cos = table.get() + 2 * half * position;
+      float* sin = cos + half;
+      for (size_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(position) * perPosition[i];
+        cos[i] = std::cos(angle) * scale;
+        sin[i] = std::sin(angle) * scale;
+      }
     }
-  }
+  });
   return table;
 }
 

@@ -19,11 +19,14 @@ class ForwardOps : public ExpertOps {
  public:
   virtual DType activationType(DType weights) const = 0;
 
-  // Applies blockUpdates [numBlockUpdates, 3] = (slot, index, block) to the block tables, then
-  // fills batch.tokenIds, positions and cacheSlots. Token ids are read from the request table on
-  // the device, where the previous step may have just written them.
-  virtual void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                             int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) = 0;
+  // Copies `inputs`, which hold blockUpdates and the batch's first members, from memory of
+  // allocateHost in multiples of 16 bytes. Applies blockUpdates [numBlockUpdates, 3] = (slot,
+  // index, block) to the block tables, then fills batch.tokenIds, positions and cacheSlots. Token
+  // ids are read from the request table on the device, where the previous step may have just
+  // written them.
+  virtual void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                             const int32_t* blockUpdates, int32_t numBlockUpdates,
+                             int32_t blockSize, const Batch& batch) = 0;
 
   // out [numTokens, hiddenSize] = rows of table [rows, hiddenSize]. Row 0 of the table is token
   // `firstToken`; tokens outside the table give zeros.

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "base/philox.h"
+
 namespace uniproc {
 
 struct RequestTable;
@@ -34,6 +36,23 @@ struct SamplingParams {
   int32_t numStopTokenIds = 0;
 };
 
+constexpr float kMinTemperature = 1e-5f;  // lower temperatures are greedy
+
+UNIPROC_HOST_DEVICE constexpr bool isGreedy(const SamplingParams& params) {
+  return !(params.temperature >= kMinTemperature);
+}
+UNIPROC_HOST_DEVICE constexpr bool hasTopK(const SamplingParams& params, int32_t vocabSize) {
+  return params.topK > 0 && params.topK < vocabSize;
+}
+UNIPROC_HOST_DEVICE constexpr bool hasTopP(const SamplingParams& params) {
+  return params.topP < 1.0f;
+}
+
+// Whether the row draws from a subset of its tokens.
+UNIPROC_HOST_DEVICE constexpr bool isTruncated(const SamplingParams& params, int32_t vocabSize) {
+  return !isGreedy(params) && (params.minP > 0.0f || hasTopK(params, vocabSize) || hasTopP(params));
+}
+
 // Logprobs of `count` positions, each [1 + maxLogprobs] wide: the position's own token, then the
 // most probable ones in descending order (the lower id first on ties). Raw: log softmax of the
 // model's unmodified logits. Ranks start at 1: 1 + the number of strictly more probable tokens.
@@ -44,6 +63,23 @@ struct Logprobs {
   int32_t maxLogprobs = 0;
 };
 
+// What at least one row of a batch asks of `sample` beyond a token from its whole vocabulary. The
+// host knows it from the requests, and a backend leaves out the work that no row asks for.
+struct SampledFeatures {
+  bool truncation = false;  // min-p, top-k or top-p
+  bool logprobs = false;
+
+  static SampledFeatures of(const SamplingParams& params, int32_t vocabSize) {
+    return {isTruncated(params, vocabSize), params.numLogprobs >= 0};
+  }
+
+  SampledFeatures& operator|=(const SampledFeatures& other) {
+    truncation |= other.truncation;
+    logprobs |= other.logprobs;
+    return *this;
+  }
+};
+
 class SamplingOps {
  public:
   virtual ~SamplingOps() = default;
@@ -51,8 +87,8 @@ class SamplingOps {
   // Samples one token for each of `count` rows of logits [count, vocabSize] (float32, overwritten),
   // row i for slots[i], into sampled [count], appends it to the slot's tokens in the request table,
   // and fills logprobs row i if that slot requests them (numLogprobs >= 0). `bitmask` [count,
-  // ceil(vocabSize / 32)] or null: a set bit allows a token. numNans [count] = NaN values among
-  // each row's unmodified logits.
+  // ceil(vocabSize / 32)] or null: a set bit allows a token. `features`: at least those of each
+  // row. numNans [count] = NaN values among each row's unmodified logits.
   //
   // In vLLM's order: raw logprobs; bitmask, allowed tokens, bad words (over the generated tokens),
   // stop tokens before minTokens, logit bias, repetition (prompt and generated), frequency and
@@ -77,8 +113,9 @@ class SamplingOps {
   //   ignored and the arg max of the permitted raw logits is sampled. If those permit no token, 0
   //   is.
   virtual void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-                      const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-                      int32_t* numNans, const Logprobs& logprobs) = 0;
+                      const RequestTable& requests, const int32_t* bitmask,
+                      const SampledFeatures& features, int32_t* sampled, int32_t* numNans,
+                      const Logprobs& logprobs) = 0;
 
   // Logprobs of tokenIds [count] under logits [count, vocabSize] with the numTop most probable
   // tokens, and numNans [count], the NaN values among each row's logits.

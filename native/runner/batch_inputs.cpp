@@ -13,6 +13,9 @@ namespace {
   throw Error("INVALID_STATE", message);
 }
 
+// The entries of whole vectors of 16 bytes.
+size_t roundedUp(size_t entries) { return (entries + 3) / 4 * 4; }
+
 void requireCount(const char* what, int32_t count, int32_t most) {
   if (count >= 0 && count <= most) return;
   throwInvalid("a step has " + std::to_string(count) + " " + what + "; the maximum is " +
@@ -35,7 +38,8 @@ void requireRows(const char* what, std::span<const int32_t> rows, int32_t numRow
 
 BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
     : limits_(limits), numBlocks_(limits.maxNumSeqs), lastPrepared_(limits.maxNumSeqs, 0) {
-  const size_t entries = size_t{5} * limits.maxNumSeqs + 1 + size_t{3} * limits.maxBlockUpdates();
+  const size_t entries =
+      roundedUp(size_t{5} * limits.maxNumSeqs + 1 + size_t{3} * limits.maxBlockUpdates());
   const size_t tokens = limits.maxNumBatchedTokens;
   const auto allocate = [&ops](size_t count) {
     return Buffer(ops, count * sizeof(int32_t), "a step's inputs");
@@ -53,8 +57,8 @@ BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
   ops.copyToDevice(allTokens_.data(), indices.data(), tokens * sizeof(int32_t));
 }
 
-Batch BatchInputs::prepare(Ops& ops, const StepBuffers& step, const StepLaunch& launch,
-                           RequestSlots& slots, int32_t numCacheBlocks, int32_t numRows) {
+Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots,
+                           int32_t numCacheBlocks, int32_t numRows) {
   requireCount("rows", launch.numRows, limits_.maxNumSeqs);
   requireCount("block updates", launch.numBlockUpdates, limits_.maxBlockUpdates());
   requireCount("sampled rows", launch.numSampled, launch.numRows);
@@ -76,7 +80,7 @@ Batch BatchInputs::prepare(Ops& ops, const StepBuffers& step, const StepLaunch& 
   const int32_t* first = host(launch.step, kSlots);
   int32_t* updates = host(launch.step, kQueryStarts) + limits_.maxNumSeqs + 1;
   const int32_t* end = std::copy_n(step.blockUpdates.data(), 3 * launch.numBlockUpdates, updates);
-  ops.copyToDevice(device_.data(), first, (end - first) * sizeof(int32_t));
+  copy_ = {device_.data(), first, roundedUp(end - first) * sizeof(int32_t)};
   int32_t maxQueryLen = 0;
   int32_t numDecodeRows = 0;
   for (const int32_t scheduled : step.numScheduledTokens.first(launch.numRows)) {

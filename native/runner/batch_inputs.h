@@ -1,5 +1,5 @@
-// Prepares a step's batch: checks the step buffers against the slots, computes derived arrays, and
-// copies everything to the device in one transfer.
+// Prepares a step's batch: checks the step buffers against the slots and computes derived arrays,
+// which are copied to the device at once.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +17,16 @@ class BatchInputs {
  public:
   BatchInputs(Ops& ops, const ModelLimits& limits);
 
-  // Returns the step's batch on the device. Throws Error INVALID_STATE, which names the row, if the
-  // step exceeds the limits, the cache or its slots; then nothing has changed. Adds the step's
-  // block updates to the slots. Pads the batch with rows of slot -1 up to `numRows`; only a step
-  // that computes and samples one token per row may be padded.
-  Batch prepare(Ops& ops, const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots,
+  // Returns the step's batch on the device, where it is once `copy` was made. Throws Error
+  // INVALID_STATE, which names the row, if the step exceeds the limits, the cache or its slots;
+  // then nothing has changed. Adds the step's block updates to the slots. Pads the batch with rows
+  // of slot -1 up to `numRows`; only a step that computes and samples one token per row may be
+  // padded.
+  Batch prepare(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots,
                 int32_t numCacheBlocks, int32_t numRows);
+
+  // The copy of the last prepared step's arrays, for Ops::prepareInputs.
+  const HostToDevice& copy() const { return copy_; }
 
   // The last prepared step on the host: [numRows + 1], [numSampled].
   const int32_t* queryStarts(int32_t step) const { return host(step, kQueryStarts); }
@@ -52,6 +56,7 @@ class BatchInputs {
   const ModelLimits limits_;
   std::vector<HostBuffer> hosts_;  // [numSteps], because steps in flight still read theirs
   Buffer device_;
+  HostToDevice copy_;
   // Outputs of prepareInputs, [maxNumBatchedTokens] each.
   Buffer tokenIds_;
   Buffer positions_;

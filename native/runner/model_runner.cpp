@@ -16,6 +16,15 @@ constexpr int32_t kWarmUpTokens = 64;
 // Distance between the ranks' random weight seeds: an odd number with irregular bits.
 constexpr uint64_t kRankSeedStride = 0xD1B54A32D192ED03;
 
+// Keys of the graphs for a padded number of rows: whole steps without logprobs, and otherwise the
+// forward pass and the sampler apart, so that three graphs at most have a forward pass.
+enum class GraphPart : uint8_t { kForward, kSampler, kStep };
+constexpr int32_t kForwardGraphsPerSize = 3;
+int32_t graphKey(GraphPart part, int32_t rows, const SampledFeatures& features) {
+  const int32_t variant = (features.truncation ? 2 : 0) + (features.logprobs ? 1 : 0);
+  return 16 * rows + 4 * static_cast<int32_t>(part) + variant;
+}
+
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
 
 void requireListMemory(const ModelLimits& limits) {
@@ -53,9 +62,9 @@ void ModelRunner::Workspace::copyLogprobs(Ops& ops, int32_t first, int32_t count
                                           std::span<int32_t> outRanks) const {
   const size_t width = 1 + limits.maxLogprobs;
   const size_t bytes = count * width * sizeof(int32_t);
-  ops.copyToHost(outTokenIds.data() + first * width, logprobTokenIds.data(), bytes);
-  ops.copyToHost(outLogprobs.data() + first * width, logprobs.data(), bytes);
-  ops.copyToHost(outRanks.data() + first, logprobRanks.data(), count * sizeof(int32_t));
+  ops.copyToPinned(outTokenIds.data() + first * width, logprobTokenIds.data(), bytes);
+  ops.copyToPinned(outLogprobs.data() + first * width, logprobs.data(), bytes);
+  ops.copyToPinned(outRanks.data() + first, logprobRanks.data(), count * sizeof(int32_t));
 }
 
 ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
@@ -172,7 +181,8 @@ ModelRunner::StepContext ModelRunner::requireStepContext(Ops& ops, int32_t step)
                std::to_string(limits_.numSteps) + " step buffers");
   }
   if (!graphs_ && !limits_.enforceEager) graphs_ = ops.makeGraphs();
-  return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get()};
+  return {*steps_[step], requireWorkspace().slots, *cache_, graphs_.get(),
+          Decoder::Depth::kAllLayers};
 }
 
 template <typename Body>
@@ -202,16 +212,15 @@ void ModelRunner::removeRequest(int32_t slot) {
 
 void ModelRunner::forward(Ops& ops, const StepLaunch& launch) {
   deferError([&] {
-    const std::optional<Launched> waiting = std::exchange(launched_, Launched{launch, 0});
+    const std::optional<Launched> waiting = std::exchange(launched_, Launched{launch});
     if (waiting) {
       throwState("step " + std::to_string(launch.step) + " is launched while step " +
                  std::to_string(waiting->launch.step) + " waits to be sampled");
     }
     if (error_) return;
     const StepContext context = requireStepContext(ops, launch.step);
-    launched_->graphRows = graphRows(launch, context);
     ops.beginStep();
-    runForward(ops, launch, launched_->graphRows, context);
+    runForward(ops, *launched_, context);
   });
 }
 
@@ -246,26 +255,36 @@ std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
   return logits;
 }
 
-void ModelRunner::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows,
-                             const StepContext& context) {
+void ModelRunner::runForward(Ops& ops, Launched& launched, const StepContext& context) {
   static_cast<void>(communicator());  // throws if it was released
+  const StepLaunch& launch = launched.launch;
+  const int32_t rows = launched.graphRows = graphRows(launch, context);
   BatchInputs& inputs = workspace_->inputs;
   const RequestTable& requests = context.slots.table();
-  const Batch batch = inputs.prepare(ops, context.step, launch, context.slots,
-                                     context.cache.numBlocks(), graphRows);
-  ops.prepareInputs(requests, inputs.blockUpdates(), launch.numBlockUpdates, limits_.blockSize,
-                    batch);
+  const Batch batch =
+      inputs.prepare(context.step, launch, context.slots, context.cache.numBlocks(), rows);
+  for (const int32_t slot : inputs.sampledSlots(launch.step, launch.numSampled)) {
+    launched.features |= context.slots.at(slot).features;
+  }
+  launched.isSampled = rows > 0 && !launch.awaitsBitmask && !launched.features.logprobs;
+  ops.prepareInputs(inputs.copy(), requests, inputs.blockUpdates(), launch.numBlockUpdates,
+                    limits_.blockSize, batch);
   if (batch.numTokens == 0) return;
   const auto forward = [&] {
-    decoder_.forward(ops, context.cache, requests, batch);
+    decoder_.forward(ops, context.cache, requests, batch, context.depth);
     if (launch.numPromptLogprobRows > 0) promptLogprobs(ops, launch, context);
-    const int32_t numSampled = std::max(launch.numSampled, graphRows);
+    const int32_t numSampled = std::max(launch.numSampled, rows);
     if (numSampled > 0) {
-      decoder_.computeLogits(ops, inputs.lastTokens(), numSampled);
+      // One token for each sampled row: the last tokens are all tokens, in order.
+      const bool samplesAll = numSampled == batch.numTokens && launch.numPromptLogprobRows == 0;
+      decoder_.computeLogits(ops, samplesAll ? nullptr : inputs.lastTokens(), numSampled);
     }
+    if (launched.isSampled) sampleRows(ops, launched, context, nullptr);
   };
-  if (graphRows > 0) return context.graphs->launch(2 * graphRows, forward);
-  forward();
+  if (rows == 0) return forward();
+  const auto key = launched.isSampled ? graphKey(GraphPart::kStep, rows, launched.features)
+                                      : graphKey(GraphPart::kForward, rows, {});
+  context.graphs->launch(key, forward);
 }
 
 // The size of the CUDA graph that a step runs in; 0 unless every row computes one token and
@@ -324,6 +343,10 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
   const StepLaunch& launch = launched.launch;
   const int32_t count = launch.numSampled;
   const int32_t* allowed = nullptr;
+  if (bitmask && !launch.awaitsBitmask) {
+    throwState("step " + std::to_string(launch.step) +
+               " gets a bitmask; launch it with awaitsBitmask");
+  }
   if (bitmask) {
     const int64_t words = int64_t{count} * ModelLimits::ceilDiv(spec().vocabSize, 32);
     if (static_cast<int64_t>(bitmask->size()) != words) {
@@ -335,31 +358,34 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
     allowed = work.bitmask.as<int32_t>();
   }
   if (count > 0) {
-    const int32_t paddedRows = allowed ? 0 : launched.graphRows;
-    const auto sample = [&] {
-      ops.sample(decoder_.logits(), std::max(count, paddedRows), spec().vocabSize,
-                 work.inputs.sampledSlots(), context.slots.table(), allowed,
-                 work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
-    };
-    if (paddedRows > 0) {
-      context.graphs->launch(2 * paddedRows + 1, sample);
+    const auto sample = [&] { sampleRows(ops, launched, context, allowed); };
+    if (launched.graphRows > 0 && !allowed) {
+      const auto key = graphKey(GraphPart::kSampler, launched.graphRows, launched.features);
+      if (!launched.isSampled) context.graphs->launch(key, sample);
     } else {
       sample();
     }
     // Copies the token ids, the gap and the NaN counts at once, to save a launch.
-    ops.copyToHost(context.step.sampledTokenIds.data(), work.sampled.data(),
-                   (limits_.maxNumSeqs + count) * sizeof(int32_t));
-    bool wantsLogprobs = false;
+    ops.copyToPinned(context.step.sampledTokenIds.data(), work.sampled.data(),
+                     (limits_.maxNumSeqs + count) * sizeof(int32_t));
     for (const int32_t slot : work.inputs.sampledSlots(launch.step, count)) {
-      RequestSlots::Slot& request = context.slots.at(slot);
-      ++request.numTokens;
-      wantsLogprobs |= request.numLogprobs >= 0;
+      ++context.slots.at(slot).numTokens;
     }
-    if (wantsLogprobs) {
+    if (launched.features.logprobs) {
       work.copyLogprobs(ops, 0, count, limits_, context.step.logprobTokenIds, context.step.logprobs,
                         context.step.logprobRanks);
     }
   }
+}
+
+// Samples the launched rows, padded to its graph's size unless a bitmask keeps it out of a graph.
+void ModelRunner::sampleRows(Ops& ops, const Launched& launched, const StepContext& context,
+                             const int32_t* bitmask) {
+  Workspace& work = *workspace_;
+  const int32_t padded = bitmask ? 0 : launched.graphRows;
+  ops.sample(decoder_.logits(), std::max(launched.launch.numSampled, padded), spec().vocabSize,
+             work.inputs.sampledSlots(), context.slots.table(), bitmask, launched.features,
+             work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
 }
 
 // All that a step of `numTokens` tokens in `numRows` rows allocates. Every row uses the most
@@ -371,6 +397,7 @@ struct ModelRunner::DummyStep {
         cache(PagedKvCache::forDummyRun(ops, runner.shard_, limits.blockSize,
                                         numRows * limits.maxBlocksPerSeq())),
         buffers(runner.limits_),
+        pinned(pin(ops, buffers.data(), buffers.bytes())),
         launch{0, numRows, 0, numRows, 0} {
     const int32_t blocksPerRow = limits.maxBlocksPerSeq();
     Request request;
@@ -401,6 +428,7 @@ struct ModelRunner::DummyStep {
   RequestSlots slots;
   const PagedKvCache cache;
   StepBuffers buffers;
+  const PinnedMemory pinned;  // of the buffers
   const StepLaunch launch;
 };
 
@@ -415,7 +443,7 @@ int32_t ModelRunner::largestTokens() const {
 
 size_t ModelRunner::profile(Ops& ops) {
   if (ops.preparesOnFirstUse()) {
-    runLargestStep(ops);
+    dummyRun(ops, largestRows(), largestTokens(), nullptr, Decoder::Depth::kOneOfEachKind);
     return graphBytes(ops, largestRows());
   }
   requireWeights();
@@ -427,7 +455,7 @@ size_t ModelRunner::profile(Ops& ops) {
 
 void ModelRunner::runLargestStep(Ops& ops) { dummyRun(ops, largestRows(), largestTokens()); }
 
-// Upper bound of the graphs' memory: the size of the largest graph for each size.
+// Upper bound of the graphs' memory: the size of the largest graphs for each size.
 size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const std::unique_ptr<Graphs> graphs = limits_.enforceEager ? nullptr : ops.makeGraphs();
   if (!graphs) return 0;
@@ -437,7 +465,7 @@ size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const size_t after = ops.memory().free;
   size_t numSizes = 0;
   for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
-  return numSizes * (before - std::min(before, after));
+  return kForwardGraphsPerSize * numSizes * (before - std::min(before, after));
 }
 
 void ModelRunner::warmUp(Ops& ops) {
@@ -451,14 +479,15 @@ void ModelRunner::requireNoLaunch() const {
   if (launched_) throwState("a launched step is waiting for sample");
 }
 
-void ModelRunner::dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs) {
+void ModelRunner::dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs,
+                           Decoder::Depth depth) {
   requireWeights();
   requireNoLaunch();
   ops.synchronize();  // a step in flight may still read the inputs' host memory
   DummyStep step(ops, *this, numRows, numTokens);
-  const StepContext context{step.buffers, step.slots, step.cache, graphs};
-  const Launched launched{step.launch, graphRows(step.launch, context)};
-  runForward(ops, step.launch, launched.graphRows, context);
+  const StepContext context{step.buffers, step.slots, step.cache, graphs, depth};
+  Launched launched{step.launch};
+  runForward(ops, launched, context);
   runSample(ops, launched, context, nullptr);
   ops.synchronize();
 }

@@ -53,13 +53,14 @@ class ModelRunner : public Resident {
   void releaseKvCache();
 
   // Both use requests and a cache of their own. `profile` raises the device's peak memory to that
-  // of the largest step: it runs that step where operations prepare on first use, else it allocates
-  // and reserves the step's memory and computes nothing. Returns the bytes that the CUDA graphs of
-  // all sizes will take, which it does not keep allocated. `warmUp` runs the smallest step, and
+  // of the largest step: where operations prepare on first use it runs that step with one layer of
+  // each kind, else it allocates and reserves the step's memory and computes nothing. Returns the
+  // bytes that the CUDA graphs of all sizes will take, which it does not keep allocated. `warmUp`
+  // runs the smallest step, and
   // where operations prepare on first use a few more shapes.
   size_t profile(Ops& ops);
   void warmUp(Ops& ops);
-  // Runs the largest step, as `profile` does where operations prepare on first use.
+  // Runs the largest step with all layers.
   void runLargestStep(Ops& ops);
 
   // Throws Error REQUEST_INVALID for an unacceptable request. Callable on any thread.
@@ -109,24 +110,29 @@ class ModelRunner : public Resident {
     RequestSlots& slots;
     const PagedKvCache& cache;
     Graphs* graphs;  // null: launch operations one by one
+    Decoder::Depth depth;
   };
 
   struct DummyStep;
 
   struct Launched {
     StepLaunch launch;
-    int32_t graphRows;  // size of its graph, 0 for none
+    int32_t graphRows = 0;  // size of its graph, 0 for none
+    SampledFeatures features = {};
+    bool isSampled = false;  // in one graph with the forward pass
   };
 
-  void runForward(Ops& ops, const StepLaunch& launch, int32_t graphRows,
-                  const StepContext& context);
+  void runForward(Ops& ops, Launched& launched, const StepContext& context);
+  void sampleRows(Ops& ops, const Launched& launched, const StepContext& context,
+                  const int32_t* bitmask);
   void runSample(Ops& ops, const Launched& launched, const StepContext& context,
                  const std::vector<int32_t>* bitmask);
   void promptLogprobs(Ops& ops, const StepLaunch& launch, const StepContext& context);
   int32_t largestRows() const;
   int32_t largestTokens() const;
   void requireNoLaunch() const;
-  void dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr);
+  void dummyRun(Ops& ops, int32_t numRows, int32_t numTokens, Graphs* graphs = nullptr,
+                Decoder::Depth depth = Decoder::Depth::kAllLayers);
   size_t graphBytes(Ops& ops, int32_t numRows);
   template <typename Body>
   void deferError(Body body);

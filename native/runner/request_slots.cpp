@@ -76,8 +76,8 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
   state.numTokens = numTokens;
   state.numPromptTokens = request.numPromptTokens;
   state.numBlocks = sizeOf32(request.blockIds);
-  state.numLogprobs = sampling.numLogprobs;
   state.numPromptLogprobs = sampling.numPromptLogprobs;
+  state.features = SampledFeatures::of(sampling, limits_.vocabSize);
 }
 
 void RequestSlots::remove(int32_t slot) { at(slot) = {}; }

@@ -19,8 +19,8 @@ class RequestSlots {
     int32_t numTokens = 0;
     int32_t numPromptTokens = 0;
     int32_t numBlocks = 0;
-    int32_t numLogprobs = -1;
     int32_t numPromptLogprobs = -1;
+    SampledFeatures features;
   };
 
   RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& limits);

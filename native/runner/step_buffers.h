@@ -19,6 +19,7 @@ struct StepLaunch {
   int32_t numBlockUpdates = 0;
   int32_t numSampled = 0;
   int32_t numPromptLogprobRows = 0;
+  bool awaitsBitmask = true;  // `sample` may get a bitmask
 };
 
 class StepBuffers {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <future>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -237,9 +238,12 @@ std::optional<CudaProblem> problemOfDevice(const CudaDriver& driver, const CudaB
 }
 
 std::unique_ptr<Ops> openCudaBackend(int index) {
+  // cuInit and loading cuBLASLt, of hundreds of megabytes, each take about 0.1 s: at once. Without
+  // a driver, the backend's libraries are not loaded.
+  std::future<CudaBackend> loading;
+  if (hasCudaDriver()) loading = std::async(std::launch::async, loadCudaBackend);
   const CudaDriver driver = readCudaDriver();
-  // Without a GPU, the backend's libraries are not loaded.
-  const CudaBackend backend = driver.problem ? CudaBackend() : loadCudaBackend();
+  const CudaBackend backend = loading.valid() ? loading.get() : CudaBackend();
   if (const auto problem = problemOfDevice(driver, backend, index)) {
     throw Error("CUDA_UNAVAILABLE", problem->reason + "; " + problem->remedy);
   }

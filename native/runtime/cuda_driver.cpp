@@ -32,6 +32,8 @@ struct Interface {
   int (*getErrorName)(int result, const char** name);
 };
 
+void* openDriver() { return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); }
+
 Interface interfaceOf(void* handle) {
   const auto find = [handle](auto*& function, const char* name) {
     using Function = std::remove_reference_t<decltype(function)>;
@@ -115,9 +117,11 @@ std::string cudaVersionText(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+bool hasCudaDriver() { return openDriver() != nullptr; }
+
 CudaDriver readCudaDriver() {
   CudaDriver read;
-  void* handle = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  void* handle = openDriver();
   if (!handle) {
     const std::string error = loaderError();
     read.problem = {"there is no NVIDIA driver (" + error + ")", installDriver()};

@@ -33,6 +33,9 @@ struct CudaDriver {
   bool hasGpu = false;
 };
 
+// Whether the driver's library is installed.
+bool hasCudaDriver();
+
 // Initialises the driver; takes up to some seconds on a machine with many GPUs.
 CudaDriver readCudaDriver();
 

@@ -139,6 +139,7 @@ function forward(
   step: number,
   rows: Row[],
   blockUpdates: BlockUpdate[] = [],
+  awaitsBitmask?: boolean,
 ): void {
   const buffers = model.steps[step];
   buffers.slots.set(rows.map((row) => row.slot));
@@ -150,7 +151,8 @@ function forward(
   const prompt = indices.filter((i) => rows[i].promptLogprobs);
   buffers.sampledRows.set(sampled);
   buffers.promptLogprobRows.set(prompt);
-  model.forward(step, rows.length, blockUpdates.length, sampled.length, prompt.length);
+  const counts = [rows.length, blockUpdates.length, sampled.length, prompt.length] as const;
+  model.forward(step, ...counts, awaitsBitmask);
 }
 
 /** Writes and launches a step; resolves after its outputs are in its buffers. */
@@ -400,6 +402,32 @@ describe('the forward pass, against float64', () => {
     for (const id of ranked.slice(20)) bitmask[id >> 5] |= 1 << (id & 31);
     await launch(model, 0, [{ slot: 0, computed: 0, scheduled: 5 }], [], bitmask);
     expect(model.steps[0].sampledTokenIds[0]).toBe(ranked[20]);
+  });
+
+  it('sampling with the forward pass as well as after it', async () => {
+    const { model } = await loadedModel();
+    const tokenIds = prompt(5);
+    const generate = async (sampling: Partial<NativeSampling>, awaitsBitmask: boolean) => {
+      [0, 1, 2].forEach((slot) => add(model, slot, tokenIds, 8 * slot, { ...sampling, seed: 7n }));
+      const tokens: number[][] = [];
+      for (let i = 0; i < 6; ++i) {
+        const rows = [0, 1, 2].map((slot) =>
+          i === 0 ? { slot, computed: 0, scheduled: 5 } : { slot, computed: 4 + i, scheduled: 1 },
+        );
+        forward(model, 0, rows, [], awaitsBitmask);
+        await ready(model.sample(0, null));
+        tokens.push(Array.from(model.steps[0].sampledTokenIds.slice(0, 3)));
+      }
+      return tokens;
+    };
+    for (const sampling of [
+      { temperature: 0 },
+      { temperature: 1 },
+      { temperature: 1, topP: 0.8 },
+      { temperature: 1, topK: 5, numLogprobs: 1 },
+    ]) {
+      expect(await generate(sampling, false)).toEqual(await generate(sampling, true));
+    }
   });
 });
 
@@ -994,6 +1022,14 @@ describe('an invalid step', () => {
     await expect(step).rejects.toMatchObject(invalid(/3 words instead of 2/));
     await expect(ready(model.sample(0, null))).rejects.toMatchObject(invalid(/not launched/));
     await launch(model, 0, rows);
+  });
+
+  it('rejects a mask for a step launched without awaitsBitmask', async () => {
+    const { model } = await loadedModel();
+    add(model, 0, prompt(4), 0);
+    forward(model, 0, [{ slot: 0, computed: 0, scheduled: 4 }], [], false);
+    const bitmask = new Int32Array(Math.ceil(LLAMA.vocabSize / 32)).fill(-1);
+    await expect(ready(model.sample(0, bitmask))).rejects.toThrow(/launch it with awaitsBitmask/);
   });
 
   it('has logits only of rows to sample in a step that is not sampled yet', async () => {

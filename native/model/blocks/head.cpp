@@ -43,15 +43,18 @@ float* Head::computeLogits(Ops& ops, const Activations& activations, const int32
                            int32_t count) {
   const ModelSpec& spec = shard_.spec();
   const DType dtype = activations.dtype;
-  ops.gatherRows(activations.residual.data(), index, count, spec.hiddenSize, residual_.data(),
-                 dtype);
-  ops.gatherRows(activations.hidden.data(), index, count, spec.hiddenSize, hidden_.data(), dtype);
-  ops.norm(
-      {hidden_.data(), residual_.data(), norm_, spec.rmsNormEps, hidden_.data(), communicator_},
-      count);
+  void* residual = activations.residual.data();
+  void* hidden = activations.hidden.data();
+  if (index) {
+    ops.gatherRows(residual, index, count, spec.hiddenSize, residual_.data(), dtype);
+    ops.gatherRows(hidden, index, count, spec.hiddenSize, hidden_.data(), dtype);
+    residual = residual_.data();
+    hidden = hidden_.data();
+  }
+  ops.norm({hidden, residual, norm_, spec.rmsNormEps, hidden, communicator_}, count);
   const LinearWeight head = spec.tieWordEmbeddings ? LinearWeight::of(embedding_.table()) : head_;
   float* own = communicator_ ? shardLogits_.as<float>() : logits();
-  ops.linear(hidden_.data(), count, head, own, DType::kFloat32);
+  ops.linear(hidden, count, head, own, DType::kFloat32);
   if (communicator_) {
     const auto size = static_cast<int32_t>(shard_.vocabShardSize());
     auto* gathered = gatheredLogits_.as<float>();

@@ -20,6 +20,7 @@ class Head {
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the batch with these
   // final activations; count <= maxRows. All ranks must call. The next call overwrites them.
+  // `index` null: tokens 0 .. count, whose activations are then overwritten rather than copied.
   float* computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
                        int32_t count);
   float* logits() const { return logits_.as<float>(); }

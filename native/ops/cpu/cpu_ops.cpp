@@ -139,8 +139,10 @@ class CpuOps final : public Ops {
 
   // The forward pass -----------------------------------------------------------------------
 
-  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
+  void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                     const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                     const Batch& batch) override {
+    if (inputs.bytes > 0) copyAllToDevice({&inputs, 1});
     for (int32_t i = 0; i < numBlockUpdates; ++i) {
       const int32_t* update = blockUpdates + 3 * i;
       requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];
@@ -279,8 +281,8 @@ class CpuOps final : public Ops {
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              int32_t* numNans, const Logprobs& logprobs) override {
+              const RequestTable& requests, const int32_t* bitmask, const SampledFeatures&,
+              int32_t* sampled, int32_t* numNans, const Logprobs& logprobs) override {
     sampler_.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs);
   }
 

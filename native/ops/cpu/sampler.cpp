@@ -12,14 +12,11 @@ namespace uniproc {
 namespace {
 
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
-constexpr float kMinTemperature = 1e-5f;  // lower temperatures are greedy
 // Logits whose processing takes as long as waking a thread.
 constexpr int64_t kMinLogitsPerPart = 1 << 14;
 constexpr int kDrawBlock = 64;
 
 bool isIn(int32_t tokenId, int32_t vocabSize) { return tokenId >= 0 && tokenId < vocabSize; }
-
-bool isGreedy(const SamplingParams& params) { return !(params.temperature >= kMinTemperature); }
 
 bool hasPenalties(const SamplingParams& params) {
   return params.presencePenalty != 0.0f || params.frequencyPenalty != 0.0f ||
@@ -141,12 +138,11 @@ int32_t Sampler::sampleRow(const Row& row, Scratch& scratch) const {
   if (params.minP > 0.0f) {
     kernels_.maskLess(row.logits, row.vocabSize, max + std::log(std::min(params.minP, 1.0f)));
   }
-  const bool hasTopK = params.topK > 0 && params.topK < row.vocabSize;
-  const bool hasTopP = params.topP < 1.0f;
-  if (!hasTopK && !hasTopP) return drawFromAll(row);
-  if (hasTopK) {
+  const bool topP = hasTopP(params);
+  if (!hasTopK(params, row.vocabSize) && !topP) return drawFromAll(row);
+  if (hasTopK(params, row.vocabSize)) {
     selectTop(kernels_, row.logits, row.vocabSize, params.topK, &scratch.candidates);
-    if (hasTopP) {
+    if (topP) {
       double sum = 0;
       for (const Candidate& c : scratch.candidates) sum += std::exp(c.logit - max);
       keepNucleus(max, std::max(params.topP, 0.0f) * sum, &scratch.candidates);

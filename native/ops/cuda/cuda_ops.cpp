@@ -63,6 +63,7 @@ class CudaOps final : public Ops {
         memory_(stream_),
         scratch_(memory_),
         attentionScratch_(memory_),
+        samplerCounters_(memory_),
         linear_(stream_, memory_, properties_.multiProcessorCount) {
     requireKernels();
   }
@@ -101,6 +102,11 @@ class CudaOps final : public Ops {
   void copyToHost(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  }
+  void copyToPinned(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0) return;
+    cuda::copyToPinned(host, device, bytes, stream_);
+    launched("copyToPinned");
   }
   void copyAllToDevice(std::span<const HostToDevice> copies) override {
     staging_.copy(copies);
@@ -157,9 +163,10 @@ class CudaOps final : public Ops {
 
   // The forward pass -----------------------------------------------------------------------
 
-  void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                     int32_t numBlockUpdates, int32_t blockSize, const Batch& batch) override {
-    cuda::prepareInputs(requests, blockUpdates, numBlockUpdates, blockSize, batch, stream_);
+  void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                     const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                     const Batch& batch) override {
+    cuda::prepareInputs(inputs, requests, blockUpdates, numBlockUpdates, blockSize, batch, stream_);
     launched("prepareInputs");
   }
 
@@ -255,13 +262,15 @@ class CudaOps final : public Ops {
   // Sampling -------------------------------------------------------------------------------
 
   void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-              const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-              int32_t* numNans, const Logprobs& logprobs) override {
+              const RequestTable& requests, const int32_t* bitmask, const SampledFeatures& features,
+              int32_t* sampled, int32_t* numNans, const Logprobs& logprobs) override {
     const int32_t most = std::max(requests.maxNumSeqs, count);
     void* workspace =
         scratch_.atLeast(samplerWorkspaceBytes(most, vocabSize, logprobs.maxLogprobs));
-    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, sampled, numNans, logprobs,
-                 workspace, stream_);
+    void* counters = samplerCounters_.atLeast(static_cast<size_t>(most) * sizeof(unsigned));
+    cuda::sample(logits, count, vocabSize, slots, requests, bitmask, features, sampled, numNans,
+                 logprobs, samplerPath(features), {workspace, static_cast<unsigned*>(counters)},
+                 stream_);
     launched("sample");
   }
 
@@ -312,7 +321,9 @@ class CudaOps final : public Ops {
   Staging staging_;
   MemoryAccount memory_;
   Scratch scratch_;
-  Scratch attentionScratch_;  // separate: its counters must stay zero between launches
+  // Separate: their counters must stay zero between launches.
+  Scratch attentionScratch_;
+  Scratch samplerCounters_;
   Linear linear_;
   std::optional<Transfer> transfer_;
   std::weak_ptr<NcclGroup> group_;  // of the latest communicator, while it exists

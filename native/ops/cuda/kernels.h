@@ -18,9 +18,11 @@ namespace uniproc::cuda {
 
 // inputs.cu ------------------------------------------------------------------------------------
 
-void prepareInputs(const RequestTable& requests, const int32_t* blockUpdates,
-                   int32_t numBlockUpdates, int32_t blockSize, const Batch& batch,
-                   cudaStream_t stream);
+void prepareInputs(const HostToDevice& inputs, const RequestTable& requests,
+                   const int32_t* blockUpdates, int32_t numBlockUpdates, int32_t blockSize,
+                   const Batch& batch, cudaStream_t stream);
+// Backend::copyToPinned.
+void copyToPinned(void* host, const void* device, size_t bytes, cudaStream_t stream);
 
 // elementwise.cu -------------------------------------------------------------------------------
 
@@ -100,9 +102,24 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
 // Bytes of scratch that sample and gatherLogprobs need for at most that many rows.
 size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogprobs);
 
-void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-            const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-            int32_t* numNans, const Logprobs& logprobs, void* workspace, cudaStream_t stream);
+struct SamplerScratch {
+  void* workspace;     // samplerWorkspaceBytes
+  unsigned* counters;  // [maxRows], zeroed once; every launch leaves them zero
+};
+
+// How tokens are sampled. Both give the same tokens.
+enum class SamplerPath : uint8_t {
+  kPlain,  // one block finds a row's cut
+  kFused,  // fewer kernels, and a cluster of blocks for a truncated row
+};
+
+// The path for a batch on this thread's device.
+SamplerPath samplerPath(const SampledFeatures& features);
+
+void sample(const float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+            const RequestTable& requests, const int32_t* bitmask, const SampledFeatures& features,
+            int32_t* sampled, int32_t* numNans, const Logprobs& logprobs, SamplerPath path,
+            const SamplerScratch& scratch, cudaStream_t stream);
 void gatherLogprobs(const float* logits, int32_t count, int32_t vocabSize, const int32_t* tokenIds,
                     int32_t numTop, int32_t* numNans, const Logprobs& out, void* workspace,
                     cudaStream_t stream);

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 #include "ops/cuda/sampling.cuh"
 
 namespace uniproc::cuda {
@@ -145,6 +146,7 @@ __global__ void __launch_bounds__(kPartThreads)
   __shared__ SelectScratch scratch;
   __shared__ float floatScratch[kWarps];
   __shared__ int32_t countScratch[kWarps];
+  waitForPrevious();
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
   const int32_t numTop = requests.numTopOf(row, out.maxLogprobs);
@@ -208,8 +210,9 @@ void fillLogprobs(const float* logits, int32_t count, int32_t vocabSize, const i
   }
   const dim3 grid(static_cast<unsigned>(workspace.numParts), static_cast<unsigned>(count));
   const auto gather = rowsAreAligned(logits, vocabSize) ? gatherParts<true> : gatherParts<false>;
-  gather<<<grid, kPartThreads, 0, stream>>>(logits, vocabSize, tokenIds, {slots, sampling, numTop},
-                                            numNans, out, workspace);
+  const LogprobRequests wanted{slots, sampling, numTop};
+  launch(gather, grid, kPartThreads, 0, stream, logits, vocabSize, tokenIds, wanted, numNans, out,
+         workspace);
 }
 
 }  // namespace uniproc::cuda

@@ -1,17 +1,21 @@
-// Samples tokens from rows of logits. Three kernels run for every batch, so that a captured launch
-// fits all requests; a fourth computes logprobs:
+// Samples tokens from rows of logits. The host knows what the requests of a batch ask for, and
+// launches no kernel for what none of them asks:
 //
-// - scanParts reads the logits once, applies the requests' parameters, and finishes greedy rows
-//   and rows drawn from the whole vocabulary except for the comparison between a row's parts.
-// - truncate finds the cuts of min-p, top-k and top-p in the other rows.
-// - chooseTokens draws from what remains of those, compares the parts and appends the tokens.
+// - scanParts reads the logits once, applies the requests' parameters, and finds the token of
+//   greedy rows and of rows drawn from the whole vocabulary.
+// - truncateAndDraw (truncate_cluster.cu) finds the cuts of min-p, top-k and top-p in the other
+//   rows and draws from what remains.
+// - fillLogprobs (logprobs.cu) computes logprobs.
 //
-// Blocks of rows without truncation, or without logprobs, return at once.
+// Without clusters of blocks, before Hopper, two kernels replace truncateAndDraw: truncate
+// (truncate.cu) finds the cuts, chooseTokens draws and ends all rows. Both paths sample the same
+// tokens. Blocks of rows without truncation, or without logprobs, return at once.
 #include <type_traits>
 
-#include "base/philox.h"
 #include "ops/cuda/cuda_check.h"
+#include "ops/cuda/draw.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 #include "ops/cuda/logits_processors.cuh"
 #include "ops/cuda/sampling.cuh"
 #include "ops/logits.h"
@@ -22,36 +26,6 @@ namespace {
 constexpr int kWarps = kPartThreads / kWarpSize;
 // Resident blocks of scanParts per multiprocessor, limited by registers.
 constexpr int kScanBlocks = 4;
-
-// The smallest -log(-log(u)) of philox.h's uniform u: -log(-log(2^-24)) = -2.8116, rounded down.
-constexpr float kMinGumbel = -2.82f;
-
-// A draw by the Gumbel trick: the token with the highest logit + noise wins.
-struct Draw {
-  uint64_t seed;
-  int32_t position;
-  float leastScore;  // lower bound of the best score
-  float bestScore = -INFINITY;
-  int32_t bestId = 0;
-
-  // Adds four adjacent tokens, the first id a multiple of 4. A thread must add its groups in
-  // ascending order of ids, since the earlier token wins a tie.
-  __device__ void add(const float (&logits)[kGroupSize], int32_t id) {
-    const float most = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3])) + kMaxGumbel;
-    if (most < leastScore || most <= bestScore) return;  // cannot win
-    const PhiloxBlock block = samplingWords(seed, position, id / kGroupSize);
-#pragma unroll
-    for (int e = 0; e < kGroupSize; ++e) {
-      const float score = logits[e] - logf(-logf(uniform(block.words[e])));
-      if (score > bestScore) {
-        bestScore = score;
-        bestId = id + e;
-      }
-    }
-  }
-
-  __device__ Key best() const { return bestScore > -INFINITY ? keyOf(bestScore, bestId) : kNoKey; }
-};
 
 // The thread's arg max, the lowest id on ties.
 __device__ Key argMax(const float (&logits)[kGroups][kGroupSize], int32_t begin) {
@@ -92,12 +66,6 @@ __device__ float smallestFinite(const float (&logits)[kGroups][kGroupSize]) {
   return least;
 }
 
-__device__ SampledRequest requestOf(const RequestTable& requests, int64_t slot,
-                                    const SamplingParams& params) {
-  return {params, requests.tokenIds + slot * requests.maxModelLen, requests.numPromptTokens[slot],
-          requests.numTokens[slot]};
-}
-
 // A slot's parameters in shared memory, loaded one word per thread while the logits are in flight.
 struct SharedParams {
   static constexpr unsigned kWords = sizeof(SamplingParams) / sizeof(uint32_t);
@@ -129,27 +97,31 @@ __device__ const int32_t* bitmaskOf(const int32_t* bitmask, int64_t row, int32_t
 // Counting NaN costs one comparison per logit, which is in a register, and 4 bytes written and read
 // per 16 KiB part. The block sums the counts only if a thread has found a NaN, which the barrier
 // after the load reports.
-template <bool kAligned>
+//
+// kFinishes: the last block of a row that is not truncated ends the row.
+template <bool kAligned, bool kFinishes>
 __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     scanParts(const float* logits, int32_t vocabSize, const int32_t* slots, RequestTable requests,
-              const int32_t* bitmask, SamplerWorkspace workspace) {
+              const int32_t* bitmask, SampledTokens sampled, SamplerWorkspace workspace) {
   __shared__ LogitsProcessors::Shared shared;
   __shared__ SharedParams sharedParams;
   __shared__ float scratch[kWarps];
   __shared__ int32_t countScratch[kWarps];
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
+  // Both were written before the step's first kernel ended.
+  const int32_t slot = slots[row];
+  const uint32_t paramsWord = slot < 0 ? 0 : SharedParams::fetch(requests.sampling[slot]);
+  waitForPrevious();
   if (part == 0 && threadIdx.x == 0) {
     workspace.arrivedDraws[row] = 0;
     workspace.arrivedLogprobs[row] = 0;
   }
-  const int32_t slot = slots[row];
   if (slot < 0) return;
 
   const int32_t begin = part * kPartSize;
   float values[kGroups][kGroupSize];
   const SamplingParams& params = sharedParams.get();
-  const uint32_t paramsWord = SharedParams::fetch(requests.sampling[slot]);
   const SampledRequest request = requestOf(requests, slot, params);
   int32_t numNans = loadPart<kAligned>(logits + row * vocabSize, vocabSize, begin, values);
   sharedParams.put(paramsWord);
@@ -199,6 +171,12 @@ __global__ void __launch_bounds__(kPartThreads, kScanBlocks)
     workspace.bannedBests[index] = processed.bannedBest;
     workspace.partNans[index] = numNans;
   }
+  if constexpr (kFinishes) {
+    // Only thread 0 has written, so one warp suffices.
+    if (threadIdx.x >= kWarpSize || isTruncated(params, vocabSize)) return;
+    if (!isLastWarp(workspace.arrivedParts + row, gridDim.x)) return;
+    RowEnd::load(row, workspace).finish(row, slot, request.numTokens, requests, sampled);
+  }
 }
 
 // Draws the part's best token of a truncated row.
@@ -222,48 +200,29 @@ __device__ Key drawFromPart(const SampledRequest& request, int64_t row, int32_t 
   return blockMax(draw.best(), kNoKey, scratch);
 }
 
-// workspace.bests -> sampled [count], appended to the slot's tokens, and numNans [count]. A row
-// without a permitted token gets the best banned one, else 0. Grid: (numParts, count); a truncated
-// row is completed by the last block to finish its part, other rows by their first block. Bound by
-// launch latency; reads scaled once for truncated rows.
+// Ends every row, and draws from the truncated ones before (by workspace.cuts). Grid: (numParts,
+// count); a truncated row is ended by the last block to finish its part, other rows by their first
+// block. Bound by launch latency; reads scaled once for truncated rows.
 __global__ void __launch_bounds__(kPartThreads)
-    chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests, int32_t* sampled,
-                 int32_t* numNans, SamplerWorkspace workspace) {
+    chooseTokens(int32_t vocabSize, const int32_t* slots, RequestTable requests,
+                 SampledTokens sampled, SamplerWorkspace workspace) {
   __shared__ Key keys[kWarps];
-  __shared__ int32_t counts[kWarps];
+  waitForPrevious();
   const auto row = static_cast<int64_t>(blockIdx.y);
   const auto part = static_cast<int32_t>(blockIdx.x);
   const int64_t slot = slots[row];
   if (slot < 0) return;
   const SampledRequest request = requestOf(requests, slot, requests.sampling[slot]);
-  Key* bests = workspace.bests + row * workspace.numParts;
   if (isTruncated(request.params, vocabSize)) {
     const Key best = drawFromPart(request, row, part * kPartSize, vocabSize, workspace, keys);
-    if (threadIdx.x == 0) bests[part] = max(bests[part], best);
+    Key& partBest = workspace.bests[row * workspace.numParts + part];
+    if (threadIdx.x == 0) partBest = max(partBest, best);
     if (!isLastBlock(workspace.arrivedDraws + row, gridDim.x)) return;
   } else if (part != 0) {
     return;
   }
-
-  const Key* bannedBests = workspace.bannedBests + row * workspace.numParts;
-  Key best = kNoKey;
-  Key bannedBest = kNoKey;
-  for (auto i = static_cast<int32_t>(threadIdx.x); i < workspace.numParts; i += kPartThreads) {
-    best = max(best, __ldcg(bests + i));
-    bannedBest = max(bannedBest, bannedBests[i]);
-  }
-  best = blockMax(best, kNoKey, keys);
-  if (best == kNoKey) best = blockMax(bannedBest, kNoKey, keys);
-  const int32_t nans =
-      sumNans(workspace.partNans + row * workspace.numParts, workspace.numParts, counts);
-  if (threadIdx.x != 0) return;
-  const int32_t token = best != kNoKey ? tokenIdOf(best) : 0;
-  sampled[row] = token;
-  numNans[row] = nans;
-  if (request.numTokens < requests.maxModelLen) {
-    requests.tokenIds[slot * requests.maxModelLen + request.numTokens] = token;
-    requests.numTokens[slot] = request.numTokens + 1;
-  }
+  if (threadIdx.x >= kWarpSize) return;
+  RowEnd::load(row, workspace).finish(row, slot, request.numTokens, requests, sampled);
 }
 
 // Lays the arrays out from `base`, which may be null; returns their total size in bytes.
@@ -306,18 +265,33 @@ size_t samplerWorkspaceBytes(int32_t maxRows, int32_t vocabSize, int32_t maxLogp
   return layOut(&workspace, nullptr, maxRows, vocabSize, maxLogprobs);
 }
 
-void sample(float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
-            const RequestTable& requests, const int32_t* bitmask, int32_t* sampled,
-            int32_t* numNans, const Logprobs& logprobs, void* workspace, cudaStream_t stream) {
+SamplerPath samplerPath(const SampledFeatures& features) {
+  return features.truncation && !canTruncateInClusters() ? SamplerPath::kPlain
+                                                         : SamplerPath::kFused;
+}
+
+void sample(const float* logits, int32_t count, int32_t vocabSize, const int32_t* slots,
+            const RequestTable& requests, const int32_t* bitmask, const SampledFeatures& features,
+            int32_t* sampled, int32_t* numNans, const Logprobs& logprobs, SamplerPath path,
+            const SamplerScratch& scratch, cudaStream_t stream) {
   if (count == 0) return;
   SamplerWorkspace w;
-  layOut(&w, workspace, count, vocabSize, logprobs.maxLogprobs);
+  layOut(&w, scratch.workspace, count, vocabSize, logprobs.maxLogprobs);
+  w.arrivedParts = scratch.counters;
+  const SampledTokens out{sampled, numNans};
   const dim3 grid(static_cast<unsigned>(w.numParts), static_cast<unsigned>(count));
-  const auto scan = rowsAreAligned(logits, vocabSize) ? scanParts<true> : scanParts<false>;
-  scan<<<grid, kPartThreads, 0, stream>>>(logits, vocabSize, slots, requests, bitmask, w);
-  truncate(count, vocabSize, slots, requests, w, stream);
-  chooseTokens<<<grid, kPartThreads, 0, stream>>>(vocabSize, slots, requests, sampled, numNans, w);
-  if (logprobs.tokenIds) {
+  const bool isFused = path == SamplerPath::kFused;
+  const auto scan = rowsAreAligned(logits, vocabSize)
+                        ? (isFused ? scanParts<true, true> : scanParts<true, false>)
+                        : (isFused ? scanParts<false, true> : scanParts<false, false>);
+  launch(scan, grid, kPartThreads, 0, stream, logits, vocabSize, slots, requests, bitmask, out, w);
+  if (!isFused) {
+    truncate(count, vocabSize, slots, requests, w, stream);
+    launch(chooseTokens, grid, kPartThreads, 0, stream, vocabSize, slots, requests, out, w);
+  } else if (features.truncation) {
+    truncateAndDraw(count, vocabSize, slots, requests, out, w, stream);
+  }
+  if (features.logprobs) {
     fillLogprobs(logits, count, vocabSize, sampled, slots, requests.sampling, 0, nullptr, logprobs,
                  w, stream);
   }

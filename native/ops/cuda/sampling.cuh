@@ -93,6 +93,21 @@ __device__ inline int32_t sumNans(const int32_t* partNans, int32_t numParts, int
   return __syncthreads_or(numNans) ? blockSum(numNans, scratch) : 0;
 }
 
+// Returns true in all lanes of the last of `numWarps` warps to call, which then sees what lane 0 of
+// the other warps wrote before (read it with __ldcg). Every lane must call. `arrived` starts at 0,
+// and is 0 again after the last.
+__device__ inline bool isLastWarp(unsigned* arrived, unsigned numWarps) {
+  unsigned place = 0;
+  if (threadIdx.x % kWarpSize == 0) {
+    __threadfence();
+    place = atomicAdd(arrived, 1u);
+    if (place == numWarps - 1) *arrived = 0;
+  }
+  const bool isLast = __shfl_sync(kAllLanes, place, 0) == numWarps - 1;
+  if (isLast) __threadfence();
+  return isLast;
+}
+
 inline bool rowsAreAligned(const float* logits, int32_t vocabSize) {
   return isAligned(logits) && vocabSize % kGroupSize == 0;
 }
@@ -109,28 +124,20 @@ __device__ inline bool isLastBlock(unsigned* arrived, unsigned numBlocks) {
   return isLast;
 }
 
-// Requests ------------------------------------------------------------------------------------
-
-__device__ inline bool isGreedy(const SamplingParams& params) {
-  return !(params.temperature >= 1e-5f);
-}
-__device__ inline bool hasTopK(const SamplingParams& params, int32_t vocabSize) {
-  return params.topK > 0 && params.topK < vocabSize;
-}
-__device__ inline bool hasTopP(const SamplingParams& params) { return params.topP < 1.0f; }
-
-// Whether the row draws from a subset of its tokens.
-__device__ inline bool isTruncated(const SamplingParams& params, int32_t vocabSize) {
-  return !isGreedy(params) && (params.minP > 0.0f || hasTopK(params, vocabSize) || hasTopP(params));
-}
-
 // Scratch -------------------------------------------------------------------------------------
+
+// Outputs of sampling, [count] each.
+struct SampledTokens {
+  int32_t* tokenIds;
+  int32_t* numNans;
+};
 
 // Scratch arrays, each with one row per row of logits.
 struct SamplerWorkspace {
   Key* bests;                 // [rows, numParts]: the part's best; kNoKey: all forbidden
   Key* bannedBests;           // [rows, numParts]: the most probable token that applyBans banned
   int32_t* partNans;          // [rows, numParts]: number of NaN in the part
+  unsigned* arrivedParts;     // [rows]: 0 between kernels; not part of the workspace
   unsigned* arrivedDraws;     // [rows]
   unsigned* arrivedLogprobs;  // [rows]
 
@@ -151,6 +158,14 @@ struct SamplerWorkspace {
   int32_t scaledWidth;  // vocabSize rounded up to whole groups
   int32_t maxLogprobs;
 };
+
+// Whether truncateAndDraw runs on this thread's device.
+bool canTruncateInClusters();
+
+// min-p, top-k and top-p, the draw and the end of truncated rows, from scaled, maxima and minima.
+void truncateAndDraw(int32_t count, int32_t vocabSize, const int32_t* slots,
+                     const RequestTable& requests, const SampledTokens& sampled,
+                     const SamplerWorkspace& workspace, cudaStream_t stream);
 
 // min-p, top-k and top-p of truncated rows: computes cuts and rowMaxima from scaled, maxima and
 // minima.

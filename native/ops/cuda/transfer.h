@@ -41,6 +41,10 @@ class Transfer {
     }
   };
 
+  // Makes the device the thread's current one. Pins the lane's buffers on first use, so that the
+  // threads do so at once.
+  Lane& laneOf(int thread);
+
   const int device_;
   const cudaStream_t stream_;
   ThreadPool pool_;

@@ -8,7 +8,9 @@
 #include <cstdint>
 
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 #include "ops/cuda/sampling.cuh"
+#include "ops/cuda/truncation.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -17,35 +19,6 @@ constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
-// Logits this far below the largest share the last bin: their total is less than vocabSize * e^-40
-// of the largest's probability.
-constexpr float kBinnedRange = 40.0f;
-
-using Mass = unsigned long long;
-
-// A set of tokens: its size, and its mass, the sum of exp(logit - the row's largest) in units of
-// 2^-44. The mass of 2^19 tokens fits.
-struct Tally {
-  uint32_t count;
-  Mass mass;
-
-  __device__ Tally& operator+=(const Tally& other) {
-    count += other.count;
-    mass += other.mass;
-    return *this;
-  }
-};
-
-// What a set must reach: a count or a mass; only one is used.
-struct Target {
-  uint32_t count;
-  Mass mass;
-
-  __device__ bool isReachedBy(const Tally& tally) const {
-    return tally.count >= count && tally.mass >= mass;
-  }
-};
-
 struct Shared {
   uint32_t counts[kBins];
   uint32_t lowMasses[kBins];   // the lower 32 bits of each bin's mass
@@ -68,8 +41,7 @@ class Truncation {
   __device__ Truncation(const float* scaled, int32_t vocabSize, float least, float most,
                         float smallest, Shared& shared)
       : scaled_(scaled), vocabSize_(vocabSize), least_(least), most_(most), shared_(shared) {
-    const float range = most - fmaxf(fmaxf(smallest, least), most - kBinnedRange);
-    binsPerUnit_ = range > 0 ? fminf(kBins / range, FLT_MAX) : 0;
+    binsPerUnit_ = binsPerUnit(kBins, most, fmaxf(smallest, least), kBinnedRange);
   }
 
   // Tallies the row. Without withMass its mass is 0.
@@ -81,7 +53,7 @@ class Truncation {
     forEachToken([&](float logit, int32_t) {
       const int bin = binOf(logit);
       atomicAdd(shared_.counts + bin, 1u);
-      if (withMass) addMass(bin, massOf(logit));
+      if (withMass) addMass(shared_.lowMasses + bin, shared_.highMasses + bin, massOf(logit));
     });
     __syncthreads();
     Tally own{};
@@ -177,23 +149,11 @@ class Truncation {
     }
   }
 
-  // More probable tokens never have a higher bin. Both factors are finite, so the product is not
-  // NaN.
   __device__ int binOf(float logit) const {
-    const float distance = fminf(__fsub_rn(most_, logit), FLT_MAX);
-    return min(__float2int_rz(__fmul_rn(distance, binsPerUnit_)), kBins - 1);
+    return binOfDistance(kBins, most_, logit, binsPerUnit_);
   }
 
-  __device__ Mass massOf(float logit) const {
-    return __float2ull_rn(expf(__fsub_rn(logit, most_)) * 0x1p44f);
-  }
-
-  __device__ void addMass(int bin, Mass mass) {
-    const auto low = static_cast<uint32_t>(mass);
-    auto high = static_cast<uint32_t>(mass >> 32);
-    if (low != 0 && atomicAdd(shared_.lowMasses + bin, low) > ~low) ++high;  // the carry
-    if (high != 0) atomicAdd(shared_.highMasses + bin, high);
-  }
+  __device__ Mass massOf(float logit) const { return cuda::massOf(logit, most_); }
 
   __device__ static int ownBin(int i) { return static_cast<int>(threadIdx.x) * kBinsPerThread + i; }
 
@@ -262,6 +222,7 @@ __global__ void __launch_bounds__(kThreads)
     findCuts(int32_t vocabSize, const int32_t* slots, RequestTable requests,
              SamplerWorkspace workspace) {
   __shared__ Shared shared;
+  waitForPrevious();
   const auto row = static_cast<int64_t>(blockIdx.x);
   const int32_t slot = slots[row];
   if (slot < 0) return;
@@ -277,8 +238,7 @@ __global__ void __launch_bounds__(kThreads)
   most = blockMax(most, -INFINITY, shared.scratch);
   smallest = -blockMax(-smallest, -INFINITY, shared.scratch);
 
-  float least = -FLT_MAX;  // excludes impossible tokens
-  if (params.minP > 0.0f) least = fmaxf(least, most + logf(fminf(params.minP, 1.0f)));
+  const float least = leastKept(params, most);
   Key cut = keyOf(least, INT32_MAX);
   const bool topK = hasTopK(params, vocabSize);
   const bool topP = hasTopP(params);
@@ -289,10 +249,7 @@ __global__ void __launch_bounds__(kThreads)
     const auto k = static_cast<uint32_t>(params.topK);
     if (topK && kept.count > k) cut = max(cut, truncation.findCut({k, 0}, &kept));
     if (topP) {
-      // At least one unit: the most probable token is kept for every p.
-      const double share = ceil(static_cast<double>(params.topP) * static_cast<double>(kept.mass));
-      const Mass mass = min(static_cast<Mass>(max(share, 1.0)), kept.mass);
-      cut = max(cut, truncation.findCut({0, mass}, &kept));
+      cut = max(cut, truncation.findCut({0, massToKeep(params.topP, kept.mass)}, &kept));
     }
   }
   if (threadIdx.x == 0) {
@@ -305,8 +262,8 @@ __global__ void __launch_bounds__(kThreads)
 
 void truncate(int32_t count, int32_t vocabSize, const int32_t* slots, const RequestTable& requests,
               const SamplerWorkspace& workspace, cudaStream_t stream) {
-  findCuts<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(vocabSize, slots, requests,
-                                                                  workspace);
+  launch(findCuts, static_cast<unsigned>(count), kThreads, 0, stream, vocabSize, slots, requests,
+         workspace);
 }
 
 }  // namespace uniproc::cuda

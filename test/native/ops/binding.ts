@@ -235,6 +235,8 @@ interface NativeOps {
     sampled: Tensor,
     logprobs: Logprobs | null,
     numNans: Tensor,
+    /** Whether a row may have min-p, top-k or top-p. */
+    truncation: boolean,
   ): void;
   gatherLogprobs(
     logits: Tensor,
@@ -317,13 +319,31 @@ export class Ops extends addon.Ops {
   }
 
   override sample(
-    ...[logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, numNans]: [
-      ...Rest<Parameters<NativeOps['sample']>>,
-      numNans?: Tensor,
-    ]
+    ...[
+      logits,
+      count,
+      vocabSize,
+      slots,
+      requests,
+      bitmask,
+      sampled,
+      logprobs,
+      numNans,
+      truncation,
+    ]: [...Rest<Rest<Parameters<NativeOps['sample']>>>, numNans?: Tensor, truncation?: boolean]
   ): void {
-    const nans = numNans ?? this.zeros(count, 'int32');
-    super.sample(logits, count, vocabSize, slots, requests, bitmask, sampled, logprobs, nans);
+    super.sample(
+      logits,
+      count,
+      vocabSize,
+      slots,
+      requests,
+      bitmask,
+      sampled,
+      logprobs,
+      numNans ?? this.zeros(count, 'int32'),
+      truncation ?? true,
+    );
   }
 
   override gatherLogprobs(

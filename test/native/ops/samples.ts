@@ -26,12 +26,16 @@ export function sample(
   return sampleAndCount(ops, rows, requests, bitmask).tokenIds;
 }
 
-/** Like `sample`, with the NaN count of each row. */
+/**
+ * Like `sample`, with the NaN count of each row. `truncation`: whether a row may have min-p, top-k
+ * or top-p.
+ */
 export function sampleAndCount(
   ops: Ops,
   rows: ArrayLike<number>[],
   requests: SampledRequest[],
   bitmask?: Int32Array,
+  truncation = true,
 ): { tokenIds: number[]; numNans: number[] } {
   const vocabSize = rows[0].length;
   const table = ops.makeRequests({
@@ -55,7 +59,18 @@ export function sampleAndCount(
   const mask = bitmask ? ops.ints(bitmask) : null;
   const count = rows.length;
   const numNans = ops.ints(new Int32Array(count).fill(-1));
-  ops.sample(tensor, count, vocabSize, ops.ints(slots), table, mask, sampled, null, numNans);
+  ops.sample(
+    tensor,
+    count,
+    vocabSize,
+    ops.ints(slots),
+    table,
+    mask,
+    sampled,
+    null,
+    numNans,
+    truncation,
+  );
   return {
     tokenIds: Array.from(ops.readInts(sampled, count)),
     numNans: Array.from(ops.readInts(numNans, count)),

@@ -3,7 +3,7 @@ import { GREEDY } from '../../support/sampling';
 import { openOps, backends } from './binding';
 import { Random } from './reference';
 import { descending, sampleReference, type SampledRequest } from './samplerReference';
-import { plainSampling, request, sample } from './samples';
+import { plainSampling, request, sample, sampleAndCount } from './samples';
 
 /** Caches the result of `make`: all kernels share the references. */
 function lazily<T>(make: () => T): () => T {
@@ -260,6 +260,63 @@ describe.each(backends)('sample, %s', (backend) => {
     expect(sample(openOps(backend, 1), rows, requests)).toEqual(together);
     rows.forEach((row, i) => expect(one(row, requests[i])).toBe(together[i]));
     expect(new Set(together).size).toBeGreaterThan(10);
+  });
+
+  it('returns the same token whether or not another row may be truncated', () => {
+    const random = new Random(6);
+    const rows = Array.from({ length: 12 }, () => random.normals(9001, 'float32', 2));
+    const requests = rows.map((_, i) =>
+      request({ seed: BigInt(i), temperature: [0, 0.7, 1][i % 3], minTokens: i % 2 }),
+    );
+    const alone = sampleAndCount(ops, rows, requests, undefined, false);
+    expect(sampleAndCount(ops, rows, requests, undefined, true)).toEqual(alone);
+    const truncated = [...requests, request({ topP: 0.5 })];
+    const tokens = sample(ops, [...rows, rows[0]], truncated);
+    expect(tokens.slice(0, rows.length)).toEqual(alone.tokenIds);
+  });
+
+  it('returns the same token for a truncated row in batches of any size', () => {
+    const random = new Random(7);
+    const rows = Array.from({ length: 6 }, () => random.normals(20011, 'float32', 3));
+    const requests = rows.map((_, i) =>
+      request({
+        seed: BigInt(i),
+        topK: [0, 50, 2000][i % 3],
+        topP: [0.9, 0.6, 1][i % 3],
+        minP: [0, 0.01][i % 2],
+      }),
+    );
+    const alone = rows.map((row, i) => one(row, requests[i]));
+    for (const copies of [2, 10, 40, 100]) {
+      const all = Array.from({ length: copies }).flatMap(() => rows);
+      const tokens = sample(
+        ops,
+        all,
+        all.map((_, i) => requests[i % rows.length]),
+      );
+      expect(tokens).toEqual(all.map((_, i) => alone[i % rows.length]));
+    }
+  });
+
+  it('cuts among more equal logits than fit a list', () => {
+    const logits = new Float32Array(30011).fill(1);
+    const rows = Array(8).fill(logits) as Float32Array[];
+    const draw = (sampling: Partial<NativeSampling>) =>
+      sample(
+        ops,
+        rows,
+        rows.map((_, i) => request({ ...sampling, seed: BigInt(i) })),
+      );
+    // The lower ids are kept: the Gumbel noise chooses among them.
+    const drawnFrom = (count: number) =>
+      sample(
+        ops,
+        Array(8).fill(logits.slice(0, count)) as Float32Array[],
+        rows.map((_, i) => request({ seed: BigInt(i) })),
+      );
+    expect(draw({ topK: 3000 })).toEqual(drawnFrom(3000));
+    expect(draw({ topP: 0.5 })).toEqual(drawnFrom(15006));
+    expect(draw({ topK: 3000, topP: 0.5 })).toEqual(drawnFrom(1500));
   });
 
   describe('a forbidden token', () => {
