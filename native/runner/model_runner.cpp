@@ -264,19 +264,20 @@ void ModelRunner::runForward(Ops& ops, const StepLaunch& launch, int32_t graphRo
       decoder_.computeLogits(ops, inputs.lastTokens(), numSampled);
     }
   };
-  if (graphRows > 0) return context.graphs->launch(2 * graphRows, forward);
+  if (graphRows > 0) {
+    return context.graphs->launch(4 * graphRows + (batch.hasFewKeys ? 1 : 0), forward);
+  }
   forward();
 }
 
 // The size of the CUDA graph that a step runs in; 0 unless every row computes one token and
-// samples.
+// samples, and the batch is a decode.
 int32_t ModelRunner::graphRows(const StepLaunch& launch, const StepContext& context) const {
-  const auto scheduled = context.step.numScheduledTokens;
   const bool recurs = context.graphs && launch.numRows > 0 &&
                       launch.numRows <= limits_.maxNumSeqs && launch.numSampled == launch.numRows &&
+                      launch.numBlockUpdates <= limits_.maxBlockUpdates() &&
                       launch.numPromptLogprobRows == 0 &&
-                      std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
-                                  [](int32_t numTokens) { return numTokens == 1; });
+                      BatchInputs::isDecode(context.step, launch, context.slots);
   return recurs ? paddedRows(launch.numRows) : 0;
 }
 
@@ -342,7 +343,7 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
                  work.sampled.as<int32_t>(), work.numNans(limits_), work.logprobsOut(limits_));
     };
     if (paddedRows > 0) {
-      context.graphs->launch(2 * paddedRows + 1, sample);
+      context.graphs->launch(4 * paddedRows + 2, sample);
     } else {
       sample();
     }
@@ -427,7 +428,7 @@ size_t ModelRunner::profile(Ops& ops) {
 
 void ModelRunner::runLargestStep(Ops& ops) { dummyRun(ops, largestRows(), largestTokens()); }
 
-// Upper bound of the graphs' memory: the size of the largest graph for each size.
+// Upper bound of the graphs' memory: the size of the largest for each.
 size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const std::unique_ptr<Graphs> graphs = limits_.enforceEager ? nullptr : ops.makeGraphs();
   if (!graphs) return 0;
@@ -435,9 +436,11 @@ size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const size_t before = ops.memory().free;
   dummyRun(ops, numRows, numRows, graphs.get());
   const size_t after = ops.memory().free;
-  size_t numSizes = 0;
-  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
-  return numSizes * (before - std::min(before, after));
+  size_t numGraphs = 0;
+  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) {
+    numGraphs += rows <= Batch::kFewRows ? 2 : 1;  // with few keys, and with many
+  }
+  return numGraphs * (before - std::min(before, after));
 }
 
 void ModelRunner::warmUp(Ops& ops) {

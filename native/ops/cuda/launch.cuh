@@ -13,7 +13,8 @@
 //
 // Weights may be read before the wait, since no kernel launched this way writes them. So may the
 // batch and the block tables: only the kernels of prepareInputs write them in a step, and these do
-// not let the next kernel start before they have ended.
+// not let the next kernel start before they have ended. For the same reason so may the keys and
+// values of earlier steps.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -43,22 +44,33 @@ __device__ inline void waitForPrevious() {
 // for earlier GPUs do not.
 bool kernelsWait();
 
-// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...), for a kernel that waits for the
-// previous one. Check cudaGetLastError after it.
+// As `launch`, in clusters of (clusterSize, 1, 1) blocks; requires kernelsWait().
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
-            cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+void launchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned threads,
+                    unsigned clusterSize, size_t sharedBytes, cudaStream_t stream,
+                    Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {clusterSize, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = sharedBytes;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = kernelsWait() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = kernelsWait() ? (clusterSize > 1 ? 2 : 1) : 0;
   static_cast<void>(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
+}
+
+// kernel<<<grid, threads, sharedBytes, stream>>>(arguments...), for a kernel that waits for the
+// previous one. Check cudaGetLastError after it.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
+            cudaStream_t stream, Arguments&&... arguments) {
+  launchClusters(kernel, grid, threads, 1, sharedBytes, stream,
+                 std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace uniproc::cuda
