@@ -9,7 +9,7 @@ const MIB = 1024 * KIB;
 
 /** 8 KiB to 64 MiB. */
 const SIZES = Array.from({ length: 14 }, (_, i) => (8 * KIB) << i);
-const PEER_TO_PEER = 512 * KIB;
+const PEER_TO_PEER = 2 * MIB;
 
 /** Sizes on a CPU, where all-reduce uses TCP. */
 const CPU_SIZES = SIZES.filter((bytes) => bytes <= MIB);
@@ -18,7 +18,7 @@ function nameOf(bytes) {
   return bytes < MIB ? `${bytes / KIB} KiB` : `${bytes / MIB} MiB`;
 }
 
-function gpuRows(worldSize, hasPeerMemory, { bytes, own, nccl }) {
+function gpuRows(worldSize, hasPeerMemory, { bytes, own, nccl, fused, separate }) {
   const what = `${worldSize} GPUs, ${nameOf(bytes)}`;
   const isPeerToPeer = hasPeerMemory && bytes <= PEER_TO_PEER;
   return [
@@ -32,6 +32,18 @@ function gpuRows(worldSize, hasPeerMemory, { bytes, own, nccl }) {
       ceilingOf: 'NCCL',
       ...(bytes === SIZES[0] && { bound: 0.5e6 * nccl }),
     },
+    ...(isPeerToPeer
+      ? [
+          {
+            bench: 'all-reduce',
+            what: `${what}, with residual and norm`,
+            value: 1e6 * fused,
+            unit: 'µs',
+            ceiling: 1e6 * separate,
+            ceilingOf: 'two kernels',
+          },
+        ]
+      : []),
   ];
 }
 

@@ -1,6 +1,7 @@
 // One rank of bench/allReduce.js: node bench/allReduceRank.js { device, sizes } as JSON, with a
-// launcher's variables. Sends { hasPeerMemory, times: [{ bytes, own, nccl }] }, in seconds per
-// all-reduce.
+// launcher's variables. Sends { hasPeerMemory, times: [{ bytes, own, nccl, fused, separate }] }, in
+// seconds per all-reduce; the last two with the residual and the norm that follow it in a layer, on
+// GPUs and for sizes in peer memory.
 'use strict';
 
 const { Ops } = require('../build/Release/uniproc_testing.node');
@@ -9,6 +10,9 @@ const { rankFromEnvironment } = require('../dist/distributed/rendezvous');
 
 const TIMEOUT = 120_000;
 const BYTES_PER_ELEMENT = 2;
+/** A row of the norms. */
+const HIDDEN_SIZE = 4096;
+const MOST_NORMED = 2 << 20;
 /** Measurements per path and size, alternating; the result is the median. */
 const SAMPLES = 7;
 
@@ -47,12 +51,12 @@ async function main({ device: kind, sizes }) {
   const graphs = device.makeGraphs();
   let numGraphs = 0;
 
-  /** Measures seconds per all-reduce. */
-  function prepare(communicator, data, { perGraph, launches }) {
+  /** Measures seconds per call of `reduce`. */
+  function prepare(communicator, reduce, { perGraph, launches }) {
     const key = numGraphs++;
     const launch = () =>
       device.launchGraph(graphs, key, () => {
-        for (let i = 0; i < perGraph; i++) device.allReduce(communicator, data);
+        for (let i = 0; i < perGraph; i++) reduce();
       });
     for (let i = 0; i < 3; i++) launch(); // as it is, recorded, and once again
     return () => {
@@ -68,11 +72,29 @@ async function main({ device: kind, sizes }) {
   for (const bytes of sizes) {
     // Zeros stay zero under repeated sums.
     const data = device.allocate(bytes / BYTES_PER_ELEMENT, 'bfloat16', 'a measurement');
-    const ways = Object.entries(communicators).map(([way, communicator]) => ({
-      way,
-      measure: prepare(communicator, data, amounts(bytes, onGpu)),
-      samples: [],
-    }));
+    const ways = [];
+    const add = (way, communicator, reduce) => {
+      const measure = prepare(communicator, reduce, amounts(bytes, onGpu));
+      ways.push({ way, measure, samples: [] });
+    };
+    for (const [way, communicator] of Object.entries(communicators)) {
+      add(way, communicator, () => device.allReduce(communicator, data));
+    }
+    if (onGpu && bytes <= MOST_NORMED) {
+      const { own } = communicators;
+      const rows = bytes / BYTES_PER_ELEMENT / HIDDEN_SIZE;
+      const residual = device.allocate(rows * HIDDEN_SIZE, 'bfloat16', 'a measurement');
+      const weight = {
+        data: device.allocate(HIDDEN_SIZE, 'bfloat16', 'a measurement'),
+        rows: HIDDEN_SIZE,
+        cols: 1,
+      };
+      add('fused', own, () => device.sumRmsNorm(own, data, residual, rows, weight, 1e-5, data));
+      add('separate', own, () => {
+        device.allReduce(own, data);
+        device.rmsNorm(data, residual, rows, weight, 1e-5, data);
+      });
+    }
     for (let i = 0; i < SAMPLES; i++) {
       for (const { measure, samples } of ways) samples.push(measure());
     }

@@ -41,15 +41,22 @@ class CudaCeilings {
     return new CudaCeilings(figures);
   }
 
-  constructor({ readBandwidth, copyBandwidth, steps }) {
+  /** The device's rates, without a model's steps. */
+  static async measureDevice(index) {
+    return new CudaCeilings(await run([index, 1, '256x256', '256x256', '1:1']));
+  }
+
+  constructor({ readBandwidth, copyBandwidth, productRate, steps }) {
     /** Bytes per second that kernels read from device memory. */
     this.readBandwidth = readBandwidth;
     /** Bytes per second copied from pinned host memory to the device. */
     this.copyBandwidth = copyBandwidth;
+    /** Operations per second of a product of 8192 x 8192 x 8192. */
+    this.productRate = productRate;
     this.steps = steps;
   }
 
-  /** Lower bound in seconds of a step with `numTokens` tokens, `numSampled` of them sampled. */
+  /** Seconds of the products alone of a step with `numTokens` tokens, `numSampled` of them sampled. */
   seconds(numTokens, numSampled) {
     return this.steps.find((step) => step.numTokens === numTokens && step.numSampled === numSampled)
       .seconds;

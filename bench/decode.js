@@ -56,6 +56,7 @@ class DecodeWindow {
       seconds: (end.milliseconds - begin.milliseconds) / 1000 / STEPS,
       javaScriptSeconds: active / 1000 / STEPS,
       idleSeconds: (after.idleMs - before.idleMs) / 1000 / (after.numSteps - before.numSteps),
+      busySeconds: (after.busyMs - before.busyMs) / 1000 / (after.numSteps - before.numSteps),
       numComputedTokens: this.numComputedTokens,
     };
   }
@@ -67,27 +68,25 @@ function tokensToGenerate(numRows, context, maxNumBatchedTokens) {
   return prefillSteps + WARM_UP_STEPS + STEPS + 1;
 }
 
-/** Bytes of keys and values that a step reads, on average over the steps. */
-function cacheBytes({ transformer: { spec }, dtype }, numComputedTokens) {
+/** Bytes of keys and values that a step reads, given the tokens in the cache before it. */
+function cacheBytesOfStep({ transformer: { spec }, dtype }, numComputedTokens) {
   const bytesPerToken = 2 * spec.numKvHeads * spec.headDim * (dtype === 'float32' ? 4 : 2);
   let tokens = 0;
   for (const window of spec.slidingWindows) {
     const most = window === 0 ? Infinity : window;
-    for (const step of numComputedTokens) {
-      for (const computed of step) tokens += Math.min(computed + 1, most);
-    }
+    for (const computed of numComputedTokens) tokens += Math.min(computed + 1, most);
   }
-  return (bytesPerToken * tokens) / numComputedTokens.length;
+  return bytesPerToken * tokens;
 }
 
-async function measureOnce(llm, numRows, context) {
+async function measureOnce(llm, numRows, context, sampling) {
   const { executor } = llm.engine;
   const { model, scheduler } = executor.config;
   const window = new DecodeWindow(numRows, executor.driverWorker.worker.device);
   executor.onStep = (step) => window.stepDone(step);
   await llm.generate(
     makePrompts(numRows, context, model.transformer.spec.vocabSize),
-    greedy(tokensToGenerate(numRows, context, scheduler.maxNumBatchedTokens)),
+    sampling(tokensToGenerate(numRows, context, scheduler.maxNumBatchedTokens)),
   );
   executor.onStep = null;
   return window.figures();
@@ -95,19 +94,21 @@ async function measureOnce(llm, numRows, context) {
 
 /**
  * Measures an engine on a RecordingExecutor with prompts of `context` tokens. Returns, per step,
- * `seconds`, `javaScriptSeconds`, the device's `idleSeconds` before it, and `cacheBytes` read. Ranks
- * must set `numRuns`, so that all make the same calls.
+ * `seconds`, `javaScriptSeconds`, the device's `idleSeconds` before it and `busySeconds` in it, and
+ * `cacheBytes` read. Ranks must set `numRuns`, so that all make the same calls. `sampling`: the
+ * parameters that generate a number of tokens.
  */
-async function measureDecode(llm, numRows, context, numRuns = undefined) {
+async function measureDecode(llm, numRows, context, { numRuns, sampling = greedy } = {}) {
   const start = performance.now();
   const isEnough = (count) =>
     numRuns === undefined ? performance.now() - start >= 1000 * MIN_SECONDS : count >= numRuns;
   const runs = [];
-  do runs.push(await measureOnce(llm, numRows, context));
+  do runs.push(await measureOnce(llm, numRows, context, sampling));
   while (!isEnough(runs.length));
   runs.sort((a, b) => a.seconds - b.seconds);
   const { numComputedTokens, ...figures } = runs[runs.length >> 1];
-  return { ...figures, cacheBytes: cacheBytes(llm.engine.config.model, numComputedTokens) };
+  const bytes = numComputedTokens.map((step) => cacheBytesOfStep(llm.engine.config.model, step));
+  return { ...figures, cacheBytes: bytes.reduce((a, b) => a + b) / bytes.length };
 }
 
-module.exports = { measureDecode, tokensToGenerate };
+module.exports = { cacheBytesOfStep, measureDecode, tokensToGenerate };

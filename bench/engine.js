@@ -10,13 +10,12 @@ const { SHAPES } = require('../scripts/synthetic-checkpoint');
 const { benchControlPlane } = require('./controlPlane');
 const { measureArrivals, PERCENTILES } = require('./engineArrivals');
 const { measureBatch } = require('./engineBatch');
-const { makeRequests, QWEN3_0_6B, WORKLOADS } = require('./engineWorkload');
+const { makeRequests, WORKLOADS } = require('./engineWorkload');
 const { greedy, makePrompts } = require('./prompts');
 const { seededRandom } = require('./random');
 const { RecordingExecutor } = require('./recordingExecutor');
 const { figure } = require('./table');
 
-const KNOWN_SHAPES = { ...SHAPES, 'qwen3-0.6b': QWEN3_0_6B };
 /** Arrival rates, as shares of the batch's requests per second. */
 const RATES = [0.25, 0.5, 0.75, 0.9];
 /** Minimum share of busy time of a GPU while the batch decodes. */
@@ -96,7 +95,7 @@ const range = ([least, most]) => `${least} to ${most}`;
 
 /** A folder with the config.json of a shape, for dummy weights. */
 function writeConfig(folder, shape) {
-  const config = KNOWN_SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
+  const config = SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
   fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
 }
 

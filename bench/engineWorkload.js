@@ -21,26 +21,6 @@ const WORKLOADS = {
   },
 };
 
-/** config.json of nano-vllm's benchmark model. */
-const QWEN3_0_6B = {
-  architectures: ['Qwen3ForCausalLM'],
-  model_type: 'qwen3',
-  torch_dtype: 'bfloat16',
-  vocab_size: 151936,
-  hidden_size: 1024,
-  intermediate_size: 3072,
-  num_hidden_layers: 28,
-  num_attention_heads: 16,
-  num_key_value_heads: 8,
-  head_dim: 128,
-  hidden_act: 'silu',
-  max_position_embeddings: 40960,
-  rms_norm_eps: 1e-6,
-  rope_theta: 1000000,
-  attention_bias: false,
-  tie_word_embeddings: true,
-};
-
 /** `count` requests of a workload's lengths: { prompt, params }. */
 function makeRequests(count, { promptTokens, outputTokens }, vocabSize, random) {
   return Array.from({ length: count }, () => ({
@@ -64,4 +44,4 @@ function checkLength({ params }, numTokens) {
   throw new Error(`a request for ${params.maxTokens} tokens generated ${numTokens}`);
 }
 
-module.exports = { QWEN3_0_6B, WORKLOADS, checkLength, makeRequests };
+module.exports = { WORKLOADS, checkLength, makeRequests };

@@ -1,4 +1,4 @@
-// Expected figures of an H200 by shape, and llama.cpp's for comparison.
+// Expected figures of an H200 by shape, and peers' figures for comparison.
 'use strict';
 
 /** Minimum GB/s of a load from the page cache. */
@@ -55,4 +55,43 @@ const LLAMA_CPP = {
   },
 };
 
-module.exports = { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE };
+/**
+ * vLLM 0.25.1 (torch 2.11, CUDA 13, FlashAttention 3, torch.compile, CUDA graphs, prefix caching off), on
+ * another card: milliseconds per decode step, tokens per second of prefill, through `LLM.generate` with
+ * random bfloat16 weights. `productRate` is that of the card's 8192 x 8192 x 8192 product.
+ */
+const VLLM = {
+  name: 'vLLM 0.25.1 on an H100',
+  card: { readBandwidth: 3.111e12, productRate: 686e12 },
+  /** A step is (time of 104 tokens - time of 40 tokens) / 64, so its rows have this many more. */
+  meanGenerated: 72,
+  shapes: {
+    'llama-3.1-8b': {
+      decode: {
+        '1 after 128': 6.45,
+        '8 after 128': 6.66,
+        '32 after 128': 7.19,
+        '64 after 128': 7.81,
+        '128 after 128': 8.92,
+        '256 after 128': 11.5,
+        '1 after 1024': 7.02,
+        '8 after 1024': 7.24,
+        '32 after 1024': 8.49,
+        '64 after 1024': 10.03,
+      },
+      prefill: { '1 x 512': 28191, '1 x 2048': 38132, '1 x 8192': 37952, '8 x 1024': 40775 },
+    },
+    'llama-3.2-1b': {
+      decode: {
+        '1 after 128': 1.69,
+        '8 after 128': 1.62,
+        '64 after 128': 2.46,
+        '256 after 128': 6.66,
+        '64 after 1024': 3.39,
+      },
+      prefill: { '1 x 8192': 191400, '8 x 1024': 201559 },
+    },
+  },
+};
+
+module.exports = { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE, VLLM };

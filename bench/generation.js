@@ -3,6 +3,8 @@
 
 const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { LLM } = require('..');
+const { cacheBytesOfStep } = require('./decode');
+const { floorSeconds } = require('./floor');
 const { Products } = require('./products');
 const { greedy, makePrompts } = require('./prompts');
 
@@ -31,7 +33,20 @@ async function benchGeneration({ model, dtype }) {
   const config = llm.engine.executor.config.model;
   const { vocabSize } = config.transformer.spec;
   const products = new Products(config);
-  const rows = [];
+  const rows = [
+    {
+      bench: 'ceiling',
+      what: 'reading memory',
+      value: products.readBandwidth / 1e9,
+      unit: 'GB/s',
+    },
+    {
+      bench: 'ceiling',
+      what: 'a large product',
+      value: products.productRate / 1e9,
+      unit: 'GFLOP/s',
+    },
+  ];
   const delay = monitorEventLoopDelay({ resolution: 1 });
   try {
     await llm.generate(makePrompts(1, 16, vocabSize), greedy(16));
@@ -42,12 +57,25 @@ async function benchGeneration({ model, dtype }) {
       const whole = await seconds(() => llm.generate(prompts, greedy(1 + DECODE_TOKENS)));
       delay.disable();
       const stepTokens = Math.min(batch * PROMPT_TOKENS, MAX_STEP_TOKENS);
+      const stepPrompts = stepTokens / PROMPT_TOKENS;
+      const prefillStep = {
+        numTokens: stepTokens,
+        numSampled: stepPrompts,
+        prompts: { count: stepPrompts, length: PROMPT_TOKENS },
+      };
+      const contexts = new Array(batch).fill(PROMPT_TOKENS + DECODE_TOKENS / 2);
+      const decodeStep = {
+        numTokens: batch,
+        numSampled: batch,
+        cacheBytes: cacheBytesOfStep(config, contexts),
+      };
       rows.push(
         {
           bench: 'prefill',
           what: `${batch} x ${PROMPT_TOKENS} tokens`,
           value: (batch * PROMPT_TOKENS) / prefill,
           unit: 'tok/s',
+          floor: stepTokens / floorSeconds(config, products, prefillStep),
           ceiling: stepTokens / products.seconds(stepTokens, 1),
         },
         {
@@ -55,6 +83,7 @@ async function benchGeneration({ model, dtype }) {
           what: `${batch} x ${DECODE_TOKENS} tokens after ${PROMPT_TOKENS}`,
           value: (batch * DECODE_TOKENS) / (whole - prefill),
           unit: 'tok/s',
+          floor: batch / floorSeconds(config, products, decodeStep),
           ceiling: batch / products.seconds(batch, batch),
         },
       );

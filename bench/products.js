@@ -2,9 +2,13 @@
 'use strict';
 
 const os = require('node:os');
-const { Ops } = require('../build/Release/uniproc_testing.node');
+const { Ops, readRate } = require('../build/Release/uniproc_testing.node');
 
 const SECONDS = 0.5;
+/** Bytes that are read to measure the rate, more than caches hold. */
+const READ_BYTES = 2 ** 29;
+/** A large product, [tokens, rows, cols]. */
+const LARGE = [512, 4096, 4096];
 
 /** A layer's products and the output head's, each as its weight's [rows, cols]. */
 function weightShapes(spec) {
@@ -20,14 +24,28 @@ function weightShapes(spec) {
   };
 }
 
+/** Seconds of a run, which returns when it is done; the mean of half a second after a first one. */
+function secondsOf(run) {
+  run();
+  const start = performance.now();
+  let runs = 0;
+  while (performance.now() - start < 1000 * SECONDS) {
+    run();
+    runs++;
+  }
+  return (performance.now() - start) / 1000 / runs;
+}
+
 /** CPU counterpart of CudaCeilings. */
 class Products {
-  /** Bytes per second; not measured on the CPU, where only the products count. */
-  readBandwidth = Infinity;
+  /** Bytes per second from host memory to host memory; not measured. */
   copyBandwidth = Infinity;
 
   constructor({ transformer: { spec }, dtype }) {
-    this.ops = new Ops({ kind: 'cpu', numThreads: os.availableParallelism() });
+    const numThreads = os.availableParallelism();
+    this.ops = new Ops({ kind: 'cpu', numThreads });
+    /** Bytes per second that all threads read from memory. */
+    this.readBandwidth = readRate(READ_BYTES, numThreads);
     const random = (count, type) => {
       const tensor = this.ops.allocate(count, type, 'a measurement');
       this.ops.fillRandom(tensor, 0, 0.02, 1n);
@@ -38,6 +56,18 @@ class Products {
     this.layers = Array.from({ length: spec.numLayers }, () => layer.map(weight)).flat();
     this.head = weight(head);
     this.random = random;
+    /** Operations per second of a large product. */
+    this.productRate = this.measureProductRate(dtype);
+  }
+
+  measureProductRate(dtype) {
+    const [numTokens, rows, cols] = LARGE;
+    const weight = { data: this.random(rows * cols, dtype), rows, cols };
+    const x = this.random(numTokens * cols, 'float32');
+    const out = this.random(numTokens * rows, 'float32');
+    const seconds = secondsOf(() => this.ops.linear(x, numTokens, weight, null, out));
+    for (const tensor of [weight.data, x, out]) this.ops.release(tensor);
+    return (2 * numTokens * rows * cols) / seconds;
   }
 
   /** Seconds that a step of `numTokens` tokens, `numSampled` of them sampled from, cannot go below. */
@@ -49,14 +79,7 @@ class Products {
       for (const weight of this.layers) this.ops.linear(x, numTokens, weight, null, out);
       this.ops.linear(x, numSampled, this.head, null, out);
     };
-    step();
-    const start = performance.now();
-    let steps = 0;
-    while (performance.now() - start < 1000 * SECONDS) {
-      step();
-      steps++;
-    }
-    const seconds = (performance.now() - start) / 1000 / steps;
+    const seconds = secondsOf(step);
     this.ops.release(x);
     this.ops.release(out);
     return seconds;

@@ -14,4 +14,10 @@ function greedy(maxTokens) {
   return new SamplingParams({ temperature: 0, maxTokens, ignoreEos: true, detokenize: false });
 }
 
-module.exports = { greedy, makePrompts };
+/** The same with temperature 0.6 and top-p 0.9. */
+function sampled(maxTokens) {
+  const params = { temperature: 0.6, topP: 0.9, maxTokens, ignoreEos: true, detokenize: false };
+  return new SamplingParams(params);
+}
+
+module.exports = { greedy, makePrompts, sampled };

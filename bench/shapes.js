@@ -8,10 +8,11 @@ const path = require('node:path');
 const { createUniprocConfig, LLM } = require('..');
 const { SHAPES, writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
 const { CudaCeilings } = require('./cudaCeilings');
-const { measureDecode, tokensToGenerate } = require('./decode');
-const { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE } = require('./expected');
+const { cacheBytesOfStep, measureDecode, tokensToGenerate } = require('./decode');
+const { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE, VLLM } = require('./expected');
+const { floorSeconds } = require('./floor');
 const { Products } = require('./products');
-const { greedy, makePrompts } = require('./prompts');
+const { greedy, makePrompts, sampled } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
 const { measureStartUp, startUpRows } = require('./startUp');
 const { figure } = require('./table');
@@ -63,6 +64,7 @@ class ShapeBench {
     this.config = config;
     this.onGpu = config.device.kind === 'cuda';
     this.expected = (this.onGpu && EXPECTED[name]) || { decode: {}, prefill: {} };
+    this.vllm = (this.onGpu && VLLM.shapes[name]) || { decode: {}, prefill: {} };
     this.rows = [];
   }
 
@@ -76,13 +78,16 @@ class ShapeBench {
   async measureApart() {
     progress(`${this.name}: ceilings`);
     this.ceilings = await measureCeilings(this.config);
-    const { readBandwidth, copyBandwidth } = this.ceilings;
-    if (this.onGpu) {
-      this.add('ceiling: reading memory', readBandwidth / 1e9, 'GB/s');
-      this.add('ceiling: copying to the device', copyBandwidth / 1e9, 'GB/s');
-    }
+    const { readBandwidth, copyBandwidth, productRate } = this.ceilings;
+    this.add('ceiling: reading memory', readBandwidth / 1e9, 'GB/s');
+    this.add('ceiling: a large product', productRate / 1e12, 'TFLOP/s');
+    if (this.onGpu) this.add('ceiling: copying to the device', copyBandwidth / 1e9, 'GB/s');
 
     progress(`${this.name}: start of a process to its first token`);
+    if (this.onGpu) {
+      const { firstToken } = await measureStartUp(this.engineArgs);
+      this.add('first start on a machine to first token', firstToken, 's');
+    }
     const startUp = await measureStartUp(this.engineArgs);
     const { bytes, loadSeconds, firstToken, weightsIn } = startUp;
     this.add('load of the checkpoint', bytes / loadSeconds / 1e9, 'GB/s', {
@@ -113,10 +118,11 @@ class ShapeBench {
     try {
       const { deviceProperties } = llm.engine.executor.driverWorker.worker;
       const isH200 = deviceProperties.name.includes('H200');
-      this.peer = (isH200 && LLAMA_CPP[this.name]) || { decode: {}, prefill: {} };
+      this.llamaCpp = (isH200 && LLAMA_CPP[this.name]) || { decode: {}, prefill: {} };
       const { decodes, prefills } = measurements(this.config.model);
       for (const [count, length] of prefills) await this.measurePrefill(llm, count, length);
       for (const { numRows, context } of decodes) await this.measureDecode(llm, numRows, context);
+      if (decodes.length > 0) await this.measureSampling(llm, decodes[0].context);
     } finally {
       await llm.shutdown();
     }
@@ -139,11 +145,28 @@ class ShapeBench {
     const numTokens = count * length;
     const ceiling = numTokens / this.ceilings.seconds(numTokens, count);
     const share = this.expected.prefill[key];
+    const step = { numTokens, numSampled: count, prompts: { count, length } };
+    const rate = (floor) => numTokens / floor;
+    const vllm = this.vllm.prefill[key];
     this.add(`prefill ${key}`, numTokens / seconds[seconds.length >> 1], 'tok/s', {
+      floor: rate(this.floor(step)),
       ceiling,
       least: share && share * ceiling,
-      peer: this.peer.prefill[key],
+      peers: this.peers(this.llamaCpp.prefill[key], vllm, () => rate(this.floor(step, VLLM.card))),
     });
+  }
+
+  /** Seconds of a step's floor on this machine or another card. */
+  floor(step, card = this.ceilings) {
+    return floorSeconds(this.config.model, card, step);
+  }
+
+  /** The peers that have a figure for a row. */
+  peers(llamaCpp, vllm, vllmFloor) {
+    return [
+      ...(llamaCpp === undefined ? [] : [{ name: 'llama.cpp', value: llamaCpp }]),
+      ...(vllm === undefined ? [] : [{ name: VLLM.name, value: vllm, floor: vllmFloor() }]),
+    ];
   }
 
   async measureDecode(llm, numRows, context) {
@@ -153,11 +176,18 @@ class ShapeBench {
     const products = this.ceilings.seconds(numRows, numRows);
     const cache = step.cacheBytes / this.ceilings.readBandwidth;
     const bound = this.expected.decode[key]?.(products, cache);
+    const rows = { numTokens: numRows, numSampled: numRows };
+    const vllmFloor = () => {
+      const contexts = new Array(numRows).fill(context + VLLM.meanGenerated - 1);
+      const cacheBytes = cacheBytesOfStep(this.config.model, contexts);
+      return 1000 * this.floor({ ...rows, cacheBytes }, VLLM.card);
+    };
     this.add(`decode ${what}`, 1000 * step.seconds, 'ms/step', {
+      floor: 1000 * this.floor({ ...rows, cacheBytes: step.cacheBytes }),
       ceiling: 1000 * (products + cache),
-      ceilingOf: this.onGpu ? 'products and cache' : 'the products alone',
+      ceilingOf: 'products and cache',
       bound: bound && 1000 * bound,
-      peer: this.peer.decode[key],
+      peers: this.peers(this.llamaCpp.decode[key], this.vllm.decode[key], vllmFloor),
       cacheBytes: step.cacheBytes,
     });
     if (context !== DECODE_CONTEXTS[0]) return;
@@ -166,13 +196,26 @@ class ShapeBench {
     });
     this.add(`  JavaScript, ${what}`, 1e6 * step.javaScriptSeconds, 'µs/step');
   }
+
+  /** What temperature and top-p add to a step of one row, by the device's clock. */
+  async measureSampling(llm, context) {
+    const plain = await measureDecode(llm, 1, context);
+    const random = await measureDecode(llm, 1, context, { sampling: sampled });
+    const what = 'temperature 0.6, top-p 0.9 above greedy, 1 row';
+    this.add(what, 1e6 * (random.busySeconds - plain.busySeconds), 'µs/step');
+  }
 }
 
-/** The given model, or synthetic checkpoints, in memory if the system has /dev/shm. */
+/**
+ * The given model, or synthetic checkpoints, in memory if the system has /dev/shm. A synthetic one is
+ * deleted when its load is measured; its engine then has random weights of the same distribution.
+ */
 async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device, dtype }) {
   const folder = fs.mkdtempSync(
     path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),
   );
+  // Empty, so that the first start of each shape is the first on a machine.
+  process.env.UNIPROC_CACHE_ROOT = path.join(folder, 'cache');
   try {
     const benches = [];
     for (const shape of model ? [model] : shapes) {
@@ -183,14 +226,25 @@ async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device,
         await writeSyntheticCheckpoint(checkpoint, shape);
       }
       const engineArgs = { model: checkpoint, device, dtype, skipTokenizerInit: true };
-      benches.push(new ShapeBench(name, engineArgs, await createUniprocConfig(engineArgs)));
+      const bench = new ShapeBench(name, engineArgs, await createUniprocConfig(engineArgs));
+      await bench.measureApart();
+      if (!model) {
+        deleteWeights(checkpoint);
+        Object.assign(bench.engineArgs, { loadFormat: 'dummy', seed: 0 });
+      }
+      benches.push(bench);
     }
-    for (const bench of benches) await bench.measureApart();
     for (const bench of benches) await bench.measureEngine();
     progress('done');
     return benches.flatMap(({ rows }) => rows);
   } finally {
     fs.rmSync(folder, { recursive: true });
+  }
+}
+
+function deleteWeights(checkpoint) {
+  for (const file of fs.readdirSync(checkpoint)) {
+    if (file !== 'config.json') fs.rmSync(path.join(checkpoint, file));
   }
 }
 

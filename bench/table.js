@@ -1,6 +1,6 @@
 // Prints rows { bench, what, value, unit } as an aligned table. Optional fields in the same unit:
-// `ceiling`, described by `ceilingOf`; `bound`, the maximum; `least`, the minimum; `peer`, llama.cpp's
-// figure.
+// `floor`, which no implementation passes; `ceiling`, described by `ceilingOf`; `bound`, the maximum;
+// `least`, the minimum; `peers`, [{ name, value, floor }], where `floor` is that of the peer's own card.
 'use strict';
 
 /** Three significant digits, never with an exponent. */
@@ -9,8 +9,12 @@ function figure(value) {
   return value.toPrecision(3);
 }
 
-function remark({ value, unit, ceiling, ceilingOf = 'the products alone', bound, least, peer }) {
+function remark({ value, unit, floor, bound, least, peers = [], ...row }) {
+  const { ceiling, ceilingOf = 'the products alone' } = row;
   const remarks = [];
+  if (floor !== undefined) {
+    remarks.push(`${(value / floor).toFixed(2)} of the floor, ${figure(floor)} ${unit}`);
+  }
   if (ceiling !== undefined) {
     remarks.push(`${(value / ceiling).toFixed(2)} of ${ceilingOf}, ${figure(ceiling)} ${unit}`);
   }
@@ -20,7 +24,10 @@ function remark({ value, unit, ceiling, ceilingOf = 'the products alone', bound,
   if (least !== undefined) {
     remarks.push(`${value >= least ? 'above' : 'BELOW'} ${shortest(least)} ${unit}`);
   }
-  if (peer !== undefined) remarks.push(`llama.cpp ${figure(peer)}`);
+  for (const { name, value: ofPeer, floor: itsFloor } of peers) {
+    const ratio = itsFloor === undefined ? '' : `, ${(ofPeer / itsFloor).toFixed(2)} of its floor`;
+    remarks.push(`${name} ${figure(ofPeer)}${ratio}`);
+  }
   return remarks.join('; ');
 }
 

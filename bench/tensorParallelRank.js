@@ -17,7 +17,7 @@ async function main({ engineArgs, rows, context }) {
   });
   const steps = [];
   for (const numRows of rows) {
-    steps.push({ numRows, ...(await measureDecode(llm, numRows, context, RUNS)) });
+    steps.push({ numRows, ...(await measureDecode(llm, numRows, context, { numRuns: RUNS })) });
   }
   await llm.shutdown();
   process.send(steps, () => process.disconnect());

@@ -1,23 +1,63 @@
 /**
- * Rates of single operations on the first GPU, as a table: bfloat16, shapes of Llama-3.1-8B. `npm run
- * bench` measures the whole engine.
+ * Times of single operations on the first GPU beside their floors, as a table: bfloat16, shapes of
+ * Llama-3.1-8B. `npm run bench` measures the whole engine.
+ *
+ * The floor is the larger of the bytes that an operation must move over the read bandwidth, and its
+ * operations over the rate of a product of 8192 x 8192 x 8192, both measured first. Operations are
+ * timed in CUDA graphs, over more weights or caches than the L2 cache holds; the median of the samples.
  */
 'use strict';
 
+const { CudaCeilings } = require('../bench/cudaCeilings');
 const { printTable } = require('../bench/table');
 
-const addon = require('../build/Release/uniproc_testing.node');
-const ops = new addon.Ops({ kind: 'cuda', index: 0 });
-const rows = [];
+const { Ops } = require('../build/Release/uniproc_testing.node');
 
-/** Seconds per run of `count` runs enqueued together. */
-function seconds(run, count) {
-  for (let i = 0; i < 3; ++i) run(i);
+const SAMPLES = 7;
+/** At least this many bytes are read before an operation reads the same again. */
+const COLD_BYTES = 4e8;
+
+const rows = [];
+let ops;
+let ceilings;
+
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+
+/** Seconds per run of `perGraph` runs in a graph; run i of a graph is given i. */
+function seconds(run, perGraph) {
+  const graphs = ops.makeGraphs();
+  const launch = () =>
+    ops.launchGraph(graphs, 0, () => {
+      for (let i = 0; i < perGraph; i++) run(i);
+    });
+  for (let i = 0; i < 3; i++) launch(); // as it is, recorded, and once again
   ops.synchronize();
   const start = performance.now();
-  for (let i = 0; i < count; ++i) run(i);
+  launch();
   ops.synchronize();
-  return (performance.now() - start) / 1000 / count;
+  // Long enough that the launch and the synchronization do not count.
+  const launches = Math.min(50, Math.ceil(20 / (performance.now() - start)));
+  const samples = Array.from({ length: SAMPLES }, () => {
+    const begin = performance.now();
+    for (let i = 0; i < launches; i++) launch();
+    ops.synchronize();
+    return (performance.now() - begin) / 1000 / launches / perGraph;
+  });
+  ops.dropGraphs(graphs);
+  return median(samples);
+}
+
+/** Adds an operation's time beside its floor, and its rate by whichever of the two bounds it. */
+function add(bench, what, time, bytes, operations) {
+  const reading = bytes / ceilings.readBandwidth;
+  const computing = operations / ceilings.productRate;
+  const floor = 1e6 * Math.max(reading, computing);
+  rows.push({ bench, what, value: 1e6 * time, unit: 'µs', floor });
+  rows.push(
+    reading > computing
+      ? { bench, what: '  its rate', value: bytes / time / 1e9, unit: 'GB/s' }
+      : { bench, what: '  its rate', value: operations / time / 1e12, unit: 'TFLOP/s' },
+  );
 }
 
 function random(count, std = 1) {
@@ -37,34 +77,39 @@ function release(...tensors) {
 }
 
 function measureMatmul(name, weightRows, cols, numTokens) {
-  // More weights than fit in the L2 cache.
-  const copies = Math.ceil(4e8 / (2 * weightRows * cols));
+  const copies = Math.ceil(COLD_BYTES / (2 * weightRows * cols));
   const weights = Array.from({ length: copies }, () => random(weightRows * cols, 0.02));
   const x = random(numTokens * cols);
   const out = ops.allocate(numTokens * weightRows, 'bfloat16', 'a measurement');
   const weightOf = (i) => ({ data: weights[i % copies], rows: weightRows, cols });
-  const time = seconds((i) => ops.linear(x, numTokens, weightOf(i), null, out), 200);
-  const flops = 2 * numTokens * weightRows * cols;
-  rows.push(
-    numTokens <= 64
-      ? {
-          bench: 'matmul',
-          what: `${name}, ${numTokens} rows`,
-          value: (2 * weightRows * cols) / time / 1e9,
-          unit: 'GB/s',
-        }
-      : {
-          bench: 'matmul',
-          what: `${name}, ${numTokens} rows`,
-          value: flops / time / 1e12,
-          unit: 'TFLOP/s',
-        },
-  );
+  const time = seconds((i) => ops.linear(x, numTokens, weightOf(i), null, out), copies);
+  const bytes = 2 * (weightRows * cols + numTokens * (weightRows + cols));
+  const of = `${name}, ${numTokens} ${numTokens === 1 ? 'row' : 'rows'}`;
+  add('matmul', of, time, bytes, 2 * numTokens * weightRows * cols);
   release(x, out, ...weights);
 }
 
-/** numRows requests with numComputed cached and numScheduled new tokens. */
-function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHeads, headDim) {
+/** cos and sin of each position's angles: [length, 2, headDim / 2], float32. */
+function makeRope(length, headDim) {
+  const half = headDim / 2;
+  const values = new Float32Array(length * headDim);
+  for (let position = 0; position < length; position++) {
+    for (let i = 0; i < half; i++) {
+      const angle = position * 500000 ** (-i / half);
+      values[position * headDim + i] = Math.cos(angle);
+      values[position * headDim + half + i] = Math.sin(angle);
+    }
+  }
+  const tensor = ops.allocate(values.length, 'float32', 'a measurement');
+  ops.copyToDevice(tensor, values);
+  return tensor;
+}
+
+/**
+ * numRows requests with numComputed cached and numScheduled new tokens; with rope if rotating q and k
+ * and writing k and v to the cache counts as part of it.
+ */
+function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHeads, headDim, rope) {
   const blockSize = 16;
   const length = numComputed + numScheduled;
   const blocksPerRow = Math.ceil(length / blockSize);
@@ -122,43 +167,58 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
   };
   ops.prepareInputs(requests, null, 0, blockSize, batch);
   const cacheSize = numBlocks * blockSize * numKvHeads * headDim;
-  const copies = Math.max(1, Math.ceil(4e8 / (4 * cacheSize)));
+  const copies = Math.max(1, Math.ceil(COLD_BYTES / (4 * cacheSize)));
   const caches = Array.from({ length: copies }, () => ({
     keys: random(cacheSize),
     values: random(cacheSize),
     blockSize,
   }));
-  const qkv = random(numTokens * (numHeads + 2 * numKvHeads) * headDim);
+  const qkvSize = (numHeads + 2 * numKvHeads) * headDim;
+  const qkv = random(numTokens * qkvSize);
   const out = ops.allocate(numTokens * numHeads * headDim, 'bfloat16', 'a measurement');
+  const table = makeRope(length, headDim);
   const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0 };
-  const run = (i) => ops.attention(qkv, batch, shape, caches[i % copies], requests, out);
-  const time = seconds(run, numScheduled === 1 ? 200 : 20);
-  const what = `${numRows} x ${numScheduled} after ${numComputed}, ${numHeads}/${numKvHeads} heads of ${headDim}`;
-  if (numScheduled === 1) {
-    const bytes = numRows * length * 2 * numKvHeads * headDim * 2;
-    rows.push({ bench: 'attention', what, value: bytes / time / 1e9, unit: 'GB/s' });
-    rows.push({ bench: 'attention', what, value: time * 1e6, unit: 'us' });
-  } else {
-    const pairs = numRows * (numScheduled * numComputed + (numScheduled * (numScheduled + 1)) / 2);
-    rows.push({
-      bench: 'attention',
-      what,
-      value: (4 * pairs * numHeads * headDim) / time / 1e12,
-      unit: 'TFLOP/s',
-    });
-  }
-  release(qkv, out, ...caches.flatMap(({ keys, values }) => [keys, values]));
+  const time = seconds(
+    (i) => {
+      const cache = caches[i % copies];
+      if (rope) ops.ropeAndCache(qkv, batch, shape, null, null, 0, table, cache);
+      ops.attention(qkv, batch, shape, cache, requests, out);
+    },
+    Math.max(copies, numScheduled === 1 ? 20 : 1),
+  );
+  const heads = `${numHeads}/${numKvHeads} heads of ${headDim}`;
+  const what = `${numRows} x ${numScheduled} after ${numComputed}, ${heads}`;
+  const cacheBytes = numRows * length * 2 * numKvHeads * headDim * 2;
+  const pairs = numRows * (numScheduled * numComputed + (numScheduled * (numScheduled + 1)) / 2);
+  const bytes = cacheBytes + 2 * numTokens * (qkvSize + numHeads * headDim);
+  add(rope ? 'rope, attention' : 'attention', what, time, bytes, 4 * pairs * numHeads * headDim);
+  release(qkv, out, table, ...caches.flatMap(({ keys, values }) => [keys, values]));
 }
 
-for (const numTokens of [1, 64, 2048, 8192]) {
-  measureMatmul('qkv', 6144, 4096, numTokens);
-  measureMatmul('gateUp', 28672, 4096, numTokens);
-  measureMatmul('down', 4096, 14336, numTokens);
+async function main() {
+  // Before this process opens the device.
+  ceilings = await CudaCeilings.measureDevice(0);
+  ops = new Ops({ kind: 'cuda', index: 0 });
+  for (const numTokens of [1, 8, 64, 128, 256, 2048, 8192]) {
+    measureMatmul('qkv', 6144, 4096, numTokens);
+    measureMatmul('o', 4096, 4096, numTokens);
+    measureMatmul('gateUp', 28672, 4096, numTokens);
+    measureMatmul('down', 4096, 14336, numTokens);
+  }
+  for (const numComputed of [127, 255, 1023]) {
+    measureAttention(1, numComputed, 1, 32, 8, 128, true);
+  }
+  measureAttention(1, 1023, 1, 32, 8, 128, false);
+  measureAttention(1, 32767, 1, 32, 8, 128, false);
+  measureAttention(64, 1023, 1, 32, 8, 128, false);
+  measureAttention(64, 1023, 1, 32, 8, 64, false);
+  measureAttention(64, 4095, 1, 32, 8, 128, false);
+  measureAttention(8, 0, 1024, 32, 8, 128, false);
+  measureAttention(1, 0, 8192, 32, 8, 128, false);
+  printTable(rows);
 }
-measureAttention(1, 1023, 1, 32, 8, 128);
-measureAttention(1, 32767, 1, 32, 8, 128);
-measureAttention(64, 1023, 1, 32, 8, 128);
-measureAttention(64, 1023, 1, 32, 8, 64);
-measureAttention(8, 0, 1024, 32, 8, 128);
-measureAttention(1, 0, 8192, 32, 8, 128);
-printTable(rows);
+
+main().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
+});

@@ -84,6 +84,7 @@ ${table(limits, limitsSchema)}
 | \`UNIPROC_CPU_THREADS\` | threads that compute on a CPU; default: the cores, divided among the machine's ranks |
 | \`UNIPROC_CHECK_SCHEDULE=1\` | ranks compare each step's schedule ([tensor parallelism](tensor-parallel.md)) |
 | \`UNIPROC_ENABLE_MULTIPROCESSING\` | \`1\` is refused by \`'external_launcher'\`: each rank schedules in its own process |
+| \`UNIPROC_CACHE_ROOT\` | folder of files kept between runs; default: \`$XDG_CACHE_HOME/uniproc\` or \`~/.cache/uniproc\`; empty: none ([the CUDA backend](cuda.md#matrix-products)) |
 | \`UNIPROC_NCCL_LIBRARY\` | path of NCCL's shared library ([collectives](communicator.md)) |
 | \`UNIPROC_CUDA=0\` | a build leaves out the CUDA backend ([the CUDA backend](cuda.md)) |
 | \`UNIPROC_CUBLAS_DIR\` | where a build looks for cuBLAS beside the CUDA toolkit ([the CUDA backend](cuda.md)) |

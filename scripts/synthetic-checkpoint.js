@@ -1,10 +1,10 @@
 /**
  * Writes a checkpoint of random bfloat16 weights for benchmarks:
  *
- *     node scripts/synthetic-checkpoint.js FOLDER llama-3.2-1b|llama-3.1-8b|CONFIG.json
+ *     node scripts/synthetic-checkpoint.js FOLDER llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|...|CONFIG.json
  *
- * Copies config.json and writes the tensors of a Llama of that shape: matrices normal(0, 0.02), norms
- * 1. Like a large checkpoint it has files of about 1 GB with an index. Writes with one thread per core.
+ * Copies config.json and writes the tensors of a Llama, Mistral, Qwen2 or Qwen3 of that shape: matrices
+ * normal(0, 0.02), norms and biases 1. Like a large checkpoint it has files of about 1 GB with an index. Writes with one thread per core.
  */
 'use strict';
 
@@ -47,7 +47,75 @@ const SHAPES = {
     head_dim: 128,
     tie_word_embeddings: false,
   },
+  'qwen3-0.6b': {
+    architectures: ['Qwen3ForCausalLM'],
+    model_type: 'qwen3',
+    torch_dtype: 'bfloat16',
+    vocab_size: 151936,
+    hidden_size: 1024,
+    intermediate_size: 3072,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    head_dim: 128,
+    hidden_act: 'silu',
+    max_position_embeddings: 40960,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000,
+    attention_bias: false,
+    tie_word_embeddings: true,
+  },
+  'qwen2.5-7b': {
+    architectures: ['Qwen2ForCausalLM'],
+    model_type: 'qwen2',
+    torch_dtype: 'bfloat16',
+    vocab_size: 152064,
+    hidden_size: 3584,
+    intermediate_size: 18944,
+    num_hidden_layers: 28,
+    num_attention_heads: 28,
+    num_key_value_heads: 4,
+    hidden_act: 'silu',
+    max_position_embeddings: 32768,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000,
+    use_sliding_window: false,
+    tie_word_embeddings: false,
+  },
+  'mistral-7b': {
+    architectures: ['MistralForCausalLM'],
+    model_type: 'mistral',
+    torch_dtype: 'bfloat16',
+    vocab_size: 32768,
+    hidden_size: 4096,
+    intermediate_size: 14336,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    num_key_value_heads: 8,
+    head_dim: 128,
+    hidden_act: 'silu',
+    max_position_embeddings: 32768,
+    rms_norm_eps: 1e-5,
+    rope_theta: 1000000,
+    sliding_window: null,
+    tie_word_embeddings: false,
+  },
 };
+
+/** [name, shape] of the tensors that a family's layers have beside a Llama's. */
+const FAMILY_TENSORS = {
+  qwen2: ({ heads, kvHeads }) => [
+    ['self_attn.q_proj.bias', [heads]],
+    ['self_attn.k_proj.bias', [kvHeads]],
+    ['self_attn.v_proj.bias', [kvHeads]],
+  ],
+  qwen3: ({ headDim }) => [
+    ['self_attn.q_norm', [headDim]],
+    ['self_attn.k_norm', [headDim]],
+  ],
+};
+
+const nameOfTensor = (name) => (name.endsWith('.bias') ? name : `${name}.weight`);
 
 /** [name, shape] of every tensor. */
 function tensorsOf(config) {
@@ -65,11 +133,12 @@ function tensorsOf(config) {
     ['mlp.gate_proj', [intermediate, hidden]],
     ['mlp.up_proj', [intermediate, hidden]],
     ['mlp.down_proj', [hidden, intermediate]],
+    ...(FAMILY_TENSORS[config.model_type]?.({ heads, kvHeads, headDim }) ?? []),
   ];
   return [
     ['model.embed_tokens.weight', [vocab, hidden]],
     ...Array.from({ length: config.num_hidden_layers }, (_, i) =>
-      layer.map(([name, shape]) => [`model.layers.${i}.${name}.weight`, shape]),
+      layer.map(([name, shape]) => [`model.layers.${i}.${nameOfTensor(name)}`, shape]),
     ).flat(),
     ['model.norm.weight', [hidden]],
     ...(config.tie_word_embeddings ? [] : [['lm_head.weight', [vocab, hidden]]]),

@@ -30,7 +30,11 @@ if (reason === null) {
     {
       cwd: root,
       stdio: 'inherit',
-      env: { ...process.env, UNIPROC_TEST_DEVICE: 'cuda' },
+      env: {
+        UNIPROC_CACHE_ROOT: path.join(root, 'build', 'cache'), // not the user's
+        ...process.env,
+        UNIPROC_TEST_DEVICE: 'cuda',
+      },
     },
   );
   if (error) throw error;

@@ -12,6 +12,7 @@ interface Row {
   what: string;
   value: number;
   unit: string;
+  floor?: number;
   ceiling?: number;
   bound?: number;
   least?: number;
@@ -160,6 +161,14 @@ describe('npm run bench -- shapes', () => {
     const median = ratios[ratios.length >> 1];
     expect(median).toBeGreaterThan(0.1);
     expect(median).toBeLessThan(80);
+  });
+
+  it('sets each rate beside its floor', () => {
+    const rates = rows.filter(({ what }) => /^(prefill|decode)/.test(what));
+    for (const { floor } of rates) expect(floor).toBeGreaterThan(0);
+    // A step of 256 rows computes no less than one of a single row.
+    const [one, many] = ['1 row', '256 rows'].map((of) => row(`decode ${of} after 128`).floor);
+    expect(many).toBeGreaterThan(one ?? NaN);
   });
 
   it("counts the cache bytes of the steps' actual contexts", () => {
@@ -348,8 +357,19 @@ describe("a figure's remark", () => {
     [{ value: 9, unit: 'GB/s', least: 8 }, 'above 8 GB/s'],
     [{ value: 7, unit: 'GB/s', least: 8 }, 'BELOW 8 GB/s'],
     [
-      { value: 4.4, unit: 'ms', ceiling: 4, ceilingOf: 'copies', bound: 4.567, peer: 4.89 },
-      '1.10 of copies, 4.00 ms; within 4.57 ms; llama.cpp 4.89',
+      { value: 4.4, unit: 'ms', floor: 2, ceiling: 4, ceilingOf: 'copies', bound: 4.567 },
+      '2.20 of the floor, 2.00 ms; 1.10 of copies, 4.00 ms; within 4.57 ms',
+    ],
+    [
+      {
+        value: 4.4,
+        unit: 'ms',
+        peers: [
+          { name: 'llama.cpp', value: 4.89 },
+          { name: 'vLLM on another card', value: 6, floor: 4 },
+        ],
+      },
+      'llama.cpp 4.89; vLLM on another card 6.00, 1.50 of its floor',
     ],
   ])('of %j', async (figures, remark) => {
     const row = { bench: 'bench', what: 'what', ...figures };

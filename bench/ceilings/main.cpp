@@ -5,8 +5,9 @@
 //
 // DEVICE is an index, LAYERS the number of layers, followed by the weights of a layer and of the
 // output head as ROWSxCOLS, and steps as TOKENS:SAMPLED. Prints one line of JSON: the bandwidths in
-// bytes per second of reads from device memory and of copies from pinned host memory, and the
-// seconds of each step's matrix products. bench/cudaCeilings.js runs it. Progress goes to stderr.
+// bytes per second of reads from device memory and of copies from pinned host memory, the
+// operations per second of a large product, and the seconds of each step's matrix products.
+// bench/cudaCeilings.js runs it. Progress goes to stderr.
 #include <cuda_runtime_api.h>
 
 #include <charconv>
@@ -79,6 +80,14 @@ std::string textOf(double value) {
   return text;
 }
 
+// Operations per second of the product of two matrices of 8192 x 8192, with the fastest algorithm.
+double productRate(cudaStream_t stream) {
+  constexpr int32_t kSize = 8192;
+  constexpr Step kStep = {kSize, kSize};
+  Products product(stream, 0, {}, {kSize, kSize}, {kStep});
+  return 2.0 * kSize * kSize * kSize / product.seconds(kStep);
+}
+
 void measure(int device, int numLayers, const std::vector<Shape>& layer, Shape head,
              const std::vector<Step>& steps) {
   cuda::check(cudaSetDevice(device), "cudaSetDevice");
@@ -88,9 +97,11 @@ void measure(int device, int numLayers, const std::vector<Shape>& layer, Shape h
   std::fprintf(stderr, "  bandwidth\n");
   const double read = readBandwidth(stream);
   const double copy = copyBandwidth(stream);
-  std::string result = "{\"device\":\"" + std::string(properties.name) +
-                       "\",\"readBandwidth\":" + textOf(read) +
-                       ",\"copyBandwidth\":" + textOf(copy) + ",\"steps\":[";
+  std::fprintf(stderr, "  a large product\n");
+  const double rate = productRate(stream);
+  std::string result =
+      "{\"device\":\"" + std::string(properties.name) + "\",\"readBandwidth\":" + textOf(read) +
+      ",\"copyBandwidth\":" + textOf(copy) + ",\"productRate\":" + textOf(rate) + ",\"steps\":[";
   Products products(stream, numLayers, layer, head, steps);
   const char* separator = "";
   for (const Step step : steps) {

@@ -61,6 +61,13 @@ export interface NativeDeviceThread {
    */
   profile(isStart: boolean): Promise<void>;
   /**
+   * Chooses an algorithm for each matrix product that has run so far, by timing those that return the
+   * same bits. `known`, an earlier result or empty, has choices that are not timed again; one of
+   * another GPU or cuBLASLt, or a damaged one, counts as empty. Resolves to `known` with the new
+   * choices; on the CPU to ''.
+   */
+  chooseProductAlgorithms(known: string): Promise<string>;
+  /**
    * Whether two tensors of `count` elements are equal after conversion to `dtype`. Runs on the
    * device's thread and stops reading at the first difference. Rejects with CHECKPOINT_INVALID.
    */

@@ -29,6 +29,7 @@ import { ModelLoader } from '../model/load';
 import { shareOf } from '../model/division';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
+import { chooseProductAlgorithms } from './productAlgorithms';
 import { ReleasedMemory } from './sleep';
 import { type SleepTag, type StepOutput, type WorkerArgs, WorkerBase } from './workerBase';
 
@@ -225,14 +226,18 @@ export class Worker extends WorkerBase {
   }
 
   /**
-   * Bytes available for the KV cache beside weights and the largest step. Rejects with
-   * OUT_OF_MEMORY.
+   * Bytes available for the KV cache beside weights and the largest step, whose products' algorithms
+   * a GPU then chooses. Rejects with OUT_OF_MEMORY.
    */
   async determineAvailableMemory(): Promise<number> {
     const device = this.#openDevice;
     const { model } = this;
     this.#memory ??= new MemoryBudget(this.#config, this.#localWorldSize);
-    return this.#memory.availableForKvCache(device, model);
+    const available = await this.#memory.availableForKvCache(device, model);
+    if (this.deviceProperties && this.#config.device.kind === 'cuda') {
+      await chooseProductAlgorithms(device, this.deviceProperties);
+    }
+    return available;
   }
 
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {

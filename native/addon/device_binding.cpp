@@ -17,6 +17,7 @@ void DeviceBinding::define(Napi::Env env, Napi::Object exports) {
                       method<&DeviceBinding::resetPeakMemory>("resetPeakMemory"),
                       method<&DeviceBinding::stepTimes>("stepTimes"),
                       method<&DeviceBinding::profile>("profile"),
+                      method<&DeviceBinding::chooseProductAlgorithms>("chooseProductAlgorithms"),
                       method<&DeviceBinding::areEqual>("areEqual"),
                       method<&DeviceBinding::synchronize>("synchronize"),
                       method<&DeviceBinding::shutdown>("shutdown"),
@@ -106,6 +107,16 @@ Napi::Value DeviceBinding::profile(const Napi::CallbackInfo& info) {
   const bool isStart = info[0].ToBoolean();
   return environment_->promise(
       *device_, [isStart](Ops& ops) { isStart ? ops.startProfiler() : ops.stopProfiler(); });
+}
+
+Napi::Value DeviceBinding::chooseProductAlgorithms(const Napi::CallbackInfo& info) {
+  auto chosen = std::make_shared<std::string>();
+  return environment_->promise(
+      *device_,
+      [known = toString(info[0], "known"), chosen](Ops& ops) {
+        *chosen = ops.chooseProductAlgorithms(known);
+      },
+      [chosen](Napi::Env env) { return Napi::String::New(env, *chosen); });
 }
 
 Napi::Value DeviceBinding::areEqual(const Napi::CallbackInfo& info) {

@@ -27,6 +27,7 @@ class DeviceBinding : public Binding<DeviceBinding> {
   Napi::Value resetPeakMemory(const Napi::CallbackInfo& info);
   Napi::Value stepTimes(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);
+  Napi::Value chooseProductAlgorithms(const Napi::CallbackInfo& info);
   Napi::Value areEqual(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value shutdown(const Napi::CallbackInfo& info);

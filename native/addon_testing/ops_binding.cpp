@@ -39,6 +39,7 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::upload>("upload"),
                          method<&OpsBinding::download>("download"),
                          method<&OpsBinding::fillRandom>("fillRandom"),
+                         method<&OpsBinding::chooseProductAlgorithms>("chooseProductAlgorithms"),
                          method<&OpsBinding::prepareInputs>("prepareInputs"),
                          method<&OpsBinding::embed>("embed"),
                          method<&OpsBinding::rmsNorm>("rmsNorm"),
@@ -61,6 +62,7 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::connect>("connect"),
                          method<&OpsBinding::hasPeerMemory>("hasPeerMemory"),
                          method<&OpsBinding::allReduce>("allReduce"),
+                         method<&OpsBinding::sumRmsNorm>("sumRmsNorm"),
                          method<&OpsBinding::allGather>("allGather"),
                          method<&OpsBinding::barrier>("barrier"),
                          method<&OpsBinding::dropCommunicator>("dropCommunicator"),
@@ -174,6 +176,11 @@ Napi::Value OpsBinding::download(const Info& info) {
   requireSize(info, tensor, size);
   ops_->download(bytes, tensor.buffer.data(), static_cast<int64_t>(size));
   return info.Env().Undefined();
+}
+
+// chooseProductAlgorithms(known)
+Napi::Value OpsBinding::chooseProductAlgorithms(const Info& info) {
+  return Napi::String::New(info.Env(), ops_->chooseProductAlgorithms(toString(info[0], "known")));
 }
 
 // fillRandom(out, mean, std, seed)

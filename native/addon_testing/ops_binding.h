@@ -33,6 +33,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value upload(const Info& info);
   Napi::Value download(const Info& info);
   Napi::Value fillRandom(const Info& info);
+  Napi::Value chooseProductAlgorithms(const Info& info);
 
   // ops_forward.cpp: requests, and the operations of a forward pass.
   Napi::Value makeRequests(const Info& info);
@@ -64,6 +65,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value connect(const Info& info);
   Napi::Value hasPeerMemory(const Info& info);
   Napi::Value allReduce(const Info& info);
+  Napi::Value sumRmsNorm(const Info& info);
   Napi::Value allGather(const Info& info);
   Napi::Value barrier(const Info& info);
   Napi::Value dropCommunicator(const Info& info);

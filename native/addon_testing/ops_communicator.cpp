@@ -64,6 +64,14 @@ Napi::Value OpsBinding::allReduce(const Info& info) {
   return info.Env().Undefined();
 }
 
+// sumRmsNorm(communicator, x, residual, numTokens, weight, eps, out)
+Napi::Value OpsBinding::sumRmsNorm(const Info& info) {
+  ops_->sumRmsNorm(toCommunicator(info[0]), toData(info[1], "x"), toData(info[2], "residual"),
+                   toInt32(info[3], "numTokens"), toWeight(info[4]),
+                   static_cast<float>(toNumber(info[5], "eps")), toData(info[6], "out"));
+  return info.Env().Undefined();
+}
+
 // allGather(communicator, in, out)
 Napi::Value OpsBinding::allGather(const Info& info) {
   const Tensor& in = toTensor(info[1], "in");

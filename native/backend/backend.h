@@ -13,6 +13,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "backend/communicator.h"
 #include "base/types.h"
@@ -156,6 +157,10 @@ class Backend {
   // one.
   virtual void startProfiler() = 0;
   virtual void stopProfiler() = 0;
+  // Chooses an algorithm for each matrix product that has run so far, by timing those that return
+  // the same bits. `known` is an earlier result or empty; its products are not timed again. Waits.
+  // Returns the choices as text, empty if the backend has none to make.
+  virtual std::string chooseProductAlgorithms(std::string_view /* known */) { return {}; }
   // Returns null if the backend does not record operations. Destroy it before the memory it uses.
   virtual std::unique_ptr<Graphs> makeGraphs() { return nullptr; }
   // This device's communicator, not connected yet. Destroy it before the backend.

@@ -62,18 +62,15 @@ void Decoder::reserve(Ops& ops) {
 void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
                       const Batch& batch) {
   embedding_.forward(ops, batch.tokenIds, batch.numTokens, activations_.residual.data());
-  sumOverRanks(activations_.residual, batch.numTokens);
-  const ForwardPass pass = {ops, batch, requests, cache, activations_};
+  if (communicator_) {
+    communicator_->allReduce(activations_.residual.data(),
+                             int64_t{batch.numTokens} * shard_.spec().hiddenSize,
+                             toCommType(activations_.dtype), ReduceOp::kSum);
+  }
+  const ForwardPass pass = {ops, batch, requests, cache, activations_, communicator_};
   for (const auto& block : blocks_) {
     block->forward(pass, /*isFirst=*/block == blocks_.front());
-    sumOverRanks(activations_.hidden, batch.numTokens);
   }
-}
-
-void Decoder::sumOverRanks(const Buffer& x, int32_t numTokens) {
-  if (!communicator_) return;
-  communicator_->allReduce(x.data(), int64_t{numTokens} * shard_.spec().hiddenSize,
-                           toCommType(activations_.dtype), ReduceOp::kSum);
 }
 
 }  // namespace uniproc

@@ -40,9 +40,6 @@ class Decoder {
   float* logits() const { return head_.logits(); }
 
  private:
-  // Sums x [numTokens, hiddenSize] over all ranks, in place.
-  void sumOverRanks(const Buffer& x, int32_t numTokens);
-
   const ModelShard& shard_;
   Buffer rope_;  // [maxModelLen, 2, headDim / 2], float32
   Embedding embedding_;

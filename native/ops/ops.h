@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/communicator.h"
 #include "base/types.h"
 #include "ops/batch.h"
 #include "ops/experts.h"
@@ -34,22 +35,42 @@ class ForwardOps : public ExpertOps {
   virtual void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight,
                        float eps, void* out) = 0;
 
+  // rmsNorm of the sum of x over the communicator's ranks. x is this rank's term, and undefined
+  // afterwards unless it is `out`. The sum has x's type.
+  virtual void sumRmsNorm(Communicator& communicator, void* x, void* residual, int32_t numTokens,
+                          const Weight& weight, float eps, void* out) {
+    const CommType type = toCommType(activationType(weight.dtype));
+    communicator.allReduce(x, numTokens * weight.rows, type, ReduceOp::kSum);
+    rmsNorm(x, residual, numTokens, weight, eps, out);
+  }
+
   // out [numTokens, rows] = x [numTokens, cols] W^T (+ bias). `outType` is the activation type or
   // float32 (logits).
   virtual void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
                       DType outType) = 0;
 
-  // The input of a linear layer that follows a norm: rmsNorm, then linear on its output.
+  // The input of a layer that begins with a norm: rmsNorm's arguments, or sumRmsNorm's.
   struct NormInput {
-    const void* x = nullptr;  // [numTokens, hiddenSize], or null
+    void* x = nullptr;  // [numTokens, hiddenSize], or null
     void* residual = nullptr;
     const Weight& norm;
     float eps = 0.0f;
-    void* normed = nullptr;  // [numTokens, hiddenSize]; may be x
+    void* normed = nullptr;                // [numTokens, hiddenSize]; may be x
+    Communicator* communicator = nullptr;  // connects the ranks that hold terms of x; null: x is
+                                           // complete
   };
+  void norm(const NormInput& in, int32_t numTokens) {
+    if (in.x && in.communicator) {
+      sumRmsNorm(*in.communicator, in.x, in.residual, numTokens, in.norm, in.eps, in.normed);
+    } else {
+      rmsNorm(in.x, in.residual, numTokens, in.norm, in.eps, in.normed);
+    }
+  }
+
+  // The norm, then linear on its output.
   virtual void normLinear(const NormInput& in, int32_t numTokens, const LinearWeight& weight,
                           void* out) {
-    rmsNorm(in.x, in.residual, numTokens, in.norm, in.eps, in.normed);
+    norm(in, numTokens);
     linear(in.normed, numTokens, weight, out, activationType(in.norm.dtype));
   }
 

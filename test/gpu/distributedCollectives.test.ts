@@ -2,6 +2,7 @@
 import type { CommType, ReduceOp } from '../../lib/native';
 import { allEnded, startRanks } from '../support/ranks';
 import { HeldRanks, ResidentRanks } from '../support/residentRanks';
+import type { Case, Result } from '../support/sumRmsNorm';
 import { expectGoodEnds } from '../support/tensorParallel';
 import { describeOnGpus, expectNoMoreHeld } from './gpus';
 
@@ -15,6 +16,7 @@ const { ProcessGroup } = require('./lib/distributed/processGroup');
 const { native } = require('./lib/native');
 const { Ops } = require('./test/native/ops/binding');
 const { encode } = require('./test/native/collectives');
+const { checkSumRmsNorm } = require('./test/support/sumRmsNorm');
 
 const rank = Number(process.env.RANK);
 const worldSize = Number(process.env.WORLD_SIZE);
@@ -148,6 +150,24 @@ const SIZES: [string, number][] = [
   ['8 MiB', 8 << 20],
 ];
 
+/** Largest message in bytes that is summed through peer memory. */
+const MOST_IN_PEER_MEMORY = 2 << 20;
+
+/** One-shot and two-shot messages, rows of two accesses per thread, and what goes to NCCL. */
+const NORM_CASES: Case[] = [
+  { numTokens: 1, size: 4096 },
+  { numTokens: 1, size: 64 },
+  { numTokens: 3, size: 1000 },
+  { numTokens: 5, size: 77 },
+  { numTokens: 17, size: 2048 },
+  { numTokens: 8, size: 16_384 },
+  { numTokens: 64, size: 3584 },
+  { numTokens: 130, size: 1024 },
+  { numTokens: 64, size: 8192 },
+  { numTokens: 256, size: 4096 },
+  { numTokens: 257, size: 4096 },
+];
+
 /** Endless all-reduces, on a device opened before the start signal. */
 const victimProgram = (customAllReduce: boolean, bytes: number) => `${PRELUDE}
 (async () => {
@@ -210,7 +230,7 @@ describeOnGpus('the collectives', (worldSize) => {
       customAllReduce &&
       op === 'sum' &&
       type !== 'int64' &&
-      count * bytesOf[type] <= 512 * 1024 &&
+      count * bytesOf[type] <= MOST_IN_PEER_MEMORY &&
       (count * bytesOf[type]) % 16 === 0;
 
     test('allReduce gives every rank the same bits, equal to float64 up to rounding', async () => {
@@ -316,7 +336,10 @@ describeOnGpus('the collectives', (worldSize) => {
         };
         const bytesIn = (bits) => new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
 
-        const counts = [8, 4096, 32, 262144, 16, 32768, 8192, 131072, 40, 4096, 65536, 8, 24, 262152];
+        const counts = [
+          8, 4096, 32, 262144, 16, 32768, 8192, 1048576, 131072, 40, 4096, 65536, 8, 524288, 24, 262152,
+          1048584,
+        ];
         const messages = counts.map((count) => ({
           count,
           input: ops.zeros(count, 'bfloat16'),
@@ -367,6 +390,40 @@ describeOnGpus('the collectives', (worldSize) => {
         });
       }
     });
+
+    test.each(['float32', 'float16', 'bfloat16'] as const)(
+      'sumRmsNorm in %s gives the bits of allReduce, then rmsNorm, in repeated launches',
+      async (dtype) => {
+        const said = await run<Result>(
+          `await open();
+          const ops = new Ops({ kind: 'cuda', index: rank });
+          const communicator = ops.makeCommunicator({
+            rank, worldSize, timeout: 60_000, customAllReduce: ${customAllReduce},
+          });
+          const name = 'sumRmsNorm ${dtype} ${customAllReduce}';
+          ops.connect(communicator, await group.gather(name, ops.address(communicator)));
+          const results = await checkSumRmsNorm(ops, communicator, {
+            rank, worldSize, activations: '${dtype}', weights: '${dtype}',
+            cases: ${JSON.stringify(NORM_CASES)}, numLaunches: 24,
+          });
+          for (const result of results) say(result);
+          ops.dropCommunicator(communicator);`,
+        );
+        const most = { float32: 1e-6, float16: 1e-3, bfloat16: 1e-2 }[dtype];
+        for (const ofRank of said) {
+          expect(ofRank).toEqual(said[0]);
+          for (const [i, { numDifferent, error }] of ofRank.entries()) {
+            const which = NORM_CASES[i];
+            expect({ which, numDifferent, isClose: error < most }).toEqual({
+              which,
+              numDifferent: 0,
+              isClose: true,
+            });
+          }
+        }
+        expect(said[0]).toHaveLength(NORM_CASES.length);
+      },
+    );
 
     describe('kill -9 of a rank', () => {
       beforeAll(startVictims);

@@ -16,7 +16,7 @@ import {
   type Tensor,
   type Weight,
 } from '../native/ops/binding';
-import { expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
+import { BlockScaledMatrix, expectSameBits, Random, roundTo, widen } from '../native/ops/reference';
 
 /** A backend, and the type of its activations in this comparison. */
 class Device {
@@ -202,6 +202,14 @@ describe.each(dtypes)('in %s', (dtype) => {
     [130, 9, 520],
     [257, 31, 7],
     [300, 768, 1024],
+    [1, 130, 264],
+    [5, 4608, 896],
+    [8, 128, 1024],
+    [13, 1000, 520],
+    [16, 2048, 1024],
+    [27, 513, 2048],
+    [64, 1040, 4104],
+    [65, 1040, 1024],
   ])('matmul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
     const random = new Random(rows * 1000 + cols);
     const x = normals(random, numTokens * cols, dtype);
@@ -218,6 +226,60 @@ describe.each(dtypes)('in %s', (dtype) => {
         });
       }
     }
+  });
+
+  it.each([
+    [1, 16, 64],
+    [3, 48, 2048],
+    [20, 1040, 520],
+    [64, 2050, 256],
+    [70, 256, 256],
+  ])('linearSiluAndMul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
+    const random = new Random(rows + cols);
+    const x = normals(random, numTokens * cols, dtype);
+    const w = normals(random, rows * cols, dtype, 1 / 16);
+    const size = rows / 2;
+    compare(dtype, (device) => {
+      const weight = { data: device.ops.floats(w, dtype), rows, cols };
+      const [gateUp, out] = [
+        device.unwritten(numTokens * rows),
+        device.unwritten(numTokens * size),
+      ];
+      device.ops.linearSiluAndMul(device.activations(x), numTokens, weight, gateUp, out);
+      return [device.read(out, numTokens * size)];
+    });
+  });
+
+  it.each([
+    [1, 256, 256, 128, 128],
+    [8, 130, 320, 128, 128],
+    [33, 1000, 528, 1, 528],
+    [64, 520, 1024, 128, 128],
+    [9, 100, 515, 48, 24],
+    [70, 256, 256, 128, 128],
+  ])('matmul: %i rows times float8 [%i, %i], a scale for %i x %i', (m, n, k, sr, sc) => {
+    const random = new Random(m * 1000 + n);
+    const matrix = new BlockScaledMatrix(n, k, sr, sc, random);
+    const x = normals(random, m * k, dtype);
+    const b = normals(random, n, dtype);
+    compare(dtype, (device) => {
+      const { ops } = device;
+      const data = ops.allocate(n * k, 'float8_e4m3', 'a test');
+      ops.upload(data, matrix.codes, 'float8_e4m3');
+      const weight = {
+        data,
+        rows: n,
+        cols: k,
+        scales: ops.floats(matrix.scales),
+        scaleRows: sr,
+        scaleCols: sc,
+        dtype: device.activationType,
+      };
+      const bias = { data: ops.floats(b, device.activationType), rows: n, cols: 1 };
+      const out = device.unwritten(m * n);
+      ops.linear(device.activations(x), m, weight, bias, out);
+      return [device.read(out, m * n)];
+    });
   });
 
   it('matmul: sums are float32', () => {
@@ -432,6 +494,18 @@ const many = Array.from({ length: 160 }, () => [
   randomLength.below(4) ? 1 : 1 + randomLength.below(9),
 ]);
 
+/** Prompts and chunks of several tiles of keys, with single queries between them. */
+const long = [
+  [0, 700],
+  [2000, 1],
+  [300, 400],
+  [129, 127],
+  [0, 128],
+  [128, 129],
+  [1500, 5],
+  [0, 1],
+];
+
 /** Rows in the given order, with their requests in permuted slots. */
 function rowsOf(lengths: number[][]): Row[] {
   const slots = new Random(lengths.length).permutation(lengths.length);
@@ -448,8 +522,8 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   const kvWidth = numKvHeads * headDim;
   const lengths = new Array<number>(Math.max(...rows.map((row) => row.slot)) + 1).fill(1);
   for (const row of rows) lengths[row.slot] = row.numComputed + row.numScheduled;
-  const random = new Random(headDim + numHeads + slidingWindow);
-  const layout = new Layout(blockSize, lengths, random);
+  const seed = headDim + numHeads + slidingWindow;
+  const layout = new Layout(blockSize, lengths, new Random(seed));
   const requests = layout.requests(
     ops,
     lengths.map((length) => new Int32Array(length)),
@@ -458,12 +532,16 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   const batch = makeBatch(ops, rows);
   ops.prepareInputs(requests, null, 0, blockSize, batch);
 
+  // A token's numbers depend on its slot and position alone, not on the batch.
+  const randomAt = (slot: number, position: number, isQuery: boolean) =>
+    new Random((slot * 4096 + position) * 2 + Number(isQuery) + seed);
   const keys = new Float32Array(layout.numBlocks * blockSize * kvWidth).fill(NaN);
   const values = keys.slice();
   for (const { slot, numComputed, numScheduled } of rows) {
     const first = slidingWindow ? Math.max(numComputed - slidingWindow + 1, 0) : 0;
     for (let p = first; p < numComputed + numScheduled; ++p) {
       const at = layout.cacheSlot(slot, p) * kvWidth;
+      const random = randomAt(slot, p, false);
       keys.set(normals(random, kvWidth, dtype), at);
       values.set(normals(random, kvWidth, dtype), at);
     }
@@ -476,9 +554,10 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   // NaN in place of the rows' own keys and values, which are read from the cache.
   const width = (numHeads + 2 * numKvHeads) * headDim;
   const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
-  for (let t = 0; t < batch.numTokens; ++t) {
+  tokensOf(rows).forEach(({ slot, position }, t) => {
+    const random = randomAt(slot, position, true);
     qkv.set(normals(random, numHeads * headDim, dtype, 2), t * width);
-  }
+  });
   const size = batch.numTokens * numHeads * headDim;
   const out = device.unwritten(size);
   ops.attention(
@@ -533,6 +612,52 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
     compare(dtype, (device) => [attention(device, { ...shape, rows: rowsOf(lengths) }, dtype)]);
   });
 
+  it.each([
+    [40, 8, 64, 0, 16],
+    [14, 2, 64, 90, 8],
+    [28, 4, 128, 0, 16],
+    [8, 2, 128, 300, 64],
+    [6, 3, 128, 0, 24],
+    [4, 4, 128, 0, 256],
+  ])(
+    'takes prompts of several tiles, %i heads over %i of %i, window %i, blocks of %i',
+    (numHeads, numKvHeads, headDim, slidingWindow, blockSize) => {
+      const rows = rowsOf(long);
+      const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };
+      compare(dtype, (device) => [attention(device, shape, dtype)]);
+    },
+  );
+
+  it.each([
+    [26, 2, 64, 0],
+    [6, 2, 128, 0],
+    [6, 2, 128, 90],
+  ])(
+    'gives a prompt the same bits in any batch and in chunks, %i heads over %i of %i, window %i',
+    (numHeads, numKvHeads, headDim, slidingWindow) => {
+      const length = 500;
+      const width = numHeads * headDim;
+      const run = (rows: Row[], blockSize = 16) => {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows };
+        return attention(new Device(gpu, dtype), shape, dtype);
+      };
+      const whole: Row = { slot: 8, numComputed: 0, numScheduled: length };
+      const expected = run([whole]);
+      const others = rowsOf(long);
+      expectSameBits(run([...others, whole]).slice(-length * width), expected);
+      const chunks = [0, 61, 64, 321, 323, length];
+      chunks.slice(1).forEach((end, i) => {
+        const begin = chunks[i];
+        const chunk = { slot: 8, numComputed: begin, numScheduled: end - begin };
+        const actual = run([chunk, ...others.slice(0, 2)], 8);
+        expectSameBits(
+          actual.slice(0, (end - begin) * width),
+          expected.slice(begin * width, end * width),
+        );
+      });
+    },
+  );
+
   it('gives the same bits every time', () => {
     for (const rows of [decodes, rowsOf(between)]) {
       const shape = { numHeads: 8, numKvHeads: 2, headDim: 128, slidingWindow: 0, blockSize: 16 };
@@ -585,6 +710,38 @@ describe('a product', () => {
       return gpu.readFloats(out, numTokens * rows);
     };
     expect(run()).toEqual(run());
+  });
+
+  const onHopper = gpu.properties().capability === 'sm_90';
+  (onHopper ? it : it.skip).each([
+    [1024, 4096],
+    [3072, 2048],
+    [1000, 8200],
+  ])('with [%i, %i] gives a row the same bits among 1 to 16 rows', (rows, cols) => {
+    const random = new Random(rows);
+    const x = normals(random, 16 * cols, 'bfloat16');
+    const weight: Weight = {
+      data: gpu.floats(normals(random, rows * cols, 'bfloat16'), 'bfloat16'),
+      rows,
+      cols,
+    };
+    const run = (first: number, count: number) => {
+      const out = gpu.zeros(count * rows);
+      const some = x.subarray(first * cols, (first + count) * cols);
+      gpu.linear(gpu.floats(some, 'bfloat16'), count, weight, null, out);
+      return gpu.readFloats(out, count * rows);
+    };
+    const all = run(0, 16);
+    for (const [first, count] of [
+      [0, 1],
+      [15, 1],
+      [5, 2],
+      [2, 4],
+      [5, 8],
+      [1, 13],
+    ]) {
+      expectSameBits(run(first, count), all.subarray(first * rows, (first + count) * rows));
+    }
   });
 
   it('in float32 does not use TF32', () => {

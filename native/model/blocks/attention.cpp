@@ -32,15 +32,16 @@ ScratchBytes AttentionBlock::scratch(DType activations) const {
 }
 
 void AttentionBlock::forward(const ForwardPass& pass, bool isFirst) {
-  const auto& [ops, batch, requests, cache, activations] = pass;
+  const auto& [ops, batch, requests, cache, activations, communicator] = pass;
   const float eps = shard_.spec().rmsNormEps;
   void* hidden = activations.hidden.data();
   void* qkv = activations.first.data();
   void* attended = activations.second.data();
   const KvCache& ownCache = cache.layer(layer_);
 
-  ops.normLinear({isFirst ? nullptr : hidden, activations.residual.data(), norm_, eps, hidden},
-                 batch.numTokens, qkv_, qkv);
+  ops.normLinear(
+      {isFirst ? nullptr : hidden, activations.residual.data(), norm_, eps, hidden, communicator},
+      batch.numTokens, qkv_, qkv);
   ops.ropeAndAttention(qkv, batch, shape_, qNorm_, kNorm_, eps, rope_.as<float>(), ownCache,
                        requests, attended);
   ops.linear(attended, batch.numTokens, o_, hidden, activations.dtype);

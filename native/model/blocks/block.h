@@ -28,7 +28,7 @@ struct ScratchBytes {
 struct Activations {
   DType dtype = DType::kFloat32;
   Buffer residual;  // the sum of all blocks before the last
-  Buffer hidden;    // the last block's output, or its normed input
+  Buffer hidden;    // the last block's output (this rank's term of it), or its normed input
   Buffer first;     // the running block's scratch
   Buffer second;
   Buffer third;
@@ -41,6 +41,7 @@ struct ForwardPass {
   const RequestTable& requests;
   const PagedKvCache& cache;
   const Activations& activations;
+  Communicator* communicator = nullptr;  // null for a single rank
 };
 
 class Block {
@@ -48,9 +49,9 @@ class Block {
   virtual ~Block() = default;
   virtual void declare(Parameters& parameters) = 0;
   virtual ScratchBytes scratch(DType activations) const = 0;
-  // Unless this is the first block, adds the previous block's output, activations.hidden, to the
-  // residual. Leaves this block's output in activations.hidden, as this rank's term of the sum over
-  // ranks.
+  // Unless this is the first block, adds the previous block's output, activations.hidden summed
+  // over the ranks, to the residual. Leaves this block's output in activations.hidden, as this
+  // rank's term of that sum.
   virtual void forward(const ForwardPass& pass, bool isFirst) = 0;
 };
 

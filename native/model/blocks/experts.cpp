@@ -65,7 +65,7 @@ void ExpertsBlock::forward(const ForwardPass& pass, bool isFirst) {
                            reinterpret_cast<float*>(weights)};
 
   ops.normLinear({isFirst ? nullptr : hidden, activations.residual.data(), norm_,
-                  shard_.spec().rmsNormEps, hidden},
+                  shard_.spec().rmsNormEps, hidden, pass.communicator},
                  numTokens, router_, logits);
   ops.routeTokens(logits, experts().normTopkProb, routing, activations.dtype);
   ops.expertLinear(hidden, /*rowsPerToken=*/1, routing, gateUp_, gateUp, activations.dtype);

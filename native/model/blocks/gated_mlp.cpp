@@ -31,8 +31,9 @@ void GatedMlpBlock::forward(const ForwardPass& pass, bool isFirst) {
   void* gateUp = activations.first.data();
   void* product = activations.second.data();
 
-  pass.ops.rmsNorm(isFirst ? nullptr : hidden, activations.residual.data(), numTokens, norm_,
-                   shard_.spec().rmsNormEps, hidden);
+  pass.ops.norm({isFirst ? nullptr : hidden, activations.residual.data(), norm_,
+                 shard_.spec().rmsNormEps, hidden, pass.communicator},
+                numTokens);
   pass.ops.linearSiluAndMul(hidden, numTokens, gateUp_, gateUp, product, activations.dtype);
   pass.ops.linear(product, numTokens, down_, hidden, activations.dtype);
 }

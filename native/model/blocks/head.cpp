@@ -46,7 +46,9 @@ float* Head::computeLogits(Ops& ops, const Activations& activations, const int32
   ops.gatherRows(activations.residual.data(), index, count, spec.hiddenSize, residual_.data(),
                  dtype);
   ops.gatherRows(activations.hidden.data(), index, count, spec.hiddenSize, hidden_.data(), dtype);
-  ops.rmsNorm(hidden_.data(), residual_.data(), count, norm_, spec.rmsNormEps, hidden_.data());
+  ops.norm(
+      {hidden_.data(), residual_.data(), norm_, spec.rmsNormEps, hidden_.data(), communicator_},
+      count);
   const LinearWeight head = spec.tieWordEmbeddings ? LinearWeight::of(embedding_.table()) : head_;
   float* own = communicator_ ? shardLogits_.as<float>() : logits();
   ops.linear(hidden_.data(), count, head, own, DType::kFloat32);

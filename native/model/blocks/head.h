@@ -13,13 +13,13 @@ class Head {
 
   void declare(Parameters& parameters);
   // Allocates buffers for at most `maxRows` tokens. Throws Error OUT_OF_MEMORY. `communicator`
-  // connects the ranks that divide the vocabulary; null for a single rank.
+  // connects the ranks that hold the other shards; null for a single rank.
   void allocate(Ops& ops, DType activations, int32_t maxRows, Communicator* communicator);
   void release() noexcept;
   void reserve(Ops& ops);
 
   // [count, vocabSize], float32: the logits of tokens index[0 .. count) of the batch with these
-  // final activations; count <= maxRows. The next call overwrites them.
+  // final activations; count <= maxRows. All ranks must call. The next call overwrites them.
   float* computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
                        int32_t count);
   float* logits() const { return logits_.as<float>(); }

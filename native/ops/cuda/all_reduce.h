@@ -1,5 +1,5 @@
-// All-reduce among GPUs of one host that read and write each other's memory directly, for messages
-// so small that NCCL's latency dominates.
+// All-reduce among GPUs of one host that write to each other's memory directly, for messages so
+// small that NCCL's latency dominates.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,6 +12,7 @@
 #include "comm/deadline.h"
 #include "comm/tcp_release_barrier.h"
 #include "ops/cuda/memory.h"
+#include "ops/cuda/peer_sum.h"
 
 namespace uniproc::cuda {
 
@@ -19,17 +20,12 @@ namespace uniproc::cuda {
 // in that memory, so CUDA graphs can record a sum and replay it.
 class PeerAllReduce {
  public:
-  static constexpr int32_t kMaxRanks = 8;
-  static constexpr int64_t kMaxBytes = 512 * 1024;
+  static constexpr int32_t kMaxRanks = kMaxPeerRanks;
 
-  // The exchange memory of each rank, as a kernel argument.
-  struct Exchange;
-  struct Exchanges {
-    Exchange* of[kMaxRanks] = {};
-  };
-
-  // Throws Error OUT_OF_MEMORY, or DEVICE_FAILED if this rank's memory cannot be shared.
-  PeerAllReduce(int32_t rank, int32_t worldSize, MemoryAccount& memory, cudaStream_t stream);
+  // `failed` is host memory that kernels can read. Throws Error OUT_OF_MEMORY, or DEVICE_FAILED if
+  // this rank's memory cannot be shared.
+  PeerAllReduce(int32_t rank, int32_t worldSize, int device, const uint32_t* failed,
+                MemoryAccount& memory, cudaStream_t stream);
   // Calls `close` without waiting for peers.
   ~PeerAllReduce() { close(Deadline(0)); }
   PeerAllReduce(const PeerAllReduce&) = delete;
@@ -43,16 +39,21 @@ class PeerAllReduce {
   // rank's sums must have completed. Idempotent.
   void close(const Deadline& deadline) noexcept;
 
-  // Whether `sum` supports these arguments; the answer must be the same on all ranks.
-  static bool supports(const void* data, int64_t count, CommType type, ReduceOp op);
-  // In place on data [count]. Ends without a result once *failed is not zero.
-  void sum(void* data, int64_t count, CommType type, const uint32_t* failed, cudaStream_t stream);
+  // Both return false without doing anything for arguments that they do not support; the answer
+  // must be the same on all ranks. They end without a result once *failed is not zero.
+  //
+  // In place on data [count].
+  bool allReduce(void* data, int64_t count, CommType type, ReduceOp op);
+  // The sum of x [numTokens, norm.size] over the ranks, then the norm (Ops::sumRmsNorm).
+  bool sumRmsNorm(const void* x, int32_t numTokens, const NormOfSum& norm, DType type);
 
  private:
-  const int32_t rank_;
-  const int32_t worldSize_;
+  // Whether the kernels sum a message of that many bytes at this address.
+  bool supports(const void* data, int64_t bytes) const;
+
   MemoryAccount& memory_;
-  Exchanges exchanges_;
+  const cudaStream_t stream_;
+  PeerRanks ranks_;
   cudaIpcMemHandle_t handle_{};
   TcpReleaseBarrier releaseBarrier_;
 };

@@ -31,7 +31,12 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
   } else if (batch.numDecodeRows > 0) {
     attentionDecode(args, type, workspace, numMultiprocessors, stream);
   }
-  if (batch.maxQueryLen > 1) attentionPrefill(args, type, batch, stream);
+  if (batch.maxQueryLen == 1) return;
+  if (canPrefillWithWgmma(args, type)) {
+    attentionPrefillWgmma(args, type, batch, numMultiprocessors, stream);
+  } else {
+    attentionPrefill(args, type, batch, stream);
+  }
 }
 
 bool ropeAndAttention(const void* qkv, const Batch& batch, const AttentionShape& shape,

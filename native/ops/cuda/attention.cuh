@@ -175,6 +175,13 @@ void attentionDecodeFew(const AttentionArgs& args, const RopeArgs* rope, DType t
 void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
                       cudaStream_t stream);
 
+// attention_prefill_wgmma.cu: the same with Hopper's warpgroup products, where canPrefillWithWgmma:
+// GPUs of compute capability 9.0 with code for sm_90a, half types, heads of 64 or 128, and cache
+// blocks of a multiple of 8 tokens.
+bool canPrefillWithWgmma(const AttentionArgs& args, DType type);
+void attentionPrefillWgmma(const AttentionArgs& args, DType type, const Batch& batch,
+                           int32_t numMultiprocessors, cudaStream_t stream);
+
 // attention_plain.cu: all rows, head sizes up to 512, all types; slow, without tensor cores. No row
 // may have more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
 void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,

@@ -173,7 +173,7 @@ void launchCluster(const AttentionArgs& args, const RopeArgs& rope, int32_t numM
         "cudaFuncSetAttribute of attentionDecodeFew");
   const dim3 grid(static_cast<unsigned>(size), static_cast<unsigned>(groups),
                   static_cast<unsigned>(args.numRows));
-  launchClusters(kernel, grid, kThreads, static_cast<unsigned>(size), sharedBytes(size), stream,
+  launchClusters(kernel, grid, static_cast<unsigned>(size), kThreads, sharedBytes(size), stream,
                  args, rope);
   check(cudaGetLastError(), "attentionDecodeFew");
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -130,6 +131,9 @@ class CudaOps final : public Ops {
     synchronize();
     check(cudaProfilerStop(), "cudaProfilerStop");
   }
+  std::string chooseProductAlgorithms(std::string_view known) override {
+    return linear_.chooseFastest(known);
+  }
   DType activationType(DType weights) const override { return weights; }
   std::unique_ptr<Graphs> makeGraphs() override { return std::make_unique<CudaGraphs>(stream_); }
   std::unique_ptr<Communicator> makeCommunicator(const CommunicatorConfig& config) override {
@@ -171,10 +175,27 @@ class CudaOps final : public Ops {
     launched("rmsNorm");
   }
 
+  // `communicator` is one of makeCommunicator's.
+  void sumRmsNorm(Communicator& communicator, void* x, void* residual, int32_t numTokens,
+                  const Weight& weight, float eps, void* out) override {
+    const NormOfSum norm = {residual, weight.data, static_cast<int32_t>(weight.rows), eps, out};
+    auto& ranks = static_cast<NcclCommunicator&>(communicator);
+    if (ranks.sumRmsNorm(x, numTokens, norm, weight.dtype)) return launched("sumRmsNorm");
+    Ops::sumRmsNorm(communicator, x, residual, numTokens, weight, eps, out);
+  }
+
   void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
               DType outType) override {
     linear_.run(x, numTokens, weight, out, outType);
     launched("linear");
+  }
+
+  void linearSiluAndMul(const void* x, int32_t numTokens, const LinearWeight& weight, void* gateUp,
+                        void* out, DType type) override {
+    if (!linear_.runSiluAndMul(x, numTokens, weight, out)) {
+      return Ops::linearSiluAndMul(x, numTokens, weight, gateUp, out, type);
+    }
+    launched("linearSiluAndMul");
   }
 
   void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, const Weight& qNorm,

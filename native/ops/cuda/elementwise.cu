@@ -13,12 +13,12 @@
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/rms_norm.cuh"
 
 namespace uniproc::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMaxThreads = 1024;
 
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
@@ -96,44 +96,31 @@ __global__ void __launch_bounds__(kThreads)
 // accesses of the row in registers between sum and scaling. Grid: one block per token. Reads and
 // writes each row of x, residual and out once.
 template <class T, int N, int kHeld>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxNormThreads)
     rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float eps, T* out) {
-  __shared__ float scratch[kMaxThreads / kWarpSize];
+  __shared__ float scratch[kMaxNormThreads / kWarpSize];
   waitForPrevious();
   const int64_t row = int64_t{blockIdx.x} * size;
-  const auto indexOf = [](int held) {
-    return static_cast<int32_t>((held * blockDim.x + threadIdx.x) * N);
-  };
   float values[kHeld][N];
-  float weights[kHeld][N];
+  Vector<T, N> weights[kHeld];
   float sum = 0;
 #pragma unroll
   for (int held = 0; held < kHeld; ++held) {
-    const int32_t i = indexOf(held);
+    const auto i = static_cast<int32_t>((held * blockDim.x + threadIdx.x) * N);
     if (i >= size) break;
     loadWidened<N>(residual + row + i, values[held]);
-    loadWidened<N>(weight + i, weights[held]);
+    weights[held] = loadVector<N>(weight + i);
     if (x) {
       float added[N];
       loadWidened<N>(x + row + i, added);
-#pragma unroll
-      for (int n = 0; n < N; ++n) values[held][n] = rounded<T>(values[held][n] + added[n]);
+      addRounded<T>(values[held], added);
       storeNarrowed<N>(residual + row + i, values[held]);
     }
-#pragma unroll
-    for (int n = 0; n < N; ++n) sum += values[held][n] * values[held][n];
+    addSquares(sum, values[held]);
   }
-  const float factor = rsqrtf(blockSum(sum, scratch) / static_cast<float>(size) + eps);
-#pragma unroll
-  for (int held = 0; held < kHeld; ++held) {
-    const int32_t i = indexOf(held);
-    if (i >= size) break;
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      values[held][n] = rounded<T>(values[held][n] * factor) * weights[held][n];
-    }
-    storeNarrowed<N>(out + row + i, values[held]);
-  }
+  const float factor = rmsFactor(blockSum(sum, scratch), size, eps);
+  scaleRow(values, weights, factor, static_cast<int32_t>(threadIdx.x),
+           static_cast<int32_t>(blockDim.x), size, out + row);
 }
 
 // out [numTokens, size] = silu(gateUp[:, :size]), rounded to T, times gateUp[:, size:]. Grid:
@@ -201,18 +188,17 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int N, int kHeld>
 void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t size,
                    const void* weight, float eps, void* out, cudaStream_t stream) {
-  const int accesses = ceilDiv(size, N);
-  const int threads = ceilDiv(ceilDiv(accesses, kHeld), kWarpSize) * kWarpSize;
+  const int threads = normThreads(ceilDiv(size, N), kHeld);
   if constexpr (kHeld * N < 16) {
-    if (threads > kMaxThreads) {
+    if (threads > kMaxNormThreads) {
       return launchRmsNorm<T, N, 2 * kHeld>(x, residual, numTokens, size, weight, eps, out, stream);
     }
   }
-  if (threads > kMaxThreads) {
+  if (threads > kMaxNormThreads) {
     throw Error("NOT_SUPPORTED",
                 "a layer of width " + std::to_string(size) +
                     " is too wide for the CUDA backend, which normalizes at most " +
-                    std::to_string(kMaxThreads * kHeld * N));
+                    std::to_string(kMaxNormThreads * kHeld * N));
   }
   launch(rmsNormRows<T, N, kHeld>, static_cast<unsigned>(numTokens), static_cast<unsigned>(threads),
          0, stream, static_cast<const T*>(x), static_cast<T*>(residual), size,

@@ -9,6 +9,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "ops/ops.h"
@@ -40,6 +41,20 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
              cudaStream_t stream);
 void fillRandom(void* out, StorageType type, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream);
+
+// checksum.cu ----------------------------------------------------------------------------------
+
+// *sum = a checksum of data [bytes]; bytes and data are even.
+void checksum(const void* data, size_t bytes, uint64_t* sum, cudaStream_t stream);
+
+// linear_stream.cu -----------------------------------------------------------------------------
+
+// The products of Ops::linear and Ops::linearSiluAndMul for few tokens of a half type, on GPUs from
+// Hopper on. Return false without doing anything for other arguments.
+bool linearStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                  DType outType, int numMultiprocessors, cudaStream_t stream);
+bool linearSiluAndMulStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                            int numMultiprocessors, cudaStream_t stream);
 
 // linear_few.cu --------------------------------------------------------------------------------
 
@@ -75,8 +90,8 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
 size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors);
 
 // Launches one kernel for rows with one query (attention_decode.cu, or attention_decode_few.cu for
-// a batch of such rows with hasFewKeys) and one for rows with several (attention_prefill.cu), if
-// the batch has such rows.
+// a batch of such rows with hasFewKeys) and one for rows with several (attention_prefill_wgmma.cu
+// or attention_prefill.cu), if the batch has such rows.
 void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream);

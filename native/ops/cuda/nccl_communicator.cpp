@@ -89,6 +89,7 @@ nccl::RedOp toNccl(ReduceOp op) {
 NcclCommunicator::NcclCommunicator(const CommunicatorConfig& config, int device,
                                    cudaStream_t stream, MemoryAccount& memory)
     : config_(config),
+      device_(device),
       stream_(stream),
       memory_(memory),
       group_(std::make_shared<NcclGroup>(config, device)),
@@ -142,7 +143,8 @@ std::vector<std::byte> NcclCommunicator::makeAddress() {
   }
   if (config_.customAllReduce && config_.worldSize <= PeerAllReduce::kMaxRanks) {
     try {
-      peers_.emplace(config_.rank, config_.worldSize, memory_, stream_);
+      peers_.emplace(config_.rank, config_.worldSize, device_, group_->failedWord(), memory_,
+                     stream_);
       address.peerMemory = peers_->handle();
       address.hasPeerMemory = 1;
       handshake_.emplace(config_.rank, config_.worldSize);
@@ -271,15 +273,22 @@ void NcclCommunicator::requireConnected() const {
 void NcclCommunicator::allReduce(void* data, int64_t count, CommType type, ReduceOp op) {
   requireConnected();
   if (count == 0) return;
-  if (peers_ && PeerAllReduce::supports(data, count, type, op)) {
-    peers_->sum(data, count, type, group_->failedWord(), stream_);
-    check(cudaGetLastError(), "PeerAllReduce::sum");
+  if (peers_ && peers_->allReduce(data, count, type, op)) {
+    check(cudaGetLastError(), "PeerAllReduce::allReduce");
     return;
   }
   group_->call("ncclAllReduce", [&](nccl::Comm comm) {
     return nccl::library().allReduce(data, data, static_cast<size_t>(count), toNccl(type),
                                      toNccl(op), comm, stream_);
   });
+}
+
+bool NcclCommunicator::sumRmsNorm(const void* x, int32_t numTokens, const NormOfSum& norm,
+                                  DType type) {
+  requireConnected();
+  if (!peers_ || numTokens == 0 || !peers_->sumRmsNorm(x, numTokens, norm, type)) return false;
+  check(cudaGetLastError(), "PeerAllReduce::sumRmsNorm");
+  return true;
 }
 
 void NcclCommunicator::allGather(const void* in, void* out, int64_t count, CommType type) {

@@ -38,6 +38,9 @@ class NcclCommunicator final : public Communicator {
 
   bool hasPeerMemory() const override { return connected_ && peers_.has_value(); }
   void allReduce(void* data, int64_t count, CommType type, ReduceOp op) override;
+  // Sums x [numTokens, norm.size] and normalizes the sum in one kernel (Ops::sumRmsNorm). Returns
+  // false without doing anything where peer memory does not take the message.
+  bool sumRmsNorm(const void* x, int32_t numTokens, const NormOfSum& norm, DType type);
   void allGather(const void* in, void* out, int64_t count, CommType type) override;
   void broadcast(void* data, int64_t count, CommType type, int32_t root) override;
   void barrier() override { barrier(config_.timeout); }
@@ -60,6 +63,7 @@ class NcclCommunicator final : public Communicator {
       const std::vector<std::vector<std::byte>>& addresses);
 
   const CommunicatorConfig config_;
+  const int device_;
   const cudaStream_t stream_;
   MemoryAccount& memory_;
   const std::shared_ptr<NcclGroup> group_;

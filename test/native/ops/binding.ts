@@ -157,6 +157,8 @@ interface NativeOps {
   /** Array and tensor have the same number of bytes. */
   download(array: HostArray, tensor: Tensor): void;
   fillRandom(out: Tensor, mean: number, std: number, seed: bigint): void;
+  /** See NativeDeviceThread. */
+  chooseProductAlgorithms(known: string): string;
   prepareInputs(
     requests: Requests,
     blockUpdates: Tensor | null,
@@ -267,6 +269,16 @@ interface NativeOps {
   hasPeerMemory(communicator: Communicator): boolean;
   /** All-reduce sum, in place. */
   allReduce(communicator: Communicator, data: Tensor): void;
+  /** rmsNorm of the sum of x over the ranks. */
+  sumRmsNorm(
+    communicator: Communicator,
+    x: Tensor,
+    residual: Tensor,
+    numTokens: number,
+    weight: Weight,
+    eps: number,
+    out: Tensor,
+  ): void;
   /** All-gather: in [count], out [worldSize, count]. */
   allGather(communicator: Communicator, input: Tensor, out: Tensor): void;
   barrier(communicator: Communicator): void;
