@@ -99,8 +99,9 @@ __device__ void waitForCluster() {
 
 // Grid: (cluster size, groups, numRows), clusters of (cluster size, 1, 1); 128 threads. Each block
 // processes an equal run of a row's chunks and merges the chunks of an equal part of the elements.
-// The time of a short row is that of a few dependent accesses: block table, keys, and after the
-// previous kernel qkv and the cluster's barrier.
+// Reads each key and value once, 2 * headDim elements per key and KV head, but is bound by the
+// latency of dependent accesses: batch, block table and keys; after the previous kernel qkv, then
+// the stores into the inboxes.
 template <class T, int kHeadDim, int kStages, bool kFused>
 __global__ void __launch_bounds__(kThreads)
     clusterKernel(const AttentionArgs args, const RopeArgs rope) {
