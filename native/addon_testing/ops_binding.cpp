@@ -51,6 +51,7 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::sumExperts>("sumExperts"),
                          method<&OpsBinding::ropeAndCache>("ropeAndCache"),
                          method<&OpsBinding::attention>("attention"),
+                         method<&OpsBinding::ropeAndAttention>("ropeAndAttention"),
                          method<&OpsBinding::siluAndMul>("siluAndMul"),
                          method<&OpsBinding::gatherRows>("gatherRows"),
                          method<&OpsBinding::joinColumns>("joinColumns"),

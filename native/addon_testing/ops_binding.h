@@ -50,6 +50,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value sumExperts(const Info& info);
   Napi::Value ropeAndCache(const Info& info);
   Napi::Value attention(const Info& info);
+  Napi::Value ropeAndAttention(const Info& info);
   Napi::Value siluAndMul(const Info& info);
   Napi::Value gatherRows(const Info& info);
   Napi::Value joinColumns(const Info& info);

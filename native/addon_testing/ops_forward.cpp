@@ -153,6 +153,15 @@ Napi::Value OpsBinding::attention(const Info& info) {
   return info.Env().Undefined();
 }
 
+// ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out)
+Napi::Value OpsBinding::ropeAndAttention(const Info& info) {
+  ops_->ropeAndAttention(
+      toData(info[0], "qkv"), toBatch(info[1]), toAttentionShape(info[2]), toWeight(info[3]),
+      toWeight(info[4]), static_cast<float>(toNumber(info[5], "eps")),
+      toData<float>(info[6], "rope"), toKvCache(info[7]), toTable(info[8]), toData(info[9], "out"));
+  return info.Env().Undefined();
+}
+
 // siluAndMul(gateUp, numTokens, size, out)
 Napi::Value OpsBinding::siluAndMul(const Info& info) {
   const Tensor& out = toTensor(info[3], "out");

@@ -70,6 +70,8 @@ Batch toBatch(Napi::Value value) {
   batch.cacheSlots = dataOf<int32_t>(object, "cacheSlots");
   batch.maxQueryLen = int32Of(object, "maxQueryLen");
   batch.numDecodeRows = int32Of(object, "numDecodeRows");
+  batch.isDecode = toBool(object.Get("isDecode"), "isDecode");
+  batch.hasFewKeys = toBool(object.Get("hasFewKeys"), "hasFewKeys");
   return batch;
 }
 

@@ -32,6 +32,14 @@ struct Batch {
   int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
   int32_t maxQueryLen = 0;                     // largest number of tokens of a row
   int32_t numDecodeRows = 0;                   // rows with one token
+  // Every row has one token, and reads no key or value that another row of this step writes.
+  bool isDecode = false;
+  bool hasFewKeys = false;  // numRows <= kFewRows, and numRows * most keys of a row <= kFewKeys
+
+  // Bounds where one launch of few blocks per row is faster than a division of all keys among all
+  // multiprocessors. A step's CUDA graph may depend on this choice, but not on lengths.
+  static constexpr int32_t kFewRows = 8;
+  static constexpr int32_t kFewKeys = 4096;
 };
 
 // One layer's part of the paged KV cache; keys and values are each [numBlocks, blockSize,

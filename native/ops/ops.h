@@ -99,6 +99,15 @@ class ForwardOps : public ExpertOps {
   virtual void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                          const KvCache& cache, const RequestTable& requests, void* out) = 0;
 
+  // ropeAndCache, then attention. qkv is undefined afterwards.
+  virtual void ropeAndAttention(void* qkv, const Batch& batch, const AttentionShape& shape,
+                                const Weight& qNorm, const Weight& kNorm, float eps,
+                                const float* rope, const KvCache& cache,
+                                const RequestTable& requests, void* out) {
+    ropeAndCache(qkv, batch, shape, qNorm, kNorm, eps, rope, cache);
+    attention(qkv, batch, shape, cache, requests, out);
+  }
+
   // out [numTokens, size] = silu(gateUp[:, :size]) * gateUp[:, size:], both of type `type`.
   virtual void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
                           DType type) = 0;

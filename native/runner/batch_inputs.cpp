@@ -66,6 +66,7 @@ Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, Re
   requireRows("sampled", step.sampledRows.first(launch.numSampled), launch.numRows);
   requireRows("prompt logprob", step.promptLogprobRows.first(launch.numPromptLogprobRows),
               launch.numRows);
+  const bool isDecodeStep = isDecode(step, launch, slots);
   countBlocks(step, launch, slots, numCacheBlocks);
   int32_t numTokens = fillRows(step, launch, slots);
   fillSampled(step, launch, slots);
@@ -76,6 +77,7 @@ Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, Re
     const int32_t slot = step.blockUpdates[3 * i];
     slots.at(slot).numBlocks = numBlocks_[slot];
   }
+  for (int32_t row = 0; row < launch.numRows; ++row) slots.at(step.slots[row]).hasRun = true;
 
   const int32_t* first = host(launch.step, kSlots);
   int32_t* updates = host(launch.step, kQueryStarts) + limits_.maxNumSeqs + 1;
@@ -96,7 +98,29 @@ Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, Re
           positions_.as<int32_t>(),
           cacheSlots_.as<int32_t>(),
           maxQueryLen,
-          numDecodeRows};
+          numDecodeRows,
+          isDecodeStep,
+          hasFewKeys(step, launch, numRows)};
+}
+
+bool BatchInputs::hasFewKeys(const StepBuffers& step, const StepLaunch& launch, int32_t numRows) {
+  if (numRows > Batch::kFewRows) return false;
+  int32_t maxKeys = 0;
+  for (int32_t row = 0; row < launch.numRows; ++row) {
+    maxKeys = std::max(maxKeys, step.numComputedTokens[row] + step.numScheduledTokens[row]);
+  }
+  return int64_t{numRows} * maxKeys <= Batch::kFewKeys;
+}
+
+bool BatchInputs::isDecode(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots) {
+  for (int32_t row = 0; row < launch.numRows; ++row) {
+    if (step.numScheduledTokens[row] != 1) return false;
+    if (step.numComputedTokens[row] > 0 && !slots.at(step.slots[row]).hasRun) return false;
+  }
+  for (int32_t i = 0; i < launch.numBlockUpdates; ++i) {
+    if (step.blockUpdates[3 * i + 1] < slots.at(step.blockUpdates[3 * i]).numBlocks) return false;
+  }
+  return true;
 }
 
 void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,

@@ -28,6 +28,13 @@ class BatchInputs {
   // The copy of the last prepared step's arrays, for Ops::prepareInputs.
   const HostToDevice& copy() const { return copy_; }
 
+  // Whether the step's batch will have Batch::isDecode. A row may read blocks that other rows of
+  // this step write only in its first step, or when the step replaces one of its blocks: the
+  // scheduler shares a block as soon as it schedules the step that fills it.
+  static bool isDecode(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots);
+  // Whether it will have Batch::hasFewKeys if padded to numRows.
+  static bool hasFewKeys(const StepBuffers& step, const StepLaunch& launch, int32_t numRows);
+
   // The last prepared step on the host: [numRows + 1], [numSampled].
   const int32_t* queryStarts(int32_t step) const { return host(step, kQueryStarts); }
   std::span<const int32_t> sampledSlots(int32_t step, int32_t numSampled) const {

@@ -17,12 +17,14 @@ constexpr int32_t kWarmUpTokens = 64;
 constexpr uint64_t kRankSeedStride = 0xD1B54A32D192ED03;
 
 // Keys of the graphs for a padded number of rows: whole steps without logprobs, and otherwise the
-// forward pass and the sampler apart, so that three graphs at most have a forward pass.
+// forward pass and the sampler apart, so that three graphs at most have a forward pass; those again
+// for batches with few keys.
 enum class GraphPart : uint8_t { kForward, kSampler, kStep };
 constexpr int32_t kForwardGraphsPerSize = 3;
-int32_t graphKey(GraphPart part, int32_t rows, const SampledFeatures& features) {
+int32_t graphKey(GraphPart part, int32_t rows, const SampledFeatures& features,
+                 bool hasFewKeys = false) {
   const int32_t variant = (features.truncation ? 2 : 0) + (features.logprobs ? 1 : 0);
-  return 16 * rows + 4 * static_cast<int32_t>(part) + variant;
+  return 32 * rows + (hasFewKeys ? 16 : 0) + 4 * static_cast<int32_t>(part) + variant;
 }
 
 [[noreturn]] void throwState(const std::string& message) { throw Error("INVALID_STATE", message); }
@@ -282,20 +284,19 @@ void ModelRunner::runForward(Ops& ops, Launched& launched, const StepContext& co
     if (launched.isSampled) sampleRows(ops, launched, context, nullptr);
   };
   if (rows == 0) return forward();
-  const auto key = launched.isSampled ? graphKey(GraphPart::kStep, rows, launched.features)
-                                      : graphKey(GraphPart::kForward, rows, {});
-  context.graphs->launch(key, forward);
+  const GraphPart part = launched.isSampled ? GraphPart::kStep : GraphPart::kForward;
+  const SampledFeatures features = launched.isSampled ? launched.features : SampledFeatures{};
+  context.graphs->launch(graphKey(part, rows, features, batch.hasFewKeys), forward);
 }
 
 // The size of the CUDA graph that a step runs in; 0 unless every row computes one token and
-// samples.
+// samples, and the batch is a decode.
 int32_t ModelRunner::graphRows(const StepLaunch& launch, const StepContext& context) const {
-  const auto scheduled = context.step.numScheduledTokens;
   const bool recurs = context.graphs && launch.numRows > 0 &&
                       launch.numRows <= limits_.maxNumSeqs && launch.numSampled == launch.numRows &&
+                      launch.numBlockUpdates <= limits_.maxBlockUpdates() &&
                       launch.numPromptLogprobRows == 0 &&
-                      std::all_of(scheduled.begin(), scheduled.begin() + launch.numRows,
-                                  [](int32_t numTokens) { return numTokens == 1; });
+                      BatchInputs::isDecode(context.step, launch, context.slots);
   return recurs ? paddedRows(launch.numRows) : 0;
 }
 
@@ -463,9 +464,12 @@ size_t ModelRunner::graphBytes(Ops& ops, int32_t numRows) {
   const size_t before = ops.memory().free;
   dummyRun(ops, numRows, numRows, graphs.get());
   const size_t after = ops.memory().free;
-  size_t numSizes = 0;
-  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) ++numSizes;
-  return kForwardGraphsPerSize * numSizes * (before - std::min(before, after));
+  size_t numGraphs = 0;
+  for (int32_t rows = 1; rows <= numRows; rows = paddedRows(rows) + 1) {
+    const int32_t numKinds = rows <= Batch::kFewRows ? 2 : 1;  // with few keys, and with many
+    numGraphs += numKinds * kForwardGraphsPerSize;
+  }
+  return numGraphs * (before - std::min(before, after));
 }
 
 void ModelRunner::warmUp(Ops& ops) {

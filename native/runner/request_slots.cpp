@@ -83,7 +83,10 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
 void RequestSlots::remove(int32_t slot) { at(slot) = {}; }
 
 void RequestSlots::forgetBlocks() {
-  for (Slot& slot : slots_) slot.numBlocks = 0;
+  for (Slot& slot : slots_) {
+    slot.numBlocks = 0;
+    slot.hasRun = false;
+  }
 }
 
 void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const {

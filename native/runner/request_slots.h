@@ -16,6 +16,7 @@ class RequestSlots {
   // The host's copy of a slot's state. Includes tokens sampled by all steps launched so far.
   struct Slot {
     bool taken = false;
+    bool hasRun = false;  // some step computed tokens of the request
     int32_t numTokens = 0;
     int32_t numPromptTokens = 0;
     int32_t numBlocks = 0;

@@ -42,8 +42,8 @@ void AttentionBlock::forward(const ForwardPass& pass, bool isFirst) {
   ops.normLinear(
       {isFirst ? nullptr : hidden, activations.residual.data(), norm_, eps, hidden, communicator},
       batch.numTokens, qkv_, qkv);
-  ops.ropeAndCache(qkv, batch, shape_, qNorm_, kNorm_, eps, rope_.as<float>(), ownCache);
-  ops.attention(qkv, batch, shape_, ownCache, requests, attended);
+  ops.ropeAndAttention(qkv, batch, shape_, qNorm_, kNorm_, eps, rope_.as<float>(), ownCache,
+                       requests, attended);
   ops.linear(attended, batch.numTokens, o_, hidden, activations.dtype);
 }
 

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/launch.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -25,7 +26,9 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
   if (!hasTensorCoreKernels(type, shape.headDim)) {
     return attentionPlain(args, type, batch.maxQueryLen, stream);
   }
-  if (batch.numDecodeRows > 0) {
+  if (batch.hasFewKeys && batch.maxQueryLen == 1 && kernelsWait()) {
+    attentionDecodeFew(args, nullptr, type, numMultiprocessors, stream);
+  } else if (batch.numDecodeRows > 0) {
     attentionDecode(args, type, workspace, numMultiprocessors, stream);
   }
   if (batch.maxQueryLen == 1) return;
@@ -34,6 +37,27 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
   } else {
     attentionPrefill(args, type, batch, stream);
   }
+}
+
+bool ropeAndAttention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                      const Weight& qNorm, const Weight& kNorm, float eps, const float* rope,
+                      const KvCache& cache, const RequestTable& requests, void* out, DType type,
+                      int32_t numMultiprocessors, cudaStream_t stream) {
+  const auto addresses = {qkv,
+                          qNorm.data,
+                          kNorm.data,
+                          static_cast<const void*>(rope),
+                          static_cast<const void*>(cache.keys),
+                          static_cast<const void*>(cache.values)};
+  if (!batch.isDecode || !batch.hasFewKeys || batch.numRows == 0 || !kernelsWait() ||
+      cache.dtype != type || !hasTensorCoreKernels(type, shape.headDim) ||
+      !std::ranges::all_of(addresses, isAligned)) {
+    return false;
+  }
+  const RopeArgs ropeArgs{qNorm.data, kNorm.data, rope, cache.keys, cache.values, eps};
+  attentionDecodeFew(AttentionArgs(qkv, batch, shape, cache, requests, out), &ropeArgs, type,
+                     numMultiprocessors, stream);
+  return true;
 }
 
 }  // namespace uniproc::cuda

@@ -2,6 +2,7 @@
 // of a batch's rows into units of work.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -23,6 +24,7 @@ struct AttentionArgs {
   const int32_t* blockTable;         // [maxNumSeqs, maxBlocksPerSeq]
   int32_t maxBlocksPerSeq;
   int32_t blockSize;
+  int32_t blockShift;  // log2(blockSize), or -1
   int32_t numRows;
   int32_t numHeads;
   int32_t numKvHeads;
@@ -43,6 +45,9 @@ struct AttentionArgs {
         blockTable(requests.blockTable),
         maxBlocksPerSeq(requests.maxBlocksPerSeq),
         blockSize(cache.blockSize),
+        blockShift(std::has_single_bit(static_cast<uint32_t>(cache.blockSize))
+                       ? std::countr_zero(static_cast<uint32_t>(cache.blockSize))
+                       : -1),
         numRows(batch.numRows),
         numHeads(shape.numHeads),
         numKvHeads(shape.numKvHeads),
@@ -70,10 +75,15 @@ struct AttentionArgs {
 
   // The cache slot of a request's key: block * blockSize + offset.
   __device__ int32_t cacheSlot(const int32_t* blocks, int32_t key) const {
-    const auto size = static_cast<uint32_t>(blockSize);
-    const uint32_t block = static_cast<uint32_t>(key) / size;
-    return blocks[block] * blockSize +
-           static_cast<int32_t>(static_cast<uint32_t>(key) - block * size);
+    return cacheSlotIn(blocks[blockIndex(key)], key);
+  }
+  // The same in two steps: the block's index in the table, and the slot in the block found there.
+  __device__ int32_t blockIndex(int32_t key) const {
+    if (blockShift >= 0) return key >> blockShift;  // a division takes longer than the load
+    return static_cast<int32_t>(static_cast<uint32_t>(key) / static_cast<uint32_t>(blockSize));
+  }
+  __device__ int32_t cacheSlotIn(int32_t block, int32_t key) const {
+    return block * blockSize + key - blockIndex(key) * blockSize;
   }
 };
 
@@ -143,6 +153,22 @@ class RowUnits {
 // cores, for the types and head sizes of withTensorCores.
 void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
                      int32_t numMultiprocessors, cudaStream_t stream);
+
+// What Ops::ropeAndCache needs beyond AttentionArgs.
+struct RopeArgs {
+  const void* qNorm = nullptr;   // [headDim], or null
+  const void* kNorm = nullptr;   // [headDim], or null
+  const float* table = nullptr;  // [maxModelLen, 2, headDim / 2]
+  void* keys = nullptr;          // the cache, as in AttentionArgs
+  void* values = nullptr;
+  float eps = 0.0f;
+};
+
+// attention_decode_few.cu: the same on Hopper and later (kernelsWait), for a batch with
+// Batch::hasFewKeys. With `rope`, includes ropeAndCache, and leaves qkv as it is; then the batch
+// must be a decode (Batch::isDecode), and the results have the same bits as those of two kernels.
+void attentionDecodeFew(const AttentionArgs& args, const RopeArgs* rope, DType type,
+                        int32_t numMultiprocessors, cudaStream_t stream);
 
 // attention_prefill.cu: rows with several queries, causal over the paged cache (Dao 2023,
 // FlashAttention-2), for the same types and head sizes. `batch` is the one in the arguments.

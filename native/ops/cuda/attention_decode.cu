@@ -138,28 +138,33 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   const int32_t firstKey = (begin / kTile + run.firstTile) * kTile + warp * kStrip;
 
   const int32_t* blocks = args.blocksOf(args.slots[run.row]);
-  const auto cacheSlotOf = [&](int32_t strip) {  // cache slot of this lane's key
-    const int32_t key = firstKey + strip * kTile + lane % kStrip;
-    return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
+  struct Key {  // this lane's of a strip
+    int32_t index;
+    int32_t block;  // not used before the copy, so that nothing waits for its load
   };
-  const auto copy = [&](int stage, int32_t cacheSlot) {
+  const auto keyOf = [&](int32_t strip) -> Key {
+    const int32_t index = firstKey + strip * kTile + lane % kStrip;
+    return {index, blocks[args.blockIndex(min(index, end - 1))]};
+  };
+  const auto copy = [&](int stage, const Key& key) {
+    const bool exists = key.index >= begin && key.index < end;
     copyKeysAndValues<T, kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), args, run.kvHead,
-                                           cacheSlot);
+                                           exists ? args.cacheSlotIn(key.block, key.index) : -1);
   };
   const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
                   static_cast<int64_t>(run.head) * kHeadDim;
-  int32_t cacheSlots[kStages];
+  Key keys[kStages];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) cacheSlots[i] = cacheSlotOf(i);
+  for (int i = 0; i < kStages; ++i) keys[i] = keyOf(i);
   waitForPreviousAlone();  // for the queries and this step's keys and values
   copyQueries<kHeadDim, kHeads, kThreads>(queries, run.heads,
                                           [&](int32_t i) { return from + i * kHeadDim; });
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) {
-    if (i < run.count) copy(i, cacheSlots[i]);
+    if (i < run.count) copy(i, keys[i]);
     commitCopies();
   }
-  int32_t nextCacheSlot = cacheSlots[kStages - 1];
+  Key nextKey = keys[kStages - 1];
 
   waitForCopies<kStages - 2>();
   __syncthreads();  // the queries are loaded
@@ -170,9 +175,9 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
     waitForCopies<kStages - 2>();
     __syncwarp();  // this strip is loaded; all lanes are done with the previous one
     const int32_t next = i + kStages - 1;
-    if (next < run.count) copy(stage == 0 ? kStages - 1 : stage - 1, nextCacheSlot);
+    if (next < run.count) copy(stage == 0 ? kStages - 1 : stage - 1, nextKey);
     commitCopies();
-    nextCacheSlot = cacheSlotOf(next + 1);
+    nextKey = keyOf(next + 1);
 
     float scores[1][kStrip / 8][4];
     rows.template computeScores<kStrip>(scores, queries + matrixOffset<kHeadDim>(),

@@ -59,18 +59,22 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
   const uint32_t stride = static_cast<uint32_t>(args.numKvHeads) * kHeadDim * sizeof(T);
   const char* keys = static_cast<const char*>(args.keys) + kvHead * kHeadDim * sizeof(T);
   const char* values = static_cast<const char*>(args.values) + kvHead * kHeadDim * sizeof(T);
+  constexpr uint32_t kSteps = kRows * kParts / kWarpSize;
+  const auto rowOf = [lane](uint32_t i) { return (i * kWarpSize + lane) / kParts; };
+  int32_t from[kSteps];  // all shuffles before the copies, which keep their order
 #pragma unroll
-  for (uint32_t i = 0; i < kRows * kParts / kWarpSize; ++i) {
+  for (uint32_t i = 0; i < kSteps; ++i) {
+    from[i] = __shfl_sync(kAllLanes, cacheSlot, static_cast<int>(rowOf(i)));
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kSteps; ++i) {
     // Constant for the usual sizes, where a lane always copies the same part of a row.
-    constexpr bool kWhole = kWarpSize % kParts == 0;
-    const uint32_t row =
-        kWhole ? i * (kWarpSize / kParts) + lane / kParts : (i * kWarpSize + lane) / kParts;
-    const uint32_t part = kWhole ? lane % kParts : (i * kWarpSize + lane) % kParts;
-    const int32_t from = __shfl_sync(kAllLanes, cacheSlot, static_cast<int>(row));
-    const uint64_t offset = static_cast<uint64_t>(static_cast<uint32_t>(max(from, 0))) * stride;
-    const uint32_t to = row * kTileStride<kHeadDim> * static_cast<uint32_t>(sizeof(T)) + part * 16;
-    copyAsync(keysTo + to, keys + part * 16 + offset, from);
-    copyAsync(valuesTo + to, values + part * 16 + offset, from);
+    const uint32_t part = kWarpSize % kParts == 0 ? lane % kParts : (i * kWarpSize + lane) % kParts;
+    const uint64_t offset = static_cast<uint64_t>(static_cast<uint32_t>(max(from[i], 0))) * stride;
+    const uint32_t to =
+        rowOf(i) * kTileStride<kHeadDim> * static_cast<uint32_t>(sizeof(T)) + part * 16;
+    copyAsync(keysTo + to, keys + part * 16 + offset, from[i]);
+    copyAsync(valuesTo + to, values + part * 16 + offset, from[i]);
   }
 }
 

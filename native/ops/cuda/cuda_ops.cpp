@@ -221,6 +221,16 @@ class CudaOps final : public Ops {
     launched("attention");
   }
 
+  void ropeAndAttention(void* qkv, const Batch& batch, const AttentionShape& shape,
+                        const Weight& qNorm, const Weight& kNorm, float eps, const float* rope,
+                        const KvCache& cache, const RequestTable& requests, void* out) override {
+    if (cuda::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out,
+                               cache.dtype, properties_.multiProcessorCount, stream_)) {
+      return launched("ropeAndAttention");
+    }
+    Ops::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out);
+  }
+
   void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
                   DType type) override {
     cuda::siluAndMul(gateUp, numTokens, size, out, type, stream_);

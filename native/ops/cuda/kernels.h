@@ -91,11 +91,20 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
 // zeroed once; every launch leaves its counters zero, for all shapes.
 size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors);
 
-// Launches one kernel for rows with one query (attention_decode.cu) and one for rows with several
-// (attention_prefill_wgmma.cu or attention_prefill.cu), if the batch has such rows.
+// Launches one kernel for rows with one query (attention_decode.cu, or attention_decode_few.cu for
+// a batch of such rows with hasFewKeys) and one for rows with several (attention_prefill_wgmma.cu
+// or attention_prefill.cu), if the batch has such rows.
 void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream);
+
+// ropeAndCache and attention in one kernel, with the same results, on Hopper and later, for a batch
+// with isDecode and hasFewKeys and the types and head sizes of the tensor-core kernels. Returns
+// false without doing anything for other arguments.
+bool ropeAndAttention(const void* qkv, const Batch& batch, const AttentionShape& shape,
+                      const Weight& qNorm, const Weight& kNorm, float eps, const float* rope,
+                      const KvCache& cache, const RequestTable& requests, void* out, DType type,
+                      int32_t numMultiprocessors, cudaStream_t stream);
 
 // sampler.cu -----------------------------------------------------------------------------------
 

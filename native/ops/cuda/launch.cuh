@@ -19,7 +19,8 @@
 //
 // Weights may be read before the wait, since no kernel launched this way writes them. So may the
 // batch and the block tables: only the kernels of prepareInputs write them in a step, and these do
-// not let the next kernel start before they have ended.
+// not let the next kernel start before they have ended. For the same reason so may the keys and
+// values of earlier steps.
 //
 // All kernels ask for the same division of a multiprocessor's memory, with as much shared memory as
 // there is: blocks of kernels that ask for different divisions cannot be resident together.

@@ -5,6 +5,7 @@
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/rope.cuh"
 
 namespace uniproc::cuda {
 namespace {
@@ -27,14 +28,6 @@ struct RopeArguments {
   int32_t headDim;
   int32_t lanesPerHead;  // a power of two up to 32
 };
-
-// The sum over a head's lanes; every lane gets it.
-__device__ inline float sumOfHead(float value, int32_t lanesPerHead) {
-  for (int offset = lanesPerHead / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, offset);
-  }
-  return value;
-}
 
 // lanesPerHead adjacent threads process a head of q, k or v, each N elements of its first half and
 // their partners in the second. The norm rounds to T before the weight, as rmsNorm; later steps are
@@ -65,11 +58,9 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
       float high[N];
       loadWidened<N>(x + i, low);
       loadWidened<N>(x + half + i, high);
-#pragma unroll
-      for (int n = 0; n < N; ++n) sum += low[n] * low[n] + high[n] * high[n];
+      sum = addSquares(sum, low, high);
     }
-    sum = sumOfHead(sum, a.lanesPerHead);
-    factor = rsqrtf(sum / static_cast<float>(a.headDim) + a.eps);
+    factor = headFactor(sum, a.lanesPerHead, a.headDim, a.eps);
   }
   if (!exists) return;
 
@@ -90,23 +81,15 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
       float highWeights[N];
       loadWidened<N>(norm + i, lowWeights);
       loadWidened<N>(norm + half + i, highWeights);
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        low[n] = rounded<T>(low[n] * factor) * lowWeights[n];
-        high[n] = rounded<T>(high[n] * factor) * highWeights[n];
-      }
+      normalize<T>(low, factor, lowWeights);
+      normalize<T>(high, factor, highWeights);
     }
     if (!isValue) {
       float cos[N];
       float sin[N];
       loadWidened<N>(angles + i, cos);
       loadWidened<N>(angles + half + i, sin);
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const float rotated = low[n] * cos[n] - high[n] * sin[n];
-        high[n] = high[n] * cos[n] + low[n] * sin[n];
-        low[n] = rotated;
-      }
+      rotate(low, high, cos, sin);
       storeNarrowed<N>(x + i, low);
       storeNarrowed<N>(x + half + i, high);
     }
@@ -119,8 +102,7 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
 
 template <class T, class C, int N>
 void launchRope(RopeArguments<T, C> a, int32_t numTokens, cudaStream_t stream) {
-  a.lanesPerHead = 1;
-  while (a.lanesPerHead < kWarpSize && a.lanesPerHead * N < a.headDim / 2) a.lanesPerHead *= 2;
+  a.lanesPerHead = lanesPerHead<N>(a.headDim);
   const int32_t threads = (a.numHeads + 2 * a.numKvHeads) * a.lanesPerHead;
   const dim3 grid(static_cast<unsigned>(numTokens),
                   static_cast<unsigned>(ceilDiv(threads, kThreads)));

@@ -67,6 +67,7 @@ export function makeBatch(ops: Ops, rows: Row[]): Batch {
   const queryStarts = [0];
   for (const row of rows) queryStarts.push(queryStarts[queryStarts.length - 1] + row.numScheduled);
   const numTokens = queryStarts[rows.length];
+  const maxKeys = Math.max(...rows.map((row) => row.numComputed + row.numScheduled));
   return {
     numRows: rows.length,
     numTokens,
@@ -78,6 +79,8 @@ export function makeBatch(ops: Ops, rows: Row[]): Batch {
     cacheSlots: ops.zeros(numTokens, 'int32'),
     maxQueryLen: Math.max(...rows.map((row) => row.numScheduled)),
     numDecodeRows: rows.filter((row) => row.numScheduled === 1).length,
+    isDecode: rows.every((row) => row.numScheduled === 1),
+    hasFewKeys: rows.length <= 8 && rows.length * maxKeys <= 4096,
   };
 }
 

@@ -77,6 +77,10 @@ export interface Batch {
   maxQueryLen: number;
   /** Rows of one token. */
   numDecodeRows: number;
+  /** Every row has one token and reads no key that another row of the batch writes. */
+  isDecode: boolean;
+  /** At most 8 rows, and 4096 keys if each row had as many as the longest. */
+  hasFewKeys: boolean;
 }
 
 export interface AttentionShape {
@@ -218,6 +222,18 @@ interface NativeOps {
     qkv: Tensor,
     batch: Batch,
     shape: AttentionShape,
+    cache: KvCache,
+    requests: Requests,
+    out: Tensor,
+  ): void;
+  ropeAndAttention(
+    qkv: Tensor,
+    batch: Batch,
+    shape: AttentionShape,
+    qNorm: Weight | null,
+    kNorm: Weight | null,
+    eps: number,
+    rope: Tensor,
     cache: KvCache,
     requests: Requests,
     out: Tensor,
