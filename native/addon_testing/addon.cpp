@@ -9,6 +9,7 @@
 #include "addon_testing/library_objects.h"
 #include "addon_testing/ops_binding.h"
 #include "addon_testing/ops_values.h"
+#include "addon_testing/read_rate.h"
 #include "base/philox.h"
 #include "ops/cpu/host.h"
 
@@ -39,6 +40,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   exports.Set("Ops", OpsBinding::define(env));
   exports.Set("philox", Napi::Function::New<philoxWords>(env, "philox"));
   exports.Set("hostMemory", Napi::Function::New<hostMemoryFigures>(env, "hostMemory"));
+  exports.Set("ReadRate", ReadRate::define(env));
   exports.Set("loseDevice", Napi::Function::New<loseDevice>(env, "loseDevice"));
   exports.Set("readLogits", Napi::Function::New<readLogits>(env, "readLogits"));
   exports.Set("runLargestStep", Napi::Function::New<runLargestStep>(env, "runLargestStep"));
