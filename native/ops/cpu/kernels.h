@@ -27,8 +27,8 @@ struct Kernels {
                           int64_t outStride);
   // The same for few rows, reading w once and in order: w points to rows wStride apart. K is
   // divided into slices of `slice` products, whose sums are added to out in order; x holds the
-  // slices one after another, each [rows, slice]. Meanwhile prefetches `ahead` bytes from where it
-  // reads.
+  // slices one after another, each [rows, slice]. If `ahead` is not 0, x fits the L1 cache, and
+  // what is `ahead` bytes from the weights in use is prefetched.
   void (*dotStream[kNumDTypes])(const float* x, int64_t rows, const void* w, int64_t wStride,
                                 int64_t cols, int64_t k, int64_t slice, int64_t ahead, float* out,
                                 int64_t outStride);

@@ -16,11 +16,13 @@ constexpr int64_t kSlice = WeightRows::kRowBytes / static_cast<int64_t>(sizeof(X
 // Rows of x in a panel, for a slice of K: stay in the L2 cache while the weights stream past.
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelBytes = kPanelRows * WeightRows::kRowBytes;
-// Up to so many rows, weights are multiplied as they stream from memory, with a panel of so many
-// slices of rows of x in the L1 cache.
+// Up to so many rows, weights are multiplied as they stream from memory.
 template <class X>
 constexpr int64_t kFewRows = 16 / static_cast<int64_t>(sizeof(X));
+// Slices of rows of x that stay in the L1 cache meanwhile; with whole rows of x beyond half of
+// that, they had better be in the L2 cache, for up to kFewTileRows rows.
 constexpr int64_t kFewSlices = 16;
+constexpr int64_t kFewTileRows = 4;
 // Bytes from the weights in use to those that are prefetched.
 constexpr int64_t kAhead = 8192;
 // Parts have a multiple of so many columns of out: the inner loop's tile.
@@ -91,12 +93,15 @@ void Linear::multiplyFew(const Problem& problem, Range rows, Range cols, Panel& 
   }();
   const auto elementBytes = static_cast<int64_t>(sizeOf(weight.format.type));
   const int64_t rowBytes = weight.cols * elementBytes;
-  const int64_t length = kFewSlices / rows.size() * kSlice<X>;
+  const int64_t slices = (weight.cols + kSlice<X> - 1) / kSlice<X> * rows.size();
+  const bool inL2 = rows.size() <= kFewTileRows && slices > kFewSlices / 2;
+  const int64_t length = (inL2 ? kPanelRows : kFewSlices) / rows.size() * kSlice<X>;
   // A whole row is followed by the next one in memory; of a part of a row, the same part of a later
   // row will follow.
   const int64_t partBytes = length * elementBytes;
-  const int64_t ahead =
-      length >= weight.cols ? kAhead : (kAhead + partBytes - 1) / partBytes * rowBytes;
+  const int64_t ahead = inL2                    ? 0
+                        : length >= weight.cols ? kAhead
+                                                : (kAhead + partBytes - 1) / partBytes * rowBytes;
   for (int64_t begin = 0; begin < weight.cols; begin += length) {
     const Range ks{begin, std::min(begin + length, weight.cols)};
     const X* packed = pack<X>(problem, rows, ks, panel);

@@ -72,7 +72,7 @@ void dotRows(const X* x, int64_t xStride, const void* const* w, int64_t cols, in
     const T* wRows[4];
     // Where fewer than 4 are left, the last is repeated to fill the tile.
     for (int64_t n = 0; n < 4; ++n) wRows[n] = static_cast<const T*>(w[n0 + std::min(n, last)]);
-    const T* nextRows[Ahead];
+    const T* nextRows[Ahead > 0 ? Ahead : 1];
     for (int64_t a = 0; a < Ahead; ++a) {
       nextRows[a] = static_cast<const T*>(next[n0 + std::min((turn * Ahead + a) % 4, last)]);
     }
@@ -160,9 +160,10 @@ void dotStreamRows(const X* x, int64_t xStride, const T* w, int64_t k, int64_t a
   for (int m = 0; m < Rows; ++m) out[m * outStride] += sums[m];
 }
 
+// One row of w after the other, which is how memory is fastest, while x stays in the L1 cache.
 template <class V, class X, class T>
-void dotStream(const X* x, int64_t rows, const void* w, int64_t wStride, int64_t cols, int64_t k,
-               int64_t slice, int64_t ahead, float* out, int64_t outStride) {
+void dotStreamSingly(const X* x, int64_t rows, const void* w, int64_t wStride, int64_t cols,
+                     int64_t k, int64_t slice, int64_t ahead, float* out, int64_t outStride) {
   for (int64_t n = 0; n < cols; ++n) {
     const T* row = static_cast<const T*>(w) + n * wStride;
     for (int64_t begin = 0; begin < k; begin += slice) {
@@ -199,6 +200,35 @@ void dotStream(const X* x, int64_t rows, const void* w, int64_t wStride, int64_t
         }
       }
     }
+  }
+}
+
+// Four rows of w together, so that x, in the L2 cache, is read a quarter as often. Each row is long
+// enough for the processor's own prefetching.
+template <class V, class X, class T>
+void dotStreamFours(const X* x, int64_t rows, const void* w, int64_t wStride, int64_t cols,
+                    int64_t k, int64_t slice, float* out, int64_t outStride) {
+  for (int64_t n = 0; n < cols; n += 4) {
+    const int64_t count = std::min<int64_t>(4, cols - n);
+    for (int64_t begin = 0; begin < k; begin += slice) {
+      const int64_t depth = std::min(slice, k - begin);
+      const void* wRows[4];
+      for (int64_t i = 0; i < count; ++i) {
+        wRows[i] = static_cast<const T*>(w) + (n + i) * wStride + begin;
+      }
+      dotAhead<V, X, T, 0>(x + begin * rows, slice, rows, wRows, count, depth, nullptr, out + n,
+                           outStride);
+    }
+  }
+}
+
+template <class V, class X, class T>
+void dotStream(const X* x, int64_t rows, const void* w, int64_t wStride, int64_t cols, int64_t k,
+               int64_t slice, int64_t ahead, float* out, int64_t outStride) {
+  if (ahead > 0) {
+    dotStreamSingly<V, X, T>(x, rows, w, wStride, cols, k, slice, ahead, out, outStride);
+  } else {
+    dotStreamFours<V, X, T>(x, rows, w, wStride, cols, k, slice, out, outStride);
   }
 }
 

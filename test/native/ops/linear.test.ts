@@ -68,14 +68,16 @@ describe.each(isas)('matmul, %s', (isa) => {
       const x = random.normals(m * k);
       const w = random.normals(n * k);
       const b = random.normals(n);
-      const inOne = (threads: number, begin: number, end: number) => {
+      const withThreads = (threads: number) => {
         const some = cpuOps(isa, threads);
         const weight = { data: some.floats(w, dtype), rows: n, cols: k };
         const bias = { data: some.floats(b, dtype), rows: n, cols: 1 };
-        return run(some, x.subarray(begin * k, end * k), end - begin, weight, bias);
+        return (begin: number, end: number) =>
+          run(some, x.subarray(begin * k, end * k), end - begin, weight, bias);
       };
-      const all = inOne(1, 0, m);
+      const all = withThreads(1)(0, m);
       for (const threads of [1, 2, 5]) {
+        const rowsOf = withThreads(threads);
         for (const [begin, end] of [
           [0, m],
           [0, 1],
@@ -87,7 +89,7 @@ describe.each(isas)('matmul, %s', (isa) => {
           [20, 57],
           [1, 140],
         ]) {
-          expectSameBits(inOne(threads, begin, end), all.subarray(begin * n, end * n));
+          expectSameBits(rowsOf(begin, end), all.subarray(begin * n, end * n));
         }
       }
     },
