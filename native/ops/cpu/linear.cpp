@@ -41,7 +41,7 @@ struct Linear::Panel {
 Linear::Linear(ThreadPool& pool, const Kernels& kernels)
     : pool_(pool),
       kernels_(kernels),
-      panels_(std::make_unique_for_overwrite<Panel[]>(static_cast<size_t>(pool.numThreads()))) {}
+      panels_(std::make_unique<Panel[]>(static_cast<size_t>(pool.numThreads()))) {}
 
 Linear::~Linear() = default;
 
