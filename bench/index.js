@@ -1,7 +1,7 @@
 // npm run bench -- [generation] [control-plane] [start] [shapes] [engine] [event-loop]
-//                  [allreduce] [tensor-parallel]
+//                  [allreduce] [tensor-parallel] [cpu-peers]
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
-//                  [--dtype TYPE] [--json FILE]
+//                  [--dtype TYPE] [--json FILE] [--peer DIR] [--gguf FILE]
 //
 // Measures uniproc on this machine and prints a table; --json also writes the rows. By default it
 // measures a CUDA device, if there is one, with models of known shapes, else the CPU.
@@ -14,6 +14,7 @@ const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { benchAllReduce } = require('./allReduce');
 const { benchControlPlane } = require('./controlPlane');
+const { benchCpuPeers } = require('./cpuPeers');
 const { benchEngine } = require('./engine');
 const { benchEventLoop } = require('./eventLoop');
 const { benchGeneration } = require('./generation');
@@ -31,6 +32,7 @@ const BENCHES = {
   'event-loop': benchEventLoop,
   allreduce: benchAllReduce,
   'tensor-parallel': benchTensorParallel,
+  'cpu-peers': benchCpuPeers,
 };
 
 /** { device, name } of the given or default device. */
@@ -48,6 +50,8 @@ async function main() {
       shape: { type: 'string', multiple: true },
       dtype: { type: 'string', default: 'auto' },
       json: { type: 'string' },
+      peer: { type: 'string' },
+      gguf: { type: 'string' },
     },
   });
   const unknown = positionals.find((name) => !(name in BENCHES));

@@ -349,6 +349,72 @@ describe('npm run bench -- engine', () => {
   });
 });
 
+describe('npm run bench -- cpu-peers', () => {
+  it('says how to install node-llama-cpp', async () => {
+    const failed = bench('cpu-peers', '--peer', folder);
+    await expect(failed).rejects.toThrow(
+      'npm install --prefix DIR --omit=optional node-llama-cpp@',
+    );
+  }, 60_000);
+
+  it("writes a checkpoint's tensors as GGUF, with vectors in float32", async () => {
+    const shape = path.join(folder, 'gguf.json');
+    const config = {
+      vocab_size: 48,
+      hidden_size: 32,
+      intermediate_size: 64,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+      num_key_value_heads: 1,
+      max_position_embeddings: 64,
+      rms_norm_eps: 1e-5,
+      tie_word_embeddings: true,
+    };
+    await writeFile(shape, JSON.stringify(config));
+    const [checkpoint, file] = ['checkpoint', 'model.gguf'].map((name) => path.join(folder, name));
+    const script = `
+      const { writeSyntheticCheckpoint } = require('./scripts/synthetic-checkpoint');
+      const { writeGguf } = require('./bench/gguf');
+      const [checkpoint, shape, file] = process.argv.slice(1);
+      writeSyntheticCheckpoint(checkpoint, shape).then(() => writeGguf(file, checkpoint));`;
+    await run(process.execPath, ['-e', script, checkpoint, shape, file], { cwd });
+
+    const gguf = await readFile(file);
+    expect(gguf.toString('latin1', 0, 4)).toBe('GGUF');
+    const numTensors = 11;
+    expect([gguf.readUInt32LE(4), Number(gguf.readBigUInt64LE(8))]).toEqual([3, numTensors]);
+    /** A tensor's description: dimensions from the innermost, type, offset in the data. */
+    const describeTensor = (name: string) => {
+      const at = gguf.indexOf(name) + name.length;
+      const rank = gguf.readUInt32LE(at);
+      const numbers = Array.from({ length: rank }, (_, i) =>
+        Number(gguf.readBigUInt64LE(at + 4 + 8 * i)),
+      );
+      const type = gguf.readUInt32LE(at + 4 + 8 * rank);
+      return { dimensions: numbers, type, offset: Number(gguf.readBigUInt64LE(at + 8 + 8 * rank)) };
+    };
+    const norm = describeTensor('blk.0.ffn_norm.weight');
+    expect(norm).toMatchObject({ dimensions: [32], type: 0 });
+    const down = describeTensor('blk.0.ffn_down.weight');
+    expect(down).toMatchObject({ dimensions: [64, 32], type: 30 });
+
+    const sizes = { matrices: 2 * 32 * (48 + 32 + 16 + 16 + 32 + 3 * 64), vectors: 3 * 4 * 32 };
+    const dataBegin = gguf.length - sizes.matrices - sizes.vectors;
+    expect(gguf.readFloatLE(dataBegin + norm.offset)).toBe(1);
+    const stored = await readFile(path.join(checkpoint, 'model-00001-of-00001.safetensors'));
+    const headerBytes = Number(stored.readBigUInt64LE(0));
+    const header = JSON.parse(stored.toString('utf8', 8, 8 + headerBytes)) as Record<
+      string,
+      { data_offsets: [number, number] }
+    >;
+    const [begin, end] = header['model.layers.0.mlp.down_proj.weight'].data_offsets;
+    const written = gguf.subarray(dataBegin + down.offset, dataBegin + down.offset + end - begin);
+    expect(written.equals(stored.subarray(8 + headerBytes + begin, 8 + headerBytes + end))).toBe(
+      true,
+    );
+  }, 60_000);
+});
+
 describe("a figure's remark", () => {
   it.each([
     [{ value: 4.4, unit: 'ms', ceiling: 4 }, '1.10 of the products alone, 4.00 ms'],

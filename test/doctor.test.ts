@@ -106,7 +106,7 @@ test('prints the processor, its instruction set, the memory, Node.js and the add
   expect(lineOf(outcome, 'addon')).toMatch(
     new RegExp(`^addon ${fake.addon}, built from source with (GCC|Clang) \\d+`),
   );
-  expect(lineOf(outcome, 'processor')).toMatch(/, \d+ cores, (avx512|avx2|plain)$/);
+  expect(lineOf(outcome, 'processor')).toMatch(/, \d+ cores, (avx512bf16|avx512|avx2|plain)$/);
   const [total] =
     /^MemTotal: +(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.slice(1) ?? [];
   const gib = (Number(total) / 2 ** 20).toFixed(1);

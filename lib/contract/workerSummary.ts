@@ -4,7 +4,7 @@ import type { DType } from '../config/dtype';
 export interface WorkerSummary {
   /** 'cpu' or, say, 'NVIDIA H200'. */
   deviceName: string;
-  /** The instruction set of the kernels: 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. */
+  /** The instruction set of the kernels: 'avx512bf16', 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. */
   capability: string;
   /** Among the ranks that share the model, and their number. */
   rank: number;

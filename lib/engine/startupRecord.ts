@@ -15,7 +15,7 @@ export interface StartupRecord {
   device: string;
   /** 'cpu' or, say, 'NVIDIA H200'; null where a worker class of the user's own does not say. */
   deviceName: string | null;
-  /** The instruction set of the kernels: 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. Null likewise. */
+  /** The instruction set of the kernels: 'avx512bf16', 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. Null likewise. */
   capability: string | null;
   /** Type that the model computes and caches in. */
   dtype: DType;

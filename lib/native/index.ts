@@ -20,7 +20,7 @@ export interface DeviceProperties {
   name: string;
   /** Bytes. */
   totalMemory: number;
-  /** The kernels' instruction set: 'avx512', 'avx2' or 'plain'; on CUDA for example 'sm_90'. */
+  /** The kernels' instruction set: 'avx512bf16', 'avx512', 'avx2' or 'plain'; on CUDA for example 'sm_90'. */
   capability: string;
   /** Compute threads, including the device's own. */
   numThreads: number;

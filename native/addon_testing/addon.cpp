@@ -40,9 +40,9 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   exports.Set("Ops", OpsBinding::define(env));
   exports.Set("philox", Napi::Function::New<philoxWords>(env, "philox"));
   exports.Set("hostMemory", Napi::Function::New<hostMemoryFigures>(env, "hostMemory"));
+  exports.Set("ReadRate", ReadRate::define(env));
   exports.Set("loseDevice", Napi::Function::New<loseDevice>(env, "loseDevice"));
   exports.Set("readLogits", Napi::Function::New<readLogits>(env, "readLogits"));
-  exports.Set("readRate", Napi::Function::New<readRate>(env, "readRate"));
   exports.Set("runLargestStep", Napi::Function::New<runLargestStep>(env, "runLargestStep"));
   return exports;
 }

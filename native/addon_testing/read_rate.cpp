@@ -1,56 +1,67 @@
 #include "addon_testing/read_rate.h"
 
-#include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "addon/values.h"
 #include "base/thread_pool.h"
 
 namespace uniproc {
 namespace {
 
-constexpr int kPasses = 7;
-constexpr int64_t kWordsPerPart = 1 << 16;
+using Vector = uint64_t __attribute__((vector_size(16)));
 
-uint64_t combine(const uint64_t* words, int64_t count) {
-  // Independent sums, so that loads do not wait for additions.
-  std::array<uint64_t, 16> sums{};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] ^= words[i + lane];
+struct alignas(64) Line {
+  Vector vectors[4];
+};
+
+constexpr int64_t kAhead = 128;  // lines that are prefetched
+
+// A sum of all words, which depends on every one.
+uint64_t sumLines(const Line* lines, int64_t count) {
+  Vector sums[4] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    __builtin_prefetch(lines + i + kAhead);
+#pragma GCC unroll 4
+    for (int lane = 0; lane < 4; ++lane) sums[lane] += lines[i].vectors[lane];
   }
-  for (; i < count; ++i) sums[0] ^= words[i];
-  uint64_t all = 0;
-  for (const uint64_t sum : sums) all ^= sum;
-  return all;
+  const Vector sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return sum[0] + sum[1];
 }
 
 }  // namespace
 
-Napi::Value readRate(const Napi::CallbackInfo& info) {
-  const int64_t bytes = toInt64(info[0], "bytes");
-  ThreadPool threads(toInt32(info[1], "numThreads"));
-  const int64_t count = bytes / 8;
-  std::vector<uint64_t> words(static_cast<size_t>(count));
-  threads.parallelFor(count, kWordsPerPart, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) words[static_cast<size_t>(i)] = static_cast<uint64_t>(i);
+struct ReadRate::State {
+  State(int64_t bytes, int numThreads)
+      : lines(static_cast<size_t>(bytes) / sizeof(Line), Line{{{1, 1}}}), pool(numThreads) {}
+
+  std::vector<Line> lines;
+  ThreadPool pool;
+  std::atomic<uint64_t> sum{0};  // keeps the reads from being optimized away
+};
+
+ReadRate::ReadRate(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<ReadRate>(info),
+      state_(std::make_unique<State>(info[0].ToNumber().Int64Value(),
+                                     info[1].ToNumber().Int32Value())) {}
+
+ReadRate::~ReadRate() = default;
+
+Napi::Function ReadRate::define(Napi::Env env) {
+  return DefineClass(env, "ReadRate", {InstanceMethod<&ReadRate::measure>("measure")});
+}
+
+Napi::Value ReadRate::measure(const Napi::CallbackInfo& info) {
+  State& state = *state_;
+  const auto count = static_cast<int64_t>(state.lines.size());
+  const auto begin = std::chrono::steady_clock::now();
+  state.pool.parallelFor(count, 1, [&state](int64_t from, int64_t to, int) {
+    state.sum += sumLines(state.lines.data() + from, to - from);
   });
-  std::atomic<uint64_t> all{0};  // read by nothing; keeps the loads
-  std::vector<double> seconds(kPasses);
-  for (double& pass : seconds) {
-    const auto start = std::chrono::steady_clock::now();
-    threads.parallelFor(count, kWordsPerPart, [&](int64_t begin, int64_t end, int) {
-      all.fetch_xor(combine(words.data() + begin, end - begin), std::memory_order_relaxed);
-    });
-    pass = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + kPasses / 2, seconds.end());
-  return Napi::Number::New(info.Env(), static_cast<double>(8 * count) / seconds[kPasses / 2]);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  return Napi::Number::New(info.Env(), static_cast<double>(count) * sizeof(Line) / seconds.count());
 }
 
 }  // namespace uniproc

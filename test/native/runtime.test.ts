@@ -86,7 +86,7 @@ describe('DeviceThread', () => {
     const properties = await device.open();
     expect(properties.numThreads).toBe(2);
     expect(properties.totalMemory).toBeGreaterThan(2 ** 20);
-    expect(['avx512', 'avx2', 'plain']).toContain(properties.capability);
+    expect(['avx512bf16', 'avx512', 'avx2', 'plain']).toContain(properties.capability);
     expect(await device.memory()).toMatchObject({ allocated: 0, total: properties.totalMemory });
     await device.shutdown();
   });

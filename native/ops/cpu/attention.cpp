@@ -9,6 +9,7 @@ namespace {
 
 constexpr int32_t kTile = 64;                 // keys
 constexpr int32_t kQueries = 32;              // per task, if its tokens can be divided so
+constexpr int64_t kMinWidened = 8;            // queries for which keys are widened once
 constexpr int64_t kMinWorkPerPart = 1 << 15;  // multiply-adds worth waking a thread for
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
@@ -43,7 +44,8 @@ void Attention::run(const float* qkv, const Batch& batch, const AttentionShape& 
   const int64_t totalCost = makeTasks(batch, shape);
   const int parts = pool_.numParts(totalCost, kMinWorkPerPart);
   const int64_t queries = static_cast<int64_t>(tokensPerTask(problem.group())) * problem.group();
-  const auto scratchSize = static_cast<size_t>(queries * (2 * shape.headDim + kTile + 2));
+  const auto scratchSize =
+      static_cast<size_t>(queries * (2 * shape.headDim + kTile + 2) + 2 * kTile * shape.headDim);
   scratch_.resize(std::max(scratch_.size(), scratchSize * static_cast<size_t>(pool_.numThreads())));
   pool_.run(parts, [&](int part, int thread) {
     // The tasks that start in this part's share of the total cost.
@@ -86,7 +88,8 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
   const int32_t group = problem.group();
   const int64_t headDim = shape.headDim;
   const int64_t numQueries = static_cast<int64_t>(task.numTokens) * group;
-  const int dtype = static_cast<int>(cache.dtype);
+  const bool widens = cache.dtype != DType::kFloat32 && numQueries >= kMinWidened;
+  const auto dtype = static_cast<int>(widens ? DType::kFloat32 : cache.dtype);
   const int32_t firstPosition =
       batch.numComputedTokens[task.row] + task.token - batch.queryStarts[task.row];
   const int32_t lastPosition = firstPosition + task.numTokens - 1;
@@ -97,6 +100,7 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
   float* scores = sums + numQueries * headDim;   // [numQueries, kTile]
   float* maxima = scores + numQueries * kTile;   // [numQueries]
   float* weights = maxima + numQueries;          // [numQueries], sums of exp(score - maximum)
+  float* widened = weights + numQueries;         // [2, kTile, headDim], keys and values
   const float scale = 1.0f / std::sqrt(static_cast<float>(headDim));
   for (int64_t i = 0; i < numQueries; ++i) {
     const int64_t head = task.kvHead * group + i % group;
@@ -125,12 +129,20 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
         const int64_t bytes = (cacheSlot * shape.numKvHeads + task.kvHead) * headBytes;
         keys[j] = static_cast<const char*>(cache.keys) + bytes;
         values[j] = static_cast<const char*>(cache.values) + bytes;
+        if (!widens) continue;
+        const auto widen = kernels_.widen[static_cast<int>(cache.dtype)];
+        float* key = widened + j * headDim;
+        float* value = key + kTile * headDim;
+        widen(keys[j], headDim, key);
+        widen(values[j], headDim, value);
+        keys[j] = key;
+        values[j] = value;
       }
     }
 
     std::fill_n(scores, numQueries * kTile, 0.0f);
     kernels_.dot[dtype](queries, headDim, numQueries, keys + begin, end - begin, headDim,
-                        scores + begin, kTile);
+                        values + begin, scores + begin, kTile);
     for (int64_t i = 0; i < numQueries; ++i) {
       const auto position = firstPosition + static_cast<int32_t>(i / group);
       const int32_t first = firstKey(position, shape.slidingWindow) - tile;

@@ -8,7 +8,8 @@ namespace uniproc {
 
 const Kernels& chooseKernels(std::string_view name) {
   std::string available;
-  for (const Kernels* kernels : {avx512Kernels(), avx2Kernels(), plainKernels()}) {
+  for (const Kernels* kernels :
+       {avx512BFloat16Kernels(), avx512Kernels(), avx2Kernels(), plainKernels()}) {
     if (!kernels) continue;
     if (name.empty() || name == kernels->name) return *kernels;
     available += std::string(available.empty() ? "" : ", ") + kernels->name;

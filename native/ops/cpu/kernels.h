@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/float_types.h"
 #include "ops/ops.h"
 
 namespace uniproc {
@@ -19,9 +20,26 @@ struct Kernels {
   const char* name;
 
   // out[m * outStride + n] += x[m * xStride + :k] . w[n][:k] for m < rows, n < cols; w points to
-  // rows of the type at the function's index.
+  // rows of the type at the function's index. Meanwhile prefetches next[n][:k], which the next call
+  // reads.
   void (*dot[kNumDTypes])(const float* x, int64_t xStride, int64_t rows, const void* const* w,
-                          int64_t cols, int64_t k, float* out, int64_t outStride);
+                          int64_t cols, int64_t k, const void* const* next, float* out,
+                          int64_t outStride);
+  // The same for few rows, reading w once and in order: w points to rows wStride apart. K is
+  // divided into slices of `slice` products, whose sums are added to out in order; x holds the
+  // slices one after another, each [rows, slice]. If `ahead` is not 0, x fits the L1 cache, and
+  // what is `ahead` bytes from the weights in use is prefetched.
+  void (*dotStream[kNumDTypes])(const float* x, int64_t rows, const void* w, int64_t wStride,
+                                int64_t cols, int64_t k, int64_t slice, int64_t ahead, float* out,
+                                int64_t outStride);
+  // Both for x and w in bfloat16, with products and sums in float32; subnormal numbers count as
+  // zero. Null if the processor has no such instruction.
+  void (*dotBFloat16)(const BFloat16* x, int64_t xStride, int64_t rows, const void* const* w,
+                      int64_t cols, int64_t k, const void* const* next, float* out,
+                      int64_t outStride);
+  void (*dotStreamBFloat16)(const BFloat16* x, int64_t rows, const void* w, int64_t wStride,
+                            int64_t cols, int64_t k, int64_t slice, int64_t ahead, float* out,
+                            int64_t outStride);
 
   // out[q * outStride + :width] += p[q * pStride + j] * v[j][:width] for q < rows, over j in
   // [begin, end) in order; v points to rows of the type at the function's index.
@@ -78,9 +96,10 @@ struct Kernels {
 const Kernels* plainKernels();
 const Kernels* avx2Kernels();
 const Kernels* avx512Kernels();
+const Kernels* avx512BFloat16Kernels();
 
-// The table named 'plain', 'avx2' or 'avx512'; an empty name selects the fastest supported one.
-// Throws Error NOT_SUPPORTED if this processor or build does not support it.
+// The table named 'plain', 'avx2', 'avx512' or 'avx512bf16'; an empty name selects the fastest
+// supported one. Throws Error NOT_SUPPORTED if this processor or build does not support it.
 const Kernels& chooseKernels(std::string_view name);
 
 }  // namespace uniproc

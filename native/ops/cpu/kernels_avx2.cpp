@@ -18,6 +18,7 @@ namespace uniproc {
 namespace {
 
 struct Vec256 {
+  using Sum = Vec256;
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 3;  // 12 sums and 3 + 1 operands in 16 registers
 

@@ -18,6 +18,7 @@ using Ints = int32_t __attribute__((vector_size(16)));
 using Shorts = uint16_t __attribute__((vector_size(8)));
 
 struct Vec128 {
+  using Sum = Vec128;
   static constexpr int kLanes = 4;
   static constexpr int kTileRows = 2;  // 8 sums and 4 + 1 operands in 16 registers
 

@@ -1,19 +1,32 @@
 #include "ops/cpu/linear.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <type_traits>
 
+#include "base/float_types.h"
 #include "ops/cpu/weight_rows.h"
 
 namespace uniproc {
 namespace {
 
-// The inner loop's tile: sums of kDepth products of 4 rows of x with 4 rows of w, which fit the L1
-// cache.
-constexpr int64_t kDepth = WeightRows::kCols;
-constexpr int64_t kWidth = WeightRows::kRows;
-// Floats of x that stay in the L2 cache while the weights stream past.
-constexpr int64_t kPanel = 1 << 16;
-constexpr int64_t kPanelRows = kPanel / kDepth;
+// Products in a slice of K, for x in type X.
+template <class X>
+constexpr int64_t kSlice = WeightRows::kRowBytes / static_cast<int64_t>(sizeof(X));
+// Rows of x in a panel, for a slice of K: stay in the L2 cache while the weights stream past.
+constexpr int64_t kPanelRows = 128;
+constexpr int64_t kPanelBytes = kPanelRows * WeightRows::kRowBytes;
+// Up to so many rows, weights are multiplied as they stream from memory.
+template <class X>
+constexpr int64_t kFewRows = 16 / static_cast<int64_t>(sizeof(X));
+// Slices of rows of x that stay in the L1 cache meanwhile; with whole rows of x beyond half of
+// that, they had better be in the L2 cache, for up to kFewTileRows rows.
+constexpr int64_t kFewSlices = 16;
+constexpr int64_t kFewTileRows = 4;
+// Bytes from the weights in use to those that are prefetched.
+constexpr int64_t kAhead = 8192;
+// Parts have a multiple of so many columns of out: the inner loop's tile.
+constexpr int64_t kTileCols = 4;
 // Multiply-adds that take as long as waking a thread, and the minimum columns of a thread before
 // rows are divided too.
 constexpr int64_t kMinWorkPerPart = 1 << 16;
@@ -21,7 +34,16 @@ constexpr int64_t kMinColsPerPart = 128;
 
 }  // namespace
 
-Linear::Linear(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}
+struct Linear::Panel {
+  alignas(64) std::byte bytes[kPanelBytes];
+};
+
+Linear::Linear(ThreadPool& pool, const Kernels& kernels)
+    : pool_(pool),
+      kernels_(kernels),
+      panels_(std::make_unique<Panel[]>(static_cast<size_t>(pool.numThreads()))) {}
+
+Linear::~Linear() = default;
 
 void Linear::run(const float* x, int64_t rows, const LinearWeight& weight, float* out) {
   if (rows == 0) return;
@@ -29,36 +51,112 @@ void Linear::run(const float* x, int64_t rows, const LinearWeight& weight, float
   const int rowParts = static_cast<int>(std::clamp<int64_t>(
       std::min(parts * kMinColsPerPart / weight.rows, rows / kPanelRows), 1, parts));
   const int colParts = parts / rowParts;
-  pool_.run(rowParts * colParts, [&](int part, int) {
+  const Problem problem{x, weight, out};
+  pool_.run(rowParts * colParts, [&](int part, int thread) {
     const int r = part / colParts;
     const int c = part % colParts;
-    const int64_t groups = (weight.rows + kWidth - 1) / kWidth;  // whole tiles
-    runPart({x, weight, out}, {rows * r / rowParts, rows * (r + 1) / rowParts},
-            {groups * c / colParts * kWidth,
-             std::min(groups * (c + 1) / colParts * kWidth, weight.rows)});
+    const int64_t groups = (weight.rows + kTileCols - 1) / kTileCols;  // whole tiles
+    const Range partRows{rows * r / rowParts, rows * (r + 1) / rowParts};
+    const Range partCols{groups * c / colParts * kTileCols,
+                         std::min(groups * (c + 1) / colParts * kTileCols, weight.rows)};
+    startWithBias(problem, partRows, partCols);
+    Panel& panel = panels_[static_cast<size_t>(thread)];
+    if (weight.format.type == StorageType::kBFloat16 && kernels_.dotBFloat16) {
+      multiply<BFloat16>(problem, partRows, partCols, panel);
+    } else {
+      multiply<float>(problem, partRows, partCols, panel);
+    }
   });
 }
 
-void Linear::runPart(const Problem& problem, Range rows, Range cols) const {
-  startWithBias(problem, rows, cols);
-  const auto& [x, weight, out] = problem;
-  WeightRows weightRows(weight);
-  const auto dot = kernels_.dot[static_cast<int>(weightRows.dtype())];
+template <class X>
+void Linear::multiply(const Problem& problem, Range rows, Range cols, Panel& panel) const {
   for (int64_t row = rows.begin; row < rows.end; row += kPanelRows) {
-    const int64_t height = std::min(kPanelRows, rows.end - row);
-    const int64_t length = kPanel / height / kDepth * kDepth;  // for one row, the maximum
-    for (int64_t begin = 0; begin < weight.cols; begin += length) {
-      const int64_t end = std::min(begin + length, weight.cols);
-      for (int64_t col = cols.begin; col < cols.end; col += kWidth) {
-        const int64_t width = std::min(kWidth, cols.end - col);
-        for (int64_t k = begin; k < end; k += kDepth) {
-          const int64_t depth = std::min(kDepth, end - k);
-          dot(x + row * weight.cols + k, weight.cols, height, weightRows.at(col, width, k, depth),
-              width, depth, out + row * weight.rows + col, weight.rows);
-        }
+    const Range some{row, std::min(row + kPanelRows, rows.end)};
+    if (some.size() <= kFewRows<X> && isFloat(problem.weight.format.type)) {
+      multiplyFew<X>(problem, some, cols, panel);
+    } else {
+      multiplyMany<X>(problem, some, cols, panel);
+    }
+  }
+}
+
+template <class X>
+void Linear::multiplyFew(const Problem& problem, Range rows, Range cols, Panel& panel) const {
+  const LinearWeight& weight = problem.weight;
+  const auto dot = [&] {
+    if constexpr (std::is_same_v<X, float>) {
+      return kernels_.dotStream[static_cast<int>(dtypeOf(weight.format.type))];
+    } else {
+      return kernels_.dotStreamBFloat16;
+    }
+  }();
+  const auto elementBytes = static_cast<int64_t>(sizeOf(weight.format.type));
+  const int64_t rowBytes = weight.cols * elementBytes;
+  const int64_t slices = (weight.cols + kSlice<X> - 1) / kSlice<X> * rows.size();
+  const bool inL2 = rows.size() <= kFewTileRows && slices > kFewSlices / 2;
+  const int64_t length = (inL2 ? kPanelRows : kFewSlices) / rows.size() * kSlice<X>;
+  // A whole row is followed by the next one in memory; of a part of a row, the same part of a later
+  // row will follow.
+  const int64_t partBytes = length * elementBytes;
+  const int64_t ahead = inL2                    ? 0
+                        : length >= weight.cols ? kAhead
+                                                : (kAhead + partBytes - 1) / partBytes * rowBytes;
+  for (int64_t begin = 0; begin < weight.cols; begin += length) {
+    const Range ks{begin, std::min(begin + length, weight.cols)};
+    const X* packed = pack<X>(problem, rows, ks, panel);
+    const char* from =
+        static_cast<const char*>(weight.data) + cols.begin * rowBytes + begin * elementBytes;
+    dot(packed, rows.size(), from, weight.cols, cols.size(), ks.size(), kSlice<X>, ahead,
+        problem.out + rows.begin * weight.rows + cols.begin, weight.rows);
+  }
+}
+
+template <class X>
+void Linear::multiplyMany(const Problem& problem, Range rows, Range cols, Panel& panel) const {
+  constexpr bool kIsFloat = std::is_same_v<X, float>;
+  constexpr int64_t kDepth = kSlice<X>;
+  const LinearWeight& weight = problem.weight;
+  const auto dot = [&] {
+    if constexpr (kIsFloat) {
+      return kernels_.dot[static_cast<int>(DType::kFloat32)];
+    } else {
+      return kernels_.dotBFloat16;
+    }
+  }();
+  WeightRows pieces(weight, kernels_, !kIsFloat);
+  float* out = problem.out + rows.begin * weight.rows;
+  const int64_t length = kPanelRows / rows.size() * kDepth;
+  for (int64_t begin = 0; begin < weight.cols; begin += length) {
+    const Range ks{begin, std::min(begin + length, weight.cols)};
+    const X* packed = pack<X>(problem, rows, ks, panel);
+    for (int64_t col = cols.begin; col < cols.end; col += WeightRows::kRows) {
+      const int64_t width = std::min(WeightRows::kRows, cols.end - col);
+      for (int64_t k = begin; k < ks.end; k += kDepth) {
+        const int64_t depth = std::min(kDepth, ks.end - k);
+        const bool isLast = k + kDepth >= ks.end;
+        const void* const* next =
+            pieces.sources(isLast ? col + width : col, width, isLast ? begin : k + kDepth);
+        dot(packed + (k - begin) * rows.size(), kDepth, rows.size(),
+            pieces.at(col, width, k, depth), width, depth, next, out + col, weight.rows);
       }
     }
   }
+}
+
+template <class X>
+const X* Linear::pack(const Problem& problem, Range rows, Range ks, Panel& panel) const {
+  constexpr DType dtype = std::is_same_v<X, float> ? DType::kFloat32 : DType::kBFloat16;
+  const auto narrow = kernels_.narrow[static_cast<int>(dtype)];
+  X* packed = reinterpret_cast<X*>(panel.bytes);
+  for (int64_t k = ks.begin; k < ks.end; k += kSlice<X>) {
+    const int64_t depth = std::min(kSlice<X>, ks.end - k);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      narrow(problem.x + (rows.begin + i) * problem.weight.cols + k, depth,
+             packed + (k - ks.begin) * rows.size() + i * kSlice<X>);
+    }
+  }
+  return packed;
 }
 
 void Linear::startWithBias(const Problem& problem, Range rows, Range cols) const {

@@ -13,7 +13,11 @@ template <class V>
 constexpr Kernels makeKernels(const char* name) {
   return {
       .name = name,
-      .dot = {dot<V, float>, dot<V, Float16>, dot<V, BFloat16>},
+      .dot = {dot<V, float, float>, dot<V, float, Float16>, dot<V, float, BFloat16>},
+      .dotStream = {dotStream<V, float, float>, dotStream<V, float, Float16>,
+                    dotStream<V, float, BFloat16>},
+      .dotBFloat16 = nullptr,
+      .dotStreamBFloat16 = nullptr,
       .weightedSum = {weightedSum<V, float>, weightedSum<V, Float16>, weightedSum<V, BFloat16>},
       .softmaxStep = softmaxStepRow<V>,
       .scale = scaleRow<V>,

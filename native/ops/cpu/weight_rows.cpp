@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "base/float_types.h"
 
@@ -24,9 +25,12 @@ const std::array<float, 256>& float8Values() {
   return values;
 }
 
-// out [width] = elements of the row from `col` on, each times its block's scale.
-void dequantizeFloat8(const LinearWeight& weight, int64_t row, int64_t col, int64_t width,
-                      float* out) {
+// The functions below convert `width` elements of the row from `col` on.
+
+// Each element times its block's scale, in float32.
+void dequantizeFloat8(const LinearWeight& weight, const Kernels&, int64_t row, int64_t col,
+                      int64_t width, void* out) {
+  auto* to = static_cast<float*>(out);
   const std::array<float, 256>& values = float8Values();
   const auto* codes = reinterpret_cast<const uint8_t*>(elementAt(weight, row, col));
   const float* scales = static_cast<const float*>(weight.scales) +
@@ -34,27 +38,44 @@ void dequantizeFloat8(const LinearWeight& weight, int64_t row, int64_t col, int6
   for (int64_t i = 0; i < width;) {
     const int64_t block = (col + i) / weight.format.scaleCols;
     const int64_t end = std::min(width, (block + 1) * weight.format.scaleCols - col);
-    for (; i < end; ++i) out[i] = values[codes[i]] * scales[block];
+    for (; i < end; ++i) to[i] = values[codes[i]] * scales[block];
   }
+}
+
+void widenRow(const LinearWeight& weight, const Kernels& kernels, int64_t row, int64_t col,
+              int64_t width, void* out) {
+  const auto dtype = static_cast<int>(dtypeOf(weight.format.type));
+  kernels.widen[dtype](elementAt(weight, row, col), width, static_cast<float*>(out));
+}
+
+void copyRow(const LinearWeight& weight, const Kernels&, int64_t row, int64_t col, int64_t width,
+             void* out) {
+  std::memcpy(out, elementAt(weight, row, col),
+              static_cast<size_t>(width) * sizeOf(weight.format.type));
 }
 
 }  // namespace
 
-WeightRows::WeightRows(const LinearWeight& weight)
+WeightRows::WeightRows(const LinearWeight& weight, const Kernels& kernels, bool keepType)
     : weight_(weight),
-      dequantize_(isFloat(weight.format.type) ? nullptr : dequantizeFloat8),
-      dtype_(dequantize_ ? DType::kFloat32 : dtypeOf(weight.format.type)) {}
+      kernels_(kernels),
+      convert_(keepType                      ? copyRow
+               : isFloat(weight.format.type) ? widenRow
+                                             : dequantizeFloat8) {}
 
 const void* const* WeightRows::at(int64_t row, int64_t count, int64_t col, int64_t width) {
   for (int64_t i = 0; i < count; ++i) {
-    if (dequantize_) {
-      dequantize_(weight_, row + i, col, width, values_[i]);
-      rows_[i] = values_[i];
-    } else {
-      rows_[i] = elementAt(weight_, row + i, col);
-    }
+    convert_(weight_, kernels_, row + i, col, width, values_[i]);
+    rows_[i] = values_[i];
   }
   return rows_;
+}
+
+const void* const* WeightRows::sources(int64_t row, int64_t count, int64_t col) {
+  for (int64_t i = 0; i < count; ++i) {
+    sources_[i] = elementAt(weight_, std::min(row + i, weight_.rows - 1), col);
+  }
+  return sources_;
 }
 
 }  // namespace uniproc

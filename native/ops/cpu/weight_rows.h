@@ -1,36 +1,40 @@
-// Pieces of a weight's rows in the form the inner loop takes: rows of a float type in place, rows
-// of other formats dequantized to float32. A new format adds a function here.
+// Pieces of a weight's rows in the form the inner loop takes. A new format adds a function here.
 #pragma once
 
 #include <cstdint>
 
+#include "ops/cpu/kernels.h"
 #include "ops/linear.h"
 
 namespace uniproc {
 
 class WeightRows {
  public:
-  // Largest number of rows and columns in a piece.
-  static constexpr int64_t kRows = 4;
-  static constexpr int64_t kCols = 512;
+  // Largest number of rows in a piece, and of bytes in a row of it. A piece fits the L1 cache
+  // beside the rows of x of a tile.
+  static constexpr int64_t kRows = 12;
+  static constexpr int64_t kRowBytes = 2048;
 
-  explicit WeightRows(const LinearWeight& weight);
+  // Pieces are copied, since rows whose distance is a power of two would displace each other in the
+  // cache, and converted to float32 unless `keepType`, which requires a float type.
+  WeightRows(const LinearWeight& weight, const Kernels& kernels, bool keepType);
 
-  // The type of the elements that `at` returns.
-  DType dtype() const { return dtype_; }
   // Pointers to columns [col, col + width) of `count` rows from `row` on. Valid until the next
   // call.
   const void* const* at(int64_t row, int64_t count, int64_t col, int64_t width);
+  // Pointers to where `at` will read, for prefetching; past the last row to the last.
+  const void* const* sources(int64_t row, int64_t count, int64_t col);
 
  private:
-  using Dequantize = void (*)(const LinearWeight& weight, int64_t row, int64_t col, int64_t width,
-                              float* out);
+  using Convert = void (*)(const LinearWeight& weight, const Kernels& kernels, int64_t row,
+                           int64_t col, int64_t width, void* out);
 
   const LinearWeight& weight_;
-  const Dequantize dequantize_;  // null for a float type
-  const DType dtype_;
+  const Kernels& kernels_;
+  const Convert convert_;
   const void* rows_[kRows];
-  float values_[kRows][kCols];
+  const void* sources_[kRows];
+  alignas(64) char values_[kRows][kRowBytes];
 };
 
 }  // namespace uniproc

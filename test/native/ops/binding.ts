@@ -111,7 +111,7 @@ export interface RequestLimits {
   maxLogprobs: number;
 }
 
-export type Isa = 'plain' | 'avx2' | 'avx512';
+export type Isa = 'plain' | 'avx2' | 'avx512' | 'avx512bf16';
 
 export type OpsOptions =
   | {
@@ -381,7 +381,7 @@ export class Ops extends addon.Ops {
 }
 
 /** The instruction sets that this machine supports. */
-export const isas: Isa[] = (['plain', 'avx2', 'avx512'] as const).filter((isa) => {
+export const isas: Isa[] = (['plain', 'avx2', 'avx512', 'avx512bf16'] as const).filter((isa) => {
   try {
     new Ops({ kind: 'cpu', numThreads: 1, isa });
     return true;

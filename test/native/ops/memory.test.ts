@@ -130,7 +130,7 @@ describe('the number of threads', () => {
 describe('the instruction set', () => {
   it('is the requested one, or the fastest supported', () => {
     expect(cpuOps('plain').properties()).toMatchObject({ name: 'cpu', capability: 'plain' });
-    expect(['plain', 'avx2', 'avx512']).toContain(cpuOps().properties().capability);
+    expect(['plain', 'avx2', 'avx512', 'avx512bf16']).toContain(cpuOps().properties().capability);
     expect(() => cpuOps('sse9' as 'plain')).toThrow(
       /does not support the instruction set 'sse9'; supported: .*plain/,
     );
