@@ -75,15 +75,15 @@ struct Inbox {
     return {sums[chunk * parts + part], stats[chunk * parts + part]};
   }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
  private:
   // The shared address in another block of the cluster that corresponds to `address` in this one.
   __device__ static uint32_t inBlock(uint32_t address, uint32_t block) {
-    uint32_t to = 0;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t to;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(address), "r"(block));
-#endif
     return to;
   }
+#endif
 };
 
 __device__ void arriveAtCluster() {
