@@ -11,15 +11,6 @@ namespace uniproc::cuda {
 namespace decode_few {
 namespace {
 
-// The shared address in another block of the cluster that corresponds to `address` in this one.
-__device__ uint32_t inBlock(uint32_t address, uint32_t block) {
-  uint32_t to = 0;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(address), "r"(block));
-#endif
-  return to;
-}
-
 // What the blocks of a cluster send to the one that merges some of the elements. They store
 // asynchronously, and an mbarrier counts the bytes that have arrived.
 struct Inbox {
@@ -83,6 +74,16 @@ struct Inbox {
   __device__ Part at(int32_t chunk, int32_t part) const {
     return {sums[chunk * parts + part], stats[chunk * parts + part]};
   }
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+ private:
+  // The shared address in another block of the cluster that corresponds to `address` in this one.
+  __device__ static uint32_t inBlock(uint32_t address, uint32_t block) {
+    uint32_t to;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(address), "r"(block));
+    return to;
+  }
+#endif
 };
 
 __device__ void arriveAtCluster() {
