@@ -157,7 +157,7 @@ async function measure({ bench, engineArgs, gguf, library }) {
       const { our, their, ratio } = await compare(
         async () => {
           reads.push(memory.measure());
-          return (await measureDecode(llm, numRows, CONTEXT, 1)).seconds;
+          return (await measureDecode(llm, numRows, CONTEXT, { numRuns: 1 })).seconds;
         },
         () => peer.decode(prompts),
       );
@@ -166,7 +166,7 @@ async function measure({ bench, engineArgs, gguf, library }) {
       add(`decode ${what}`, 1000 * our, 'ms/step', {
         ceiling: (1000 * weightBytes) / median(reads),
         ceilingOf: 'reading the weights',
-        peer: 1000 * their,
+        peers: [{ name: 'llama.cpp', value: 1000 * their }],
       });
       add(`  speed beside llama.cpp, ${what}`, ratio, 'times');
     }
@@ -176,7 +176,9 @@ async function measure({ bench, engineArgs, gguf, library }) {
       () => prefillSeconds(llm, prompts),
       () => peer.prefill(prompts),
     );
-    add(`prefill 1 x ${PREFILL}`, PREFILL / our, 'tok/s', { peer: PREFILL / their });
+    add(`prefill 1 x ${PREFILL}`, PREFILL / our, 'tok/s', {
+      peers: [{ name: 'llama.cpp', value: PREFILL / their }],
+    });
     add(`  speed beside llama.cpp, 1 x ${PREFILL}`, ratio, 'times');
     const threads = numThreads === 1 ? '1 thread' : `${numThreads} threads`;
     add(`reading memory, ${threads}`, median(readRates) / 1e9, 'GB/s');

@@ -1,5 +1,6 @@
-// The physical floor of a step: no implementation that reads every weight and every cached key and value
-// once, in the precision of the model, is faster.
+// The physical floor of a step: reading every weight and every cached key and value once, or computing,
+// at the card's measured rates. A short step can pass it where it computes: it runs at higher clocks
+// than the large product whose rate it is compared with. Weights count in the model's type.
 'use strict';
 
 const { weightShapes } = require('./products');

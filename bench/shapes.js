@@ -214,8 +214,11 @@ async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device,
   const folder = fs.mkdtempSync(
     path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),
   );
-  // Empty, so that the first start of each shape is the first on a machine.
-  process.env.UNIPROC_CACHE_ROOT = path.join(folder, 'cache');
+  // An empty folder each, so that the first start of each shape is the first on a machine.
+  const { UNIPROC_CACHE_ROOT: cacheRoot } = process.env;
+  const useCacheOf = (name) => {
+    process.env.UNIPROC_CACHE_ROOT = path.join(folder, 'cache', name);
+  };
   try {
     const benches = [];
     for (const shape of model ? [model] : shapes) {
@@ -227,6 +230,7 @@ async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device,
       }
       const engineArgs = { model: checkpoint, device, dtype, skipTokenizerInit: true };
       const bench = new ShapeBench(name, engineArgs, await createUniprocConfig(engineArgs));
+      useCacheOf(name);
       await bench.measureApart();
       if (!model) {
         deleteWeights(checkpoint);
@@ -234,10 +238,15 @@ async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device,
       }
       benches.push(bench);
     }
-    for (const bench of benches) await bench.measureEngine();
+    for (const bench of benches) {
+      useCacheOf(bench.name);
+      await bench.measureEngine();
+    }
     progress('done');
     return benches.flatMap(({ rows }) => rows);
   } finally {
+    if (cacheRoot === undefined) delete process.env.UNIPROC_CACHE_ROOT;
+    else process.env.UNIPROC_CACHE_ROOT = cacheRoot;
     fs.rmSync(folder, { recursive: true });
   }
 }

@@ -1,5 +1,5 @@
 // Prints rows { bench, what, value, unit } as an aligned table. Optional fields in the same unit:
-// `floor`, which no implementation passes; `ceiling`, described by `ceilingOf`; `bound`, the maximum;
+// `floor` of the hardware (floor.js); `ceiling`, described by `ceilingOf`; `bound`, the maximum;
 // `least`, the minimum; `peers`, [{ name, value, floor }], where `floor` is that of the peer's own card.
 'use strict';
 

@@ -164,6 +164,9 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
     cacheSlots: ints(new Int32Array(numTokens)),
     maxQueryLen: numScheduled,
     numDecodeRows: numScheduled === 1 ? numRows : 0,
+    isDecode: numScheduled === 1,
+    // As in native/ops/batch.h.
+    hasFewKeys: numRows <= 8 && numRows * length <= 4096,
   };
   ops.prepareInputs(requests, null, 0, blockSize, batch);
   const cacheSize = numBlocks * blockSize * numKvHeads * headDim;
@@ -181,8 +184,11 @@ function measureAttention(numRows, numComputed, numScheduled, numHeads, numKvHea
   const time = seconds(
     (i) => {
       const cache = caches[i % copies];
-      if (rope) ops.ropeAndCache(qkv, batch, shape, null, null, 0, table, cache);
-      ops.attention(qkv, batch, shape, cache, requests, out);
+      if (rope) {
+        ops.ropeAndAttention(qkv, batch, shape, null, null, 0, table, cache, requests, out);
+      } else {
+        ops.attention(qkv, batch, shape, cache, requests, out);
+      }
     },
     Math.max(copies, numScheduled === 1 ? 20 : 1),
   );

@@ -4,23 +4,42 @@
  * algorithms that return the same bits, so runs and ranks whose files differ compute the same.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { log } from '../log';
 import type { DeviceProperties, NativeDeviceThread } from '../native';
 
-/** The folder of files kept between runs; null if UNIPROC_CACHE_ROOT is empty. */
+/** More than a file of many models has, in bytes. */
+const MAX_SIZE = 16 * 2 ** 20;
+
+/** The folder of files kept between runs; null if UNIPROC_CACHE_ROOT is empty or there is none. */
 function cacheRoot(): string | null {
   const root = process.env.UNIPROC_CACHE_ROOT;
   if (root !== undefined) return root || null;
-  return path.join(process.env.XDG_CACHE_HOME || path.join(os.homedir(), '.cache'), 'uniproc');
+  const { XDG_CACHE_HOME: caches = '' } = process.env;
+  // The XDG base directory specification ignores relative paths.
+  if (path.isAbsolute(caches)) return path.join(caches, 'uniproc');
+  const home = homeFolder();
+  if (home !== null) return path.join(home, '.cache', 'uniproc');
+  warn('has no folder, since this user has no home; products keep the choices of cuBLASLt');
+  return null;
+}
+
+function homeFolder(): string | null {
+  try {
+    const home = os.homedir();
+    return path.isAbsolute(home) ? home : null;
+  } catch {
+    return null; // neither HOME nor an entry for the user
+  }
 }
 
 /**
  * Lets the device choose the algorithms of the products that it has run, with the file's choices, and
  * keeps new ones. Without a cache folder it keeps cuBLASLt's own choices. Never rejects for the file:
- * a damaged one is replaced, and a process warning says why one cannot be read or written.
+ * one that is damaged or cannot be read is replaced, and a process warning says why one cannot be
+ * written.
  */
 export async function chooseProductAlgorithms(
   device: NativeDeviceThread,
@@ -36,22 +55,22 @@ export async function chooseProductAlgorithms(
   const milliseconds = Math.round(performance.now() - start);
   log('start: the products of this model were timed in %d ms, for %s', milliseconds, file);
   await write(file, chosen).catch((error: unknown) => {
-    warn(`cannot be written: ${(error as Error).message}`);
+    warn(`cannot be written: ${(error as Error).message}; every start times them again`);
   });
 }
 
 const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
 
-/** The choices in the file; empty if there is none or it is damaged. */
+/** The choices in the file; empty if there is none, or it is damaged or cannot be read. */
 async function read(file: string): Promise<string> {
   try {
+    const status = await stat(file);
+    if (!status.isFile() || status.size > MAX_SIZE) return '';
     const content = await readFile(file, 'utf8');
     const end = content.indexOf('\n');
     const choices = content.slice(end + 1);
     return content.slice(0, end) === digestOf(choices) ? choices : '';
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENOTDIR') warn(`cannot be read: ${message}`);
+  } catch {
     return '';
   }
 }
@@ -70,12 +89,9 @@ async function write(file: string, choices: string): Promise<void> {
 }
 
 function warn(what: string): void {
-  process.emitWarning(
-    `the file of matrix products' algorithms ${what}; every start times them again`,
-    {
-      type: 'UniprocWarning',
-      code: 'UNIPROC_CACHE_UNUSABLE',
-      detail: 'UNIPROC_CACHE_ROOT names a folder for it, or is empty to time nothing',
-    },
-  );
+  process.emitWarning(`the file of matrix products' algorithms ${what}`, {
+    type: 'UniprocWarning',
+    code: 'UNIPROC_CACHE_UNUSABLE',
+    detail: 'UNIPROC_CACHE_ROOT names a folder for it, or is empty to time nothing',
+  });
 }

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -68,15 +69,51 @@ describe("the file of a GPU's product algorithms", () => {
     expect(await readFile(file, 'utf8')).toBe(whole);
   });
 
-  it('is whole whenever several processes write it at once', async () => {
-    const texts = Array.from({ length: 8 }, (_, i) => `${i}\n`.repeat(10_000));
-    await Promise.all(
+  it('is whole whenever it is read while several starts write it', async () => {
+    const texts = Array.from({ length: 8 }, (_, i) => `${i}\n`.repeat(500_000 * (1 + (i % 3))));
+    const state = { isWriting: true };
+    const writing = Promise.all(
       texts.map((text) => chooseProductAlgorithms(deviceWith(text).device, properties)),
-    );
-    const { device, asked } = deviceWith('');
-    await chooseProductAlgorithms(device, properties);
-    expect(texts).toContain(asked[0]);
+    ).finally(() => (state.isWriting = false));
+    const digests = new Set<string>();
+    do {
+      const content = await readFile(file, 'utf8').catch(() => null);
+      if (content === null) continue;
+      const end = content.indexOf('\n');
+      expect(texts).toContain(content.slice(end + 1));
+      digests.add(content.slice(0, end));
+    } while (state.isWriting);
+    await writing;
+    expect(digests.size).toBeGreaterThan(0);
     expect(await readdir(root)).toEqual([FILE]);
+  });
+
+  it('that is no file counts as absent', async () => {
+    execFileSync('mkfifo', [file]);
+    const { device, asked } = deviceWith('choices\n');
+    await chooseProductAlgorithms(device, properties);
+    expect(asked).toEqual(['']);
+    expect(await readFile(file, 'utf8')).toMatch(/choices\n$/);
+  });
+
+  it('has no folder without a home, which is a warning, and nothing is timed', async () => {
+    delete process.env.UNIPROC_CACHE_ROOT;
+    process.env.XDG_CACHE_HOME = 'relative'; // which the specification ignores
+    const home = jest.spyOn(os, 'homedir').mockImplementation(() => {
+      throw new Error('uv_os_homedir returned ENOENT');
+    });
+    const warn = jest.spyOn(process, 'emitWarning').mockImplementation();
+    const { device, asked } = deviceWith('choices\n');
+    await chooseProductAlgorithms(device, properties);
+    expect(asked).toEqual([]);
+    expect(warn.mock.calls).toEqual([
+      [
+        expect.stringContaining('this user has no home'),
+        expect.objectContaining({ code: 'UNIPROC_CACHE_UNUSABLE' }),
+      ],
+    ]);
+    home.mockRestore();
+    warn.mockRestore();
   });
 
   it('that cannot be written is a warning, and the choices hold', async () => {

@@ -83,7 +83,11 @@ std::string MatmulAlgorithms::chooseFastest(std::string_view known, void* worksp
   for (const auto& [product, operands] : products_) {
     timeProduct(product, operands, workspace, table);
   }
-  for (const auto& [shape, algorithm] : table) algorithms_.insert_or_assign(shape, algorithm);
+  // The table's other products were not compared with the heuristic's first here.
+  for (const auto& [shape, algorithm] : table) {
+    const Product product = {shape.rows, shape.cols, shape.type, shape.outType, shape.bias};
+    if (products_.contains(product)) algorithms_.insert_or_assign(shape, algorithm);
+  }
   products_.clear();
   timed_ = std::move(table);
   return textOf(*timed_);

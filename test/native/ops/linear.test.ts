@@ -23,6 +23,9 @@ const shapes = [
   [33, 65, 48],
   [130, 9, 520],
   [257, 31, 7],
+  // Columns whose x exceeds the L1 cache, in one panel and in several.
+  [1, 5, 8300],
+  [4, 5, 16_500],
 ];
 
 describe.each(isas)('matmul, %s', (isa) => {
