@@ -20,7 +20,8 @@ struct RequestTable {
 };
 
 // One step's batch. A row is one request; row r has the tokens queryStarts[r] .. queryStarts[r +
-// 1]. The first five members come from the step buffers; prepareInputs computes the rest.
+// 1]. prepareInputs computes tokenIds, positions and cacheSlots; the other members come from the
+// step buffers. A batch that is padded for a graph has more rows than numDecodeRows.
 struct Batch {
   int32_t numRows = 0;
   int32_t numTokens = 0;

@@ -9,9 +9,19 @@
 namespace uniproc::cuda {
 namespace {
 
+// Static shared memory of the tensor-core kernels, at most.
+constexpr size_t kStaticBytes = 1024;
+
+// Whether there are tensor-core kernels and the device has the shared memory that they take. GPUs
+// of compute capability 8.6, 8.9 and 12.x have too little for heads of 128.
 bool hasTensorCoreKernels(DType type, int32_t headDim) {
-  return withTensorCores(type, headDim, [&]<class T, int kHeadDim>() {});
+  const size_t bytes = std::max(attentionDecodeSharedBytes(type, headDim),
+                                attentionPrefillSharedBytes(type, headDim));
+  return bytes > 0 && bytes + kStaticBytes <= maxSharedBytes();
 }
+
+// The kernels for few keys take the shared memory that Hopper has.
+bool hasFewKeysKernels() { return kernelsWait() && maxSharedBytes() >= size_t{227} * 1024; }
 
 }  // namespace
 
@@ -26,7 +36,7 @@ void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
   if (!hasTensorCoreKernels(type, shape.headDim)) {
     return attentionPlain(args, type, batch.maxQueryLen, stream);
   }
-  if (batch.hasFewKeys && batch.maxQueryLen == 1 && kernelsWait()) {
+  if (batch.hasFewKeys && batch.maxQueryLen == 1 && hasFewKeysKernels()) {
     attentionDecodeFew(args, nullptr, type, numMultiprocessors, stream);
   } else if (batch.numDecodeRows > 0) {
     attentionDecode(args, type, workspace, numMultiprocessors, stream);
@@ -49,7 +59,7 @@ bool ropeAndAttention(const void* qkv, const Batch& batch, const AttentionShape&
                           static_cast<const void*>(rope),
                           static_cast<const void*>(cache.keys),
                           static_cast<const void*>(cache.values)};
-  if (!batch.isDecode || !batch.hasFewKeys || batch.numRows == 0 || !kernelsWait() ||
+  if (!batch.isDecode || !batch.hasFewKeys || batch.numRows == 0 || !hasFewKeysKernels() ||
       cache.dtype != type || !hasTensorCoreKernels(type, shape.headDim) ||
       !std::ranges::all_of(addresses, isAligned)) {
     return false;

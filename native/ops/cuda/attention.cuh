@@ -182,6 +182,11 @@ bool canPrefillWithWgmma(const AttentionArgs& args, DType type);
 void attentionPrefillWgmma(const AttentionArgs& args, DType type, const Batch& batch,
                            int32_t numMultiprocessors, cudaStream_t stream);
 
+// Dynamic shared memory of a block of attentionDecode and attentionPrefill; 0 where they have no
+// kernel.
+size_t attentionDecodeSharedBytes(DType type, int32_t headDim);
+size_t attentionPrefillSharedBytes(DType type, int32_t headDim);
+
 // attention_plain.cu: all rows, head sizes up to 512, all types; slow, without tensor cores. No row
 // may have more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
 void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,

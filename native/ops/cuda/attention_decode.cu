@@ -329,6 +329,10 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
   }
 }
 
+template <class T, int kHeadDim>
+constexpr size_t kSharedBytes =
+    kWarps * Ring<T, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
+
 }  // namespace
 
 size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiprocessors) {
@@ -336,17 +340,23 @@ size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiproc
   return Workspace::bytes(numMultiprocessors, std::min(group, kHeads), shape.headDim);
 }
 
+size_t attentionDecodeSharedBytes(DType type, int32_t headDim) {
+  size_t bytes = 0;
+  withTensorCores(type, headDim,
+                  [&]<class T, int kHeadDim>() { bytes = kSharedBytes<T, kHeadDim>; });
+  return bytes;
+}
+
 void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
                      int32_t numMultiprocessors, cudaStream_t stream) {
   const Workspace scratch(workspace, numMultiprocessors, std::min(args.group, kHeads));
   withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
-    constexpr size_t kSharedBytes =
-        kWarps * Ring<T, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
+    constexpr size_t kBytes = kSharedBytes<T, kHeadDim>;
     const auto kernel = decodeKernel<T, kHeadDim>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
           "cudaFuncSetAttribute of attentionDecode");
     const int32_t blocks = blocksPerProcessor(kHeadDim) * numMultiprocessors;
-    launch(kernel, static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream, args, scratch);
+    launch(kernel, static_cast<unsigned>(blocks), kThreads, kBytes, stream, args, scratch);
     check(cudaGetLastError(), "attentionDecode");
   });
 }

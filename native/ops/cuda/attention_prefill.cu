@@ -175,6 +175,13 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
 
 }  // namespace
 
+size_t attentionPrefillSharedBytes(DType type, int32_t headDim) {
+  size_t bytes = 0;
+  withTensorCores(type, headDim,
+                  [&]<class T, int kHeadDim>() { bytes = Tiles<T, kHeadDim>::kBytes; });
+  return bytes;
+}
+
 void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
                       cudaStream_t stream) {
   const int32_t numRows = batch.numRows - batch.numDecodeRows;

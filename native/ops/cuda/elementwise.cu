@@ -69,7 +69,10 @@ template <class Word>
 __global__ void __launch_bounds__(kThreads)
     embedWords(const Word* table, int64_t rows, const int32_t* tokenIds, int32_t firstToken,
                int64_t width, Word* out) {
-  waitForPrevious();
+  // Later kernels read the batch before their own waits, so none may start before this one has seen
+  // the end of prepareInputs.
+  waitForPreviousAlone();
+  letNextStart();
   const int64_t from = int64_t{tokenIds[blockIdx.x]} - firstToken;
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (i >= width) return;

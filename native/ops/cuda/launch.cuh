@@ -5,14 +5,14 @@
 // in the meantime (graphs keep this). It matters in a decode step, where kernels run for
 // microseconds.
 //
-// Every thread of such a kernel calls one of the two waits below before it reads or writes shared
-// data. The wait returns once the previous kernel has ended and its writes are visible. If that
-// kernel was launched this way too, it ended after its own wait; if not, it started after all
-// earlier work. So when the wait returns, all earlier work in the stream is done, and the kernel
-// may read or overwrite anything. A kernel in which all blocks return without waiting would break
-// this for later kernels.
+// A thread of such a kernel calls one of the two waits below before it reads or writes anything but
+// what is named below. The wait returns once the previous kernel has ended and its writes are
+// visible. If that kernel was launched this way too, it ended after its own wait; if not, it
+// started after all earlier work. So when the wait returns, all earlier work in the stream is done,
+// and the kernel may read or overwrite anything. A kernel in which no thread waits would break this
+// for later kernels.
 //
-// A kernel lets the next one start before its own wait, so several kernels may be resident. None
+// Most kernels let the next one start before their own wait, so several may be resident. None
 // can keep another from running: the next kernel's blocks start once all of this kernel's blocks
 // have started, and blocks that wait hold registers and shared memory but no progress of earlier
 // kernels depends on those.
@@ -55,6 +55,10 @@ __device__ inline void waitForPrevious() {
 // launch.cu: whether the kernels as run on this thread's device contain the wait; kernels compiled
 // for earlier GPUs do not.
 bool kernelsWait();
+
+// launch.cu: bytes of shared memory that a block on this thread's device can have: 227 KiB on
+// Hopper, 163 on an A100, 99 on GPUs of compute capability 8.6, 8.9 and 12.x.
+size_t maxSharedBytes();
 
 // kernel<<<grid, threads, sharedBytes, stream>>>(arguments...), for a kernel that waits for the
 // previous one, in clusters of `clusterSize` blocks along x (Hopper and later; 1: no clusters).

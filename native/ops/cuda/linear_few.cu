@@ -1,4 +1,5 @@
-// Products of few tokens with weights, bound by reading each weight once for all tokens.
+// Products of few tokens with weights, bound by reading each weight once for all tokens: on GPUs
+// before Hopper, and for columns that are no multiple of 64.
 //
 // A warp takes 16 rows of the weights and a share of their columns, and multiplies them with up to
 // 8 tokens on tensor cores. Columns may map to the product's k in any order that both operands

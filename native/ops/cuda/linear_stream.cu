@@ -1,4 +1,5 @@
-// Products of up to 16 tokens with large weights at the rate of device memory, from Hopper on.
+// Products of up to 16 tokens, with float8 weights up to 32, at the rate of device memory, on
+// Hopper and later.
 //
 // A decode step is a chain of short kernels, and what it loses besides the time of its bytes is
 // between them: a block's first loads, its last sum, the end of a kernel and the start of the next.
@@ -362,8 +363,9 @@ bool streams(const void* x, int32_t numTokens, const LinearWeight& weight, bool 
   const WeightFormat& format = weight.format;
   const bool scaled = format.hasScales();
   const int64_t panelColumns = scaled ? kPanelBytes : kPanelBytes / 2;
-  return kernelsWait() && numTokens >= 1 && numTokens <= (scaled ? 2 : 1) * kMaxTokens &&
-         weight.dtype != DType::kFloat32 &&
+  constexpr size_t kBlockBytes = kStages<1> * kStageBytes + (16 << 10);
+  return kernelsWait() && maxSharedBytes() >= kBlockBytes && numTokens >= 1 &&
+         numTokens <= (scaled ? 2 : 1) * kMaxTokens && weight.dtype != DType::kFloat32 &&
          (scaled ? format.scaleCols % kPanelBytes == 0 || format.scaleCols >= weight.cols
                  : format.type == storageOf(weight.dtype)) &&
          weight.cols % panelColumns == 0 && (!silu || weight.rows % (2 * kGroupRows) == 0) &&

@@ -4,7 +4,7 @@
 // at once (residentBlocks), and a block sends its words before it waits for any, so each word is
 // sent however the blocks are scheduled; of the sums that two-shot sends back, a thread takes the
 // accesses in increasing order on every rank, so the lowest one that is missing is never held up.
-// The kernel before may still run then; it ends, since it waits for nothing in this one. The kernel
+// The kernel
 // after becomes resident only when every block of this one has started (launch.cuh), so it takes no
 // place that a block here needs, and its blocks sleep in their own wait or load weights; it cannot
 // keep this kernel from ending. On every rank the same sums run in the same order on one stream, so
