@@ -98,7 +98,7 @@ std::unique_ptr<float[]> ropeTable(const ModelSpec& spec, int32_t maxModelLen) {
   const std::vector<float> perPosition = frequencies(spec);
   const auto scale = static_cast<float>(spec.ropeScaling.attentionFactor);
   const size_t half = perPosition.size();
-  auto table = std::make_unique_for_overwrite<float[]>(2 * half * maxModelLen);
+  auto table = std::make_unique<float[]>(2 * half * maxModelLen);
   ThreadPool pool(numThreadsFor(maxModelLen));
   pool.parallelFor(maxModelLen, kMinPositions, [&](int64_t begin, int64_t end, int) {
     for (int64_t position = begin; position < end; ++position) {
