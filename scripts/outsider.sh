@@ -102,7 +102,7 @@ door_npm_with_scripts() {
 
 door_pnpm() {
   install_tools pnpm@10 && new_folder "$work/pnpm" &&
-    PATH=$bare node "$tools/node_modules/pnpm/bin/pnpm.cjs" add "$tarball" \
+    XDG_CACHE_HOME=$work/pnpm-cache PATH=$bare node "$tools/node_modules/pnpm/bin/pnpm.cjs" add "$tarball" \
       --store-dir "$work/pnpm-store" && story node
 }
 
