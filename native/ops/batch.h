@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/types.h"
+#include "ops/linear.h"
 #include "ops/sampling.h"
 
 namespace uniproc {
@@ -12,11 +13,19 @@ struct RequestTable {
   int32_t* tokenIds = nullptr;         // [maxNumSeqs, maxModelLen]: prompt, then generated
   int32_t* numTokens = nullptr;        // [maxNumSeqs]
   int32_t* numPromptTokens = nullptr;  // [maxNumSeqs]
-  int32_t* blockTable = nullptr;       // [maxNumSeqs, maxBlocksPerSeq]
+  int32_t* blockTable = nullptr;       // [numGroups, maxNumSeqs, maxBlocksPerSeq]
   SamplingParams* sampling = nullptr;  // [maxNumSeqs]
   int32_t maxNumSeqs = 0;
   int32_t maxModelLen = 0;
   int32_t maxBlocksPerSeq = 0;
+  int32_t numGroups = 1;  // of layers, each with block tables of its own
+
+  // The table as the operations of a group's layers take it.
+  RequestTable ofGroup(int32_t group) const {
+    RequestTable table = *this;
+    table.blockTable += int64_t{group} * maxNumSeqs * maxBlocksPerSeq;
+    return table;
+  }
 };
 
 // One step's batch. A row is one request; row r has the tokens queryStarts[r] .. queryStarts[r +
@@ -30,12 +39,21 @@ struct Batch {
   const int32_t* queryStarts = nullptr;        // [numRows + 1]
   int32_t* tokenIds = nullptr;                 // [numTokens]
   int32_t* positions = nullptr;                // [numTokens]
-  int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset
+  int32_t* cacheSlots = nullptr;               // [numTokens]: block * blockSize + offset; below
   int32_t maxQueryLen = 0;                     // largest number of tokens of a row
   int32_t numDecodeRows = 0;                   // rows with one token
   // Every row has one token, and reads no key or value that another row of this step writes.
   bool isDecode = false;
   bool hasFewKeys = false;  // numRows <= kFewRows, and numRows * most keys of a row <= kFewKeys
+  // With several groups of layers cacheSlots are [numGroups, cacheSlotStride].
+  int32_t cacheSlotStride = 0;
+
+  // The batch as the operations of a group's layers take it.
+  Batch ofGroup(int32_t group) const {
+    Batch batch = *this;
+    batch.cacheSlots += int64_t{group} * cacheSlotStride;
+    return batch;
+  }
 
   // Bounds where one launch of few blocks per row is faster than a division of all keys among all
   // multiprocessors. A step's CUDA graph may depend on this choice, but not on lengths.
@@ -48,15 +66,28 @@ struct Batch {
 struct KvCache {
   void* keys = nullptr;
   void* values = nullptr;
-  DType dtype = DType::kFloat32;
+  StorageType type = StorageType::kFloat32;  // a float type, or kFloat8E4M3
+  DType dtype = DType::kFloat32;             // of the model; the storage type if that is a float
   int32_t blockSize = 0;
+  // Of kFloat8E4M3: an element is stored divided by its scale, and saturates at 448.
+  float keyScale = 1.0f;
+  float valueScale = 1.0f;
+
+  bool isFloat8() const { return type == StorageType::kFloat8E4M3; }
 };
 
+// How a layer attends.
 struct AttentionShape {
   int32_t numHeads = 0;
   int32_t numKvHeads = 0;
   int32_t headDim = 0;
   int32_t slidingWindow = 0;  // keys that a query attends to, itself included; 0: all earlier ones
+  float scale = 0.0f;         // of query times key, usually 1 / sqrt(headDim)
+  float softcap = 0.0f;       // scores are softcap * tanh(score / softcap) (Gemma 2); 0: score
+  Weight sinks = {};          // [numHeads], or null: the score of one more key, without a value
+  // With a slidingWindow of w, a query attends to the keys of its own chunk, [n * w, (n + 1) * w),
+  // instead of the last w (Llama 4).
+  bool isChunked = false;
 };
 
 }  // namespace uniproc

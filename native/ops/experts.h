@@ -21,6 +21,30 @@ struct Routing {
   int32_t numRows() const { return numTokens * topK; }
 };
 
+// The gated MLPs of this rank's experts.
+struct ExpertMlp {
+  const LinearWeight& gateUp;  // [numLocal * 2 * intermediateSize, hiddenSize]
+  const LinearWeight& down;    // [numLocal * hiddenSize, intermediateSize]
+  Activation activation;
+};
+
+// A router that scores each expert by the sigmoid of its logit (DeepSeek-AI 2024, DeepSeek-V3).
+struct SigmoidRouting {
+  // [numExperts], float32, or null: added to the scores by which experts are chosen, but not to
+  // their weights.
+  const float* bias = nullptr;
+  // Experts are in `numGroups` groups of adjacent ones. A token's experts are from the
+  // `numChosenGroups` groups with the largest sums of their two largest scores.
+  int32_t numGroups = 1;
+  int32_t numChosenGroups = 1;
+  bool normalize = false;  // the weights are scaled to a sum of 1, before
+  float scale = 1.0f;      // they are multiplied by `scale`
+
+  // Experts are chosen by their logits (Llama 4), in the order of the sigmoids, which in float32
+  // are equal for large logits.
+  constexpr bool isByLogits() const { return !bias && numChosenGroups == numGroups; }
+};
+
 class ExpertOps {
  public:
   virtual ~ExpertOps() = default;
@@ -32,14 +56,25 @@ class ExpertOps {
   virtual void routeTokens(const void* logits, bool normalize, const Routing& routing,
                            DType type) = 0;
 
+  // The same by sigmoids of logits [numTokens, numExperts], float32. Lower ids first on ties, also
+  // of groups; NaN as above.
+  virtual void routeTokensBySigmoid(const float* logits, const SigmoidRouting& rule,
+                                    const Routing& routing) = 0;
+
   // out [numTokens * topK, rows] of type `type`: row i is its input row times the matrix of expert
   // expertIds[i], or zeros if this rank does not hold that expert. x is [numTokens * rowsPerToken,
   // cols], rowsPerToken being 1 or topK; row i of out reads row i / (topK / rowsPerToken) of x.
-  // weight [numLocal * rows, cols] stacks the local experts' matrices.
+  // weight [numLocal * rows, cols] stacks the local experts' matrices, weight.bias [numLocal *
+  // rows] or null their biases.
   virtual void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                             const LinearWeight& weight, void* out, DType type) = 0;
 
-  // out [numTokens, width] = weighted sum of x [numTokens, topK, width] over each token's experts.
+  // In place on x [numTokens, width] of type `type`: times the weight of each token's expert, which
+  // becomes 1 (Llama 4). Requires routing.topK 1.
+  virtual void applyWeights(void* x, const Routing& routing, int32_t width, DType type) = 0;
+
+  // out [numTokens, width] = weighted sum of x [numTokens, topK, width] over each token's experts
+  // that this rank holds, in the order of expertIds.
   // The weights are rounded to `type` first.
   virtual void sumExperts(const void* x, const Routing& routing, int32_t width, void* out,
                           DType type) = 0;

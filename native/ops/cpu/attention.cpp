@@ -4,20 +4,25 @@
 #include <cmath>
 #include <limits>
 
+#include "base/float_types.h"
+
 namespace uniproc {
 namespace {
 
 constexpr int32_t kTile = 64;                 // keys
 constexpr int32_t kQueries = 32;              // per task, if its tokens can be divided so
 constexpr int64_t kMinWidened = 8;            // queries for which keys are widened once
+constexpr int64_t kMinWidenedFloat8 = 5;      // the same of fp8: more queries decode a key twice
 constexpr int64_t kMinWorkPerPart = 1 << 15;  // multiply-adds worth waking a thread for
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 int32_t tokensPerTask(int32_t group) { return std::max(kQueries / group, 1); }
 
 // The first key that the query at `position` attends to.
-int32_t firstKey(int32_t position, int32_t slidingWindow) {
-  return slidingWindow == 0 ? 0 : std::max(position - slidingWindow + 1, 0);
+int32_t firstKey(int32_t position, const AttentionShape& shape) {
+  if (shape.slidingWindow == 0) return 0;
+  if (shape.isChunked) return position - position % shape.slidingWindow;
+  return std::max(position - shape.slidingWindow + 1, 0);
 }
 
 }  // namespace
@@ -73,7 +78,7 @@ int64_t Attention::makeTasks(const Batch& batch, const AttentionShape& shape) {
     for (int32_t token = begin; token < end; token += step) {
       const int32_t numTokens = std::min(step, end - token);
       const int32_t position = batch.numComputedTokens[row] + token - begin;
-      const int64_t keys = position + numTokens - firstKey(position, shape.slidingWindow);
+      const int64_t keys = position + numTokens - firstKey(position, shape);
       for (int32_t kvHead = 0; kvHead < shape.numKvHeads; ++kvHead) {
         tasks_.push_back({row, token, numTokens, kvHead, cost});
         cost += keys * numTokens * group * shape.headDim * 2;
@@ -88,8 +93,9 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
   const int32_t group = problem.group();
   const int64_t headDim = shape.headDim;
   const int64_t numQueries = static_cast<int64_t>(task.numTokens) * group;
-  const bool widens = cache.dtype != DType::kFloat32 && numQueries >= kMinWidened;
-  const auto dtype = static_cast<int>(widens ? DType::kFloat32 : cache.dtype);
+  const bool widens = cache.type != StorageType::kFloat32 &&
+                      numQueries >= (cache.isFloat8() ? kMinWidenedFloat8 : kMinWidened);
+  const int type = indexOfCached(widens ? StorageType::kFloat32 : cache.type);
   const int32_t firstPosition =
       batch.numComputedTokens[task.row] + task.token - batch.queryStarts[task.row];
   const int32_t lastPosition = firstPosition + task.numTokens - 1;
@@ -101,21 +107,20 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
   float* maxima = scores + numQueries * kTile;   // [numQueries]
   float* weights = maxima + numQueries;          // [numQueries], sums of exp(score - maximum)
   float* widened = weights + numQueries;         // [2, kTile, headDim], keys and values
-  const float scale = 1.0f / std::sqrt(static_cast<float>(headDim));
   for (int64_t i = 0; i < numQueries; ++i) {
     const int64_t head = task.kvHead * group + i % group;
     const float* query = qkv + (task.token + i / group) * problem.qkvWidth() + head * headDim;
     std::copy_n(query, headDim, queries + i * headDim);
   }
-  kernels_.scale(queries, numQueries * headDim, scale);
+  kernels_.scale(queries, numQueries * headDim, shape.scale * cache.keyScale);
   std::fill_n(sums, numQueries * headDim, 0.0f);
   std::fill_n(maxima, numQueries, kMasked);
   std::fill_n(weights, numQueries, 0.0f);
 
   const int64_t slot = batch.slots[task.row];
   const int32_t* blocks = requests.blockTable + slot * requests.maxBlocksPerSeq;
-  const int64_t headBytes = headDim * static_cast<int64_t>(sizeOf(cache.dtype));
-  const int32_t oldest = firstKey(firstPosition, shape.slidingWindow);
+  const int64_t headBytes = headDim * static_cast<int64_t>(sizeOf(cache.type));
+  const int32_t oldest = firstKey(firstPosition, shape);
   for (int32_t tile = oldest / kTile * kTile; tile <= lastPosition; tile += kTile) {
     const int32_t begin = std::max(oldest - tile, 0);
     const int32_t end = std::min(lastPosition + 1 - tile, kTile);
@@ -130,7 +135,7 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
         keys[j] = static_cast<const char*>(cache.keys) + bytes;
         values[j] = static_cast<const char*>(cache.values) + bytes;
         if (!widens) continue;
-        const auto widen = kernels_.widen[static_cast<int>(cache.dtype)];
+        const auto widen = kernels_.widen[indexOfCached(cache.type)];
         float* key = widened + j * headDim;
         float* value = key + kTile * headDim;
         widen(keys[j], headDim, key);
@@ -141,11 +146,12 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
     }
 
     std::fill_n(scores, numQueries * kTile, 0.0f);
-    kernels_.dot[dtype](queries, headDim, numQueries, keys + begin, end - begin, headDim,
-                        values + begin, scores + begin, kTile);
+    kernels_.dot[type](queries, headDim, numQueries, keys + begin, end - begin, headDim,
+                       values + begin, scores + begin, kTile);
+    if (shape.softcap > 0.0f) kernels_.softcap(scores, numQueries * kTile, shape.softcap);
     for (int64_t i = 0; i < numQueries; ++i) {
       const auto position = firstPosition + static_cast<int32_t>(i / group);
-      const int32_t first = firstKey(position, shape.slidingWindow) - tile;
+      const int32_t first = firstKey(position, shape) - tile;
       const int32_t past = position + 1 - tile;
       float* score = scores + i * kTile;
       if (first >= kTile || past <= 0) {  // sees none of these keys
@@ -157,15 +163,20 @@ void Attention::runTask(const Problem& problem, const Task& task, float* scratch
       const float factor = kernels_.softmaxStep(score, kTile, maxima + i, weights + i);
       kernels_.scale(sums + i * headDim, headDim, factor);
     }
-    kernels_.weightedSum[dtype](scores, kTile, numQueries, values, begin, end, headDim, sums,
-                                headDim);
+    kernels_.weightedSum[type](scores, kTile, numQueries, values, begin, end, headDim, sums,
+                               headDim);
   }
 
   for (int64_t i = 0; i < numQueries; ++i) {
     const int64_t head = task.kvHead * group + i % group;
     float* to = out + ((task.token + i / group) * shape.numHeads + head) * headDim;
     std::copy_n(sums + i * headDim, headDim, to);
-    kernels_.scale(to, headDim, 1.0f / weights[i]);
+    float weight = weights[i];
+    if (shape.sinks) {
+      const auto* sinks = static_cast<const std::byte*>(shape.sinks.data);
+      weight += std::exp(elementAt(sinks, shape.sinks.dtype, head) - maxima[i]);
+    }
+    kernels_.scale(to, headDim, cache.valueScale / weight);
   }
 }
 

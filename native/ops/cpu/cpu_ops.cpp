@@ -18,17 +18,14 @@
 #include "ops/cpu/linear.h"
 #include "ops/cpu/memory.h"
 #include "ops/cpu/parallel_rows.h"
+#include "ops/cpu/routing.h"
+#include "ops/cpu/rows.h"
 #include "ops/cpu/sampler.h"
 
 namespace uniproc {
 namespace {
 
 int indexOf(DType dtype) { return static_cast<int>(dtype); }
-
-const void* rowOf(const Weight& weight, int64_t row) {
-  const auto offset = static_cast<size_t>(row * weight.cols) * sizeOf(weight.dtype);
-  return static_cast<const char*>(weight.data) + offset;
-}
 
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::duration<double, std::milli>;
@@ -117,6 +114,7 @@ class CpuOps final : public Ops {
 
   void fillRandom(void* out, StorageType type, int64_t count, float mean, float std,
                   uint64_t seed) override {
+    if (isPacked(type) || isBlocks(type)) count = bytesOf(type, count);
     const int64_t groups = (count + 3) / 4;
     pool_.parallelFor(groups, kMinElementsPerPart / 4, [&](int64_t begin, int64_t end, int) {
       for (int64_t group = begin; group < end; ++group) {
@@ -129,9 +127,17 @@ class CpuOps final : public Ops {
         const int64_t size = std::min<int64_t>(4, count - group * 4);
         if (isFloat(type)) {
           kernels_.narrow[indexOf(dtypeOf(type))](values, size, to);
-        } else {
+        } else if (type == StorageType::kFloat8E4M3) {
           std::transform(values, values + size, reinterpret_cast<Float8E4M3*>(to),
                          narrow<Float8E4M3>);
+        } else {
+          const bool isSigned = type == StorageType::kInt8;
+          const float lowest = isSigned ? -127.0f : 0.0f;
+          const float highest = isSigned ? 127.0f : 255.0f;
+          std::transform(values, values + size, to, [&](float value) {
+            return static_cast<char>(
+                static_cast<int>(std::clamp(std::rint(value), lowest, highest)));
+          });
         }
       }
     });
@@ -150,26 +156,35 @@ class CpuOps final : public Ops {
     for (int32_t row = 0; row < batch.numRows; ++row) {
       const int64_t slot = batch.slots[row];
       const int32_t* tokenIds = requests.tokenIds + slot * requests.maxModelLen;
-      const int32_t* blocks = requests.blockTable + slot * requests.maxBlocksPerSeq;
       int32_t position = batch.numComputedTokens[row];
       for (int32_t i = batch.queryStarts[row]; i < batch.queryStarts[row + 1]; ++i, ++position) {
         batch.tokenIds[i] = tokenIds[position];
         batch.positions[i] = position;
-        batch.cacheSlots[i] = blocks[position / blockSize] * blockSize + position % blockSize;
+        for (int32_t group = 0; group < requests.numGroups; ++group) {
+          const int32_t* blocks =
+              requests.ofGroup(group).blockTable + slot * requests.maxBlocksPerSeq;
+          batch.ofGroup(group).cacheSlots[i] =
+              blocks[position / blockSize] * blockSize + position % blockSize;
+        }
       }
     }
   }
 
-  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
-             void* out) override {
-    const auto widen = kernels_.widen[indexOf(table.dtype)];
+  void embed(const int32_t* tokenIds, int32_t numTokens, const LinearWeight& table,
+             int32_t firstToken, void* out) override {
+    const StorageType type = table.format.type;
     const int64_t width = table.cols;
+    const auto read = [&](int64_t from, float* row) {
+      if (!isFloat(type)) return kernels_.decode[indexOfStored(type)](table, from, 0, width, row);
+      kernels_.widen[indexOf(dtypeOf(type))](
+          static_cast<const char*>(table.data) + from * bytesOf(type, width), width, row);
+    };
     pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         float* row = static_cast<float*>(out) + i * width;
         const int64_t from = int64_t{tokenIds[i]} - firstToken;
         if (from >= 0 && from < table.rows) {
-          widen(rowOf(table, from), width, row);
+          read(from, row);
         } else {
           std::fill_n(row, width, 0.0f);
         }
@@ -184,10 +199,14 @@ class CpuOps final : public Ops {
     pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         normalize(x ? static_cast<const float*>(x) + i * size : nullptr,
-                  static_cast<float*>(residual) + i * size, size, weight.data, eps,
+                  static_cast<float*>(residual) + i * size, size, weight.data, weight.offset, eps,
                   static_cast<float*>(out) + i * size);
       }
     });
+  }
+
+  void arrange(LinearWeight& weight, int64_t sliceRows) override {
+    linear_.arrange(weight, sliceRows);
   }
 
   void linear(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
@@ -201,12 +220,19 @@ class CpuOps final : public Ops {
     const int64_t headDim = shape.headDim;
     const int64_t kvWidth = shape.numKvHeads * headDim;
     const int64_t width = shape.numHeads * headDim + 2 * kvWidth;
-    const auto narrow = kernels_.narrow[indexOf(cache.dtype)];
+    const auto narrow = kernels_.narrow[indexOfCached(cache.type)];
     const auto minRows = minRowsPerPart(width);
     pool_.parallelFor(batch.numTokens, minRows, [&](int64_t begin, int64_t end, int) {
+      std::vector<float> scaled(static_cast<size_t>(cache.isFloat8() ? kvWidth : 0));
+      const auto store = [&](const float* x, float scale, void* to) {
+        if (scale != 1.0f) {
+          for (int64_t j = 0; j < kvWidth; ++j) scaled[j] = x[j] / scale;
+          x = scaled.data();
+        }
+        narrow(x, kvWidth, to);
+      };
       for (int64_t i = begin; i < end; ++i) {
-        const float* cos = rope + batch.positions[i] * headDim;
-        const float* sin = cos + headDim / 2;
+        const float* cos = rope ? rope + batch.positions[i] * headDim : nullptr;
         float* queries = static_cast<float*>(qkv) + i * width;
         float* keys = queries + shape.numHeads * headDim;
         const float* values = keys + kvWidth;
@@ -214,15 +240,37 @@ class CpuOps final : public Ops {
           float* x = queries + head * headDim;
           const Weight& norm = head < shape.numHeads ? qNorm : kNorm;
           if (norm) {
-            kernels_.rmsNorm[indexOf(norm.dtype)](nullptr, x, headDim, norm.data, eps, x);
+            kernels_.rmsNorm[indexOf(norm.dtype)](nullptr, x, headDim, norm.data, norm.offset, eps,
+                                                  x);
           }
-          kernels_.rotate(x, cos, sin, headDim / 2);
+          if (cos) kernels_.rotate(x, cos, cos + headDim / 2, headDim / 2);
         }
         const int64_t offset =
-            batch.cacheSlots[i] * kvWidth * static_cast<int64_t>(sizeOf(cache.dtype));
-        narrow(keys, kvWidth, static_cast<char*>(cache.keys) + offset);
-        narrow(values, kvWidth, static_cast<char*>(cache.values) + offset);
+            batch.cacheSlots[i] * kvWidth * static_cast<int64_t>(sizeOf(cache.type));
+        store(keys, cache.keyScale, static_cast<char*>(cache.keys) + offset);
+        store(values, cache.valueScale, static_cast<char*>(cache.values) + offset);
       }
+    });
+  }
+
+  void normValues(void* qkv, int32_t numTokens, const AttentionShape& shape, float eps,
+                  DType) override {
+    const int64_t width = int64_t{shape.numKvHeads} * shape.headDim;
+    pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      normValueRows(static_cast<float*>(qkv), begin, end, shape, eps);
+    });
+  }
+
+  void scaleBy(void* x, int64_t count, const Weight& factor, DType type) override {
+    const auto* stored = static_cast<const std::byte*>(factor.data);
+    scale(x, count, elementAt(stored, factor.dtype, 0) + factor.offset, type);
+  }
+
+  void scaleQueries(void* qkv, const Batch& batch, const AttentionShape& shape,
+                    const Temperature& temperature, DType) override {
+    const int64_t width = int64_t{shape.numHeads} * shape.headDim;
+    pool_.parallelFor(batch.numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      scaleQueryRows(static_cast<float*>(qkv), begin, end, batch.positions, shape, temperature);
     });
   }
 
@@ -232,12 +280,61 @@ class CpuOps final : public Ops {
                    static_cast<float*>(out));
   }
 
-  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType) override {
+  void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
+                      void* out, DType) override {
     pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float* gate = static_cast<const float*>(gateUp) + i * 2 * size;
-        kernels_.siluAndMul(gate, gate + size, size, static_cast<float*>(out) + i * size);
+      for (int64_t row = begin; row < end; ++row) {
+        const float* gate = static_cast<const float*>(gateUp) + row * 2 * size;
+        float* to = static_cast<float*>(out) + row * size;
+        if (activation == Activation::kSilu) {
+          kernels_.siluAndMul(gate, gate + size, size, to);
+        } else {
+          activateAndMulRow(gate, gate + size, size, activation, to);
+        }
       }
+    });
+  }
+
+  void scale(void* x, int64_t count, float factor, DType) override {
+    pool_.parallelFor(count, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      kernels_.scale(static_cast<float*>(x) + begin, end - begin, factor);
+    });
+  }
+
+  void softcap(float* x, int64_t count, float cap) override {
+    pool_.parallelFor(count, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      kernels_.softcap(x + begin, end - begin, cap);
+    });
+  }
+
+  void add(void* residual, const void* x, int64_t count, DType) override {
+    pool_.parallelFor(count, kMinElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      addTo(static_cast<float*>(residual), static_cast<const float*>(x), begin, end);
+    });
+  }
+
+  void addGated(const void* x, const void* gate, int32_t numTokens, int32_t width, void* out,
+                DType) override {
+    pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      addGatedRows(static_cast<const float*>(x), static_cast<const float*>(gate), begin, end, width,
+                   static_cast<float*>(out));
+    });
+  }
+
+  void sumSquares(const void* qkv, int32_t numTokens, const AttentionShape& shape, float* sums,
+                  DType) override {
+    const int64_t width = int64_t{shape.numHeads + 2 * shape.numKvHeads} * shape.headDim;
+    pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      sumSquaresRows(static_cast<const float*>(qkv), begin, end, shape, sums);
+    });
+  }
+
+  void normProjections(void* qkv, int32_t numTokens, const AttentionShape& shape,
+                       const ProjectionNorm& norm, DType) override {
+    const int64_t width = int64_t{shape.numHeads + 2 * shape.numKvHeads} * shape.headDim;
+    pool_.parallelFor(numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
+      normProjectionRows(static_cast<float*>(qkv), begin, end, shape, norm,
+                         kernels_.widen[indexOf(norm.q.dtype)]);
     });
   }
 
@@ -268,10 +365,19 @@ class CpuOps final : public Ops {
     experts_.routeTokens(static_cast<const float*>(logits), normalize, routing);
   }
 
+  void routeTokensBySigmoid(const float* logits, const SigmoidRouting& rule,
+                            const Routing& routing) override {
+    uniproc::routeTokensBySigmoid(pool_, logits, rule, routing);
+  }
+
   void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                     const LinearWeight& weight, void* out, DType) override {
     experts_.expertLinear(static_cast<const float*>(x), rowsPerToken, routing, weight,
                           static_cast<float*>(out));
+  }
+
+  void applyWeights(void* x, const Routing& routing, int32_t width, DType) override {
+    experts_.applyWeights(static_cast<float*>(x), routing, width);
   }
 
   void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType) override {

@@ -71,6 +71,16 @@ void Experts::expertLinear(const float* x, int32_t rowsPerToken, const Routing& 
   }
 }
 
+void Experts::applyWeights(float* x, const Routing& routing, int32_t width) {
+  const auto applyRows = [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t i = row * width; i < (row + 1) * width; ++i) x[i] *= routing.weights[row];
+      routing.weights[row] = 1.0f;
+    }
+  };
+  pool_.parallelFor(routing.numTokens, minRowsPerPart(width), applyRows);
+}
+
 void Experts::sumExperts(const float* x, const Routing& routing, int32_t width, float* out) {
   pool_.parallelFor(routing.numTokens, minRowsPerPart(width), [&](int64_t begin, int64_t end, int) {
     for (int64_t token = begin; token < end; ++token) {

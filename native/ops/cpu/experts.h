@@ -16,6 +16,7 @@ class Experts {
   // Multiplies all rows of one expert together; each row's result is independent of the others.
   void expertLinear(const float* x, int32_t rowsPerToken, const Routing& routing,
                     const LinearWeight& weight, float* out);
+  void applyWeights(float* x, const Routing& routing, int32_t width);
   void sumExperts(const float* x, const Routing& routing, int32_t width, float* out);
 
  private:

@@ -10,11 +10,26 @@
 #include <string_view>
 
 #include "base/float_types.h"
+// These two here, so that their functions have no instruction set of their own: the linker keeps
+// one of each for all processors (UNIPROC_BEGIN_TARGET).
+#include "ops/cpu/stored_element.h"
+#include "ops/gguf_blocks.h"
 #include "ops/ops.h"
 
 namespace uniproc {
 
 constexpr int kNumDTypes = 3;
+// Types of the KV cache: those, and kFloat8E4M3, in the order of StorageType.
+constexpr int kNumCacheTypes = 4;
+constexpr int indexOfCached(StorageType type) { return static_cast<int>(type); }
+// Quantized storage types, from kFloat8E4M3 on.
+constexpr int kNumStoredTypes =
+    static_cast<int>(kLastStorageType) - static_cast<int>(StorageType::kFloat8E4M3) + 1;
+constexpr int indexOfStored(StorageType type) {
+  return static_cast<int>(type) - static_cast<int>(StorageType::kFloat8E4M3);
+}
+// Columns that the kernels of such types decode together, at most.
+constexpr int64_t kStoredColumns = 16;
 
 struct Kernels {
   const char* name;
@@ -22,9 +37,9 @@ struct Kernels {
   // out[m * outStride + n] += x[m * xStride + :k] . w[n][:k] for m < rows, n < cols; w points to
   // rows of the type at the function's index. Meanwhile prefetches next[n][:k], which the next call
   // reads.
-  void (*dot[kNumDTypes])(const float* x, int64_t xStride, int64_t rows, const void* const* w,
-                          int64_t cols, int64_t k, const void* const* next, float* out,
-                          int64_t outStride);
+  void (*dot[kNumCacheTypes])(const float* x, int64_t xStride, int64_t rows, const void* const* w,
+                              int64_t cols, int64_t k, const void* const* next, float* out,
+                              int64_t outStride);
   // The same for few rows, reading w once and in order: w points to rows wStride apart. K is
   // divided into slices of `slice` products, whose sums are added to out in order; x holds the
   // slices one after another, each [rows, slice]. If `ahead` is not 0, x fits the L1 cache, and
@@ -41,11 +56,32 @@ struct Kernels {
                             int64_t cols, int64_t k, int64_t slice, int64_t ahead, float* out,
                             int64_t outStride);
 
+  // For quantized weights whose blocks have a multiple of kStoredColumns columns, or all. Adds
+  // the products with the weight's rows [row, row + cols) and columns [begin, begin + k) to out, as
+  // dotStream and bit by bit as `dot` of the decoded elements; `slice` and `begin` are multiples of
+  // kStoredColumns.
+  void (*dotStored[kNumStoredTypes])(const float* x, int64_t rows, const LinearWeight& weight,
+                                     int64_t row, int64_t cols, int64_t begin, int64_t k,
+                                     int64_t slice, float* out, int64_t outStride);
+  // The same for weights in tiles (tiles.h), in an order of sums of their own; `row` and `cols` are
+  // multiples of kBlockRows, `rows` is at most kMaxProductRows. Null if weights stay row-major.
+  void (*dotTiles[kNumStoredTypes])(const float* x, int64_t rows, const LinearWeight& weight,
+                                    int64_t row, int64_t cols, int64_t begin, int64_t k,
+                                    int64_t slice, float* out, int64_t outStride);
+  // For x in bfloat16, as dotBFloat16. Null if the processor lacks instructions for it.
+  void (*dotTilesBFloat16[kNumStoredTypes])(const BFloat16* x, int64_t rows,
+                                            const LinearWeight& weight, int64_t row, int64_t cols,
+                                            int64_t begin, int64_t k, int64_t slice, float* out,
+                                            int64_t outStride);
+  // out [width] = elements [col, col + width) of a row; col is a multiple of kStoredColumns.
+  void (*decode[kNumStoredTypes])(const LinearWeight& weight, int64_t row, int64_t col,
+                                  int64_t width, float* out);
+
   // out[q * outStride + :width] += p[q * pStride + j] * v[j][:width] for q < rows, over j in
   // [begin, end) in order; v points to rows of the type at the function's index.
-  void (*weightedSum[kNumDTypes])(const float* p, int64_t pStride, int64_t rows,
-                                  const void* const* v, int64_t begin, int64_t end, int64_t width,
-                                  float* out, int64_t outStride);
+  void (*weightedSum[kNumCacheTypes])(const float* p, int64_t pStride, int64_t rows,
+                                      const void* const* v, int64_t begin, int64_t end,
+                                      int64_t width, float* out, int64_t outStride);
 
   // One step of the online softmax (Milakov and Gimelshein 2018) over scores [count], count a
   // multiple of 16, -inf where masked but not everywhere. Scores become exp(score - max); max and
@@ -54,13 +90,16 @@ struct Kernels {
 
   // x [count] *= factor.
   void (*scale)(float* x, int64_t count, float factor);
+  // x [count] = cap * tanh(x / cap), with an error of about cap * 2^-22; NaN stays NaN.
+  void (*softcap)(float* x, int64_t count, float cap);
 
-  void (*widen[kNumDTypes])(const void* x, int64_t count, float* out);
-  void (*narrow[kNumDTypes])(const float* x, int64_t count, void* out);
+  void (*widen[kNumCacheTypes])(const void* x, int64_t count, float* out);
+  void (*narrow[kNumCacheTypes])(const float* x, int64_t count, void* out);
 
-  // residual += x unless x is null; out = residual / sqrt(mean(residual^2) + eps) * weight. [size]
+  // residual += x unless x is null; out = residual / sqrt(mean(residual^2) + eps) * (weight +
+  // offset). [size]
   void (*rmsNorm[kNumDTypes])(const float* x, float* residual, int64_t size, const void* weight,
-                              float eps, float* out);
+                              float offset, float eps, float* out);
 
   // Rotates the pairs (x[i], x[half + i]) by angles given as cos and sin. x [2 * half]
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half);
@@ -97,6 +136,9 @@ const Kernels* plainKernels();
 const Kernels* avx2Kernels();
 const Kernels* avx512Kernels();
 const Kernels* avx512BFloat16Kernels();
+
+// Sets dotTilesBFloat16 if this processor has AVX512_BF16 and AVX512_VBMI.
+void addBFloat16Tiles(Kernels* kernels);
 
 // The table named 'plain', 'avx2', 'avx512' or 'avx512bf16'; an empty name selects the fastest
 // supported one. Throws Error NOT_SUPPORTED if this processor or build does not support it.

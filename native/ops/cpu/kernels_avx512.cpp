@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "base/float_types.h"
 #include "ops/cpu/kernels.h"
@@ -20,6 +21,7 @@
 UNIPROC_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")
 
 #include "ops/cpu/simd_table.h"
+#include "ops/cpu/tiles512.h"
 #include "ops/cpu/vec512.h"
 
 UNIPROC_END_TARGET
@@ -27,7 +29,11 @@ UNIPROC_END_TARGET
 namespace uniproc {
 
 const Kernels* avx512Kernels() {
-  static constexpr Kernels kernels = simd::makeKernels<Vec512>("avx512");
+  static constexpr Kernels kernels = [] {
+    Kernels table = simd::makeKernels<Vec512>("avx512");
+    simd::setTiles<FloatTiles512>(table.dotTiles);
+    return table;
+  }();
   // Every processor with AVX2 has F16C, which Clang's builtin does not know.
   const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

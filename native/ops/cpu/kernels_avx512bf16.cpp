@@ -58,6 +58,7 @@ const Kernels* avx512BFloat16Kernels() {
     table.name = "avx512bf16";
     table.dotBFloat16 = simd::dot<BFloat16Pairs, BFloat16, BFloat16>;
     table.dotStreamBFloat16 = simd::dotStream<BFloat16Pairs, BFloat16, BFloat16>;
+    addBFloat16Tiles(&table);
     return table;
   }();
   return &kernels;

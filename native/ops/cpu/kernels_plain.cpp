@@ -1,11 +1,13 @@
 // Kernels on vectors of 4 floats in the compilers' vector extension, for any processor (SSE2 on
 // x86-64, NEON on arm64).
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "base/float_types.h"
 #include "ops/cpu/kernels.h"
@@ -16,6 +18,14 @@ namespace {
 using Floats = float __attribute__((vector_size(16)));
 using Ints = int32_t __attribute__((vector_size(16)));
 using Shorts = uint16_t __attribute__((vector_size(8)));
+
+constexpr auto kFloat8Values = [] {
+  std::array<float, 256> values{};
+  for (size_t bits = 0; bits < values.size(); ++bits) {
+    values[bits] = widen(Float8E4M3{static_cast<uint8_t>(bits)});
+  }
+  return values;
+}();
 
 struct Vec128 {
   using Sum = Vec128;
@@ -43,6 +53,31 @@ struct Vec128 {
     const Ints value = magnitude < 0x0f800000 ? finite : special;
     return {reinterpret_cast<Floats>(value | (bits & 0x8000) << 16)};
   }
+  static Vec128 load(const int8_t* x) {
+    return {Floats{static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2]),
+                   static_cast<float>(x[3])}};
+  }
+  static Vec128 load(const Float8E4M3* x) {
+    const auto at = [x](int i) { return kFloat8Values[x[i].bits]; };
+    return {Floats{at(0), at(1), at(2), at(3)}};
+  }
+  // Of 4 elements in 2 bytes, the code of each.
+  static Ints codes(const char* bytes) {
+    const auto at = [bytes](int i) { return static_cast<int32_t>(static_cast<uint8_t>(bytes[i])); };
+    return Ints{at(0) & 15, at(0) >> 4, at(1) & 15, at(1) >> 4};
+  }
+  // (values[code] - zero) * scale of each code.
+  struct Table {
+    float values[16];
+
+    Table(const float* of, float scale) : Table(of, 0.0f, scale) {}
+    Table(const float* of, float zero, float scale) {
+      for (int i = 0; i < 16; ++i) values[i] = (of[i] - zero) * scale;
+    }
+    Vec128 at(Ints codes) const {
+      return {Floats{values[codes[0]], values[codes[1]], values[codes[2]], values[codes[3]]}};
+    }
+  };
   template <class T>
   static Ints loadBits(const T* x) {
     Shorts bits;

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "base/float_types.h"
+#include "ops/cpu/tiles.h"
 #include "ops/cpu/weight_rows.h"
 
 namespace uniproc {
@@ -16,6 +17,7 @@ constexpr int64_t kSlice = WeightRows::kRowBytes / static_cast<int64_t>(sizeof(X
 // Rows of x in a panel, for a slice of K: stay in the L2 cache while the weights stream past.
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelBytes = kPanelRows * WeightRows::kRowBytes;
+static_assert(kPanelRows <= kMaxProductRows);
 // Up to so many rows, weights are multiplied as they stream from memory.
 template <class X>
 constexpr int64_t kFewRows = 16 / static_cast<int64_t>(sizeof(X));
@@ -45,23 +47,52 @@ Linear::Linear(ThreadPool& pool, const Kernels& kernels)
 
 Linear::~Linear() = default;
 
+void Linear::arrange(LinearWeight& weight, int64_t sliceRows) {
+  if (isFloat(weight.format.type) || weight.isArranged) return;
+  const int type = indexOfStored(weight.format.type);
+  if (!kernels_.dotTiles[type] && !takesBFloat16(weight)) return;
+  if (!canTile(weight, sliceRows)) return;
+  pool_.parallelFor(weight.rows / kBlockRows, /*minPerPart=*/1,
+                    [&](int64_t begin, int64_t end, int) { tileBlocks(weight, begin, end); });
+  weight.isArranged = true;
+}
+
+bool Linear::takesBFloat16(const LinearWeight& weight) const {
+  if (weight.dtype != DType::kBFloat16) return false;
+  if (isFloat(weight.format.type)) {
+    return weight.format.type == StorageType::kBFloat16 && kernels_.dotBFloat16;
+  }
+  return kernels_.dotTilesBFloat16[indexOfStored(weight.format.type)];
+}
+
 void Linear::run(const float* x, int64_t rows, const LinearWeight& weight, float* out) {
   if (rows == 0) return;
+  if (!weight.parts) return runPart(x, rows, weight, out, weight.rows);
+  for (int32_t i = 0; i < weight.numParts; ++i) {
+    runPart(x, rows, weight.parts[i], out, weight.rows);
+    out += weight.parts[i].rows;
+  }
+}
+
+void Linear::runPart(const float* x, int64_t rows, const LinearWeight& weight, float* out,
+                     int64_t outStride) {
+  if (weight.order) x = inOrder(x, rows, weight);
   const int parts = pool_.numParts(rows * weight.rows * weight.cols, kMinWorkPerPart);
   const int rowParts = static_cast<int>(std::clamp<int64_t>(
       std::min(parts * kMinColsPerPart / weight.rows, rows / kPanelRows), 1, parts));
   const int colParts = parts / rowParts;
-  const Problem problem{x, weight, out};
+  const Problem problem{x, weight, out, outStride};
   pool_.run(rowParts * colParts, [&](int part, int thread) {
     const int r = part / colParts;
     const int c = part % colParts;
-    const int64_t groups = (weight.rows + kTileCols - 1) / kTileCols;  // whole tiles
+    const int64_t tile = weight.isArranged ? kBlockRows : kTileCols;
+    const int64_t groups = (weight.rows + tile - 1) / tile;  // whole tiles
     const Range partRows{rows * r / rowParts, rows * (r + 1) / rowParts};
-    const Range partCols{groups * c / colParts * kTileCols,
-                         std::min(groups * (c + 1) / colParts * kTileCols, weight.rows)};
+    const Range partCols{groups * c / colParts * tile,
+                         std::min(groups * (c + 1) / colParts * tile, weight.rows)};
     startWithBias(problem, partRows, partCols);
     Panel& panel = panels_[static_cast<size_t>(thread)];
-    if (weight.format.type == StorageType::kBFloat16 && kernels_.dotBFloat16) {
+    if (takesBFloat16(weight) && (weight.isArranged || isFloat(weight.format.type))) {
       multiply<BFloat16>(problem, partRows, partCols, panel);
     } else {
       multiply<float>(problem, partRows, partCols, panel);
@@ -73,10 +104,15 @@ template <class X>
 void Linear::multiply(const Problem& problem, Range rows, Range cols, Panel& panel) const {
   for (int64_t row = rows.begin; row < rows.end; row += kPanelRows) {
     const Range some{row, std::min(row + kPanelRows, rows.end)};
-    if (some.size() <= kFewRows<X> && isFloat(problem.weight.format.type)) {
-      multiplyFew<X>(problem, some, cols, panel);
-    } else {
+    const bool isStored = !isFloat(problem.weight.format.type);
+    if (problem.weight.isArranged) {
+      multiplyTiles<X>(problem, some, cols, panel);
+    } else if (some.size() > kFewRows<X> || (isStored && !canDecodeVectors(problem.weight))) {
       multiplyMany<X>(problem, some, cols, panel);
+    } else if (isStored) {
+      multiplyFewStored(problem, some, cols, panel);
+    } else {
+      multiplyFew<X>(problem, some, cols, panel);
     }
   }
 }
@@ -108,7 +144,39 @@ void Linear::multiplyFew(const Problem& problem, Range rows, Range cols, Panel& 
     const char* from =
         static_cast<const char*>(weight.data) + cols.begin * rowBytes + begin * elementBytes;
     dot(packed, rows.size(), from, weight.cols, cols.size(), ks.size(), kSlice<X>, ahead,
-        problem.out + rows.begin * weight.rows + cols.begin, weight.rows);
+        problem.out + rows.begin * problem.outStride + cols.begin, problem.outStride);
+  }
+}
+
+void Linear::multiplyFewStored(const Problem& problem, Range rows, Range cols, Panel& panel) const {
+  const LinearWeight& weight = problem.weight;
+  const auto dot = kernels_.dotStored[indexOfStored(weight.format.type)];
+  const int64_t length = kPanelRows / rows.size() * kSlice<float>;
+  for (int64_t begin = 0; begin < weight.cols; begin += length) {
+    const Range ks{begin, std::min(begin + length, weight.cols)};
+    const float* packed = pack<float>(problem, rows, ks, panel);
+    dot(packed, rows.size(), weight, cols.begin, cols.size(), ks.begin, ks.size(), kSlice<float>,
+        problem.out + rows.begin * problem.outStride + cols.begin, problem.outStride);
+  }
+}
+
+template <class X>
+void Linear::multiplyTiles(const Problem& problem, Range rows, Range cols, Panel& panel) const {
+  const LinearWeight& weight = problem.weight;
+  const int type = indexOfStored(weight.format.type);
+  const auto dot = [&] {
+    if constexpr (std::is_same_v<X, float>) {
+      return kernels_.dotTiles[type];
+    } else {
+      return kernels_.dotTilesBFloat16[type];
+    }
+  }();
+  const int64_t length = kPanelRows / rows.size() * kSlice<X>;
+  for (int64_t begin = 0; begin < weight.cols; begin += length) {
+    const Range ks{begin, std::min(begin + length, weight.cols)};
+    const X* packed = pack<X>(problem, rows, ks, panel);
+    dot(packed, rows.size(), weight, cols.begin, cols.size(), ks.begin, ks.size(), kSlice<X>,
+        problem.out + rows.begin * problem.outStride + cols.begin, problem.outStride);
   }
 }
 
@@ -125,7 +193,7 @@ void Linear::multiplyMany(const Problem& problem, Range rows, Range cols, Panel&
     }
   }();
   WeightRows pieces(weight, kernels_, !kIsFloat);
-  float* out = problem.out + rows.begin * weight.rows;
+  float* out = problem.out + rows.begin * problem.outStride;
   const int64_t length = kPanelRows / rows.size() * kDepth;
   for (int64_t begin = 0; begin < weight.cols; begin += length) {
     const Range ks{begin, std::min(begin + length, weight.cols)};
@@ -138,7 +206,7 @@ void Linear::multiplyMany(const Problem& problem, Range rows, Range cols, Panel&
         const void* const* next =
             pieces.sources(isLast ? col + width : col, width, isLast ? begin : k + kDepth);
         dot(packed + (k - begin) * rows.size(), kDepth, rows.size(),
-            pieces.at(col, width, k, depth), width, depth, next, out + col, weight.rows);
+            pieces.at(col, width, k, depth), width, depth, next, out + col, problem.outStride);
       }
     }
   }
@@ -159,12 +227,25 @@ const X* Linear::pack(const Problem& problem, Range rows, Range ks, Panel& panel
   return packed;
 }
 
+const float* Linear::inOrder(const float* x, int64_t rows, const LinearWeight& weight) {
+  ordered_.resize(static_cast<size_t>(rows * weight.cols));
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = x + row * weight.widthOfInput();
+    float* to = ordered_.data() + row * weight.cols;
+    for (int64_t col = 0; col < weight.cols; ++col) {
+      const int32_t source = weight.order[col];
+      to[col] = source < 0 ? 0.0f : from[source];
+    }
+  }
+  return ordered_.data();
+}
+
 void Linear::startWithBias(const Problem& problem, Range rows, Range cols) const {
-  const auto& [x, weight, out] = problem;
+  const auto& [x, weight, out, outStride] = problem;
   const Weight& bias = weight.bias;
   const int64_t count = cols.end - cols.begin;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    float* to = out + row * weight.rows + cols.begin;
+    float* to = out + row * outStride + cols.begin;
     if (bias) {
       const auto offset = static_cast<size_t>(cols.begin) * sizeOf(bias.dtype);
       kernels_.widen[static_cast<int>(bias.dtype)](static_cast<const char*>(bias.data) + offset,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "ops/cpu/kernels.h"
@@ -17,9 +18,13 @@ class Linear {
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
+  // Rearranges a weight with scales in place into tiles (tiles.h), if the kernels multiply them.
+  void arrange(LinearWeight& weight, int64_t sliceRows);
+
   // out [rows, weight.rows] = x [rows, weight.cols] W^T (+ bias). Each element adds the sums of
   // slices of K in order, for any number of rows and threads, so a row of out is independent of the
-  // others. With weights in bfloat16 and instructions for it, x is rounded to bfloat16.
+  // others. With a model in bfloat16, weights in it or quantized ones in tiles, and instructions
+  // for it, x is rounded to bfloat16.
   void run(const float* x, int64_t rows, const LinearWeight& weight, float* out);
 
  private:
@@ -27,6 +32,7 @@ class Linear {
     const float* x;
     const LinearWeight& weight;
     float* out;
+    int64_t outStride;
   };
   // [begin, end) of rows or columns.
   struct Range {
@@ -37,12 +43,22 @@ class Linear {
 
   struct Panel;
 
+  // out [rows, weight.rows] of rows outStride apart, for a weight of one format.
+  void runPart(const float* x, int64_t rows, const LinearWeight& weight, float* out,
+               int64_t outStride);
   // Adds the product of rows of x, in type X, with columns of W^T to out.
   template <class X>
   void multiply(const Problem& problem, Range rows, Range cols, Panel& panel) const;
   // Reads W once and in order: bound by memory.
   template <class X>
   void multiplyFew(const Problem& problem, Range rows, Range cols, Panel& panel) const;
+  // The same for weights with scales, which are decoded as they are read.
+  void multiplyFewStored(const Problem& problem, Range rows, Range cols, Panel& panel) const;
+  // Any number of rows, for weights in tiles.
+  template <class X>
+  void multiplyTiles(const Problem& problem, Range rows, Range cols, Panel& panel) const;
+  // Whether products with the weight take x in bfloat16.
+  bool takesBFloat16(const LinearWeight& weight) const;
   // Copies pieces of W to the L1 cache and multiplies each with all the rows.
   template <class X>
   void multiplyMany(const Problem& problem, Range rows, Range cols, Panel& panel) const;
@@ -51,10 +67,14 @@ class Linear {
   template <class X>
   const X* pack(const Problem& problem, Range rows, Range ks, Panel& panel) const;
   void startWithBias(const Problem& problem, Range rows, Range cols) const;
+  // [rows, weight.cols]: the columns of x [rows, weight.widthOfInput()] in the order of the
+  // weight's.
+  const float* inOrder(const float* x, int64_t rows, const LinearWeight& weight);
 
   ThreadPool& pool_;
   const Kernels& kernels_;
   const std::unique_ptr<Panel[]> panels_;  // by thread
+  std::vector<float> ordered_;
 };
 
 }  // namespace uniproc

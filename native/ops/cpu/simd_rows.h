@@ -36,9 +36,23 @@ void scaleRow(float* x, int64_t count, float factor) {
   for (; i < count; ++i) x[i] *= factor;
 }
 
+// tanh(y) = 1 - 2 / (1 + e^2y).
+template <class V>
+void softcapRow(float* x, int64_t count, float cap) {
+  const V one = V::broadcast(1.0f);
+  const V two = V::broadcast(2.0f);
+  const V inner = V::broadcast(2.0f / cap);
+  const V outer = V::broadcast(cap);
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(V::kLanes, count - i));
+    const V y = exp(V::loadPartial(x + i, lanes) * inner);
+    (outer * (one - two / (one + y))).storePartial(x + i, lanes);
+  }
+}
+
 template <class V, class T>
-void rmsNormRow(const float* x, float* residual, int64_t size, const void* weight, float eps,
-                float* out) {
+void rmsNormRow(const float* x, float* residual, int64_t size, const void* weight, float offset,
+                float eps, float* out) {
   V squares[4] = {V::zero(), V::zero(), V::zero(), V::zero()};  // in turn: an fma takes 4 cycles
   int64_t i = 0;
   for (int turn = 0; i < size; i += V::kLanes, turn = (turn + 1) % 4) {
@@ -52,14 +66,15 @@ void rmsNormRow(const float* x, float* residual, int64_t size, const void* weigh
   }
   const float sum = sumLanes((squares[0] + squares[1]) + (squares[2] + squares[3]));
   const V factor = V::broadcast(1.0f / std::sqrt(sum / static_cast<float>(size) + eps));
+  const V added = V::broadcast(offset);
   const T* w = static_cast<const T*>(weight);
   for (i = 0; i + V::kLanes <= size; i += V::kLanes) {
-    (V::load(residual + i) * factor * V::load(w + i)).store(out + i);
+    (V::load(residual + i) * factor * (V::load(w + i) + added)).store(out + i);
   }
   if (i < size) {
     const int rest = static_cast<int>(size - i);
-    const V value = V::loadPartial(residual + i, rest) * factor * V::loadPartial(w + i, rest);
-    value.storePartial(out + i, rest);
+    const V scale = V::loadPartial(w + i, rest) + added;
+    (V::loadPartial(residual + i, rest) * factor * scale).storePartial(out + i, rest);
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 
 #include "base/float_types.h"
 
@@ -30,6 +32,43 @@ struct Vec512 {
   static Vec512 load(const T* x) {
     return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), T{});
   }
+  static Vec512 load(const int8_t* x) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+  }
+  // The bits of a Float16 that is 2^-8 times as large: sign, a zero, exponent and mantissa.
+  static Vec512 load(const Float8E4M3* x) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+    const __m256i upper = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
+    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(upper, 1),
+                                          _mm256_set1_epi16(static_cast<int16_t>(0xbfff)));
+    const __m128i mask = _mm_set1_epi8(0x7f);
+    const __mmask16 nan = _mm_cmpeq_epi8_mask(_mm_and_si128(bytes, mask), mask);
+    const __m512 value = _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
+    return {
+        _mm512_mask_mov_ps(value, nan, _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN()))};
+  }
+  // Of 16 elements in 8 bytes, lane i has the code of the i-th in its low 4 bits.
+  static __m512i codes(const char* bytes) {
+    const __m512i all =
+        _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+    // Byte i / 2 in lane i; each quarter of the register has all 8 bytes twice.
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const __m512i shifts = _mm512_set1_epi64(int64_t{4} << 32);
+    return _mm512_srlv_epi32(_mm512_shuffle_epi8(all, lanes), shifts);
+  }
+  // (values[code] - zero) * scale of each code.
+  struct Table {
+    __m512 values;
+
+    Table(const float* of, float scale)
+        : values(_mm512_mul_ps(_mm512_loadu_ps(of), _mm512_set1_ps(scale))) {}
+    Table(const float* of, float zero, float scale)
+        : values(_mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(of), _mm512_set1_ps(zero)),
+                               _mm512_set1_ps(scale))) {}
+    // The lookup takes the low 4 bits alone.
+    Vec512 at(__m512i codes) const { return {_mm512_permutexvar_ps(codes, values)}; }
+  };
   // Loads the first n lanes; the others are zero.
   static Vec512 loadPartial(const float* x, int n) {
     return {_mm512_maskz_loadu_ps(firstLanes(n), x)};
@@ -37,6 +76,11 @@ struct Vec512 {
   template <class T>
   static Vec512 loadPartial(const T* x, int n) {
     return widened(_mm256_maskz_loadu_epi16(firstLanes(n), x), T{});
+  }
+  static Vec512 loadPartial(const Float8E4M3* x, int n) {
+    Float8E4M3 lanes[kLanes] = {};
+    std::memcpy(lanes, x, static_cast<size_t>(n));
+    return load(lanes);
   }
   void store(float* out) const { _mm512_storeu_ps(out, v); }
   void storePartial(float* out, int n) const { _mm512_mask_storeu_ps(out, firstLanes(n), v); }
@@ -53,6 +97,26 @@ struct Vec512 {
     const __m512i rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, up), nan, quiet);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  }
+  // As narrow() of float_types.h, without branches.
+  void store(Float8E4M3* out) const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_set1_epi32(0x7ffff - 120 * 0x800000), odd);
+    const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(magnitude, up), 20);
+    const __m512 sum = _mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(0x1p14f));
+    const __m512i subnormal =
+        _mm512_sub_epi32(_mm512_castps_si512(sum), _mm512_set1_epi32(0x46800000));
+    const auto isAtLeast = [&](int32_t least) {
+      return _mm512_cmpge_epi32_mask(magnitude, _mm512_set1_epi32(least));
+    };
+    __m512i code = _mm512_mask_mov_epi32(subnormal, isAtLeast(0x3c800000), normal);
+    code = _mm512_mask_mov_epi32(code, isAtLeast(0x43e00000), _mm512_set1_epi32(0x7e));
+    code = _mm512_mask_mov_epi32(code, isAtLeast(0x7f800001), _mm512_set1_epi32(0x7f));
+    const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(bits, 24), _mm512_set1_epi32(0x80));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm512_cvtepi32_epi8(_mm512_or_si512(code, sign)));
   }
 
   // Return b for a NaN and a number, or two zeros.

@@ -1,44 +1,32 @@
 #include "ops/cpu/weight_rows.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
-#include "base/float_types.h"
+#include "ops/cpu/stored_element.h"
 
 namespace uniproc {
 namespace {
 
+// The byte of an element; of two if the type is packed; of its block.
 const char* elementAt(const LinearWeight& weight, int64_t row, int64_t col) {
-  const auto offset = static_cast<size_t>(row * weight.cols + col) * sizeOf(weight.format.type);
-  return static_cast<const char*>(weight.data) + offset;
-}
-
-// The 256 codes of Float8E4M3 as float32.
-const std::array<float, 256>& float8Values() {
-  static const std::array<float, 256> values = [] {
-    std::array<float, 256> all;
-    for (int code = 0; code < 256; ++code)
-      all[code] = widen(Float8E4M3{static_cast<uint8_t>(code)});
-    return all;
-  }();
-  return values;
+  return static_cast<const char*>(weight.data) +
+         bytesOf(weight.format.type, row * weight.cols + col);
 }
 
 // The functions below convert `width` elements of the row from `col` on.
 
-// Each element times its block's scale, in float32.
-void dequantizeFloat8(const LinearWeight& weight, const Kernels&, int64_t row, int64_t col,
-                      int64_t width, void* out) {
-  auto* to = static_cast<float*>(out);
-  const std::array<float, 256>& values = float8Values();
-  const auto* codes = reinterpret_cast<const uint8_t*>(elementAt(weight, row, col));
-  const float* scales = static_cast<const float*>(weight.scales) +
-                        row / weight.format.scaleRows * weight.scaleColumns();
-  for (int64_t i = 0; i < width;) {
-    const int64_t block = (col + i) / weight.format.scaleCols;
-    const int64_t end = std::min(width, (block + 1) * weight.format.scaleCols - col);
-    for (; i < end; ++i) to[i] = values[codes[i]] * scales[block];
+void decodeRow(const LinearWeight& weight, const Kernels& kernels, int64_t row, int64_t col,
+               int64_t width, void* out) {
+  kernels.decode[indexOfStored(weight.format.type)](weight, row, col, width,
+                                                    static_cast<float*>(out));
+}
+
+// Of blocks that a vector may cut.
+void decodeElements(const LinearWeight& weight, const Kernels&, int64_t row, int64_t col,
+                    int64_t width, void* out) {
+  for (int64_t i = 0; i < width; ++i) {
+    static_cast<float*>(out)[i] = storedElement(weight, row, col + i);
   }
 }
 
@@ -56,12 +44,19 @@ void copyRow(const LinearWeight& weight, const Kernels&, int64_t row, int64_t co
 
 }  // namespace
 
+bool canDecodeVectors(const LinearWeight& weight) {
+  if (isBlocks(weight.format.type)) return true;
+  const int64_t columns = weight.format.scaleCols;
+  return columns % kStoredColumns == 0 || columns >= weight.cols;
+}
+
 WeightRows::WeightRows(const LinearWeight& weight, const Kernels& kernels, bool keepType)
     : weight_(weight),
       kernels_(kernels),
       convert_(keepType                      ? copyRow
                : isFloat(weight.format.type) ? widenRow
-                                             : dequantizeFloat8) {}
+               : canDecodeVectors(weight)    ? decodeRow
+                                             : decodeElements) {}
 
 const void* const* WeightRows::at(int64_t row, int64_t count, int64_t col, int64_t width) {
   for (int64_t i = 0; i < count; ++i) {

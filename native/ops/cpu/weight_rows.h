@@ -1,4 +1,4 @@
-// Pieces of a weight's rows in the form the inner loop takes. A new format adds a function here.
+// Pieces of a weight's rows in the form the inner loop takes.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,9 @@
 #include "ops/linear.h"
 
 namespace uniproc {
+
+// Whether the kernels' `dotStored` and `decode` take a quantized weight.
+bool canDecodeVectors(const LinearWeight& weight);
 
 class WeightRows {
  public:

@@ -1,4 +1,15 @@
-// Selects the attention kernels of a batch.
+// Selects the attention kernels of a batch, by the type of activations and of the KV cache:
+//
+//   rows of        cache of the activations' type           cache in fp8
+//   one query      attention_decode_few.cu, or              attention_decode.cu
+//                  attention_decode.cu
+//   several        attention_prefill_wgmma.cu, or           attention_prefill.cu
+//                  attention_prefill.cu
+//   float32, other attention_plain.cu                       attention_plain.cu
+//   head sizes
+//
+// The kernels of a cache in fp8 convert keys and values to the activations' type in registers. The
+// others' bulk copies bring them to shared memory as the tensor cores read them.
 #include <algorithm>
 
 #include "base/error.h"
@@ -20,32 +31,31 @@ bool hasTensorCoreKernels(DType type, int32_t headDim) {
   return bytes > 0 && bytes + kStaticBytes <= maxSharedBytes();
 }
 
-// The kernels for few keys take the shared memory that Hopper has.
-bool hasFewKeysKernels() { return kernelsWait() && maxSharedBytes() >= size_t{227} * 1024; }
-
 }  // namespace
 
 void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                const KvCache& cache, const RequestTable& requests, void* out, DType type,
                void* workspace, int32_t numMultiprocessors, cudaStream_t stream) {
-  if (cache.dtype != type) {
-    throw Error("NOT_SUPPORTED", "CUDA attention requires a KV cache of the activations' type");
+  const bool isFloat8 = cache.isFloat8();
+  if (cache.type != storageOf(type) && !isFloat8) {
+    throw Error("NOT_SUPPORTED",
+                "CUDA attention requires a KV cache of the activations' type or in fp8");
   }
   if (batch.numTokens == 0) return;
   const AttentionArgs args(qkv, batch, shape, cache, requests, out);
   if (!hasTensorCoreKernels(type, shape.headDim)) {
-    return attentionPlain(args, type, batch.maxQueryLen, stream);
+    return attentionPlain(args, type, isFloat8, batch.maxQueryLen, stream);
   }
-  if (batch.hasFewKeys && batch.maxQueryLen == 1 && hasFewKeysKernels()) {
+  if (batch.hasFewKeys && batch.maxQueryLen == 1 && kernelsWait() && !isFloat8) {
     attentionDecodeFew(args, nullptr, type, numMultiprocessors, stream);
   } else if (batch.numDecodeRows > 0) {
-    attentionDecode(args, type, workspace, numMultiprocessors, stream);
+    attentionDecode(args, type, isFloat8, workspace, numMultiprocessors, stream);
   }
   if (batch.maxQueryLen == 1) return;
-  if (canPrefillWithWgmma(args, type)) {
+  if (!isFloat8 && canPrefillWithWgmma(args, type)) {
     attentionPrefillWgmma(args, type, batch, numMultiprocessors, stream);
   } else {
-    attentionPrefill(args, type, batch, stream);
+    attentionPrefill(args, type, isFloat8, batch, stream);
   }
 }
 
@@ -59,12 +69,13 @@ bool ropeAndAttention(const void* qkv, const Batch& batch, const AttentionShape&
                           static_cast<const void*>(rope),
                           static_cast<const void*>(cache.keys),
                           static_cast<const void*>(cache.values)};
-  if (!batch.isDecode || !batch.hasFewKeys || batch.numRows == 0 || !hasFewKeysKernels() ||
-      cache.dtype != type || !hasTensorCoreKernels(type, shape.headDim) ||
+  if (!batch.isDecode || !batch.hasFewKeys || batch.numRows == 0 || !kernelsWait() ||
+      cache.type != storageOf(type) || !hasTensorCoreKernels(type, shape.headDim) ||
       !std::ranges::all_of(addresses, isAligned)) {
     return false;
   }
-  const RopeArgs ropeArgs{qNorm.data, kNorm.data, rope, cache.keys, cache.values, eps};
+  const RopeArgs ropeArgs{qNorm.data, kNorm.data,   qNorm.offset, rope,
+                          cache.keys, cache.values, eps};
   attentionDecodeFew(AttentionArgs(qkv, batch, shape, cache, requests, out), &ropeArgs, type,
                      numMultiprocessors, stream);
   return true;

@@ -11,12 +11,21 @@
 
 namespace uniproc::cuda {
 
+// 2^x; 0 for -infinity; error below 2 units in the last place.
+__device__ inline float powerOf2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Kernel arguments, passed by value. Query heads [kvHead * group, (kvHead + 1) * group) share the
 // key and value head `kvHead`.
 struct AttentionArgs {
+  static constexpr float kLog2E = 1.4426950408889634f;
+
   const void* qkv;                   // [numTokens, (numHeads + 2 numKvHeads) * headDim]
   void* out;                         // [numTokens, numHeads * headDim]
-  const void* keys;                  // [numBlocks, blockSize, numKvHeads, headDim]
+  const void* keys;                  // [numBlocks, blockSize, numKvHeads, headDim], T or fp8
   const void* values;                // as keys
   const int32_t* slots;              // [numRows]
   const int32_t* numComputedTokens;  // [numRows]
@@ -31,7 +40,13 @@ struct AttentionArgs {
   int32_t group;  // query heads per KV head
   int32_t headDim;
   int32_t slidingWindow;
-  float scale;  // log2(e) / sqrt(headDim): weights are powers of 2
+  bool isChunked;
+  // Weights are powers of 2: of scale times the product of query and key, or, with a softcap, of
+  // scale times its `capped`.
+  float scale;
+  float capFactor;    // 0: no softcap
+  float valueScale;   // of a cache in fp8; that of its keys is in scale and capFactor
+  const void* sinks;  // [numHeads] of the activations' type, or null
 
   AttentionArgs(const void* qkvIn, const Batch& batch, const AttentionShape& shape,
                 const KvCache& cache, const RequestTable& requests, void* outIn)
@@ -54,15 +69,44 @@ struct AttentionArgs {
         group(shape.numHeads / shape.numKvHeads),
         headDim(shape.headDim),
         slidingWindow(shape.slidingWindow),
-        scale(1.4426950408889634f / std::sqrt(static_cast<float>(shape.headDim))) {}
+        isChunked(shape.isChunked),
+        scale(kLog2E * (shape.softcap > 0.0f ? shape.softcap : shape.scale * cache.keyScale)),
+        capFactor(shape.softcap > 0.0f
+                      ? 2.0f * kLog2E * shape.scale * cache.keyScale / shape.softcap
+                      : 0.0f),
+        valueScale(cache.valueScale),
+        sinks(shape.sinks.data) {}
 
   __device__ int64_t qkvWidth() const {
     return static_cast<int64_t>(numHeads + 2 * numKvHeads) * headDim;
   }
 
-  // The first key that the query at `position` attends to.
+  // The first key that the query at `position` attends to; does not decrease with the position.
   __device__ int32_t firstKey(int32_t position) const {
+    if (isChunked && slidingWindow > 0) return position - position % slidingWindow;
     return slidingWindow == 0 ? 0 : max(position - slidingWindow + 1, 0);
+  }
+
+  // tanh of the product of query and key times shape.scale / shape.softcap, with an error of 2^-22:
+  // 1 - 2 / (1 + e^2x).
+  __device__ float capped(float product) const {
+    return 1.0f - __fdividef(2.0f, 1.0f + powerOf2(product * capFactor));
+  }
+
+  // What a head's sink adds to the sum of weights, whose largest score is `maximum`.
+  template <class T>
+  __device__ float sinkWeight(int32_t head, float maximum) const {
+    if (!sinks) return 0.0f;
+    const float sink = widen(static_cast<const T*>(sinks)[head]);
+    return powerOf2(__fmaf_rn(sink, kLog2E, -__fmul_rn(maximum, scale)));
+  }
+
+  // The factor of a query's sum of values in a cache of type C, by the sum of their weights.
+  template <class C>
+  __device__ float sumFactor(float weights) const {
+    const float factor = 1.0f / weights;
+    if constexpr (kIsFloat8<C>) return factor * valueScale;
+    return factor;
   }
 
   __device__ int32_t numQueries(int32_t row) const {
@@ -150,15 +194,16 @@ class RowUnits {
 
 // attention_decode.cu: rows with one query, split over the context. The heads of a group share the
 // loads; partial results are merged by log-sum-exp (Dao et al. 2023, FlashDecoding). Uses tensor
-// cores, for the types and head sizes of withTensorCores.
-void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
+// cores, for the types and head sizes of withTensorCores. `isFloat8`: the cache is in fp8.
+void attentionDecode(const AttentionArgs& args, DType type, bool isFloat8, void* workspace,
                      int32_t numMultiprocessors, cudaStream_t stream);
 
 // What Ops::ropeAndCache needs beyond AttentionArgs.
 struct RopeArgs {
   const void* qNorm = nullptr;   // [headDim], or null
   const void* kNorm = nullptr;   // [headDim], or null
-  const float* table = nullptr;  // [maxModelLen, 2, headDim / 2]
+  float normOffset = 0.0f;       // of both
+  const float* table = nullptr;  // [maxModelLen, 2, headDim / 2], or null
   void* keys = nullptr;          // the cache, as in AttentionArgs
   void* values = nullptr;
   float eps = 0.0f;
@@ -172,25 +217,33 @@ void attentionDecodeFew(const AttentionArgs& args, const RopeArgs* rope, DType t
 
 // attention_prefill.cu: rows with several queries, causal over the paged cache (Dao 2023,
 // FlashAttention-2), for the same types and head sizes. `batch` is the one in the arguments.
-void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
+void attentionPrefill(const AttentionArgs& args, DType type, bool isFloat8, const Batch& batch,
                       cudaStream_t stream);
 
 // attention_prefill_wgmma.cu: the same with Hopper's warpgroup products, where canPrefillWithWgmma:
-// GPUs of compute capability 9.0 with code for sm_90a, half types, heads of 64 or 128, and cache
-// blocks of a multiple of 8 tokens.
+// GPUs of compute capability 9.0 with code for sm_90a, half types, heads of 64 or 128, cache blocks
+// of a multiple of 8 tokens, and no softcap: of the models with one only the largest has such
+// heads.
 bool canPrefillWithWgmma(const AttentionArgs& args, DType type);
 void attentionPrefillWgmma(const AttentionArgs& args, DType type, const Batch& batch,
                            int32_t numMultiprocessors, cudaStream_t stream);
 
-// Dynamic shared memory of a block of attentionDecode and attentionPrefill; 0 where they have no
-// kernel.
+// Dynamic shared memory of a block of attentionDecode and attentionPrefill, which a cache in fp8
+// takes less of; 0 where they have no kernel.
 size_t attentionDecodeSharedBytes(DType type, int32_t headDim);
 size_t attentionPrefillSharedBytes(DType type, int32_t headDim);
 
 // attention_plain.cu: all rows, head sizes up to 512, all types; slow, without tensor cores. No row
 // may have more than maxQueryLen queries. Throws Error NOT_SUPPORTED for a larger head.
-void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
+void attentionPlain(const AttentionArgs& args, DType type, bool isFloat8, int32_t maxQueryLen,
                     cudaStream_t stream);
+
+// Calls run.operator()<C>() with the type of a KV cache whose activations are T.
+template <class T, class Run>
+void withCacheOf(bool isFloat8, Run run) {
+  if (isFloat8) return run.template operator()<__nv_fp8_e4m3>();
+  run.template operator()<T>();
+}
 
 // Calls run.operator()<T, headDim>() and returns true if the tensor-core kernels support this type
 // and head size.

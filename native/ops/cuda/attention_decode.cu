@@ -37,12 +37,16 @@ struct Partial {
   float2* stats;  // [heads]: maximum score, sum of weights
 };
 
-// A warp's ring of strips in shared memory. After the last key it holds the warp's results.
-template <class T, int kHeadDim>
+// A warp's ring of strips of the cache's type C in shared memory. Strips in fp8 are converted, one
+// at a time, to a strip of T behind the ring. After the last key it holds the warp's results.
+template <class T, class C, int kHeadDim>
 struct Ring {
-  static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
-  static constexpr uint32_t kStripBytes = kStrip * kTileStride<kHeadDim> * sizeof(T);
-  static constexpr uint32_t kBytes = kStages * 2 * kStripBytes;
+  static constexpr int kStages = kHeadDim > 128 ? 2 : kIsFloat8<C> ? 4 : 3;
+  static constexpr uint32_t kTileBytes = kStrip * kTileStride<kHeadDim> * sizeof(T);
+  static constexpr uint32_t kStripBytes =
+      kIsFloat8<C> ? kFloat8Bytes<kHeadDim, kStrip> : kTileBytes;
+  static constexpr uint32_t kBytes =
+      kStages * 2 * kStripBytes + (kIsFloat8<C> ? 2 * kTileBytes : 0);
   static_assert(kBytes >= kHeads * (kHeadDim * sizeof(float) + sizeof(float2)));
 
   unsigned char* memory;
@@ -53,6 +57,10 @@ struct Ring {
     return sharedAddress(memory) + static_cast<uint32_t>(stage) * 2 * kStripBytes;
   }
   __device__ uint32_t values(int stage) const { return keys(stage) + kStripBytes; }
+
+  // The strip of T to compute with.
+  __device__ uint32_t keyTile(int stage) const { return keys(kIsFloat8<C> ? kStages : stage); }
+  __device__ uint32_t valueTile(int stage) const { return keyTile(stage) + kTileBytes; }
 
   __device__ Partial results() const {
     auto* sums = reinterpret_cast<float*>(memory);
@@ -126,10 +134,10 @@ __device__ int32_t numTiles(const AttentionArgs& args, int32_t row) {
 
 // Processes one warp's strips of the run and leaves its results in the ring. `queries`: shared
 // memory for the block's queries [kHeads, headDim].
-template <class T, int kHeadDim>
-__device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, kHeadDim>& ring,
+template <class T, class C, int kHeadDim>
+__device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, C, kHeadDim>& ring,
                        uint32_t queries) {
-  constexpr int kStages = Ring<T, kHeadDim>::kStages;
+  constexpr int kStages = Ring<T, C, kHeadDim>::kStages;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int32_t position = args.numComputedTokens[run.row];
@@ -148,8 +156,14 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
   };
   const auto copy = [&](int stage, const Key& key) {
     const bool exists = key.index >= begin && key.index < end;
-    copyKeysAndValues<T, kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), args, run.kvHead,
-                                           exists ? args.cacheSlotIn(key.block, key.index) : -1);
+    const int32_t cacheSlot = exists ? args.cacheSlotIn(key.block, key.index) : -1;
+    if constexpr (kIsFloat8<C>) {
+      copyFloat8<kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), args, run.kvHead,
+                                   cacheSlot);
+    } else {
+      copyKeysAndValues<T, kHeadDim, kStrip>(ring.keys(stage), ring.values(stage), args, run.kvHead,
+                                             cacheSlot);
+    }
   };
   const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
                   static_cast<int64_t>(run.head) * kHeadDim;
@@ -178,10 +192,16 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
     if (next < run.count) copy(stage == 0 ? kStages - 1 : stage - 1, nextKey);
     commitCopies();
     nextKey = keyOf(next + 1);
+    if constexpr (kIsFloat8<C>) {
+      convertFloat8<T, kHeadDim, kStrip>(ring.keys(stage), ring.keyTile(stage));
+      convertFloat8<T, kHeadDim, kStrip>(ring.values(stage), ring.valueTile(stage));
+      __syncwarp();
+    }
 
     float scores[1][kStrip / 8][4];
     rows.template computeScores<kStrip>(scores, queries + matrixOffset<kHeadDim>(),
-                                        ring.keys(stage) + keysOffset<kHeadDim>());
+                                        ring.keyTile(stage) + keysOffset<kHeadDim>());
+    rows.template capScores<kStrip>(scores, args);
     const int32_t firstOfStrip = firstKey + i * kTile;
     if (firstOfStrip < begin || firstOfStrip + kStrip > end) {
 #pragma unroll
@@ -194,7 +214,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
       }
     }
     rows.template scoresToWeights<kStrip>(scores, args.scale);
-    rows.template addValues<kStrip>(scores, ring.values(stage) + matrixOffset<kHeadDim>());
+    rows.template addValues<kStrip>(scores, ring.valueTile(stage) + matrixOffset<kHeadDim>());
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
 
@@ -246,7 +266,8 @@ __device__ void merge(int32_t heads, int32_t count, float scale, PartialOf parti
 // queries (106 KiB for heads of 128). Reads 2 * headDim * numKvHeads elements per key and is bound
 // by those bytes: 4.5 TB/s needs about 32 KB in flight per multiprocessor, and two strips for each
 // of 8 warps are 128 KB. The products use an eighth of the tensor cores' time, for any group.
-template <class T, int kHeadDim>
+// From a cache in fp8 half the bytes.
+template <class T, class C, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
     decodeKernel(const AttentionArgs args, const Workspace workspace) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -281,15 +302,16 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
                   firstTile,
                   min(tiles - firstTile, end - unit),
                   tiles};
-    attend(args, run, Ring<T, kHeadDim>(shared, warp),
-           sharedAddress(shared + kWarps * Ring<T, kHeadDim>::kBytes));
+    attend(args, run, Ring<T, C, kHeadDim>(shared, warp),
+           sharedAddress(shared + kWarps * Ring<T, C, kHeadDim>::kBytes));
     __syncthreads();
 
-    const auto ofWarp = [&](int32_t i) { return Ring<T, kHeadDim>(shared, i).results(); };
+    const auto ofWarp = [&](int32_t i) { return Ring<T, C, kHeadDim>(shared, i).results(); };
     T* out = static_cast<T*>(args.out) +
              (static_cast<int64_t>(args.queryStarts[row]) * args.numHeads + run.head) * kHeadDim;
-    const auto toOut = [&](int32_t, int32_t element, const float4& sums, const float2& stats) {
-      const float factor = 1.0f / stats.y;
+    const auto toOut = [&](int32_t head, int32_t element, const float4& sums, const float2& stats) {
+      const float sink = args.template sinkWeight<T>(run.head + head, stats.x);
+      const float factor = args.template sumFactor<C>(stats.y + sink);
       const float scaled[4] = {sums.x * factor, sums.y * factor, sums.z * factor, sums.w * factor};
       storeNarrowed<4>(out + element, scaled);
     };
@@ -329,9 +351,9 @@ __global__ void __launch_bounds__(kThreads, blocksPerProcessor(kHeadDim))
   }
 }
 
-template <class T, int kHeadDim>
+template <class T, class C, int kHeadDim>
 constexpr size_t kSharedBytes =
-    kWarps * Ring<T, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
+    kWarps * Ring<T, C, kHeadDim>::kBytes + kHeads * kTileStride<kHeadDim> * sizeof(T);
 
 }  // namespace
 
@@ -343,21 +365,24 @@ size_t attentionWorkspaceBytes(const AttentionShape& shape, int32_t numMultiproc
 size_t attentionDecodeSharedBytes(DType type, int32_t headDim) {
   size_t bytes = 0;
   withTensorCores(type, headDim,
-                  [&]<class T, int kHeadDim>() { bytes = kSharedBytes<T, kHeadDim>; });
+                  [&]<class T, int kHeadDim>() { bytes = kSharedBytes<T, T, kHeadDim>; });
   return bytes;
 }
 
-void attentionDecode(const AttentionArgs& args, DType type, void* workspace,
+void attentionDecode(const AttentionArgs& args, DType type, bool isFloat8, void* workspace,
                      int32_t numMultiprocessors, cudaStream_t stream) {
   const Workspace scratch(workspace, numMultiprocessors, std::min(args.group, kHeads));
   withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
-    constexpr size_t kBytes = kSharedBytes<T, kHeadDim>;
-    const auto kernel = decodeKernel<T, kHeadDim>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-          "cudaFuncSetAttribute of attentionDecode");
-    const int32_t blocks = blocksPerProcessor(kHeadDim) * numMultiprocessors;
-    launch(kernel, static_cast<unsigned>(blocks), kThreads, kBytes, stream, args, scratch);
-    check(cudaGetLastError(), "attentionDecode");
+    withCacheOf<T>(isFloat8, [&]<class C>() {
+      constexpr size_t kBytes = kSharedBytes<T, C, kHeadDim>;
+      static_assert(kBytes <= kSharedBytes<T, T, kHeadDim>);
+      const auto kernel = decodeKernel<T, C, kHeadDim>;
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+            "cudaFuncSetAttribute of attentionDecode");
+      const int32_t blocks = blocksPerProcessor(kHeadDim) * numMultiprocessors;
+      launch(kernel, static_cast<unsigned>(blocks), kThreads, kBytes, stream, args, scratch);
+      check(cudaGetLastError(), "attentionDecode");
+    });
   });
 }
 

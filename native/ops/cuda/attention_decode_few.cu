@@ -103,10 +103,9 @@ __device__ void waitForCluster() {
 // Reads each key and value once, 2 * headDim elements per key and KV head, but is bound by the
 // latency of dependent accesses: batch, block table and keys; after the previous kernel qkv, then
 // the stores into the inboxes.
-template <class T, int kHeadDim, int kStages, bool kFused>
-__global__ void __launch_bounds__(kThreads)
+template <class T, int kHeadDim, bool kFused>
+__global__ void __maxnreg__((kHeadDim <= 128 ? 152 : 255))
     clusterKernel(const AttentionArgs args, const RopeArgs rope) {
-  using Shared = Memory<T, kHeadDim, kStages>;
   extern __shared__ __align__(16) unsigned char shared[];
   const auto row = static_cast<int32_t>(blockIdx.z);
   const auto rank = static_cast<int32_t>(blockIdx.x);
@@ -115,13 +114,13 @@ __global__ void __launch_bounds__(kThreads)
   if (chunks.count == 0) return waitForPrevious();
 
   __shared__ uint64_t barrier;
-  auto& memory = *reinterpret_cast<Shared*>(shared);
   const int32_t maxHeads = min(args.group, kHeads);
   const Run run = runOf(args, row, static_cast<int32_t>(blockIdx.y), rank * chunks.count / size,
                         (rank + 1) * chunks.count / size);
   const int32_t parts = ceilDiv(maxHeads * (kHeadDim / 4), size);
   const int32_t ownParts = max(min(run.heads * (kHeadDim / 4) - rank * parts, parts), 0);
-  const Inbox inbox(memory.queries() + maxHeads * kTileStride<kHeadDim>, parts, &barrier);
+  const Memory<T, kHeadDim> memory(shared, maxHeads);
+  const Inbox inbox(memory.end(), parts, &barrier);
   if (threadIdx.x == 0) inbox.expect(chunks.count * ownParts);
   arriveAtCluster();
   const auto wait = [] {
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
     inbox.send(static_cast<uint32_t>(i / parts), chunk, i % parts, part);
   };
   if (run.firstChunk < run.lastChunk) {
-    attend<T, kHeadDim, kStages, kFused>(args, rope, run, chunks, memory, wait, emit);
+    attend<T, kHeadDim, kFused>(args, rope, run, chunks, memory, wait, emit);
   } else {
     wait();
   }
@@ -147,7 +146,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int32_t chunk = 1; chunk < chunks.count; ++chunk) {
       part = fold(part, inbox.at(chunk, i), args.scale);
     }
-    store(out + (rank * parts + i) * 4, part);
+    const int32_t element = (rank * parts + i) * 4;
+    store(args, run.head + element / kHeadDim, part, out + element);
   }
 }
 
@@ -159,17 +159,13 @@ int32_t clusterSize(int32_t numClusters, int32_t numMultiprocessors) {
 template <class T, int kHeadDim, bool kFused>
 void launchCluster(const AttentionArgs& args, const RopeArgs& rope, int32_t numMultiprocessors,
                    cudaStream_t stream) {
-  constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
-  constexpr size_t kMaxSharedBytes = 227 * 1024 - 64;  // per block, less the static variables
-  using Shared = Memory<T, kHeadDim, kStages>;
-  const auto kernel = clusterKernel<T, kHeadDim, kStages, kFused>;
+  const auto kernel = clusterKernel<T, kHeadDim, kFused>;
   const int32_t heads = std::min(args.group, kHeads);
   const int32_t groups = args.numKvHeads * groupsPerKvHead(args.group);
   const auto sharedBytes = [&](int32_t size) {
-    return Shared::bytes(heads, Inbox::bytes(ceilDiv(heads * (kHeadDim / 4), size)));
+    return Memory<T, kHeadDim>::bytes(heads) + Inbox::bytes(ceilDiv(heads * (kHeadDim / 4), size));
   };
-  int32_t size = clusterSize(args.numRows * groups, numMultiprocessors);
-  while (size < 8 && sharedBytes(size) > kMaxSharedBytes) size *= 2;
+  const int32_t size = clusterSize(args.numRows * groups, numMultiprocessors);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(sharedBytes(size))),
         "cudaFuncSetAttribute of attentionDecodeFew");

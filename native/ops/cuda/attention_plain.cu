@@ -1,5 +1,5 @@
 // Attention for the cases that the tensor-core kernels do not support: float32 (for checks) and
-// head sizes used by tests only.
+// head sizes used by tests only. T: type of activations; C: of the cache.
 #include <string>
 
 #include "base/error.h"
@@ -20,7 +20,7 @@ constexpr int kWarps = 4;
 // Grid (maxQueryLen, numHeads, numRows), kWarps * 32 threads, shared memory of kWarps * headDim
 // floats. Every query reads its keys and values again, 2 * headDim elements per key: bound by
 // instructions and the L2 cache.
-template <class T, int kElements>
+template <class T, class C, int kElements>
 __global__ void plainKernel(const AttentionArgs args) {
   extern __shared__ float warpSums[];  // [kWarps, headDim]
   __shared__ float warpMaxima[kWarps];
@@ -41,12 +41,14 @@ __global__ void plainKernel(const AttentionArgs args) {
   const int32_t* blocks = args.blocksOf(slot);
 
   const T* from = static_cast<const T*>(args.qkv) + token * args.qkvWidth() + head * headDim;
+  // With a softcap, products are those of AttentionArgs::capped.
+  const float factorOfQuery = args.capFactor == 0.0f ? args.scale : 1.0f;
   float queries[kElements];
   float sums[kElements];
 #pragma unroll
   for (int i = 0; i < kElements; ++i) {
     const int element = lane + i * kWarpSize;
-    queries[i] = element < headDim ? widen(from[element]) * args.scale : 0.0f;
+    queries[i] = element < headDim ? widen(from[element]) * factorOfQuery : 0.0f;
     sums[i] = 0.0f;
   }
 
@@ -56,8 +58,8 @@ __global__ void plainKernel(const AttentionArgs args) {
   for (int32_t key = args.firstKey(position) + warp; key <= position; key += kWarps) {
     const int64_t cacheSlot = args.cacheSlot(blocks, key);
     const int64_t offset = (cacheSlot * args.numKvHeads + kvHead) * headDim;
-    const T* keys = static_cast<const T*>(args.keys) + offset;
-    const T* values = static_cast<const T*>(args.values) + offset;
+    const C* keys = static_cast<const C*>(args.keys) + offset;
+    const C* values = static_cast<const C*>(args.values) + offset;
     float score = 0.0f;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
@@ -65,6 +67,7 @@ __global__ void plainKernel(const AttentionArgs args) {
       if (element < headDim) score = fmaf(queries[i], widen(keys[element]), score);
     }
     score = warpSum(score);
+    if (args.capFactor != 0.0f) score = args.scale * args.capped(score);
     const float best = fmaxf(maximum, score);
     const float factor = exp2f(maximum - best);
     const float weight = exp2f(score - best);
@@ -100,28 +103,33 @@ __global__ void plainKernel(const AttentionArgs args) {
       sum = fmaf(warpSums[w * headDim + element], factor, sum);
       weight = fmaf(warpWeights[w], factor, weight);
     }
+    if (args.sinks) {
+      const T sink = static_cast<const T*>(args.sinks)[head];
+      weight += exp2f(widen(sink) * AttentionArgs::kLog2E - best);
+    }
+    if constexpr (kIsFloat8<C>) sum *= args.valueScale;
     to[element] = narrow<T>(sum / weight);
   }
 }
 
 }  // namespace
 
-void attentionPlain(const AttentionArgs& args, DType type, int32_t maxQueryLen,
+void attentionPlain(const AttentionArgs& args, DType type, bool isFloat8, int32_t maxQueryLen,
                     cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(maxQueryLen), static_cast<unsigned>(args.numHeads),
                   static_cast<unsigned>(args.numRows));
   const size_t sharedBytes = sizeof(float) * static_cast<size_t>(kWarps * args.headDim);
-  withType(type, [&]<class T>(T) {
+  withCacheType(type, isFloat8, [&]<class T, class C>(T, C) {
     const auto attend = [&](auto kernel) {
       launch(kernel, grid, kWarps * kWarpSize, sharedBytes, stream, args);
     };
     const int32_t elements = ceilDiv(args.headDim, kWarpSize);  // per lane
     if (elements <= 1) {
-      attend(plainKernel<T, 1>);
+      attend(plainKernel<T, C, 1>);
     } else if (elements <= 4) {
-      attend(plainKernel<T, 4>);
+      attend(plainKernel<T, C, 4>);
     } else if (elements <= 16) {
-      attend(plainKernel<T, 16>);
+      attend(plainKernel<T, C, 16>);
     } else {
       throw Error("NOT_SUPPORTED",
                   "CUDA attention supports head sizes of at most 512; this model's is " +

@@ -19,8 +19,9 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 
-// Larger heads leave shared memory for fewer queries and keys.
-template <class T, int kHeadDim>
+// Larger heads leave shared memory for fewer queries and keys. From a cache in fp8 one tile is
+// converted to T before it is computed on, while the next one is copied.
+template <class T, class C, int kHeadDim>
 struct Tiles {
   static constexpr int kMatrices = kHeadDim <= 128 ? 2 : 1;  // matrices of 16 query rows per warp
   static constexpr int32_t kQueries = kWarps * 16 * kMatrices;  // per block
@@ -31,7 +32,9 @@ struct Tiles {
   static constexpr uint32_t kQueryBytes = kQueries * kRowBytes;
   static constexpr uint32_t kKeyBytes = kKeys * kRowBytes;
   static constexpr uint32_t kStageBytes = 2 * kKeyBytes;  // keys, then values
-  static constexpr uint32_t kBytes = kQueryBytes + 2 * kStageBytes;
+  static constexpr uint32_t kFloat8KeyBytes = kFloat8Bytes<kHeadDim, kKeys>;
+  static constexpr uint32_t kBytes =
+      kQueryBytes + (kIsFloat8<C> ? kStageBytes + 2 * kFloat8KeyBytes : 2 * kStageBytes);
 };
 
 // Query i of a row of the batch is head kvHead * group + i % group of its token i / group.
@@ -41,9 +44,9 @@ struct Tiles {
 // blocks start in order. 128 threads; shared memory: 102 KiB for heads of 128. Computes 4 * headDim
 // operations per query and attended key and is bound by mma.sync, which reaches two thirds of the
 // tensor cores' rate on Hopper.
-template <class T, int kHeadDim>
+template <class T, class C, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs args) {
-  using Tiles = Tiles<T, kHeadDim>;
+  using Tiles = Tiles<T, C, kHeadDim>;
   constexpr int kMatrices = Tiles::kMatrices;
   constexpr int32_t kKeys = Tiles::kKeys;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -96,11 +99,19 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
     return key >= begin && key < end ? args.cacheSlot(blocks, key) : -1;
   };
   const uint32_t stages = queries + Tiles::kQueryBytes;
+  // In fp8, this warp's keys and values.
+  const uint32_t float8 =
+      stages + Tiles::kStageBytes + static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * kHeadDim;
   const auto copy = [&](uint32_t stage, int32_t cacheSlot) {
-    const uint32_t to = stages + stage * Tiles::kStageBytes +
-                        static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
-    copyKeysAndValues<T, kHeadDim, Tiles::kKeysOfWarp>(to, to + Tiles::kKeyBytes, args, kvHead,
-                                                       cacheSlot);
+    if constexpr (kIsFloat8<C>) {
+      copyFloat8<kHeadDim, Tiles::kKeysOfWarp>(float8, float8 + Tiles::kFloat8KeyBytes, args,
+                                               kvHead, cacheSlot);
+    } else {
+      const uint32_t to = stages + stage * Tiles::kStageBytes +
+                          static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
+      copyKeysAndValues<T, kHeadDim, Tiles::kKeysOfWarp>(to, to + Tiles::kKeyBytes, args, kvHead,
+                                                         cacheSlot);
+    }
   };
 
   // This thread's query rows. Rows past the tile's end hold zeros, attend to the same keys as its
@@ -117,6 +128,15 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
     stage ^= 1;
     waitForCopies<0>();
     __syncthreads();  // this tile is loaded, and all threads are done with the previous one
+    if constexpr (kIsFloat8<C>) {
+      stage = 0;
+      const uint32_t to =
+          stages + static_cast<uint32_t>(warp * Tiles::kKeysOfWarp) * Tiles::kRowBytes;
+      convertFloat8<T, kHeadDim, Tiles::kKeysOfWarp>(float8, to);
+      convertFloat8<T, kHeadDim, Tiles::kKeysOfWarp>(float8 + Tiles::kFloat8KeyBytes,
+                                                     to + Tiles::kKeyBytes);
+      __syncthreads();
+    }
     if (tile < lastTile) copy(stage ^ 1, nextCacheSlot);
     commitCopies();
     nextCacheSlot = cacheSlotOf(tile + 2);
@@ -128,6 +148,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
         scores,
         queries + static_cast<uint32_t>(firstOfWarp) * Tiles::kRowBytes + matrixOffset<kHeadDim>(),
         keys + keysOffset<kHeadDim>());
+    rows.template capScores<kKeys>(scores, args);
     if (tile * kKeys < beginOfLast || (tile + 1) * kKeys > endOfFirst) {
 #pragma unroll
       for (int i = 0; i < kMatrices; ++i) {
@@ -163,7 +184,8 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
       if (query >= numQueries) continue;
       const int64_t token = firstToken + tokenOf(query);
       T* to = out + (token * args.numHeads + headOf(query)) * kHeadDim + lane % 4 * 2;
-      const float factor = 1.0f / rows.sum[i][h];
+      const float sink = args.template sinkWeight<T>(headOf(query), rows.maximum[i][h]);
+      const float factor = args.template sumFactor<C>(rows.sum[i][h] + sink);
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
         const float pair[2] = {rows.out[i][n][2 * h] * factor, rows.out[i][n][2 * h + 1] * factor};
@@ -178,26 +200,31 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
 size_t attentionPrefillSharedBytes(DType type, int32_t headDim) {
   size_t bytes = 0;
   withTensorCores(type, headDim,
-                  [&]<class T, int kHeadDim>() { bytes = Tiles<T, kHeadDim>::kBytes; });
+                  [&]<class T, int kHeadDim>() { bytes = Tiles<T, T, kHeadDim>::kBytes; });
   return bytes;
 }
 
-void attentionPrefill(const AttentionArgs& args, DType type, const Batch& batch,
+void attentionPrefill(const AttentionArgs& args, DType type, bool isFloat8, const Batch& batch,
                       cudaStream_t stream) {
   const int32_t numRows = batch.numRows - batch.numDecodeRows;
   const int32_t numTokens = batch.numTokens - batch.numDecodeRows;
   withTensorCores(type, args.headDim, [&]<class T, int kHeadDim>() {
-    using Tiles = Tiles<T, kHeadDim>;
-    // Upper bound: each row may have one partial tile, and no row has more tiles than the longest.
-    const int32_t most =
-        std::min(numTokens * args.group / Tiles::kQueries + numRows,
-                 numRows * ceilDiv(batch.maxQueryLen * args.group, Tiles::kQueries));
-    const auto kernel = prefillKernel<T, kHeadDim>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kBytes),
+    withCacheOf<T>(isFloat8, [&]<class C>() {
+      using Tiles = Tiles<T, C, kHeadDim>;
+      static_assert(Tiles::kBytes <= cuda::Tiles<T, T, kHeadDim>::kBytes);
+      // Upper bound: each row may have one partial tile, and no row has more tiles than the
+      // longest.
+      const int32_t most =
+          std::min(numTokens * args.group / Tiles::kQueries + numRows,
+                   numRows * ceilDiv(batch.maxQueryLen * args.group, Tiles::kQueries));
+      const auto kernel = prefillKernel<T, C, kHeadDim>;
+      check(
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kBytes),
           "cudaFuncSetAttribute of attentionPrefill");
-    launch(kernel, static_cast<unsigned>(most * args.numKvHeads), kThreads, Tiles::kBytes, stream,
-           args);
-    check(cudaGetLastError(), "attentionPrefill");
+      launch(kernel, static_cast<unsigned>(most * args.numKvHeads), kThreads, Tiles::kBytes, stream,
+             args);
+      check(cudaGetLastError(), "attentionPrefill");
+    });
   });
 }
 

@@ -100,7 +100,7 @@ bool canPrefillWithWgmma(const AttentionArgs& args, DType type) {
   thread_local const bool hasKernels = askDevice();
   const bool isHalf = type == DType::kFloat16 || type == DType::kBFloat16;
   return hasKernels && isHalf && (args.headDim == 64 || args.headDim == 128) &&
-         args.blockSize % 8 == 0;
+         args.blockSize % 8 == 0 && args.capFactor == 0.0f;
 }
 
 void attentionPrefillWgmma(const AttentionArgs& args, DType type, const Batch& batch,

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "ops/cuda/async_copy.cuh"
 #include "ops/cuda/attention.cuh"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/mma.cuh"
@@ -24,27 +25,6 @@ constexpr uint32_t kTileStride = kHeadDim + 8;  // elements
 
 __device__ inline uint32_t sharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// Starts an asynchronous copy of 16 bytes; a negative `index` writes zeros instead.
-__device__ inline void copyAsync(uint32_t to, const void* from, int32_t index) {
-  asm volatile(
-      "{\n"
-      ".reg .pred ignore;\n"
-      "setp.lt.s32 ignore, %2, 0;\n"
-      "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n"
-      "}" ::"r"(to),
-      "l"(from), "r"(index)
-      : "memory");
-}
-
-// Closes a group of asynchronous copies.
-__device__ inline void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-// Waits until at most kLeft of this thread's groups are in flight.
-template <int kLeft>
-__device__ inline void waitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
 // A warp starts to copy kRows keys and values of head kvHead. Lane i (modulo kRows) passes the
@@ -78,6 +58,92 @@ __device__ inline void copyKeysAndValues(uint32_t keysTo, uint32_t valuesTo,
   }
 }
 
+// Two adjacent elements of a row, the first in the lower half.
+template <class T>
+__device__ inline uint32_t pack(float first, float second) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  }
+  return pair;
+}
+
+// Bytes of kRows keys, or values, of a cache in fp8 on their way to a tile.
+template <int kHeadDim, int kRows>
+constexpr uint32_t kFloat8Bytes = kRows * kHeadDim;
+
+// As copyKeysAndValues, from a cache in fp8; its elements stay in fp8, in rows of kHeadDim bytes.
+template <int kHeadDim, int kRows>
+__device__ inline void copyFloat8(uint32_t keysTo, uint32_t valuesTo, const AttentionArgs& args,
+                                  int32_t kvHead, int32_t cacheSlot) {
+  constexpr uint32_t kParts = kHeadDim / 16;  // 16-byte parts per row
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t stride = static_cast<uint32_t>(args.numKvHeads) * kHeadDim;
+  const char* keys = static_cast<const char*>(args.keys) + kvHead * kHeadDim;
+  const char* values = static_cast<const char*>(args.values) + kvHead * kHeadDim;
+#pragma unroll
+  for (uint32_t first = 0; first < kRows * kParts; first += kWarpSize) {
+    const uint32_t index = first + lane;
+    const uint32_t row = index / kParts;
+    const int32_t from = __shfl_sync(kAllLanes, cacheSlot, static_cast<int>(row % kWarpSize));
+    if (index >= kRows * kParts) continue;
+    const uint64_t offset =
+        static_cast<uint64_t>(static_cast<uint32_t>(max(from, 0))) * stride + index % kParts * 16;
+    copyAsync(keysTo + index * 16, keys + offset, from);
+    copyAsync(valuesTo + index * 16, values + offset, from);
+  }
+}
+
+// Two elements in fp8, in the lower half of `two`, as T; NaN stays NaN.
+template <class T>
+__device__ inline uint32_t widenFloat8(uint32_t two) {
+  uint32_t pair;  // of half
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(two)));
+#else
+  // Exponent and mantissa move into half's fields. The difference of the exponents' biases, also
+  // right for subnormal numbers, is a product with 2^8.
+  const uint32_t spread = __byte_perm(two, 0, 0x1404);
+  const uint32_t fields = spread >> 1 & 0x3f803f80u;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(fields), "r"(0x5c005c00u));
+  const uint32_t nan = __vcmpeq2(fields, 0x3f803f80u);
+  pair |= (spread & 0x80008000u) | (nan & 0x7fff7fffu);
+#endif
+  if constexpr (std::is_same_v<T, __half>) return pair;
+  __half2 halves;
+  std::memcpy(static_cast<void*>(&halves), &pair, sizeof pair);
+  const float2 numbers = __half22float2(halves);
+  return pack<T>(numbers.x, numbers.y);  // exact
+}
+
+// A warp converts kRows rows that copyFloat8 brought to `from`, into a tile of T at `to`.
+template <class T, int kHeadDim, int kRows>
+__device__ inline void convertFloat8(uint32_t from, uint32_t to) {
+  constexpr uint32_t kParts = kHeadDim / 16;
+  const uint32_t lane = threadIdx.x % kWarpSize;
+#pragma unroll
+  for (uint32_t first = 0; first < kRows * kParts; first += kWarpSize) {
+    const uint32_t index = first + lane;
+    if (index >= kRows * kParts) continue;
+    uint32_t words[4];
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from + index * 16)
+                 : "memory");
+    const uint32_t at = to + (index / kParts * kTileStride<kHeadDim> + index % kParts * 16) * 2;
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t* two = words + 2 * half;
+      asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at + half * 16),
+                   "r"(widenFloat8<T>(two[0])), "r"(widenFloat8<T>(two[0] >> 16)),
+                   "r"(widenFloat8<T>(two[1])), "r"(widenFloat8<T>(two[1] >> 16))
+                   : "memory");
+    }
+  }
+}
+
 // A block starts to copy kRows query rows, of which the first numRows exist; the others become
 // zero. `sourceOf(i)` returns the address of row i.
 template <int kHeadDim, int kRows, int kThreads, class SourceOf>
@@ -108,25 +174,6 @@ __device__ inline void loadMatricesTransposed(uint32_t (&to)[4], uint32_t addres
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(address)
                : "memory");
-}
-
-// Two adjacent elements of a row, the first in the lower half.
-template <class T>
-__device__ inline uint32_t pack(float first, float second) {
-  uint32_t pair;
-  if constexpr (std::is_same_v<T, __half>) {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  } else {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  }
-  return pair;
-}
-
-// 2^x; 0 for -infinity; error below 2 units in the last place.
-__device__ inline float powerOf2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // Byte offset that this lane passes to ldmatrix within a tile. matrixOffset: for a 16x16 matrix, as
@@ -197,6 +244,21 @@ struct QueryRows {
           multiplyAdd<T>(scores[i][2 * n], a[i], b[0], b[1]);
           multiplyAdd<T>(scores[i][2 * n + 1], a[i], b[2], b[3]);
         }
+      }
+    }
+  }
+
+  // With a softcap, turns products of queries and keys into AttentionArgs::capped.
+  template <int kKeys>
+  __device__ static void capScores(float (&scores)[kMatrices][kKeys / 8][4],
+                                   const AttentionArgs& args) {
+    if (args.capFactor == 0.0f) return;
+#pragma unroll
+    for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) scores[i][n][c] = args.capped(scores[i][n][c]);
       }
     }
   }

@@ -296,7 +296,9 @@ class Consumer {
       const int64_t token = unit.firstToken + queryOfRow / args_.group;
       const int32_t head = unit.kvHead * args_.group + queryOfRow % args_.group;
       T* to = out + (token * args_.numHeads + head) * kHeadDim + lane_ % 4 * 8;
-      const float factor = 1.0f / warpSum<4>(sum_[h]);
+      const float sink =
+          query < unit.numQueries ? args_.template sinkWeight<T>(head, maximum_[h]) : 0.0f;
+      const float factor = 1.0f / (warpSum<4>(sum_[h]) + sink);
 #pragma unroll
       for (int n = 0; n < kHeadDim / 32; ++n) {
         uint32_t parts[4];

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "ops/cuda/cuda_check.h"
+#include "ops/cuda/expert_mlps.h"
 #include "ops/cuda/graphs.h"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/linear.h"
@@ -64,7 +65,8 @@ class CudaOps final : public Ops {
         scratch_(memory_),
         attentionScratch_(memory_),
         samplerCounters_(memory_),
-        linear_(stream_, memory_, properties_.multiProcessorCount) {
+        linear_(stream_, memory_, properties_.multiProcessorCount),
+        expertMlps_(stream_, memory_, properties_.multiProcessorCount) {
     requireKernels();
   }
 
@@ -170,9 +172,9 @@ class CudaOps final : public Ops {
     launched("prepareInputs");
   }
 
-  void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int32_t firstToken,
-             void* out) override {
-    cuda::embed(tokenIds, numTokens, table, firstToken, out, table.dtype, stream_);
+  void embed(const int32_t* tokenIds, int32_t numTokens, const LinearWeight& table,
+             int32_t firstToken, void* out) override {
+    cuda::embed(tokenIds, numTokens, table.matrix(), firstToken, out, table.dtype, stream_);
     launched("embed");
   }
 
@@ -187,7 +189,10 @@ class CudaOps final : public Ops {
                   const Weight& weight, float eps, void* out) override {
     const NormOfSum norm = {residual, weight.data, static_cast<int32_t>(weight.rows), eps, out};
     auto& ranks = static_cast<NcclCommunicator&>(communicator);
-    if (ranks.sumRmsNorm(x, numTokens, norm, weight.dtype)) return launched("sumRmsNorm");
+    // The kernel knows no offset.
+    if (weight.offset == 0.0f && ranks.sumRmsNorm(x, numTokens, norm, weight.dtype)) {
+      return launched("sumRmsNorm");
+    }
     Ops::sumRmsNorm(communicator, x, residual, numTokens, weight, eps, out);
   }
 
@@ -212,6 +217,23 @@ class CudaOps final : public Ops {
     launched("ropeAndCache");
   }
 
+  void normValues(void* qkv, int32_t numTokens, const AttentionShape& shape, float eps,
+                  DType type) override {
+    cuda::normValues(qkv, numTokens, shape, eps, type, stream_);
+    launched("normValues");
+  }
+
+  void scaleBy(void* x, int64_t count, const Weight& factor, DType type) override {
+    cuda::scaleBy(x, count, factor, type, stream_);
+    launched("scaleBy");
+  }
+
+  void scaleQueries(void* qkv, const Batch& batch, const AttentionShape& shape,
+                    const Temperature& temperature, DType type) override {
+    cuda::scaleQueries(qkv, batch, shape, temperature, type, stream_);
+    launched("scaleQueries");
+  }
+
   void attention(const void* qkv, const Batch& batch, const AttentionShape& shape,
                  const KvCache& cache, const RequestTable& requests, void* out) override {
     const int numMultiprocessors = properties_.multiProcessorCount;
@@ -231,10 +253,43 @@ class CudaOps final : public Ops {
     Ops::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out);
   }
 
-  void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out,
+  void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
+                      void* out, DType type) override {
+    cuda::activateAndMul(gateUp, numTokens, size, activation, out, type, stream_);
+    launched("activateAndMul");
+  }
+
+  void scale(void* x, int64_t count, float factor, DType type) override {
+    cuda::scale(x, count, factor, type, stream_);
+    launched("scale");
+  }
+
+  void softcap(float* x, int64_t count, float cap) override {
+    cuda::softcap(x, count, cap, stream_);
+    launched("softcap");
+  }
+
+  void add(void* residual, const void* x, int64_t count, DType type) override {
+    cuda::add(residual, x, count, type, stream_);
+    launched("add");
+  }
+
+  void addGated(const void* x, const void* gate, int32_t numTokens, int32_t width, void* out,
+                DType type) override {
+    cuda::addGated(x, gate, numTokens, width, out, type, stream_);
+    launched("addGated");
+  }
+
+  void sumSquares(const void* qkv, int32_t numTokens, const AttentionShape& shape, float* sums,
                   DType type) override {
-    cuda::siluAndMul(gateUp, numTokens, size, out, type, stream_);
-    launched("siluAndMul");
+    cuda::sumSquares(qkv, numTokens, shape, sums, type, stream_);
+    launched("sumSquares");
+  }
+
+  void normProjections(void* qkv, int32_t numTokens, const AttentionShape& shape,
+                       const ProjectionNorm& norm, DType type) override {
+    cuda::normProjections(qkv, numTokens, shape, norm, type, stream_);
+    launched("normProjections");
   }
 
   void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
@@ -257,9 +312,16 @@ class CudaOps final : public Ops {
     launched("routeTokens");
   }
 
+  void routeTokensBySigmoid(const float* logits, const SigmoidRouting& rule,
+                            const Routing& routing) override {
+    cuda::routeTokensBySigmoid(logits, rule, routing, stream_);
+    launched("routeTokensBySigmoid");
+  }
+
   void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                     const LinearWeight& weight, void* out, DType type) override {
     cuda::expertLinear(x, rowsPerToken, routing, weight, out, type, stream_);
+    if (weight.bias) cuda::addExpertBias(weight.bias, routing, out, type, stream_);
     launched("expertLinear");
   }
 
@@ -267,6 +329,20 @@ class CudaOps final : public Ops {
                   DType type) override {
     cuda::sumExperts(x, routing, width, out, type, stream_);
     launched("sumExperts");
+  }
+
+  void applyWeights(void* x, const Routing& routing, int32_t width, DType type) override {
+    cuda::applyWeights(x, routing, width, type, stream_);
+    launched("applyWeights");
+  }
+
+  void multiplyExperts(const void* x, const Routing& routing, const ExpertMlp& mlp, void* wide,
+                       void* product, void* out, DType type) override {
+    if (routing.numTokens == 0) return;
+    if (!expertMlps_.run(x, routing, mlp, wide, product, out, type)) {
+      return Ops::multiplyExperts(x, routing, mlp, wide, product, out, type);
+    }
+    launched("multiplyExperts");
   }
 
   // Sampling -------------------------------------------------------------------------------
@@ -335,6 +411,7 @@ class CudaOps final : public Ops {
   Scratch attentionScratch_;
   Scratch samplerCounters_;
   Linear linear_;
+  ExpertMlps expertMlps_;
   std::optional<Transfer> transfer_;
   std::weak_ptr<NcclGroup> group_;  // of the latest communicator, while it exists
   const char* lastLaunched_ = "opening the device";

@@ -10,13 +10,13 @@
 #include <cstring>
 #include <type_traits>
 
+#include "ops/cuda/alignment.h"
 #include "ops/ops.h"
 
 namespace uniproc::cuda {
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kAccessBytes = 16;  // widest access of a thread
 
 template <class T>
 __host__ __device__ constexpr T ceilDiv(T value, T divisor) {
@@ -39,6 +39,10 @@ __device__ inline T narrow(float x) {
     return __float2bfloat16_rn(x);
   } else if constexpr (std::is_same_v<T, __nv_fp8_e4m3>) {
     return __nv_fp8_e4m3(x);
+  } else if constexpr (std::is_same_v<T, int8_t>) {
+    return static_cast<int8_t>(fminf(fmaxf(rintf(x), -127.0f), 127.0f));
+  } else if constexpr (std::is_same_v<T, uint8_t>) {
+    return static_cast<uint8_t>(fminf(fmaxf(rintf(x), 0.0f), 255.0f));
   } else {
     return x;
   }
@@ -48,6 +52,36 @@ __device__ inline T narrow(float x) {
 template <class T>
 __device__ inline float rounded(float x) {
   return widen(narrow<T>(x));
+}
+
+__device__ inline float silu(float x) { return __fdividef(x, 1.0f + expf(-x)); }
+
+__device__ inline float gelu(float x, bool isTanh) {
+  const float share = isTanh ? tanhf(0.79788456f * (x + 0.044715f * x * x * x))  // sqrt(2 / pi)
+                             : erff(x * 0.70710678f);                            // 1 / sqrt(2)
+  return 0.5f * x * (1.0f + share);
+}
+
+// Activation::kClampedSwiglu, with comparisons that keep NaN.
+__device__ inline float clampedSwiglu(float gate, float up) {
+  gate = gate > kSwigluLimit ? kSwigluLimit : gate;
+  up = up > kSwigluLimit ? kSwigluLimit : up < -kSwigluLimit ? -kSwigluLimit : up;
+  return gate / (1.0f + expf(-kSwigluAlpha * gate)) * (up + 1.0f);
+}
+
+// activation(gate) * up of numbers of type T, to be rounded to T.
+template <class T>
+__device__ inline float activated(Activation activation, float gate, float up) {
+  switch (activation) {
+    case Activation::kSilu:
+      return rounded<T>(silu(gate)) * up;
+    case Activation::kClampedSwiglu:
+      return clampedSwiglu(gate, up);
+    case Activation::kGelu:
+    case Activation::kGeluTanh:
+      break;
+  }
+  return rounded<T>(gelu(gate, activation == Activation::kGeluTanh)) * up;
 }
 
 // Calls run(T{}) with the C++ type of `dtype`.
@@ -63,11 +97,33 @@ void withType(DType dtype, Run run) {
   }
 }
 
-// The same for a storage type.
+// The same for a storage type; uint8_t for a packed one.
 template <class Run>
 void withStorageType(StorageType type, Run run) {
-  if (type == StorageType::kFloat8E4M3) return run(__nv_fp8_e4m3{});
-  withType(dtypeOf(type), run);
+  switch (type) {
+    case StorageType::kFloat8E4M3:
+      return run(__nv_fp8_e4m3{});
+    case StorageType::kInt8:
+      return run(int8_t{});
+    case StorageType::kUInt4:
+    case StorageType::kFloat4E2M1:
+      return run(uint8_t{});  // two elements
+    default:
+      return withType(dtypeOf(type), run);
+  }
+}
+
+// Whether keys and values of type C in the KV cache are divided by scales.
+template <class C>
+constexpr bool kIsFloat8 = std::is_same_v<C, __nv_fp8_e4m3>;
+
+// Calls run(T{}, C{}) with the type of activations and that of the KV cache.
+template <class Run>
+void withCacheType(DType dtype, bool isFloat8, Run run) {
+  withType(dtype, [&]<class T>(T element) {
+    if (isFloat8) return run(element, __nv_fp8_e4m3{});
+    return run(element, element);
+  });
 }
 
 // Vectors ------------------------------------------------------------------------------------
@@ -98,6 +154,10 @@ struct Access<4> {
 template <>
 struct Access<2> {
   using Type = uint16_t;
+};
+template <>
+struct Access<1> {
+  using Type = uint8_t;
 };
 
 template <int N, class T>
@@ -136,10 +196,6 @@ __device__ inline void storeNarrowed(T* to, const float (&from)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) vector.elements[i] = narrow<T>(from[i]);
   storeVector<N>(to, vector);
-}
-
-inline bool isAligned(const void* address) {
-  return reinterpret_cast<uintptr_t>(address) % kAccessBytes == 0;
 }
 
 // Reductions ---------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 //
 // Every kernel is bound by device memory, or by its launch at the few rows of a decode step.
 // Threads move 16 bytes at a time if the width and the addresses allow it, else one element.
-#include <algorithm>
-#include <initializer_list>
 #include <numeric>
 #include <string>
 #include <type_traits>
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "ops/cuda/access.cuh"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
@@ -19,19 +18,6 @@ namespace uniproc::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-template <int kValue>
-using Constant = std::integral_constant<int, kValue>;
-
-// Calls run(Constant<N>{}), N being the elements of T that a thread can move at once.
-template <class T, class Run>
-void withAccess(int64_t width, std::initializer_list<const void*> addresses, Run run) {
-  if (width % kElementsPerAccess<T> == 0 && std::ranges::all_of(addresses, isAligned)) {
-    run(Constant<kElementsPerAccess<T>>{});
-  } else {
-    run(Constant<1>{});
-  }
-}
 
 // Threads of a block run along a row, blocks.x over the rows (blocks.y is limited to 65,535).
 dim3 gridOf(int32_t rows, int64_t accessesPerRow) {
@@ -60,6 +46,18 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (from < 0 || i >= width) return;
   out[blockIdx.x * width + i] = x[from * width + i];
+}
+
+// out [count, width] = x [count, xWidth][:, index[c]], 0 where index[c] is -1. Grid: (count, width
+// / 256). Reads and writes each element once; the reads of a row are scattered within it.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    gatherElements(const T* x, int64_t xWidth, const int32_t* index, int64_t width, T* out) {
+  waitForPrevious();
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (i >= width) return;
+  const int32_t from = index[i];
+  out[blockIdx.x * width + i] = from < 0 ? narrow<T>(0.0f) : x[blockIdx.x * xWidth + from];
 }
 
 // out [numTokens, width] = table[tokenIds[i] - firstToken, :] of a table [rows, width], in words of
@@ -95,12 +93,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // residual [numTokens, size] += x (unless null), rounded to T; out = residual *
-// rsqrt(mean(residual^2) + eps), rounded to T, times weight [size]. A thread keeps its kHeld
-// accesses of the row in registers between sum and scaling. Grid: one block per token. Reads and
-// writes each row of x, residual and out once.
+// rsqrt(mean(residual^2) + eps) times weight [size] and offset, as scaleRow. A thread keeps its
+// kHeld accesses of the row in registers between sum and scaling; of one access it needs at most
+// 32, so that 512 threads fit beside two streaming products (linear_stream.cu). Grid: one block per
+// token. Reads and writes each row of x, residual and out once.
 template <class T, int N, int kHeld>
-__global__ void __launch_bounds__(kMaxNormThreads)
-    rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float eps, T* out) {
+__global__ void __launch_bounds__(kMaxNormThreads, kHeld* N <= 8 ? 2 : 1)
+    rmsNormRows(const T* x, T* residual, int32_t size, const T* weight, float offset, float eps,
+                T* out) {
   __shared__ float scratch[kMaxNormThreads / kWarpSize];
   waitForPrevious();
   const int64_t row = int64_t{blockIdx.x} * size;
@@ -123,13 +123,14 @@ __global__ void __launch_bounds__(kMaxNormThreads)
   }
   const float factor = rmsFactor(blockSum(sum, scratch), size, eps);
   scaleRow(values, weights, factor, static_cast<int32_t>(threadIdx.x),
-           static_cast<int32_t>(blockDim.x), size, out + row);
+           static_cast<int32_t>(blockDim.x), size, out + row, offset);
 }
 
-// out [numTokens, size] = silu(gateUp[:, :size]), rounded to T, times gateUp[:, size:]. Grid:
-// (numTokens, size / (256 N)). Reads gateUp and writes out once.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int64_t size, T* out) {
+// out [numTokens, size] = activated(gateUp[:, :size], gateUp[:, size:]). Grid: (numTokens, size /
+// (256 N)). Reads gateUp and writes out once.
+template <class T, int N, Activation kActivation>
+__global__ void __launch_bounds__(kThreads)
+    activateAndMulRows(const T* gateUp, int64_t size, T* out) {
   waitForPrevious();
   const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
   if (i >= size) return;
@@ -139,9 +140,7 @@ __global__ void __launch_bounds__(kThreads) siluAndMulRows(const T* gateUp, int6
   loadWidened<N>(from, gate);
   loadWidened<N>(from + size, up);
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    up[n] *= rounded<T>(__fdividef(gate[n], 1.0f + expf(-gate[n])));
-  }
+  for (int n = 0; n < N; ++n) up[n] = activated<T>(kActivation, gate[n], up[n]);
   storeNarrowed<N>(out + blockIdx.x * size + i, up);
 }
 
@@ -189,12 +188,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int N, int kHeld>
-void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t size,
-                   const void* weight, float eps, void* out, cudaStream_t stream) {
+void launchRmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight,
+                   float eps, void* out, cudaStream_t stream) {
+  const auto size = static_cast<int32_t>(weight.rows);
   const int threads = normThreads(ceilDiv(size, N), kHeld);
   if constexpr (kHeld * N < 16) {
     if (threads > kMaxNormThreads) {
-      return launchRmsNorm<T, N, 2 * kHeld>(x, residual, numTokens, size, weight, eps, out, stream);
+      return launchRmsNorm<T, N, 2 * kHeld>(x, residual, numTokens, weight, eps, out, stream);
     }
   }
   if (threads > kMaxNormThreads) {
@@ -205,7 +205,7 @@ void launchRmsNorm(const void* x, void* residual, int32_t numTokens, int32_t siz
   }
   launch(rmsNormRows<T, N, kHeld>, static_cast<unsigned>(numTokens), static_cast<unsigned>(threads),
          0, stream, static_cast<const T*>(x), static_cast<T*>(residual), size,
-         static_cast<const T*>(weight), eps, static_cast<T*>(out));
+         static_cast<const T*>(weight.data), weight.offset, eps, static_cast<T*>(out));
 }
 
 }  // namespace
@@ -233,6 +233,15 @@ void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t widt
   });
 }
 
+void gatherColumns(const void* x, int32_t xWidth, const int32_t* index, int32_t count,
+                   int32_t width, void* out, DType type, cudaStream_t stream) {
+  if (count == 0) return;
+  withType(type, [&]<class T>(T) {
+    launch(gatherElements<T>, gridOf(count, width), kThreads, 0, stream, static_cast<const T*>(x),
+           int64_t{xWidth}, index, int64_t{width}, static_cast<T*>(out));
+  });
+}
+
 void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width, float* out,
                  cudaStream_t stream) {
   if (count == 0) return;
@@ -251,20 +260,31 @@ void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& wei
   withType(type, [&](auto element) {
     using T = decltype(element);
     withAccess<T>(size, {x, residual, weight.data, out}, [&](auto access) {
-      launchRmsNorm<T, access(), 1>(x, residual, numTokens, size, weight.data, eps, out, stream);
+      launchRmsNorm<T, access(), 1>(x, residual, numTokens, weight, eps, out, stream);
     });
   });
 }
 
-void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType type,
-                cudaStream_t stream) {
+void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
+                    void* out, DType type, cudaStream_t stream) {
   if (numTokens == 0) return;
-  withType(type, [&](auto element) {
-    using T = decltype(element);
+  withType(type, [&]<class T>(T) {
     withAccess<T>(size, {gateUp, out}, [&](auto access) {
       constexpr int N = access();
-      launch(siluAndMulRows<T, N>, gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream,
-             static_cast<const T*>(gateUp), int64_t{size}, static_cast<T*>(out));
+      const auto run = [&](auto kernel) {
+        launch(kernel, gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream,
+               static_cast<const T*>(gateUp), int64_t{size}, static_cast<T*>(out));
+      };
+      switch (activation) {
+        case Activation::kSilu:
+          return run(activateAndMulRows<T, N, Activation::kSilu>);
+        case Activation::kGelu:
+          return run(activateAndMulRows<T, N, Activation::kGelu>);
+        case Activation::kGeluTanh:
+          return run(activateAndMulRows<T, N, Activation::kGeluTanh>);
+        case Activation::kClampedSwiglu:
+          return run(activateAndMulRows<T, N, Activation::kClampedSwiglu>);
+      }
     });
   });
 }
@@ -307,6 +327,7 @@ void convert(void* out, DType outType, const void* in, DType inType, int64_t cou
 
 void fillRandom(void* out, StorageType type, int64_t count, float mean, float std, uint64_t seed,
                 cudaStream_t stream) {
+  if (isPacked(type)) count = bytesOf(type, count);
   if (count == 0) return;
   const auto blocks = static_cast<unsigned>(ceilDiv<int64_t>(count, 4 * kThreads));
   withStorageType(type, [&](auto element) {

@@ -1,14 +1,19 @@
 // Mixture-of-experts operations in plain kernels: each (token, expert) pair reads that expert's
 // matrix.
+#include <climits>
+
+#include "ops/cuda/access.cuh"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/stored_weight.cuh"
 
 namespace uniproc::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kRowsAtOnce = 4;  // that a thread of sumExpertRows loads
 
 // A candidate for the next expert: the larger logit wins, the lower id on ties.
 struct Candidate {
@@ -84,14 +89,86 @@ __global__ void __launch_bounds__(kThreads)
   for (int32_t k = lane; k < routing.topK; k += kWarpSize) weights[k] /= sum;
 }
 
-// out [numTokens * topK, rows] = x times the experts' matrices, weight [numLocal * rows, cols] with
-// or without scales. Grid: (numTokens * topK, rows / 8); one warp per element. Reads one matrix
-// [rows, cols] per (token, expert): bound by memory.
-template <class T, class Stored>
+// The same for up to 32 kPerLane experts, whose logits stay in registers, and topK up to 32. Bound
+// by latency.
+template <class T, int kPerLane>
 __global__ void __launch_bounds__(kThreads)
-    expertLinearRows(const T* x, int32_t outputsPerRow, Routing routing, const Stored* weight,
-                     const float* scales, int32_t scaleRows, int32_t scaleCols, int32_t rows,
-                     int32_t cols, T* out) {
+    routeTokensFew(const T* logits, bool normalize, Routing routing) {
+  waitForPrevious();
+  const int token =
+      static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  if (token >= routing.numTokens) return;
+  const T* row = logits + int64_t{token} * routing.numExperts;
+  // The bits of a float in an order of unsigned numbers; 0 for none, and one zero of both.
+  const auto keyOf = [](float x) {
+    const uint32_t bits = __float_as_uint(x + 0.0f);
+    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  };
+  const auto logitOf = [](uint32_t key) {
+    return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+  };
+
+  uint32_t keys[kPerLane];  // of expert lane + 32 i
+  bool hasNan = false;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int id = lane + i * kWarpSize;
+    const float logit = id < routing.numExperts ? widen(row[id]) : -INFINITY;
+    hasNan |= isnan(logit);
+    keys[i] = id < routing.numExperts ? keyOf(isnan(logit) ? -INFINITY : logit) : 0;
+  }
+  float max = 0.0f;
+  float sum = __any_sync(kAllLanes, hasNan) ? NAN : 0.0f;
+  int32_t ownId = 0;  // of the expert that this lane writes
+  float ownNumerator = 0.0f;
+  for (int32_t k = 0; k < routing.topK; ++k) {
+    uint32_t best = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) best = ::max(best, keys[i]);
+    best = __reduce_max_sync(kAllLanes, best);
+    unsigned id = UINT_MAX;
+#pragma unroll
+    for (int i = kPerLane - 1; i >= 0; --i) {
+      if (keys[i] == best) id = lane + i * kWarpSize;
+    }
+    id = __reduce_min_sync(kAllLanes, id);
+    const float logit = logitOf(best);
+    if (k == 0) {
+      max = logit;
+      if (!normalize) {
+        float exps = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kPerLane; ++i) {
+          if (keys[i] != 0) exps += expf(logitOf(keys[i]) - max);
+        }
+        sum += warpSum(exps);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (id == static_cast<unsigned>(lane + i * kWarpSize)) keys[i] = 0;
+    }
+    const float numerator = expf(logit - max);
+    if (normalize) sum += numerator;
+    if (lane == k) {
+      ownId = static_cast<int32_t>(id);
+      ownNumerator = numerator;
+    }
+  }
+  if (lane >= routing.topK) return;
+  const int64_t at = int64_t{token} * routing.topK + lane;
+  routing.expertIds[at] = ownId;
+  routing.weights[at] = ownNumerator / sum;
+}
+
+// out [numTokens * topK, rows] = x times the experts' matrices, weight [numLocal * rows, cols] in
+// any format that is not ordered. Grid: (numTokens * topK, rows / 8); one warp per element. Reads
+// one matrix [rows, cols] per (token, expert): bound by memory.
+template <class T, StorageType kType>
+__global__ void __launch_bounds__(kThreads)
+    expertLinearRows(const T* x, int32_t outputsPerRow, Routing routing, StoredWeight weight,
+                     int32_t rows, T* out) {
   waitForPrevious();
   const int64_t output = blockIdx.x;
   const int32_t row =
@@ -101,14 +178,10 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t expert = routing.expertIds[output] - routing.firstLocal;
   float sum = 0.0f;
   if (expert >= 0 && expert < routing.numLocal) {
-    const T* input = x + output / outputsPerRow * cols;
+    const T* input = x + output / outputsPerRow * weight.cols;
     const int64_t weightRow = int64_t{expert} * rows + row;
-    const Stored* elements = weight + weightRow * cols;
-    const float* rowScales =
-        scales ? scales + weightRow / scaleRows * ceilDiv(cols, scaleCols) : nullptr;
-    for (int32_t col = lane; col < cols; col += kWarpSize) {
-      const float scale = rowScales ? rowScales[col / scaleCols] : 1.0f;
-      sum += widen(input[col]) * (widen(elements[col]) * scale);
+    for (int32_t col = lane; col < weight.cols; col += kWarpSize) {
+      sum += widen(input[col]) * storedElement<kType, T>(weight, weightRow, col);
     }
   }
   sum = warpSum(sum);
@@ -116,20 +189,37 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out [numTokens, width] = sum over k of x [numTokens, topK, width] times weights [numTokens,
-// topK]. Grid: (numTokens, width / 256). Reads x and writes out once: bound by memory.
-template <class T>
+// topK], of the experts of this rank. Grid: (numTokens, width / (256 N)). Reads x and writes out
+// once: bound by memory.
+template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
     sumExpertRows(const T* x, Routing routing, int32_t width, T* out) {
   waitForPrevious();
   const int64_t token = blockIdx.x;
-  const auto i = static_cast<int32_t>(blockIdx.y * kThreads + threadIdx.x);
+  const auto i = static_cast<int32_t>(blockIdx.y * kThreads + threadIdx.x) * N;
   if (i >= width) return;
-  float sum = 0.0f;
-  for (int32_t k = 0; k < routing.topK; ++k) {
-    const int64_t row = token * routing.topK + k;
-    sum += widen(x[row * width + i]) * rounded<T>(routing.weights[row]);
+  float sums[N] = {};
+  // Loads a few rows before it adds them. Rows of other ranks' experts may have any values.
+  for (int32_t first = 0; first < routing.topK; first += kRowsAtOnce) {
+    Vector<T, N> rows[kRowsAtOnce];
+    float weights[kRowsAtOnce];
+    bool isLocal[kRowsAtOnce];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const int64_t row = token * routing.topK + min(first + r, routing.topK - 1);
+      const int32_t expert = routing.expertIds[row] - routing.firstLocal;
+      isLocal[r] = first + r < routing.topK && expert >= 0 && expert < routing.numLocal;
+      weights[r] = rounded<T>(routing.weights[row]);
+      rows[r] = loadVector<N>(x + row * width + i);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      if (!isLocal[r]) continue;
+#pragma unroll
+      for (int n = 0; n < N; ++n) sums[n] += widen(rows[r].elements[n]) * weights[r];
+    }
   }
-  out[token * width + i] = narrow<T>(sum);
+  storeNarrowed<N>(out + token * width + i, sums);
 }
 
 unsigned blocksOf(int32_t count, int perBlock) {
@@ -142,36 +232,48 @@ void routeTokens(const void* logits, bool normalize, const Routing& routing, DTy
                  cudaStream_t stream) {
   if (routing.numTokens == 0) return;
   withType(type, [&]<class T>(T) {
-    launch(routeTokensRows<T>, blocksOf(routing.numTokens, kWarps), kThreads, 0, stream,
-           static_cast<const T*>(logits), normalize, routing);
+    const auto route = [&](auto kernel) {
+      launch(kernel, blocksOf(routing.numTokens, kWarps), kThreads, 0, stream,
+             static_cast<const T*>(logits), normalize, routing);
+    };
+    if (routing.topK > kWarpSize || routing.numExperts > 16 * kWarpSize) {
+      route(routeTokensRows<T>);
+    } else if (routing.numExperts > 4 * kWarpSize) {
+      route(routeTokensFew<T, 16>);
+    } else {
+      route(routeTokensFew<T, 4>);
+    }
   });
 }
 
 void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                   const LinearWeight& weight, void* out, DType type, cudaStream_t stream) {
   if (routing.numTokens == 0) return;
+  if (type == weight.dtype && expertLinearGroups(x, rowsPerToken, routing, weight, out, stream)) {
+    return;
+  }
   const auto rows = static_cast<int32_t>(weight.rows / routing.numLocal);
   const dim3 grid(static_cast<unsigned>(routing.numRows()), blocksOf(rows, kWarps));
   withType(type, [&]<class T>(T) {
-    const auto multiply = [&]<class Stored>(Stored) {
-      launch(expertLinearRows<T, Stored>, grid, kThreads, 0, stream, static_cast<const T*>(x),
-             routing.topK / rowsPerToken, routing, static_cast<const Stored*>(weight.data),
-             static_cast<const float*>(weight.scales), weight.format.scaleRows,
-             weight.format.scaleCols, rows, static_cast<int32_t>(weight.cols),
+    withStoredType(weight.format.type, [&]<StorageType kType>() {
+      launch(expertLinearRows<T, kType>, grid, kThreads, 0, stream, static_cast<const T*>(x),
+             routing.topK / rowsPerToken, routing, StoredWeight::of(weight), rows,
              static_cast<T*>(out));
-    };
-    if (isFloat(weight.format.type)) return multiply(T{});
-    multiply(__nv_fp8_e4m3{});
+    });
   });
 }
 
 void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType type,
                 cudaStream_t stream) {
   if (routing.numTokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(routing.numTokens), blocksOf(width, kThreads));
-  withType(type, [&]<class T>(T) {
-    launch(sumExpertRows<T>, grid, kThreads, 0, stream, static_cast<const T*>(x), routing, width,
-           static_cast<T*>(out));
+  withType(type, [&](auto element) {
+    using T = decltype(element);
+    withAccess<T>(width, {x, out}, [&](auto access) {
+      constexpr int N = access();
+      const dim3 grid(static_cast<unsigned>(routing.numTokens), blocksOf(width, kThreads * N));
+      launch(sumExpertRows<T, N>, grid, kThreads, 0, stream, static_cast<const T*>(x), routing,
+             width, static_cast<T*>(out));
+    });
   });
 }
 

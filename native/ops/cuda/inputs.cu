@@ -14,7 +14,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMaxTokensOfOneBlock = 1024;
 
-// Entry i of blockUpdates [numBlockUpdates, 3] = (slot, index, block).
+// Entry i of blockUpdates [numBlockUpdates, 3] = (group * maxNumSeqs + slot, index, block).
 __device__ void applyBlockUpdate(const RequestTable& requests, const int32_t* blockUpdates, int i) {
   const int32_t* update = blockUpdates + 3 * i;
   requests.blockTable[int64_t{update[0]} * requests.maxBlocksPerSeq + update[1]] = update[2];
@@ -45,13 +45,22 @@ __device__ void prepareToken(const RequestTable& requests, int32_t blockSize, co
   if (slot < 0 || i >= batch.queryStarts[row + 1]) {
     batch.tokenIds[i] = 0;
     batch.positions[i] = 0;
-    batch.cacheSlots[i] = -1;
+    for (int32_t group = 0; group < requests.numGroups; ++group) {
+      batch.cacheSlots[int64_t{group} * batch.cacheSlotStride + i] = -1;
+    }
     return;
   }
-  const int32_t block = requests.blockTable[slot * requests.maxBlocksPerSeq + position / blockSize];
+  const int32_t* blocks =
+      requests.blockTable + slot * requests.maxBlocksPerSeq + position / blockSize;
+  const int32_t block = *blocks;  // of the first group, loaded together with the token
   batch.tokenIds[i] = requests.tokenIds[slot * requests.maxModelLen + position];
   batch.positions[i] = position;
   batch.cacheSlots[i] = block * blockSize + position % blockSize;
+  const int64_t tableSize = int64_t{requests.maxNumSeqs} * requests.maxBlocksPerSeq;
+  for (int32_t group = 1; group < requests.numGroups; ++group) {
+    batch.cacheSlots[int64_t{group} * batch.cacheSlotStride + i] =
+        blocks[group * tableSize] * blockSize + position % blockSize;
+  }
 }
 
 // Copies the inputs [numVectors] and prepares a small batch, updates included, in one launch: one

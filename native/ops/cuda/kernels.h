@@ -30,10 +30,13 @@ void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int3
            void* out, DType type, cudaStream_t stream);
 void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
              void* out, DType type, cudaStream_t stream);
-void siluAndMul(const void* gateUp, int32_t numTokens, int32_t size, void* out, DType type,
-                cudaStream_t stream);
+void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
+                    void* out, DType type, cudaStream_t stream);
 void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
                 DType type, cudaStream_t stream);
+// out [count, width] = x [count, xWidth] with column index[c] at c, 0 where index[c] is -1
+void gatherColumns(const void* x, int32_t xWidth, const int32_t* index, int32_t count,
+                   int32_t width, void* out, DType type, cudaStream_t stream);
 void joinColumns(const float* parts, int32_t count, int32_t partWidth, int32_t width, float* out,
                  cudaStream_t stream);
 // out [rows, width] += bias [width]
@@ -58,6 +61,36 @@ bool linearStream(const void* x, int32_t numTokens, const LinearWeight& weight, 
 bool linearSiluAndMulStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
                             int numMultiprocessors, cudaStream_t stream);
 
+// linear_quantized_stream.cu -------------------------------------------------------------------
+
+// The same for weights of 4 and 8 bits.
+bool linearQuantizedStream(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                           DType outType, int numMultiprocessors, cudaStream_t stream);
+bool linearSiluAndMulQuantizedStream(const void* x, int32_t numTokens, const LinearWeight& weight,
+                                     void* out, int numMultiprocessors, cudaStream_t stream);
+
+// linear_quantized.cu --------------------------------------------------------------------------
+
+// The product of Ops::linear with weights of 4 and 8 bits, for any number of tokens of a half type,
+// on Hopper. Returns false without doing anything for other arguments.
+bool linearQuantized(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                     DType outType, int numMultiprocessors, cudaStream_t stream);
+// linear_stream_float8.cu ----------------------------------------------------------------------
+
+// The same for up to 4 tokens of bfloat16 and float8 weights, on Hopper.
+bool linearStreamFloat8(const void* x, int32_t numTokens, const LinearWeight& weight, void* out,
+                        DType outType, int numMultiprocessors, cudaStream_t stream);
+bool linearSiluAndMulStreamFloat8(const void* x, int32_t numTokens, const LinearWeight& weight,
+                                  void* out, int numMultiprocessors, cudaStream_t stream);
+
+// quantize.cu ----------------------------------------------------------------------------------
+
+// x [numTokens, cols] of a half type as e4m3 and scales [numTokens], or with `byGroup` scales
+// [cols / 128, numTokens]; x = scale * quantized, rounded to 4 significant bits. cols is a multiple
+// of 8, with `byGroup` of 128.
+void quantizeTokens(const void* x, int32_t numTokens, int32_t cols, bool byGroup, DType type,
+                    void* quantized, float* scales, cudaStream_t stream);
+
 // linear_few.cu --------------------------------------------------------------------------------
 
 // The product of Ops::linear for up to 8 tokens of a half type and small weights. Returns false
@@ -65,10 +98,38 @@ bool linearSiluAndMulStream(const void* x, int32_t numTokens, const LinearWeight
 bool linearFewTokens(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
                      void* out, DType outType, int32_t numMultiprocessors, cudaStream_t stream);
 
+// linear_narrow.cu -----------------------------------------------------------------------------
+
+// The product of Ops::linear with a weight of up to 7 rows. Returns false without doing anything
+// for other arguments.
+bool linearNarrow(const void* x, int32_t numTokens, const Weight& weight, const Weight& bias,
+                  void* out, DType outType, cudaStream_t stream);
+
 // dequantize.cu --------------------------------------------------------------------------------
 
-// out [rows, cols] of type weight.dtype = the elements of a weight with scales.
+// out [rows, cols] of type weight.dtype = the elements of a weight with scales, in the order of x's
+// columns.
 void dequantize(const LinearWeight& weight, void* out, cudaStream_t stream);
+
+// residual.cu ----------------------------------------------------------------------------------
+
+void scaleQueries(void* qkv, const Batch& batch, const AttentionShape& shape,
+                  const ForwardOps::Temperature& temperature, DType type, cudaStream_t stream);
+void scale(void* x, int64_t count, float factor, DType type, cudaStream_t stream);
+void scaleBy(void* x, int64_t count, const Weight& factor, DType type, cudaStream_t stream);
+void softcap(float* x, int64_t count, float cap, cudaStream_t stream);
+void add(void* residual, const void* x, int64_t count, DType type, cudaStream_t stream);
+void addGated(const void* x, const void* gate, int32_t numTokens, int32_t width, void* out,
+              DType type, cudaStream_t stream);
+
+// projection_norm.cu ---------------------------------------------------------------------------
+
+void sumSquares(const void* qkv, int32_t numTokens, const AttentionShape& shape, float* sums,
+                DType type, cudaStream_t stream);
+void normValues(void* qkv, int32_t numTokens, const AttentionShape& shape, float eps, DType type,
+                cudaStream_t stream);
+void normProjections(void* qkv, int32_t numTokens, const AttentionShape& shape,
+                     const ForwardOps::ProjectionNorm& norm, DType type, cudaStream_t stream);
 
 // experts.cu -----------------------------------------------------------------------------------
 
@@ -78,6 +139,56 @@ void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                   const LinearWeight& weight, void* out, DType type, cudaStream_t stream);
 void sumExperts(const void* x, const Routing& routing, int32_t width, void* out, DType type,
                 cudaStream_t stream);
+
+// expert_linear_groups.cu ----------------------------------------------------------------------
+
+// expertLinear without biases for weights of 4 and 8 bits and activations of weight.dtype. Returns
+// false without doing anything for other arguments.
+bool expertLinearGroups(const void* x, int32_t rowsPerToken, const Routing& routing,
+                        const LinearWeight& weight, void* out, cudaStream_t stream);
+
+// expert_groups.cu -----------------------------------------------------------------------------
+
+// The pairs of a batch, token * topK + k, by expert: those of local expert e are pairs[offsets[e]]
+// to pairs[offsets[e + 1] - 1], in ascending order. Pairs of other ranks' experts are left out.
+struct ExpertGroups {
+  int32_t* offsets;  // [numLocal + 1]
+  int32_t* pairs;    // [numTokens * topK]
+};
+void groupPairs(const Routing& routing, const ExpertGroups& groups, cudaStream_t stream);
+
+// expert_products.cu ---------------------------------------------------------------------------
+
+// Whether expertProducts computes both products of the experts' MLPs, once their weights have the
+// type of the activations.
+bool hasExpertProducts(const Routing& routing, const ExpertMlp& mlp);
+
+// Whether expertProducts finds the pairs of each expert itself: `groups` are then null.
+bool areFewPairs(const Routing& routing);
+
+struct ExpertStage {
+  bool isGated = false;         // gate and up of a token, activated; otherwise down of a pair
+  Activation activation{};      // if it is gated
+  bool areGroupsReady = false;  // the previous kernel is expertProducts of the same groups
+  int32_t firstExpert = 0;      // of those of this rank, the first in the weight
+  int32_t numExperts = 0;       // in the weight
+};
+// out [numTokens * topK, units] = the products of the pairs of `groups` with their experts'
+// matrices, of those in the weight. Other pairs are not written. x [numTokens, cols] if the stage
+// is gated, else [numTokens * topK, cols].
+void expertProducts(const void* x, const Routing& routing, const ExpertGroups& groups,
+                    const LinearWeight& weight, const ExpertStage& stage, void* out,
+                    int numMultiprocessors, cudaStream_t stream);
+
+// routing.cu -----------------------------------------------------------------------------------
+
+void applyWeights(void* x, const Routing& routing, int32_t width, DType type, cudaStream_t stream);
+void routeTokensBySigmoid(const float* logits, const SigmoidRouting& rule, const Routing& routing,
+                          cudaStream_t stream);
+// Adds its expert's part of bias [numLocal * rows], of type `type`, to each row of out [numTokens *
+// topK, rows] that has an expert of this rank.
+void addExpertBias(const Weight& bias, const Routing& routing, void* out, DType type,
+                   cudaStream_t stream);
 
 // rope.cu --------------------------------------------------------------------------------------
 

@@ -7,6 +7,12 @@
 // previous one has ended, this one's blocks fill their rings with weights, while the previous
 // product and the small kernels between them still run (launch.cuh).
 //
+// A small kernel must fit beside two such blocks. Otherwise it takes the place of one: a block of
+// the next product then starts on a multiprocessor that has one already, which then takes twice as
+// long, and so do the products after it. Each of the four schedulers of a multiprocessor has 16,384
+// registers and five of the two blocks' 18 warps, so with kMaxRegisters a thread it has room for
+// four warps of 32 registers.
+//
 // Every block has adjacent rows of the weight and all of its columns, so that no sum crosses blocks
 // and the order of each sum is independent of the other tokens. A warp copies tiles of the weight
 // through a ring in shared memory with the copy engine; eight warps multiply, each a fixed eighth
@@ -39,12 +45,18 @@ constexpr int kStageBytes = kGroups * kBoxBytes;
 constexpr int kTokensPerTile = 8;  // of mma.m16n8k16
 constexpr int kMaxTokens = 16;
 
-// Two blocks share the 228 KiB of a multiprocessor, also with the sums of 16 tokens.
-template <int kTokenTiles>
-constexpr int kStages = kTokenTiles == 1 ? 6 : 5;
+// Two blocks leave 50 of a multiprocessor's 228 KiB for a small kernel, with the sums of 16
+// tokens 34.
+constexpr int kStages = 5;
 // Chunks of tokens in registers beyond the current one.
 template <class Format, int kTokenTiles>
-constexpr int kAhead = Format::kScaled && kTokenTiles == 2 ? 1 : 3;
+constexpr int kAhead = kTokenTiles == 1  ? 3
+                       : Format::kScaled ? 1
+                                         : 2;
+// Conversion needs more; with 72 it spills, and takes twice as long (2.8 to 5.8 ms for 4 tokens of
+// the 8B).
+template <class Format, int kTokenTiles>
+constexpr int kMaxRegisters = Format::kScaled ? 96 : 72;
 
 // Formats: 16 bytes of a weight's row as operands of kProducts products.
 template <class T>
@@ -118,7 +130,7 @@ struct Product {
 // product as in siluAndMulRows. Grid: up to one block per multiprocessor. Reads the weight once
 // from device memory and the tokens once per tile from L2: bound by the former.
 template <class Format, class Out, int kTokenTiles, bool kSilu>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __maxnreg__((kMaxRegisters<Format, kTokenTiles>))
     streamKernel(const __grid_constant__ CUtensorMap weight, const Product product) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using T = typename Format::Type;
@@ -127,12 +139,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kPieceColumns = kAccessBytes / Format::kBytes;
   constexpr int kTileGroups = kSilu ? kGroups / 2 : kGroups;
   constexpr int kTileUnits = kTileGroups * kGroupRows;
-  constexpr int kNumStages = kStages<kTokenTiles>;
   constexpr int kNumAhead = kAhead<Format, kTokenTiles>;
   extern __shared__ __align__(1024) unsigned char ring[];
-  __shared__ float partials[kWarps][kTileRows][kTokensPerTile * kTokenTiles + 1];
-  __shared__ uint64_t full[kNumStages];
-  __shared__ uint64_t empty[kNumStages];
+  __shared__ float partials[kWarps][kTokensPerTile * kTokenTiles][kTileRows];
+  auto* full = reinterpret_cast<uint64_t*>(ring + kStages * kStageBytes);
+  uint64_t* empty = full + kStages;
   const auto warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const auto lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int32_t cols = product.cols;
@@ -144,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   letNextStart();
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kNumStages; ++s) {
+    for (int s = 0; s < kStages; ++s) {
       initBarrier(full[s], 1);
       initBarrier(empty[s], kWarps);
     }
@@ -155,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   int stage = 0;
   uint32_t parity = 0;
   const auto nextStage = [&] {
-    if (++stage < kNumStages) return;
+    if (++stage < kStages) return;
     stage = 0;
     parity ^= 1;
   };
@@ -219,6 +230,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     chunkToLoad = chunkToLoad + 1 == numChunks ? 0 : chunkToLoad + 1;
     return loaded;
   };
+  // Lanes that store, or read, at once do so in different banks.
+  const auto partialOf = [&](int ofWarp, int row, int token) -> float& {
+    return partials[ofWarp][token][row ^ token / 2 % 4 * 8];
+  };
   // Row of the weight of row `row` of box `box` of the tile at `group`.
   const auto rowOf = [&](int32_t group, int box, int row) {
     const int32_t unit = (group + box % kTileGroups) * kGroupRows + row;
@@ -280,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
-          partials[warp][16 * m + 8 * (n / 2) + i][kTokensPerTile * t + 2 * j + n % 2] =
+          partialOf(warp, 16 * m + 8 * (n / 2) + i, kTokensPerTile * t + 2 * j + n % 2) =
               sums[m][t][n];
         }
       }
@@ -292,7 +307,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const auto sumOf = [&](int row, int token, int32_t weightRow) {
       float sum = product.bias ? widen(static_cast<const T*>(product.bias)[weightRow]) : 0.0f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += partials[w][row][token];
+      for (int w = 0; w < kWarps; ++w) sum += partialOf(w, row, token);
       return sum;
     };
     for (auto at = static_cast<int>(threadIdx.x); at < kTileUnits * product.numTokens;
@@ -306,7 +321,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if constexpr (kSilu) {
         const float gate = rounded<T>(sum);
         const float up = rounded<T>(sumOf(kTileUnits + row, token, units + unit));
-        *out = narrow<Out>(rounded<T>(__fdividef(gate, 1.0f + expf(-gate))) * up);
+        *out = narrow<Out>(rounded<T>(silu(gate)) * up);
       } else {
         *out = narrow<Out>(sum);
       }
@@ -319,7 +334,7 @@ template <class Format, class Out, int kTokenTiles, bool kSilu>
 void stream(const CUtensorMap& weight, const Product& product, int numMultiprocessors,
             cudaStream_t stream) {
   const auto kernel = streamKernel<Format, Out, kTokenTiles, kSilu>;
-  constexpr int kRingBytes = kStages<kTokenTiles> * kStageBytes;
+  constexpr int kRingBytes = kStages * (kStageBytes + 2 * static_cast<int>(sizeof(uint64_t)));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes),
         "cudaFuncSetAttribute of linearStream");
   const int32_t units = kSilu ? product.rows / 2 : product.rows;
@@ -363,10 +378,11 @@ bool streams(const void* x, int32_t numTokens, const LinearWeight& weight, bool 
   const WeightFormat& format = weight.format;
   const bool scaled = format.hasScales();
   const int64_t panelColumns = scaled ? kPanelBytes : kPanelBytes / 2;
-  constexpr size_t kBlockBytes = kStages<1> * kStageBytes + (16 << 10);
+  constexpr size_t kBlockBytes = kStages * kStageBytes + (16 << 10);
   return kernelsWait() && maxSharedBytes() >= kBlockBytes && numTokens >= 1 &&
          numTokens <= (scaled ? 2 : 1) * kMaxTokens && weight.dtype != DType::kFloat32 &&
-         (scaled ? format.scaleCols % kPanelBytes == 0 || format.scaleCols >= weight.cols
+         (scaled ? format.type == StorageType::kFloat8E4M3 &&
+                       (format.scaleCols % kPanelBytes == 0 || format.scaleCols >= weight.cols)
                  : format.type == storageOf(weight.dtype)) &&
          weight.cols % panelColumns == 0 && (!silu || weight.rows % (2 * kGroupRows) == 0) &&
          (!weight.bias || weight.bias.dtype == weight.dtype) && isAligned(x) &&

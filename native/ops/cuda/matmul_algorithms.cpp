@@ -67,6 +67,18 @@ const cublasLtMatmulAlgo_t& MatmulAlgorithms::of(const MatmulShape& shape, const
   return algorithms_.emplace(bucket, algorithms[0]).first->second;
 }
 
+const cublasLtMatmulAlgo_t* MatmulAlgorithms::ofFloat8(const MatmulShape& shape,
+                                                       const MatmulScales& scales) {
+  auto found = float8Algorithms_.find(shape);
+  if (found == float8Algorithms_.end()) {
+    const auto algorithms = MatmulProblem(shape, nullptr, scales).algorithms(handle_, 1);
+    found = float8Algorithms_
+                .emplace(shape, algorithms.empty() ? std::nullopt : std::optional(algorithms[0]))
+                .first;
+  }
+  return found->second ? &*found->second : nullptr;
+}
+
 void MatmulAlgorithms::remember(const MatmulShape& shape, const void* weight, const void* bias) {
   const Product product = {shape.rows, shape.cols, shape.type, shape.outType, shape.bias};
   Operands& operands = products_.try_emplace(product, Operands{{}, bias, 0}).first->second;

@@ -30,6 +30,10 @@ class MatmulAlgorithms {
   // none. Until `chooseFastest` the product counts as one to be timed.
   const cublasLtMatmulAlgo_t& of(const MatmulShape& shape, const void* weight, const void* bias);
 
+  // The algorithm of a product with e4m3 operands, for this number of tokens alone, which is not
+  // timed; null if cuBLASLt has none.
+  const cublasLtMatmulAlgo_t* ofFloat8(const MatmulShape& shape, const MatmulScales& scales);
+
   // Times the algorithms of all products so far, up to their largest number of tokens, except those
   // that `known` has, and returns a table of both. `known`: an earlier result, or empty; one of
   // another GPU or cuBLASLt, or a damaged one, counts as empty. Waits for the device. The weights
@@ -69,6 +73,7 @@ class MatmulAlgorithms {
   std::map<Product, Operands> products_;  // until they are timed
   std::optional<Table> timed_;
   Table algorithms_;
+  std::map<MatmulShape, std::optional<cublasLtMatmulAlgo_t>> float8Algorithms_;
 };
 
 }  // namespace uniproc::cuda

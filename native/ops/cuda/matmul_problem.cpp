@@ -24,6 +24,30 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
         "cublasLtMatmulDescSetAttribute");
 }
 
+// Scales for e4m3 operands. Returns false if this version of cuBLASLt has none of the kind.
+bool setScales(cublasLtMatmulDesc_t product, Float8Operands operands, const MatmulScales& scales) {
+#if CUBLAS_VERSION >= 120900
+  const bool byRow = operands == Float8Operands::kRows;
+  const int32_t ofWeight = byRow ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+                                 : CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+  const int32_t ofX =
+      byRow ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  const auto setMode = [&](cublasLtMatmulDescAttributes_t attribute, int32_t mode) {
+    return cublasLtMatmulDescSetAttribute(product, attribute, &mode, sizeof mode) ==
+           CUBLAS_STATUS_SUCCESS;
+  };
+  if (!setMode(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, ofWeight) ||
+      !setMode(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, ofX)) {
+    return false;
+  }
+  set(product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.weight);
+  set(product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 int32_t bucketOf(int32_t numTokens) {
@@ -34,8 +58,10 @@ int32_t bucketOf(int32_t numTokens) {
 
 // cuBLASLt is column-major and sees a row-major matrix as its transpose. So it computes out^T
 // [rows, numTokens] = W x^T, with W passed as its transpose.
-MatmulProblem::MatmulProblem(const MatmulShape& shape, const void* bias) {
-  const cudaDataType_t type = cudaType(shape.type);
+MatmulProblem::MatmulProblem(const MatmulShape& shape, const void* bias,
+                             const MatmulScales& scales) {
+  const bool isFloat8 = shape.float8 != Float8Operands::kNone;
+  const cudaDataType_t type = isFloat8 ? CUDA_R_8F_E4M3 : cudaType(shape.type);
   // Plain float32 for float32, never TF32.
   check(cublasLtMatmulDescInit(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescInit");
@@ -44,6 +70,7 @@ MatmulProblem::MatmulProblem(const MatmulShape& shape, const void* bias) {
     set(&product_, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(&product_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
+  if (isFloat8) isKnown_ = setScales(&product_, shape.float8, scales);
   const auto layOut = [](cublasLtMatrixLayoutOpaque_t& layout, cudaDataType_t elements,
                          int64_t rows, int64_t cols) {
     check(cublasLtMatrixLayoutInit(&layout, elements, static_cast<uint64_t>(rows),
@@ -56,6 +83,7 @@ MatmulProblem::MatmulProblem(const MatmulShape& shape, const void* bias) {
 }
 
 std::vector<cublasLtMatmulAlgo_t> MatmulProblem::algorithms(cublasLtHandle_t handle, int most) {
+  if (!isKnown_) return {};
   cublasLtMatmulPreferenceOpaque_t preference;
   check(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
   check(cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -63,9 +91,10 @@ std::vector<cublasLtMatmulAlgo_t> MatmulProblem::algorithms(cublasLtHandle_t han
         "cublasLtMatmulPreferenceSetAttribute");
   std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(most));
   int numFound = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle, &product_, &weight_, &x_, &out_, &out_, &preference,
-                                       most, results.data(), &numFound),
-        "cublasLtMatmulAlgoGetHeuristic");
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle, &product_, &weight_, &x_, &out_, &out_, &preference, most, results.data(), &numFound);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return {};
+  check(status, "cublasLtMatmulAlgoGetHeuristic");
   results.resize(static_cast<size_t>(numFound));
   std::vector<cublasLtMatmulAlgo_t> algorithms;
   for (const cublasLtMatmulHeuristicResult_t& result : results) {

@@ -74,6 +74,16 @@ __device__ inline void copyBox(uint32_t to, const CUtensorMap& map, uint64_t& ba
       : "memory");
 }
 
+// The same with two coordinates.
+__device__ inline void copyBox(uint32_t to, const CUtensorMap& map, uint64_t& barrier, int32_t c0,
+                               int32_t c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrierAddress(barrier)), "r"(c0), "r"(c1)
+      : "memory");
+}
+
 // The same with three coordinates, for data that is read once: L2 drops it first.
 __device__ inline void copyBoxOnce(void* to, const CUtensorMap& map, uint64_t& barrier, int32_t c0,
                                    int32_t c1, int32_t c2) {
@@ -83,6 +93,22 @@ __device__ inline void copyBoxOnce(void* to, const CUtensorMap& map, uint64_t& b
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+      "l"(&map), "r"(barrierAddress(barrier)), "r"(c0), "r"(c1), "r"(c2), "l"(policy)
+      : "memory");
+}
+
+// The same by an address in shared memory; `isReadOnce` as above, or kept in L2 as other data is.
+__device__ inline void copyBox(uint32_t to, const CUtensorMap& map, uint64_t& barrier, int32_t c0,
+                               int32_t c1, int32_t c2, bool isReadOnce) {
+  uint64_t policy;
+  if (isReadOnce) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  } else {
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  }
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
       "l"(&map), "r"(barrierAddress(barrier)), "r"(c0), "r"(c1), "r"(c2), "l"(policy)
       : "memory");
 }

@@ -29,12 +29,13 @@ __device__ inline void addSquares(float& sum, const float (&values)[N]) {
   for (int n = 0; n < N; ++n) sum += values[n] * values[n];
 }
 
-// out [size] = values * factor, rounded to T, times weights; a thread's first access is `first`,
-// its others follow `stride` accesses apart.
+// out [size] = values * factor, rounded to T, times weights; with an offset (Gemma) not rounded
+// before, times weights + offset. A thread's first access is `first`, its others follow `stride`
+// accesses apart.
 template <class T, int N, int kHeld>
 __device__ inline void scaleRow(const float (&values)[kHeld][N],
                                 const Vector<T, N> (&weights)[kHeld], float factor, int32_t first,
-                                int32_t stride, int32_t size, T* out) {
+                                int32_t stride, int32_t size, T* out, float offset = 0.0f) {
 #pragma unroll
   for (int held = 0; held < kHeld; ++held) {
     const int32_t i = (held * stride + first) * N;
@@ -42,7 +43,9 @@ __device__ inline void scaleRow(const float (&values)[kHeld][N],
     float scaled[N];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      scaled[n] = rounded<T>(values[held][n] * factor) * widen(weights[held].elements[n]);
+      const float value = values[held][n] * factor;
+      const float weight = widen(weights[held].elements[n]);
+      scaled[n] = offset == 0.0f ? rounded<T>(value) * weight : value * (weight + offset);
     }
     storeNarrowed<N>(out + i, scaled);
   }

@@ -17,22 +17,25 @@ struct RopeArguments {
   T* qkv;                     // [numTokens, (numHeads + 2 numKvHeads) * headDim]
   const T* qNorm;             // [headDim], or null
   const T* kNorm;             // [headDim], or null
-  const float* rope;          // [maxModelLen, 2, headDim / 2]
+  const float* rope;          // [maxModelLen, 2, headDim / 2], or null
   C* keys;                    // [numBlocks * blockSize, numKvHeads, headDim]
   C* values;                  // as keys
   const int32_t* positions;   // [numTokens]
   const int32_t* cacheSlots;  // [numTokens]; below 0: padding
+  float normOffset;           // of both norms
   float eps;
   int32_t numHeads;
   int32_t numKvHeads;
   int32_t headDim;
   int32_t lanesPerHead;  // a power of two up to 32
+  float keyScale;        // of a cache in fp8, which divide k and v
+  float valueScale;
 };
 
 // lanesPerHead adjacent threads process a head of q, k or v, each N elements of its first half and
 // their partners in the second. The norm rounds to T before the weight, as rmsNorm; later steps are
 // float32 up to the store. Grid: (numTokens, heads * lanesPerHead / 256). Reads qkv once (with
-// norms twice, the second time from L1), writes q and k back, and k and v to the cache.
+// norms twice, the second time from L1), writes q and k back, and k and v to the cache, of type C.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C> a) {
   waitForPrevious();
@@ -64,7 +67,7 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
   }
   if (!exists) return;
 
-  const float* angles = a.rope + int64_t{a.positions[blockIdx.x]} * a.headDim;
+  const float* angles = a.rope ? a.rope + int64_t{a.positions[blockIdx.x]} * a.headDim : nullptr;
   C* cached = nullptr;
   if (!isQuery) {
     const int32_t kvHead = head - (isValue ? numRotated : a.numHeads);
@@ -81,19 +84,29 @@ __global__ void __launch_bounds__(kThreads) ropeAndCacheHeads(RopeArguments<T, C
       float highWeights[N];
       loadWidened<N>(norm + i, lowWeights);
       loadWidened<N>(norm + half + i, highWeights);
-      normalize<T>(low, factor, lowWeights);
-      normalize<T>(high, factor, highWeights);
+      normalize<T>(low, factor, lowWeights, a.normOffset);
+      normalize<T>(high, factor, highWeights, a.normOffset);
     }
-    if (!isValue) {
+    if (!isValue && angles) {
       float cos[N];
       float sin[N];
       loadWidened<N>(angles + i, cos);
       loadWidened<N>(angles + half + i, sin);
       rotate(low, high, cos, sin);
+    }
+    if (!isValue && (angles || norm)) {
       storeNarrowed<N>(x + i, low);
       storeNarrowed<N>(x + half + i, high);
     }
     if (cached) {
+      if constexpr (kIsFloat8<C>) {
+        const float scale = isValue ? a.valueScale : a.keyScale;
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          low[n] = __fdiv_rn(low[n], scale);
+          high[n] = __fdiv_rn(high[n], scale);
+        }
+      }
       storeNarrowed<N>(cached + i, low);
       storeNarrowed<N>(cached + half + i, high);
     }
@@ -115,36 +128,37 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
                   const Weight& kNorm, float eps, const float* rope, const KvCache& cache,
                   DType type, cudaStream_t stream) {
   if (batch.numTokens == 0) return;
-  withType(type, [&](auto element) {
-    withType(cache.dtype, [&](auto cacheElement) {
-      using T = decltype(element);
-      using C = decltype(cacheElement);
-      const RopeArguments<T, C> arguments{static_cast<T*>(qkv),
-                                          static_cast<const T*>(qNorm.data),
-                                          static_cast<const T*>(kNorm.data),
-                                          rope,
-                                          static_cast<C*>(cache.keys),
-                                          static_cast<C*>(cache.values),
-                                          batch.positions,
-                                          batch.cacheSlots,
-                                          eps,
-                                          shape.numHeads,
-                                          shape.numKvHeads,
-                                          shape.headDim,
-                                          0};
-      const auto addresses = {static_cast<const void*>(qkv),
-                              qNorm.data,
-                              kNorm.data,
-                              static_cast<const void*>(rope),
-                              static_cast<const void*>(cache.keys),
-                              static_cast<const void*>(cache.values)};
-      constexpr int N = kElementsPerAccess<T>;
-      if (shape.headDim / 2 % N == 0 && std::ranges::all_of(addresses, isAligned)) {
-        launchRope<T, C, N>(arguments, batch.numTokens, stream);
-      } else {
-        launchRope<T, C, 1>(arguments, batch.numTokens, stream);
-      }
-    });
+  withCacheType(type, cache.isFloat8(), [&](auto element, auto cacheElement) {
+    using T = decltype(element);
+    using C = decltype(cacheElement);
+    const RopeArguments<T, C> arguments{static_cast<T*>(qkv),
+                                        static_cast<const T*>(qNorm.data),
+                                        static_cast<const T*>(kNorm.data),
+                                        rope,
+                                        static_cast<C*>(cache.keys),
+                                        static_cast<C*>(cache.values),
+                                        batch.positions,
+                                        batch.cacheSlots,
+                                        qNorm.offset,
+                                        eps,
+                                        shape.numHeads,
+                                        shape.numKvHeads,
+                                        shape.headDim,
+                                        0,
+                                        cache.keyScale,
+                                        cache.valueScale};
+    const auto addresses = {static_cast<const void*>(qkv),
+                            qNorm.data,
+                            kNorm.data,
+                            static_cast<const void*>(rope),
+                            static_cast<const void*>(cache.keys),
+                            static_cast<const void*>(cache.values)};
+    constexpr int N = kElementsPerAccess<T>;
+    if (shape.headDim / 2 % N == 0 && std::ranges::all_of(addresses, isAligned)) {
+      launchRope<T, C, N>(arguments, batch.numTokens, stream);
+    } else {
+      launchRope<T, C, 1>(arguments, batch.numTokens, stream);
+    }
   });
 }
 

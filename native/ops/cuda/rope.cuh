@@ -33,11 +33,16 @@ __device__ inline float headFactor(float sum, int32_t lanesPerHead, int32_t head
   return rsqrtf(__fadd_rn(__fdiv_rn(sum, static_cast<float>(headDim)), eps));
 }
 
-// Rounds to T before the weight, as rmsNorm.
+// Rounds as rmsNorm.
 template <class T, int N>
-__device__ inline void normalize(float (&x)[N], float factor, const float (&weights)[N]) {
+__device__ inline void normalize(float (&x)[N], float factor, const float (&weights)[N],
+                                 float offset) {
 #pragma unroll
-  for (int n = 0; n < N; ++n) x[n] = __fmul_rn(rounded<T>(__fmul_rn(x[n], factor)), weights[n]);
+  for (int n = 0; n < N; ++n) {
+    const float scaled = __fmul_rn(x[n], factor);
+    x[n] = offset == 0.0f ? __fmul_rn(rounded<T>(scaled), weights[n])
+                          : __fmul_rn(scaled, __fadd_rn(weights[n], offset));
+  }
 }
 
 template <int N>

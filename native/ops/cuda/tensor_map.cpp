@@ -30,19 +30,19 @@ PFN_cuTensorMapEncodeTiled_v12000 encodeFunction() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 
-// Sizes and strides in elements and bytes, the innermost dimension first; 128-byte swizzle.
+// Sizes and strides in elements and bytes, the innermost dimension first.
 template <cuuint32_t kRank>
 CUtensorMap encode(CUtensorMapDataType type, const void* base, const cuuint64_t (&sizes)[kRank],
                    const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank],
-                   CUtensorMapL2promotion promotion) {
+                   CUtensorMapL2promotion promotion,
+                   CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   static const auto encodeTiled = encodeFunction();
   cuuint32_t steps[kRank];
   std::fill_n(steps, kRank, 1);
   CUtensorMap map;
-  const CUresult status =
-      encodeTiled(&map, type, kRank, const_cast<void*>(base), sizes, strides, box, steps,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encodeTiled(&map, type, kRank, const_cast<void*>(base), sizes, strides,
+                                      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, promotion,
+                                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     throw Error("DEVICE_FAILED", "cuTensorMapEncodeTiled failed: error " + std::to_string(status));
   }
@@ -65,7 +65,7 @@ CUtensorMap cacheMap(const void* base, bool isFloat16, int32_t numKvHeads, int32
 }
 
 CUtensorMap weightMap(const void* base, int32_t elementBytes, int64_t rows, int64_t cols,
-                      int32_t boxPanels) {
+                      int32_t boxPanels, int32_t boxRows) {
   const auto width = static_cast<cuuint64_t>(128 / elementBytes);
   const auto columns = static_cast<cuuint64_t>(cols);
   // Promotion to 256 bytes, two rows' panels, made products 2 to 7% slower.
@@ -73,8 +73,20 @@ CUtensorMap weightMap(const void* base, int32_t elementBytes, int64_t rows, int6
       elementBytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16, base,
       {width, static_cast<cuuint64_t>(rows), columns / width},
       {columns * static_cast<cuuint64_t>(elementBytes), 128},
-      {static_cast<cuuint32_t>(width), 8, static_cast<cuuint32_t>(boxPanels)},
+      {static_cast<cuuint32_t>(width), static_cast<cuuint32_t>(boxRows),
+       static_cast<cuuint32_t>(boxPanels)},
       CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+}
+
+CUtensorMap matrixMap(const void* base, int32_t elementBytes, int64_t rows, int64_t cols,
+                      int32_t boxRows, int32_t boxBytes) {
+  const auto columns = static_cast<cuuint64_t>(cols);
+  return encode<2>(
+      elementBytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16, base,
+      {columns, static_cast<cuuint64_t>(rows)}, {columns * static_cast<cuuint64_t>(elementBytes)},
+      {static_cast<cuuint32_t>(boxBytes / elementBytes), static_cast<cuuint32_t>(boxRows)},
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+      boxBytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 }  // namespace uniproc::cuda

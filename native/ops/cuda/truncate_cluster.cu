@@ -135,13 +135,15 @@ const ResidentClusters& residentClusters() {
   return resident;
 }
 
-// Blocks in a row's cluster: the most with which all rows are truncated at once.
+// Blocks in a row's cluster: the most with which all rows are truncated at once, but two at least.
+// Measured on an H200, 256 rows of 128,256 with top-p: 215 us by clusters of two, one after the
+// other, 301 by single blocks.
 unsigned clusterSize(int32_t count) {
   const ResidentClusters& resident = residentClusters();
-  for (auto i = static_cast<unsigned>(resident.size()); --i > 0;) {
+  for (auto i = static_cast<unsigned>(resident.size()); --i > 1;) {
     if (resident[i] >= count) return 1u << i;
   }
-  return 1;
+  return resident[1] > 0 ? 2 : 1;
 }
 
 }  // namespace

@@ -63,6 +63,10 @@ __device__ inline void keepRegisters(uint32_t (&registers)[kCount]) {
 
 // An instruction's accumulators as operands, and their names in its text. The instructions below
 // exist for both half types, `TYPE` in their text.
+#define UNIPROC_SUMS_16(d)                                                                        \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+      "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
+      "+f"(d[15])
 #define UNIPROC_SUMS_32(d)                                                                        \
   "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
@@ -75,8 +79,10 @@ __device__ inline void keepRegisters(uint32_t (&registers)[kCount]) {
       "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), \
       "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), \
       "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-#define UNIPROC_NAMES_32                                                   \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define UNIPROC_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define UNIPROC_NAMES_32 \
+  UNIPROC_NAMES_16       \
+  ", "                   \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define UNIPROC_NAMES_64                                                             \
   UNIPROC_NAMES_32                                                                   \
@@ -110,22 +116,42 @@ __device__ inline void multiplyRows(float (&d)[kCount], uint64_t a, uint64_t b, 
 template <class T, int kCount>
 __device__ inline void multiplyRows(float (&d)[kCount], const uint32_t* a, uint64_t b,
                                     int accumulate) {
-  static_assert(kCount == 64, "128 columns");
-#define UNIPROC_MULTIPLY(TYPE)                                                           \
-  asm volatile(                                                                          \
-      "{\n"                                                                              \
-      ".reg .pred accumulate;\n"                                                         \
-      "setp.ne.b32 accumulate, %69, 0;\n"                                                \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " {" UNIPROC_NAMES_64 \
-      "}, {%64, %65, %66, %67}, %68, accumulate, 1, 1, 0;\n"                             \
-      "}\n"                                                                              \
-      : UNIPROC_SUMS_64(d)                                                               \
+  static_assert(kCount == 16 || kCount == 32 || kCount == 64, "32, 64 or 128 columns");
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+#define UNIPROC_MULTIPLY(TYPE, COLUMNS, COUNT, A0, A1, A2, A3, B, ACCUMULATE) \
+  asm volatile(                                                               \
+      "{\n"                                                                   \
+      ".reg .pred accumulate;\n"                                              \
+      "setp.ne.b32 accumulate, " ACCUMULATE                                   \
+      ", 0;\n"                                                                \
+      "wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." TYPE "." TYPE    \
+      " {" UNIPROC_NAMES_##COUNT "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B    \
+                                 ", accumulate, 1, 1, 0;\n"                   \
+                                 "}\n"                                        \
+      : UNIPROC_SUMS_##COUNT(d)                                               \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
-  if constexpr (std::is_same_v<T, __half>) {
-    UNIPROC_MULTIPLY("f16");
+#define UNIPROC_MULTIPLY_16(TYPE) \
+  UNIPROC_MULTIPLY(TYPE, "32", 16, "%16", "%17", "%18", "%19", "%20", "%21")
+#define UNIPROC_MULTIPLY_32(TYPE) \
+  UNIPROC_MULTIPLY(TYPE, "64", 32, "%32", "%33", "%34", "%35", "%36", "%37")
+#define UNIPROC_MULTIPLY_64(TYPE) \
+  UNIPROC_MULTIPLY(TYPE, "128", 64, "%64", "%65", "%66", "%67", "%68", "%69")
+  if constexpr (kCount == 16 && kHalf) {
+    UNIPROC_MULTIPLY_16("f16");
+  } else if constexpr (kCount == 16) {
+    UNIPROC_MULTIPLY_16("bf16");
+  } else if constexpr (kCount == 32 && kHalf) {
+    UNIPROC_MULTIPLY_32("f16");
+  } else if constexpr (kCount == 32) {
+    UNIPROC_MULTIPLY_32("bf16");
+  } else if constexpr (kHalf) {
+    UNIPROC_MULTIPLY_64("f16");
   } else {
-    UNIPROC_MULTIPLY("bf16");
+    UNIPROC_MULTIPLY_64("bf16");
   }
+#undef UNIPROC_MULTIPLY_16
+#undef UNIPROC_MULTIPLY_32
+#undef UNIPROC_MULTIPLY_64
 #undef UNIPROC_MULTIPLY
 }
 
@@ -157,8 +183,25 @@ __device__ inline void multiplyColumns(float (&d)[kCount], const uint32_t* a, ui
 #undef UNIPROC_MULTIPLY_64
 }
 
+// Starts d = a b^T (+ d if `accumulate`), for a [64, 32] and b [8, 32], both e4m3 in shared memory
+// with rows along k. The tensor cores align the products to the largest and keep about 14 bits: add
+// no more than 128 of k in `d` (DeepSeek-V3 technical report, section 3.3.2).
+__device__ inline void multiplyFloat8Rows(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred accumulate;\n"
+      "setp.ne.b32 accumulate, %6, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%0, %1, %2, %3}, %4, %5, accumulate, "
+      "1, 1;\n"
+      "}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
+#undef UNIPROC_SUMS_16
 #undef UNIPROC_SUMS_32
 #undef UNIPROC_SUMS_64
+#undef UNIPROC_NAMES_16
 #undef UNIPROC_NAMES_32
 #undef UNIPROC_NAMES_64
 
