@@ -31,7 +31,7 @@ struct Float8E4M3 {
   uint8_t bits;
 };
 
-inline float widen(Float8E4M3 x) {
+constexpr float widen(Float8E4M3 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24;
   const uint32_t exponent = (x.bits >> 3) & 0xf;
   const uint32_t mantissa = x.bits & 7;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/float_types.h"
 #include "model/blocks/attention.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/gated_mlp.h"
@@ -14,12 +15,29 @@ namespace {
 
 constexpr size_t kBlocksPerLayer = 2;  // attention, then MLP or experts
 
+float roundTo(DType dtype, float x) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return widen(narrow<Float16>(x));
+    case DType::kBFloat16:
+      return widen(narrow<BFloat16>(x));
+    default:
+      return x;
+  }
+}
+
 }  // namespace
 
 Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
-    : shard_(shard), embedding_(shard), head_(shard, embedding_) {
+    : shard_(shard),
+      ropes_(shard.spec().ropes.size()),
+      layerScales_(shard.spec().layerScales ? shard.spec().numLayers : 0),
+      embedding_(shard),
+      head_(shard, embedding_) {
   for (int32_t layer = 0; layer < shard.spec().numLayers; ++layer) {
-    blocks_.push_back(std::make_unique<AttentionBlock>(shard, layer, rope_));
+    const int32_t rope = shard.spec().layerRopes[layer];
+    blocks_.push_back(
+        std::make_unique<AttentionBlock>(shard, layer, rope < 0 ? nullptr : &ropes_[rope]));
     if (shard.spec().hasExperts(layer)) {
       blocks_.push_back(std::make_unique<ExpertsBlock>(shard, layer));
     } else {
@@ -28,6 +46,11 @@ Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
   }
   embedding_.declare(parameters);
   for (const auto& block : blocks_) block->declare(parameters);
+  for (size_t i = 0; i < layerScales_.size(); ++i) {
+    // As norms, which are 1 in random weights.
+    parameters.norm(layerScales_[i], {static_cast<int32_t>(i), "layer.scale"},
+                    {Share::all(1), "1"});
+  }
   head_.declare(parameters);
 }
 
@@ -46,19 +69,26 @@ void Decoder::allocate(Ops& ops, const ModelLimits& limits, Communicator* commun
   activations_.first = activations(scratch.first);
   activations_.second = activations(scratch.second);
   activations_.third = activations(scratch.third);
+  const ModelSpec& spec = shard_.spec();
+  activations_.hiddenTerms = spec.inputNorms && !spec.outputNorms ? communicator : nullptr;
   head_.allocate(ops, activations_.dtype, limits.maxNumSeqs, communicator);
 
-  const std::unique_ptr<const float[]> rope = ropeTable(shard_.spec(), limits.maxModelLen);
-  const int64_t size = int64_t{limits.maxModelLen} * shard_.spec().headDim;
-  rope_ = Buffer(ops, size * sizeof(float), "the rope table");
-  const BytesInMemory bytes(reinterpret_cast<const std::byte*>(rope.get()));
-  ops.upload(rope_.data(), StorageType::kFloat32, {bytes, 0, StorageType::kFloat32, 1, size, size});
-  ops.synchronize();
+  for (size_t i = 0; i < ropes_.size(); ++i) {
+    const int32_t headDim = spec.headDimOfRope(static_cast<int32_t>(i));
+    const std::unique_ptr<const float[]> table =
+        ropeTable(spec.ropes[i], headDim, limits.maxModelLen);
+    const int64_t size = int64_t{limits.maxModelLen} * headDim;
+    ropes_[i] = Buffer(ops, size * sizeof(float), "the rope table");
+    const BytesInMemory bytes(reinterpret_cast<const std::byte*>(table.get()));
+    ops.upload(ropes_[i].data(), StorageType::kFloat32,
+               {bytes, 0, StorageType::kFloat32, 1, size, size});
+    ops.synchronize();
+  }
 }
 
 void Decoder::release() noexcept {
   activations_ = {};
-  rope_ = {};
+  for (Buffer& rope : ropes_) rope = {};
   head_.release();
 }
 
@@ -73,19 +103,34 @@ void Decoder::reserve(Ops& ops) {
 void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& requests,
                       const Batch& batch, Depth depth) {
   embedding_.forward(ops, batch.tokenIds, batch.numTokens, activations_.residual.data());
+  const ModelSpec& spec = shard_.spec();
   if (communicator_) {
     communicator_->allReduce(activations_.residual.data(),
-                             int64_t{batch.numTokens} * shard_.spec().hiddenSize,
+                             int64_t{batch.numTokens} * spec.hiddenSize,
                              toCommType(activations_.dtype), ReduceOp::kSum);
   }
+  if (spec.embeddingScale != 1.0f) {
+    const float factor =
+        spec.roundsEmbeddingScale ? roundTo(spec.dtype, spec.embeddingScale) : spec.embeddingScale;
+    ops.scale(activations_.residual.data(), int64_t{batch.numTokens} * spec.hiddenSize, factor,
+              activations_.dtype);
+  }
   const ForwardPass pass = {ops, batch, requests, cache, activations_, communicator_};
-  bool hasRun[2] = {};  // a layer without experts, a layer with experts
+  bool hasRun[2][2] = {};  // layers with and without experts and other heads
   for (size_t i = 0; i < blocks_.size(); i += kBlocksPerLayer) {
     const auto layer = static_cast<int32_t>(i / kBlocksPerLayer);
-    const bool isNew = !std::exchange(hasRun[shard_.spec().hasExperts(layer)], true);
+    const bool isNew =
+        !std::exchange(hasRun[spec.hasExperts(layer)][spec.hasOtherHeads(layer)], true);
     if (depth == Depth::kOneOfEachKind && !isNew) continue;
     for (size_t block = i; block < i + kBlocksPerLayer; ++block) {
       blocks_[block]->forward(pass, /*isFirst=*/block == 0);
+      blocks_[block]->finish(pass);
+    }
+    if (spec.layerScales) {
+      const int64_t count = int64_t{batch.numTokens} * spec.hiddenSize;
+      for (const Buffer* x : {&activations_.residual, &activations_.hidden}) {
+        ops.scaleBy(x->data(), count, layerScales_[layer], activations_.dtype);
+      }
     }
   }
 }

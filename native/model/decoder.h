@@ -44,10 +44,16 @@ class Decoder {
     return head_.computeLogits(ops, activations_, index, count);
   }
   float* logits() const { return head_.logits(); }
+  // [count, hiddenSize], of the activation type: the last norm's output of the same tokens.
+  void* computeStates(Ops& ops, const int32_t* index, int32_t count) {
+    return head_.computeStates(ops, activations_, index, count);
+  }
+  DType activationType() const { return activations_.dtype; }
 
  private:
   const ModelShard& shard_;
-  Buffer rope_;  // [maxModelLen, 2, headDim / 2], float32
+  std::vector<Buffer> ropes_;        // of each RopeSpec: [maxModelLen, 2, headDim / 2], float32
+  std::vector<Weight> layerScales_;  // [numLayers] of [1], or empty
   Embedding embedding_;
   std::vector<std::unique_ptr<Block>> blocks_;  // all layers, in order
   Head head_;

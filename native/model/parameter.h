@@ -16,6 +16,22 @@ struct Dimension {
   const char* of = "";  // product of the spec's sizes that it equals
 };
 
+// The order of each head's rows in memory. A rotation turns pairs (i, i + headDim / 2) of a head;
+// the files' heads have pairs (i, i + rotaryDim / 2), then the elements that are not rotated.
+// Products of queries and keys do not depend on the order. Heads of size 0: as in the files.
+// Interleaved: the files' heads have pairs (2i, 2i + 1), all rotated.
+struct HeadOrder {
+  int32_t headDim = 0;
+  int32_t rotaryDim = 0;
+  bool isInterleaved = false;
+};
+
+// Rows [first, first + count) of a rank's share of a tensor.
+struct RowRun {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
 // A module and its layer (-1: none). All experts of a layer share one name.
 struct ModuleName {
   int32_t layer = -1;
@@ -24,7 +40,8 @@ struct ModuleName {
   std::string toString() const;  // "layers.3.attention.q"
 };
 
-enum class ParameterPart : uint8_t { kWeight, kBias, kScales };
+// kOrder: of each column of a linear layer's matrix, its group.
+enum class ParameterPart : uint8_t { kWeight, kBias, kScales, kZeros, kOrder };
 
 // One tensor of the model's checkpoint, or one per expert.
 struct Parameter {
@@ -35,9 +52,12 @@ struct Parameter {
   bool isLinear = false;         // a linear layer's matrix, which may have any WeightFormat
   WeightFormat format;           // of the module's matrix
   size_t weight = 0;  // index of the weight that holds the matrix; its parameters have one format
+  HeadOrder order;
 
   const Share& rows() const { return shape[0].share; }
   Share cols() const { return shape.size() > 1 ? shape[1].share : Share::all(1); }
+  // The rank's rows in their order in memory.
+  std::vector<RowRun> rowRuns() const;
   bool isOfExperts() const { return experts.of > 0; }
   // Number of tensors that this rank holds any part of.
   int64_t numTensors() const {

@@ -4,27 +4,41 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/buffer.h"
 #include "base/stop_token.h"
+#include "base/thread_pool.h"
 #include "model/checkpoint.h"
 #include "model/parameter.h"
 #include "model/spec.h"
+#include "model/tensor_layout.h"
 #include "ops/cpu/memory.h"
 
 namespace uniproc {
 
-// Location of a contiguous parameter tensor in a checkpoint; ParameterSource of
-// lib/native/index.ts.
+// Elements between the rows and between the columns of a matrix in a file; 0: it is contiguous. Of
+// a float type any; of others the columns are adjacent.
+struct Strides {
+  int64_t row = 0;
+  int64_t col = 0;
+};
+
+// Location of a parameter tensor in a checkpoint; ParameterSource of lib/native/index.ts.
 struct ParameterSource {
   int32_t parameter = 0;  // index into Parameters::declared
   int32_t expert = -1;    // -1: the parameter is a single tensor
   int32_t file = 0;
   int64_t offset = 0;  // byte in the file where the tensor begins
+  // kFloat32 for the 32-bit integers of kOrder, kInt8 for bytes of E8M0.
   StorageType type = StorageType::kFloat32;
+  TensorLayout layout = TensorLayout::kRows;
+  TensorRows whole;  // in layouts other than kRows
+  Strides strides;
 };
 
 // All weights in pageable host memory.
@@ -46,7 +60,10 @@ class HostCopy {
 class Parameters {
  public:
   explicit Parameters(const ModelShard& shard)
-      : dtype_(shard.spec().dtype), rank_(shard.rank()), formats_(shard.spec().weightFormats) {}
+      : dtype_(shard.spec().dtype),
+        normOffset_(shard.spec().normOffset),
+        rank_(shard.rank()),
+        formats_(shard.spec().weightFormats) {}
   // Not copyable: the declared targets point into the blocks and into this object.
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
@@ -55,12 +72,19 @@ class Parameters {
   // while the parameters are allocated.
 
   // A norm's weight [size].
-  void norm(Weight& target, ModuleName name, Dimension size);
-  // A matrix [rows, cols] of the model's type; holds `storedRows` rows, zeros beyond `rows`.
-  void matrix(Weight& target, ModuleName name, Dimension rows, Dimension cols, int64_t storedRows);
+  void norm(Weight& target, ModuleName name, Dimension size, HeadOrder order = {});
+  // The weight of a norm without weights: `size` ones, in no checkpoint.
+  void ones(Weight& target, int64_t size);
+  // Another vector [size], of the model's type or of `type`.
+  void vector(Weight& target, ModuleName name, Dimension size, std::optional<DType> type = {});
+  // A matrix [rows, cols] of the model's type, or of its format if that has no scales; holds
+  // `storedRows` rows, zeros beyond `rows`.
+  void matrix(LinearWeight& target, ModuleName name, Dimension rows, Dimension cols,
+              int64_t storedRows);
   struct LinearPart {
     ModuleName name;
     Dimension rows;
+    HeadOrder order = {};
   };
   enum class Bias : uint8_t {
     kNone,
@@ -75,7 +99,8 @@ class Parameters {
     int64_t storedRows = 0;  // rows held, at least the parts' rows; zeros beyond them
     Share experts = {};      // each has these parts, stacked by expert; of 0: no experts
   };
-  // Throws CONFIG_INVALID if the parts have different formats.
+  // Parts may have different formats if these have no scales and there are no experts. Throws
+  // CONFIG_INVALID for other differences.
   void linear(LinearWeight& target, const LinearLayers& layers);
 
   const std::vector<Parameter>& declared() const { return declared_; }
@@ -89,7 +114,7 @@ class Parameters {
   using Progress = std::function<void(int64_t bytes, int64_t tensors)>;
   void load(Ops& ops, const std::vector<std::string>& files,
             const std::vector<ParameterSource>& sources, const Progress& progress, StopToken stop);
-  // Fills weights from Normal(0, 0.02), norms with 1, by `seed`.
+  // Fills weights from Normal(0, 0.02), norms with 1 less their offset, by `seed`.
   void fillRandom(Ops& ops, uint64_t seed);
   void release() noexcept;
 
@@ -105,8 +130,8 @@ class Parameters {
     size_t bytes;
     StorageType type;
     ParameterPart part;
-    bool isNorm;
-    const LinearWeight* linear;  // the weight that scales belong to
+    std::optional<float> constant;  // in place of random values
+    LinearWeight* linear;           // that a part of a linear layer belongs to, but biases
   };
   // The destination of a declared parameter: its tensor of the rank's expert i starts at row
   // rowOffset + i * expertRows.
@@ -115,33 +140,62 @@ class Parameters {
     int64_t rowOffset = 0;
     int64_t expertRows = 0;
   };
+  // A linear layer's weight, of whose rows experts take multiples of `sliceRows`.
+  struct Linear {
+    LinearWeight* weight;
+    int64_t sliceRows;
+  };
   // A source, checked against its file and destination.
   struct CheckedSource {
     const ParameterSource* source;
     const Parameter* parameter;
     size_t storage;
     int64_t rowOffset;
+    size_t scales;  // storage, of a matrix to quantize
   };
 
   WeightFormat formatOf(const ModuleName& name) const;
   WeightFormat commonFormat(const std::vector<LinearPart>& parts) const;
+  bool areMixed(const LinearLayers& layers) const;
   static WeightFormat formatInMemory(const WeightFormat& stored, const LinearLayers& layers);
   size_t store(const void** data, size_t bytes, StorageType type, ParameterPart part,
-               bool isNorm = false);
+               std::optional<float> constant = {});
+  size_t storePart(LinearWeight& weight, ParameterPart part);
   void declare(Parameter parameter, Place place);
   std::vector<CheckedSource> check(const std::vector<ParameterSource>& sources,
                                    const std::vector<CheckpointFile>& files) const;
   void allocate(Ops& ops);
-  void read(Ops& ops, const CheckedSource& checked, const CheckpointFile& file, StopToken stop);
+  // Once the weights are filled: into the layout of the backend.
+  void arrange(Ops& ops);
+  void readStrided(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
+                   ThreadPool& pool);
+  static int numReaders(const std::vector<CheckedSource>& readings);
+  void requireInFile(const ParameterSource& source, const Parameter& parameter,
+                     const CheckpointFile& file) const;
+  void readWeight(Ops& ops, const CheckedSource& checked, const CheckpointFile& file,
+                  StopToken stop);
+  // Quantizes a matrix of a float type, and sets its scales.
+  void quantize(Ops& ops, const CheckedSource& checked, const CheckpointFile& file, StopToken stop);
   void readScales(Ops& ops, const CheckedSource& checked, const CheckpointFile& file);
+  // Sets the columns of a weight in memory, by their order in the file, before it is allocated.
+  void readOrder(const CheckedSource& checked, const CheckpointFile& file);
+  void uploadOrder(Ops& ops, const CheckedSource& checked);
+  template <class T>
+  void uploadBlocks(Ops& ops, const CheckedSource& checked, const std::vector<T>& blocks);
+  // The file's column of each of this rank's columns in memory.
+  std::vector<int32_t> columnsOf(const Parameter& matrix) const;
 
   const DType dtype_;
+  const float normOffset_;
   const int32_t rank_;
   const std::map<std::string, WeightFormat> formats_;
   std::vector<Parameter> declared_;
   std::vector<Place> places_;  // destination of each declared parameter
   std::vector<Storage> storages_;
-  std::vector<Buffer> buffers_;  // one per storage, while allocated
+  std::vector<Linear> linears_;
+  std::vector<std::unique_ptr<LinearWeight[]>> mixed_;  // parts of weights
+  std::vector<Buffer> buffers_;                         // one per storage, while allocated
+  std::map<size_t, ColumnOrder> orders_;                // by weight, while loading
 };
 
 }  // namespace uniproc

@@ -1,5 +1,6 @@
 #include "model/spec.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -33,23 +34,99 @@ void checkExperts(const ModelSpec& spec, int32_t worldSize) {
   require(static_cast<int32_t>(experts.layers.size()) == spec.numLayers,
           "experts.layers must have one entry for each of its " + std::to_string(spec.numLayers) +
               " layers");
+  requirePositive({experts.numGroups, experts.numChosenGroups});
+  require(experts.numExperts % experts.numGroups == 0 &&
+              experts.numChosenGroups <= experts.numGroups &&
+              experts.numExpertsPerToken <=
+                  experts.numExperts / experts.numGroups * experts.numChosenGroups,
+          "numExperts must be a multiple of numGroups, and numChosenGroups must hold "
+          "numExpertsPerToken");
+  require(experts.sigmoidScores ||
+              (experts.numGroups == 1 && experts.weightScale == 1.0f && !experts.scoreBias),
+          "numGroups, weightScale and scoreBias need sigmoidScores");
+  require(!experts.scalesInput || (experts.numExpertsPerToken == 1 && spec.inputNorms),
+          "experts.scalesInput needs numExpertsPerToken 1 and inputNorms");
   requireDivisible("numExperts", experts.numExperts, worldSize);
+  requireDivisible("sharedIntermediateSize", experts.sharedIntermediateSize, worldSize);
+}
+
+void checkRopes(const ModelSpec& spec) {
+  require(static_cast<int32_t>(spec.layerRopes.size()) == spec.numLayers,
+          "layerRopes must have one entry for each of its " + std::to_string(spec.numLayers) +
+              " layers");
+  for (const int32_t rope : spec.layerRopes) {
+    require(rope < static_cast<int32_t>(spec.ropes.size()), "layerRopes refer to rope " +
+                                                                std::to_string(rope) + " of " +
+                                                                std::to_string(spec.ropes.size()));
+  }
+  for (int32_t layer = 0; layer < spec.numLayers; ++layer) {
+    const int32_t rope = spec.layerRopes[layer];
+    require(rope < 0 || spec.headDimOf(layer) == spec.headDimOfRope(rope),
+            "layers with one rope must have one headDim");
+  }
+  for (size_t i = 0; i < spec.ropes.size(); ++i) {
+    const RopeSpec& rope = spec.ropes[i];
+    const int32_t headDim = spec.headDimOfRope(static_cast<int32_t>(i));
+    require(rope.rotaryDim >= 2 && rope.rotaryDim % 2 == 0 && rope.rotaryDim <= headDim,
+            "rotaryDim, " + std::to_string(rope.rotaryDim) +
+                ", must be even, and at most headDim, " + std::to_string(headDim));
+    require(!spec.interleavedRope || rope.rotaryDim == headDim,
+            "interleaved rotation must be of whole heads");
+    const RopeScaling& scaling = rope.scaling;
+    require(scaling.rotatedDim <= rope.rotaryDim, "rotatedDim must be at most rotaryDim");
+    const auto numPairs = static_cast<size_t>(rope.rotaryDim) / 2;
+    require(scaling.type != RopeScaling::Type::kLongRope ||
+                (scaling.shortFactors.size() == numPairs && scaling.longFactors.size() == numPairs),
+            "shortFactors and longFactors must have rotaryDim / 2 entries");
+  }
+}
+
+// Heads of q, k and v, of one kind of layer.
+void checkHeads(int32_t numHeads, int32_t numKvHeads, int32_t headDim, int32_t worldSize) {
+  requirePositive({numHeads, numKvHeads, headDim});
+  require(numHeads % numKvHeads == 0, "numHeads, " + std::to_string(numHeads) +
+                                          ", must be a multiple of numKvHeads, " +
+                                          std::to_string(numKvHeads));
+  require(headDim % 2 == 0, "headDim, " + std::to_string(headDim) + ", must be even");
+  require(numKvHeads % worldSize == 0 || worldSize % numKvHeads == 0,
+          "numKvHeads, " + std::to_string(numKvHeads) + ", must divide or be a multiple of the " +
+              std::to_string(worldSize) + " ranks");
+}
+
+void checkFp8Cache(const ModelSpec& spec) {
+  for (const std::vector<float>* scales :
+       {&spec.fp8Cache->keyScales, &spec.fp8Cache->valueScales}) {
+    require(static_cast<int32_t>(scales->size()) == spec.numLayers,
+            "fp8Cache must have one scale of keys and of values for each of its " +
+                std::to_string(spec.numLayers) + " layers");
+    for (const float scale : *scales) {
+      require(std::isfinite(scale) && scale > 0.0f,
+              "fp8Cache has the scale " + std::to_string(scale) + "; scales must be positive");
+    }
+  }
 }
 
 void check(const ModelSpec& spec, int32_t worldSize) {
   requirePositive({spec.vocabSize, spec.hiddenSize, spec.intermediateSize, spec.numLayers,
                    spec.numHeads, spec.numKvHeads, spec.headDim});
-  require(spec.numHeads % spec.numKvHeads == 0, "numHeads, " + std::to_string(spec.numHeads) +
-                                                    ", must be a multiple of numKvHeads, " +
-                                                    std::to_string(spec.numKvHeads));
-  require(spec.headDim % 2 == 0, "headDim, " + std::to_string(spec.headDim) + ", must be even");
+  checkHeads(spec.numHeads, spec.numKvHeads, spec.headDim, worldSize);
+  if (spec.otherHeads) {
+    const auto& [numKvHeads, headDim, layers] = *spec.otherHeads;
+    checkHeads(spec.numHeads, numKvHeads, headDim, worldSize);
+    require(static_cast<int32_t>(layers.size()) == spec.numLayers,
+            "otherHeads.layers must have one entry for each of its " +
+                std::to_string(spec.numLayers) + " layers");
+    require(spec.qkNorm != QkNorm::kProjection, "norms of whole projections need equal heads");
+  }
+  require(!spec.layerScales || spec.outputNorms, "layerScales need outputNorms");
   require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
           "slidingWindows must have one entry for each of its " + std::to_string(spec.numLayers) +
               " layers");
+  checkRopes(spec);
+  require(spec.qkNorm != QkNorm::kProjection || spec.normOffset == 0.0f,
+          "norms of whole projections cannot have a normOffset");
   requireDivisible("numHeads", spec.numHeads, worldSize);
-  require(spec.numKvHeads % worldSize == 0 || worldSize % spec.numKvHeads == 0,
-          "numKvHeads, " + std::to_string(spec.numKvHeads) +
-              ", must divide or be a multiple of the " + std::to_string(worldSize) + " ranks");
+  if (spec.fp8Cache) checkFp8Cache(spec);
   if (spec.experts) checkExperts(spec, worldSize);
   if (spec.hasGatedMlps()) requireDivisible("intermediateSize", spec.intermediateSize, worldSize);
 }
@@ -74,9 +151,18 @@ Share ModelShard::vocab() const {
   return {spec_.vocabSize, first, std::min(size, spec_.vocabSize - first)};
 }
 
-void ModelLimits::check() const {
+void ModelLimits::check(int32_t numLayers) const {
   requirePositive({maxNumSeqs, maxNumBatchedTokens, maxModelLen, blockSize, numSteps});
   require(maxLogprobs >= 0, "maxLogprobs must not be negative");
+  if (kvCacheGroups.empty()) return;
+  require(
+      static_cast<int32_t>(kvCacheGroups.size()) == numLayers,
+      "kvCacheGroups must have one entry for each of its " + std::to_string(numLayers) + " layers");
+  for (const int32_t group : kvCacheGroups) {
+    require(group >= 0 && group < numLayers, "kvCacheGroups name group " + std::to_string(group) +
+                                                 "; there are at most " +
+                                                 std::to_string(numLayers));
+  }
 }
 
 }  // namespace uniproc

@@ -37,7 +37,9 @@ void requireRows(const char* what, std::span<const int32_t> rows, int32_t numRow
 }  // namespace
 
 BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
-    : limits_(limits), numBlocks_(limits.maxNumSeqs), lastPrepared_(limits.maxNumSeqs, 0) {
+    : limits_(limits),
+      numBlocks_(static_cast<size_t>(limits.numKvCacheGroups()) * limits.maxNumSeqs),
+      lastPrepared_(limits.maxNumSeqs, 0) {
   const size_t entries =
       roundedUp(size_t{5} * limits.maxNumSeqs + 1 + size_t{3} * limits.maxBlockUpdates());
   const size_t tokens = limits.maxNumBatchedTokens;
@@ -50,7 +52,7 @@ BatchInputs::BatchInputs(Ops& ops, const ModelLimits& limits)
   device_ = allocate(entries);
   tokenIds_ = allocate(tokens);
   positions_ = allocate(tokens);
-  cacheSlots_ = allocate(tokens);
+  cacheSlots_ = allocate(tokens * limits.numKvCacheGroups());
   allTokens_ = allocate(tokens);
   std::vector<int32_t> indices(tokens);
   std::iota(indices.begin(), indices.end(), 0);
@@ -74,8 +76,8 @@ Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, Re
   numTokens += numRows - launch.numRows;
   pad(launch, numRows);
   for (int32_t i = 0; i < launch.numBlockUpdates; ++i) {
-    const int32_t slot = step.blockUpdates[3 * i];
-    slots.at(slot).numBlocks = numBlocks_[slot];
+    const int32_t slot = step.blockUpdates[3 * i] % limits_.maxNumSeqs;
+    slots.at(slot).numBlocks = numBlocks(slot);
   }
   for (int32_t row = 0; row < launch.numRows; ++row) slots.at(step.slots[row]).hasRun = true;
 
@@ -100,7 +102,8 @@ Batch BatchInputs::prepare(const StepBuffers& step, const StepLaunch& launch, Re
           maxQueryLen,
           numDecodeRows,
           isDecodeStep,
-          hasFewKeys(step, launch, numRows)};
+          hasFewKeys(step, launch, numRows),
+          limits_.maxNumBatchedTokens};
 }
 
 bool BatchInputs::hasFewKeys(const StepBuffers& step, const StepLaunch& launch, int32_t numRows) {
@@ -118,21 +121,27 @@ bool BatchInputs::isDecode(const StepBuffers& step, const StepLaunch& launch, Re
     if (step.numComputedTokens[row] > 0 && !slots.at(step.slots[row]).hasRun) return false;
   }
   for (int32_t i = 0; i < launch.numBlockUpdates; ++i) {
-    if (step.blockUpdates[3 * i + 1] < slots.at(step.blockUpdates[3 * i]).numBlocks) return false;
+    const int32_t slot = step.blockUpdates[3 * i] % slots.table().maxNumSeqs;
+    if (step.blockUpdates[3 * i + 1] < slots.at(slot).numBlocks) return false;
   }
   return true;
 }
 
 void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,
                               RequestSlots& slots, int32_t numCacheBlocks) {
+  const auto numTables = static_cast<int32_t>(numBlocks_.size());
   for (int32_t slot = 0; slot < limits_.maxNumSeqs; ++slot) {
-    numBlocks_[slot] = slots.at(slot).numBlocks;
+    const int32_t count = slots.at(slot).numBlocks;
+    for (int32_t table = slot; table < numTables; table += limits_.maxNumSeqs) {
+      numBlocks_[table] = count;
+    }
   }
   for (int32_t i = 0; i < launch.numBlockUpdates; ++i) {
     const auto update = step.blockUpdates.subspan(3 * i, 3);
-    const int32_t slot = update[0];
+    const int32_t table = update[0];
+    const int32_t slot = table < numTables ? table % limits_.maxNumSeqs : table;
     const bool taken = slots.at(slot).taken;
-    const int32_t most = std::min(numBlocks_[slot], limits_.maxBlocksPerSeq() - 1);
+    const int32_t most = std::min(numBlocks_[table], limits_.maxBlocksPerSeq() - 1);
     if (!taken || update[1] < 0 || update[1] > most || update[2] < 0 ||
         update[2] >= numCacheBlocks) {
       throwInvalid("block update " + std::to_string(i) + " of a step puts block " +
@@ -141,8 +150,16 @@ void BatchInputs::countBlocks(const StepBuffers& step, const StepLaunch& launch,
                    (taken ? ", which can take indices up to " + std::to_string(most)
                           : ", which holds no request"));
     }
-    numBlocks_[slot] = std::max(numBlocks_[slot], update[1] + 1);
+    numBlocks_[table] = std::max(numBlocks_[table], update[1] + 1);
   }
+}
+
+int32_t BatchInputs::numBlocks(int32_t slot) const {
+  int32_t count = numBlocks_[slot];
+  for (size_t table = slot; table < numBlocks_.size(); table += limits_.maxNumSeqs) {
+    count = std::min(count, numBlocks_[table]);
+  }
+  return count;
 }
 
 int32_t BatchInputs::fillRows(const StepBuffers& step, const StepLaunch& launch,
@@ -167,10 +184,11 @@ int32_t BatchInputs::fillRows(const StepBuffers& step, const StepLaunch& launch,
                    std::to_string(computed) + " on; the request has " +
                    std::to_string(request.numTokens));
     }
-    if (end > int64_t{numBlocks_[slot]} * limits_.blockSize) {
+    const int32_t blocks = numBlocks(slot);
+    if (end > int64_t{blocks} * limits_.blockSize) {
       throwInvalid(name() + " computes up to token " + std::to_string(end) + "; its " +
-                   std::to_string(numBlocks_[slot]) + " blocks hold " +
-                   std::to_string(int64_t{numBlocks_[slot]} * limits_.blockSize));
+                   std::to_string(blocks) + " blocks hold " +
+                   std::to_string(int64_t{blocks} * limits_.blockSize));
     }
     queryStarts[row] = static_cast<int32_t>(numTokens);
     numTokens += scheduled;

@@ -56,6 +56,8 @@ class BatchInputs {
   // The steps of `prepare`; each checks what it fills.
   void countBlocks(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots,
                    int32_t numCacheBlocks);
+  // The slot's blocks after the step being prepared: the fewest of all groups.
+  int32_t numBlocks(int32_t slot) const;
   int32_t fillRows(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots);
   void fillSampled(const StepBuffers& step, const StepLaunch& launch, RequestSlots& slots);
   void pad(const StepLaunch& launch, int32_t numRows);
@@ -67,10 +69,11 @@ class BatchInputs {
   // Outputs of prepareInputs, [maxNumBatchedTokens] each.
   Buffer tokenIds_;
   Buffer positions_;
-  Buffer cacheSlots_;
-  Buffer allTokens_;  // 0, 1, 2, ...
-  // By slot: its blocks after the step being prepared, and the last step that contained it.
-  std::vector<int32_t> numBlocks_;
+  Buffer cacheSlots_;  // of each group of layers
+  Buffer allTokens_;   // 0, 1, 2, ...
+  // By slot: the last step that contained it; in each group of layers, its blocks after the step
+  // being prepared.
+  std::vector<int32_t> numBlocks_;  // [numGroups, maxNumSeqs]
   std::vector<uint64_t> lastPrepared_;
   uint64_t numPrepared_ = 0;
 };

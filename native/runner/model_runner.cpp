@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runner/pooling.h"
 
 namespace uniproc {
 namespace {
@@ -78,10 +79,10 @@ ModelRunner::ModelRunner(const ModelSpec& spec, const ModelLimits& limits,
       limits_(limits),
       parameters_(shard_),
       decoder_(shard_, parameters_) {
-  limits.check();
+  limits.check(spec.numLayers);
   requireListMemory(limits);
   for (int32_t i = 0; i < limits.numSteps; ++i) {
-    steps_.push_back(std::make_shared<StepBuffers>(limits));
+    steps_.push_back(std::make_shared<StepBuffers>(limits, pooledWidth()));
   }
 }
 
@@ -152,7 +153,7 @@ void ModelRunner::allocateKvCache(Ops& ops, int32_t numBlocks) {
   if (cache_) throwState("the KV cache is already allocated; release it first");
   if (numBlocks < 1)
     throwState("the KV cache needs at least 1 block, got " + std::to_string(numBlocks));
-  cache_.emplace(ops, shard_, limits_.blockSize, numBlocks);
+  cache_.emplace(ops, shard_, limits_, numBlocks);
 }
 
 void ModelRunner::releaseKvCache() {
@@ -237,6 +238,13 @@ void ModelRunner::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bit
       throwState("step " + std::to_string(step) + " is sampled, but was not launched before");
     }
     runSample(ops, *launched, requireStepContext(ops, step), bitmask);
+    if (spec().poolsLastToken) {
+      done = [buffers = steps_[step], count = launched->launch.numSampled, width = pooledWidth(),
+              type = decoder_.activationType(), done = std::move(done)](std::exception_ptr error) {
+        if (!error) poolRows(*buffers, count, width, type);
+        done(error);
+      };
+    }
     ops.endStep(std::move(done));
   } catch (...) {
     ops.synchronize();  // the step's buffers are free once the error is thrown
@@ -247,6 +255,7 @@ void ModelRunner::sample(Ops& ops, int32_t step, const std::vector<int32_t>* bit
 std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
   if (error_ || !launched_)
     throwState("there are no logits: no launched step is waiting for sample");
+  if (spec().poolsLastToken) throwState("there are no logits: the model makes embeddings");
   if (numRows < 1 || numRows > launched_->launch.numSampled) {
     throwState("logits are available for " + std::to_string(launched_->launch.numSampled) +
                " rows, not for " + std::to_string(numRows));
@@ -260,6 +269,9 @@ std::vector<float> ModelRunner::logits(Ops& ops, int32_t numRows) {
 void ModelRunner::runForward(Ops& ops, Launched& launched, const StepContext& context) {
   static_cast<void>(communicator());  // throws if it was released
   const StepLaunch& launch = launched.launch;
+  if (spec().poolsLastToken && launch.numPromptLogprobRows > 0) {
+    throwState("there are no logprobs: the model makes embeddings");
+  }
   const int32_t rows = launched.graphRows = graphRows(launch, context);
   BatchInputs& inputs = workspace_->inputs;
   const RequestTable& requests = context.slots.table();
@@ -279,7 +291,12 @@ void ModelRunner::runForward(Ops& ops, Launched& launched, const StepContext& co
     if (numSampled > 0) {
       // One token for each sampled row: the last tokens are all tokens, in order.
       const bool samplesAll = numSampled == batch.numTokens && launch.numPromptLogprobRows == 0;
-      decoder_.computeLogits(ops, samplesAll ? nullptr : inputs.lastTokens(), numSampled);
+      const int32_t* index = samplesAll ? nullptr : inputs.lastTokens();
+      if (spec().poolsLastToken) {
+        launched.states = decoder_.computeStates(ops, index, numSampled);
+      } else {
+        decoder_.computeLogits(ops, index, numSampled);
+      }
     }
     if (launched.isSampled) sampleRows(ops, launched, context, nullptr);
   };
@@ -292,7 +309,7 @@ void ModelRunner::runForward(Ops& ops, Launched& launched, const StepContext& co
 // The size of the CUDA graph that a step runs in; 0 unless every row computes one token and
 // samples, and the batch is a decode.
 int32_t ModelRunner::graphRows(const StepLaunch& launch, const StepContext& context) const {
-  const bool recurs = context.graphs && launch.numRows > 0 &&
+  const bool recurs = context.graphs && !spec().poolsLastToken && launch.numRows > 0 &&
                       launch.numRows <= limits_.maxNumSeqs && launch.numSampled == launch.numRows &&
                       launch.numBlockUpdates <= limits_.maxBlockUpdates() &&
                       launch.numPromptLogprobRows == 0 &&
@@ -343,6 +360,13 @@ void ModelRunner::runSample(Ops& ops, const Launched& launched, const StepContex
   Workspace& work = *workspace_;
   const StepLaunch& launch = launched.launch;
   const int32_t count = launch.numSampled;
+  if (spec().poolsLastToken) {
+    if (count == 0) return;
+    const size_t bytes = size_t(count) * pooledWidth() * sizeOf(decoder_.activationType());
+    // In words of 4 bytes, as the copy moves them; both sides have room.
+    ops.copyToPinned(context.step.pooled.data(), launched.states, (bytes + 3) / 4 * 4);
+    return;
+  }
   const int32_t* allowed = nullptr;
   if (bitmask && !launch.awaitsBitmask) {
     throwState("step " + std::to_string(launch.step) +
@@ -395,9 +419,9 @@ struct ModelRunner::DummyStep {
   DummyStep(Ops& ops, const ModelRunner& runner, int32_t numRows, int32_t numTokens)
       : limits(limitsFor(runner.limits_, numRows, numTokens)),
         slots(ops, runner.spec(), limits),
-        cache(PagedKvCache::forDummyRun(ops, runner.shard_, limits.blockSize,
+        cache(PagedKvCache::forDummyRun(ops, runner.shard_, limits,
                                         numRows * limits.maxBlocksPerSeq())),
-        buffers(runner.limits_),
+        buffers(runner.limits_, runner.pooledWidth()),
         pinned(pin(ops, buffers.data(), buffers.bytes())),
         launch{0, numRows, 0, numRows, 0} {
     const int32_t blocksPerRow = limits.maxBlocksPerSeq();
@@ -406,12 +430,15 @@ struct ModelRunner::DummyStep {
     request.sampling.topK = 50;
     request.sampling.repetitionPenalty = 1.1f;
     request.sampling.numLogprobs = limits.maxLogprobs;
-    request.blockIds.resize(blocksPerRow);
+    const int32_t numGroups = limits.numKvCacheGroups();
+    request.blockIds.resize(int64_t{blocksPerRow} * numGroups);
     for (int32_t row = 0; row < numRows; ++row) {
       const int32_t tokens = numTokens / numRows + (row < numTokens % numRows);
       request.tokenIds.assign(tokens, 0);
       request.numPromptTokens = tokens;
-      std::iota(request.blockIds.begin(), request.blockIds.end(), row * blocksPerRow);
+      for (int32_t i = 0; i < blocksPerRow * numGroups; ++i) {
+        request.blockIds[i] = row * blocksPerRow + i / numGroups;  // the layers share memory anyway
+      }
       slots.add(ops, row, request, cache.numBlocks());
       buffers.slots[row] = row;
       buffers.numScheduledTokens[row] = tokens;

@@ -72,6 +72,7 @@ class ModelRunner : public Resident {
   void addRequest(Ops& ops, int32_t slot, const Request& request);
   void removeRequest(int32_t slot);
   void forward(Ops& ops, const StepLaunch& launch);
+  // A model that pools copies embeddings to StepBuffers::pooled instead, and samples nothing.
   void sample(Ops& ops, int32_t step, const std::vector<int32_t>* bitmask, Ops::Done done);
   // The logits [numRows, vocabSize] of the launched step's sampled rows, before `sample`.
   std::vector<float> logits(Ops& ops, int32_t numRows);
@@ -119,7 +120,8 @@ class ModelRunner : public Resident {
     StepLaunch launch;
     int32_t graphRows = 0;  // size of its graph, 0 for none
     SampledFeatures features = {};
-    bool isSampled = false;  // in one graph with the forward pass
+    bool isSampled = false;        // in one graph with the forward pass
+    const void* states = nullptr;  // [numSampled, hiddenSize], of a model that pools
   };
 
   void runForward(Ops& ops, Launched& launched, const StepContext& context);
@@ -141,6 +143,7 @@ class ModelRunner : public Resident {
   template <typename Fill>
   void fillWeights(Ops& ops, Fill fill);
   const ModelSpec& spec() const { return shard_.spec(); }
+  int32_t pooledWidth() const { return spec().poolsLastToken ? spec().hiddenSize : 0; }
   Communicator* communicator() const;
   Workspace& requireWorkspace();
   StepContext requireStepContext(Ops& ops, int32_t step);

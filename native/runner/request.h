@@ -13,7 +13,9 @@ namespace uniproc {
 struct Request {
   std::vector<int32_t> tokenIds;  // prompt, and tokens generated before a preemption
   int32_t numPromptTokens = 0;
+  // [numBlocks, numGroups]; kNoBlock where no query reads the group's block.
   std::vector<int32_t> blockIds;
+  static constexpr int32_t kNoBlock = -1;
   SamplingParams sampling;
   std::vector<int32_t> logitBiasTokenIds;
   std::vector<float> logitBiases;

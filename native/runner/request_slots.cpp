@@ -1,5 +1,6 @@
 #include "runner/request_slots.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -37,14 +38,15 @@ RequestSlots::RequestSlots(Ops& ops, const ModelSpec& spec, const ModelLimits& l
   tokenIds_ = allocate(rows * limits.maxModelLen * sizeof(int32_t));
   numTokens_ = allocate(rows * sizeof(int32_t));
   numPromptTokens_ = allocate(rows * sizeof(int32_t));
-  blockTable_ = allocate(rows * limits.maxBlocksPerSeq() * sizeof(int32_t));
+  const size_t tables = rows * limits.numKvCacheGroups();
+  blockTable_ = allocate(tables * limits.maxBlocksPerSeq() * sizeof(int32_t));
   sampling_ = allocate(rows * sizeof(SamplingParams));
   slotLists_ = allocate(rows * RequestLimits::kSlotListBytes);
   if (limits.listMemoryBytes > 0) listMemory_ = allocate(limits.listMemoryBytes);
   table_ = {
       tokenIds_.as<int32_t>(),   numTokens_.as<int32_t>(),       numPromptTokens_.as<int32_t>(),
       blockTable_.as<int32_t>(), sampling_.as<SamplingParams>(), limits.maxNumSeqs,
-      limits.maxModelLen,        limits.maxBlocksPerSeq()};
+      limits.maxModelLen,        limits.maxBlocksPerSeq(),       limits.numKvCacheGroups()};
 }
 
 RequestSlots::Slot& RequestSlots::at(int32_t slot) {
@@ -59,7 +61,11 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
   Slot& state = at(slot);
   state = {};
   limits_.check(request);
-  checkBlocks(request.blockIds, numCacheBlocks);
+  checkNumBlocks(request.blockIds);
+  std::vector<std::vector<int32_t>> blocks;
+  for (int32_t group = 0; group < table_.numGroups; ++group) {
+    blocks.push_back(blocksOfGroup(request.blockIds, group, numCacheBlocks));
+  }
 
   const int32_t numTokens = sizeOf32(request.tokenIds);
   std::vector<HostToDevice> copies;
@@ -68,14 +74,17 @@ void RequestSlots::add(Ops& ops, int32_t slot, const Request& request, int32_t n
   copies.push_back(copyOf(request.tokenIds, table_.tokenIds + row * table_.maxModelLen));
   copies.push_back(copyOf(numTokens, table_.numTokens + row));
   copies.push_back(copyOf(request.numPromptTokens, table_.numPromptTokens + row));
-  copies.push_back(copyOf(request.blockIds, table_.blockTable + row * table_.maxBlocksPerSeq));
+  for (int32_t group = 0; group < table_.numGroups; ++group) {
+    int32_t* table = table_.ofGroup(group).blockTable;
+    copies.push_back(copyOf(blocks[group], table + row * table_.maxBlocksPerSeq));
+  }
   copies.push_back(copyOf(sampling, table_.sampling + row));
   ops.copyAllToDevice(copies);
 
   state.taken = true;
   state.numTokens = numTokens;
   state.numPromptTokens = request.numPromptTokens;
-  state.numBlocks = sizeOf32(request.blockIds);
+  state.numBlocks = sizeOf32(blocks.front());
   state.numPromptLogprobs = sampling.numPromptLogprobs;
   state.features = SampledFeatures::of(sampling, limits_.vocabSize);
 }
@@ -89,16 +98,35 @@ void RequestSlots::forgetBlocks() {
   }
 }
 
-void RequestSlots::checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const {
-  if (blockIds.size() > static_cast<size_t>(table_.maxBlocksPerSeq)) {
-    throwInvalid("a request has " + std::to_string(blockIds.size()) +
+void RequestSlots::checkNumBlocks(const std::vector<int32_t>& blockIds) const {
+  const auto numGroups = static_cast<size_t>(table_.numGroups);
+  if (blockIds.size() > table_.maxBlocksPerSeq * numGroups) {
+    throwInvalid("a request has " + std::to_string(blockIds.size() / numGroups) +
                  " blocks; its block table holds " + std::to_string(table_.maxBlocksPerSeq));
   }
-  for (const int32_t block : blockIds) {
-    if (block >= 0 && block < numCacheBlocks) continue;
-    throwInvalid("a request refers to block " + std::to_string(block) + "; there are " +
-                 std::to_string(numCacheBlocks));
+  if (blockIds.size() % numGroups != 0) {
+    throwInvalid("a request has " + std::to_string(blockIds.size()) +
+                 " blocks; it must have as many of each of " + std::to_string(numGroups) +
+                 " groups of layers");
   }
+}
+
+// Only the first blocks may be missing. Their entries are never used, but kernels may load them.
+std::vector<int32_t> RequestSlots::blocksOfGroup(const std::vector<int32_t>& blockIds,
+                                                 int32_t group, int32_t numCacheBlocks) const {
+  std::vector<int32_t> blocks;
+  bool mayBeMissing = true;
+  for (size_t i = group; i < blockIds.size(); i += table_.numGroups) {
+    const int32_t block = blockIds[i];
+    mayBeMissing =
+        mayBeMissing && block == Request::kNoBlock && i + table_.numGroups < blockIds.size();
+    if (!mayBeMissing && (block < 0 || block >= numCacheBlocks)) {
+      throwInvalid("a request refers to block " + std::to_string(block) + "; there are " +
+                   std::to_string(numCacheBlocks));
+    }
+    blocks.push_back(std::max(block, 0));
+  }
+  return blocks;
 }
 
 // Returns the request's parameters, with its lists concatenated in their memory.

@@ -19,7 +19,7 @@ class RequestSlots {
     bool hasRun = false;  // some step computed tokens of the request
     int32_t numTokens = 0;
     int32_t numPromptTokens = 0;
-    int32_t numBlocks = 0;
+    int32_t numBlocks = 0;  // in the block table of each group of layers
     int32_t numPromptLogprobs = -1;
     SampledFeatures features;
   };
@@ -39,9 +39,13 @@ class RequestSlots {
   const RequestTable& table() const { return table_; }
 
  private:
-  void checkBlocks(const std::vector<int32_t>& blockIds, int32_t numCacheBlocks) const;
+  void checkNumBlocks(const std::vector<int32_t>& blockIds) const;
   SamplingParams writeLists(int32_t slot, const Request& request,
                             std::vector<HostToDevice>& copies) const;
+
+  // [numBlocks]: the entries of a group's block table.
+  std::vector<int32_t> blocksOfGroup(const std::vector<int32_t>& blockIds, int32_t group,
+                                     int32_t numCacheBlocks) const;
 
   const RequestLimits limits_;
   std::vector<Slot> slots_;

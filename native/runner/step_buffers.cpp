@@ -16,7 +16,7 @@ constexpr size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) 
 
 void StepBuffers::Free::operator()(std::byte* memory) const noexcept { std::free(memory); }
 
-StepBuffers::StepBuffers(const ModelLimits& limits) {
+StepBuffers::StepBuffers(const ModelLimits& limits, int32_t pooledWidth) {
   const size_t rows = limits.maxNumSeqs;
   const size_t tokens = limits.maxNumBatchedTokens;
   const size_t width = 1 + limits.maxLogprobs;
@@ -47,6 +47,8 @@ StepBuffers::StepBuffers(const ModelLimits& limits) {
     lay(promptLogprobs, tokens * width);
     lay(promptLogprobRanks, tokens);
     lay(promptNumNans, tokens);
+    lay(pooledSizes, pooledWidth > 0 ? rows : 0);
+    lay(pooled, rows * pooledWidth);
     return roundUp(offset, kPage);
   };
   bytes_ = layOut();

@@ -24,7 +24,8 @@ struct StepLaunch {
 
 class StepBuffers {
  public:
-  explicit StepBuffers(const ModelLimits& limits);
+  // `pooledWidth`: elements of an embedding; 0 for a model that samples.
+  explicit StepBuffers(const ModelLimits& limits, int32_t pooledWidth = 0);
   StepBuffers(const StepBuffers&) = delete;
   StepBuffers& operator=(const StepBuffers&) = delete;
 
@@ -45,6 +46,8 @@ class StepBuffers {
   std::span<float> promptLogprobs;
   std::span<int32_t> promptLogprobRanks;
   std::span<int32_t> promptNumNans;
+  std::span<int32_t> pooledSizes;
+  std::span<float> pooled;
 
   // All arrays above are in this one piece of memory.
   std::byte* data() const { return memory_.get(); }

@@ -1,5 +1,4 @@
-// Self-attention with rotary embedding and grouped-query heads (Ainslie et al. 2023): Llama,
-// Mistral, Qwen.
+// Self-attention with rotary embedding and grouped-query heads (Ainslie et al. 2023).
 #pragma once
 
 #include "model/blocks/block.h"
@@ -8,25 +7,29 @@ namespace uniproc {
 
 class AttentionBlock final : public Block {
  public:
-  // `rope` [maxModelLen, 2, headDim / 2], float32, belongs to the decoder.
-  AttentionBlock(const ModelShard& shard, int32_t layer, const Buffer& rope)
-      : shard_(shard), layer_(layer), shape_(shard.attention(layer)), rope_(rope) {}
+  // `rope` [maxModelLen, 2, headDim / 2], float32, belongs to the decoder; null: no rotation.
+  AttentionBlock(const ModelShard& shard, int32_t layer, const Buffer* rope)
+      : Block(shard, layer), shape_(shard.attention(layer)), rope_(rope) {}
 
   void declare(Parameters& parameters) override;
   ScratchBytes scratch(DType activations) const override;
   void forward(const ForwardPass& pass, bool isFirst) override;
 
  private:
-  const ModelShard& shard_;
-  const int32_t layer_;
-  const AttentionShape shape_;
-  const Buffer& rope_;
+  void normProjections(const ForwardPass& pass, void* qkv) const;
 
-  Weight norm_;       // [hiddenSize]
+  const AttentionShape shape_;
+  const Buffer* const rope_;
+
   LinearWeight qkv_;  // [(numHeads + 2 numKvHeads) * headDim, hiddenSize]
-  Weight qNorm_;      // [headDim], or null
-  Weight kNorm_;      // [headDim], or null
-  LinearWeight o_;    // [hiddenSize, numHeads * headDim]
+  // Norms of each head, [headDim], or null.
+  Weight qNorm_;
+  Weight kNorm_;
+  // Norms of the projections, [numHeads * headDim] and [numKvHeads * headDim], or null.
+  Weight qProjectionNorm_;
+  Weight kProjectionNorm_;
+  Weight sinks_;    // [numHeads], or null
+  LinearWeight o_;  // [hiddenSize, numHeads * headDim]
 };
 
 }  // namespace uniproc

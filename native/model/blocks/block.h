@@ -1,4 +1,5 @@
-// A block of a decoder layer, such as attention or MLP: x += block(norm(x)).
+// A block of a decoder layer, such as attention or MLP: x += block(norm(x)), or x +=
+// norm(block(x)).
 #pragma once
 
 #include <algorithm>
@@ -32,6 +33,9 @@ struct Activations {
   Buffer first;     // the running block's scratch
   Buffer second;
   Buffer third;
+  // Connects the ranks that hold terms of `hidden` where the next norm begins; null: `hidden` is
+  // complete there.
+  Communicator* hiddenTerms = nullptr;
 };
 
 // The inputs of a forward pass.
@@ -46,13 +50,39 @@ struct ForwardPass {
 
 class Block {
  public:
+  Block(const ModelShard& shard, int32_t layer) : shard_(shard), layer_(layer) {}
   virtual ~Block() = default;
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
   virtual void declare(Parameters& parameters) = 0;
   virtual ScratchBytes scratch(DType activations) const = 0;
-  // Unless this is the first block, adds the previous block's output, activations.hidden summed
-  // over the ranks, to the residual. Leaves this block's output in activations.hidden, as this
-  // rank's term of that sum.
+  // Unless this is the first block, adds the previous block's output, activations.hidden, to the
+  // residual, summed over activations.hiddenTerms. Leaves this rank's term of this block's output
+  // in activations.hidden.
   virtual void forward(const ForwardPass& pass, bool isFirst) = 0;
+  // Norms and scales activations.hidden as the model requires. Sums it over the ranks before,
+  // unless activations.hiddenTerms leave that to the next norm.
+  void finish(const ForwardPass& pass) const;
+
+ protected:
+  ModuleName name(const char* module) const { return {layer_, module}; }
+  void declareNorms(Parameters& parameters, const char* inputNorm, const char* outputNorm);
+  // [numTokens, hiddenSize]: the block's input, normed unless the model has no input norms.
+  const void* input(const ForwardPass& pass, bool isFirst) const;
+  // A linear layer on that input, which is returned; out [numTokens, weight.rows].
+  const void* inputLinear(const ForwardPass& pass, bool isFirst, const LinearWeight& weight,
+                          void* out) const;
+
+  // Gate and up of an MLP: as ForwardOps::linearSiluAndMul, with the model's activation.
+  void linearGated(const ForwardPass& pass, const void* x, const LinearWeight& weight, void* gateUp,
+                   void* out) const;
+
+  const ModelShard& shard_;
+  const int32_t layer_;
+
+ private:
+  Weight inputNorm_;   // [hiddenSize], or null
+  Weight outputNorm_;  // [hiddenSize], or null
 };
 
 }  // namespace uniproc

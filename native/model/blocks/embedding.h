@@ -23,11 +23,11 @@ class Embedding {
     ops.embed(tokenIds, numTokens, table_, static_cast<int32_t>(shard_.rank() * table_.rows), out);
   }
 
-  const Weight& table() const { return table_; }
+  const LinearWeight& table() const { return table_; }
 
  private:
   const ModelShard& shard_;
-  Weight table_;  // [vocabShardSize, hiddenSize]
+  LinearWeight table_;  // [vocabShardSize, hiddenSize]
 };
 
 }  // namespace uniproc

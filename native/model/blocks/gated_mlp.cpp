@@ -6,10 +6,9 @@ void GatedMlpBlock::declare(Parameters& parameters) {
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
   const Dimension intermediate = {shard_.intermediate(), "intermediateSize"};
-  const auto name = [this](const char* module) { return ModuleName{layer_, module}; };
   using Bias = Parameters::Bias;
 
-  parameters.norm(norm_, name("mlp.norm"), hidden);
+  declareNorms(parameters, "mlp.norm", "mlp.outputNorm");
   parameters.linear(gateUp_,
                     {.parts = {{name("mlp.gate"), intermediate}, {name("mlp.up"), intermediate}},
                      .cols = hidden,
@@ -27,15 +26,12 @@ ScratchBytes GatedMlpBlock::scratch(DType activations) const {
 void GatedMlpBlock::forward(const ForwardPass& pass, bool isFirst) {
   const Activations& activations = pass.activations;
   const int32_t numTokens = pass.batch.numTokens;
-  void* hidden = activations.hidden.data();
   void* gateUp = activations.first.data();
   void* product = activations.second.data();
 
-  pass.ops.norm({isFirst ? nullptr : hidden, activations.residual.data(), norm_,
-                 shard_.spec().rmsNormEps, hidden, pass.communicator},
-                numTokens);
-  pass.ops.linearSiluAndMul(hidden, numTokens, gateUp_, gateUp, product, activations.dtype);
-  pass.ops.linear(product, numTokens, down_, hidden, activations.dtype);
+  const void* in = input(pass, isFirst);
+  linearGated(pass, in, gateUp_, gateUp, product);
+  pass.ops.linear(product, numTokens, down_, activations.hidden.data(), activations.dtype);
 }
 
 }  // namespace uniproc

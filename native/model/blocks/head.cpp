@@ -6,7 +6,7 @@ void Head::declare(Parameters& parameters) {
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
   parameters.norm(norm_, {-1, "norm"}, hidden);
-  if (spec.tieWordEmbeddings) return;
+  if (spec.tieWordEmbeddings || spec.poolsLastToken) return;
   parameters.linear(head_, {.parts = {{{-1, "head"}, {shard_.vocab(), "vocabSize"}}},
                             .cols = hidden,
                             .storedRows = shard_.vocabShardSize()});
@@ -21,6 +21,7 @@ void Head::allocate(Ops& ops, DType activations, int32_t maxRows, Communicator* 
   };
   residual_ = Buffer(ops, rows * spec.hiddenSize * sizeOf(activations), "the activations");
   hidden_ = Buffer(ops, rows * spec.hiddenSize * sizeOf(activations), "the activations");
+  if (spec.poolsLastToken) return;
   logits_ = logits(rows * spec.vocabSize);
   if (!communicator) return;
   shardLogits_ = logits(rows * shard_.vocabShardSize());
@@ -39,8 +40,8 @@ void Head::reserve(Ops& ops) {
   }
 }
 
-float* Head::computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
-                           int32_t count) {
+void* Head::computeStates(Ops& ops, const Activations& activations, const int32_t* index,
+                          int32_t count) {
   const ModelSpec& spec = shard_.spec();
   const DType dtype = activations.dtype;
   void* residual = activations.residual.data();
@@ -51,8 +52,15 @@ float* Head::computeLogits(Ops& ops, const Activations& activations, const int32
     residual = residual_.data();
     hidden = hidden_.data();
   }
-  ops.norm({hidden, residual, norm_, spec.rmsNormEps, hidden, communicator_}, count);
-  const LinearWeight head = spec.tieWordEmbeddings ? LinearWeight::of(embedding_.table()) : head_;
+  ops.norm({hidden, residual, norm_, spec.rmsNormEps, hidden, activations.hiddenTerms}, count);
+  return hidden;
+}
+
+float* Head::computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
+                           int32_t count) {
+  const ModelSpec& spec = shard_.spec();
+  const void* hidden = computeStates(ops, activations, index, count);
+  const LinearWeight& head = spec.tieWordEmbeddings ? embedding_.table() : head_;
   float* own = communicator_ ? shardLogits_.as<float>() : logits();
   ops.linear(hidden, count, head, own, DType::kFloat32);
   if (communicator_) {
@@ -60,6 +68,12 @@ float* Head::computeLogits(Ops& ops, const Activations& activations, const int32
     auto* gathered = gatheredLogits_.as<float>();
     communicator_->allGather(own, gathered, int64_t{count} * size, CommType::kFloat32);
     ops.joinColumns(gathered, count, size, spec.vocabSize, logits());
+  }
+  if (spec.logitScale != 1.0f) {
+    ops.scale(logits(), int64_t{count} * spec.vocabSize, spec.logitScale, DType::kFloat32);
+  }
+  if (spec.logitSoftcap > 0.0f) {
+    ops.softcap(logits(), int64_t{count} * spec.vocabSize, spec.logitSoftcap);
   }
   return logits();
 }

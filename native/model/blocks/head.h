@@ -24,6 +24,10 @@ class Head {
   float* computeLogits(Ops& ops, const Activations& activations, const int32_t* index,
                        int32_t count);
   float* logits() const { return logits_.as<float>(); }
+  // [count, hiddenSize], of the activation type: the last norm's output for the same tokens, in
+  // memory that the next call overwrites.
+  void* computeStates(Ops& ops, const Activations& activations, const int32_t* index,
+                      int32_t count);
 
  private:
   const ModelShard& shard_;
