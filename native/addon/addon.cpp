@@ -8,6 +8,7 @@
 #include "addon/device_binding.h"
 #include "addon/environment.h"
 #include "addon/event_binding.h"
+#include "addon/grammar_binding.h"
 #include "addon/model_runner_binding.h"
 #include "addon/output_thread_binding.h"
 #include "addon/values.h"
@@ -42,6 +43,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   CommunicatorBinding::define(env, exports);
   EventBinding::define(env, exports);
   OutputThreadBinding::define(env, exports);
+  GrammarThreadBinding::define(env, exports);
   ModelRunnerBinding::define(env, exports);
   defineCuda(env, exports);
   exports.Set("requestLimits", requestLimits(env));

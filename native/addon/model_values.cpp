@@ -1,32 +1,17 @@
 #include "addon/model_values.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 
+#include "addon/object_values.h"
 #include "addon/values.h"
 #include "base/error.h"
 
 namespace uniproc {
 namespace {
 
-double number(Napi::Object object, const char* name) { return toNumber(object.Get(name), name); }
-
-float number32(Napi::Object object, const char* name) {
-  return static_cast<float>(number(object, name));
-}
-
-int32_t int32(Napi::Object object, const char* name) { return toInt32(object.Get(name), name); }
-
-bool boolean(Napi::Object object, const char* name) { return toBool(object.Get(name), name); }
-
 DType dtype(Napi::Object object) { return toDType(object.Get("dtype"), "dtype"); }
-
-StorageType toStorageType(Napi::Value value, const char* name) {
-  if (value.IsString() && value.ToString().Utf8Value() == "float8_e4m3") {
-    return StorageType::kFloat8E4M3;
-  }
-  return storageOf(toDType(value, name));
-}
 
 template <typename T, napi_typedarray_type type>
 std::vector<T> toVector(Napi::Value value, const char* name) {
@@ -42,59 +27,6 @@ std::vector<T> toVector(Napi::Value value, const char* name) {
 
 std::vector<int32_t> int32s(Napi::Object object, const char* name) {
   return toInt32Vector(object.Get(name), name);
-}
-
-RopeScaling toRopeScaling(Napi::Object object) {
-  RopeScaling scaling;
-  const std::string type = toString(object.Get("type"), "ropeScaling.type");
-  if (type == "default") return scaling;
-  scaling.factor = number(object, "factor");
-  if (type == "linear") {
-    scaling.type = RopeScaling::Type::kLinear;
-    return scaling;
-  }
-  scaling.originalMaxPositionEmbeddings = number(object, "originalMaxPositionEmbeddings");
-  if (type == "llama3") {
-    scaling.type = RopeScaling::Type::kLlama3;
-    scaling.lowFreqFactor = number(object, "lowFreqFactor");
-    scaling.highFreqFactor = number(object, "highFreqFactor");
-    return scaling;
-  }
-  if (type != "yarn")
-    throw Napi::TypeError::New(object.Env(), "unknown ropeScaling type '" + type + "'");
-  scaling.type = RopeScaling::Type::kYarn;
-  scaling.betaFast = number(object, "betaFast");
-  scaling.betaSlow = number(object, "betaSlow");
-  scaling.attentionFactor = number(object, "attentionFactor");
-  scaling.truncate = boolean(object, "truncate");
-  return scaling;
-}
-
-bool isNothing(Napi::Value value) { return value.IsNull() || value.IsUndefined(); }
-
-ExpertsSpec toExpertsSpec(Napi::Object object) {
-  ExpertsSpec experts;
-  experts.numExperts = int32(object, "numExperts");
-  experts.numExpertsPerToken = int32(object, "numExpertsPerToken");
-  experts.intermediateSize = int32(object, "intermediateSize");
-  experts.normTopkProb = boolean(object, "normTopkProb");
-  const Napi::Array layers = toArray(object.Get("layers"), "experts.layers");
-  for (uint32_t i = 0; i < layers.Length(); ++i) {
-    experts.layers.push_back(toBool(layers.Get(i), "experts.layers"));
-  }
-  return experts;
-}
-
-std::map<std::string, WeightFormat> toWeightFormats(Napi::Object object) {
-  std::map<std::string, WeightFormat> formats;
-  const Napi::Array modules = object.GetPropertyNames();
-  for (uint32_t i = 0; i < modules.Length(); ++i) {
-    const std::string module = toString(modules.Get(i), "weightFormats");
-    const Napi::Object format = toObject(object.Get(module), "a weight's format");
-    formats[module] = {toStorageType(format.Get("type"), "type"), int32(format, "scaleRows"),
-                       int32(format, "scaleCols")};
-  }
-  return formats;
 }
 
 SamplingParams toSamplingParams(Napi::Object object) {
@@ -132,37 +64,6 @@ StoredTensor toStoredTensor(Napi::Object object) {
           dtype(object)};
 }
 
-ModelSpec toModelSpec(Napi::Object object) {
-  ModelSpec spec;
-  spec.dtype = dtype(object);
-  spec.vocabSize = int32(object, "vocabSize");
-  spec.hiddenSize = int32(object, "hiddenSize");
-  spec.intermediateSize = int32(object, "intermediateSize");
-  spec.numLayers = int32(object, "numLayers");
-  spec.numHeads = int32(object, "numHeads");
-  spec.numKvHeads = int32(object, "numKvHeads");
-  spec.headDim = int32(object, "headDim");
-  spec.rmsNormEps = number32(object, "rmsNormEps");
-  spec.ropeTheta = number(object, "ropeTheta");
-  spec.ropeScaling = toRopeScaling(toObject(object.Get("ropeScaling"), "ropeScaling"));
-  const Napi::Array windows = toArray(object.Get("slidingWindows"), "slidingWindows");
-  for (uint32_t i = 0; i < windows.Length(); ++i) {
-    spec.slidingWindows.push_back(toInt32(windows.Get(i), "slidingWindows"));
-  }
-  spec.qkvBias = boolean(object, "qkvBias");
-  spec.outputBias = boolean(object, "outputBias");
-  spec.mlpBias = boolean(object, "mlpBias");
-  spec.qkNorm = boolean(object, "qkNorm");
-  spec.tieWordEmbeddings = boolean(object, "tieWordEmbeddings");
-  if (const Napi::Value experts = object.Get("experts"); !isNothing(experts)) {
-    spec.experts = toExpertsSpec(toObject(experts, "experts"));
-  }
-  if (const Napi::Value formats = object.Get("weightFormats"); !isNothing(formats)) {
-    spec.weightFormats = toWeightFormats(toObject(formats, "weightFormats"));
-  }
-  return spec;
-}
-
 ModelLimits toModelLimits(Napi::Object object) {
   ModelLimits limits;
   limits.maxNumSeqs = int32(object, "maxNumSeqs");
@@ -173,12 +74,24 @@ ModelLimits toModelLimits(Napi::Object object) {
   limits.maxLogprobs = int32(object, "maxLogprobs");
   limits.listMemoryBytes = toInt64(object.Get("listMemoryBytes"), "listMemoryBytes");
   limits.enforceEager = boolean(object, "enforceEager");
+  if (const Napi::Value groups = object.Get("kvCacheGroups"); !groups.IsUndefined()) {
+    const Napi::Array array = toArray(groups, "kvCacheGroups");
+    for (uint32_t i = 0; i < array.Length(); ++i) {
+      limits.kvCacheGroups.push_back(toInt32(array.Get(i), "kvCacheGroups"));
+    }
+  }
   return limits;
 }
 
 namespace {
 
+// By their order in StorageType.
+constexpr const char* kBlockTypes[] = {"q4_0", "q4_1", "q5_0", "q5_1",   "q8_0",   "q2_k", "q3_k",
+                                       "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4"};
+constexpr int kFirstBlockType = static_cast<int>(StorageType::kQ4_0);
+
 const char* nameOf(StorageType type) {
+  if (isBlocks(type)) return kBlockTypes[static_cast<int>(type) - kFirstBlockType];
   switch (type) {
     case StorageType::kFloat16:
       return "float16";
@@ -186,16 +99,38 @@ const char* nameOf(StorageType type) {
       return "bfloat16";
     case StorageType::kFloat8E4M3:
       return "float8_e4m3";
+    case StorageType::kInt8:
+      return "int8";
+    case StorageType::kUInt4:
+      return "uint4";
+    case StorageType::kFloat4E2M1:
+      return "float4_e2m1";
     default:
       return "float32";
   }
 }
+
+}  // namespace
+
+std::optional<StorageType> blockTypeOf(const std::string& name) {
+  for (size_t i = 0; i < std::size(kBlockTypes); ++i) {
+    if (name == kBlockTypes[i]) {
+      return static_cast<StorageType>(kFirstBlockType + static_cast<int>(i));
+    }
+  }
+  return std::nullopt;
+}
+
+namespace {
 
 Napi::Object fromWeightFormat(Napi::Env env, const WeightFormat& format) {
   auto object = Napi::Object::New(env);
   object.Set("type", nameOf(format.type));
   object.Set("scaleRows", format.scaleRows);
   object.Set("scaleCols", format.scaleCols);
+  object.Set("hasZeros", format.hasZeros);
+  object.Set("isOrdered", format.isOrdered);
+  object.Set("roundsInput", format.roundsInput);
   return object;
 }
 
@@ -216,6 +151,10 @@ Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& paramete
         return "bias";
       case ParameterPart::kScales:
         return "scales";
+      case ParameterPart::kZeros:
+        return "zeros";
+      case ParameterPart::kOrder:
+        return "order";
       default:
         return "weight";
     }
@@ -247,15 +186,15 @@ Napi::Array fromParameters(Napi::Env env, const std::vector<Parameter>& paramete
 }
 
 std::vector<ParameterSource> toParameterSources(Napi::Value value, const char* name) {
-  constexpr size_t kWidth = 5;
-  constexpr auto kLastType = static_cast<int64_t>(StorageType::kFloat8E4M3);
+  constexpr size_t kWidth = 10;
+  constexpr auto kLastType = static_cast<int64_t>(kLastStorageType);
   const auto numbers = toVector<double, napi_float64_array>(value, name);
   const auto fail = [&](size_t i, const char* what) {
     throw Napi::TypeError::New(
         value.Env(), std::string(name) + ": number " + std::to_string(i) + " must be " + what);
   };
   if (numbers.size() % kWidth != 0) {
-    throw Napi::TypeError::New(value.Env(), std::string(name) + " must have 5 numbers per source");
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " must have 10 numbers per source");
   }
   const auto integer = [&](size_t i) {
     if (!isSafeInteger(numbers[i])) fail(i, "an integer");
@@ -271,8 +210,18 @@ std::vector<ParameterSource> toParameterSources(Napi::Value value, const char* n
     const size_t first = i * kWidth;
     const int64_t type = integer(first + 4);
     if (type < 0 || type > kLastType) fail(first + 4, "a storage type");
-    sources[i] = {index(first), index(first + 1), index(first + 2), integer(first + 3),
-                  static_cast<StorageType>(type)};
+    const int64_t layout = integer(first + 5);
+    if (layout < 0 || layout > static_cast<int64_t>(kLastTensorLayout)) {
+      fail(first + 5, "a tensor's layout");
+    }
+    sources[i] = {index(first),
+                  index(first + 1),
+                  index(first + 2),
+                  integer(first + 3),
+                  static_cast<StorageType>(type),
+                  static_cast<TensorLayout>(layout),
+                  {integer(first + 6), integer(first + 7)},
+                  {integer(first + 8), integer(first + 9)}};
   }
   return sources;
 }
@@ -334,6 +283,8 @@ Napi::Object fromStepBuffers(Napi::ArrayBuffer buffer, const StepBuffers& memory
   view("promptLogprobs", memory.promptLogprobs);
   view("promptLogprobRanks", memory.promptLogprobRanks);
   view("promptNumNans", memory.promptNumNans);
+  view("pooledSizes", memory.pooledSizes);
+  view("pooled", memory.pooled);
   return object;
 }
 

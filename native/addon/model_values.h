@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "model/checkpoint.h"
@@ -16,6 +18,8 @@ namespace uniproc {
 
 DType toDType(Napi::Value value, const char* name);
 StoredTensor toStoredTensor(Napi::Object object);
+// The type of GGUF's blocks of that name, such as "q4_k".
+std::optional<StorageType> blockTypeOf(const std::string& name);
 ModelSpec toModelSpec(Napi::Object object);
 ModelLimits toModelLimits(Napi::Object object);
 // The declared parameters as JavaScript objects: Parameter of lib/native/index.ts.

@@ -6,6 +6,7 @@
 
 #include "addon/environment.h"
 #include "addon/values.h"
+#include "addon_testing/grammar_checker.h"
 #include "addon_testing/library_objects.h"
 #include "addon_testing/ops_binding.h"
 #include "addon_testing/ops_values.h"
@@ -41,6 +42,7 @@ Napi::Object open(Napi::Env env, Napi::Object exports) {
   exports.Set("philox", Napi::Function::New<philoxWords>(env, "philox"));
   exports.Set("hostMemory", Napi::Function::New<hostMemoryFigures>(env, "hostMemory"));
   exports.Set("ReadRate", ReadRate::define(env));
+  exports.Set("GrammarChecker", GrammarChecker::define(env));
   exports.Set("loseDevice", Napi::Function::New<loseDevice>(env, "loseDevice"));
   exports.Set("readLogits", Napi::Function::New<readLogits>(env, "readLogits"));
   exports.Set("runLargestStep", Napi::Function::New<runLargestStep>(env, "runLargestStep"));

@@ -14,7 +14,7 @@ namespace uniproc {
 namespace {
 
 void requireSize(const Napi::CallbackInfo& info, const Tensor& tensor, size_t bytes) {
-  if (bytes != static_cast<size_t>(tensor.count) * sizeOf(tensor.type)) {
+  if (bytes != static_cast<size_t>(bytesOf(tensor.type, tensor.count))) {
     throw Napi::TypeError::New(info.Env(),
                                "the array and the tensor must have the same number of bytes");
   }
@@ -43,16 +43,31 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::prepareInputs>("prepareInputs"),
                          method<&OpsBinding::embed>("embed"),
                          method<&OpsBinding::rmsNorm>("rmsNorm"),
+                         method<&OpsBinding::arrange>("arrange"),
                          method<&OpsBinding::linear>("linear"),
                          method<&OpsBinding::normLinear>("normLinear"),
                          method<&OpsBinding::linearSiluAndMul>("linearSiluAndMul"),
                          method<&OpsBinding::routeTokens>("routeTokens"),
+                         method<&OpsBinding::routeTokensBySigmoid>("routeTokensBySigmoid"),
                          method<&OpsBinding::expertLinear>("expertLinear"),
+                         method<&OpsBinding::applyWeights>("applyWeights"),
+                         method<&OpsBinding::scaleBy>("scaleBy"),
+                         method<&OpsBinding::normValues>("normValues"),
                          method<&OpsBinding::sumExperts>("sumExperts"),
+                         method<&OpsBinding::multiplyExperts>("multiplyExperts"),
                          method<&OpsBinding::ropeAndCache>("ropeAndCache"),
                          method<&OpsBinding::attention>("attention"),
                          method<&OpsBinding::ropeAndAttention>("ropeAndAttention"),
                          method<&OpsBinding::siluAndMul>("siluAndMul"),
+                         method<&OpsBinding::geluAndMul>("geluAndMul"),
+                         method<&OpsBinding::clampedSwiglu>("clampedSwiglu"),
+                         method<&OpsBinding::scaleQueries>("scaleQueries"),
+                         method<&OpsBinding::scale>("scale"),
+                         method<&OpsBinding::softcap>("softcap"),
+                         method<&OpsBinding::add>("add"),
+                         method<&OpsBinding::addGated>("addGated"),
+                         method<&OpsBinding::sumSquares>("sumSquares"),
+                         method<&OpsBinding::normProjections>("normProjections"),
                          method<&OpsBinding::gatherRows>("gatherRows"),
                          method<&OpsBinding::joinColumns>("joinColumns"),
                          method<&OpsBinding::sample>("sample"),
@@ -120,7 +135,7 @@ Napi::Value OpsBinding::allocate(const Info& info) {
   const int64_t count = toInt64(info[0], "count");
   const StorageType type = toStorageType(info[1]);
   const std::string what = toString(info[2], "what");
-  Buffer buffer(*ops_, static_cast<size_t>(count) * sizeOf(type), what.c_str());
+  Buffer buffer(*ops_, static_cast<size_t>(bytesOf(type, count)), what.c_str());
   auto tensor = std::make_unique<Tensor>(Tensor{ops_, type, count, std::move(buffer)});
   return toHandle(info.Env(), std::move(tensor), kTensorTag);
 }
@@ -161,7 +176,7 @@ Napi::Value OpsBinding::upload(const Info& info) {
   const int64_t rowStride = inRows ? toInt64(info[4], "rowStride") : cols;
   const int64_t rows = cols > 0 ? out.count / cols : 0;
   const int64_t span = rows > 0 ? (rows - 1) * rowStride + cols : 0;
-  if (rows * cols != out.count || size != static_cast<size_t>(span) * sizeOf(hostType)) {
+  if (rows * cols != out.count || size != static_cast<size_t>(bytesOf(hostType, span))) {
     throw Napi::TypeError::New(info.Env(), "host must have exactly the rows of out");
   }
   const BytesInMemory host(reinterpret_cast<const std::byte*>(bytes));

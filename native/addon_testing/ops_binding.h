@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "addon/binding.h"
+#include "addon_testing/handles.h"
 #include "ops/ops.h"
 
 namespace uniproc {
@@ -42,16 +43,32 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value prepareInputs(const Info& info);
   Napi::Value embed(const Info& info);
   Napi::Value rmsNorm(const Info& info);
+  Napi::Value arrange(const Info& info);
   Napi::Value linear(const Info& info);
   Napi::Value normLinear(const Info& info);
   Napi::Value linearSiluAndMul(const Info& info);
   Napi::Value routeTokens(const Info& info);
+  Napi::Value routeTokensBySigmoid(const Info& info);
   Napi::Value expertLinear(const Info& info);
+  Napi::Value applyWeights(const Info& info);
+  Napi::Value scaleBy(const Info& info);
+  Napi::Value normValues(const Info& info);
   Napi::Value sumExperts(const Info& info);
+  Napi::Value multiplyExperts(const Info& info);
   Napi::Value ropeAndCache(const Info& info);
   Napi::Value attention(const Info& info);
   Napi::Value ropeAndAttention(const Info& info);
+  void activateAndMul(const Info& info, Activation activation, const Tensor& out);
   Napi::Value siluAndMul(const Info& info);
+  Napi::Value geluAndMul(const Info& info);
+  Napi::Value clampedSwiglu(const Info& info);
+  Napi::Value scaleQueries(const Info& info);
+  Napi::Value scale(const Info& info);
+  Napi::Value softcap(const Info& info);
+  Napi::Value add(const Info& info);
+  Napi::Value addGated(const Info& info);
+  Napi::Value sumSquares(const Info& info);
+  Napi::Value normProjections(const Info& info);
   Napi::Value gatherRows(const Info& info);
   Napi::Value joinColumns(const Info& info);
 

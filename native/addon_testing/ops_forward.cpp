@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "addon/model_values.h"
@@ -17,7 +18,7 @@ constexpr int64_t kMaxListBytes = 1 << 20;
 
 }  // namespace
 
-// makeRequests({ vocabSize, maxNumSeqs, maxModelLen, blockSize, maxLogprobs })
+// makeRequests({ vocabSize, maxNumSeqs, maxModelLen, blockSize, maxLogprobs, numKvCacheGroups })
 Napi::Value OpsBinding::makeRequests(const Info& info) {
   const Napi::Object object = toObject(info[0], "limits");
   ModelSpec spec;
@@ -27,6 +28,10 @@ Napi::Value OpsBinding::makeRequests(const Info& info) {
   limits.maxModelLen = int32Of(object, "maxModelLen");
   limits.blockSize = int32Of(object, "blockSize");
   limits.maxLogprobs = int32Of(object, "maxLogprobs");
+  if (const Napi::Value groups = object.Get("numKvCacheGroups"); !groups.IsUndefined()) {
+    limits.kvCacheGroups.resize(toInt32(groups, "numKvCacheGroups"));
+    std::iota(limits.kvCacheGroups.begin(), limits.kvCacheGroups.end(), 0);
+  }
   const int64_t share = std::min(kListMemory / std::max(limits.maxNumSeqs, 1), kMaxListBytes);
   const int64_t listBytes = share - share % RequestLimits::kListAlignment;
   limits.listMemoryBytes = limits.maxNumSeqs * listBytes;
@@ -45,7 +50,7 @@ Napi::Value OpsBinding::addRequest(const Info& info) {
   return info.Env().Undefined();
 }
 
-// readRequest(requests, slot): the device's { tokenIds, blockTable }.
+// readRequest(requests, slot): the device's { tokenIds, blockTable }, that of the first group.
 Napi::Value OpsBinding::readRequest(const Info& info) {
   const RequestTable& table = toTable(info[0]);
   const int32_t slot = toInt32(info[1], "slot");
@@ -74,7 +79,7 @@ Napi::Value OpsBinding::prepareInputs(const Info& info) {
 // embed(tokenIds, numTokens, table, firstToken, out)
 Napi::Value OpsBinding::embed(const Info& info) {
   ops_->embed(toData<int32_t>(info[0], "tokenIds"), toInt32(info[1], "numTokens"),
-              toWeight(info[2]), toInt32(info[3], "firstToken"), toData(info[4], "out"));
+              toLinearWeight(info[2], {}), toInt32(info[3], "firstToken"), toData(info[4], "out"));
   return info.Env().Undefined();
 }
 
@@ -84,6 +89,13 @@ Napi::Value OpsBinding::rmsNorm(const Info& info) {
                 toWeight(info[3]), static_cast<float>(toNumber(info[4], "eps")),
                 toData(info[5], "out"));
   return info.Env().Undefined();
+}
+
+// arrange(weight, sliceRows), returns weight.isArranged
+Napi::Value OpsBinding::arrange(const Info& info) {
+  LinearWeight weight = toLinearWeight(info[0], {});
+  ops_->arrange(weight, toInt32(info[1], "sliceRows"));
+  return Napi::Boolean::New(info.Env(), weight.isArranged);
 }
 
 // linear(x, numTokens, weight, bias, out)
@@ -121,11 +133,30 @@ Napi::Value OpsBinding::routeTokens(const Info& info) {
   return info.Env().Undefined();
 }
 
-// expertLinear(x, rowsPerToken, routing, weight, out)
+// routeTokensBySigmoid(logits, { bias, numGroups, numChosenGroups, normalize, scale }, routing)
+Napi::Value OpsBinding::routeTokensBySigmoid(const Info& info) {
+  const Napi::Object rule = toObject(info[1], "rule");
+  ops_->routeTokensBySigmoid(
+      toData<float>(info[0], "logits"),
+      {toData<float>(rule.Get("bias"), "bias"), int32Of(rule, "numGroups"),
+       int32Of(rule, "numChosenGroups"), toBool(rule.Get("normalize"), "normalize"),
+       static_cast<float>(toNumber(rule.Get("scale"), "scale"))},
+      toRouting(info[2]));
+  return info.Env().Undefined();
+}
+
+// expertLinear(x, rowsPerToken, routing, weight, out, bias)
 Napi::Value OpsBinding::expertLinear(const Info& info) {
   const Tensor& out = toTensor(info[4], "out");
   ops_->expertLinear(toData(info[0], "x"), toInt32(info[1], "rowsPerToken"), toRouting(info[2]),
-                     toLinearWeight(info[3], {}), out.buffer.data(), out.dtype());
+                     toLinearWeight(info[3], toWeight(info[5])), out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
+// applyWeights(x, routing, width)
+Napi::Value OpsBinding::applyWeights(const Info& info) {
+  const Tensor& x = toTensor(info[0], "x");
+  ops_->applyWeights(x.buffer.data(), toRouting(info[1]), toInt32(info[2], "width"), x.dtype());
   return info.Env().Undefined();
 }
 
@@ -134,6 +165,19 @@ Napi::Value OpsBinding::sumExperts(const Info& info) {
   const Tensor& out = toTensor(info[3], "out");
   ops_->sumExperts(toData(info[0], "x"), toRouting(info[1]), toInt32(info[2], "width"),
                    out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
+// multiplyExperts(x, routing, gateUp, down, activation, wide, product, out), with the number of an
+// Activation
+Napi::Value OpsBinding::multiplyExperts(const Info& info) {
+  const Tensor& out = toTensor(info[7], "out");
+  const LinearWeight gateUp = toLinearWeight(info[2], {});
+  const LinearWeight down = toLinearWeight(info[3], {});
+  const auto activation = static_cast<Activation>(toInt32(info[4], "activation"));
+  ops_->multiplyExperts(toData(info[0], "x"), toRouting(info[1]), {gateUp, down, activation},
+                        toData(info[5], "wide"), toData(info[6], "product"), out.buffer.data(),
+                        out.dtype());
   return info.Env().Undefined();
 }
 
@@ -162,11 +206,106 @@ Napi::Value OpsBinding::ropeAndAttention(const Info& info) {
   return info.Env().Undefined();
 }
 
+// out [numTokens, size] of (gateUp, numTokens, size).
+void OpsBinding::activateAndMul(const Info& info, Activation activation, const Tensor& out) {
+  ops_->activateAndMul(toData(info[0], "gateUp"), toInt32(info[1], "numTokens"),
+                       toInt32(info[2], "size"), activation, out.buffer.data(), out.dtype());
+}
+
 // siluAndMul(gateUp, numTokens, size, out)
 Napi::Value OpsBinding::siluAndMul(const Info& info) {
-  const Tensor& out = toTensor(info[3], "out");
-  ops_->siluAndMul(toData(info[0], "gateUp"), toInt32(info[1], "numTokens"),
-                   toInt32(info[2], "size"), out.buffer.data(), out.dtype());
+  activateAndMul(info, Activation::kSilu, toTensor(info[3], "out"));
+  return info.Env().Undefined();
+}
+
+// geluAndMul(gateUp, numTokens, size, isTanh, out)
+Napi::Value OpsBinding::geluAndMul(const Info& info) {
+  const bool isTanh = toBool(info[3], "isTanh");
+  activateAndMul(info, isTanh ? Activation::kGeluTanh : Activation::kGelu,
+                 toTensor(info[4], "out"));
+  return info.Env().Undefined();
+}
+
+// clampedSwiglu(gateUp, numTokens, size, out)
+Napi::Value OpsBinding::clampedSwiglu(const Info& info) {
+  activateAndMul(info, Activation::kClampedSwiglu, toTensor(info[3], "out"));
+  return info.Env().Undefined();
+}
+
+// scaleQueries(qkv, batch, shape, beta, period, shift)
+Napi::Value OpsBinding::scaleQueries(const Info& info) {
+  const Tensor& qkv = toTensor(info[0], "qkv");
+  ops_->scaleQueries(qkv.buffer.data(), toBatch(info[1]), toAttentionShape(info[2]),
+                     {static_cast<float>(toNumber(info[3], "beta")),
+                      static_cast<float>(toNumber(info[4], "period")),
+                      static_cast<float>(toNumber(info[5], "shift"))},
+                     qkv.dtype());
+  return info.Env().Undefined();
+}
+
+// scale(x, count, factor)
+Napi::Value OpsBinding::scale(const Info& info) {
+  const Tensor& x = toTensor(info[0], "x");
+  ops_->scale(x.buffer.data(), toInt64(info[1], "count"),
+              static_cast<float>(toNumber(info[2], "factor")), x.dtype());
+  return info.Env().Undefined();
+}
+
+// scaleBy(x, count, factor)
+Napi::Value OpsBinding::scaleBy(const Info& info) {
+  const Tensor& x = toTensor(info[0], "x");
+  ops_->scaleBy(x.buffer.data(), toInt64(info[1], "count"), toWeight(info[2]), x.dtype());
+  return info.Env().Undefined();
+}
+
+// normValues(qkv, numTokens, shape, eps)
+Napi::Value OpsBinding::normValues(const Info& info) {
+  const Tensor& qkv = toTensor(info[0], "qkv");
+  ops_->normValues(qkv.buffer.data(), toInt32(info[1], "numTokens"), toAttentionShape(info[2]),
+                   static_cast<float>(toNumber(info[3], "eps")), qkv.dtype());
+  return info.Env().Undefined();
+}
+
+// softcap(x, count, cap)
+Napi::Value OpsBinding::softcap(const Info& info) {
+  ops_->softcap(toData<float>(info[0], "x"), toInt64(info[1], "count"),
+                static_cast<float>(toNumber(info[2], "cap")));
+  return info.Env().Undefined();
+}
+
+// add(residual, x, count)
+Napi::Value OpsBinding::add(const Info& info) {
+  const Tensor& residual = toTensor(info[0], "residual");
+  ops_->add(residual.buffer.data(), toData(info[1], "x"), toInt64(info[2], "count"),
+            residual.dtype());
+  return info.Env().Undefined();
+}
+
+// addGated(x, gate, numTokens, width, out)
+Napi::Value OpsBinding::addGated(const Info& info) {
+  const Tensor& out = toTensor(info[4], "out");
+  ops_->addGated(toData(info[0], "x"), toData(info[1], "gate"), toInt32(info[2], "numTokens"),
+                 toInt32(info[3], "width"), out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
+// sumSquares(qkv, numTokens, shape, sums)
+Napi::Value OpsBinding::sumSquares(const Info& info) {
+  const Tensor& qkv = toTensor(info[0], "qkv");
+  ops_->sumSquares(qkv.buffer.data(), toInt32(info[1], "numTokens"), toAttentionShape(info[2]),
+                   toData<float>(info[3], "sums"), qkv.dtype());
+  return info.Env().Undefined();
+}
+
+// normProjections(qkv, numTokens, shape, sums, qNorm, kNorm, qWidth, kWidth, eps)
+Napi::Value OpsBinding::normProjections(const Info& info) {
+  const Tensor& qkv = toTensor(info[0], "qkv");
+  const Weight q = toWeight(info[4]);
+  const Weight k = toWeight(info[5]);
+  ops_->normProjections(qkv.buffer.data(), toInt32(info[1], "numTokens"), toAttentionShape(info[2]),
+                        {toData<float>(info[3], "sums"), q, k, toInt32(info[6], "qWidth"),
+                         toInt32(info[7], "kWidth"), static_cast<float>(toNumber(info[8], "eps"))},
+                        qkv.dtype());
   return info.Env().Undefined();
 }
 

@@ -1,5 +1,7 @@
 #include "addon_testing/ops_values.h"
 
+#include <cmath>
+#include <optional>
 #include <string>
 
 #include "addon/model_values.h"
@@ -24,6 +26,10 @@ StorageType toStorageType(Napi::Value value) {
   if (name == "float16") return StorageType::kFloat16;
   if (name == "bfloat16") return StorageType::kBFloat16;
   if (name == "float8_e4m3") return StorageType::kFloat8E4M3;
+  if (name == "int8") return StorageType::kInt8;
+  if (name == "uint4") return StorageType::kUInt4;
+  if (name == "float4_e2m1") return StorageType::kFloat4E2M1;
+  if (const std::optional<StorageType> blocks = blockTypeOf(name)) return *blocks;
   throw Napi::TypeError::New(value.Env(), "unknown dtype '" + name + "'");
 }
 
@@ -31,20 +37,44 @@ Weight toWeight(Napi::Value value) {
   if (isNothing(value)) return {};
   const Napi::Object object = toObject(value, "weight");
   const Tensor& tensor = toTensor(object.Get("data"), "data");
-  return {tensor.buffer.data(), tensor.dtype(), int32Of(object, "rows"), int32Of(object, "cols")};
+  const Napi::Value offset = object.Get("offset");
+  return {tensor.buffer.data(), tensor.dtype(), int32Of(object, "rows"), int32Of(object, "cols"),
+          isNothing(offset) ? 0.0f : static_cast<float>(toNumber(offset, "offset"))};
 }
 
 LinearWeight toLinearWeight(Napi::Value value, const Weight& bias) {
   const Napi::Object object = toObject(value, "weight");
   const Tensor& tensor = toTensor(object.Get("data"), "data");
-  if (isNothing(object.Get("scales"))) return LinearWeight::of(toWeight(value), bias);
+  if (isNothing(object.Get("scales")) && isFloat(tensor.type)) {
+    return LinearWeight::of(toWeight(value), bias);
+  }
   LinearWeight weight;
   weight.data = tensor.buffer.data();
+  weight.format = {tensor.type};
+  if (isBlocks(tensor.type)) {
+    weight.dtype = toDType(object.Get("dtype"), "dtype");
+    weight.rows = int32Of(object, "rows");
+    weight.cols = int32Of(object, "cols");
+    weight.bias = bias;
+    return weight;
+  }
   weight.format = {tensor.type, int32Of(object, "scaleRows"), int32Of(object, "scaleCols")};
   weight.dtype = toDType(object.Get("dtype"), "dtype");
   weight.rows = int32Of(object, "rows");
   weight.cols = int32Of(object, "cols");
   weight.scales = dataOf(object, "scales");
+  weight.format.roundsInput = object.Get("roundsInput").ToBoolean();
+  if (!isNothing(object.Get("zeros"))) {
+    weight.format.hasZeros = true;
+    weight.zeros = dataOf<uint8_t>(object, "zeros");
+  }
+  if (!isNothing(object.Get("order"))) {
+    weight.format.isOrdered = true;
+    weight.order = dataOf<int32_t>(object, "order");
+    if (!isNothing(object.Get("inputCols"))) weight.inputCols = int32Of(object, "inputCols");
+  }
+  const Napi::Value isArranged = object.Get("isArranged");
+  weight.isArranged = !isNothing(isArranged) && toBool(isArranged, "isArranged");
   weight.bias = bias;
   return weight;
 }
@@ -72,19 +102,44 @@ Batch toBatch(Napi::Value value) {
   batch.numDecodeRows = int32Of(object, "numDecodeRows");
   batch.isDecode = toBool(object.Get("isDecode"), "isDecode");
   batch.hasFewKeys = toBool(object.Get("hasFewKeys"), "hasFewKeys");
+  if (!isNothing(object.Get("cacheSlotStride"))) {
+    batch.cacheSlotStride = int32Of(object, "cacheSlotStride");
+  }
   return batch;
 }
 
 AttentionShape toAttentionShape(Napi::Value value) {
   const Napi::Object object = toObject(value, "shape");
-  return {int32Of(object, "numHeads"), int32Of(object, "numKvHeads"), int32Of(object, "headDim"),
-          int32Of(object, "slidingWindow")};
+  const int32_t headDim = int32Of(object, "headDim");
+  const Napi::Value scale = object.Get("scale");
+  const Napi::Value softcap = object.Get("softcap");
+  const Napi::Value isChunked = object.Get("isChunked");
+  return {
+      int32Of(object, "numHeads"),
+      int32Of(object, "numKvHeads"),
+      headDim,
+      int32Of(object, "slidingWindow"),
+      static_cast<float>(isNothing(scale) ? 1.0 / std::sqrt(headDim) : toNumber(scale, "scale")),
+      isNothing(softcap) ? 0.0f : static_cast<float>(toNumber(softcap, "softcap")),
+      toWeight(object.Get("sinks")),
+      !isNothing(isChunked) && toBool(isChunked, "isChunked")};
 }
 
 KvCache toKvCache(Napi::Value value) {
   const Napi::Object object = toObject(value, "cache");
   const Tensor& keys = toTensor(object.Get("keys"), "keys");
-  return {keys.buffer.data(), dataOf(object, "values"), keys.dtype(), int32Of(object, "blockSize")};
+  const auto scaleOf = [&](const char* name) {
+    const Napi::Value scale = object.Get(name);
+    return isNothing(scale) ? 1.0f : static_cast<float>(toNumber(scale, name));
+  };
+  const Napi::Value dtype = object.Get("dtype");
+  return {keys.buffer.data(),
+          dataOf(object, "values"),
+          keys.type,
+          isNothing(dtype) ? keys.dtype() : toDType(dtype, "dtype"),
+          int32Of(object, "blockSize"),
+          scaleOf("keyScale"),
+          scaleOf("valueScale")};
 }
 
 Logprobs toLogprobs(Napi::Value value) {
