@@ -1,23 +1,21 @@
 /** The engine's options, and the validated configuration made from them. */
 import path from 'node:path';
 import { z } from 'zod';
-import { aliasField } from '../deprecation';
 import { ConfigError } from '../errors';
 import { MAX_TIMER } from '../timer';
-import { divisionFault } from '../model/division';
-import { readGenerationConfig } from './generationConfig';
 import { DEFAULT_LIMITS, limitsSchema, MAX_INT32, type RequestLimits } from './limits';
+import { cacheDtypeOf } from './cacheDtype';
 import { checkModelFolder } from './modelFolder';
+import { withQuantization } from './quantizeAtLoad';
+import { chooseParallel } from './parallelConfig';
 import { parseFields } from './schema';
 import { type DeprecatedEngineArgs, withNewNames } from './oldNames';
-import { readEosTokenIds } from './eosTokenIds';
-import { readTransformerConfig } from '../model/transformerConfig';
+import { readModelFiles } from './modelFiles';
 import type {
   DeviceConfig,
   ModelConfig,
   ExecutorReference,
   ExtensionReference,
-  ParallelConfig,
   SchedulerConfig,
   UniprocConfig,
   WorkerReference,
@@ -32,7 +30,8 @@ export interface EngineArgs<
   E extends object = object,
 > extends DeprecatedEngineArgs {
   /**
-   * Folder of a Hugging Face checkpoint.
+   * Folder of a Hugging Face checkpoint, a GGUF file or a folder with one; for `LLM.create` also a
+   * name on the hub, organisation/name, or organisation/name:Q4_K_M for a GGUF file of it.
    * @defaultValue the small model that comes with the package
    */
   model?: string;
@@ -42,7 +41,7 @@ export interface EngineArgs<
    */
   device?: string;
   /**
-   * Type that the model computes and caches in, and of weights that are not quantised. `'auto'` is the
+   * Type that the model computes in, and of weights that are not quantised. `'auto'` is the
    * one that config.json names.
    * @defaultValue `'auto'`
    */
@@ -57,6 +56,12 @@ export interface EngineArgs<
    * @defaultValue `16`
    */
   blockSize?: number;
+  /**
+   * Type of the KV cache's keys and values: `'fp8'` (e4m3) takes half the memory; `'auto'` is what the
+   * checkpoint's quantisation says, else `dtype`.
+   * @defaultValue `'auto'`
+   */
+  kvCacheDtype?: 'auto' | 'fp8';
   /**
    * Fraction of the device's memory that the engine may use.
    * @defaultValue on CUDA `0.9`; on a CPU none: the KV cache takes a quarter of the free memory
@@ -119,6 +124,13 @@ export interface EngineArgs<
    */
   loadFormat?: 'auto' | 'dummy';
   /**
+   * Quantizes the matrices of a model in float32, float16 or bfloat16 while it is loaded, rounded to
+   * nearest: `'fp8'` with a scale for each row, `'int4'` with one for each 128 columns. Embeddings,
+   * head and routers stay as they are. A model that is quantized already needs no option.
+   * @defaultValue none: the weights are as the checkpoint has them
+   */
+  quantization?: 'fp8' | 'int4';
+  /**
    * Sampling seed of requests without one; required with several ranks.
    * @defaultValue `0`
    */
@@ -160,10 +172,21 @@ export interface EngineArgs<
    */
   eosTokenIds?: readonly number[];
   /**
+   * Folder of a Hugging Face tokenizer, or a GGUF file, whose tokenizer and chat templates take the
+   * place of the model's.
+   * @defaultValue the model's own
+   */
+  tokenizer?: string;
+  /**
    * Load no tokenizer: prompts and outputs are token ids.
    * @defaultValue `false`
    */
   skipTokenizerInit?: boolean;
+  /**
+   * Load the language model of a multimodal checkpoint alone; a warning names what is left out.
+   * @defaultValue `false`: a multimodal checkpoint is refused
+   */
+  languageModelOnly?: boolean;
 }
 
 const optionalInteger = (min: number, max = Number.MAX_SAFE_INTEGER) => {
@@ -184,7 +207,12 @@ const optionalClass = <T extends WorkerReference | ExtensionReference>() =>
 
 /** The values of each option, with their description in words. */
 export const engineArgsSchema = z.strictObject({
-  model: z.string().min(1).optional().describe('the path of a folder'),
+  model: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('the path of a folder or of a GGUF file, or organisation/name'),
+  tokenizer: z.string().min(1).optional().describe('the path of a folder or of a GGUF file'),
   device: z
     .string()
     .regex(/^(cpu|cuda(:\d{1,4})?)$/)
@@ -196,6 +224,7 @@ export const engineArgsSchema = z.strictObject({
     .describe("'auto', 'float32', 'float16' or 'bfloat16'"),
   maxModelLen: optionalInteger(2, MAX_INT32),
   blockSize: optionalInteger(1, 256),
+  kvCacheDtype: z.enum(['auto', 'fp8']).optional().describe("'auto' or 'fp8', which is fp8_e4m3"),
   memoryUtilization: z.number().gt(0).max(1).optional().describe('a number above 0 and up to 1'),
   kvCacheMemoryBytes: optionalInteger(1),
   maxNumSeqs: optionalInteger(1, 2 ** 16 - 1), // a dimension of CUDA grids
@@ -209,6 +238,7 @@ export const engineArgsSchema = z.strictObject({
   asyncScheduling: optionalFlag(),
   enforceEager: optionalFlag(),
   loadFormat: z.enum(['auto', 'dummy']).optional().describe("'auto' or 'dummy'"),
+  quantization: z.enum(['fp8', 'int4']).optional().describe("'fp8' or 'int4'"),
   seed: z.int().optional().describe('an integer of at most 53 bits'),
   tensorParallelSize: optionalInteger(1, 2 ** 16),
   distributedTimeoutMs: optionalInteger(1, MAX_TIMER),
@@ -222,6 +252,7 @@ export const engineArgsSchema = z.strictObject({
   workerExtensionCls: optionalClass<ExtensionReference>(),
   eosTokenIds: z.array(z.int().min(0)).optional().describe('a list of token ids'),
   skipTokenizerInit: optionalFlag(),
+  languageModelOnly: optionalFlag(),
 } satisfies Record<Exclude<keyof EngineArgs, keyof DeprecatedEngineArgs>, z.ZodType>);
 
 /** The package's model; the same path from lib/config and dist/config. */
@@ -236,8 +267,6 @@ const SCHEDULER_DEFAULTS = {
   cuda: { maxNumSeqs: 256, maxNumBatchedTokens: 8192 },
 };
 
-/** The default of PyTorch's process groups. */
-const DISTRIBUTED_TIMEOUT_MS = 300_000;
 /** Maximum logprobs per position, as in vLLM. */
 const MAX_LOGPROBS = 20;
 
@@ -257,10 +286,7 @@ function chooseDevice(name = 'cpu'): DeviceConfig {
 
 async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelConfig> {
   const folder = await checkModelFolder(args.model ?? DEFAULT_MODEL);
-  const { namesEos, ...transformer } = await readTransformerConfig(folder);
-  const generation = await readGenerationConfig(folder, transformer.spec.vocabSize);
-  const eosTokenIds =
-    args.eosTokenIds ?? (await readEosTokenIds(folder, generation, transformer, namesEos));
+  const { transformer, generation, eosTokenIds } = await readModelFiles(folder, args, device.kind);
   const outside = eosTokenIds.find((id) => id >= transformer.spec.vocabSize);
   if (outside !== undefined) {
     throw fail(
@@ -285,6 +311,7 @@ async function readModel(args: EngineArgs, device: DeviceConfig): Promise<ModelC
     dtype: dtype === 'auto' ? (transformer.dtype ?? 'float32') : dtype,
     maxModelLen,
     seed: args.seed ?? 0,
+    tokenizer: args.tokenizer === undefined ? folder : path.resolve(args.tokenizer),
     skipTokenizerInit: args.skipTokenizerInit ?? false,
     enforceEager: args.enforceEager ?? false,
     maxLogprobs: MAX_LOGPROBS,
@@ -320,35 +347,6 @@ function chooseLimits(limits: unknown): RequestLimits {
   return { ...DEFAULT_LIMITS, ...(JSON.parse(JSON.stringify(given)) as Partial<RequestLimits>) };
 }
 
-function chooseParallel(args: EngineArgs, model: ModelConfig): ParallelConfig {
-  const size = args.tensorParallelSize ?? 1;
-  const backend = args.distributedExecutorBackend ?? 'uni';
-  const fault = divisionFault(model.transformer.spec, size);
-  if (fault !== null) throw fail(fault);
-  if (size > 1 && backend === 'uni') {
-    throw fail(
-      `tensorParallelSize is ${size}, but distributedExecutorBackend 'uni' runs one rank; ` +
-        "use 'external_launcher'",
-    );
-  }
-  if (size > 1 && args.seed === undefined) {
-    throw fail(
-      `tensorParallelSize is ${size}, but seed is not set; give all ranks the same seed, so that ` +
-        'they sample the same tokens',
-    );
-  }
-  const parallel = {
-    tensorParallelSize: size,
-    distributedExecutorBackend: backend,
-    distributedTimeoutMs: args.distributedTimeoutMs ?? DISTRIBUTED_TIMEOUT_MS,
-    disableCustomAllReduce: args.disableCustomAllReduce ?? false,
-    workerCls: args.workerCls ?? null,
-    workerExtensionCls: args.workerExtensionCls ?? null,
-  };
-  aliasField(parallel, 'distributedTimeout', 'distributedTimeoutMs');
-  return Object.freeze(parallel);
-}
-
 /** Freezes `value` recursively; does not descend into frozen objects or classes. */
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
@@ -367,11 +365,12 @@ export async function createUniprocConfig(args: EngineArgs = {}): Promise<Unipro
   const options: EngineArgs = parseFields(engineArgsSchema, withNewNames(args, fail), fail);
   const device = chooseDevice(options.device);
   const scheduler = chooseScheduler(options, device);
-  const model = await readModel(options, device);
+  const model = withQuantization(await readModel(options, device), options.quantization);
   return deepFreeze({
     model,
     load: { loadFormat: options.loadFormat ?? 'auto' },
     cache: {
+      dtype: cacheDtypeOf(model, options.kvCacheDtype),
       blockSize: options.blockSize ?? 16,
       memoryUtilization: options.memoryUtilization ?? null,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes ?? null,
@@ -379,7 +378,7 @@ export async function createUniprocConfig(args: EngineArgs = {}): Promise<Unipro
     },
     scheduler,
     limits: chooseLimits(options.limits),
-    parallel: chooseParallel(options, model),
+    parallel: chooseParallel(options, model.transformer.spec, fail),
     device,
   });
 }

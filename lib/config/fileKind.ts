@@ -18,9 +18,9 @@ const LFS_POINTER = 'version https://git-lfs.github.com/spec/';
 const MARKS: readonly [number, string, FileKind['group'], string][] = [
   [0, LFS_POINTER, 'lfs', 'a Git LFS pointer, not the file that it stands for'],
   [0, 'GGUF', 'gguf', "a GGUF file, llama.cpp's format"],
-  [0, 'lmgg', 'gguf', "a GGML file, llama.cpp's old format"],
-  [0, 'fmgg', 'gguf', "a GGML file, llama.cpp's old format"],
-  [0, 'tjgg', 'gguf', "a GGML file, llama.cpp's old format"],
+  [0, 'lmgg', 'foreign', "a GGML file, llama.cpp's old format"],
+  [0, 'fmgg', 'foreign', "a GGML file, llama.cpp's old format"],
+  [0, 'tjgg', 'foreign', "a GGML file, llama.cpp's old format"],
   [0, 'PK\x03\x04', 'archive', 'a zip archive'],
   [0, 'PK\x05\x06', 'archive', 'an empty zip archive'],
   [0, '\x1f\x8b', 'archive', 'a gzip archive'],
@@ -36,7 +36,7 @@ const MARKS: readonly [number, string, FileKind['group'], string][] = [
 
 /** Kinds without a mark of their own, by the end of the name. */
 const ENDINGS: Readonly<Record<string, [FileKind['group'], string]>> = {
-  '.gguf': ['gguf', 'a damaged GGUF file: it does not begin with GGUF'],
+  '.gguf': ['foreign', 'a damaged GGUF file: it does not begin with GGUF'],
   '.pt': ['pickle', 'a file of PyTorch'],
   '.pth': ['pickle', 'a file of PyTorch'],
   '.msgpack': ['foreign', 'a file of Flax'],

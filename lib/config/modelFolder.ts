@@ -6,6 +6,7 @@ import path from 'node:path';
 import { CheckpointError } from '../errors';
 import { type FileKind, kindOfFile, LFS_POINTER_MESSAGE } from './fileKind';
 import { fileExists, reasonOf } from './jsonFile';
+import { firstPartOf, isGguf } from '../model/gguf/files';
 
 /** Entries of a folder, and folders below it, that an error looks at. */
 const MAX_ENTRIES = 1000;
@@ -19,22 +20,23 @@ const MAX_NAMED = 3;
 
 const WANTED =
   'model must be a folder with config.json, tokenizer.json and safetensors files, as on the Hugging ' +
-  'Face hub';
+  'Face hub, or a GGUF file';
 
 /** What to do with a file, after its name. */
 const NOT_READ: Partial<Record<FileKind['group'], string>> = {
-  gguf: ', which is not read',
+  gguf: ', to be passed by its own path',
   pickle: ', which is not read',
   foreign: ', which is not read',
   archive: ', which must be unpacked',
 };
 
-/** organisation/name on the Hugging Face hub, or its address. */
+/** organisation/name on the Hugging Face hub, with the tag of a GGUF file, or its address. */
 const HUB_NAME =
-  /^(?:(?:https?:\/\/(?:huggingface\.co|hf\.co)|hf:\/)\/)?([\w-][\w.-]*\/[\w-][\w.-]*)/;
+  /^(?:(?:https?:\/\/(?:huggingface\.co|hf\.co)|hf:\/)\/)?([\w-][\w.-]*\/[\w-][\w.-]*(?::[\w.-]+)?)/;
 
 /**
- * Resolves to the absolute path of the folder `model`, which has a config.json. Rejects with
+ * Resolves to the absolute path of the folder `model`, which has a config.json, or of a GGUF file:
+ * `model` itself, or the only one in the folder unless that has safetensors files. Rejects with
  * CheckpointError, which says what is at the path; reads no large file for that, and opens no pipe.
  */
 export async function checkModelFolder(model: string): Promise<string> {
@@ -47,13 +49,46 @@ export async function checkModelFolder(model: string): Promise<string> {
   } catch (error) {
     throw fail(await notAccessible(model, folder, error), error);
   }
-  if (!stats.isDirectory()) throw fail(await notFolder(folder, stats));
+  if (!stats.isDirectory()) {
+    if (await isGgufFile(folder, stats)) return folder;
+    throw fail(await notFolder(folder, stats));
+  }
   const config = path.join(folder, 'config.json');
-  if (await fileExists(config)) return folder;
+  const hasConfig = await fileExists(config);
+  if (hasConfig && (await hasSafetensors(folder))) return folder;
   const names = await namesOf(folder).catch((error: unknown) => {
     throw fail(`the folder cannot be read: ${reasonOf(error)}`, error);
   });
+  const gguf = ggufModels(names);
+  if (gguf.length === 1) return path.join(folder, gguf[0]);
+  if (hasConfig) return folder;
+  if (gguf.length > 1) {
+    throw fail(
+      `the folder holds ${gguf.length} models as GGUF files (${listed(gguf)}); pass one of them`,
+    );
+  }
   throw new CheckpointError(config, await withoutConfig(folder, names));
+}
+
+/** Whether the file is of a kind that is named .gguf and begins as one. */
+async function isGgufFile(file: string, stats: Stats): Promise<boolean> {
+  if (!stats.isFile() || !isGguf(file)) return false;
+  const kind = await kindOfFile(file).catch(() => null);
+  return kind?.group === 'gguf';
+}
+
+async function hasSafetensors(folder: string): Promise<boolean> {
+  for (const name of ['model.safetensors', 'model.safetensors.index.json']) {
+    if (await stat(path.join(folder, name)).then(Boolean, () => false)) return true;
+  }
+  return false;
+}
+
+/** GGUF files, of a set in parts the first alone, without those of images (mmproj). */
+function ggufModels(names: readonly string[]): string[] {
+  return names.filter(
+    (name) => isGguf(name) && firstPartOf(name) === null && !/^mmproj/i.test(name),
+  );
 }
 
 /** Names of a folder's entries, sorted; at most MAX_ENTRIES. */
@@ -82,8 +117,8 @@ async function notAccessible(model: string, folder: string, error: unknown): Pro
   const name = await hubNameOf(model);
   if (name !== null) {
     return (
-      `${absent}; names on the Hugging Face hub are not downloaded: run hf download ` +
-      `${name} --local-dir ${path.basename(name)}, then pass that folder as model`
+      `${absent}; a name on the Hugging Face hub is downloaded by LLM.create alone: run uniproc pull ` +
+      `${name}, then pass the path that it prints as model`
     );
   }
   if (isUrl(model)) return `it is a URL; ${WANTED}, given by its path`;
@@ -93,8 +128,8 @@ async function notAccessible(model: string, folder: string, error: unknown): Pro
 
 const isUrl = (model: string) => /^[a-z][\w+.-]*:\/\//i.test(model);
 
-/** organisation/name if `model` is one or its address. A path below an existing folder is a path. */
-async function hubNameOf(model: string): Promise<string | null> {
+/** organisation/name or organisation/name:TAG if `model` is one or its address. A path below an existing folder is a path. */
+export async function hubNameOf(model: string): Promise<string | null> {
   const [found, name] = HUB_NAME.exec(model) ?? [];
   if (found === undefined) return null;
   if (isUrl(model)) return found.includes('://') ? name : null;
@@ -132,6 +167,7 @@ async function notFolder(file: string, stats: Stats): Promise<string> {
     !['gguf', 'archive', 'foreign'].includes(group) &&
     (await fileExists(path.join(folder, 'config.json')).catch(() => false));
   if (isOfCheckpoint) return `it is ${name}; model must be its folder, ${folder}`;
+  if (group === 'gguf') return `it is ${name}, whose name must end in .gguf`;
   return `it is ${name}${NOT_READ[group] ?? ''}; ${WANTED}`;
 }
 

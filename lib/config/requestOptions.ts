@@ -5,6 +5,7 @@ import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
 import { limitedBy, type RequestLimits } from './limits';
+import { replyFields, type ReplyOptions } from './replyOptions';
 import { parseFields } from './schema';
 import { SAMPLING_NAMES } from './samplingParams';
 import { readingOf, snapshotFields } from './snapshot';
@@ -46,7 +47,7 @@ export interface GenerateOptions extends StreamOptions {
 }
 
 /** How conversations are rendered as prompts. */
-export interface ChatPromptOptions extends PromptOptions, ChatTemplateOptions {
+export interface ChatPromptOptions extends PromptOptions, ChatTemplateOptions, ReplyOptions {
   /** A template's text, or the name of one of the checkpoint's. */
   chatTemplate?: string | null;
 }
@@ -90,6 +91,7 @@ const chatFields = {
     .union([z.boolean(), z.string().min(1)])
     .optional()
     .describe('true, false or the name of a field of the last message'),
+  ...replyFields,
 } satisfies Record<Exclude<keyof ChatPromptOptions, keyof PromptOptions>, z.ZodType>;
 
 const streamSchema = requestSchema.extend(promptFields);

@@ -7,6 +7,7 @@ import { HARD_LIMITS } from './limits';
 import type { ChatOptions } from './requestOptions';
 import { parseFields, show } from './schema';
 import { snapshotFields } from './snapshot';
+import { copyStructuredOutputs, type StructuredOutputsOptions } from './structuredOutputs';
 import { adviceFor, suggestName } from './suggest';
 
 /** Options of SamplingParams. An absent or undefined option has its default. */
@@ -54,6 +55,8 @@ export interface SamplingParamsOptions {
   logprobs?: number | null;
   /** The same for prompt tokens; default null: none. */
   promptLogprobs?: number | null;
+  /** The form of the text: JSON of a schema, a regular expression, a grammar; default none. */
+  structuredOutputs?: StructuredOutputsOptions | null;
   /** Detokenize the output; default true. */
   detokenize?: boolean;
   /** Omit special tokens from the text; default true. */
@@ -105,6 +108,7 @@ const schema = z.strictObject({
     .describe("an integer of at least 1, or null for the model's length"),
   logprobs: z.int().min(0).nullish().describe('an integer of at least 0, or null for none'),
   promptLogprobs: z.int().min(0).nullish().describe('an integer of at least 0, or null for none'),
+  structuredOutputs: z.unknown().optional(),
   detokenize: z.boolean().optional().describe('true or false'),
   skipSpecialTokens: z.boolean().optional().describe('true or false'),
 } satisfies Record<keyof SamplingParamsOptions, z.ZodType>);
@@ -245,6 +249,11 @@ const CALL_OPTIONS: Readonly<Record<keyof ChatOptions, true>> = {
   chatTemplateKwargs: true,
   addGenerationPrompt: true,
   continueFinalMessage: true,
+  toolChoice: true,
+  parallelToolCalls: true,
+  reasoning: true,
+  toolCallParser: true,
+  reasoningParser: true,
 };
 
 /** The rest of a message about an unknown parameter. */
@@ -275,6 +284,8 @@ export function copyOptions(options: unknown) {
     stop: copyStop(scalars.stop ?? []),
     badWords: copyBadWords(scalars.badWords ?? []),
     stopTokenIds: copyTokenIds('stopTokenIds', scalars.stopTokenIds ?? []),
+    structuredOutputs:
+      scalars.structuredOutputs == null ? null : copyStructuredOutputs(scalars.structuredOutputs),
   };
 }
 

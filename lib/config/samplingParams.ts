@@ -3,6 +3,7 @@ import { copyOptions, fail, type SamplingParamsOptions, snapshotParams } from '.
 import { isOptionsObject } from '../realm';
 import { show } from './schema';
 import { readingOf } from './snapshot';
+import type { StructuredOutputs, StructuredOutputsOptions } from './structuredOutputs';
 
 export { SAMPLING_NAMES, type SamplingParamsOptions } from './samplingOptions';
 
@@ -43,6 +44,8 @@ export class SamplingParams {
   /** Likeliest tokens to report beside the sampled one; null: no logprobs at all. */
   readonly logprobs: number | null;
   readonly promptLogprobs: number | null;
+  /** null: any text. */
+  readonly structuredOutputs: StructuredOutputs | null;
   readonly detokenize: boolean;
   readonly skipSpecialTokens: boolean;
 
@@ -51,10 +54,8 @@ export class SamplingParams {
 
   /** Throws InvalidRequestError naming the parameter, its value and the allowed values. */
   constructor(options: SamplingParamsOptions = {}) {
-    const { scalars, bias, stop, allowedTokenIds, badWords, stopTokenIds } = readingOf(
-      'sampling parameters',
-      () => copyOptions(options),
-    );
+    const { scalars, bias, stop, allowedTokenIds, badWords, stopTokenIds, structuredOutputs } =
+      readingOf('sampling parameters', () => copyOptions(options));
     this.n = scalars.n ?? 1;
     const temperature = scalars.temperature ?? 1;
     this.temperature = temperature < GREEDY_BELOW ? 0 : temperature;
@@ -77,6 +78,7 @@ export class SamplingParams {
     this.maxTokens = scalars.maxTokens === undefined ? 16 : scalars.maxTokens;
     this.logprobs = scalars.logprobs ?? null;
     this.promptLogprobs = scalars.promptLogprobs ?? null;
+    this.structuredOutputs = structuredOutputs;
     this.detokenize = scalars.detokenize ?? true;
     this.skipSpecialTokens = scalars.skipSpecialTokens ?? true;
 
@@ -96,6 +98,7 @@ export class SamplingParams {
       ...(scalars.badWords != null && { badWords: this.badWords }),
       ...(scalars.stop != null && { stop: this.stop }),
       ...(scalars.stopTokenIds != null && { stopTokenIds: this.stopTokenIds }),
+      ...(structuredOutputs !== null && { structuredOutputs }),
     };
     Object.freeze(this);
   }
@@ -129,6 +132,14 @@ export class SamplingParams {
       if (isSet && SamplingParams.isMade(value)) return value;
       return new SamplingParams(isSet ? options : { ...options, maxTokens: defaultMaxTokens });
     });
+  }
+
+  /**
+   * These parameters with another structure.
+   * @internal
+   */
+  withStructure(structuredOutputs: StructuredOutputsOptions): SamplingParams {
+    return new SamplingParams({ ...this.#options, structuredOutputs });
   }
 
   /**

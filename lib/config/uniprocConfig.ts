@@ -1,27 +1,67 @@
 /** The validated, frozen configuration that executors and workers take. */
 import type { WorkerArgs } from '../contract/workerArgs';
+import type { QuantizedType } from '../contract/workerSummary';
 import type { ModelSpec } from '../model/spec';
-import type { DType } from './dtype';
+import type { CacheDType, DType } from './dtype';
 import type { RequestLimits } from './limits';
 
 /**
  * The forward pass that config.json describes. The user chooses its dtype; the checkpoint's files
  * determine the weight formats.
  */
-export type TransformerSpec = Omit<ModelSpec, 'dtype' | 'weightFormats'>;
+export type TransformerSpec = Omit<ModelSpec, 'dtype' | 'weightFormats' | 'fp8Cache'>;
 
-/** The checkpoint's quantization method (lib/model/quantization.ts). */
+/** How a checkpoint holds quantized matrices (lib/model/quantization.ts). */
+export interface QuantizationScheme {
+  /** The modules that have it: regular expressions of their names, anchored; null: all others. */
+  targets: string[] | null;
+  type: QuantizedType;
+  /** Rows and columns with one scale; null: one for each row, or one for the matrix. */
+  block: [number, number] | null;
+  /**
+   * Names and layouts of its tensors: of compressed-tensors' pack-quantized, AutoGPTQ, AutoAWQ,
+   * gpt-oss; 'float': it is quantized when it is loaded.
+   */
+  tensors: 'plain' | 'packed' | 'gptq' | 'gptqV2' | 'awq' | 'mxfp4' | 'float';
+  hasZeros: boolean;
+  /** Columns are assigned to groups by a tensor (act-order). */
+  isOrdered: boolean;
+  /** Activations are float8 too (W8A8): products may round them, with scales found at run time. */
+  roundsInput: boolean;
+}
+
+/** A checkpoint's quantization. */
 export interface Quantization {
-  method: 'fp8';
-  /** Rows and columns of a block that shares a scale. */
-  blockSize: [number, number];
+  /** quant_method of config.json. */
+  method: string;
+  /** The first that matches a module is the module's. */
+  schemes: QuantizationScheme[];
+  /** Modules that are not quantized: regular expressions of their names, anchored. */
+  ignore: string[];
+  /** Type of the KV cache; missing: the model's. */
+  cacheDtype?: 'float8_e4m3';
+}
+
+/** How an embedding model makes a prompt's embedding of its last token's hidden state. */
+export interface PoolingConfig {
+  /** The embedding has a Euclidean norm of 1. */
+  normalize: boolean;
 }
 
 /** A checkpoint's validated config.json. */
 export interface TransformerConfig {
   /** The architecture in config.json, such as 'LlamaForCausalLM'. */
   architecture: string;
+  /**
+   * The architecture that this language model is a part of, such as
+   * 'Mistral3ForConditionalGeneration'; null: it is the whole model.
+   */
+  multimodal: string | null;
+  /** The architecture in a GGUF file, such as 'llama'; null: a Hugging Face checkpoint. */
+  gguf: string | null;
   spec: TransformerSpec;
+  /** Of an embedding model; null: the model generates. */
+  pooling: PoolingConfig | null;
   quantization: Quantization | null;
   /** The checkpoint's dtype; null if config.json has none. */
   dtype: DType | null;
@@ -46,16 +86,18 @@ export interface GenerationDefaults {
 }
 
 export interface ModelConfig {
-  /** Absolute path of the checkpoint's folder. */
+  /** Absolute path of the checkpoint's folder, or of a GGUF file. */
   path: string;
   transformer: TransformerConfig;
   generation: GenerationDefaults;
-  /** Type of weights and KV cache. */
+  /** Type of activations, and of weights that are not quantized. */
   dtype: DType;
   /** Maximum tokens of prompt and output together. */
   maxModelLen: number;
   /** Sampling seed of requests without one. */
   seed: number;
+  /** Absolute path of the tokenizer's folder, or of a GGUF file. */
+  tokenizer: string;
   /** No tokenizer: prompts and outputs are token ids. */
   skipTokenizerInit: boolean;
   /** No CUDA graphs. */
@@ -70,6 +112,8 @@ export interface LoadConfig {
 }
 
 export interface CacheConfig {
+  /** Type of keys and values: fp8, or the model's. */
+  dtype: CacheDType;
   /** Tokens in a block. */
   blockSize: number;
   /** Fraction of the device's memory for this engine, 0 to 1; null: the worker's default. */

@@ -309,7 +309,7 @@ export abstract class Executor {
     await this.collectiveRpc('profile', { args: [isStart] });
   }
 
-  /** Tasks that every worker's model supports: 'generate'. */
+  /** Tasks that every worker's model supports: 'generate', or 'embed' of an embedding model. */
   async supportedTasks(): Promise<string[]> {
     const answers = await this.collectiveRpc<string[]>('supportedTasks');
     const [first, ...others] = requireResults('supportedTasks', answers);

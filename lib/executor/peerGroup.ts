@@ -183,14 +183,17 @@ export class PeerGroup implements Peers {
 /** Options that must be equal on every rank, so all schedule and sample alike. */
 function sharedOptions(config: UniprocConfig) {
   const { model, load, cache, scheduler, parallel, device, limits } = config;
-  const { blockSize, enablePrefixCaching } = cache;
+  const { dtype: kvCacheDtype, blockSize, enablePrefixCaching } = cache;
   return {
     ...model,
+    // Machines may have the same files in other places.
     path: undefined,
+    tokenizer: undefined,
     ...load,
     ...scheduler,
     // Other ranks would wait for a call that one refuses; list memory offsets depend on limits.
     ...limits,
+    kvCacheDtype,
     blockSize,
     enablePrefixCaching,
     disableCustomAllReduce: parallel.disableCustomAllReduce,

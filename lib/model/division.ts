@@ -4,36 +4,57 @@ import type { ModelSpec } from './spec';
 
 /** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
-  const { numHeads, numKvHeads, intermediateSize, experts } = spec;
+  const { numHeads, intermediateSize, experts, otherHeads } = spec;
   const hasGatedMlps = !experts || experts.layers.includes(false);
   const divided = {
     numHeads,
     ...(hasGatedMlps && { intermediateSize }),
-    ...(experts && { numExperts: experts.numExperts }),
+    ...(experts && {
+      numExperts: experts.numExperts,
+      sharedIntermediateSize: experts.sharedIntermediateSize,
+    }),
   };
   for (const [name, count] of Object.entries(divided)) {
     if (count % worldSize !== 0) {
       return `tensorParallelSize is ${worldSize}; it must divide the model's ${name}, ${count}`;
     }
   }
-  if (numKvHeads % worldSize !== 0 && worldSize % numKvHeads !== 0) {
-    return (
-      `tensorParallelSize is ${worldSize}; it must divide the model's numKvHeads, ${numKvHeads}, ` +
-      'or be a multiple of it'
-    );
+  for (const numKvHeads of [spec.numKvHeads, otherHeads?.numKvHeads ?? spec.numKvHeads]) {
+    if (numKvHeads % worldSize !== 0 && worldSize % numKvHeads !== 0) {
+      return (
+        `tensorParallelSize is ${worldSize}; it must divide the model's numKvHeads, ${numKvHeads}, ` +
+        'or be a multiple of it'
+      );
+    }
   }
   return null;
 }
 
 /** The sizes of one rank's share; with more ranks than key-value heads, several ranks hold the same head. */
 export function shareOf(spec: ModelSpec, worldSize: number): ModelSpec {
-  const { experts } = spec;
+  const { experts, otherHeads } = spec;
+  const numKvHeads = (count: number) => Math.max(1, count / worldSize);
   return {
     ...spec,
     numHeads: spec.numHeads / worldSize,
-    numKvHeads: Math.max(1, spec.numKvHeads / worldSize),
+    numKvHeads: numKvHeads(spec.numKvHeads),
+    otherHeads: otherHeads && { ...otherHeads, numKvHeads: numKvHeads(otherHeads.numKvHeads) },
     // Not necessarily divisible in a model without gated MLPs.
     intermediateSize: Math.floor(spec.intermediateSize / worldSize),
-    experts: experts && { ...experts, numExperts: experts.numExperts / worldSize },
+    experts: experts && {
+      ...experts,
+      numExperts: experts.numExperts / worldSize,
+      sharedIntermediateSize: experts.sharedIntermediateSize / worldSize,
+    },
   };
+}
+
+/** Key-value heads of a layer, and their size. */
+export function headsOf(
+  { numKvHeads, headDim, otherHeads }: ModelSpec,
+  layer: number,
+): [numKvHeads: number, headDim: number] {
+  return otherHeads?.layers[layer]
+    ? [otherHeads.numKvHeads, otherHeads.headDim]
+    : [numKvHeads, headDim];
 }

@@ -5,14 +5,15 @@
  */
 import { UnsupportedModelError } from '../errors';
 import { show } from '../config/schema';
+import type { ModelSpec } from './spec';
 
 /** Properties of the model that decide whether a value is neutral. */
 export interface ModelFacts {
   /** The architecture's model_type. */
   modelType: string;
   headDim: number;
-  /** The architecture normalizes each head's query and key. */
-  qkNorm: boolean;
+  /** What the architecture normalizes of queries and keys. */
+  qkNorm: ModelSpec['qkNorm'];
   /** Sliding window of each layer in tokens; 0: none. */
   slidingWindows: readonly number[];
   /** Keys that the architecture's family reads. */
@@ -35,6 +36,7 @@ const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
   is_encoder_decoder: [isOff, 'there is no encoder'],
   add_cross_attention: [isOff, 'there is no cross-attention'],
   attention_chunk_size: [isZero, 'there is no chunked attention'],
+  per_layer_config: [never, 'layers differ by global_head_dim and num_global_key_value_heads'],
   num_kv_shared_layers: [isZero, 'each layer has keys and values of its own'],
   // Positions.
   alibi: [isOff, 'positions use rotary embedding'],
@@ -63,7 +65,7 @@ const FOREIGN_KEYS: Record<string, [IsNeutral, reason: string]> = {
   clip_qkv: [never, 'queries, keys and values are not clipped'],
   // Layers.
   use_qk_norm: [
-    (value, { qkNorm }) => value === false || (qkNorm && value === true),
+    (value, { qkNorm }) => value === false || (qkNorm !== null && value === true),
     'the architecture decides whether queries and keys are normalized',
   ],
   qk_layernorm: [isOff, 'the architecture decides whether queries and keys are normalized'],
@@ -98,9 +100,9 @@ export function refuseForeignKeys(
     const value = Object.hasOwn(json, key) ? json[key] : null;
     if (value !== null && !isNeutral(value, facts)) refuse(key, reason);
   }
-  // Qwen2 and Qwen3 read layer_types themselves. For the others transformers' model ignores it; vLLM
-  // and transformers' KV cache do not.
-  if (modelType === 'qwen2' || modelType === 'qwen3') return;
+  // transformers' model ignores layer_types of families that do not read it; vLLM and transformers'
+  // KV cache do not.
+  if (facts.ownKeys.includes('layer_types')) return;
   const types: unknown[] = Array.isArray(json.layer_types) ? json.layer_types : [];
   const isOther = types.some(
     (type, layer) =>

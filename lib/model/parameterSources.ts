@@ -1,13 +1,24 @@
 /** Maps the model's parameters to the checkpoint's tensors, by the names of its family. */
 import type { DType } from '../config/dtype';
 import { show } from '../config/schema';
-import type { TransformerSpec } from '../config/uniprocConfig';
-import { CheckpointError } from '../errors';
+import type { QuantizationScheme, TransformerSpec } from '../config/uniprocConfig';
+import { CheckpointError, UnsupportedModelError } from '../errors';
 import { slicedWork } from '../slicedWork';
+import { refuseCutBlocks, refuseShare } from './columnDivision';
 import type { Family } from './families/family';
-import { expertsOf, isModuleTensor, ParameterNames, SCALES_SUFFIX } from './parameterNames';
-import type { SafetensorsDType, TensorEntry, TensorTable } from './safetensors';
-import type { Parameter, ParameterSource, StorageType, StoredTensor } from './spec';
+import { blockTypeOf } from './gguf/types';
+import { expertsOf, isModuleTensor, ParameterNames } from './parameterNames';
+import { moduleOf, type Schemes } from './quantization';
+import type { TensorEntry, TensorTable } from './safetensors';
+import {
+  type Parameter,
+  type ParameterSource,
+  STORED_BYTES,
+  type StorageType,
+  type StoredTensor,
+  type TensorLayout,
+} from './spec';
+import { isOptional, PACKED_SUFFIXES, storedTensors } from './storedTensors';
 
 /** Arguments of `NativeModelRunner.load`. */
 export interface Sources {
@@ -22,12 +33,11 @@ export interface TensorComparer {
   areEqual(a: StoredTensor, b: StoredTensor, count: number, dtype: DType): Promise<boolean>;
 }
 
-/** Supported storage types of parameters. */
-const STORAGE_TYPES: Partial<Record<SafetensorsDType, StorageType>> = {
+/** Types of parameters that are not quantized. */
+const FLOAT_TYPES: Partial<Record<TensorEntry['dtype'], DType>> = {
   F32: 'float32',
   F16: 'float16',
   BF16: 'bfloat16',
-  F8_E4M3: 'float8_e4m3',
 };
 
 /** The config.json keys of a spec's sizes. */
@@ -38,48 +48,129 @@ const CONFIG_KEYS: Record<string, string> = {
   numHeads: 'num_attention_heads',
   numKvHeads: 'num_key_value_heads',
   headDim: 'head_dim',
+  otherHeadDim: 'global_head_dim',
+  otherNumKvHeads: 'num_global_key_value_heads',
   numExperts: 'num_experts',
   expertIntermediateSize: 'moe_intermediate_size',
+  sharedIntermediateSize: 'shared_expert_intermediate_size',
 };
 
-/** Returns the tensor and its type after checking its shape against config.json. */
-function lookUp(
-  names: ParameterNames,
-  name: string,
-  parameter: Parameter,
-): { entry: TensorEntry; dtype: StorageType } {
-  const { shape } = parameter;
-  const { table } = names;
-  const entry = table.tensors.get(name);
-  if (!entry) throw new CheckpointError(table.source, missing(names, name, parameter));
-  const file = table.files[entry.file];
-  if (entry.shape.length !== shape.length || shape.some(({ size }, i) => size !== entry.shape[i])) {
-    throw new CheckpointError(
-      file,
-      `tensor ${name} has shape ${show(entry.shape)}; ` +
-        `config.json requires ${show(shape.map(({ size }) => size))}: ` +
-        shape.map(({ size }, i) => `${configKeys(parameter, i)} ${size}`).join(', '),
-    );
-  }
-  const dtype = STORAGE_TYPES[entry.dtype];
-  const isQuantized = dtype === 'float8_e4m3';
-  if (!dtype || (isQuantized && !(parameter.isLinear && parameter.format.scaleRows > 0))) {
-    throw new CheckpointError(
-      file,
-      `tensor ${name} has dtype ${entry.dtype}; ` +
-        (isQuantized && !parameter.isLinear
-          ? 'it must be F32, F16 or BF16, as only matrices of linear layers may be quantized'
-          : 'weights must be F32, F16 or BF16' +
-            (isQuantized ? ' unless quantization_config describes their scales' : '')),
-    );
-  }
-  return { entry, dtype };
+const isSameShape = (a: readonly number[], b: readonly number[]) =>
+  a.length === b.length && a.every((size, i) => size === b[i]);
+
+/** A parameter's tensor in the files. */
+interface Found {
+  name: string;
+  entry: TensorEntry;
+  dtype: StorageType;
+  layout: TensorLayout;
 }
 
+/** Finds the tensor of a parameter after checking its type, and its shape against config.json. */
+function lookUp(
+  names: ParameterNames,
+  parameter: Parameter,
+  expert: number | null,
+  scheme: QuantizationScheme | undefined,
+): Found {
+  if (scheme && parameter.part !== 'bias') return lookUpQuantized(names, parameter, expert, scheme);
+  const name = names.tensorOf(parameter, expert);
+  const sizes = parameter.shape.map(({ size }) => size);
+  const entry = names.table.tensors.get(name);
+  if (!entry) throw new CheckpointError(names.table.source, missing(names, name, parameter));
+  const file = names.table.files[entry.file];
+  if (!isSameShape(entry.shape, sizes)) {
+    throw new CheckpointError(file, wrongShape(names, name, entry, parameter, sizes));
+  }
+  const layout = layoutIn(names, parameter);
+  const dtype = FLOAT_TYPES[entry.dtype];
+  if (dtype) return { name, entry, dtype, layout };
+  const blocks = blockTypeOf(entry.dtype);
+  if (blocks && (parameter.isLinear || parameter.module === 'embedding')) {
+    return { name, entry, dtype: blocks, layout };
+  }
+  const isQuantized = entry.dtype === 'F8_E4M3' || entry.dtype === 'I8';
+  throw new CheckpointError(
+    file,
+    `tensor ${name} has dtype ${entry.dtype}; ` +
+      (isQuantized && !parameter.isLinear
+        ? 'it must be F32, F16 or BF16, as only matrices of linear layers may be quantized'
+        : 'weights must be F32, F16 or BF16' +
+          (isQuantized ? ' unless quantization_config describes their scales' : '')),
+  );
+}
+
+/** Queries and keys of some GGUF files have another order of rows. */
+function layoutIn({ table }: ParameterNames, { module }: Parameter): TensorLayout {
+  const isInterleaved = module === 'attention.q' || module === 'attention.k';
+  return table.isInterleaved && isInterleaved ? 'interleavedHeads' : 'rows';
+}
+
+function lookUpQuantized(
+  names: ParameterNames,
+  parameter: Parameter,
+  expert: number | null,
+  scheme: QuantizationScheme,
+): Found {
+  const base = names.baseOf(parameter, expert);
+  const [rows, cols] = [parameter.shape[0].size, parameter.shape[1]?.size ?? 1];
+  const candidates = storedTensors(scheme, parameter.part, [rows, cols]);
+  const { table } = names;
+  const nameOf = ({ suffix }: { suffix: string }) => `${base}.${suffix}`;
+  const present = candidates.filter((candidate) => table.tensors.has(nameOf(candidate)));
+  const [first] = present;
+  if (present.length === 0) {
+    throw new CheckpointError(table.source, missing(names, nameOf(candidates[0]), parameter));
+  }
+  const name = nameOf(first);
+  const entry = table.tensors.get(name) as TensorEntry;
+  const fitting = present.find(
+    (each) => nameOf(each) === name && isSameShape(each.shape, entry.shape),
+  );
+  const file = table.files[entry.file];
+  if (!fitting) {
+    throw new CheckpointError(file, wrongShape(names, name, entry, parameter, first.shape));
+  }
+  if (!(fitting.dtypes as readonly string[]).includes(entry.dtype)) {
+    throw new CheckpointError(
+      file,
+      `tensor ${name} has dtype ${entry.dtype}; it must be ${fitting.dtypes.join(' or ')}`,
+    );
+  }
+  const dtype = fitting.type ?? (FLOAT_TYPES[entry.dtype] as StorageType);
+  return { name, entry, dtype, layout: fitting.layout };
+}
+
+function wrongShape(
+  { family, table }: ParameterNames,
+  name: string,
+  entry: TensorEntry,
+  parameter: Parameter,
+  required: readonly number[],
+): string {
+  const sizes = parameter.shape.map(({ size }) => size);
+  const isPlain = isSameShape(required, sizes);
+  const explained = sizes.map((size, i) => `${configKeys(family, parameter, i)} ${size}`);
+  return (
+    `tensor ${name} has shape ${show(entry.shape)}; ${requires(table)} ${show(required)}: ` +
+    (isPlain ? explained.join(', ') : `its quantization_config, and ${explained.join(', ')}`)
+  );
+}
+
+const requires = ({ config }: TensorTable) =>
+  config ? `${config} require` : 'config.json requires';
+
 /** The product of config.json's keys that a dimension equals: num_attention_heads * head_dim. */
-function configKeys({ shape, part, format }: Parameter, dimension: number): string {
-  const keys = shape[dimension].of.replace(/[a-zA-Z]+/g, (size) => CONFIG_KEYS[size]);
-  if (part !== 'scales') return keys;
+function configKeys(
+  { configKeys: ofFamily = {} }: Family,
+  { shape, part, format }: Parameter,
+  dimension: number,
+): string {
+  const keys = shape[dimension].of.replace(
+    /[a-zA-Z]+/g,
+    (size) => ofFamily[size] ?? CONFIG_KEYS[size],
+  );
+  if (part !== 'scales' && part !== 'zeros') return keys;
   return `ceil(${keys} / ${dimension === 0 ? format.scaleRows : format.scaleCols})`;
 }
 
@@ -87,6 +178,15 @@ function missing(names: ParameterNames, name: string, parameter: Parameter): str
   const { module, part, experts } = parameter;
   if (module === 'head' && part === 'weight') {
     return `tensor ${name} is missing; it is required unless config.json has tie_word_embeddings`;
+  }
+  const packed = PACKED_SUFFIXES.map((suffix) => name.replace(/[^.]+$/, suffix)).find((each) =>
+    names.table.tensors.has(each),
+  );
+  if (packed && part === 'weight') {
+    return (
+      `tensor ${name} is missing; ${packed} is quantized, but config.json has no ` +
+      'quantization_config that describes it'
+    );
   }
   const stacked = experts && names.stackedExperts(parameter);
   if (stacked) {
@@ -116,19 +216,27 @@ export async function areEmbeddingsTied(
   for (const parameter of untied) {
     const { module } = parameter;
     if (module !== 'embedding' && module !== 'head') continue;
-    const name = names.tensorOf(parameter);
-    if (!table.tensors.has(name)) return true;
     // The embedding is never quantized.
-    if (module === 'head' && table.tensors.get(name)?.dtype === 'F8_E4M3') return false;
-    const { entry, dtype: storedType } = lookUp(names, name, parameter);
+    if (module === 'head' && isQuantized(names, parameter)) return false;
+    if (!table.tensors.has(names.tensorOf(parameter))) return true;
+    const { entry } = lookUp(names, parameter, null, undefined);
     count = entry.shape.reduce((product, size) => product * size, 1);
     stored.push({
       path: table.files[entry.file],
       offset: entry.offset,
-      dtype: storedType as DType,
+      dtype: FLOAT_TYPES[entry.dtype] as DType,
     });
   }
   return device.areEqual(stored[0], stored[1], count, dtype);
+}
+
+/** Whether the files hold a module's matrix in a quantized type. */
+function isQuantized(names: ParameterNames, parameter: Parameter): boolean {
+  const base = names.baseOf(parameter);
+  const dtypes = ['weight', ...PACKED_SUFFIXES].map(
+    (suffix) => names.table.tensors.get(`${base}.${suffix}`)?.dtype,
+  );
+  return dtypes.some((dtype) => dtype !== undefined && !(dtype in FLOAT_TYPES));
 }
 
 /**
@@ -143,39 +251,91 @@ export async function parameterSources(
   spec: Pick<TransformerSpec, 'tieWordEmbeddings' | 'numLayers' | 'experts'>,
   family: Family,
   table: TensorTable,
+  schemes: Schemes = new Map(),
 ): Promise<Sources> {
   const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
   const sources: ParameterSource[] = [];
   const used = new Set<string>();
+  /** The scheme of each quantized module, by its name in the checkpoint. */
+  const byBase = new Map<string, QuantizationScheme>();
   let totalBytes = 0;
   function* findSources() {
     for (const [index, parameter] of declared.entries()) {
+      const scheme = schemes.get(moduleOf(parameter));
+      // Scales of what is quantized when it is loaded, or of blocks that are repacked.
+      const isMade = scheme?.tensors === 'float' || table.config !== undefined;
+      if (isMade && parameter.part === 'scales') continue;
+      refuseShare(table, names, parameter);
       const count = parameter.shape.reduce((product, dimension) => product * dimension.count, 1);
       for (const expert of expertsOf(parameter)) {
-        const name = names.tensorOf(parameter, expert);
-        const { entry, dtype } = lookUp(names, name, parameter);
+        const { whole, firstRow } = inTensor(names, declared, parameter);
+        const { name, entry, dtype, layout } = lookUp(names, whole, expert, scheme);
         used.add(name);
+        if (scheme) byBase.set(names.baseOf(parameter, expert), scheme);
         yield;
         // An empty share, such as a bias that only one rank adds, needs no load.
         if (count === 0 || !isLocal(parameter, expert)) continue;
-        const size = entry.shape.reduce((product, dimension) => product * dimension, 1);
-        const place = { file: entry.file, offset: entry.offset, dtype };
-        sources.push({ parameter: index, ...(expert !== null && { expert }), ...place });
-        totalBytes += count * (entry.numBytes / size);
+        const { file, strides } = entry;
+        refuseCutBlocks(table, name, entry, parameter);
+        if (scheme?.tensors === 'float' && strides)
+          throw new UnsupportedModelError(table.files[file], stackedAndQuantized(name));
+        const wholeRows = whole.shape[0].size;
+        const isInRows = layout === 'rows' && parameter.part !== 'order' && !strides;
+        const rowBytes = isInRows ? entry.numBytes / wholeRows : 0;
+        sources.push({
+          parameter: index,
+          ...(expert !== null && { expert }),
+          file,
+          offset: entry.offset + firstRow * rowBytes,
+          dtype,
+          ...(strides && { strides }),
+          ...(layout !== 'rows' && { layout, wholeRows, firstRow }),
+        });
+        totalBytes += count * STORED_BYTES[dtype];
       }
     }
   }
   function* refuseOthers() {
     for (const [name, { file }] of table.tensors) {
       yield;
-      if (used.has(name) || !isModuleTensor(name)) continue;
+      if (used.has(name) || !(table.isComplete || isModuleTensor(name))) continue;
       if (spec.tieWordEmbeddings && isEmbedding(family, name)) continue;
-      throw new CheckpointError(table.files[file], notInModel(name, spec));
+      const dot = name.lastIndexOf('.');
+      const scheme = byBase.get(name.slice(0, dot));
+      if (scheme && isOptional(scheme, name.slice(dot + 1))) continue;
+      throw new CheckpointError(table.files[file], notInModel(name, table, spec));
     }
   }
   await slicedWork.finish(findSources());
   await slicedWork.finish(refuseOthers());
   return { files: table.files, sources, totalBytes };
+}
+
+const stackedAndQuantized = (name: string) =>
+  `tensor ${name} is a part of one that stacks the experts, which cannot be quantized; ` +
+  'leave out the option quantization';
+
+/** The parameter as the whole tensor that holds its rows, and the first of them. */
+function inTensor(
+  names: ParameterNames,
+  declared: readonly Parameter[],
+  parameter: Parameter,
+): { whole: Parameter; firstRow: number } {
+  const modules = names.modulesInTensorOf(parameter);
+  // All rows of a tensor have one order of columns.
+  if (modules.length === 1 || parameter.part === 'order') return { whole: parameter, firstRow: 0 };
+  const parts = declared.filter(
+    ({ layer, part, module }) =>
+      layer === parameter.layer && part === parameter.part && modules.includes(module),
+  );
+  const rowsOf = (some: readonly Parameter[]) =>
+    some.reduce((sum, { shape: [{ size }] }) => sum + size, 0);
+  const [{ first, count }, ...others] = parameter.shape;
+  const of = parts.map(({ shape: [rows] }) => rows.of).join(' + ');
+  return {
+    whole: { ...parameter, shape: [{ size: rowsOf(parts), of, first, count }, ...others] },
+    firstRow: rowsOf(parts.slice(0, parts.indexOf(parameter))),
+  };
 }
 
 function isLocal({ experts }: Parameter, expert: number | null): boolean {
@@ -185,11 +345,13 @@ function isLocal({ experts }: Parameter, expert: number | null): boolean {
 
 function notInModel(
   name: string,
+  { config }: TensorTable,
   { numLayers, experts }: Pick<TransformerSpec, 'numLayers' | 'experts'>,
 ): string {
+  if (config) return `tensor ${name} is not part of the model that ${config} describe`;
   const message = `tensor ${name} is not part of the model that config.json describes; `;
-  if (name.endsWith(`.${SCALES_SUFFIX}`)) {
-    return `${message}only matrices in F8_E4M3 have scales, as its quantization_config describes`;
+  if (!/\.(weight|bias)$/.test(name)) {
+    return `${message}only quantized matrices have it, as its quantization_config describes`;
   }
   const ofExperts = experts
     ? `num_experts (${experts.numExperts}), mlp_only_layers, decoder_sparse_step, `

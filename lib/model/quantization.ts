@@ -1,114 +1,159 @@
 /**
- * A checkpoint's quantization. config.json's `quantization_config` names the method; modules are
- * quantized if their tensor in the files has the method's type.
+ * A checkpoint's quantization. config.json's `quantization_config` names the method; a module is
+ * quantized if the files hold its tensor in the method's type.
  */
-import { z } from 'zod';
-import { parseFields, show } from '../config/schema';
-import type { Quantization } from '../config/uniprocConfig';
+import { show } from '../config/schema';
+import type { Quantization, QuantizationScheme } from '../config/uniprocConfig';
 import { CheckpointError, UnsupportedModelError } from '../errors';
 import { slicedWork } from '../slicedWork';
+import { readCompressedTensors } from './compressedTensors';
+import { matchesAny } from './modulePatterns';
 import { expertsOf, type ParameterNames } from './parameterNames';
+import { METHODS, schemeOf } from './quantizationMethods';
 import type { Parameter, WeightFormat } from './spec';
-
-/** Maximum rows and columns of a block. */
-const MAX_BLOCK = 2 ** 16;
+import { PACKED_SUFFIXES, weightSuffix } from './storedTensors';
 
 /** Throws UnsupportedModelError for an unsupported method, CheckpointError for an invalid key. */
 export function readQuantization(file: string, given: unknown): Quantization | null {
   if (given === undefined || given === null) return null;
-  const { quant_method: method } = given as Record<string, unknown>;
-  if (method !== 'fp8') {
-    throw new UnsupportedModelError(
-      file,
-      `quantization_config with quant_method ${show(method)} is not supported; ` +
-        "use an 'fp8' checkpoint with weight_block_size, or one in float32, float16 or bfloat16",
-    );
-  }
-  const fields = parseFields(
-    z.looseObject({
-      fmt: z.string().nullish().describe('a string'),
-      activation_scheme: z.string().nullish().describe('a string'),
-      weight_block_size: z
-        .tuple([z.int().min(1).max(MAX_BLOCK), z.int().min(1).max(MAX_BLOCK)])
-        .nullish()
-        .describe('a list of two positive integers'),
-    }),
-    given as Record<string, unknown>,
-    (message) => new CheckpointError(file, `quantization_config: ${message}`),
+  const config = given as Record<string, unknown>;
+  if (config.quant_method === 'compressed-tensors') return readCompressedTensors(file, config);
+  const read = METHODS.get(config.quant_method);
+  if (read) return read(file, config);
+  throw new UnsupportedModelError(
+    file,
+    `quantization_config with quant_method ${show(config.quant_method)} is not supported; ` +
+      `supported: compressed-tensors, ${[...METHODS.keys()].join(', ')}; ` +
+      'or use a checkpoint in float32, float16 or bfloat16',
   );
-  const refuse = (key: string, value: unknown, supported: string): never => {
-    throw new UnsupportedModelError(
-      file,
-      `quantization_config with ${key} ${show(value)} is not supported; only ${supported} is`,
-    );
-  };
-  const { fmt, activation_scheme: scheme, weight_block_size: blockSize } = fields;
-  if (fmt && fmt !== 'e4m3') refuse('fmt', fmt, "'e4m3'");
-  if (scheme && scheme !== 'dynamic') refuse('activation_scheme', scheme, "'dynamic'");
-  return {
-    method: 'fp8',
-    blockSize: blockSize ?? refuse('weight_block_size', blockSize, 'block-wise scaling'),
-  };
+}
+
+/** Columns of a group of int4, as most published checkpoints have. */
+const GROUP_COLS = 128;
+
+/** Of a model in a float type that is quantized when it is loaded: all linear layers but the head and routers. */
+export function quantizedAtLoad(method: 'fp8' | 'int4'): Quantization {
+  const format =
+    method === 'fp8'
+      ? { type: 'float8_e4m3' as const, block: null, roundsInput: true }
+      : { type: 'uint4' as const, block: [1, GROUP_COLS] as [number, number] };
+  const scheme = schemeOf({ ...format, tensors: 'float' });
+  return { method, schemes: [scheme], ignore: [] };
 }
 
 /** A parameter's module name, as in `ModelSpec.weightFormats`. */
-function moduleOf({ layer, module }: Parameter): string {
+export function moduleOf({ layer, module }: Parameter): string {
   return layer === null ? module : `layers.${layer}.${module}`;
 }
 
+/** The quantized modules of a model, by name. */
+export type Schemes = ReadonlyMap<string, QuantizationScheme>;
+
 /**
- * The formats of all quantized modules, by the tensors that `names` finds in the files; null without
- * files: every linear module except the head and routers is quantized. Works in slices, since a large
+ * The schemes of all quantized modules, by the tensors that `names` finds in the files; without files
+ * (`isInFiles` false): every linear module except the head and routers. Works in slices, since a large
  * model has tens of thousands of tensors. Rejects with CheckpointError if matrices that share one
  * weight are stored in different formats.
  */
-export async function weightFormats(
+export async function schemesOf(
   quantization: Quantization | null,
   parameters: readonly Parameter[],
-  names: ParameterNames | null,
-): Promise<Record<string, WeightFormat>> {
-  if (quantization === null) return {};
-  const [scaleRows, scaleCols] = quantization.blockSize;
-  const linear = parameters.filter(({ isLinear }) => isLinear);
-  const quantized = names
-    ? await quantizedInFiles(linear, names)
-    : linear.filter(({ module }) => module !== 'head' && !module.endsWith('.router'));
-  return Object.fromEntries(
-    quantized.map((parameter) => [
-      moduleOf(parameter),
-      { type: 'float8_e4m3', scaleRows, scaleCols },
-    ]),
-  );
-}
-
-async function quantizedInFiles(
-  linear: readonly Parameter[],
   names: ParameterNames,
-): Promise<Parameter[]> {
-  const quantized = new Set<Parameter>();
+  isInFiles = true,
+): Promise<Schemes> {
+  const schemes = new Map<string, QuantizationScheme>();
+  if (quantization === null) return schemes;
   /** The first tensor of each weight. */
-  const firsts = new Map<number, { name: string; dtype: string }>();
-  function* examine() {
-    for (const parameter of linear) {
+  const firsts = new Map<number, { name: string; scheme: QuantizationScheme | null }>();
+  function* examine(quantization: Quantization) {
+    for (const parameter of parameters) {
+      if (!parameter.isLinear) continue;
       for (const expert of expertsOf(parameter)) {
-        const name = names.tensorOf(parameter, expert);
-        const dtype = names.table.tensors.get(name)?.dtype;
         yield;
-        if (dtype === undefined) continue; // parameterSources refuses it as missing.
-        const isQuantized = dtype === 'F8_E4M3';
-        const first = firsts.get(parameter.weight) ?? { name, dtype };
+        const base = names.baseOf(parameter, expert);
+        const { module } = parameter;
+        const isHeadOrRouter = module === 'head' || /router$/i.test(module);
+        const any = schemeFor(quantization, base);
+        const matching = any?.tensors === 'float' && isHeadOrRouter ? null : any;
+        if (!isInFiles) {
+          const isKept = isHeadOrRouter || matchesAny(quantization.ignore, base);
+          if (matching && !isKept) schemes.set(moduleOf(parameter), matching);
+          continue;
+        }
+        const found = inFiles(names, base, matching);
+        if (found === undefined) continue; // parameterSources refuses it as missing.
+        const { name, scheme } = found;
+        const first = firsts.get(parameter.weight) ?? found;
         firsts.set(parameter.weight, first);
-        if (isQuantized !== (first.dtype === 'F8_E4M3')) {
+        if (scheme !== first.scheme) {
           throw new CheckpointError(
             names.table.source,
-            `tensor ${first.name} has dtype ${first.dtype} and tensor ${name} ${dtype}; ` +
-              'they share one weight, so either all or none may be F8_E4M3',
+            `tensor ${first.name} has dtype ${dtypeOf(names, first.name)} and tensor ${name} ` +
+              `${dtypeOf(names, name)}; they share one weight, so all must have one format`,
           );
         }
-        if (isQuantized) quantized.add(parameter);
+        if (scheme) schemes.set(moduleOf(parameter), scheme);
       }
     }
   }
-  await slicedWork.finish(examine());
-  return [...quantized];
+  await slicedWork.finish(examine(quantization));
+  return schemes;
+}
+
+function schemeFor({ schemes }: Quantization, base: string): QuantizationScheme | null {
+  return schemes.find(({ targets }) => !targets || matchesAny(targets, base)) ?? null;
+}
+
+const dtypeOf = (names: ParameterNames, name: string) => names.table.tensors.get(name)?.dtype;
+
+/**
+ * A module's tensor and its scheme, null for a float type; undefined if there is none. The type in the
+ * files decides, whatever list of modules config.json has.
+ */
+function inFiles(
+  names: ParameterNames,
+  base: string,
+  matching: QuantizationScheme | null,
+): { name: string; scheme: QuantizationScheme | null } | undefined {
+  const plain = `${base}.weight`;
+  const dtype = dtypeOf(names, plain);
+  if (dtype !== undefined && dtype !== 'F8_E4M3' && dtype !== 'I8') {
+    return { name: plain, scheme: matching?.tensors === 'float' ? matching : null };
+  }
+  const name = ['weight', ...PACKED_SUFFIXES]
+    .map((suffix) => `${base}.${suffix}`)
+    .find((each) => dtypeOf(names, each));
+  if (name === undefined) return undefined;
+  if (matching === null && name === plain) return { name, scheme: null }; // lookUp refuses it.
+  if (matching === null || name !== `${base}.${weightSuffix(matching)}`) {
+    throw new CheckpointError(
+      names.table.source,
+      `tensor ${name} has dtype ${dtypeOf(names, name)}, but quantization_config ` +
+        (matching ? `describes ${base}.${weightSuffix(matching)}` : 'does not describe its format'),
+    );
+  }
+  return { name, scheme: matching };
+}
+
+/** The formats of a model's modules of those schemes. Matrices must have their whole shape. */
+export function weightFormats(
+  schemes: Schemes,
+  parameters: readonly Parameter[],
+): Record<string, WeightFormat> {
+  const formats: Record<string, WeightFormat> = {};
+  for (const parameter of parameters) {
+    const scheme = parameter.isLinear && schemes.get(moduleOf(parameter));
+    if (!scheme) continue;
+    const { type, block, hasZeros, isOrdered, roundsInput } = scheme;
+    const [scaleRows, scaleCols] = block ?? [1, parameter.shape[1].size];
+    formats[moduleOf(parameter)] = {
+      type,
+      scaleRows,
+      scaleCols,
+      hasZeros,
+      isOrdered,
+      roundsInput,
+    };
+  }
+  return formats;
 }

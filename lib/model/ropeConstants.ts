@@ -13,8 +13,8 @@ export interface RopeConstants {
   scaling: RopeScaling;
   /** Maximum positions. */
   maxPositions: number;
-  /** Size of a head, even. */
-  headDim: number;
+  /** Rotated elements of a head, even. */
+  rotaryDim: number;
 }
 
 /** Makes the error from a message with the key and its value. */
@@ -44,9 +44,10 @@ function requirePositive(
  * suffices. Throws `fail`'s error, which names the key, its value and the constant.
  */
 export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
-  const { section, theta, scaling, maxPositions, headDim } = rope;
-  const lastExponent = f32(f32(headDim - 2) / f32(headDim));
-  // Inverse frequencies theta ** (2i / headDim) of the first and the last pair.
+  const { section, theta, scaling, maxPositions, rotaryDim } = rope;
+  const exponentOf = (pair: number) => f32(f32(2 * pair) / f32(rotaryDim));
+  const lastExponent = exponentOf(rotaryDim / 2 - 1);
+  // Inverse frequencies theta ** (2i / rotaryDim) of the first and the last pair.
   const inverted = [1, f32(f32(theta) ** lastExponent)];
   requirePositive(fail, 'rope_theta', theta, 'wavelength', ...inverted);
   const frequencies = inverted.map((each) => f32(1 / each));
@@ -57,12 +58,39 @@ export function checkRopeConstants(rope: RopeConstants, fail: Fail): void {
     case 'default':
       return;
 
+    case 'proportional':
     case 'linear': {
       const { factor } = scaling;
       requireFrequencies(
         factor,
         frequencies.map((frequency) => f32(frequency / f32(factor))),
       );
+      return;
+    }
+
+    case 'dynamic': {
+      const { factor, originalMaxPositionEmbeddings: original } = scaling;
+      const stretch = (factor * maxPositions) / original - (factor - 1);
+      const base = f32(theta * stretch ** (rotaryDim / (rotaryDim - 2)));
+      const last = f32(base ** lastExponent);
+      requirePositive(fail, `${section}: factor`, factor, 'wavelength', base, last);
+      requireFrequencies(factor, [1, f32(1 / last)]);
+      return;
+    }
+
+    case 'longrope': {
+      for (const [key, factors] of [
+        ['short_factor', scaling.shortFactors],
+        ['long_factor', scaling.longFactors],
+      ] as const) {
+        factors.forEach((factor, pair) => {
+          const name = `${section}: ${key}[${pair}]`;
+          const wave = f32(f32(factor) * f32(f32(theta) ** exponentOf(pair)));
+          requirePositive(fail, name, factor, 'wavelength', wave);
+          requirePositive(fail, name, factor, 'frequency', f32(1 / wave));
+          requireAngles(name, factor, [f32(1 / wave)]);
+        });
+      }
       return;
     }
 

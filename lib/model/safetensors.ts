@@ -11,6 +11,8 @@ import { weightsIn } from '../config/modelFolder';
 import { show } from '../config/schema';
 import { CheckpointError } from '../errors';
 import { slicedWork } from '../slicedWork';
+import type { GgufType } from './gguf/types';
+import type { Strides } from './spec';
 
 /** Bits per element of each safetensors dtype. */
 const DTYPE_BITS = {
@@ -39,9 +41,9 @@ const DTYPE_BITS = {
 } as const;
 export type SafetensorsDType = keyof typeof DTYPE_BITS;
 
-/** A tensor in a file: row-major, little-endian. */
+/** A tensor in a file: row-major, little-endian. Those of GGUF have its types. */
 export interface TensorEntry {
-  dtype: SafetensorsDType;
+  dtype: SafetensorsDType | GgufType;
   shape: number[];
   /** Index into the table's files. */
   file: number;
@@ -49,6 +51,8 @@ export interface TensorEntry {
   offset: number;
   /** Bytes of its data. */
   numBytes: number;
+  /** Of a part of a tensor; missing: it is contiguous. */
+  strides?: Strides;
 }
 
 export interface TensorTable {
@@ -57,6 +61,12 @@ export interface TensorTable {
   /** Paths of the safetensors files. */
   files: string[];
   tensors: ReadonlyMap<string, TensorEntry>;
+  /** What describes the model, for errors; missing: config.json. */
+  config?: string;
+  /** Queries and keys have a head's rotated pairs in adjacent rows. */
+  isInterleaved?: boolean;
+  /** Every tensor must be a part of the model; missing: those of unknown modules are ignored. */
+  isComplete?: boolean;
 }
 
 const SINGLE_FILE = 'model.safetensors';
@@ -198,7 +208,8 @@ export function headerLength(file: string, bytes: Buffer, size: number): number 
   return Number(length);
 }
 
-async function readBytes(
+/** Throws CheckpointError if the file ends before. */
+export async function readBytes(
   handle: FileHandle,
   file: string,
   position: number,

@@ -1,18 +1,35 @@
 /** A checkpoint's config.json, in the styles of transformers 4 and 5. */
 import path from 'node:path';
-import { readJsonObject } from '../config/jsonFile';
+import { fileExists, readJsonObject } from '../config/jsonFile';
 import { parseFields, show } from '../config/schema';
-import type { TransformerConfig } from '../config/uniprocConfig';
+import type { Quantization, TransformerConfig } from '../config/uniprocConfig';
 import { CheckpointError, UnsupportedModelError } from '../errors';
+import { readActivation } from './activations';
 import { type ConfigJson, configSchema, type Family } from './families/family';
 import { refuseForeignKeys } from './foreignKeys';
+import { readTextConfig } from './languageModel';
+import { readPooling } from './pooling';
 import { readQuantization } from './quantization';
 import { FAMILIES } from './registry';
 import { readRope } from './rope';
 
-/** Chooses the first supported architecture. */
-function chooseFamily(file: string, architectures: unknown): { name: string; family: Family } {
+/** Chooses the first supported architecture; without any, that of model_type. */
+function chooseFamily(
+  file: string,
+  { architectures, model_type: modelType }: Record<string, unknown>,
+): { name: string; family: Family } {
   const supported = [...FAMILIES.keys()];
+  if ((architectures ?? null) === null) {
+    const byType = [...FAMILIES].find(([, family]) => family.modelType === modelType);
+    if (byType) return { name: byType[0], family: byType[1] };
+    if (typeof modelType === 'string') {
+      const types = [...FAMILIES.values()].map((family) => family.modelType);
+      throw new UnsupportedModelError(
+        file,
+        `model_type ${show(modelType)} is not supported; supported: ${types.join(', ')}`,
+      );
+    }
+  }
   if (!Array.isArray(architectures) || !architectures.every((name) => typeof name === 'string')) {
     throw new CheckpointError(
       file,
@@ -71,6 +88,36 @@ export function checkTokenIds(
   );
 }
 
+/**
+ * Refuses blocks of scales that rows would cut through: of modules that are rows of one tensor, and of
+ * heads that are rotated in part or in interleaved pairs, whose rows have another order in memory.
+ */
+function refuseQuantizedRows(
+  file: string,
+  { modules, modelType }: Family,
+  { schemes }: Quantization,
+  headDim: number,
+  { isPartial, isInterleaved }: { isPartial: boolean; isInterleaved: boolean },
+): void {
+  const sizes = schemes.map(({ block }) => block?.[0] ?? 1).filter((rows) => rows > 1);
+  if (sizes.length === 0) return;
+  if (modules['attention.q'] === modules['attention.k']) {
+    throw new UnsupportedModelError(
+      file,
+      `blocks of ${sizes[0]} rows are not supported with model_type ${show(modelType)}`,
+    );
+  }
+  const scaleRows = sizes.find((rows) => rows % headDim !== 0);
+  if ((isPartial || isInterleaved) && scaleRows !== undefined) {
+    const what = isInterleaved ? `model_type ${show(modelType)}` : 'a partial_rotary_factor';
+    throw new UnsupportedModelError(
+      file,
+      `blocks of ${scaleRows} rows are not supported with ${what}; ` +
+        `their number must be a multiple of head_dim, ${headDim}`,
+    );
+  }
+}
+
 export interface FileTransformerConfig extends TransformerConfig {
   /** config.json has eos_token_id; otherwise eosTokenIds is the family's default. */
   namesEos: boolean;
@@ -79,39 +126,62 @@ export interface FileTransformerConfig extends TransformerConfig {
 /**
  * Reads `folder`/config.json. A missing key has transformers 5's default for the family. Throws
  * CheckpointError (missing, not JSON, an invalid value) and UnsupportedModelError (an unsupported
- * architecture, quantization, rope type or other key).
+ * architecture, quantization, rope type or other key). `languageModelOnly`: of a multimodal model, its
+ * language model.
  */
-export async function readTransformerConfig(folder: string): Promise<FileTransformerConfig> {
+export async function readTransformerConfig(
+  folder: string,
+  languageModelOnly = false,
+): Promise<FileTransformerConfig> {
   const file = path.join(folder, 'config.json');
-  return parseTransformerConfig(file, await readJsonObject(file));
+  const json = await readJsonObject(file);
+  const modelopt = path.join(folder, 'hf_quant_config.json');
+  if ((json.quantization_config ?? null) === null && (await fileExists(modelopt))) {
+    const { quantization } = await readJsonObject(modelopt);
+    json.quantization_config = { ...(quantization as object), quant_method: 'modelopt' };
+  }
+  const config = parseTransformerConfig(file, json, languageModelOnly);
+  const pooling = await readPooling(folder, config);
+  if (pooling === null) return config;
+  return { ...config, pooling, spec: { ...config.spec, poolsLastToken: true } };
 }
 
-/** Parses `given`, the content of `file`. Throws as readTransformerConfig. */
+/** Parses `whole`, the content of `file`. Throws as readTransformerConfig. */
 export function parseTransformerConfig(
   file: string,
-  given: Record<string, unknown>,
+  whole: Record<string, unknown>,
+  languageModelOnly = false,
 ): FileTransformerConfig {
+  const { json: given, multimodal } = readTextConfig(file, whole, languageModelOnly);
   const quantization = readQuantization(file, given.quantization_config);
-  const { name: architecture, family } = chooseFamily(file, given.architectures);
+  const { name: architecture, family } = chooseFamily(file, given);
   const json = parseFields(
     configSchema,
     { ...family.defaults, ...given },
     (message) => new CheckpointError(file, message),
   );
 
-  // Both names mean SiLU.
-  if (json.hidden_act !== 'silu' && json.hidden_act !== 'swish') {
-    throw new UnsupportedModelError(
-      file,
-      `hidden_act ${show(json.hidden_act)} is not supported; only 'silu' is`,
-    );
-  }
   const eosTokenIds = [json.eos_token_id ?? []].flat();
   checkTokenIds(file, 'eos_token_id', eosTokenIds, json.vocab_size);
   checkTokenIds(file, 'bos_token_id', [json.bos_token_id ?? 0], json.vocab_size);
   const heads = readHeads(file, json);
-  const rope = readRope(file, json, heads.headDim);
-  const familySpec = family.readSpec(file, json);
+  const {
+    ropes: ropeSections,
+    attentionScale,
+    activation,
+    maxPositions,
+    ...familySpec
+  } = family.readSpec(file, json);
+  const ropes = ropeSections.map((section) =>
+    readRope(file, section, section.head_dim ?? heads.headDim),
+  );
+  if (quantization) {
+    const isPartial = ropes.some(
+      ({ rotaryDim }, i) => rotaryDim !== (ropeSections[i].head_dim ?? heads.headDim),
+    );
+    const rotation = { isPartial, isInterleaved: familySpec.interleavedRope };
+    refuseQuantizedRows(file, family, quantization, heads.headDim, rotation);
+  }
   refuseForeignKeys(file, given, {
     modelType: family.modelType,
     headDim: heads.headDim,
@@ -121,6 +191,8 @@ export function parseTransformerConfig(
 
   return {
     architecture,
+    multimodal,
+    gguf: null,
     spec: {
       vocabSize: json.vocab_size,
       hiddenSize: json.hidden_size,
@@ -128,14 +200,17 @@ export function parseTransformerConfig(
       numLayers: json.num_hidden_layers,
       ...heads,
       rmsNormEps: json.rms_norm_eps,
-      ropeTheta: rope.theta,
-      ropeScaling: rope.scaling,
+      ropes: ropes.map(({ theta, scaling, rotaryDim }) => ({ theta, scaling, rotaryDim })),
       ...familySpec,
+      activation: activation ?? readActivation(file, 'hidden_act', json.hidden_act),
+      attentionScale: attentionScale ?? 1 / Math.sqrt(heads.headDim),
       tieWordEmbeddings: json.tie_word_embeddings,
+      poolsLastToken: false,
     },
+    pooling: null,
     quantization,
     dtype: json.dtype ?? json.torch_dtype ?? null,
-    maxPositionEmbeddings: rope.maxPositions,
+    maxPositionEmbeddings: maxPositions ?? Math.max(...ropes.map((rope) => rope.maxPositions)),
     bosTokenId: json.bos_token_id ?? null,
     eosTokenIds,
     namesEos: Object.hasOwn(given, 'eos_token_id'),

@@ -7,6 +7,7 @@ import type { DType } from '../config/dtype';
 import type { ModelSpec, Parameter, StoredTensor } from '../model/spec';
 import { nativeError } from '../nativeError';
 import type { BuildInfo, Cuda } from './cuda';
+import type { NativeGrammarThread } from './grammarThread';
 import { addonFiles, addonUnavailable } from './platformPackage';
 import type { ModelLimits, NativeModelRunner, NativeRequestLimits } from './modelRunner';
 
@@ -165,6 +166,7 @@ export interface Addon {
   DeviceThread: new (kind: string, index: number, numThreads: number) => NativeDeviceThread;
   Event: new () => NativeEvent;
   OutputThread: new (name: string) => NativeOutputThread;
+  GrammarThread: new (name: string) => NativeGrammarThread;
   Communicator: new (
     device: NativeDeviceThread,
     options: CommunicatorOptions,

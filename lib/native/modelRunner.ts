@@ -8,6 +8,12 @@ export interface ModelLimits {
   maxNumBatchedTokens: number;
   maxModelLen: number;
   blockSize: number;
+  /**
+   * [numLayers]: the group of layers that each belongs to, which has a block table of its own; 0 up
+   * to one less than their number. Omitted: all are in one. The i-th layers of all groups share the
+   * memory of their blocks.
+   */
+  kvCacheGroups?: number[];
   /** Number of step buffers, which is the number of batches in flight. */
   numSteps: number;
   /** Maximum number of alternatives per position. */
@@ -30,7 +36,10 @@ export interface StepBuffers {
   numComputedTokens: Int32Array;
   /** [maxNumSeqs]: each row's tokens to compute in this step. */
   numScheduledTokens: Int32Array;
-  /** [maxBlockUpdates, 3]: (slot, index in its block table, block), applied before the step. */
+  /**
+   * [maxBlockUpdates, 3]: (group * maxNumSeqs + slot, index in its block table of the group, block),
+   * applied before the step.
+   */
   blockUpdates: Int32Array;
   /** [maxNumSeqs]: the rows to sample from, ascending. */
   sampledRows: Int32Array;
@@ -56,6 +65,13 @@ export interface StepBuffers {
   promptLogprobRanks: Int32Array;
   /** Output, [numPromptPositions]: number of NaN among the position's logits. */
   promptNumNans: Int32Array;
+  /**
+   * [maxNumSeqs] of a model that pools, else empty: the first elements of each sampled row's embedding
+   * that are scaled to a Euclidean norm of 1 together; 0: the embedding is not scaled.
+   */
+  pooledSizes: Int32Array;
+  /** Output, [numSampled, hiddenSize] of a model that pools. */
+  pooled: Float32Array;
 }
 
 /**
@@ -94,6 +110,7 @@ export interface NativeRequest {
   /** The prompt, and tokens generated before a preemption. */
   tokenIds: Int32Array;
   numPromptTokens: number;
+  /** [numBlocks, numGroups]; -1 where no query reads the group's block (its table gets block 0). */
   blockIds: Int32Array;
   sampling: NativeSampling;
   /**

@@ -185,8 +185,9 @@ export class StreamDecoder {
   /** Whether the library decodes without a panic: Strip panics on a piece that its two ends consume. */
   readonly isSafe: boolean;
 
-  /** `decoder`: the decoder of tokenizer.json, or null. */
-  constructor(decoder: unknown) {
+  /** `json`: the decoder of tokenizer.json, or null. */
+  constructor(readonly json: unknown) {
+    const decoder = json;
     const decoders = decoder ? flatten(decoder as DecoderJson) : [];
     this.isSafe = decoders.every(isSafe);
     let at = 0;

@@ -18,6 +18,8 @@ export interface LoadedTokenizer {
   decoder: unknown;
   /** By name: bos_token, ... */
   specialTokenIds: Record<string, number | undefined>;
+  /** Named tokens by name. */
+  specialTokens: Record<string, string>;
   bound: LengthBound | null;
   /** Hash of the file's text. */
   sha256: string;
@@ -38,9 +40,9 @@ export interface ChatTemplateFile {
 
 /** Requests to tokenizerThread.ts. */
 export interface TokenizerRequests {
-  /** Rejects a file with another hash than `sha256`: it changed after a previous thread loaded it. */
+  /** `config` null: the file is GGUF, whose metadata name its tokens. Rejects a file with another hash than `sha256`: it changed after a previous thread loaded it. */
   load: {
-    input: { file: string; config: SpecialTokensConfig; sha256: string | null };
+    input: { file: string; config: SpecialTokensConfig | null; sha256: string | null };
     output: LoadedTokenizer;
   };
   encode: { input: { text: string } & EncodeSettings; output: Int32Array };

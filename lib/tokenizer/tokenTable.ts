@@ -3,6 +3,7 @@ import { completeText, StreamDecoder } from './streamDecoder';
 import { Vocabulary } from './vocabulary';
 
 export class TokenTable {
+  private names: Set<string> | null = null;
   private readonly pieces: string[];
   private readonly byteStrings: Uint8Array[];
   private readonly texts: (string | null | undefined)[];
@@ -22,6 +23,18 @@ export class TokenTable {
 
   isSpecial(id: number): boolean {
     return this.vocabulary.isSpecial(id);
+  }
+
+  /** Names of the special tokens. */
+  get specialNames(): ReadonlySet<string> {
+    if (this.names === null) {
+      const { vocabulary } = this;
+      this.names = new Set();
+      for (let id = 0; id < vocabulary.size; id++) {
+        if (vocabulary.has(id) && vocabulary.isSpecial(id)) this.names.add(vocabulary.token(id));
+      }
+    }
+    return this.names;
   }
 
   /** The token as input of the decoder's stages. */

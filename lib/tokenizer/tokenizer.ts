@@ -3,7 +3,6 @@
  * Face's library encodes and decodes on the tokenizer's thread; the JavaScript thread has a token
  * table, to detokenize outputs incrementally.
  */
-import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
 import { parseFields, show } from '../config/schema';
@@ -11,10 +10,9 @@ import { CheckpointError, InvalidRequestError, NotSupportedError } from '../erro
 import type { ChatMessage, ChatTemplateOptions } from './chatMessages';
 import { type ChatRenderer, createRenderer } from './chatRenderer';
 import { snapshotOfChat } from './chatSnapshot';
-import { checkTemplates, readChatTemplates } from './chatTemplateFiles';
+import { checkTemplates } from './chatTemplateFiles';
 import { IncrementalDetokenizer } from './detokenizer';
 import { type LengthBound, minNumTokens } from './lengthBound';
-import { readSpecialTokens } from './specialTokens';
 import { StreamDecoder } from './streamDecoder';
 import { errorOf, ThreadClient } from './threadClient';
 import type {
@@ -24,6 +22,7 @@ import type {
   TemplateSetUp,
   TokenizerRequests,
 } from './threadMessages';
+import { readTokenizerFiles } from './tokenizerFiles';
 import { TokenTable } from './tokenTable';
 import type { RenderedPart } from './userText';
 import { Vocabulary } from './vocabulary';
@@ -86,12 +85,12 @@ export class Tokenizer {
   private readonly renderer: ChatRenderer;
   /** Renders template texts of calls on another thread: a slow one delays only others of these. */
   private readonly callTemplateRenderer: ChatRenderer;
-  private readonly templateNames: ReadonlySet<string>;
+  private readonly templates: ReadonlyMap<string, string>;
 
   private constructor(
     private readonly thread: ThreadClient<TokenizerRequests>,
     { vocabulary, decoder, specialTokenIds, bound }: LoadedTokenizer,
-    templates: Pick<TemplateSetUp, 'templates' | 'userTemplate'>,
+    private readonly chatTemplates: Pick<TemplateSetUp, 'templates' | 'userTemplate'>,
     /** Named tokens by name, as chat templates refer to them. */
     readonly specialTokens: Readonly<Record<string, string>>,
   ) {
@@ -102,32 +101,28 @@ export class Tokenizer {
     this.bosTokenId = specialTokenIds.bos_token ?? null;
     this.eosTokenId = specialTokenIds.eos_token ?? null;
     this.bound = bound;
-    const setUp = { ...templates, specialTokens, bound };
+    const setUp = { ...chatTemplates, specialTokens, bound };
     this.renderer = createRenderer(this.tokens, setUp);
     this.callTemplateRenderer = createRenderer(this.tokens, setUp);
-    this.templateNames = new Set(templates.templates.map(({ name }) => name));
+    this.templates = new Map(chatTemplates.templates.map(({ name, text }) => [name, text]));
     unclosedTokenizers.register(this, [thread, this.renderer, this.callTemplateRenderer], this);
   }
 
   /**
-   * Loads `folder` on a new thread, which `close` ends and which does not keep the process alive.
-   * Rejects with CheckpointError if a file is missing, damaged, or rejected by Hugging Face's library;
+   * Loads `folder`, or a GGUF file, on a new thread, which `close` ends and which does not keep the
+   * process alive. Rejects with CheckpointError if a file is missing, damaged, or rejected by Hugging Face's library;
    * with AddonUnavailableError if that library cannot be loaded; with ConfigError if chatTemplate does
    * not compile.
    */
   static async load(folder: string, { chatTemplate }: LoadOptions = {}): Promise<Tokenizer> {
-    const { config, tokens } = await readSpecialTokens(folder);
-    const templates = await readChatTemplates(folder, config.chat_template);
+    const { file, templates, tokens } = await readTokenizerFiles(folder);
     const userTemplate = chatTemplate ?? null;
-    const named = Object.entries(tokens.named).map(([name, { content }]) => [name, content]);
-    const file = path.join(folder, 'tokenizer.json');
     const thread = new ThreadClient<TokenizerRequests>('tokenizerThread', 'uniproc tokenizer');
     try {
       await checkTemplates(thread, templates, userTemplate);
       const loaded = await thread.request('load', { file, config: tokens, sha256: null });
       thread.setInitialRequest('load', { file, config: tokens, sha256: loaded.sha256 });
-      const specialTokens = Object.fromEntries(named) as Record<string, string>;
-      return new Tokenizer(thread, loaded, { templates, userTemplate }, specialTokens);
+      return new Tokenizer(thread, loaded, { templates, userTemplate }, loaded.specialTokens);
     } catch (error) {
       await thread.close();
       if (error instanceof NotSupportedError) throw new CheckpointError(file, error.message);
@@ -250,6 +245,18 @@ export class Tokenizer {
     return toNumbers(ids);
   }
 
+  /**
+   * The text of the template that renders a chat, as `ChatTemplates` chooses it; null if there is none.
+   * @internal
+   */
+  chatTemplateText(chosen: string | null, hasTools: boolean): string | null {
+    const { templates } = this;
+    const name = chosen ?? this.chatTemplates.userTemplate;
+    if (name !== null) return templates.get(name) ?? name;
+    const forTools = hasTools ? templates.get('tool_use') : undefined;
+    return forTools ?? templates.get('default') ?? null;
+  }
+
   private async renderOne(
     conversation: Conversation,
     settings: RenderSettings,
@@ -270,7 +277,7 @@ export class Tokenizer {
     isWanted?: () => boolean,
   ): Promise<(readonly RenderedPart[] | Error)[]> {
     const { chatTemplate = null } = settings;
-    const isText = chatTemplate !== null && !this.templateNames.has(chatTemplate);
+    const isText = chatTemplate !== null && !this.templates.has(chatTemplate);
     const renderer = isText ? this.callTemplateRenderer : this.renderer;
     const all = await renderer.render(conversations, settings, isWanted);
     return all.map((one) => ('parts' in one ? one.parts : errorOf(one.failure)));

@@ -10,6 +10,7 @@ import { ChatTemplateError, CheckpointError, InvalidRequestError } from '../erro
 import { checkAddedTokens, checkWhiteSpace } from './addedTokenChecks';
 import { ChatTemplate } from './chatTemplate';
 import { checkTokenizerFile, type FileLimits, hasDuplicateKey } from './fileChecks';
+import { readGgufTokenizer } from './gguf/ggufTokenizer';
 import {
   createNormalizer,
   type HuggingFaceTokenizer,
@@ -51,13 +52,15 @@ class LoadedFile {
     private readonly specialTokens: ReadonlySet<string>,
   ) {}
 
-  static async load({ file, config, sha256: expected }: Requests['load']['input']): Promise<{
+  static async load({ file, config: given, sha256: expected }: Requests['load']['input']): Promise<{
     loaded: LoadedFile;
     info: LoadedTokenizer;
     transfer: ArrayBuffer[];
   }> {
     const library = loadTokenizersLibrary();
-    const fileText = await readText(file);
+    const { text: fileText, config } = given
+      ? { text: await readText(file), config: given }
+      : await readGgufTokenizer(file);
     const sha256 = createHash('sha256').update(fileText).digest('hex');
     if (expected !== null && sha256 !== expected) {
       throw new CheckpointError(
@@ -113,6 +116,9 @@ class LoadedFile {
       vocabulary,
       decoder: json.decoder ?? null,
       specialTokenIds,
+      specialTokens: Object.fromEntries(
+        Object.entries(config.named).map(([name, { content }]) => [name, content]),
+      ),
       bound: lengthBound(json, vocab, added),
       sha256,
     };

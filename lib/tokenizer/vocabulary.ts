@@ -45,7 +45,8 @@ export class Vocabulary {
   private readonly offsets: Uint32Array;
   private readonly kinds: Uint8Array;
 
-  constructor({ bytes, offsets, kinds }: PackedVocabulary) {
+  constructor(readonly packed: PackedVocabulary) {
+    const { bytes, offsets, kinds } = packed;
     this.bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.offsets = offsets;
     this.kinds = kinds;

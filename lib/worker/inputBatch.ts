@@ -10,7 +10,7 @@
 import { InvalidRequestError, InvalidStateError, UniprocError } from '../errors';
 import type { NativeModelRunner, NativeRequest, NativeSampling, StepBuffers } from '../native';
 import { samplingLists } from './samplingLists';
-import type { NewRequestData, SchedulerOutput } from '../contract/schedulerOutput';
+import type { NewRequestData, PoolingParams, SchedulerOutput } from '../contract/schedulerOutput';
 
 /** Per-request state kept between steps. */
 export class CachedRequestState {
@@ -19,6 +19,7 @@ export class CachedRequestState {
   /** Tokens of the request when it last entered a slot; a row that reaches them is sampled. */
   numTokens = 0;
   numComputedTokens = 0;
+  /** Entries of each of its block tables. */
   numBlocks = 0;
   /** Prompt positions with logprobs already returned, so a resumed prompt does not repeat them. */
   numPromptLogprobsDone = 0;
@@ -27,6 +28,8 @@ export class CachedRequestState {
     readonly reqId: string,
     readonly numPromptTokens: number,
     readonly sampling: NativeSampling,
+    /** Undefined for a model that samples. */
+    readonly pooling?: PoolingParams,
   ) {}
 }
 
@@ -51,6 +54,8 @@ export interface PreparedStep {
   /** Most logprobs requested by a sampled row; -1 if none. */
   numLogprobs: number;
   promptLogprobs: PromptLogprobRange[];
+  /** Of each sampled row, for a model that pools. */
+  pooling: PoolingParams[];
 }
 
 const NO_PROMPT_LOGPROBS: PromptLogprobRange[] = [];
@@ -66,6 +71,8 @@ export class InputBatch {
   constructor(
     private readonly model: NativeModelRunner,
     private readonly maxNumSeqs: number,
+    /** Groups of layers, each with a block table of its own. */
+    private readonly numKvCacheGroups = 1,
   ) {
     for (let slot = maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
   }
@@ -142,7 +149,8 @@ export class InputBatch {
   }
 
   private admit(data: NewRequestData, native: NativeRequest): void {
-    const request = new CachedRequestState(data.reqId, native.numPromptTokens, native.sampling);
+    const { numPromptTokens, sampling } = native;
+    const request = new CachedRequestState(data.reqId, numPromptTokens, sampling, data.pooling);
     this.enterSlot(request, native);
     request.numComputedTokens = data.numComputedTokens;
     this.requests.set(data.reqId, request);
@@ -155,7 +163,7 @@ export class InputBatch {
     this.freeSlots.pop();
     request.slot = slot;
     request.numTokens = native.tokenIds.length;
-    request.numBlocks = native.blockIds.length;
+    request.numBlocks = native.blockIds.length / this.numKvCacheGroups;
   }
 
   private noSlotFor(reqId: string): InvalidStateError {
@@ -195,15 +203,37 @@ export class InputBatch {
           listOffset: listOffsets?.get(request.reqId),
         });
       } else if (blockIds !== null) {
-        for (const blockId of blockIds) {
-          const at = 3 * numBlockUpdates++;
-          buffers.blockUpdates[at] = request.slot;
-          buffers.blockUpdates[at + 1] = request.numBlocks++;
-          buffers.blockUpdates[at + 2] = blockId;
-        }
+        numBlockUpdates = this.appendBlocks(request, blockIds, buffers, numBlockUpdates);
       }
     }
     return numBlockUpdates;
+  }
+
+  /** Writes block updates behind the first `numBlockUpdates`; returns their number with these. */
+  private appendBlocks(
+    request: CachedRequestState,
+    blockIds: readonly number[],
+    { blockUpdates }: StepBuffers,
+    numBlockUpdates: number,
+  ): number {
+    const { numKvCacheGroups } = this;
+    if (request.slot < 0 || blockIds.length % numKvCacheGroups !== 0) {
+      throw new InvalidStateError(
+        `request ${request.reqId} has ${blockIds.length} new blocks; ` +
+          (request.slot < 0
+            ? 'it is preempted, and gets blocks only when it resumes'
+            : `it must have as many of each of ${numKvCacheGroups} groups of layers`),
+      );
+    }
+    let at = 3 * numBlockUpdates;
+    for (let i = 0; i < blockIds.length; request.numBlocks++) {
+      for (let group = 0; group < numKvCacheGroups; group++) {
+        blockUpdates[at++] = group * this.maxNumSeqs + request.slot;
+        blockUpdates[at++] = request.numBlocks;
+        blockUpdates[at++] = blockIds[i++];
+      }
+    }
+    return numBlockUpdates + blockIds.length;
   }
 
   private writeRows(
@@ -218,6 +248,7 @@ export class InputBatch {
     let numPromptLogprobRows = 0;
     let numSampled = 0;
     let numLogprobs = -1;
+    const pooling: PoolingParams[] = [];
     let row = 0;
     for (const [reqId, numTokens] of numScheduledTokens) {
       const request = this.request(reqId);
@@ -231,6 +262,11 @@ export class InputBatch {
       buffers.numComputedTokens[row] = start;
       buffers.numScheduledTokens[row] = numTokens;
       if (end >= request.numTokens) {
+        if (request.pooling !== undefined) {
+          const { size, normalize } = request.pooling;
+          buffers.pooledSizes[numSampled] = normalize ? size : 0;
+          pooling.push(request.pooling);
+        }
         buffers.sampledRows[numSampled++] = row;
         if (request.sampling.numLogprobs > numLogprobs) numLogprobs = request.sampling.numLogprobs;
       }
@@ -266,6 +302,7 @@ export class InputBatch {
       numPromptLogprobRows,
       numLogprobs,
       promptLogprobs,
+      pooling,
     };
   }
 }

@@ -29,8 +29,9 @@ export class ModelRunner {
     readonly model: NativeModelRunner,
     readonly vocabSize: number,
     readonly maxNumSeqs: number,
+    numKvCacheGroups = 1,
   ) {
-    this.inputBatch = new InputBatch(model, maxNumSeqs);
+    this.inputBatch = new InputBatch(model, maxNumSeqs, numKvCacheGroups);
     this.launched = model.steps.map(() => null);
   }
 
@@ -97,6 +98,12 @@ export class ModelRunner {
           `${grammar.structuredOutputRequestIds.length} requests of ${words} words each`,
       );
     }
+    const { structuredOutputRequestIds: reqIds } = grammar;
+    const isWhole =
+      reqIds.length === step.numSampled &&
+      reqIds.every((reqId, i) => step.offsets[step.reqIdToIndex.get(reqId) ?? -1] === i);
+    // No row is without a grammar.
+    if (isWhole) return grammar.grammarBitmask;
     const bitmask = new Int32Array(step.numSampled * words).fill(-1);
     grammar.structuredOutputRequestIds.forEach((reqId, i) => {
       const row = step.reqIdToIndex.get(reqId);
@@ -147,9 +154,17 @@ class StepOutputInFlight extends AsyncModelRunnerOutput {
         step.promptLogprobs.length === 0
           ? EMPTY_MODEL_RUNNER_OUTPUT.promptLogprobs
           : this.promptLogprobs(),
+      ...(step.pooling.length > 0 && { pooled: this.pooled() }),
       numNansInLogits: this.numNansInLogits(),
       ...(step.failedReqs.size > 0 && { failedReqs: step.failedReqs }),
     };
+  }
+
+  /** Copies of the embeddings. */
+  private pooled(): Float32Array[] {
+    const { pooled, pooledSizes } = this.buffers;
+    const width = pooled.length / pooledSizes.length;
+    return this.step.pooling.map(({ size }, i) => pooled.slice(i * width, i * width + size));
   }
 
   /** One pass over the counts of sampled rows and of prompt positions with logprobs. */

@@ -26,7 +26,8 @@ import {
   type NativeModelRunner,
 } from '../native';
 import { ModelLoader } from '../model/load';
-import { shareOf } from '../model/division';
+import { headsOf, shareOf } from '../model/division';
+import { groupsByLayer, requireGroups } from './kvCacheGroups';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
 import { chooseProductAlgorithms } from './productAlgorithms';
@@ -184,17 +185,19 @@ export class Worker extends WorkerBase {
     const device = this.#openDevice;
     // Async scheduling launches a step during the previous one, each from its own staging set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
+    await this.#loader.examine(device, this.rank);
+    const kvCacheGroups = groupsByLayer(this.getKvCacheSpec());
     const modelLimits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
       maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
       maxModelLen: model.maxModelLen,
       blockSize: cache.blockSize,
+      kvCacheGroups,
       numSteps,
       maxLogprobs: model.maxLogprobs,
       listMemoryBytes: limits.maxListMemoryBytes,
       enforceEager: model.enforceEager,
     };
-    await this.#loader.examine(device, this.rank);
     const nativeModel = new (native().ModelRunner)(
       device,
       this.#loader.spec,
@@ -205,21 +208,23 @@ export class Worker extends WorkerBase {
       nativeModel,
       model.transformer.spec.vocabSize,
       scheduler.maxNumSeqs,
+      Math.max(...kvCacheGroups) + 1,
     );
     await this.#loader.load(nativeModel, this.#place, onProgress);
   }
 
+  /** A window that no request exceeds is full attention. */
   getKvCacheSpec(): Map<string, KVCacheSpec> {
     const spec = this.modelSpec;
+    const { maxModelLen } = this.#config.model;
     return new Map(
       spec.slidingWindows.map((window, layer) => [
         `model.layers.${layer}.self_attn`,
         new KVCacheSpec(
           this.#config.cache.blockSize,
-          spec.numKvHeads,
-          spec.headDim,
-          spec.dtype,
-          window === 0 ? null : window,
+          ...headsOf(spec, layer),
+          this.#config.cache.dtype,
+          window === 0 || window >= maxModelLen ? null : window,
         ),
       ]),
     );
@@ -240,7 +245,9 @@ export class Worker extends WorkerBase {
     return available;
   }
 
+  /** Throws INVALID_STATE for groups that are not those of the layers' specs. */
   async initializeFromConfig(kvCacheConfig: KVCacheConfig): Promise<void> {
+    requireGroups(this.getKvCacheSpec(), kvCacheConfig);
     this.#kvCacheConfig = kvCacheConfig;
     await this.model.allocateKvCache(kvCacheConfig.numBlocks);
   }
@@ -277,7 +284,7 @@ export class Worker extends WorkerBase {
   }
 
   supportedTasks(): string[] {
-    return ['generate'];
+    return [this.#config.model.transformer.pooling === null ? 'generate' : 'embed'];
   }
 
   /** The device and this rank's share of the weights. Throws INVALID_STATE before `initDevice`. */

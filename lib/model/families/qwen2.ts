@@ -13,6 +13,7 @@ export const qwen2: Family = {
     max_position_embeddings: 32768,
     sliding_window: 4096,
   },
+  ownKeys: ['layer_types'],
   readSpec: (file, json) => ({
     ...plainSpec(json),
     qkvBias: true,

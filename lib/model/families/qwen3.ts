@@ -5,6 +5,7 @@ import { qwen2, windowsByLayer } from './qwen2';
 export const qwen3: Family = {
   modelType: 'qwen3',
   defaults: { ...qwen2.defaults, head_dim: 128 },
+  ownKeys: ['layer_types'],
   readSpec: readQwen3Spec,
   modules: DENSE_MODULES,
 };
@@ -14,7 +15,7 @@ export function readQwen3Spec(file: string, json: ConfigJson): FamilySpec {
     ...plainSpec(json),
     qkvBias: json.attention_bias,
     outputBias: json.attention_bias,
-    qkNorm: true,
+    qkNorm: 'head',
     slidingWindows: windowsByLayer(file, json),
   };
 }

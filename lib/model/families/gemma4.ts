@@ -1,0 +1,170 @@
+/**
+ * Gemma 4 (Google 2026), its dense text models: Gemma 3 with larger and fewer key-value heads in the
+ * layers without a window, whose keys may be their values too.
+ */
+import { show } from '../../config/schema';
+import { CheckpointError, UnsupportedModelError } from '../../errors';
+import { readActivation } from '../activations';
+import type { TensorEntry, TensorTable } from '../safetensors';
+import type { OtherHeads } from '../spec';
+import { COMMON_DEFAULTS, type ConfigJson, type Family, plainSpec } from './family';
+import { gemma2 } from './gemma2';
+import { readRopes } from './gemma3';
+import { windowsByLayer } from './qwen2';
+
+const LAYER = 'model.layers.{layer}';
+const DEFAULT_GLOBAL_HEAD_DIM = 512;
+/** Every sixth layer attends to all tokens. */
+const PATTERN = 6;
+const ROPES = {
+  full_attention: { rope_type: 'proportional', partial_rotary_factor: 0.25, rope_theta: 1000000 },
+  sliding_attention: { rope_type: 'default', rope_theta: 10000 },
+};
+
+export const gemma4: Family = {
+  modelType: 'gemma4_text',
+  defaults: {
+    ...COMMON_DEFAULTS,
+    vocab_size: 262144,
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_hidden_layers: 30,
+    num_attention_heads: 8,
+    num_key_value_heads: 4,
+    head_dim: 256,
+    hidden_activation: 'gelu_pytorch_tanh',
+    max_position_embeddings: 131072,
+    tie_word_embeddings: true,
+    sliding_window: 512,
+    bos_token_id: 2,
+    eos_token_id: 1,
+    global_head_dim: DEFAULT_GLOBAL_HEAD_DIM,
+    hidden_size_per_layer_input: 256,
+  },
+  ownKeys: ['layer_types', 'final_logit_softcapping', 'use_bidirectional_attention'],
+  readSpec: (file, json) => {
+    refuseVariants(file, json);
+    const slidingWindows = readWindows(file, json);
+    const [full, sliding] = readRopes(file, {
+      ...json,
+      rope_parameters: json.rope_parameters ?? ROPES,
+    });
+    const otherHeads = readGlobalHeads(file, json, slidingWindows);
+    return {
+      ...plainSpec(json),
+      qkvBias: json.attention_bias,
+      outputBias: json.attention_bias,
+      otherHeads,
+      qkNorm: 'head',
+      valueNorm: true,
+      inputNorms: true,
+      outputNorms: true,
+      layerScales: true,
+      activation: readActivation(
+        file,
+        'hidden_activation',
+        json.hidden_activation ?? 'gelu_pytorch_tanh',
+      ),
+      embeddingScale: Math.sqrt(json.hidden_size),
+      roundsEmbeddingScale: true,
+      attentionScale: 1,
+      logitSoftcap: json.final_logit_softcapping ?? 0,
+      ropes: [{ ...full, head_dim: otherHeads.headDim }, sliding],
+      layerRopes: slidingWindows.map((window) => (window > 0 ? 1 : 0)),
+      slidingWindows,
+      maxPositions: json.max_position_embeddings,
+    };
+  },
+  modules: { ...gemma2.modules, 'layer.scale': `${LAYER}.layer_scalar` },
+  renameTensors: (table, { otherHeads }) => withValues(table, otherHeads),
+};
+
+/**
+ * Throws UnsupportedModelError for parts of Gemma 4's smaller models and of that with experts, and
+ * CheckpointError without a rope of each kind of layer.
+ */
+function refuseVariants(file: string, json: ConfigJson): void {
+  const refuse = (key: string, value: unknown, reason: string) => {
+    throw new UnsupportedModelError(
+      file,
+      `${key} ${show(value)} is not supported with model_type 'gemma4_text': ${reason}`,
+    );
+  };
+  const { hidden_size_per_layer_input: perLayer, use_bidirectional_attention: mask } = json;
+  if (perLayer) {
+    refuse('hidden_size_per_layer_input', perLayer, 'there are no embeddings by layer');
+  }
+  if (json.enable_moe_block) refuse('enable_moe_block', true, 'there are no experts');
+  // 'vision' concerns images alone.
+  if ((mask ?? 'vision') !== 'vision') {
+    refuse('use_bidirectional_attention', mask, 'attention is causal');
+  }
+  if (json.rope_scaling) refuse('rope_scaling', json.rope_scaling, 'set rope_parameters');
+  const { rope_parameters: ropes } = json;
+  const missing = ropes && Object.keys(ROPES).find((type) => (ropes[type] ?? null) === null);
+  if (missing) {
+    throw new CheckpointError(file, `rope_parameters has no ${missing}; it must be an object`);
+  }
+}
+
+/** As transformers, the last layer attends to all tokens. */
+function readWindows(file: string, json: ConfigJson): number[] {
+  const numLayers = json.num_hidden_layers;
+  const types =
+    json.layer_types ??
+    Array.from({ length: numLayers }, (_, layer) =>
+      (layer + 1) % PATTERN === 0 ? 'full_attention' : 'sliding_attention',
+    );
+  return windowsByLayer(file, {
+    ...json,
+    use_sliding_window: true,
+    layer_types: types.map((type, layer) =>
+      layer === numLayers - 1 && type === 'sliding_attention' ? 'full_attention' : type,
+    ),
+  });
+}
+
+function readGlobalHeads(
+  file: string,
+  json: ConfigJson,
+  slidingWindows: readonly number[],
+): OtherHeads {
+  const numHeads = json.num_attention_heads;
+  const keysAreValues = json.attention_k_eq_v ?? false;
+  const numKvHeads =
+    (keysAreValues ? json.num_global_key_value_heads : null) ??
+    json.num_key_value_heads ??
+    numHeads;
+  if (numHeads % numKvHeads !== 0) {
+    throw new CheckpointError(
+      file,
+      `num_attention_heads is ${numHeads}; it must be a multiple of num_global_key_value_heads, ` +
+        `${numKvHeads}`,
+    );
+  }
+  const headDim = json.global_head_dim ?? DEFAULT_GLOBAL_HEAD_DIM;
+  if (headDim % 2 !== 0) {
+    throw new CheckpointError(
+      file,
+      `global_head_dim is ${headDim}; rotary embedding needs an even number`,
+    );
+  }
+  return { numKvHeads, headDim, keysAreValues, layers: slidingWindows.map((size) => size === 0) };
+}
+
+/**
+ * The values of layers whose keys are their values, read from the tensors of the keys. A layer's scale
+ * gets the suffix of a weight.
+ */
+function* withValues(table: TensorTable, otherHeads: OtherHeads | null) {
+  const tensors = new Map<string, TensorEntry>();
+  for (const [name, entry] of table.tensors) {
+    yield;
+    tensors.set(name.endsWith('.layer_scalar') ? `${name}.weight` : name, entry);
+    const key = /^(model\.layers\.(\d+)\.self_attn\.)k_proj(\.(?!k_scale$).*)$/.exec(name);
+    if (key && otherHeads?.keysAreValues && otherHeads.layers[Number(key[2])]) {
+      tensors.set(`${key[1]}v_proj${key[3]}`, entry);
+    }
+  }
+  return tensors;
+}
