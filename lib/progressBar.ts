@@ -1,6 +1,7 @@
 /** Progress as one line of a terminal, cleared at the end. */
 import type { LoadProgress } from './config/uniprocConfig';
 import type { Call } from './engine/call';
+import type { PullProgress } from './hub/pull';
 
 const WIDTH = 30;
 /** Milliseconds between two updates of a call's progress. */
@@ -39,6 +40,23 @@ export function loadProgressBar(terminal: NodeJS.WriteStream): (progress: LoadPr
     const figures = `${Math.floor(share * 100)}% of ${size}, ${rate}`;
     if (tensors < totalTensors) line.draw(`loading weights ${bar(share)} ${figures}`);
     else line.clear();
+  };
+}
+
+/** Returns a callback that draws the progress of a download. */
+export function pullProgressBar(terminal: NodeJS.WriteStream): (progress: PullProgress) => void {
+  const line = new StatusLine(terminal);
+  const start = performance.now();
+  return ({ bytes, totalBytes, files, totalFiles }) => {
+    if (files === totalFiles) {
+      line.clear();
+      return;
+    }
+    const share = totalBytes > 0 ? bytes / totalBytes : 1;
+    const seconds = (performance.now() - start) / 1000;
+    const rate = `${(bytes / 1e6 / Math.max(seconds, 0.001)).toFixed(1)} MB/s`;
+    const figures = `${Math.floor(share * 100)}% of ${(totalBytes / 1e9).toFixed(2)} GB, ${rate}`;
+    line.draw(`downloading ${bar(share)} ${figures}, ${files}/${totalFiles} files`);
   };
 }
 
