@@ -4,7 +4,6 @@
  * reaches the head of the queue. A call counts, and can be aborted, from its creation.
  */
 import { abortReason, isAborted } from '../abortSignal';
-import type { RequestOptions } from '../config/requestOptions';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import {
   InvalidStateError,
@@ -17,6 +16,7 @@ import type { Executor } from '../executor/executor';
 import { codeOf, log } from '../log';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
+import { type CallOptions, checkTask } from './callOptions';
 import type { EndReason } from './metrics';
 import type { OutputProcessor } from './outputProcessor';
 import { type CallReceiver, PendingCall, type Sample } from './pendingCall';
@@ -93,7 +93,7 @@ export class Admission {
   make(
     callInputs: CallInputs,
     receiver: CallReceiver,
-    options: RequestOptions,
+    options: CallOptions,
     call: Call,
     firstRequest = this.numRequests,
   ): PendingCall {
@@ -140,8 +140,10 @@ export class Admission {
    */
   check(
     { numPrompts, numRequests }: Pick<CallInputs, 'numPrompts' | 'numRequests'>,
-    { signal }: RequestOptions,
+    options: CallOptions,
   ): void {
+    checkTask(this.config.model.transformer.pooling, options);
+    const { signal } = options;
     if (signal !== undefined && isAborted(signal)) {
       const progress = { numPrompts, numPromptsDone: 0, numOutputTokens: 0 };
       throw new RequestAbortedError(abortReason(signal), progress, () => []);
@@ -210,6 +212,7 @@ export class Admission {
         maxModelLen: this.config.model.maxModelLen,
         priority: options.priority,
         cacheSalt: options.cacheSalt,
+        pooling: options.pooling,
       });
       this.outputProcessor.addRequest(request, parent, index, pending.time);
       return request;
@@ -221,7 +224,7 @@ export class Admission {
   /** The ParentRequest of the sample's prompt; samples of a prompt are made consecutively. */
   private parentOf(
     pending: PendingCall,
-    { prompt, promptTokenIds, samplingParams }: EngineInput,
+    { prompt, promptTokenIds, samplingParams, reply }: EngineInput,
     { promptIndex, index }: Sample,
   ): ParentRequest {
     if (index > 0 && pending.parent !== null) return pending.parent;
@@ -234,6 +237,7 @@ export class Admission {
       pending.call,
       samplingParams.n,
       pending.time,
+      reply,
     ));
   }
 

@@ -4,7 +4,10 @@
  *
  * A freed block keeps its content and stays in the index until it is reallocated. The free list is
  * ordered least recently used first; a cache hit removes a block from its middle.
+ *
+ * All groups of layers (KVCacheGroup) share the blocks; each has its own index of cached blocks.
  */
+import { NO_BLOCK } from '../contract/kvCache';
 import type { BlockHash } from './blockHash';
 
 export class BlockPool {
@@ -18,20 +21,35 @@ export class BlockPool {
   private readonly refCounts: Int32Array;
   /** [numBlocks]: the hash under which a block is cached. */
   private readonly hashes: (BlockHash | null)[];
-  private readonly cached = new Map<BlockHash, number>();
+  /** [numBlocks]: the group in which a block is cached. */
+  private readonly groups: Uint16Array;
+  /** [numGroups] */
+  private readonly cached: readonly Map<BlockHash, number>[];
   private releases = 0;
+  private fewestFree: number;
 
-  constructor(readonly numBlocks: number) {
+  constructor(
+    readonly numBlocks: number,
+    numGroups = 1,
+  ) {
     const end = numBlocks;
     this.next = Int32Array.from({ length: numBlocks + 1 }, (_, i) => (i === end ? 0 : i + 1));
     this.previous = Int32Array.from({ length: numBlocks + 1 }, (_, i) => (i === 0 ? end : i - 1));
     this.numFree = numBlocks;
     this.refCounts = new Int32Array(numBlocks);
     this.hashes = new Array<BlockHash | null>(numBlocks).fill(null);
+    this.groups = new Uint16Array(numBlocks);
+    this.cached = Array.from({ length: numGroups }, () => new Map<BlockHash, number>());
+    this.fewestFree = numBlocks;
   }
 
   get numFreeBlocks(): number {
     return this.numFree;
+  }
+
+  /** Most blocks in use at once since the start. */
+  get peakNumUsedBlocks(): number {
+    return this.numBlocks - this.fewestFree;
   }
 
   /** Block references released since the start. */
@@ -44,29 +62,33 @@ export class BlockPool {
     return this.refCounts[blockId];
   }
 
-  /** The block cached under the hash, free or in use. */
-  getCachedBlock(hash: BlockHash): number | undefined {
-    return this.cached.get(hash);
+  /** The group's block cached under the hash, free or in use. */
+  getCachedBlock(hash: BlockHash, group = 0): number | undefined {
+    return this.cached[group].get(hash);
   }
 
-  /** Caches a full block under its hash; an earlier block with the same hash stays. */
-  cacheBlock(blockId: number, hash: BlockHash): void {
-    if (this.cached.has(hash)) return;
-    this.cached.set(hash, blockId);
+  /** Caches a full block of a group under its hash; an earlier block with the same hash stays. */
+  cacheBlock(blockId: number, hash: BlockHash, group = 0): void {
+    const cached = this.cached[group];
+    if (cached.has(hash)) return;
+    cached.set(hash, blockId);
     this.hashes[blockId] = hash;
+    this.groups[blockId] = group;
   }
 
-  /** Evicts these hashes from the index. Requests keep their blocks. */
+  /** Evicts these hashes from the index of each group. Requests keep their blocks. */
   uncache(hashes: readonly BlockHash[]): void {
-    for (const hash of hashes) {
-      const blockId = this.cached.get(hash);
-      if (blockId !== undefined) this.evict(blockId);
+    for (const cached of this.cached) {
+      for (const hash of hashes) {
+        const blockId = cached.get(hash);
+        if (blockId !== undefined) this.evict(blockId);
+      }
     }
   }
 
   /** Evicts all blocks from the index. Requests keep their blocks. */
   resetPrefixCache(): void {
-    this.cached.clear();
+    for (const cached of this.cached) cached.clear();
     this.hashes.fill(null);
   }
 
@@ -83,14 +105,20 @@ export class BlockPool {
       this.evict(blockId);
       blockIds[i] = blockId;
     }
+    this.fewestFree = Math.min(this.fewestFree, this.numFree);
     return blockIds;
   }
 
-  /** Increments the blocks' reference counts, removing free blocks from the free list. */
+  /**
+   * Increments the blocks' reference counts, removing free blocks from the free list. Skips
+   * NO_BLOCK, as the next two do.
+   */
   touch(blockIds: readonly number[]): void {
     for (const blockId of blockIds) {
+      if (blockId === NO_BLOCK) continue;
       if (this.refCounts[blockId]++ === 0) this.removeFromFreeList(blockId);
     }
+    this.fewestFree = Math.min(this.fewestFree, this.numFree);
   }
 
   /**
@@ -98,32 +126,37 @@ export class BlockPool {
    * block is freed, and so reused, first: other requests are likelier to share the first.
    */
   releaseBlocks(blockIds: readonly number[]): void {
-    this.releases += blockIds.length;
     for (let i = blockIds.length - 1; i >= 0; i--) {
-      if (--this.refCounts[blockIds[i]] === 0) this.appendToFreeList(blockIds[i]);
+      const blockId = blockIds[i];
+      if (blockId === NO_BLOCK) continue;
+      this.releases++;
+      if (--this.refCounts[blockId] === 0) this.appendToFreeList(blockId);
     }
   }
 
   /**
-   * Blocks that would become free if `holders` released theirs, except those in `kept`. Changes
-   * nothing.
+   * Calls `count` with the reference counts as they would be if `holders` released their blocks, and
+   * with the number of blocks that this would free. Changes nothing.
    */
-  numFreedBy(holders: readonly (readonly number[])[], kept: readonly number[]): number {
+  supposeReleased<T>(holders: readonly (readonly number[])[], count: (numFreed: number) => T): T {
     const { refCounts } = this;
-    let count = 0;
-    for (const blockId of kept) refCounts[blockId]++;
+    let numFreed = 0;
     for (const blockIds of holders) {
-      for (const blockId of blockIds) if (--refCounts[blockId] === 0) count++;
+      for (const blockId of blockIds) {
+        if (blockId !== NO_BLOCK && --refCounts[blockId] === 0) numFreed++;
+      }
     }
-    for (const blockIds of holders) for (const blockId of blockIds) refCounts[blockId]++;
-    for (const blockId of kept) refCounts[blockId]--;
-    return count;
+    const result = count(numFreed);
+    for (const blockIds of holders) {
+      for (const blockId of blockIds) if (blockId !== NO_BLOCK) refCounts[blockId]++;
+    }
+    return result;
   }
 
   private evict(blockId: number): void {
     const hash = this.hashes[blockId];
     if (hash === null) return;
-    this.cached.delete(hash);
+    this.cached[this.groups[blockId]].delete(hash);
     this.hashes[blockId] = null;
   }
 

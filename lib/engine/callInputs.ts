@@ -1,5 +1,6 @@
 /** A call's prompts, before and after encoding. */
 import type { SamplingParams } from '../config/samplingParams';
+import type { ReplySettings } from '../reply/replyParser';
 
 /** An encoded prompt with its sampling parameters. */
 export interface EngineInput {
@@ -12,6 +13,8 @@ export interface EngineInput {
    */
   stopTokenIds: readonly number[];
   badWordsTokenIds: readonly (readonly number[])[];
+  /** How the outputs are read as messages, of a chat. */
+  reply?: ReplySettings;
 }
 
 /** A snapshot of a call's prompts; text prompts are not encoded yet. */

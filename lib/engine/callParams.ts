@@ -73,8 +73,22 @@ export class ParamsReader {
       if (typeof word !== 'string') this.checkTokenIds('badWords', word);
     }
     if (params.stop.length > 0 && !this.hasTokenizer) throw tokenizerMissing('a stop string');
+    this.checkStructuredOutputs(params);
     this.checked.add(params);
     return params;
+  }
+
+  /** A text of a grammar ends with a stop token. */
+  private checkStructuredOutputs(params: SamplingParams): void {
+    if (params.structuredOutputs === null) return;
+    if (!this.hasTokenizer) throw tokenizerMissing('structuredOutputs');
+    const { eosTokenIds } = this.config.model.transformer;
+    if (params.stopTokenIds.length > 0 || (!params.ignoreEos && eosTokenIds.length > 0)) return;
+    throw new InvalidRequestError(
+      'structuredOutputs needs a token that ends the text: ' +
+        (params.ignoreEos ? 'ignoreEos is true' : 'the model has no end of sequence') +
+        ' and stopTokenIds is empty',
+    );
   }
 
   private checkCounts(params: SamplingParams): void {

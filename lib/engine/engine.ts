@@ -5,7 +5,6 @@
 import { EventEmitter } from 'node:events';
 import { throwIfAborted } from '../abortSignal';
 import type { ReconfigureDistributedRequest } from '../config/reconfigureRequest';
-import type { RequestOptions } from '../config/requestOptions';
 import type { LoadProgress, UniprocConfig } from '../config/uniprocConfig';
 import { InvalidStateError, ShutdownError } from '../errors';
 import type { Executor } from '../executor/executor';
@@ -17,9 +16,11 @@ import type { SchedulerOutput } from '../contract/schedulerOutput';
 import { Admission } from './admission';
 import { Call } from './call';
 import type { CallInputs } from './callInputs';
+import type { CallOptions } from './callOptions';
 import { launchTime, publishStep } from './diagnostics';
-import { getKvCacheConfigs } from './kvCacheConfig';
-import { KVCacheManager } from './kvCacheManager';
+import { initializeKvCaches } from './initializeKvCaches';
+import type { KVCacheManager } from './kvCacheManager';
+import { Grammars } from './grammars';
 import { type Lockstep, RankLockstep, SingleRank } from './lockstep';
 import { emit, type EngineEvents, EngineMetrics } from './metrics';
 import { RequestOutputCollector } from './outputCollector';
@@ -29,9 +30,10 @@ import type { OutputStream, RequestOutput } from './outputs';
 import type { CallReceiver } from './pendingCall';
 import { Scheduler } from './scheduler';
 import { EventLoopTurn } from '../slicedWork';
-import { logStartup, type StartupRecord, startupRecord } from './startupRecord';
-import { type EngineStats, kvCacheStats, withOldNames } from './stats';
+import type { StartupRecord } from './startupRecord';
+import { type EngineStats, engineStats } from './stats';
 import { asExecutorFailure, outputOf, type StepInFlight } from './stepInFlight';
+import { StructuredOutput } from './structuredOutput';
 import { WorkSignal } from './workSignal';
 
 export interface EngineOptions {
@@ -56,6 +58,9 @@ export class LLMEngine<E extends Executor = Executor> {
   private kvCacheManager!: KVCacheManager;
   private scheduler!: Scheduler;
   private readonly admission: Admission;
+  /** Compiles `structuredOutputs`; null without a tokenizer. @internal */
+  readonly grammars: Grammars | null;
+  private readonly structuredOutput: StructuredOutput | null;
   private readonly singleRank: Lockstep;
   private lockstep: Lockstep;
   /** Set once the engine has stopped. */
@@ -72,6 +77,11 @@ export class LLMEngine<E extends Executor = Executor> {
     this.outputProcessor = new OutputProcessor(tokenizer, this.metrics);
     const wake = () => this.work.wake();
     this.admission = new Admission(this.config, executor, this.outputProcessor, wake);
+    const { vocabSize } = this.config.model.transformer.spec;
+    this.grammars = tokenizer && new Grammars(tokenizer, vocabSize);
+    const failRequest = (id: string, error: Error) =>
+      this.admission.failRequest(id, 'computed', error);
+    this.structuredOutput = this.grammars && new StructuredOutput(this.grammars, failRequest);
     this.singleRank = new SingleRank(this.admission);
     this.lockstep = executor.inLockstep ? this.ranksInLockstep() : this.singleRank;
   }
@@ -106,7 +116,7 @@ export class LLMEngine<E extends Executor = Executor> {
 
   private async start(startTime: number, signal: AbortSignal | undefined): Promise<void> {
     this.executor.registerFailureCallback((error) => this.stop(error));
-    this.kvCacheManager = await this.initializeKvCaches(startTime, signal);
+    await this.initializeKvCaches(startTime, signal);
     const { limits, model, scheduler } = this.config;
     const { vocabSize } = model.transformer.spec;
     const { maxListMemoryBytes } = limits;
@@ -122,33 +132,11 @@ export class LLMEngine<E extends Executor = Executor> {
     emit(this.events, 'started', this.startup);
   }
 
-  /**
-   * Sizes and allocates the workers' KV caches and warms up the model (vLLM's
-   * _initialize_kv_caches).
-   */
-  private async initializeKvCaches(
-    startTime: number,
-    signal?: AbortSignal,
-  ): Promise<KVCacheManager> {
-    const { config, executor } = this;
-    throwIfAborted(signal);
-    const specs = await executor.getKvCacheSpecs();
-    const availableBytes = await executor.determineAvailableMemory();
-    log('start: %j bytes for the KV cache', availableBytes);
-    throwIfAborted(signal);
-    const kvCacheConfigs = getKvCacheConfigs(config, specs, availableBytes);
-    await executor.initializeFromConfig(kvCacheConfigs);
-    throwIfAborted(signal);
-    log('start: the KV cache is allocated');
-    await executor.compileOrWarmUpModel();
-    throwIfAborted(signal);
-    log('start: the model is warm');
-    const { blockSize, enablePrefixCaching } = config.cache;
-    const numBlocks = Math.min(...kvCacheConfigs.map((workerConfig) => workerConfig.numBlocks));
-    this.startup = await startupRecord(executor, specs, numBlocks, startTime);
-    throwIfAborted(signal);
-    logStartup(this.startup);
-    return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
+  /** Sizes and allocates the workers' KV caches and warms up the model. */
+  private async initializeKvCaches(startTime: number, signal?: AbortSignal): Promise<void> {
+    const ready = await initializeKvCaches(this.executor, startTime, signal);
+    this.startup = ready.startup;
+    this.kvCacheManager = ready.kvCacheManager;
   }
 
   /**
@@ -163,7 +151,7 @@ export class LLMEngine<E extends Executor = Executor> {
    */
   generate(
     inputs: CallInputs,
-    options: RequestOptions = {},
+    options: CallOptions = {},
     call = new Call(inputs.numPrompts),
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
@@ -179,7 +167,7 @@ export class LLMEngine<E extends Executor = Executor> {
    * with the result of `takeInputs`, and rejects with what that throws or as `generate` does.
    * @internal
    */
-  stream(takeInputs: () => CallInputs, options: RequestOptions = {}): OutputStream {
+  stream(takeInputs: () => CallInputs, options: CallOptions = {}): OutputStream {
     return new RequestOutputCollector((receiver) => {
       const { admission } = this;
       this.lockstep.checkStream();
@@ -217,21 +205,9 @@ export class LLMEngine<E extends Executor = Executor> {
 
   /** Current state and totals since creation. */
   stats(): EngineStats {
-    const { kvCacheManager, metrics, scheduler } = this;
-    return withOldNames({
-      numWaitingReqs: this.admission.numWaiting + this.lockstep.numQueuedRequests,
-      numRunningReqs: scheduler.numRunning,
-      kvCacheUsage: kvCacheManager.usage,
-      kvCache: kvCacheStats(this.startup, kvCacheManager.usage),
-      prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
-      numPreemptions: scheduler.numPreemptions,
-      numFinishedReqs: { ...metrics.numFinishedReqs },
-      numPromptTokens: metrics.numPromptTokens,
-      numOutputTokens: metrics.numOutputTokens,
-      numNansInLogits: metrics.numNansInLogits,
-      timeToFirstTokenMs: metrics.timeToFirstToken.snapshot(),
-      interTokenLatencyMs: metrics.interTokenLatency.snapshot(),
-    });
+    const { kvCacheManager, metrics, scheduler, startup } = this;
+    const numWaiting = this.admission.numWaiting + this.lockstep.numQueuedRequests;
+    return engineStats({ numWaiting, startup, kvCacheManager, metrics, scheduler });
   }
 
   /**
@@ -261,7 +237,7 @@ export class LLMEngine<E extends Executor = Executor> {
 
   /** The worker has lost its state and no step is in flight: recomputes every request. */
   private async restart(): Promise<void> {
-    this.kvCacheManager = await this.initializeKvCaches(performance.now());
+    await this.initializeKvCaches(performance.now());
     this.emitStarted();
     for (const requestId of this.scheduler.restart(this.kvCacheManager)) {
       emit(this.events, 'preempted', requestId);
@@ -293,7 +269,9 @@ export class LLMEngine<E extends Executor = Executor> {
           if (step.totalNumScheduledTokens > 0) {
             this.lockstep.launched();
             const output = executor.executeModel(step, { nonBlock: true });
-            inFlight.push({ step, output, launched: launchTime() });
+            const launched = { step, output, launched: launchTime() };
+            if (step.hasStructuredOutputRequests) await this.sample(launched, inFlight, turn);
+            inFlight.push(launched);
             continue;
           }
           this.launchEmptyStep(step);
@@ -316,8 +294,21 @@ export class LLMEngine<E extends Executor = Executor> {
     this.work.tellIdle();
   }
 
+  /** Samples a launched step with masks, which need the tokens of all steps before it. */
+  private async sample(
+    launched: StepInFlight,
+    inFlight: StepInFlight[],
+    turn: EventLoopTurn,
+  ): Promise<void> {
+    for (const earlier of inFlight.splice(0)) {
+      this.update(earlier, await outputOf(earlier.output, turn));
+    }
+    await this.structuredOutput?.sample(launched, this.scheduler, this.executor);
+  }
+
   private schedule(): SchedulerOutput {
     const step = this.scheduler.schedule();
+    this.structuredOutput?.forget(step.finishedReqIds);
     this.admission.numLeftWaiting = this.scheduler.numWaiting;
     if (step.scheduledNewReqs.length > 0) {
       const now = performance.now();
@@ -393,7 +384,11 @@ export class LLMEngine<E extends Executor = Executor> {
     const isBusy = this.numUnfinishedRequests > 0;
     log('shutdown: %d requests are unfinished', this.numUnfinishedRequests);
     this.stop(error);
-    await Promise.all([this.executor.shutdown(isBusy ? error : undefined), this.stopped]);
+    await Promise.all([
+      this.executor.shutdown(isBusy ? error : undefined),
+      this.stopped,
+      this.structuredOutput?.shutdown(),
+    ]);
     log('shutdown: done');
   }
 }

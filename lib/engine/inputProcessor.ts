@@ -5,6 +5,7 @@
 import { types } from 'node:util';
 import { HARD_LIMITS, limitedBy, type RequestLimits } from '../config/limits';
 import type { ChatPromptOptions, PromptOptions } from '../config/requestOptions';
+import { replyFields } from '../config/replyOptions';
 import { show } from '../config/schema';
 import { DataSnapshot, readingError, readingOf, SnapshotError } from '../config/snapshot';
 import type { UniprocConfig } from '../config/uniprocConfig';
@@ -12,8 +13,11 @@ import { InvalidRequestError } from '../errors';
 import { checkChat, checkTemplateOptions, type ChatMessage } from '../tokenizer/chatMessages';
 import { checkFits } from '../tokenizer/lengthBound';
 import type { Tokenizer } from '../tokenizer/tokenizer';
+import type { ParserNames } from '../reply/replyFormat';
 import type { CallInputs } from './callInputs';
 import { type CallParams, ParamsReader, tokenizerMissing } from './callParams';
+import { ChatPlan } from './chatPlan';
+import type { Grammars } from './grammars';
 import { type EncodeSettings, type PendingPrompt, PromptEncoder } from './promptEncoder';
 import { copyTokenIds, type TokenIds } from './tokenIds';
 
@@ -33,10 +37,13 @@ export class InputProcessor {
   constructor(
     private readonly config: UniprocConfig,
     private readonly tokenizer: Tokenizer | null,
+    grammars: Grammars | null = null,
+    /** Of replies, for chats that name none. */
+    private readonly parsers: ParserNames = {},
   ) {
     this.vocabSize = config.model.transformer.spec.vocabSize;
     this.limits = config.limits;
-    this.encoder = new PromptEncoder(config, tokenizer);
+    this.encoder = new PromptEncoder(config, tokenizer, grammars);
     this.params = new ParamsReader(config, tokenizer !== null);
   }
 
@@ -69,16 +76,19 @@ export class InputProcessor {
     params: CallParams,
     options: ChatPromptOptions = {},
   ): CallInputs {
-    this.requireTokenizer('a conversation');
+    const tokenizer = this.requireTokenizer('a conversation');
     const snapshot = new DataSnapshot(this.limits.maxMessageValues, HARD_LIMITS.messageDepth);
-    const settings = this.settings(naming('options', () => this.copy(options, snapshot)));
-    checkTemplateOptions(settings);
+    const copied = naming('options', () => this.copy(options, snapshot));
+    checkTemplateOptions(copied);
+    const plan = new ChatPlan(tokenizer, copied, this.parsers);
+    const settings = this.settings(withoutReply({ ...copied, ...plan.templateOptions }));
     const numPrompts = this.count(conversations, 'conversations');
     const paramsOf = readingOf('the call', () => this.params.take(params, numPrompts, true));
     return this.encoder.inputs(
       takeEach('conversation', numPrompts, (i) => ({
         ...this.takeMessages(conversations[i], snapshot),
         samplingParams: paramsOf(i),
+        plan,
       })),
       (pending) => this.checkTotals(pending),
       settings,
@@ -189,6 +199,26 @@ export class InputProcessor {
     if (this.tokenizer !== null) return this.tokenizer;
     throw tokenizerMissing(what);
   }
+}
+
+/** The options of rendering. */
+function withoutReply(options: ChatPromptOptions): ChatPromptOptions {
+  const entries = Object.entries(options).filter(([name]) => !(name in replyFields));
+  return Object.fromEntries(entries);
+}
+
+/** The conversations of a call: one, or a list. */
+export function asConversations(
+  messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
+): readonly (readonly ChatMessage[])[] {
+  if (!Array.isArray(messages) || messages.length === 0) {
+    throw new InvalidRequestError(
+      `messages is ${show(messages)}; it must be a list of messages or a list of conversations`,
+    );
+  }
+  return Array.isArray(messages[0])
+    ? (messages as readonly (readonly ChatMessage[])[])
+    : [messages as readonly ChatMessage[]];
 }
 
 /**

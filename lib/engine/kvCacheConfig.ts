@@ -1,8 +1,15 @@
-/** Computes the number of KV cache blocks from the available memory. */
+/** Computes the groups of layers and the number of KV cache blocks from the available memory. */
 import { inspect } from 'node:util';
 import type { UniprocConfig } from '../config/uniprocConfig';
-import type { KVCacheConfig, KVCacheSpec } from '../contract/kvCache';
+import {
+  type GroupedKVCacheConfig,
+  groupLayers,
+  type KVCacheGroup,
+  type KVCacheSpec,
+  maxBlocksHeld,
+} from '../contract/kvCache';
 import { ConfigError } from '../errors';
+import { KVCacheManager } from './kvCacheManager';
 
 const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
@@ -10,14 +17,14 @@ type LayerSpecs = ReadonlyMap<string, KVCacheSpec>;
 
 /**
  * KV cache configs of all workers, from their layers' specs and available bytes. The workers share
- * one block table, so each gets the minimum number of blocks (vLLM's get_kv_cache_configs). Throws
- * ConfigError naming the worker.
+ * block tables, so they have the same groups, each of its own layers, and the minimum number of
+ * blocks (vLLM's get_kv_cache_configs). Throws ConfigError naming the worker.
  */
 export function getKvCacheConfigs(
   config: UniprocConfig,
   specs: readonly LayerSpecs[],
   availableBytes: readonly number[],
-): KVCacheConfig[] {
+): GroupedKVCacheConfig[] {
   const numWorkers = numEntries('getKvCacheSpecs', specs);
   const numFigures = numEntries('determineAvailableMemory', availableBytes);
   if (numWorkers === 0 || numFigures !== numWorkers) {
@@ -26,16 +33,21 @@ export function getKvCacheConfigs(
         `${numFigures}; it must return both for each of at least one worker`,
     );
   }
-  const counts = specs.map((spec, i) => {
-    try {
-      return getKvCacheConfig(config, spec, availableBytes[i]).numBlocks;
-    } catch (error) {
-      if (numWorkers === 1 || !(error instanceof ConfigError)) throw error;
-      throw new ConfigError(`worker ${i} of ${numWorkers}: ${error.message}`, { cause: error });
-    }
-  });
-  const numBlocks = Math.min(...counts);
-  return counts.map(() => ({ numBlocks }));
+  const forEach = <T>(run: (spec: LayerSpecs, worker: number) => T): T[] =>
+    specs.map((spec, i) => {
+      try {
+        return run(spec, i);
+      } catch (error) {
+        if (numWorkers === 1 || !(error instanceof ConfigError)) throw error;
+        throw new ConfigError(`worker ${i} of ${numWorkers}: ${error.message}`, { cause: error });
+      }
+    });
+  const layers = new Map<string, KVCacheSpec>();
+  forEach((spec) => addLayers(config, spec, layers));
+  const groups = groupLayers(layers);
+  const configs = forEach((spec, i) => configOf(config, spec, groups, availableBytes[i]));
+  const numBlocks = Math.min(...configs.map((worker) => worker.numBlocks));
+  return configs.map(({ kvCacheGroups }) => ({ numBlocks, kvCacheGroups }));
 }
 
 /** Length of the list; throws ConfigError when `list` is no array. */
@@ -47,19 +59,24 @@ function numEntries(method: string, list: unknown): number {
 }
 
 /**
- * KV cache config of one worker. All layers share one block table. The cache holds at least one
- * request of `maxModelLen` tokens, so every admitted request can run. Throws ConfigError with the
- * figures.
+ * KV cache config of one worker. The cache holds at least one request of `maxModelLen` tokens, so
+ * every admitted request can run. Throws ConfigError with the figures.
  */
 export function getKvCacheConfig(
   config: UniprocConfig,
   specs: LayerSpecs,
   availableBytes: number,
-): KVCacheConfig {
+): GroupedKVCacheConfig {
+  return getKvCacheConfigs(config, [specs], [availableBytes])[0];
+}
+
+/** Checks a worker's specs and adds its layers to those of all workers. */
+function addLayers(
+  config: UniprocConfig,
+  specs: LayerSpecs,
+  layers: Map<string, KVCacheSpec>,
+): void {
   const { blockSize } = config.cache;
-  const { maxModelLen } = config.model;
-  let bytesPerBlock = 0;
-  let bytesPerRequest = 0;
   for (const [layer, spec] of entriesOf(specs)) {
     if (spec.blockSize !== blockSize) {
       throw new ConfigError(
@@ -71,30 +88,134 @@ export function getKvCacheConfig(
         `${layer} has blocks of ${String(spec.pageSizeBytes)} bytes; its spec must be a KVCacheSpec`,
       );
     }
-    bytesPerBlock += spec.pageSizeBytes;
-    bytesPerRequest += spec.maxMemoryUsageBytes(maxModelLen);
+    const { slidingWindow } = spec;
+    if (slidingWindow !== null && !(Number.isInteger(slidingWindow) && slidingWindow > 0)) {
+      throw new ConfigError(
+        `${layer} has a slidingWindow of ${String(slidingWindow)}; it must be a positive integer, ` +
+          'or null for full attention',
+      );
+    }
+    const known = layers.get(layer) ?? spec;
+    if (known.slidingWindow !== slidingWindow) {
+      throw new ConfigError(
+        `${layer} has a slidingWindow of ${slidingWindow}, but ${known.slidingWindow} on another worker; ` +
+          'the workers share block tables, so a layer must have the same window on each',
+      );
+    }
+    layers.set(layer, known);
   }
+}
+
+function configOf(
+  config: UniprocConfig,
+  specs: LayerSpecs,
+  groups: readonly KVCacheGroup[],
+  availableBytes: number,
+): GroupedKVCacheConfig {
+  const { maxModelLen } = config.model;
+  const kvCacheGroups = groups.map(({ layerNames, slidingWindow }) => ({
+    layerNames: layerNames.filter((layer) => specs.has(layer)),
+    slidingWindow,
+  }));
   if (!Number.isFinite(availableBytes)) {
     throw new ConfigError(
       `the worker's determineAvailableMemory returned ${String(availableBytes)}; it must return a number of bytes`,
     );
   }
-  if (bytesPerBlock === 0)
+  const bytes = bytesPerBlock(specs, kvCacheGroups);
+  if (bytes === 0)
     throw new ConfigError(
       "the worker's getKvCacheSpec returned no layers; it must return at least one",
     );
 
-  const affordable = Math.floor(availableBytes / bytesPerBlock);
-  const blocksPerRequest = Math.ceil(maxModelLen / blockSize);
+  const affordable = Math.floor(availableBytes / bytes);
+  const blocksPerRequest = maxBlocksOfRequest(config, kvCacheGroups, maxModelLen);
   if (affordable < blocksPerRequest) {
     throw new ConfigError(
-      `one request of maxModelLen ${maxModelLen} tokens needs ${mib(bytesPerRequest)} ` +
+      `one request of maxModelLen ${maxModelLen} tokens needs ${mib(blocksPerRequest * bytes)} ` +
         `of KV cache, but ${mib(availableBytes)} are available, enough for ` +
-        `${Math.max(0, affordable) * blockSize} tokens; lower maxModelLen, or raise ` +
+        `${longestRequest(config, kvCacheGroups, affordable)} tokens; lower maxModelLen, or raise ` +
         'kvCacheMemoryBytes or memoryUtilization',
     );
   }
-  return { numBlocks: Math.min(affordable, config.scheduler.maxNumSeqs * blocksPerRequest) };
+  // Blocks behind windows, which a request frees as it grows, are left room to stay cached.
+  const blocksPerGroup = Math.ceil(maxModelLen / config.cache.blockSize);
+  const useful = config.scheduler.maxNumSeqs * kvCacheGroups.length * blocksPerGroup;
+  return { numBlocks: Math.min(affordable, useful), kvCacheGroups };
+}
+
+/** Bytes of a block: the i-th layers of all groups share memory if their pages have the same bytes. */
+export function bytesPerBlock(specs: LayerSpecs, groups: readonly KVCacheGroup[]): number {
+  const numShared = Math.max(...groups.map(({ layerNames }) => layerNames.length), 0);
+  let bytes = 0;
+  for (let i = 0; i < numShared; i++) {
+    const pages = groups.map(({ layerNames }) => specs.get(layerNames[i])?.pageSizeBytes ?? 0);
+    bytes += [...new Set(pages)].reduce((sum, page) => sum + page);
+  }
+  return bytes;
+}
+
+/** The manager of a cache's blocks. */
+export function makeKvCacheManager(
+  config: UniprocConfig,
+  { kvCacheGroups, numBlocks }: GroupedKVCacheConfig,
+): KVCacheManager {
+  const { blockSize, enablePrefixCaching } = config.cache;
+  const windows = kvCacheGroups.map(({ slidingWindow }) => slidingWindow);
+  const most = maxTokensPerStep(config);
+  return new KVCacheManager(numBlocks, blockSize, enablePrefixCaching, windows, most);
+}
+
+/** Most tokens that a step computes of one request. */
+function maxTokensPerStep({ scheduler }: UniprocConfig): number {
+  const { longPrefillTokenThreshold, maxNumBatchedTokens } = scheduler;
+  return Math.min(maxNumBatchedTokens, longPrefillTokenThreshold || Infinity);
+}
+
+/** Most blocks, of all groups, that a request of `numTokens` holds at once. */
+function maxBlocksOfRequest(
+  config: UniprocConfig,
+  groups: readonly KVCacheGroup[],
+  numTokens: number,
+  tokensPerStep = maxTokensPerStep(config),
+): number {
+  const { blockSize } = config.cache;
+  return groups.reduce((sum, { slidingWindow }) => {
+    const most = maxBlocksHeld(slidingWindow, blockSize, tokensPerStep);
+    return sum + Math.min(Math.ceil(numTokens / blockSize), most);
+  }, 0);
+}
+
+/** The most tokens, of whole blocks, of a request that fits into `numBlocks`. */
+function longestRequest(
+  config: UniprocConfig,
+  groups: readonly KVCacheGroup[],
+  numBlocks: number,
+): number {
+  const { blockSize } = config.cache;
+  let [fits, tooLong] = [0, Math.ceil(config.model.maxModelLen / blockSize)];
+  while (tooLong - fits > 1) {
+    const middle = Math.floor((fits + tooLong) / 2);
+    const needed = maxBlocksOfRequest(config, groups, middle * blockSize);
+    if (needed <= numBlocks) fits = middle;
+    else tooLong = middle;
+  }
+  return fits * blockSize;
+}
+
+/**
+ * Requests of maxModelLen tokens that the cache holds at once: all but the last generate, a token a
+ * step, and the last may be in its prompt.
+ */
+export function maxFullLengthRequests(
+  config: UniprocConfig,
+  { kvCacheGroups, numBlocks }: GroupedKVCacheConfig,
+): number {
+  const { maxModelLen } = config.model;
+  const first = maxBlocksOfRequest(config, kvCacheGroups, maxModelLen);
+  const others = maxBlocksOfRequest(config, kvCacheGroups, maxModelLen, 1);
+  const most = 1 + Math.floor((numBlocks - first) / others);
+  return Math.min(config.scheduler.maxNumSeqs, most);
 }
 
 /** The specs by layer; throws ConfigError when a custom worker returned no Map. */

@@ -8,12 +8,12 @@ import {
   type ReconfigureDistributedRequest,
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
-import type { RequestOptions } from '../config/requestOptions';
 import { InvalidStateError, NotSupportedError, ShutdownError } from '../errors';
 import type { Executor } from '../executor/executor';
 import type { Admission } from './admission';
 import { Call } from './call';
 import { type CallInputs, encodedInputs } from './callInputs';
+import { type CallOptions, checkTask } from './callOptions';
 import type { EndReason } from './metrics';
 import type { CallReceiver, PendingCall } from './pendingCall';
 import {
@@ -35,7 +35,7 @@ export interface Lockstep {
   /** Before the first step: receives the state of the ranks that ran before this one joined. */
   start(): Promise<void>;
   /** Starts or queues a call. Throws if it cannot be admitted now. */
-  submit(inputs: CallInputs, receiver: CallReceiver, options: RequestOptions, call: Call): void;
+  submit(inputs: CallInputs, receiver: CallReceiver, options: CallOptions, call: Call): void;
   /** Throws NotSupportedError if streams are not supported. */
   checkStream(): void;
   resetPrefixCache(): void;
@@ -68,7 +68,7 @@ export class SingleRank implements Lockstep {
     return Promise.resolve();
   }
 
-  submit(inputs: CallInputs, receiver: CallReceiver, options: RequestOptions, call: Call): void {
+  submit(inputs: CallInputs, receiver: CallReceiver, options: CallOptions, call: Call): void {
     this.admission.check(inputs, options);
     this.admission.begin(this.admission.make(inputs, receiver, options, call));
   }
@@ -183,9 +183,10 @@ export class RankLockstep implements Lockstep, RankChange {
    * timeout. Ranks make the same calls, but at different times: if two overlapped, the second would
    * join the first at a different step on each rank.
    */
-  submit(inputs: CallInputs, receiver: CallReceiver, options: RequestOptions, call: Call): void {
+  submit(inputs: CallInputs, receiver: CallReceiver, options: CallOptions, call: Call): void {
     if (options.signal) throw rankLocal('signal', 'the caller');
     if (options.timeoutMs !== undefined) throw rankLocal('timeoutMs', 'its clock');
+    checkTask(this.executor.config.model.transformer.pooling, options);
     this.numCalls++;
     this.queue(this.admission.make(inputs, receiver, options, call));
   }

@@ -52,12 +52,22 @@ export interface HistogramStats {
 }
 
 /** Five per power of ten: 0.1 ms to 100 s. */
-const UPPER_BOUNDS: readonly number[] = Object.freeze([
+const FIVE_PER_POWER = [
   ...[0.1, 1, 10, 100, 1000, 10_000].flatMap((power) =>
     [1, 1.6, 2.5, 4, 6.3].map((step) => Number((step * power).toPrecision(2))),
   ),
   100_000,
+];
+
+/** The bounds of vLLM's metrics of token latencies, in milliseconds, which the server reports by them. */
+export const VLLM_TOKEN_BOUNDS: readonly number[] = Object.freeze([
+  10, 25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 2500, 5000, 7500, 10_000, 20_000, 40_000,
+  80_000,
 ]);
+
+const UPPER_BOUNDS: readonly number[] = Object.freeze(
+  [...new Set([...FIVE_PER_POWER, ...VLLM_TOKEN_BOUNDS])].sort((a, b) => a - b),
+);
 
 export class Histogram {
   private readonly counts = new Float64Array(UPPER_BOUNDS.length + 1);

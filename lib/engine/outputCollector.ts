@@ -1,6 +1,7 @@
 /** Buffers a stream's deltas for its reader (vLLM's RequestOutputCollector). */
 import { ReadableStream } from 'node:stream/web';
 import { codeOf, log } from '../log';
+import { mergeMessages } from '../reply/replySink';
 import type { OutputDelta, OutputStream, RequestOutput, Usage } from './outputs';
 
 /** Receives a prompt's outputs. Exactly one of `finished` and `failed` is called, once. */
@@ -157,6 +158,8 @@ function merge(earlier: OutputDelta, delta: OutputDelta): void {
   earlier.text += delta.text;
   for (const tokenId of delta.tokenIds) earlier.tokenIds.push(tokenId);
   for (const position of delta.logprobs ?? []) earlier.logprobs?.push(position);
+  if (earlier.message === undefined) earlier.message = delta.message;
+  else if (delta.message !== undefined) mergeMessages(earlier.message, delta.message);
   earlier.finishReason = delta.finishReason;
   earlier.stopReason = delta.stopReason;
   if (delta.cumulativeLogprob !== undefined) earlier.cumulativeLogprob = delta.cumulativeLogprob;

@@ -121,14 +121,15 @@ export class OutputProcessor {
   private addTokens(
     state: RequestState,
     { requestId, start, end, finishReason: engineReason }: EngineCoreOutput,
-    { sampledTokenIds, logprobs }: EngineCoreOutputs,
+    { sampledTokenIds, logprobs, pooled }: EngineCoreOutputs,
     now: number,
   ): void {
     const { parent, request } = state;
     const numTokensBefore = state.tokenIds.length;
     let finishReason = engineReason;
     let text = '';
-    for (let i = start; i < end && state.stopString === null; i++) {
+    if (pooled !== undefined) state.embedding = pooled[start];
+    for (let i = start; i < end && pooled === undefined && state.stopString === null; i++) {
       state.tokenIds.push(sampledTokenIds[i]);
       if (logprobs !== null) state.addLogprobs(logprobs, i);
       // A stop token is part of the text only with includeStopStrInOutput, as in vLLM.
@@ -140,6 +141,7 @@ export class OutputProcessor {
     if (finishReason !== null) text += state.flush();
     if (state.stopString !== null) {
       if (finishReason === null) this.endedReqIds.push(requestId);
+      state.reply?.finish('');
       finishReason = 'stop';
     }
     const stopReason = finishReason === 'stop' ? stopReasonOf(state) : null;
@@ -150,7 +152,7 @@ export class OutputProcessor {
   }
 
   private measure(
-    { request, parent, times, tokenIds }: RequestState,
+    { request, parent, times, tokenIds, reply }: RequestState,
     numTokensBefore: number,
     now: number,
   ): void {
@@ -165,6 +167,10 @@ export class OutputProcessor {
     const numNewTokens = tokenIds.length - numTokensBefore;
     this.metrics.numOutputTokens += numNewTokens;
     parent.numOutputTokens += numNewTokens;
+    const numReasoning = reply?.takeNumReasoningTokens() ?? null;
+    if (numReasoning !== null) {
+      parent.numReasoningTokens = (parent.numReasoningTokens ?? 0) + numReasoning;
+    }
     parent.call.numOutputTokens += numNewTokens;
   }
 
@@ -236,7 +242,7 @@ export class OutputProcessor {
 
 /** `end`: the text that it gained, and how it ended. */
 function deltaOf(
-  { index, tokenIds, logprobs, parent, cumulativeLogprob }: RequestState,
+  { index, tokenIds, logprobs, parent, cumulativeLogprob, reply }: RequestState,
   numTokensBefore: number,
   end: Pick<OutputDelta, 'text' | 'finishReason' | 'stopReason'>,
 ): OutputDelta {
@@ -249,6 +255,8 @@ function deltaOf(
     finishReason: end.finishReason,
     stopReason: end.stopReason,
   };
+  const message = reply?.take() ?? null;
+  if (message !== null) delta.message = message;
   if (logprobs !== null) {
     delta.logprobs = logprobs.slice(numTokensBefore);
     delta.cumulativeLogprob = cumulativeLogprob;

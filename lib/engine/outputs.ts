@@ -2,7 +2,13 @@
 import type { ReadableStream } from 'node:stream/web';
 import type { UniprocError } from '../errors';
 import type { LogprobsLists } from '../contract/modelRunnerOutput';
-import type { FinishReason, PositionLogprobs, RequestMetrics, Usage } from '../requestOutput';
+import type {
+  FinishReason,
+  MessageDelta,
+  PositionLogprobs,
+  RequestMetrics,
+  Usage,
+} from '../requestOutput';
 
 export * from '../requestOutput';
 
@@ -32,6 +38,8 @@ export interface EngineCoreOutputs {
   sampledTokenIds: Int32Array;
   /** One row per entry of `sampledTokenIds`; null if no request asked. */
   logprobs: LogprobsLists | null;
+  /** Of an embedding model: one per entry of `sampledTokenIds`. */
+  pooled?: readonly Float32Array[];
 }
 
 /** What one of the `n` outputs gained since the last read. */
@@ -49,6 +57,8 @@ export interface OutputDelta {
   stopReason: string | number | null;
   /** One for each of `tokenIds`; absent if not requested. */
   logprobs?: PositionLogprobs[];
+  /** What the answer gained, of a chat. */
+  message?: MessageDelta;
   /** Sum of the output's logprobs so far; absent if not requested. */
   cumulativeLogprob?: number;
   /**

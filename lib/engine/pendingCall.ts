@@ -1,7 +1,7 @@
 /** A call from creation to end, and the source of its requests. */
-import type { RequestOptions } from '../config/requestOptions';
 import type { Call } from './call';
 import type { CallInputs, EngineInput } from './callInputs';
+import type { CallOptions } from './callOptions';
 import { listBytes } from './listMemory';
 import type { EndReason } from './metrics';
 import type { OutputReceiver } from './outputCollector';
@@ -63,7 +63,7 @@ export class PendingCall implements RequestSource {
   constructor(
     { numRequests, numSamples, texts }: Pick<CallInputs, 'numRequests' | 'numSamples' | 'texts'>,
     readonly receiver: CallReceiver,
-    readonly options: RequestOptions,
+    readonly options: CallOptions,
     readonly call: Call,
     /** Index of its first prompt among all prompts of the engine. */
     readonly firstRequest: number,

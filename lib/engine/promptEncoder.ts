@@ -6,8 +6,12 @@ import { show } from '../config/schema';
 import type { UniprocConfig } from '../config/uniprocConfig';
 import { InvalidRequestError } from '../errors';
 import type { ChatMessage } from '../tokenizer/chatMessages';
+import type { ReplySettings } from '../reply/replyParser';
 import type { Tokenizer } from '../tokenizer/tokenizer';
+import type { RenderedPart } from '../tokenizer/userText';
 import { type CallInputs, countsOf, type EngineInput } from './callInputs';
+import type { Grammars } from './grammars';
+import type { ChatPlan } from './chatPlan';
 import { checkListBytes, listBytes } from './listMemory';
 import { type Pieces, slicedWork } from '../slicedWork';
 import { copyTokenIds } from './tokenIds';
@@ -19,6 +23,10 @@ export interface PendingPrompt {
   prompt: string | null;
   promptTokenIds?: Int32Array;
   messages?: readonly ChatMessage[];
+  /** Of a chat. */
+  plan?: ChatPlan;
+  /** Of a chat, once it is rendered. */
+  reply?: ReplySettings;
 }
 
 /** Encoding options of a call. */
@@ -30,6 +38,9 @@ export type EncodeSettings = Omit<ChatPromptOptions, 'truncatePromptTokens'> & {
 /** Batch limits: a batch's result returns to this thread in one piece. */
 const MAX_BATCH_TEXTS = 128;
 const MAX_BATCH_LENGTH = 2 ** 17;
+
+/** Characters of a prompt's end in which a mark of reasoning is looked for. */
+const MAX_TAIL = 256;
 
 type TokenLists = readonly (readonly number[])[];
 
@@ -46,6 +57,8 @@ export class PromptEncoder {
     private readonly config: UniprocConfig,
     /** Null: token id prompts only. */
     private readonly tokenizer: Tokenizer | null,
+    /** Null without a tokenizer. */
+    private readonly grammars: Grammars | null = null,
   ) {}
 
   /** Builds the call's inputs; `check` may throw to refuse them. */
@@ -60,7 +73,9 @@ export class PromptEncoder {
       encode: (isWanted) => {
         const isEncoded = prompts.every(
           ({ promptTokenIds, samplingParams }) =>
-            promptTokenIds !== undefined && this.badWordsTokenIds(samplingParams) !== null,
+            promptTokenIds !== undefined &&
+            this.badWordsTokenIds(samplingParams) !== null &&
+            this.hasGrammar(samplingParams),
         );
         if (isEncoded) return prompts.map((prompt) => this.encoded(prompt));
         return this.encode(prompts, settings, isWanted);
@@ -68,7 +83,8 @@ export class PromptEncoder {
     };
   }
 
-  private encoded({ samplingParams, prompt, promptTokenIds }: PendingPrompt): EngineInput {
+  private encoded(pending: PendingPrompt): EngineInput {
+    const { samplingParams, prompt, promptTokenIds, reply } = pending;
     this.warnOfTwoBos(promptTokenIds as Int32Array);
     const input = {
       prompt,
@@ -76,6 +92,7 @@ export class PromptEncoder {
       samplingParams,
       stopTokenIds: this.stopTokenIdsOf(samplingParams),
       badWordsTokenIds: this.badWordsTokenIds(samplingParams) ?? [],
+      ...(reply !== undefined && { reply }),
     };
     checkListBytes(listBytes(input), this.config.limits);
     return input;
@@ -104,6 +121,11 @@ export class PromptEncoder {
     return stopTokenIds;
   }
 
+  /** Whether its grammar is compiled, if it has one. */
+  private hasGrammar({ structuredOutputs }: SamplingParams): boolean {
+    return structuredOutputs === null || this.grammars?.of(structuredOutputs) != null;
+  }
+
   /** Null if not encoded yet. */
   private badWordsTokenIds(params: SamplingParams): TokenLists | null {
     const encoded = this.badWords.get(params);
@@ -123,14 +145,19 @@ export class PromptEncoder {
     settings: EncodeSettings,
     isWanted: () => boolean,
   ): Promise<readonly EngineInput[]> {
-    for (const { samplingParams } of prompts) {
+    for (const { samplingParams, plan } of prompts) {
       if (this.badWordsTokenIds(samplingParams) === null) {
         await this.encodeBadWords(samplingParams, isWanted);
       }
+      // A chat's grammar depends on its rendered text.
+      if (plan === undefined) await this.compile(samplingParams, isWanted);
+      if (!isWanted()) throw new EncodingCancelled();
     }
     const promptTokenIds = prompts.map((prompt) => prompt.promptTokenIds);
+    /** Of chats: what their grammars and replies are. */
+    const chats: Pick<PendingPrompt, 'samplingParams' | 'reply'>[] = [];
     for (const [start, end] of batches(prompts.map(lengthToEncode))) {
-      const encoded = await this.encodeBatch(prompts, settings, [start, end], isWanted);
+      const encoded = await this.encodeBatch(prompts, settings, [start, end], isWanted, chats);
       if (!isWanted()) throw new EncodingCancelled();
       const take = (i: number) =>
         this.take(prompts[start + i], start + i, last(encoded[i], settings.maxPromptTokens));
@@ -140,9 +167,13 @@ export class PromptEncoder {
         })(),
       );
     }
+    for (const { samplingParams } of chats) {
+      await this.compile(samplingParams, isWanted);
+      if (!isWanted()) throw new EncodingCancelled();
+    }
     const inputs: EngineInput[] = [];
     const add = (prompt: PendingPrompt, i: number) =>
-      inputs.push(this.encoded({ ...prompt, promptTokenIds: promptTokenIds[i] }));
+      inputs.push(this.encoded({ ...prompt, ...chats[i], promptTokenIds: promptTokenIds[i] }));
     await slicedWork.finish(
       (function* (): Pieces {
         for (const [i, prompt] of prompts.entries()) yield void add(prompt, i);
@@ -151,19 +182,40 @@ export class PromptEncoder {
     return inputs;
   }
 
+  private async compile(
+    { structuredOutputs }: SamplingParams,
+    isWanted: () => boolean,
+  ): Promise<void> {
+    if (structuredOutputs !== null) await this.grammars?.compile(structuredOutputs, isWanted);
+  }
+
+  /** The chat with the grammar and the reading of its reply; `tail`: the end of its rendered text. */
+  private planned(
+    { samplingParams, messages = [], plan }: PendingPrompt,
+    tail: string,
+  ): Pick<PendingPrompt, 'samplingParams' | 'reply'> {
+    if (plan === undefined) return { samplingParams };
+    const isOpened = plan.isOpened(messages, tail);
+    const mayEnd = this.stopTokenIdsOf(samplingParams).length > 0;
+    const params = plan.paramsOf(samplingParams, isOpened, mayEnd);
+    const badWords = this.badWords.get(samplingParams);
+    if (badWords !== undefined) this.badWords.set(params, badWords);
+    return { samplingParams: params, reply: plan.replyOf(isOpened) };
+  }
+
   /** The tokenizer's token ids of prompts `start` to `end` (exclusive). */
   private async encodeBatch(
     prompts: readonly PendingPrompt[],
     settings: EncodeSettings,
     [start, end]: readonly [number, number],
     isWanted: () => boolean,
+    chats: Pick<PendingPrompt, 'samplingParams' | 'reply'>[],
   ): Promise<readonly Int32Array[]> {
     const tokenizer = this.requireTokenizer('a text prompt');
     const batch = prompts.slice(start, end);
     // A call has prompts or conversations, never both.
-    const conversations = batch.flatMap(({ messages }) => (messages ? [messages] : []));
-    if (conversations.length > 0) {
-      return this.encodeChats(tokenizer, conversations, settings, start, isWanted);
+    if (batch.some(({ messages }) => messages !== undefined)) {
+      return this.encodeChats(tokenizer, batch, settings, start, isWanted, chats);
     }
     const { addSpecialTokens, splitSpecialTokens } = settings;
     const texts = batch.flatMap(({ prompt, promptTokenIds }) =>
@@ -177,15 +229,16 @@ export class PromptEncoder {
   /** `start` is the index of the first conversation in the call. */
   private async encodeChats(
     tokenizer: Tokenizer,
-    conversations: readonly (readonly ChatMessage[])[],
+    batch: readonly PendingPrompt[],
     { maxPromptTokens, ...settings }: EncodeSettings,
     start: number,
     isWanted: () => boolean,
+    chats: Pick<PendingPrompt, 'samplingParams' | 'reply'>[],
   ): Promise<readonly Int32Array[]> {
     const { limits, model } = this.config;
     const maxModelLen = maxPromptTokens === null ? model.maxModelLen : null;
     const rendered = await tokenizer.renderChats(
-      conversations,
+      batch.map(({ messages = [] }) => messages),
       { ...settings, limits, maxModelLen },
       isWanted,
     );
@@ -194,6 +247,7 @@ export class PromptEncoder {
       if (text instanceof Error) throw named(`conversation ${start + i}`, text);
       return text;
     });
+    for (const [i, text] of texts.entries()) chats.push(this.planned(batch[i], tailOf(text)));
     return tokenizer.encodeRendered(texts, settings.addSpecialTokens ?? false);
   }
 
@@ -315,6 +369,15 @@ function* batches(lengths: readonly number[]): Iterable<[start: number, end: num
     total += length;
   }
   if (start < lengths.length) yield [start, lengths.length];
+}
+
+/** The last characters of a rendered text. */
+function tailOf(parts: readonly RenderedPart[]): string {
+  let tail = '';
+  for (let i = parts.length - 1; i >= 0 && tail.length < MAX_TAIL; i--) {
+    tail = parts[i].text.slice(-MAX_TAIL) + tail;
+  }
+  return tail;
 }
 
 /** The last `count` tokens; null: all. */

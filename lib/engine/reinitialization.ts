@@ -3,7 +3,6 @@
  * receive.
  */
 import { deserialize, serialize } from 'node:v8';
-import type { RequestOptions } from '../config/requestOptions';
 import { SamplingParams } from '../config/samplingParams';
 import { ConfigError, InvalidStateError } from '../errors';
 import {
@@ -11,6 +10,7 @@ import {
   ReconfigureRankType,
 } from '../config/reconfigureRequest';
 import type { EngineInput } from './callInputs';
+import type { CallOptions } from './callOptions';
 import { Request } from './request';
 
 /** State of one rank when the change is requested. */
@@ -85,7 +85,7 @@ export interface QueuedCall {
   /** Index of its first prompt among all prompts of the engine. */
   firstRequest: number;
   inputs: readonly EngineInput[];
-  options: Pick<RequestOptions, 'priority' | 'cacheSalt'>;
+  options: Pick<CallOptions, 'priority' | 'cacheSalt' | 'pooling'>;
 }
 
 /** Engine state between two steps, with no step in flight. */
@@ -112,6 +112,7 @@ export function encodeState({ numRequests, requests, queued }: EngineState): Uin
       seed: request.seed,
       priority: request.priority,
       cacheSalt: request.cacheSalt,
+      pooling: request.pooling,
     })),
     queued: queued.map((item) =>
       item === 'resetPrefixCache'
@@ -122,7 +123,7 @@ export function encodeState({ numRequests, requests, queued }: EngineState): Uin
               ...input,
               samplingParams: plain(input.samplingParams),
             })),
-            options: { priority: item.options.priority, cacheSalt: item.options.cacheSalt },
+            options: callOptionsOf(item.options),
           },
     ),
   });
@@ -157,6 +158,10 @@ export function decodeState(bytes: Uint8Array, maxModelLen: number): EngineState
           },
     ),
   };
+}
+
+function callOptionsOf({ priority, cacheSalt, pooling }: QueuedCall['options']) {
+  return { priority, cacheSalt, pooling };
 }
 
 /** The parameters as a serializable object. */

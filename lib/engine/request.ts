@@ -1,5 +1,6 @@
 /** One sequence in the engine: its tokens, status and KV cache blocks. */
 import type { SamplingParams } from '../config/samplingParams';
+import type { PoolingParams } from '../contract/schedulerOutput';
 import type { BlockHash } from './blockHash';
 import { listBytes } from './listMemory';
 import type { EndReason, FinishReason } from './outputs';
@@ -23,6 +24,8 @@ export interface RequestInit {
   priority?: number;
   /** Only requests with the same salt share blocks; default ''. */
   cacheSalt?: string;
+  /** How its embedding is made; omitted: it generates. */
+  pooling?: PoolingParams;
 }
 
 /**
@@ -47,6 +50,7 @@ export class Request {
   readonly maxTokens: number;
   readonly priority: number;
   readonly cacheSalt: string;
+  readonly pooling: PoolingParams | undefined;
   /** Device bytes of its sampling lists. */
   readonly listBytes: number;
 
@@ -59,12 +63,16 @@ export class Request {
   numComputedTokens = 0;
   /** Tokens that steps in flight will sample. */
   numOutputPlaceholders = 0;
-  /** KV cache blocks, in token order. */
+  /**
+   * KV cache blocks [numBlocks, numGroups], in token order: a block of each group of layers, or
+   * NO_BLOCK before the group's window.
+   */
   readonly blockIds: number[] = [];
   /**
-   * Set by the KV cache manager: hashes of its first full blocks, their cache generation, and the
-   * number of blocks cached.
+   * Set by the KV cache manager: for each attention window, the index of the first block held;
+   * hashes of its first full blocks, their cache generation, and the number of blocks cached.
    */
+  readonly firstBlocks: number[] = [];
   readonly blockHashes: BlockHash[] = [];
   cacheGeneration = 0;
   numCachedBlocks = 0;
@@ -94,6 +102,7 @@ export class Request {
     this.maxTokens = Math.min(init.samplingParams.maxTokens ?? room, room);
     this.priority = init.priority ?? 0;
     this.cacheSalt = init.cacheSalt ?? '';
+    this.pooling = init.pooling;
     this.listBytes = listBytes(init);
     this.tokenIds = new Int32Array(
       this.numPromptTokens + Math.min(this.maxTokens, INITIAL_OUTPUT_CAPACITY),
@@ -112,6 +121,21 @@ export class Request {
       logitBias.size +
       (allowedTokenIds?.length ?? 0);
     return TOKEN_COST * this.length + numEntries;
+  }
+
+  /** Whether masks limit its tokens. */
+  get hasGrammar(): boolean {
+    return this.samplingParams.structuredOutputs !== null;
+  }
+
+  /** The worker has lost its state: all its tokens are to be computed again. */
+  restart(): void {
+    this.status = 'waiting';
+    this.isOnWorker = false;
+    this.numComputedTokens = 0;
+    this.numCachedBlocks = 0;
+    this.tokensInFlight.length = 0;
+    this.blockIds.length = 0;
   }
 
   /** Known tokens of prompt and output. */
@@ -162,12 +186,13 @@ export class Request {
   /**
    * Whether its parameters forbid `tokenId` next: it completes a bad word, or is a stop token
    * before minTokens. The sampler returns such a token only if no other is allowed, so this checks
-   * only where that is possible: with allowedTokenIds, or with bans for all of `vocabSize` tokens.
+   * only where that is possible: with allowedTokenIds or structuredOutputs, or with bans for all of
+   * `vocabSize` tokens.
    */
   forbids(tokenId: number, vocabSize: number): boolean {
     const { badWordsTokenIds, numOutputTokens, samplingParams, stopTokenIds } = this;
     const isEarly = numOutputTokens < samplingParams.minTokens;
-    if (samplingParams.allowedTokenIds === null) {
+    if (samplingParams.allowedTokenIds === null && samplingParams.structuredOutputs === null) {
       const numBans = badWordsTokenIds.length + (isEarly ? stopTokenIds.length : 0);
       if (numBans < vocabSize) return false;
     }
@@ -186,6 +211,7 @@ export class Request {
   /** The finish reason after the last token; null while unfinished. */
   checkStop(): FinishReason | null {
     const { numOutputTokens, samplingParams } = this;
+    if (this.pooling !== undefined) return 'stop';
     const lastTokenId = this.tokenIds[this.length - 1];
     if (numOutputTokens > samplingParams.minTokens && this.stopTokenIds.includes(lastTokenId)) {
       return 'stop';

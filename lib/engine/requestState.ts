@@ -15,7 +15,9 @@ import type {
   RequestOutput,
   Usage,
 } from './outputs';
+import type { ReplySettings } from '../reply/replyParser';
 import type { Request } from './request';
+import { ReplyReader } from './replyReader';
 import { StopStringMatcher } from './stopStrings';
 
 /** A prompt whose `n` samples are separate requests (vLLM's ParentRequest). */
@@ -33,6 +35,8 @@ export class ParentRequest {
   numCachedTokens = 0;
   /** Tokens generated, over all samples. */
   numOutputTokens = 0;
+  /** Tokens of reasoning, over all samples; null if the model does not reason. */
+  numReasoningTokens: number | null = null;
   /** Of all samples: the first to be scheduled, and so on. */
   readonly times: RequestTimes;
 
@@ -49,6 +53,8 @@ export class ParentRequest {
     numSamples = samplingParams.n,
     /** When the call was made, by `performance.now()`. */
     arrival = performance.now(),
+    /** How outputs are read as messages; undefined: they are texts alone. */
+    readonly reply?: ReplySettings,
   ) {
     this.numUnfinished = numSamples;
     this.times = new RequestTimes(arrival);
@@ -122,6 +128,7 @@ export class ParentRequest {
       numPromptTokens: this.promptTokenIds.length,
       numCachedTokens: this.numCachedTokens,
       numOutputTokens: this.numOutputTokens,
+      ...(this.numReasoningTokens !== null && { numReasoningTokens: this.numReasoningTokens }),
     };
   }
 
@@ -159,6 +166,8 @@ function plain(tokenIds: Int32Array): number[] {
 export class RequestState {
   readonly tokenIds: number[] = [];
   text = '';
+  /** Null until an embedding model has computed it. */
+  embedding: Float32Array | null = null;
   readonly logprobs: PositionLogprobs[] | null;
   /** Sum of the logprobs of its tokens, if requested. */
   cumulativeLogprob = 0;
@@ -166,6 +175,8 @@ export class RequestState {
   /** Created at the first token: a waiting request costs little. */
   private detokenizer: IncrementalDetokenizer | null = null;
   private readonly stopStrings: StopStringMatcher | null;
+  /** Reads the text as a message, of a chat. */
+  readonly reply: ReplyReader | null;
 
   constructor(
     readonly request: Request,
@@ -178,6 +189,8 @@ export class RequestState {
     this.logprobs = params.logprobs === null ? null : [];
     this.logprobsDecoder =
       params.logprobs === null ? null : new LogprobsDecoder(request.requestId, tokenizer);
+    const isRead = tokenizer !== null && params.detokenize && parent.reply !== undefined;
+    this.reply = isRead ? new ReplyReader(parent.reply) : null;
     this.stopStrings =
       params.stop.length > 0
         ? new StopStringMatcher(params.stop, params.includeStopStrInOutput)
@@ -193,7 +206,12 @@ export class RequestState {
   completion(finishReason: FinishReason, stopReason: string | number | null): CompletionOutput {
     const { index, text, tokenIds, logprobs } = this;
     const cumulativeLogprob = logprobs === null ? null : this.cumulativeLogprob;
-    return { index, text, tokenIds, finishReason, stopReason, logprobs, cumulativeLogprob };
+    const output = { index, text, tokenIds, finishReason, stopReason, logprobs, cumulativeLogprob };
+    return {
+      ...output,
+      ...this.reply?.parts,
+      ...(this.embedding === null ? null : { embedding: this.embedding }),
+    };
   }
 
   /** Adds a token generated before this state existed; its text counts as delivered. */
@@ -201,6 +219,8 @@ export class RequestState {
     this.tokenIds.push(tokenId);
     this.logprobsDecoder?.skip(tokenId);
     this.text += this.decode(tokenId);
+    this.reply?.take();
+    this.reply?.takeNumReasoningTokens();
   }
 
   /** Appends the next token's logprobs, from a row of `lists`. */
@@ -219,17 +239,36 @@ export class RequestState {
 
   /** Text that the last token adds and that can be delivered now. */
   decode(tokenId: number): string {
-    const { stopStrings, tokenizer } = this;
+    const { tokenizer, reply } = this;
     const { detokenize, skipSpecialTokens } = this.request.samplingParams;
     if (!detokenize || tokenizer === null) return '';
     const detokenizer = (this.detokenizer ??= new IncrementalDetokenizer(
       tokenizer,
       skipSpecialTokens,
     ));
-    if (stopStrings === null) return detokenizer.append([tokenId]);
-    if (skipSpecialTokens && tokenizer.isSpecial(tokenId)) {
-      return stopStrings.pushHidden(tokenizer.idToToken(tokenId), this.mayStop);
+    const isHidden = skipSpecialTokens && tokenizer.isSpecial(tokenId);
+    const text = this.decodeWith(detokenizer, tokenizer, tokenId, isHidden);
+    if (isHidden) {
+      reply?.hide(tokenizer.tokens.vocabulary.token(tokenId), text.length + this.heldLength);
     }
+    reply?.push(text);
+    return text;
+  }
+
+  /** Decoded text that is not delivered yet. */
+  private get heldLength(): number {
+    return (this.stopStrings?.numHeld ?? 0) + (this.detokenizer?.heldText.length ?? 0);
+  }
+
+  private decodeWith(
+    detokenizer: IncrementalDetokenizer,
+    tokenizer: Tokenizer,
+    tokenId: number,
+    isHidden: boolean,
+  ): string {
+    const { stopStrings } = this;
+    if (stopStrings === null) return detokenizer.append([tokenId]);
+    if (isHidden) return stopStrings.pushHidden(tokenizer.idToToken(tokenId), this.mayStop);
     const text = stopStrings.push(detokenizer.append([tokenId]), this.mayStop);
     // Held-back text is final if the output ends here.
     if (
@@ -244,6 +283,12 @@ export class RequestState {
 
   /** Returns the held-back text once the output has ended; '' at later calls. */
   flush(): string {
+    const rest = this.flushText();
+    this.reply?.finish(rest);
+    return rest;
+  }
+
+  private flushText(): string {
     if (this.detokenizer === null || this.stopString !== null) return '';
     const rest = this.detokenizer.finish();
     if (this.stopStrings === null) return rest;

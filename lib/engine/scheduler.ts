@@ -75,6 +75,11 @@ export class Scheduler {
     return [...this.requests.values()].sort((a, b) => a.arrival - b.arrival);
   }
 
+  /** The unfinished request with this id. */
+  requestOf(requestId: string): Request | undefined {
+    return this.requests.get(requestId);
+  }
+
   hasUnfinishedRequests(): boolean {
     return this.requests.size + this.waiting.size > 0;
   }
@@ -225,12 +230,7 @@ export class Scheduler {
     this.listMemory.clear();
     this.finishedReqIds = [];
     for (const request of this.requests.values()) {
-      request.status = 'waiting';
-      request.isOnWorker = false;
-      request.numComputedTokens = 0;
-      request.numCachedBlocks = 0;
-      request.tokensInFlight.length = 0;
-      request.blockIds.length = 0;
+      request.restart();
       this.waiting.add(request);
     }
     return ran;
@@ -285,9 +285,8 @@ export class Scheduler {
 
   /** Running requests of strictly lower priority, under the priority policy. */
   private lowerPriorityThan({ priority }: Request): readonly Request[] {
-    return this.config.policy === 'priority'
-      ? this.running.lowerPriorityThan(priority)
-      : NO_REQUESTS;
+    if (this.config.policy !== 'priority') return NO_REQUESTS;
+    return this.running.lowerPriorityThan(priority);
   }
 
   /** Adds the request to the step; it samples once all its tokens are computed. */
@@ -297,6 +296,7 @@ export class Scheduler {
     const samples = request.numComputedTokens === request.numTokensWithPlaceholders ? 1 : 0;
     request.numOutputPlaceholders += samples;
     request.tokensInFlight.push(samples);
+    step.hasStructuredOutputRequests ||= samples > 0 && request.hasGrammar;
   }
 
   /**
@@ -321,9 +321,9 @@ export class Scheduler {
       }
     }
     this.removeFinished();
-    const { tokenIds } = output.sampledTokenIds;
+    const { sampledTokenIds, logprobs, pooled } = output;
     const { outputs } = this.records;
-    return { outputs, length, sampledTokenIds: tokenIds, logprobs: output.logprobs };
+    return { outputs, length, sampledTokenIds: sampledTokenIds.tokenIds, logprobs, pooled };
   }
 
   /** Writes the request's output of the step into `result`. */

@@ -1,10 +1,17 @@
 /** What an engine says of itself when it has started. */
-import type { UniprocConfig } from '../config/uniprocConfig';
-import type { KVCacheSpec } from '../contract/kvCache';
+import type { GroupedKVCacheConfig, KVCacheSpec } from '../contract/kvCache';
 import type { WeightBytes, WorkerSummary } from '../contract/workerSummary';
-import type { DType } from '../config/dtype';
+import type { CacheDType, DType } from '../config/dtype';
 import type { Executor } from '../executor/executor';
 import { log } from '../log';
+import { bytesPerBlock, maxFullLengthRequests } from './kvCacheConfig';
+
+/** Layers of one attention window that share a block table. */
+export interface KVCacheGroupSummary {
+  numLayers: number;
+  /** Attention window in tokens; null: full attention. */
+  slidingWindow: number | null;
+}
 
 /** An engine that has started, for a log. Bytes are of this process: of this rank's share. */
 export interface StartupRecord {
@@ -17,17 +24,21 @@ export interface StartupRecord {
   deviceName: string | null;
   /** The instruction set of the kernels: 'avx512bf16', 'avx512', 'avx2', 'plain'; on CUDA 'sm_90'. Null likewise. */
   capability: string | null;
-  /** Type that the model computes and caches in. */
+  /** Type that the model computes in. */
   dtype: DType;
   /** Bytes of the weights. Null likewise. */
   weightBytes: number | null;
   /** The same by the type that they are stored in: `{ float8_e4m3: 0.6e9, bfloat16: 0.3e9 }`. */
   weightFormats: WeightBytes | null;
+  /** Type of keys and values in the KV cache. */
+  kvCacheDtype: CacheDType;
   kvCacheBytes: number;
   /** Blocks of the KV cache, and tokens in each. */
   numKvBlocks: number;
   blockSize: number;
-  /** Tokens that the KV cache holds. */
+  /** A block belongs to one of these groups of layers at a time. */
+  kvCacheGroups: KVCacheGroupSummary[];
+  /** Tokens that the KV cache holds, of requests no longer than the windows. */
   numKvTokens: number;
   /** Tokens of a request at most. */
   maxModelLen: number;
@@ -42,21 +53,19 @@ export interface StartupRecord {
   startupTimeMs: number;
 }
 
-/** The record of an engine; `specs` are the caches of each worker's layers. */
+/** The record of an engine; `specs` and `configs` are the caches of each worker. */
 export async function startupRecord(
   executor: Executor,
   specs: readonly ReadonlyMap<string, KVCacheSpec>[],
-  numKvBlocks: number,
+  configs: readonly GroupedKVCacheConfig[],
   startTime: number,
 ): Promise<StartupRecord> {
   const { cache, device, model, parallel, scheduler } = executor.config;
   const workers = await summaries(executor);
   const weightFormats = workers && sumByType(workers.map(({ weightBytes }) => weightBytes));
   const first = workers?.at(0);
-  let bytesPerBlock = 0;
-  for (const layers of specs) {
-    for (const { pageSizeBytes } of layers.values()) bytesPerBlock += pageSizeBytes;
-  }
+  const [{ numBlocks: numKvBlocks, kvCacheGroups }] = configs;
+  const bytes = specs.map((layers, i) => bytesPerBlock(layers, configs[i].kvCacheGroups));
   return {
     model: model.path,
     architecture: model.transformer.architecture,
@@ -66,13 +75,18 @@ export async function startupRecord(
     dtype: model.dtype,
     weightBytes: weightFormats && Object.values(weightFormats).reduce((sum, bytes) => sum + bytes),
     weightFormats,
-    kvCacheBytes: numKvBlocks * bytesPerBlock,
+    kvCacheDtype: cache.dtype,
+    kvCacheBytes: numKvBlocks * bytes.reduce((sum, ofWorker) => sum + ofWorker),
     numKvBlocks,
     blockSize: cache.blockSize,
-    numKvTokens: numKvBlocks * cache.blockSize,
+    kvCacheGroups: kvCacheGroups.map(({ layerNames, slidingWindow }) => ({
+      numLayers: layerNames.length,
+      slidingWindow,
+    })),
+    numKvTokens: Math.floor(numKvBlocks / kvCacheGroups.length) * cache.blockSize,
     maxModelLen: model.maxModelLen,
     maxNumSeqs: scheduler.maxNumSeqs,
-    maxFullLengthRequests: fullLengthRequests(executor.config, numKvBlocks),
+    maxFullLengthRequests: maxFullLengthRequests(executor.config, configs[0]),
     rank: first?.rank ?? 0,
     worldSize: first?.worldSize ?? parallel.tensorParallelSize,
     startupTimeMs: performance.now() - startTime,
@@ -108,9 +122,4 @@ function sumByType(all: readonly WeightBytes[]): WeightBytes {
     }
   }
   return sums;
-}
-
-function fullLengthRequests({ cache, model, scheduler }: UniprocConfig, numBlocks: number): number {
-  const blocksPerRequest = Math.ceil(model.maxModelLen / cache.blockSize);
-  return Math.min(scheduler.maxNumSeqs, Math.floor(numBlocks / blocksPerRequest));
 }

@@ -1,17 +1,29 @@
 /** Engine statistics. */
+import type { CacheDType } from '../config/dtype';
 import { aliasField } from '../deprecation';
-import type { PrefixCacheStats } from './kvCacheManager';
-import type { EndReason, HistogramStats } from './metrics';
-import type { StartupRecord } from './startupRecord';
+import type { KVCacheManager, PrefixCacheStats } from './kvCacheManager';
+import type { EndReason, EngineMetrics, HistogramStats } from './metrics';
+import type { Scheduler } from './scheduler';
+import type { KVCacheGroupSummary, StartupRecord } from './startupRecord';
 
 /** What the KV cache holds, and how much of it is in use. */
 export interface KVCacheStats {
   /** Share of the blocks in use, 0 to 1. */
   usage: number;
+  /** Type of keys and values. */
+  dtype: CacheDType;
   numBlocks: number;
+  /** Blocks in use, now and at most since the cache was allocated. */
+  numUsedBlocks: number;
+  peakNumUsedBlocks: number;
   /** Tokens in a block. */
   blockSize: number;
-  /** Tokens of all blocks. */
+  /**
+   * Groups of layers; all take blocks from the same pool. A request holds a block of each group for
+   * `blockSize` tokens; in a group with a window only those of its window.
+   */
+  groups: KVCacheGroupSummary[];
+  /** Tokens that the blocks hold, of requests no longer than the windows. */
   numTokens: number;
   /** Maximum tokens of a request. */
   maxModelLen: number;
@@ -48,17 +60,50 @@ export interface EngineStats {
   readonly interTokenLatency?: HistogramStats;
 }
 
-/** `usage`: the share of the blocks in use. */
-export function kvCacheStats(startup: StartupRecord, usage: number): KVCacheStats {
+export function kvCacheStats(
+  startup: StartupRecord,
+  { blockPool, usage }: KVCacheManager,
+): KVCacheStats {
   const { numKvBlocks, blockSize, numKvTokens, maxModelLen, maxFullLengthRequests } = startup;
   return {
     usage,
+    dtype: startup.kvCacheDtype,
     numBlocks: numKvBlocks,
+    numUsedBlocks: blockPool.numBlocks - blockPool.numFreeBlocks,
+    peakNumUsedBlocks: blockPool.peakNumUsedBlocks,
     blockSize,
+    groups: startup.kvCacheGroups.map((group) => ({ ...group })),
     numTokens: numKvTokens,
     maxModelLen,
     maxFullLengthRequests,
   };
+}
+
+/** What the statistics are of. */
+export interface StatsSources {
+  numWaiting: number;
+  startup: StartupRecord;
+  kvCacheManager: KVCacheManager;
+  metrics: EngineMetrics;
+  scheduler: Scheduler;
+}
+
+export function engineStats(sources: StatsSources): EngineStats {
+  const { kvCacheManager, metrics, numWaiting, scheduler, startup } = sources;
+  return withOldNames({
+    numWaitingReqs: numWaiting,
+    numRunningReqs: scheduler.numRunning,
+    kvCacheUsage: kvCacheManager.usage,
+    kvCache: kvCacheStats(startup, kvCacheManager),
+    prefixCacheStats: { ...kvCacheManager.prefixCacheStats },
+    numPreemptions: scheduler.numPreemptions,
+    numFinishedReqs: { ...metrics.numFinishedReqs },
+    numPromptTokens: metrics.numPromptTokens,
+    numOutputTokens: metrics.numOutputTokens,
+    numNansInLogits: metrics.numNansInLogits,
+    timeToFirstTokenMs: metrics.timeToFirstToken.snapshot(),
+    interTokenLatencyMs: metrics.interTokenLatency.snapshot(),
+  });
 }
 
 /** Adds the fields' old names. */

@@ -37,6 +37,7 @@ export function addNewRequest(step: StepBuilder, request: Request): void {
     blockIds: [...request.blockIds],
     numComputedTokens: request.numComputedTokens,
     ...(request.listOffset !== null && { listOffset: request.listOffset }),
+    ...(request.pooling && { pooling: request.pooling }),
   };
   step.scheduledNewReqs.push(data);
 }

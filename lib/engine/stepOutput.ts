@@ -69,7 +69,8 @@ export function faultOf(
 export function noAllowedToken({ requestId, numOutputTokens }: Request): InvalidRequestError {
   return new InvalidRequestError(
     `request ${requestId}: after ${numOutputTokens} tokens its parameters allow no next token: ` +
-      'allowedTokenIds, badWords and minTokens (which bans stop tokens) exclude all; relax one of them',
+      'allowedTokenIds, structuredOutputs, badWords and minTokens (which bans stop tokens) exclude all; ' +
+      'relax one of them',
     { requestId },
   );
 }

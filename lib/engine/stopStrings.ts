@@ -184,6 +184,11 @@ export class StopStringMatcher {
     this.visible = new Reader(automatonOf(stop));
   }
 
+  /** Length of the visible text that is held back. */
+  get numHeld(): number {
+    return this.held.length;
+  }
+
   /** The stop string found; null if none yet. */
   get matched(): string | null {
     return this.found;
