@@ -10,6 +10,15 @@ export {
   RequestFailedError,
   RequestTimeoutError,
 } from './callErrors';
+export {
+  DiskFullError,
+  HubFileCorruptError,
+  HubGatedError,
+  HubInterruptedError,
+  HubNotFoundError,
+  HubUnauthorizedError,
+  HubUnreachableError,
+} from './hubErrors';
 export { UniprocError } from './uniprocError';
 
 /** An invalid option or combination of options. `code`: CONFIG_INVALID. */

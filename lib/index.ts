@@ -1,5 +1,7 @@
 /** Exports of the package. */
-export { LLM, type CreateArgs } from './llm';
+export { LLM } from './llm';
+export type { CreateArgs } from './createArgs';
+export type { EmbeddingOptions, EmbeddingOutput, EmbedOptions } from './embedding';
 export {
   type ConfigOrArgs,
   type CreatedExecutor,
@@ -16,7 +18,17 @@ export type {
   RequestOptions,
   StreamOptions,
 } from './config/requestOptions';
+export type { ReplyOptions, ToolChoice } from './config/replyOptions';
 export { SamplingParams, type SamplingParamsOptions } from './config/samplingParams';
+export type {
+  StructuralFormat,
+  StructuralSchema,
+  StructuralTag,
+  TagFormat,
+  TagText,
+  TokenFormat,
+} from './config/structuralTag';
+export type { StructuredOutputs, StructuredOutputsOptions } from './config/structuredOutputs';
 export type {
   CacheConfig,
   ClassReference,
@@ -28,7 +40,9 @@ export type {
   LoadProgress,
   ModelConfig,
   ParallelConfig,
+  PoolingConfig,
   Quantization,
+  QuantizationScheme,
   SchedulerConfig,
   TransformerConfig,
   TransformerSpec,
@@ -47,18 +61,22 @@ export type { Prompt } from './engine/inputProcessor';
 export type { TokenIds } from './engine/tokenIds';
 export type { EndReason, EngineEvents, FinishedRequest, HistogramStats } from './engine/metrics';
 export type {
+  AssistantMessage,
   CompletionOutput,
   FinishReason,
   Logprob,
+  MessageDelta,
   OutputDelta,
   OutputStream,
   PositionLogprobs,
   RequestMetrics,
   RequestOutput,
+  ToolCall,
+  ToolCallDelta,
   Usage,
 } from './engine/outputs';
 export type { DiagnosticsMessages, RequestStartMessage, StepMessage } from './engine/diagnostics';
-export type { StartupRecord } from './engine/startupRecord';
+export type { KVCacheGroupSummary, StartupRecord } from './engine/startupRecord';
 export type { EngineStats, KVCacheStats } from './engine/stats';
 export type { PrefixCacheStats } from './engine/kvCacheManager';
 export {
@@ -78,6 +96,13 @@ export {
 } from './tokenizer/tokenizer';
 export * from './errors';
 
+// Models by name, and the server.
+export { pull, type PullOptions, type PullProgress } from './hub/pull';
+export { createHandler, type Handler } from './server/handler';
+export type { HandlerOptions } from './server/handlerOptions';
+export { type NodeListener, type NodeListenerOptions, toNodeListener } from './server/nodeListener';
+export type { ServableLLM, Served } from './server/servedModels';
+
 // Types of objects that each rank of a distributed engine exposes.
 export type { LoadableModel } from './model/load';
 export type { ProcessGroup } from './distributed/processGroup';
@@ -86,6 +111,7 @@ export type {
   DeviceProperties,
   DType,
   ExpertsSpec,
+  Fp8CacheSpec,
   MemoryInfo,
   ModelSpec,
   NativeCommunicator,
@@ -94,15 +120,18 @@ export type {
   NativeModelRunner,
   NativeRequest,
   NativeSampling,
+  OtherHeads,
   ParameterSource,
   ReduceOp,
   RopeScaling,
+  RopeSpec,
   StepBuffers,
   StepTimes,
   StorageType,
   StoredTensor,
   WeightFormat,
 } from './native';
+export type { Strides, TensorLayout } from './model/spec';
 
 // For custom executors and workers.
 export {
@@ -115,7 +144,8 @@ export {
 export { ExecutorWithExternalLauncher } from './executor/externalLauncher';
 export { Future } from './executor/future';
 export { type DistributedArgs, UniProcExecutor } from './executor/uniProcExecutor';
-export { type KVCacheConfig, KVCacheSpec } from './contract/kvCache';
+export type { CacheDType } from './config/dtype';
+export { type KVCacheConfig, type KVCacheGroup, KVCacheSpec, NO_BLOCK } from './contract/kvCache';
 export {
   AsyncModelRunnerOutput,
   EMPTY_MODEL_RUNNER_OUTPUT,
@@ -128,9 +158,15 @@ export type { GrammarOutput } from './contract/grammarOutput';
 export type {
   CachedRequestData,
   NewRequestData,
+  PoolingParams,
   SchedulerOutput,
 } from './contract/schedulerOutput';
-export type { WeightBytes, WorkerSummary } from './contract/workerSummary';
+export type {
+  BlockType,
+  QuantizedType,
+  WeightBytes,
+  WorkerSummary,
+} from './contract/workerSummary';
 export { HostEvent } from './worker/hostEvent';
 export { Worker } from './worker/worker';
 export { type SleepTag, type StepOutput, WorkerBase, type WorkerArgs } from './worker/workerBase';

@@ -1,7 +1,6 @@
 /** Public API: load a model, generate, stream, chat. */
 import type { EventEmitter } from 'node:events';
-import { isAbortSignal, throwIfAborted } from './abortSignal';
-import { engineArgsSchema } from './config/engineArgs';
+import { throwIfAborted } from './abortSignal';
 import {
   checkReconfigureRequest,
   type ReconfigureDistributedRequest,
@@ -19,55 +18,40 @@ import {
   requestOptionsOf,
   type StreamOptions,
 } from './config/requestOptions';
-import { show } from './config/schema';
 import { readingOf } from './config/snapshot';
-import { suggestName } from './config/suggest';
-import type { LoadProgress } from './config/uniprocConfig';
+import { checkArgs, type CreateArgs } from './createArgs';
+import type { PoolingParams } from './contract/schedulerOutput';
 import { Call } from './engine/call';
 import type { CallInputs } from './engine/callInputs';
 import { rejectOnThrow } from './engine/callOutputs';
 import type { Params } from './engine/callParams';
 import { LLMEngine } from './engine/engine';
-import { asPrompts, InputProcessor, type Prompt } from './engine/inputProcessor';
+import { asConversations, asPrompts, InputProcessor, type Prompt } from './engine/inputProcessor';
 import type { EngineEvents } from './engine/metrics';
 import type { OutputStream, RequestOutput } from './engine/outputs';
 import type { StartupRecord } from './engine/startupRecord';
 import type { EngineStats } from './engine/stats';
 import { checkRpcOptions } from './executor/callOptions';
 import type { RpcMethod, RpcOptions } from './executor/executor';
+import {
+  EMBEDDING_PARAMS,
+  type EmbeddingOutput,
+  embeddingOutput,
+  type EmbedOptions,
+  takeEmbedOptions,
+} from './embedding';
 import { startAmongRanks } from './distributed/startFailure';
-import { createUniprocConfig, type EngineArgs } from './executor/createConfig';
+import { createUniprocConfig } from './executor/createConfig';
 import type { Executor } from './executor/executor';
 import type { UniProcExecutor } from './executor/uniProcExecutor';
-import { ConfigError, InvalidRequestError, InvalidStateError } from './errors';
+import { InvalidStateError } from './errors';
 import { codeOf, log } from './log';
-import { isOptionsObject } from './realm';
-import { drawCall, loadProgressBar } from './progressBar';
+import { localFolder } from './hub/localFolder';
+import { drawCall, loadProgressBar, pullProgressBar } from './progressBar';
 import type { ChatMessage } from './tokenizer/chatTemplate';
 import { Tokenizer } from './tokenizer/tokenizer';
 import type { Worker } from './worker/worker';
 import type { SleepTag, WorkerBase } from './worker/workerBase';
-
-export interface CreateArgs<
-  W extends WorkerBase = Worker,
-  E extends Executor = UniProcExecutor<W>,
-> extends EngineArgs<W, E> {
-  /**
-   * Receives the progress of weight loading.
-   * @defaultValue a progress bar if stderr is a terminal
-   */
-  onProgress?: (progress: LoadProgress) => void;
-  /**
-   * Aborts loading at its next stage; `create` then rejects with the signal's reason.
-   * @defaultValue none
-   */
-  signal?: AbortSignal;
-  /**
-   * A template's text, or the name of a template in the checkpoint.
-   * @defaultValue the checkpoint's
-   */
-  chatTemplate?: string;
-}
 
 /**
  * A loaded model and its engine. Concurrent calls share the engine's batches. After `shutdown`,
@@ -83,9 +67,10 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
   ) {}
 
   /**
-   * Loads a model. Rejects with ConfigError, CheckpointError, UnsupportedModelError,
-   * OutOfMemoryError, CudaUnavailableError or AddonUnavailableError after releasing everything. If
-   * another rank failed to start, the error has that rank's error code and names the rank.
+   * Loads a model, after a download if `model` names one on the Hugging Face hub. Rejects with
+   * ConfigError, CheckpointError, UnsupportedModelError, OutOfMemoryError, CudaUnavailableError,
+   * AddonUnavailableError or the hub's errors (docs/server.md) after releasing everything. If another
+   * rank failed to start, the error has that rank's error code and names the rank.
    */
   static async create<W extends WorkerBase = Worker, E extends Executor = UniProcExecutor<W>>(
     args: CreateArgs<W, E> = {},
@@ -105,24 +90,34 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
     args: CreateArgs<W, E>,
   ): Promise<LLM<W, E>> {
     checkArgs(args);
-    const { onProgress, signal, chatTemplate, ...engineArgs } = args;
-    const config = await createUniprocConfig(engineArgs);
-    const { device, model } = config;
-    log('start: model %s, device %s, dtype %s', model.path, device.name, model.dtype);
+    const { onProgress, signal, chatTemplate, revision, onPull, ...others } = args;
+    const { toolCallParser, reasoningParser, ...engineArgs } = others;
+    const { isTTY } = process.stderr;
+    const model = (await localFolder(engineArgs.model, {
+      revision,
+      onProgress: onPull ?? (isTTY ? pullProgressBar(process.stderr) : undefined),
+      signal,
+    })) as string | undefined;
+    const config = await createUniprocConfig({ ...engineArgs, model });
+    const { device, model: checkpoint } = config;
+    log('start: model %s, device %s, dtype %s', checkpoint.path, device.name, checkpoint.dtype);
     throwIfAborted(signal);
     // Loads beside the weights.
-    const loading = model.skipTokenizerInit
+    const loading = checkpoint.skipTokenizerInit
       ? Promise.resolve(null)
-      : loadTokenizer(model.path, chatTemplate);
+      : loadTokenizer(checkpoint.tokenizer, chatTemplate);
     try {
       const engine = await LLMEngine.create<E>(config, {
         tokenizer: loading,
-        onProgress:
-          onProgress ?? (process.stderr.isTTY ? loadProgressBar(process.stderr) : undefined),
+        onProgress: onProgress ?? (isTTY ? loadProgressBar(process.stderr) : undefined),
         signal,
       });
       const tokenizer = await loading;
-      return new LLM<W, E>(engine, tokenizer, new InputProcessor(config, tokenizer));
+      return new LLM<W, E>(
+        engine,
+        tokenizer,
+        new InputProcessor(config, tokenizer, engine.grammars, { toolCallParser, reasoningParser }),
+      );
     } catch (error) {
       const tokenizer = await loading.catch(() => null);
       await tokenizer?.close();
@@ -152,10 +147,33 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
     });
   }
 
-  private generateFor(inputs: CallInputs, options: GenerateOptions): Promise<RequestOutput[]> {
+  /**
+   * Embeds one prompt or several, as `generate` takes them, with an embedding model: the last token's hidden
+   * state behind the last norm. Resolves and rejects as `generate` does; InvalidRequestError if the model
+   * generates.
+   */
+  embed(
+    prompts: Prompt | readonly Prompt[],
+    options: EmbedOptions = {},
+  ): Promise<EmbeddingOutput[]> {
+    return rejectOnThrow(() => {
+      const { pooling, rest } = takeEmbedOptions(options, this.engine.config);
+      const checked = checkGenerateOptions(rest, this.engine.config.limits);
+      const list = readingOf('prompts', () => asPrompts(prompts));
+      const prompting = promptOptionsOf(checked);
+      const inputs = this.inputProcessor.takePrompts(list, EMBEDDING_PARAMS, prompting);
+      return this.generateFor(inputs, checked, pooling);
+    }).then((outputs) => outputs.map(embeddingOutput));
+  }
+
+  private generateFor(
+    inputs: CallInputs,
+    options: GenerateOptions,
+    pooling?: PoolingParams,
+  ): Promise<RequestOutput[]> {
     const { progress } = options;
     const call = new Call(inputs.numPrompts);
-    const done = this.engine.generate(inputs, requestOptionsOf(options), call);
+    const done = this.engine.generate(inputs, { ...requestOptionsOf(options), pooling }, call);
     if (!(progress ?? (process.stderr.isTTY && inputs.numPrompts > 1))) return done;
     const stopDrawing = drawCall(process.stderr, call);
     return done.finally(stopDrawing);
@@ -194,7 +212,7 @@ export class LLM<W extends WorkerBase = Worker, E extends Executor = UniProcExec
     options: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     return rejectOnThrow(() => {
-      const conversations = readingOf('messages', () => conversationsOf(messages));
+      const conversations = readingOf('messages', () => asConversations(messages));
       const checked = checkChatOptions(options, this.engine.config.limits);
       const prompting = promptOptionsOf(checked);
       const inputs = this.inputProcessor.takeChats(conversations, params, prompting);
@@ -317,47 +335,4 @@ function outcomeOf<T>(read: () => T): (() => T) & { value?: T } {
       throw error;
     };
   }
-}
-
-/** The options that are not EngineArgs. */
-const OWN_ARGS: readonly string[] = [
-  'onProgress',
-  'signal',
-  'chatTemplate',
-] satisfies (keyof CreateArgs)[];
-
-/** Checks the three options that are not EngineArgs. */
-function checkArgs(args: unknown): void {
-  if (!isOptionsObject(args)) {
-    throw new ConfigError(`LLM.create takes an object of options, not ${show(args)}`);
-  }
-  for (const name of Object.keys(args)) {
-    if (name in engineArgsSchema.shape || OWN_ARGS.includes(name)) continue;
-    // Other unknown names are refused with the engine's.
-    const meant = suggestName(name, OWN_ARGS);
-    if (meant !== null) throw new ConfigError(`unknown option ${name}; did you mean ${meant}?`);
-  }
-  const { onProgress, signal, chatTemplate } = args;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw new ConfigError(`onProgress is ${show(onProgress)}; it must be a function`);
-  }
-  if (chatTemplate !== undefined && typeof chatTemplate !== 'string') {
-    throw new ConfigError(`chatTemplate is ${show(chatTemplate)}; it must be a string`);
-  }
-  if (signal !== undefined && !isAbortSignal(signal)) {
-    throw new ConfigError(`signal is ${show(signal)}; it must be an AbortSignal`);
-  }
-}
-
-function conversationsOf(
-  messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
-): readonly (readonly ChatMessage[])[] {
-  if (!Array.isArray(messages) || messages.length === 0) {
-    throw new InvalidRequestError(
-      `messages is ${show(messages)}; it must be a list of messages or a list of conversations`,
-    );
-  }
-  return Array.isArray(messages[0])
-    ? (messages as readonly (readonly ChatMessage[])[])
-    : [messages as readonly ChatMessage[]];
 }

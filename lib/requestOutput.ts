@@ -38,6 +38,43 @@ export class PositionLogprobs extends Map<number, Logprob> {
   }
 }
 
+/** A call of a function that the model asks for. */
+export interface ToolCall {
+  /** Names the call in the message with its result (`tool_call_id`). */
+  id: string;
+  name: string;
+  /** JSON text of an object; of the beginning of one if the output was cut off. */
+  arguments: string;
+}
+
+/** An answer of `chat`, read in the notation of the model's chat template. */
+export interface AssistantMessage {
+  /** Without reasoning and tool calls. */
+  content: string;
+  /** Null if there is none. */
+  reasoning: string | null;
+  toolCalls: ToolCall[];
+}
+
+/** More of a tool call. */
+export interface ToolCallDelta {
+  /** Among the message's calls. */
+  index: number;
+  /** With the call's first delta. */
+  id?: string;
+  /** With the call's first delta. */
+  name?: string;
+  /** More of the arguments' text. */
+  arguments: string;
+}
+
+/** What a message gained: its texts appended one after another are those of the message. */
+export interface MessageDelta {
+  content: string;
+  reasoning: string;
+  toolCalls: ToolCallDelta[];
+}
+
 /** One of the `n` outputs of a prompt. */
 export interface CompletionOutput {
   /** From 0. */
@@ -59,6 +96,12 @@ export interface CompletionOutput {
   logprobs: PositionLogprobs[] | null;
   /** Sum of the logprobs of `tokenIds`; null if logprobs were not requested. */
   cumulativeLogprob: number | null;
+  /** The answer's parts; `text` has all of it as it is. Of `chat` alone. */
+  message?: AssistantMessage;
+  /** Tokens of reasoning, with those around it; of `chat` with a model that reasons. */
+  numReasoningTokens?: number;
+  /** Of an embedding model. @internal */
+  embedding?: Float32Array;
 }
 
 /** A prompt's timings (vLLM's RequestStateStats), over all its outputs; null if it did not get so far. */
@@ -80,6 +123,8 @@ export interface Usage {
   numCachedTokens: number;
   /** Generated tokens, over all outputs. */
   numOutputTokens: number;
+  /** Those of them that are reasoning; of a chat with a model that reasons. */
+  numReasoningTokens?: number;
 }
 
 export interface RequestOutput {

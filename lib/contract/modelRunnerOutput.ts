@@ -55,6 +55,11 @@ export interface ModelRunnerOutput {
    */
   promptLogprobs: ReadonlyMap<string, LogprobsLists>;
   /**
+   * Of an embedding model: the embedding for each token of sampledTokenIds, which is a placeholder that
+   * ends its request. Absent: the model samples.
+   */
+  pooled?: readonly Float32Array[];
+  /**
    * By request with any: the number of NaN logits behind its sampled token or prompt logprobs of
    * this step. Only these requests' outputs are invalid.
    */

@@ -1,6 +1,14 @@
 /** The scheduler's output to the worker for one step (vLLM V1's SchedulerOutput). */
 import type { SamplingParams } from '../config/samplingParams';
 
+/** How a request's embedding is made of the hidden state of its last token. */
+export interface PoolingParams {
+  /** The first elements, which are kept. */
+  size: number;
+  /** They are scaled to a Euclidean norm of 1. */
+  normalize: boolean;
+}
+
 /** A request scheduled for the first time, with all its data. */
 export interface NewRequestData {
   reqId: string;
@@ -15,7 +23,10 @@ export interface NewRequestData {
   badWordsTokenIds: readonly (readonly number[])[];
   /** Philox key for sampling: the request's seed, or one derived by the engine. */
   seed: bigint;
-  /** KV cache blocks, in token order. */
+  /**
+   * KV cache blocks [numBlocks, numGroups], in token order: a block of each of
+   * KVCacheConfig.kvCacheGroups, or NO_BLOCK (-1) before the group's window.
+   */
   blockIds: number[];
   /** Tokens found in the prefix cache. */
   numComputedTokens: number;
@@ -24,6 +35,8 @@ export interface NewRequestData {
    * (HARD_LIMITS.slotListBytes).
    */
   listOffset?: number;
+  /** Of an embedding model: how its embedding is made. */
+  pooling?: PoolingParams;
 }
 
 /** Requests already on the worker, as parallel arrays; only changes since their last step. */
@@ -31,7 +44,7 @@ export interface CachedRequestData {
   reqIds: string[];
   /** Requests resumed after preemption: their blocks are replaced, not appended to. */
   resumedReqIds: ReadonlySet<string>;
-  /** Appended blocks, null for none. */
+  /** Appended blocks, as NewRequestData.blockIds; null for none. */
   newBlockIds: (number[] | null)[];
   numComputedTokens: number[];
   /** For resumed requests: prompt and generated tokens. */
