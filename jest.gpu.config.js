@@ -5,6 +5,6 @@ module.exports = {
   testMatch: [
     '<rootDir>/test/gpu/*.test.ts',
     '<rootDir>/test/worker/nanLogits.test.ts',
-    '<rootDir>/test/native/ops/{blockScales,experts,inputs,logprobs,requests,ropeAndAttention,samplerProperties,sampling}.test.ts',
+    '<rootDir>/test/native/ops/{blockScales,experts,inputs,logprobs,requests,residual,ropeAndAttention,routing,samplerProperties,sampling,storedWeights}.test.ts',
   ],
 };

@@ -56,6 +56,7 @@ const PARAMS: Record<keyof SamplingParamsOptions, string> = {
   maxTokens: '5',
   logprobs: '1',
   promptLogprobs: '1',
+  structuredOutputs: '{ regex: "a|b" }',
   detokenize: 'false',
   skipSpecialTokens: 'false',
 };
@@ -118,6 +119,11 @@ describe('options of calls', () => {
     chatTemplateKwargs: '{ a: [1, { b: 2 }] }',
     addGenerationPrompt: 'true',
     continueFinalMessage: '"content"',
+    toolChoice: '{ type: "function", function: { name: "f" } }',
+    parallelToolCalls: 'false',
+    reasoning: 'false',
+    toolCallParser: '"hermes"',
+    reasoningParser: '"none"',
   };
 
   test.each(Object.entries(OPTIONS))('%s: %s', (name, value) => {
@@ -152,6 +158,7 @@ describe('engine arguments', () => {
     dtype: '"float32"',
     maxModelLen: '64',
     blockSize: '8',
+    kvCacheDtype: '"fp8"',
     memoryUtilization: '0.5',
     kvCacheMemoryBytes: '1e6',
     maxNumSeqs: '3',
@@ -164,13 +171,16 @@ describe('engine arguments', () => {
     asyncScheduling: 'false',
     enforceEager: 'true',
     loadFormat: '"dummy"',
+    quantization: '"fp8"',
     seed: '3',
     tensorParallelSize: '1',
     distributedTimeoutMs: '1000',
     disableCustomAllReduce: 'true',
     distributedExecutorBackend: '{ module: "x", export: "y" }',
     eosTokenIds: '[1, 2]',
+    tokenizer: '"models/stories"',
     skipTokenizerInit: 'true',
+    languageModelOnly: 'true',
   };
 
   test.each(Object.entries(ARGS))('%s: %s', async (name, value) => {

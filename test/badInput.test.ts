@@ -164,7 +164,11 @@ describe('a checkpoint is refused, naming the file,', () => {
 
   it.each([
     ['of another architecture', { architectures: ['MambaForCausalLM'] }, /MambaForCausalLM/],
-    ['that is quantized', { quantization_config: { quant_method: 'gptq' } }, /gptq/],
+    [
+      'in a format that is not known',
+      { quantization_config: { quant_method: 'bitsandbytes' } },
+      /bitsandbytes/,
+    ],
   ])('%s', async (_, change, cause) => {
     await editConfig(change);
     const error = await refusal(load(folder));

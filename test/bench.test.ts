@@ -109,6 +109,40 @@ describe('npm run bench -- start', () => {
   }, 900_000);
 });
 
+describe('npm run bench -- formats', () => {
+  it('measures every weight format of a shape', async () => {
+    const shape = path.join(folder, 'small.json');
+    const config = {
+      architectures: ['LlamaForCausalLM'],
+      torch_dtype: 'bfloat16',
+      vocab_size: 512,
+      hidden_size: 128,
+      intermediate_size: 256,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+      num_key_value_heads: 1,
+      // Room for one and eight rows alone.
+      max_position_embeddings: 171,
+      rms_norm_eps: 1e-5,
+    };
+    await writeFile(shape, JSON.stringify(config));
+    const { rows } = await bench('formats', '--device', 'cpu', '--shape', shape);
+    expect(rows.map((row) => `${row.bench}: ${row.what}`)).toEqual(
+      [
+        'bfloat16',
+        'fp8 by channel',
+        'fp8 by block',
+        'int8 by channel',
+        'int4 in groups of 128',
+      ].flatMap((format) => [
+        `small, ${format}: decode 1 row after 128`,
+        `small, ${format}: decode 8 rows after 128`,
+      ]),
+    );
+    for (const { value } of rows) expect(value).toBeGreaterThan(0);
+  }, 300_000);
+});
+
 describe('npm run bench -- shapes', () => {
   const layers = 2;
   const kvHeads = 2;

@@ -1,4 +1,4 @@
-/** Every error code has a class in lib/errors.ts or lib/callErrors.ts and a row in docs/errors.md. */
+/** Every error code has a class in lib/errors.ts, callErrors.ts or hubErrors.ts and a row in docs/errors.md. */
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as errors from '../lib/errors';
@@ -46,9 +46,9 @@ test.each([...fromNative])('native code %s maps to its class', (code) => {
   expect(error.constructor.name).toBe(documented.get(code));
 });
 
-/** The classes of both files: name, code, and the comment without the code. */
+/** The classes of these files: name, code, and the comment without the code. */
 const classes = [
-  ...['errors.ts', 'callErrors.ts']
+  ...['errors.ts', 'callErrors.ts', 'hubErrors.ts']
     .map((file) => readFileSync(path.join(ROOT, 'lib', file), 'utf8'))
     .join('\n')
     .matchAll(

@@ -106,7 +106,9 @@ describe('README', () => {
       ) ?? [];
     const bench = readFileSync(path.join(root, 'docs', 'bench.md'), 'utf8');
     const printed = bench.slice(bench.indexOf(`$ ${command}\n`)).split('```')[0];
-    const row = new RegExp(`decode ${rows} rows after 128 +${ms} ms/step .*llama\\.cpp ${other}\n`);
+    const row = new RegExp(
+      `decode ${rows} rows after 128 +${ms} ms/step .*llama\\.cpp ${other}[;\n]`,
+    );
     expect(printed).toMatch(row);
     const exact = Number(rows) / (Number(ms) / 1000);
     expect(Math.abs(Number(rate.replaceAll(',', '')) / exact - 1)).toBeLessThan(0.01);

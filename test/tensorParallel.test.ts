@@ -114,6 +114,10 @@ describe('other divisions of models, compared with transformers', () => {
     ) as { prompts: Expected[] };
 
   const PROGRAM = (families: string[]) => `${SHOW}
+    process.removeAllListeners('warning');
+    process.on('warning', (warning) => {
+      if (warning.code !== 'UNIPROC_LANGUAGE_MODEL_ONLY') console.error(warning);
+    });
     const params = new SamplingParams({ temperature: 0, maxTokens: 32, logprobs: 5, promptLogprobs: 5, ignoreEos: true });
     for (const family of ${JSON.stringify(families)}) {
       const prompts = require('./test/golden/expected/' + family + '.json').prompts;
@@ -123,6 +127,7 @@ describe('other divisions of models, compared with transformers', () => {
         maxModelLen: longest + 33,
         kvCacheMemoryBytes: 2 ** 24,
         skipTokenizerInit: true,
+        languageModelOnly: true,
       });
       const inputs = prompts.map(({ promptTokenIds }) => ({ promptTokenIds }));
       say([family, (await llm.generate(inputs, params)).flatMap(show)]);
@@ -349,4 +354,26 @@ test('a program exits by itself without a shutdown', async () => {
     2,
   );
   expect(said).toEqual([[16], [16]]);
+});
+
+test('ranks sample the same text of a schema', async () => {
+  const lines = await runLLMs<string[]>(
+    `const llm = await createLLM({ maxModelLen: 256 });
+    const json = {
+      type: 'object',
+      properties: { name: { type: 'string', maxLength: 8 }, age: { type: 'integer', minimum: 0, maximum: 99 } },
+      required: ['name', 'age'],
+      additionalProperties: false,
+    };
+    const structuredOutputs = { json, whitespacePattern: '' };
+    const params = (seed) => ({ maxTokens: 120, temperature: 1.2, seed, structuredOutputs });
+    const plain = { maxTokens: 20, seed: 1 };
+    const outputs = await llm.generate(['a', 'b', 'c', 'd'], [params(1), plain, params(2), params(3)]);
+    say(outputs.map(({ outputs: [{ text }] }) => text));
+    await llm.shutdown();`,
+    2,
+  );
+  const [first, second] = lines.map(([texts]) => texts);
+  expect(first).toEqual(second);
+  for (const i of [0, 2, 3]) expect(JSON.parse(first[i])).toHaveProperty('age');
 });

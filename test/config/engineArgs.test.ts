@@ -38,6 +38,7 @@ describe('createUniprocConfig', () => {
         dtype: 'float32',
         maxModelLen: 512,
         seed: 0,
+        tokenizer: model,
         skipTokenizerInit: false,
         enforceEager: false,
         maxLogprobs: 20,
@@ -86,6 +87,7 @@ describe('createUniprocConfig', () => {
       disableCustomAllReduce: true,
       workerCls: TestWorker,
       workerExtensionCls,
+      tokenizer: 'models/other',
       skipTokenizerInit: true,
     });
     expect(config).toMatchObject({
@@ -93,6 +95,7 @@ describe('createUniprocConfig', () => {
         dtype: 'bfloat16',
         maxModelLen: 100,
         seed: -5,
+        tokenizer: path.resolve('models/other'),
         skipTokenizerInit: true,
         enforceEager: true,
       },
@@ -212,6 +215,10 @@ describe('createUniprocConfig', () => {
     [{ device: 'cuda:x' }, "device is 'cuda:x'"],
     [{ device: 'cpu:0' }, "device is 'cpu:0'"],
     [{ dtype: 'int8' }, "dtype is 'int8'; it must be 'auto', 'float32', 'float16' or 'bfloat16'"],
+    [
+      { kvCacheDtype: 'fp8_e5m2' },
+      "kvCacheDtype is 'fp8_e5m2'; it must be 'auto' or 'fp8', which is fp8_e4m3",
+    ],
     [{ maxModelLen: 0 }, 'maxModelLen is 0; it must be an integer from 2 to 2147483647'],
     [{ maxModelLen: '2048' }, "maxModelLen is '2048'"],
     [{ blockSize: 16.5 }, 'blockSize is 16.5; it must be an integer from 1 to 256'],

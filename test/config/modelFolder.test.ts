@@ -60,9 +60,9 @@ describe('a path that does not exist', () => {
     'hf://meta-llama/Llama-3.2-1B',
   ])('that is a name on the hub says how to download it: %s', async (model) => {
     expect(await errorOf(model)).toBe(
-      `the folder ${path.resolve(model)} does not exist; names on the ` +
-        'Hugging Face hub are not downloaded: run hf download meta-llama/Llama-3.2-1B --local-dir ' +
-        'Llama-3.2-1B, then pass that folder as model',
+      `the folder ${path.resolve(model)} does not exist; a name on the Hugging Face hub is downloaded ` +
+        'by LLM.create alone: run uniproc pull meta-llama/Llama-3.2-1B, then pass the path that it ' +
+        'prints as model',
     );
   });
 
@@ -101,8 +101,6 @@ describe('a path that does not exist', () => {
 
 describe('a file', () => {
   test.each<[string, Buffer | string, string]>([
-    ['model.gguf', GGUF, "it is a GGUF file, llama.cpp's format, which is not read"],
-    ['model.bin', GGUF, "it is a GGUF file, llama.cpp's format, which is not read"],
     [
       'model.gguf',
       'GGU',
@@ -145,6 +143,16 @@ describe('a file', () => {
     expect(message).toContain('model must be a folder with config.json');
   });
 
+  test('of GGUF is a model if its name says so', async () => {
+    const folder = await folderWith({ 'model.gguf': GGUF, 'model.bin': GGUF });
+    expect(await errorOf(path.join(folder, 'model.gguf'))).toBe(
+      "metadata 'general.architecture' is missing; it must be a string",
+    );
+    expect(await errorOf(path.join(folder, 'model.bin'))).toBe(
+      "it is a GGUF file, llama.cpp's format, whose name must end in .gguf",
+    );
+  });
+
   test('that is a tar archive is named so', async () => {
     const folder = await folderWith({ 'config.json': LLAMA });
     execFileSync('tar', ['-cf', 'model.tar', 'config.json'], { cwd: folder });
@@ -163,8 +171,8 @@ describe('a file', () => {
   });
 
   test('of any size is looked at without reading it', async () => {
-    const folder = await folderWith({ 'model.gguf': GGUF });
-    const file = path.join(folder, 'model.gguf');
+    const folder = await folderWith({ 'model.bin': GGUF });
+    const file = path.join(folder, 'model.bin');
     await truncate(file, 2 ** 40);
     expect(await errorOf(file)).toContain('it is a GGUF file');
     expect(await withoutConfig(folder)).toContain('the folder holds a GGUF file');
@@ -219,7 +227,7 @@ describe('a special file', () => {
   });
 
   test('a folder that holds a pipe beside others is looked at without waiting', async () => {
-    const folder = await folderWith({ 'a.gguf': GGUF });
+    const folder = await folderWith({ 'b.bin': GGUF });
     execFileSync('mkfifo', [path.join(folder, 'a.bin')]);
     expect(await withoutConfig(folder)).toContain('the folder holds a GGUF file');
   });
@@ -240,9 +248,9 @@ describe('a folder without config.json', () => {
     ['empty', {}, 'the folder is empty; model must be'],
     [
       'GGUF files by their bytes',
-      { 'a.gguf': GGUF, 'b.bin': GGUF, 'README.md': 'x' },
-      "config.json is missing, the folder holds a GGUF file, llama.cpp's format, which is not read " +
-        '(a.gguf, b.bin); model must be',
+      { 'a.bin': GGUF, 'b.bin': GGUF, 'README.md': 'x' },
+      "config.json is missing, the folder holds a GGUF file, llama.cpp's format, to be passed by its own path " +
+        '(a.bin, b.bin); model must be',
     ],
     [
       'pickles',
@@ -381,7 +389,7 @@ describe('a folder with config.json', () => {
     [
       'GGUF files',
       { 'a.gguf': GGUF },
-      `${MISSING}safetensors files; the folder holds a GGUF file, llama.cpp's format, which is not read (a.gguf)`,
+      `${MISSING}safetensors files; the folder holds a GGUF file, llama.cpp's format, to be passed by its own path (a.gguf)`,
     ],
     [
       'pickles',

@@ -62,6 +62,10 @@ test('the page has every option of LLM.create alone', () => {
     'onProgress',
     'signal',
     'chatTemplate',
+    'toolCallParser',
+    'reasoningParser',
+    'revision',
+    'onPull',
   ]);
 });
 
@@ -77,6 +81,7 @@ const valued = [...engine].filter(([, text]) => byDevice(text).cpu !== undefined
 const NONE: Record<string, (config: UniprocConfig) => unknown> = {
   kvCacheMemoryBytes: ({ cache }) => cache.kvCacheMemoryBytes,
   maxQueuedRequests: ({ scheduler }) => scheduler.maxQueuedRequests,
+  quantization: ({ model }) => model.transformer.quantization,
   workerCls: ({ parallel }) => parallel.workerCls,
   workerExtensionCls: ({ parallel }) => parallel.workerExtensionCls,
 };
@@ -92,6 +97,8 @@ test('every other default is none, or has a test of its own', () => {
     'memoryUtilization',
     'limits',
     'eosTokenIds',
+    'tokenizer',
+    'languageModelOnly', // test/model/languageModel.test.ts
   ]);
 });
 

@@ -76,7 +76,7 @@ test.each([
   ['tensorParallelSiez', 'tensorParallelSize'],
   ['batch_size', 'maxNumSeqs'],
   ['trustRemoteCode', null],
-  ['quantization', null],
+  ['quantisation', 'quantization'],
   ['port', null],
 ])('an engine argument %p: %p', (name, meant) => {
   expect(suggestName(name, ENGINE)).toBe(meant);

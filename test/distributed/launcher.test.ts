@@ -471,10 +471,14 @@ describe('the command line', () => {
     });
   });
 
-  it.each(['launch --help', '--help'])('%s prints the usage', async (args) => {
+  it.each([
+    ['launch --help', ['launch']],
+    ['--help', ['serve', 'chat', 'pull', 'inspect', 'launch', 'doctor']],
+  ])('%s prints the usage', async (args, commands) => {
     const command = uniproc(args.split(' '));
     expect(await command.ended).toEqual({ code: 0, signal: null });
-    expect(command.stdout).toMatch(/^Usage: uniproc launch/);
+    const usages = command.stdout.match(/^Usage: uniproc \w+/gm);
+    expect(usages).toEqual(commands.map((name) => `Usage: uniproc ${name}`));
   });
 
   it.each<[string, string[], string]>([

@@ -102,6 +102,8 @@ const openGpu =
   };
 
 const weights = 'model.safetensors';
+/** How an HDF5 file begins. */
+const HDF5 = Buffer.from('894844460d0a1a0a', 'hex');
 const POINTER = `version https://git-lfs.github.com/spec/v1\noid sha256:${'0'.repeat(64)}\nsize 9\n`;
 const withoutTemplate = () =>
   checkpoint((folder) => {
@@ -128,11 +130,11 @@ const troubles: Record<string, () => Promise<unknown>> = {
   "Others use the GPU's memory": create({ memoryUtilization: 1 }),
   'The model is too large': create({ memoryUtilization: 1e-5 }),
   'The KV cache is too small': create({ kvCacheMemoryBytes: 2 ** 20 }),
-  'The folder is not there': create({ model: 'Qwen/Qwen3-0.6B' }),
+  'The folder is not there': create({ model: 'models/Qwen3-0.6B' }),
   'The path is a file of another format': create({
     model: path.join(
-      checkpoint((folder) => writeFileSync(path.join(folder, 'model.gguf'), 'GGUF')),
-      'model.gguf',
+      checkpoint((folder) => writeFileSync(path.join(folder, 'model.h5'), HDF5)),
+      'model.h5',
     ),
   }),
   'The folder has no config.json': create({
@@ -151,10 +153,10 @@ const troubles: Record<string, () => Promise<unknown>> = {
     model: checkpoint((folder) => truncateSync(path.join(folder, weights), 1_000_000)),
   }),
   'The architecture is not supported': create({
-    model: config({ architectures: ['Gemma2ForCausalLM'] }),
+    model: config({ architectures: ['DeepseekV3ForCausalLM'] }),
   }),
   'The quantization is not supported': create({
-    model: config({ quantization_config: { quant_method: 'gptq' } }),
+    model: config({ quantization_config: { quant_method: 'hqq' } }),
   }),
   'config.json and the weights disagree': create({ model: config({ num_hidden_layers: 1 }) }),
   'An option is misspelt': create({ maxModelLength: 64 } as CreateArgs),

@@ -77,3 +77,12 @@ test('a reset evicts all hashes and keeps references', () => {
   expect(pool.getCachedBlock('of a')).toBeUndefined();
   expect(pool.refCount(a)).toBe(1);
 });
+
+test('a reallocated block leaves the index of its group, of however many groups', () => {
+  const pool = new BlockPool(1, 300);
+  const [block] = pool.getNewBlocks(1);
+  pool.cacheBlock(block, 'hash', 299);
+  pool.releaseBlocks([block]);
+  pool.getNewBlocks(1);
+  expect(pool.getCachedBlock('hash', 299)).toBeUndefined();
+});

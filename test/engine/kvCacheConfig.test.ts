@@ -1,5 +1,9 @@
 import type { UniprocConfig } from '../../lib/config/uniprocConfig';
-import { getKvCacheConfig, getKvCacheConfigs } from '../../lib/engine/kvCacheConfig';
+import {
+  getKvCacheConfig,
+  getKvCacheConfigs,
+  maxFullLengthRequests,
+} from '../../lib/engine/kvCacheConfig';
 import { ConfigError } from '../../lib/errors';
 import { KVCacheSpec } from '../../lib/contract/kvCache';
 
@@ -113,5 +117,124 @@ describe('several workers', () => {
     ['memory of fewer than specs', [specs, specs], [MIB]],
   ])('with %s are refused', (_, workerSpecs, bytes) => {
     expect(() => getKvCacheConfigs(limits, workerSpecs, bytes)).toThrow(ConfigError);
+  });
+});
+
+describe('layers with windows', () => {
+  const PAGE = layer().pageSizeBytes;
+  const windowed = (slidingWindow: number | null) =>
+    new KVCacheSpec(16, 8, 64, 'bfloat16', slidingWindow);
+  /** Three layers with a window of 64 tokens for each one with full attention. */
+  const mixed = new Map(
+    Array.from({ length: 8 }, (_, i) => [`layers.${i}`, windowed(i % 4 === 3 ? null : 64)]),
+  );
+  const limits = (maxModelLen: number, maxNumBatchedTokens = 128, threshold = 0) =>
+    ({
+      model: { maxModelLen },
+      cache: { blockSize: 16 },
+      scheduler: { maxNumSeqs: 64, maxNumBatchedTokens, longPrefillTokenThreshold: threshold },
+    }) as UniprocConfig;
+
+  test('are groups of two layers, so a block takes the bytes of two', () => {
+    const { numBlocks, kvCacheGroups } = getKvCacheConfig(limits(1600), mixed, 10_000 * 2 * PAGE);
+    expect(kvCacheGroups).toEqual([
+      { layerNames: ['layers.0', 'layers.1'], slidingWindow: 64 },
+      { layerNames: ['layers.2', 'layers.4'], slidingWindow: 64 },
+      { layerNames: ['layers.5', 'layers.6'], slidingWindow: 64 },
+      { layerNames: ['layers.3', 'layers.7'], slidingWindow: null },
+    ]);
+    expect(numBlocks).toBe(10_000);
+  });
+
+  test('need memory for their window and a step, and the others for all tokens', () => {
+    // 100 blocks of full attention; 63 + 128 tokens in 13 blocks of each group with a window.
+    const least = 100 + 3 * 13;
+    expect(getKvCacheConfig(limits(1600), mixed, least * 2 * PAGE)).toMatchObject({
+      numBlocks: least,
+    });
+    const making = () => getKvCacheConfig(limits(1600), mixed, least * 2 * PAGE - 1);
+    // With 138 blocks a request has 99 blocks of full attention.
+    expect(making).toThrow(/1600 tokens needs 8\.7 MiB .*8\.7 MiB are available, .* 1584 tokens/);
+    // A request computes 32 tokens a step at most: 63 + 32 tokens in 7 blocks.
+    const fewer = 100 + 3 * 7;
+    expect(getKvCacheConfig(limits(1600, 128, 32), mixed, fewer * 2 * PAGE)).toMatchObject({
+      numBlocks: fewer,
+    });
+  });
+
+  test('let more requests of full length run: each beyond the first needs its windows alone', () => {
+    const configOf = (blocks: number) => getKvCacheConfig(limits(1600), mixed, blocks * 2 * PAGE);
+    // A request that generates has 63 + 1 tokens of a window, in 5 blocks.
+    const [first, others] = [100 + 3 * 13, 100 + 3 * 5];
+    for (const [blocks, requests] of [
+      [first, 1],
+      [first + others - 1, 1],
+      [first + others, 2],
+      [first + 9 * others, 10],
+      [first + 100 * others, 64],
+    ]) {
+      expect(maxFullLengthRequests(limits(1600), configOf(blocks))).toBe(requests);
+    }
+    // Four groups of full attention would hold 4 * 100 blocks for each.
+    expect(Math.floor((first + 9 * others) / 400)).toBe(2);
+  });
+
+  test('shorter than which no request is are held whole', () => {
+    const { numBlocks } = getKvCacheConfig(limits(48), mixed, 4 * 3 * 2 * PAGE);
+    expect(numBlocks).toBe(12);
+  });
+
+  test('may be all', () => {
+    const all = new Map([
+      ['layers.0', windowed(64)],
+      ['layers.1', windowed(64)],
+    ]);
+    const config = getKvCacheConfig(limits(1600), all, 13 * 2 * PAGE);
+    expect(config).toEqual({
+      numBlocks: 13,
+      kvCacheGroups: [{ layerNames: ['layers.0', 'layers.1'], slidingWindow: 64 }],
+    });
+  });
+
+  test('may have heads of other sizes, whose layers have memory of their own', () => {
+    const specs = new Map([
+      ['layers.0', new KVCacheSpec(16, 8, 64, 'bfloat16', 64)],
+      ['layers.1', new KVCacheSpec(16, 4, 512, 'bfloat16', null)],
+    ]);
+    const { numBlocks } = getKvCacheConfig(limits(160), specs, 1000 * 5 * PAGE - 1);
+    expect(numBlocks).toBe(999);
+  });
+
+  test('of several workers have the same groups, each with its own layers', () => {
+    const specs = [0, 2].map(
+      (i) =>
+        new Map([
+          [`layers.${i}`, windowed(64)],
+          [`layers.${i + 1}`, windowed(null)],
+        ]),
+    );
+    const configs = getKvCacheConfigs(limits(1600), specs, [200 * PAGE, 500 * PAGE]);
+    expect(configs).toEqual(
+      [0, 2].map((i) => ({
+        numBlocks: 200,
+        kvCacheGroups: [
+          { layerNames: [`layers.${i}`], slidingWindow: 64 },
+          { layerNames: [`layers.${i + 1}`], slidingWindow: null },
+        ],
+      })),
+    );
+  });
+
+  test('are refused if a layer has another window on another worker', () => {
+    const specs = [new Map([['a', windowed(64)]]), new Map([['a', windowed(null)]])];
+    expect(() => getKvCacheConfigs(limits(160), specs, [MIB, MIB])).toThrow(
+      /worker 1 of 2: a has a slidingWindow of null, but 64 on another worker/,
+    );
+  });
+
+  test.each([0, -1, 1.5, NaN])('of %d tokens are refused', (window) => {
+    expect(() => getKvCacheConfig(limits(160), new Map([['a', windowed(window)]]), MIB)).toThrow(
+      /a has a slidingWindow of .*; it must be a positive integer, or null/,
+    );
   });
 });

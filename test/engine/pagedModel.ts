@@ -2,8 +2,10 @@
  * A test model: a request's next token is a function of all its tokens, read back from a paged
  * cache through the block table. A schedule that loses a token, writes one twice, overwrites
  * another request's block, shares a block with other content or resumes wrongly either throws here
- * or changes the output.
+ * or changes the output. With several groups of layers each group has a copy of every token in its
+ * own blocks; tokens before a group's window are not read from it.
  */
+import { NO_BLOCK } from '../../lib/contract/kvCache';
 import { type ModelRunnerOutput, RaggedTokenIds } from '../../lib/contract/modelRunnerOutput';
 import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 
@@ -36,6 +38,7 @@ export function generateAlone(
 
 interface Known {
   tokenIds: number[];
+  /** [numBlocks, numGroups] */
   blockIds: number[];
   numComputedTokens: number;
   /** False while preempted. */
@@ -47,6 +50,8 @@ export interface PagedModelLimits {
   blockSize: number;
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
+  /** Of each group of layers, in tokens; null: full attention. */
+  slidingWindows?: readonly (number | null)[];
 }
 
 function check(condition: boolean, message: string): asserts condition {
@@ -59,21 +64,25 @@ export class PagedModel {
   readonly requests = new Map<string, Known>();
   /** Requests with each block in their table. */
   private readonly holders = new Map<number, Known[]>();
+  private readonly windows: readonly (number | null)[];
   numSteps = 0;
 
   constructor(readonly limits: PagedModelLimits) {
     this.cache = new Int32Array(limits.numBlocks * limits.blockSize).fill(-1);
+    this.windows = limits.slidingWindows ?? [null];
   }
 
   /** Executes a step. Rows are returned in reverse: consumers must use reqIdToIndex. */
   step(step: SchedulerOutput): ModelRunnerOutput {
     this.numSteps++;
     this.applyChanges(step);
+    for (const reqId of step.numScheduledTokens.keys()) this.forgetBehindWindows(this.known(reqId));
     this.checkBlocks();
     this.checkBudget(step);
     const written = new Set<number>();
+    for (const [reqId, count] of step.numScheduledTokens) this.write(reqId, count, written);
     const sampled = Array.from(step.numScheduledTokens, ([reqId, count]) =>
-      this.compute(reqId, count, written),
+      this.readAndSample(reqId, count),
     );
     const reqIds = [...step.numScheduledTokens.keys()].reverse();
     return {
@@ -145,7 +154,9 @@ export class PagedModel {
     this.holders.clear();
     let numActive = 0;
     for (const [reqId, request] of this.requests) {
-      const { blockIds, active } = request;
+      const { active } = request;
+      const blockIds = request.blockIds.filter((blockId) => blockId !== NO_BLOCK);
+      check(request.blockIds.length % this.windows.length === 0, 'a group has fewer blocks');
       check(new Set(blockIds).size === blockIds.length, `request ${reqId} has a block twice`);
       if (active) numActive++;
       for (const blockId of blockIds) {
@@ -167,27 +178,59 @@ export class PagedModel {
     check(total <= this.limits.maxNumBatchedTokens, `${total} tokens are over the budget`);
   }
 
-  /** Writes a row's tokens to the cache; returns the sampled token. */
-  private compute(reqId: string, count: number, written: Set<number>): number[] {
+  /** Writes a row's tokens to the cache. */
+  private write(reqId: string, count: number, written: Set<number>): void {
     const request = this.known(reqId);
     check(request.active, `request ${reqId} is scheduled while preempted`);
     const end = request.numComputedTokens + count;
     check(end <= request.tokenIds.length, `request ${reqId} computes tokens it does not have`);
     for (let position = request.numComputedTokens; position < end; position++) {
-      const slot = this.slotOf(request, position);
-      check(!written.has(slot), `slot ${slot} is written twice in a step`);
-      this.checkSharers(reqId, slot, position);
-      written.add(slot);
-      this.cache[slot] = request.tokenIds[position];
+      for (let group = 0; group < this.windows.length; group++) {
+        const slot = this.slotOf(request, position, group);
+        check(!written.has(slot), `slot ${slot} is written twice in a step`);
+        this.checkSharers(reqId, slot, position);
+        written.add(slot);
+        this.cache[slot] = request.tokenIds[position];
+      }
+    }
+  }
+
+  /** Reads what a row's queries attend to in each group; returns the sampled token. */
+  private readAndSample(reqId: string, count: number): number[] {
+    const request = this.known(reqId);
+    const { tokenIds } = request;
+    const end = request.numComputedTokens + count;
+    for (let group = 0; group < this.windows.length; group++) {
+      const first = this.firstKey(request.numComputedTokens, group);
+      for (let position = first; position < end; position++) {
+        check(
+          this.cache[this.slotOf(request, position, group)] === tokenIds[position],
+          `request ${reqId} reads position ${position} of group ${group}, which has another token`,
+        );
+      }
     }
     request.numComputedTokens = end;
-    if (end < request.tokenIds.length) return [];
-    const context = request.tokenIds.map(
-      (_, position) => this.cache[this.slotOf(request, position)],
-    );
-    const tokenId = nextToken(context);
-    request.tokenIds.push(tokenId);
+    if (end < tokenIds.length) return [];
+    const tokenId = nextToken(tokenIds);
+    tokenIds.push(tokenId);
     return [tokenId];
+  }
+
+  /** The first position that the query at `position` reads. */
+  private firstKey(position: number, group: number): number {
+    const window = this.windows[group];
+    return window === null ? 0 : Math.max(0, position - window + 1);
+  }
+
+  /** The request no longer holds blocks before the windows of its first query in the step. */
+  private forgetBehindWindows(request: Known): void {
+    for (let group = 0; group < this.windows.length; group++) {
+      const first = this.firstKey(request.numComputedTokens, group);
+      const numBehind = Math.floor(first / this.limits.blockSize);
+      for (let i = 0; i < numBehind; i++) {
+        request.blockIds[i * this.windows.length + group] = NO_BLOCK;
+      }
+    }
   }
 
   /** A write to a shared block must match the other requests' content. */
@@ -202,10 +245,14 @@ export class PagedModel {
     }
   }
 
-  private slotOf(request: Known, position: number): number {
+  private slotOf(request: Known, position: number, group: number): number {
     const { blockSize } = this.limits;
-    const blockId = request.blockIds[Math.floor(position / blockSize)] as number | undefined;
-    check(blockId !== undefined, `there is no block for position ${position}`);
+    const at = Math.floor(position / blockSize) * this.windows.length + group;
+    const blockId = request.blockIds[at] as number | undefined;
+    check(
+      blockId !== undefined && blockId !== NO_BLOCK,
+      `there is no block for position ${position} of group ${group}`,
+    );
     return blockId * blockSize + (position % blockSize);
   }
 }

@@ -4,6 +4,7 @@
  */
 import fc from 'fast-check';
 import { HARD_LIMITS } from '../../lib/config/limits';
+import { NO_BLOCK } from '../../lib/contract/kvCache';
 import type { Request } from '../../lib/engine/request';
 import type { SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { generateAlone } from './pagedModel';
@@ -28,7 +29,27 @@ const limits = fc.record({
   depth: fc.constantFrom(1, 2),
   /** One long list, or two. */
   maxListMemoryBytes: fc.constantFrom(5000, 10_000),
+  /** Of the groups of layers. */
+  slidingWindows: fc.oneof(
+    { weight: 2, arbitrary: fc.constant([null]) },
+    {
+      weight: 3,
+      arbitrary: fc.array(fc.constantFrom(null, 1, 2, 5, 9), { minLength: 1, maxLength: 3 }),
+    },
+  ),
 });
+
+/** Blocks with which a request of MAX_MODEL_LEN tokens always runs. */
+function blocksOfLongest(
+  { blockSize, slidingWindows }: { blockSize: number; slidingWindows: readonly (number | null)[] },
+  maxTokensPerStep: number,
+): number {
+  return slidingWindows.reduce<number>((sum, window) => {
+    const most =
+      window === null ? Infinity : Math.ceil((window - 1 + maxTokensPerStep) / blockSize) + 1;
+    return sum + Math.min(Math.ceil(MAX_MODEL_LEN / blockSize), most);
+  }, 0);
+}
 
 /** Events between two iterations of the loop. */
 const event = fc.oneof(
@@ -56,7 +77,7 @@ const event = fc.oneof(
 function checkPool({ kvCacheManager, limits, requests }: SchedulerDriver): void {
   const holders = new Int32Array(limits.numBlocks);
   for (const { blockIds } of requests.values()) {
-    for (const blockId of blockIds) holders[blockId]++;
+    for (const blockId of blockIds) if (blockId !== NO_BLOCK) holders[blockId]++;
   }
   let numHeld = 0;
   for (let blockId = 0; blockId < limits.numBlocks; blockId++) {
@@ -70,6 +91,23 @@ function checkPool({ kvCacheManager, limits, requests }: SchedulerDriver): void 
   if (numHeld + numFree !== limits.numBlocks) {
     throw new Error(`${numHeld} blocks are held, ${numFree} free, of ${limits.numBlocks}`);
   }
+}
+
+/** After a step a request holds no block before the window of the step's first token. */
+function checkWindows({ kvCacheManager, limits, requests, steps }: SchedulerDriver): void {
+  const { blockSize, slidingWindows } = limits;
+  for (const [reqId, count] of steps.at(-1)?.numScheduledTokens ?? []) {
+    const { blockIds, numComputedTokens } = requests.get(reqId) as Request;
+    for (const [group, window] of slidingWindows.entries()) {
+      if (window === null) continue;
+      const end = Math.floor((numComputedTokens - count - window + 1) / blockSize);
+      for (let i = 0; i < Math.min(end, blockIds.length / slidingWindows.length); i++) {
+        if (blockIds[i * slidingWindows.length + group] === NO_BLOCK) continue;
+        throw new Error(`request ${reqId} holds block ${i} of group ${group} behind its window`);
+      }
+    }
+  }
+  expect(kvCacheManager.blockPool.peakNumUsedBlocks).toBeLessThanOrEqual(limits.numBlocks);
 }
 
 /** A remembered failed lookup must agree with a new lookup. */
@@ -95,11 +133,13 @@ test('no request is lost, no block leaks, and batching changes no token', () => 
       limits,
       fc.array(event, { maxLength: 60 }),
       ({ extraBatchedTokens, extraBlocks, ...rest }, events) => {
-        const numBlocks = Math.ceil(MAX_MODEL_LEN / rest.blockSize) + extraBlocks;
+        const maxNumBatchedTokens = rest.maxNumSeqs + extraBatchedTokens;
+        const perStep = Math.min(maxNumBatchedTokens, rest.longPrefillTokenThreshold || Infinity);
+        const numBlocks = blocksOfLongest(rest, perStep) + extraBlocks;
         const driver = new SchedulerDriver({
           ...rest,
           numBlocks,
-          maxNumBatchedTokens: rest.maxNumSeqs + extraBatchedTokens,
+          maxNumBatchedTokens,
           maxModelLen: MAX_MODEL_LEN,
         });
         checkRefusals(driver);
@@ -135,6 +175,7 @@ test('no request is lost, no block leaks, and batching changes no token', () => 
             );
           }
           checkPool(driver);
+          if (happening.kind === 'turn') checkWindows(driver);
         }
 
         // The first request advances in each iteration, which bounds their number.
@@ -209,11 +250,13 @@ describe('by priority', () => {
   test('the most urgent request gets its share of every step', () => {
     fc.assert(
       fc.property(limits, arrivals, ({ extraBatchedTokens, extraBlocks, ...rest }, requests) => {
+        const maxNumBatchedTokens = rest.maxNumSeqs + extraBatchedTokens;
+        const perStep = Math.min(maxNumBatchedTokens, rest.longPrefillTokenThreshold || Infinity);
         const driver = new SchedulerDriver({
           ...rest,
           policy: 'priority',
-          numBlocks: Math.ceil(MAX_MODEL_LEN / rest.blockSize) + extraBlocks,
-          maxNumBatchedTokens: rest.maxNumSeqs + extraBatchedTokens,
+          numBlocks: blocksOfLongest(rest, perStep) + extraBlocks,
+          maxNumBatchedTokens,
           maxModelLen: MAX_MODEL_LEN,
         });
         run(driver, requests, (step, running, waiting) => {

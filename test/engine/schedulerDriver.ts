@@ -20,6 +20,7 @@ const DEFAULTS = {
   maxModelLen: 64,
   depth: 1,
   maxListMemoryBytes: 2 ** 20,
+  slidingWindows: [null] as readonly (number | null)[],
 };
 
 export interface Outcome {
@@ -43,8 +44,15 @@ export class SchedulerDriver {
 
   constructor(limits: Partial<typeof DEFAULTS> = {}) {
     this.limits = { ...DEFAULTS, ...limits };
-    const { numBlocks, blockSize, enablePrefixCaching } = this.limits;
-    this.kvCacheManager = new KVCacheManager(numBlocks, blockSize, enablePrefixCaching);
+    const { numBlocks, blockSize, enablePrefixCaching, slidingWindows } = this.limits;
+    const { longPrefillTokenThreshold, maxNumBatchedTokens } = this.limits;
+    this.kvCacheManager = new KVCacheManager(
+      numBlocks,
+      blockSize,
+      enablePrefixCaching,
+      slidingWindows,
+      Math.min(maxNumBatchedTokens, longPrefillTokenThreshold || Infinity),
+    );
     this.scheduler = new Scheduler(
       this.limits,
       this.kvCacheManager,

@@ -80,6 +80,7 @@ describe('of a checkpoint in fp8', () => {
       numKvBlocks: 23,
       blockSize: 16,
       numKvTokens: 368,
+      kvCacheDtype: 'bfloat16',
       kvCacheBytes: 23 * bytesPerBlock,
       maxModelLen: 100,
       maxNumSeqs: 64,

@@ -67,17 +67,21 @@ describe('stats', () => {
     });
     // 32 blocks of 4 tokens; requests of up to 64 tokens take 16 blocks.
     const held = {
+      dtype: 'float32',
       numBlocks: 32,
       blockSize: 4,
       numTokens: 128,
       maxModelLen: 64,
       maxFullLengthRequests: 2,
     };
-    expect(engine.engine.stats().kvCache).toEqual({ usage: 0, ...held });
+    const unused = { usage: 0, numUsedBlocks: 0, peakNumUsedBlocks: 0 };
+    const groups = [{ numLayers: 1, slidingWindow: null }];
+    expect(engine.engine.stats().kvCache).toEqual({ ...unused, groups, ...held });
     void engine.generate(promptOf(9), LONG).catch(() => undefined);
     await turns();
     const { kvCache, kvCacheUsage } = engine.engine.stats();
-    expect(kvCache).toEqual({ usage: 3 / 32, ...held });
+    const used = { usage: 3 / 32, numUsedBlocks: 3, peakNumUsedBlocks: 3 };
+    expect(kvCache).toEqual({ ...used, groups, ...held });
     expect(kvCache.usage).toBe(kvCacheUsage);
   });
 

@@ -17,6 +17,7 @@ import {
 import { emptySchedulerOutput, type SchedulerOutput } from '../../lib/contract/schedulerOutput';
 import { type StepOutput, type WorkerArgs, WorkerBase } from '../../lib/worker/workerBase';
 import type { WorkerWrapper } from '../../lib/worker/workerWrapper';
+import { plainSpec } from '../support/plainSpec';
 
 export const ROOT = path.resolve(__dirname, '..', '..');
 
@@ -34,6 +35,9 @@ export function testConfig({
       path: '/nowhere',
       transformer: {
         architecture: 'LlamaForCausalLM',
+        multimodal: null,
+        pooling: null,
+        gguf: null,
         spec: {
           vocabSize: 8,
           hiddenSize: 8,
@@ -43,15 +47,8 @@ export function testConfig({
           numKvHeads: 1,
           headDim: 8,
           rmsNormEps: 1e-5,
-          ropeTheta: 10000,
-          ropeScaling: { type: 'default' },
-          slidingWindows: [0],
-          qkvBias: false,
-          outputBias: false,
-          mlpBias: false,
-          qkNorm: false,
+          ...plainSpec(1, 8),
           tieWordEmbeddings: false,
-          experts: null,
         },
         quantization: null,
         dtype: 'float32',
@@ -63,12 +60,14 @@ export function testConfig({
       dtype: 'float32',
       maxModelLen: 64,
       seed: 0,
+      tokenizer: '/nowhere',
       skipTokenizerInit: true,
       enforceEager: true,
       maxLogprobs: 0,
     },
     load: { loadFormat: 'dummy' },
     cache: {
+      dtype: 'float32',
       blockSize: 16,
       memoryUtilization: null,
       kvCacheMemoryBytes: null,

@@ -9,6 +9,19 @@ import { type EngineArgs, LLM, type RequestOutput, SamplingParams } from '../../
 const MAX_TOKENS = 32;
 const FLOAT32_TOLERANCE = 1e-4;
 const HALF_TOLERANCE = 3e-2;
+/**
+ * In half types on a GPU, where steps of 17 tokens and more also round tokens to float8 (docs/cuda.md),
+ * which the reference does not: 2 to 3 % of each product.
+ */
+const FLOAT8_TOLERANCE = 0.15;
+const WITH_FLOAT8_TOKENS = new Set([
+  'llama-grouped-fbgemm',
+  'llama-grouped-fp8-channel',
+  'qwen2-fp8-tensor',
+  'qwen3-fp8-static',
+  'qwen3-mixed',
+  'qwen3-modelopt',
+]);
 
 /** The reference's prediction at one position of a sequence. */
 export interface Prediction {
@@ -61,6 +74,7 @@ async function generate(
     maxModelLen: longest + 1,
     kvCacheMemoryBytes: 2 ** 24,
     skipTokenizerInit: true,
+    languageModelOnly: true,
     ...args,
   });
   const params = new SamplingParams({
@@ -218,6 +232,9 @@ export function specifyFamilies(device: string): void {
     const expected = readExpected(family);
     const byLength = expected.map(({ promptTokenIds }, i) => [promptTokenIds.length, i] as const);
 
+    const roundsTokens = device !== 'cpu' && WITH_FLOAT8_TOKENS.has(family);
+    const halfTolerance = roundsTokens ? FLOAT8_TOLERANCE : HALF_TOLERANCE;
+
     describe.each(['bfloat16', 'float16'] as const)('in %s', (dtype) => {
       let forced: RequestOutput[];
       let continued: RequestOutput[];
@@ -236,7 +253,7 @@ export function specifyFamilies(device: string): void {
           expect(ours).toHaveLength(reference.length);
           const wrong = ours.flatMap((position, at) => {
             const [mine, theirs] = [logprobOf(position), reference[at].logprob];
-            const right = isWithin(HALF_TOLERANCE, mine, theirs);
+            const right = isWithin(halfTolerance, mine, theirs);
             return right ? [] : [`position ${at}: ${mine}, reference ${theirs}`];
           });
           expect(wrong).toEqual([]);
@@ -245,7 +262,7 @@ export function specifyFamilies(device: string): void {
         test("have the reference's arg max wherever it is unambiguous", () => {
           const ours = promptPositions(forced[i]);
           expect(ours).toHaveLength(reference.length);
-          const clear = reference.map((prediction) => topTwoGap(prediction) > HALF_TOLERANCE);
+          const clear = reference.map((prediction) => topTwoGap(prediction) > halfTolerance);
           expect(ours.map(argMax).filter((_, at) => clear[at])).toEqual(
             reference.map(({ top: [[id]] }) => id).filter((_, at) => clear[at]),
           );
@@ -257,10 +274,10 @@ export function specifyFamilies(device: string): void {
           expect(ours).toHaveLength(MAX_TOKENS);
           for (const [at, position] of ours.entries()) {
             const { logprob, top } = ofOutput[at];
-            if (topTwoGap(ofOutput[at]) > HALF_TOLERANCE) expect(position.tokenId).toBe(top[0][0]);
+            if (topTwoGap(ofOutput[at]) > halfTolerance) expect(position.tokenId).toBe(top[0][0]);
             // The contexts differ from here on.
             if (position.tokenId !== expected[i].tokenIds[at]) break;
-            expect(Math.abs(logprobOf(position) - logprob)).toBeLessThanOrEqual(HALF_TOLERANCE);
+            expect(Math.abs(logprobOf(position) - logprob)).toBeLessThanOrEqual(halfTolerance);
           }
         });
       });

@@ -34,6 +34,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import formats
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
@@ -53,9 +54,15 @@ MIN_GREEDY_GAP = 2e-3  # between the top two tokens of every greedy step, in flo
 MIN_DISTINCT = 12  # distinct tokens among the GENERATED
 MAX_RUN = 3  # longest repetition of one token
 MAX_HALF_ERROR = 1.5e-2  # of transformers' own half precision logprobs, half of the 3e-2 allowed to ours
+MAX_ROUTING_ERROR = 1.5e-2  # of logprobs, when the inputs of the routers are rounded otherwise: the other half
 MAX_NOISE = 3e-5  # of float32 logprobs, between computations with and without a KV cache
 MIN_EFFECT = 5e-2  # on some logprob when a feature of the family is ignored
 HALF_TOLERANCE = 3e-2
+
+# What two orders of bfloat16 rounding in the layers before leave of difference between a router's inputs, relative to
+# their root mean square; and how many such differences a seed's model must withstand at every position.
+ROUTER_NOISE = 1e-2
+ROUTER_DRAWS = 32
 
 
 @dataclass
@@ -69,7 +76,9 @@ class Family:
     generation_config: dict | None = None
     max_shard_size: int | None = None  # bytes
     weight_block_size: tuple[int, int] | None = None  # rows and columns per scale of an fp8 checkpoint
+    format: str | None = None  # of formats.py
     prompt_lengths: tuple = (1, 17, 200)
+    gains: dict = field(default_factory=dict)  # in place of those in random_tensors
 
 
 FAMILIES = [
@@ -615,7 +624,997 @@ FAMILIES = [
         rope={'rope_type': 'default', 'rope_theta': 1000000},
         weight_block_size=(48, 24),
     ),
+    # Phi-3 mini with its window: q, k and v in one tensor, gate and up in another.
+    Family(
+        name='phi3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Phi3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'embd_pdrop': 0.0,
+            'eos_token_id': 300,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'model_type': 'phi3',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 4,
+            'original_max_position_embeddings': 512,
+            'pad_token_id': 300,
+            'resid_pdrop': 0.0,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': None,
+            'rope_theta': 10000.0,
+            'sliding_window': 23,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.40.2',
+            'use_cache': True,
+            'vocab_size': 306,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 10000.0, 'partial_rotary_factor': 1.0},
+        misreadings={'no window': {'sliding_window': None}, 'a window one longer': {'sliding_window': 24}},
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Phi-4 mini: grouped heads, three quarters of each rotated, longrope beyond the original context.
+    Family(
+        name='phi4-mini',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Phi3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': 301,
+            'embd_pdrop': 0.0,
+            'eos_token_id': 301,
+            'full_attn_mod': 1,
+            'hidden_act': 'silu',
+            'hidden_size': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 72,
+            'interpolate_factor': 1,
+            'lm_head_bias': False,
+            'max_position_embeddings': 512,
+            'mlp_bias': False,
+            'model_type': 'phi3',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'original_max_position_embeddings': 16,
+            'pad_token_id': 301,
+            'partial_rotary_factor': 0.75,
+            'resid_pdrop': 0.0,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': {
+                'long_factor': [1.0, 1.2, 3.4, 7.8, 17.5, 29.0],
+                'short_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0],
+                'type': 'longrope',
+            },
+            'rope_theta': 10000.0,
+            'sliding_window': 262144,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.45.0',
+            'use_cache': True,
+            'vocab_size': 306,
+        },
+        rope={
+            'rope_type': 'longrope',
+            'rope_theta': 10000.0,
+            'partial_rotary_factor': 0.75,
+            'long_factor': [1.0, 1.2, 3.4, 7.8, 17.5, 29.0],
+            'short_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0],
+            'original_max_position_embeddings': 16,
+        },
+        misreadings={
+            'the short factors': {
+                'rope_parameters': {
+                    'rope_type': 'longrope',
+                    'rope_theta': 10000.0,
+                    'partial_rotary_factor': 0.75,
+                    'long_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0],
+                    'short_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0],
+                    'original_max_position_embeddings': 16,
+                }
+            },
+            'no attention factor': {
+                'rope_parameters': {
+                    'rope_type': 'longrope',
+                    'rope_theta': 10000.0,
+                    'partial_rotary_factor': 0.75,
+                    'long_factor': [1.0, 1.2, 3.4, 7.8, 17.5, 29.0],
+                    'short_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0],
+                    'original_max_position_embeddings': 16,
+                    'attention_factor': 1.0,
+                }
+            },
+            'whole heads rotated': {
+                'rope_parameters': {
+                    'rope_type': 'longrope',
+                    'rope_theta': 10000.0,
+                    'partial_rotary_factor': 1.0,
+                    'long_factor': [1.0, 1.2, 3.4, 7.8, 17.5, 29.0, 29.0, 29.0],
+                    'short_factor': [1.0, 1.0, 1.1, 1.3, 1.7, 2.0, 2.0, 2.0],
+                    'original_max_position_embeddings': 16,
+                }
+            },
+        },
+        prompt_lengths=(17, 33, 100),  # of which every one is beyond the original context
+    ),
+    # SmolLM3: a layer without rotary embedding, which here has the window too.
+    Family(
+        name='smollm3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['SmolLM3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': None,
+            'dtype': 'bfloat16',
+            'eos_token_id': 302,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 56,
+            'layer_types': ['full_attention', 'sliding_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'max_window_layers': 28,
+            'mlp_bias': False,
+            'model_type': 'smollm3',
+            'no_rope_layer_interval': 2,
+            'no_rope_layers': [1, 0, 1],
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'pad_token_id': 303,
+            'pretraining_tp': 2,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {'rope_theta': 5000000.0, 'rope_type': 'default'},
+            'sliding_window': 48,
+            'tie_word_embeddings': True,
+            'transformers_version': '5.17.0',
+            'use_cache': True,
+            'use_sliding_window': True,
+            'vocab_size': 310,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 5000000.0},
+        misreadings={
+            'rotary embedding in every layer': {'no_rope_layers': [1, 1, 1]},
+            'no window': {'use_sliding_window': False, 'layer_types': ['full_attention'] * 3},
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Granite 3: scales of embeddings, attention, residuals and logits.
+    Family(
+        name='granite',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['GraniteForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attention_multiplier': 0.125,
+            'bos_token_id': 0,
+            'embedding_multiplier': 3.0,
+            'eos_token_id': 0,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'logits_scaling': 2.0,
+            'max_position_embeddings': 512,
+            'mlp_bias': False,
+            'model_type': 'granite',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'pad_token_id': 0,
+            'residual_multiplier': 0.8,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': None,
+            'rope_theta': 10000.0,
+            'tie_word_embeddings': True,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.47.0',
+            'use_cache': True,
+            'vocab_size': 309,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 10000.0},
+        misreadings={
+            'embeddings not scaled': {'embedding_multiplier': 1.0},
+            'attention scaled by the size of heads': {'attention_multiplier': 0.25},
+            'residuals not scaled': {'residual_multiplier': 1.0},
+            'logits not scaled': {'logits_scaling': 1.0},
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # OLMo 2: norms after attention and MLP alone, and of the whole projections of q and k.
+    Family(
+        name='olmo2',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Olmo2ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'eos_token_id': 300,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'model_type': 'olmo2',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'pad_token_id': 301,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': None,
+            'rope_theta': 500000,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.47.0',
+            'use_cache': True,
+            'vocab_size': 307,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 500000},
+        prompt_lengths=(1, 17, 100),
+    ),
+    # OLMo 3: OLMo 2 with windows, and YaRN in the layer without.
+    Family(
+        name='olmo3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Olmo3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'bos_token_id': None,
+            'dtype': 'bfloat16',
+            'eos_token_id': 240,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 48,
+            'layer_types': ['sliding_attention', 'sliding_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'model_type': 'olmo3',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 4,
+            'pad_token_id': 241,
+            'rms_norm_eps': 1e-06,
+            'rope_scaling': {
+                'attention_factor': 1.2,
+                'beta_fast': 4.0,
+                'beta_slow': 1.0,
+                'factor': 8.0,
+                'original_max_position_embeddings': 64,
+                'rope_type': 'yarn',
+            },
+            'rope_theta': 500000,
+            'sliding_window': 40,
+            'tie_word_embeddings': False,
+            'transformers_version': '4.57.0',
+            'use_cache': False,
+            'vocab_size': 250,
+        },
+        rope={
+            'full_attention': {
+                'rope_type': 'yarn',
+                'rope_theta': 500000,
+                'factor': 8.0,
+                'original_max_position_embeddings': 64,
+                'attention_factor': 1.2,
+                'beta_fast': 4.0,
+                'beta_slow': 1.0,
+            },
+            'sliding_attention': {'rope_type': 'default', 'rope_theta': 500000.0},
+        },
+        misreadings={
+            'no window': {'sliding_window': 512},
+            'no scaling': {
+                'rope_parameters': {
+                    'full_attention': {'rope_type': 'default', 'rope_theta': 500000},
+                    'sliding_attention': {'rope_type': 'default', 'rope_theta': 500000},
+                }
+            },
+            'scaling in every layer': {
+                'rope_parameters': {
+                    kind: {
+                        'rope_type': 'yarn',
+                        'rope_theta': 500000,
+                        'factor': 8.0,
+                        'original_max_position_embeddings': 64,
+                        'attention_factor': 1.2,
+                        'beta_fast': 4.0,
+                        'beta_slow': 1.0,
+                    }
+                    for kind in ('full_attention', 'sliding_attention')
+                }
+            },
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Gemma 2: capped scores and logits, norms around both blocks, a window in every other layer.
+    Family(
+        name='gemma2',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma2ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attn_logit_softcapping': 0.8,
+            'bos_token_id': 2,
+            'cache_implementation': 'hybrid',
+            'eos_token_id': 1,
+            'final_logit_softcapping': 1.5,
+            'head_dim': 16,
+            'hidden_act': 'gelu_pytorch_tanh',
+            'hidden_activation': 'gelu_pytorch_tanh',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 72,
+            'max_position_embeddings': 512,
+            'model_type': 'gemma2',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'pad_token_id': 0,
+            'query_pre_attn_scalar': 9,
+            'rms_norm_eps': 1e-06,
+            'rope_theta': 10000.0,
+            'sliding_window': 40,
+            'sliding_window_size': 40,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.42.0.dev0',
+            'use_cache': True,
+            'vocab_size': 310,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 10000.0},
+        misreadings={
+            'no cap on scores': {'attn_logit_softcapping': None},
+            'no cap on logits': {'final_logit_softcapping': None},
+            "the head's own scale": {'query_pre_attn_scalar': 16},
+            'no window': {'sliding_window': 512},
+            'windows in the other layers': {'layer_types': ['full_attention', 'sliding_attention']},
+            'SiLU': {'hidden_activation': 'silu'},
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Gemma 3: norms of queries and keys, and a rotary embedding of its own in the layers with a window.
+    Family(
+        name='gemma3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma3ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attn_logit_softcapping': None,
+            'bos_token_id': 2,
+            'cache_implementation': 'hybrid',
+            'eos_token_id': [1, 106],
+            'final_logit_softcapping': None,
+            'head_dim': 32,
+            'hidden_activation': 'gelu_pytorch_tanh',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 72,
+            'max_position_embeddings': 512,
+            'model_type': 'gemma3_text',
+            'num_attention_heads': 4,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 1,
+            'pad_token_id': 0,
+            'query_pre_attn_scalar': 64,
+            'rms_norm_eps': 1e-06,
+            'rope_local_base_freq': 100,
+            'rope_scaling': {'factor': 8.0, 'rope_type': 'linear'},
+            'rope_theta': 20000,
+            'sliding_window': 32,
+            'sliding_window_pattern': 3,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.50.0.dev0',
+            'use_cache': True,
+            'vocab_size': 320,
+        },
+        rope={
+            'full_attention': {'rope_type': 'linear', 'rope_theta': 20000.0, 'factor': 8.0},
+            'sliding_attention': {'rope_type': 'default', 'rope_theta': 100.0},
+        },
+        misreadings={
+            'no window': {'sliding_window': 512},
+            'windows in every layer': {'layer_types': ['sliding_attention'] * 3},
+            "the head's own scale": {'query_pre_attn_scalar': 32},
+            'no scaling': {
+                'rope_parameters': {
+                    'full_attention': {'rope_type': 'default', 'rope_theta': 20000},
+                    'sliding_attention': {'rope_type': 'default', 'rope_theta': 100},
+                }
+            },
+            'one base': {
+                'rope_parameters': {
+                    'full_attention': {'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 20000},
+                    'sliding_attention': {'rope_type': 'default', 'rope_theta': 20000},
+                }
+            },
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Gemma 3 as published with its vision tower, with the rotary embeddings of transformers 5.
+    Family(
+        name='gemma3-multimodal',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma3ForConditionalGeneration'],
+            'boi_token_index': 255,
+            'dtype': 'bfloat16',
+            'eoi_token_index': 256,
+            'eos_token_id': [1, 106],
+            'image_token_index': 262,
+            'initializer_range': 0.02,
+            'mm_tokens_per_image': 4,
+            'model_type': 'gemma3',
+            'text_config': {
+                'head_dim': 16,
+                'hidden_size': 48,
+                'intermediate_size': 64,
+                'layer_types': ['sliding_attention', 'full_attention'],
+                'max_position_embeddings': 512,
+                'model_type': 'gemma3_text',
+                'num_attention_heads': 4,
+                'num_hidden_layers': 2,
+                'num_key_value_heads': 2,
+                'query_pre_attn_scalar': 16,
+                'rope_parameters': {
+                    'full_attention': {'factor': 4.0, 'rope_theta': 30000.0, 'rope_type': 'linear'},
+                    'sliding_attention': {'rope_theta': 500.0, 'rope_type': 'default'},
+                },
+                'sliding_window': 24,
+                'vocab_size': 305,
+            },
+            'transformers_version': '5.0.0',
+            'vision_config': {'hidden_size': 16, 'model_type': 'siglip_vision_model', 'num_hidden_layers': 1},
+        },
+        rope={
+            'full_attention': {'factor': 4.0, 'rope_theta': 30000.0, 'rope_type': 'linear'},
+            'sliding_attention': {'rope_theta': 500.0, 'rope_type': 'default'},
+        },
+        misreadings={
+            'no window': {'sliding_window': 512},
+            'windows in the other layers': {'layer_types': ['full_attention', 'sliding_attention']},
+            'no scaling': {
+                'rope_parameters': {
+                    'full_attention': {'rope_theta': 30000.0, 'rope_type': 'default'},
+                    'sliding_attention': {'rope_theta': 500.0, 'rope_type': 'default'},
+                }
+            },
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # gpt-oss in bfloat16: sinks, a window in every other layer, stacked and transposed experts with biases.
+    Family(
+        name='gpt-oss',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['GptOssForCausalLM'],
+            'attention_bias': True,
+            'attention_dropout': 0.0,
+            'eos_token_id': 202,
+            'experts_per_token': 2,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initial_context_length': 64,
+            'initializer_range': 0.02,
+            'intermediate_size': 24,
+            'layer_types': ['sliding_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'model_type': 'gpt_oss',
+            'num_attention_heads': 4,
+            'num_experts_per_tok': 2,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'num_local_experts': 8,
+            'output_router_logits': False,
+            'pad_token_id': 199,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': {
+                'beta_fast': 4.0,
+                'beta_slow': 1.0,
+                'factor': 8.0,
+                'original_max_position_embeddings': 64,
+                'rope_type': 'yarn',
+                'truncate': False,
+            },
+            'rope_theta': 150000,
+            'router_aux_loss_coef': 0.9,
+            'sliding_window': 32,
+            'swiglu_limit': 7.0,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.55.0.dev0',
+            'use_cache': True,
+            'vocab_size': 210,
+        },
+        rope={
+            'beta_fast': 4.0,
+            'beta_slow': 1.0,
+            'factor': 8.0,
+            'original_max_position_embeddings': 64,
+            'rope_theta': 150000,
+            'rope_type': 'yarn',
+            'truncate': False,
+        },
+        misreadings={
+            'no window': {'sliding_window': 512},
+            'windows in the other layers': {'layer_types': ['full_attention', 'sliding_attention']},
+            'no scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 150000}},
+            'one expert per token': {'num_experts_per_tok': 1},
+        },
+        prompt_lengths=(1, 17, 60),
+    ),
+    # GLM-4.5: sigmoid routing in groups with a bias, a shared expert, dense first layers, norms of queries and keys.
+    Family(
+        name='glm4-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Glm4MoeForCausalLM'],
+            'attention_bias': True,
+            'attention_dropout': 0.0,
+            'eos_token_id': [251, 252],
+            'first_k_dense_replace': 1,
+            'head_dim': 32,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'model_type': 'glm4_moe',
+            'moe_intermediate_size': 20,
+            'n_group': 4,
+            'n_routed_experts': 16,
+            'n_shared_experts': 2,
+            'norm_topk_prob': True,
+            'num_attention_heads': 4,
+            'num_experts_per_tok': 3,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'num_nextn_predict_layers': 1,
+            'pad_token_id': 250,
+            'partial_rotary_factor': 0.5,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': None,
+            'rope_theta': 10000,
+            'routed_scaling_factor': 2.5,
+            'tie_word_embeddings': False,
+            'topk_group': 2,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.54.0',
+            'use_cache': True,
+            'use_qk_norm': True,
+            'vocab_size': 260,
+        },
+        rope={'partial_rotary_factor': 0.5, 'rope_theta': 10000, 'rope_type': 'default'},
+        misreadings={
+            'one group': {'n_group': 1, 'topk_group': 1},
+            'every group': {'topk_group': 4},
+            'no scale of the weights': {'routed_scaling_factor': 1.0},
+            'weights not normalized': {'norm_topk_prob': False},
+            'two experts per token': {'num_experts_per_tok': 2},
+            'whole rotation': {
+                'rope_parameters': {'partial_rotary_factor': 1.0, 'rope_theta': 10000, 'rope_type': 'default'}
+            },
+        },
+        prompt_lengths=(1, 17, 60),
+        # Chosen experts have comparable weights, so near ties must be rare and have little effect (routing_error): the
+        # spread of the biases is a few times that of the sigmoids, and experts add little.
+        gains={'gate': 1.0, 'e_score_correction_bias': 0.6, 'experts': 0.052},
+    ),
+    # Mixtral: experts in every layer, under names of its own.
+    Family(
+        name='mixtral-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['MixtralForCausalLM'],
+            'attention_dropout': 0.0,
+            'bos_token_id': 1,
+            'eos_token_id': 2,
+            'hidden_act': 'silu',
+            'hidden_size': 32,
+            'initializer_range': 0.02,
+            'intermediate_size': 24,
+            'max_position_embeddings': 512,
+            'model_type': 'mixtral',
+            'num_attention_heads': 4,
+            'num_experts_per_tok': 2,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 2,
+            'num_local_experts': 8,
+            'output_router_logits': False,
+            'rms_norm_eps': 1e-05,
+            'rope_theta': 1000000.0,
+            'router_aux_loss_coef': 0.02,
+            'sliding_window': None,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.36.0',
+            'use_cache': True,
+            'vocab_size': 300,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={'one expert more': {'num_experts_per_tok': 3}},
+        prompt_lengths=(1, 17, 60),
+    ),
+    # Qwen1.5-MoE: a shared expert with a gate, weights that do not sum to 1, biases on q, k and v.
+    Family(
+        name='qwen2-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Qwen2MoeForCausalLM'],
+            'attention_dropout': 0.0,
+            'bos_token_id': 306,
+            'decoder_sparse_step': 1,
+            'eos_token_id': 306,
+            'hidden_act': 'silu',
+            'hidden_size': 32,
+            'initializer_range': 0.02,
+            'intermediate_size': 80,
+            'max_position_embeddings': 512,
+            'max_window_layers': 21,
+            'model_type': 'qwen2_moe',
+            'moe_intermediate_size': 16,
+            'norm_topk_prob': False,
+            'num_attention_heads': 4,
+            'num_experts': 8,
+            'num_experts_per_tok': 2,
+            'num_hidden_layers': 2,
+            'num_key_value_heads': 4,
+            'output_router_logits': False,
+            'rms_norm_eps': 1e-06,
+            'rope_theta': 1000000.0,
+            'router_aux_loss_coef': 0.001,
+            'shared_expert_intermediate_size': 56,
+            'sliding_window': 64,
+            'tie_word_embeddings': False,
+            'torch_dtype': 'bfloat16',
+            'transformers_version': '4.39.0',
+            'use_cache': True,
+            'use_sliding_window': False,
+            'vocab_size': 311,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 1000000.0},
+        misreadings={
+            'weights that sum to 1': {'norm_topk_prob': True},
+            'one expert more': {'num_experts_per_tok': 3},
+        },
+        prompt_lengths=(1, 17, 60),
+    ),
+    # Mistral 3 with the text model of Ministral 3: YaRN, and queries scaled by their position.
+    Family(
+        name='mistral3',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Mistral3ForConditionalGeneration'],
+            'dtype': 'bfloat16',
+            'image_token_index': 10,
+            'model_type': 'mistral3',
+            'multimodal_projector_bias': False,
+            'projector_hidden_act': 'gelu',
+            'spatial_merge_size': 2,
+            'text_config': {
+                'attention_dropout': 0.0,
+                'head_dim': 16,
+                'hidden_act': 'silu',
+                'hidden_size': 48,
+                'initializer_range': 0.02,
+                'intermediate_size': 80,
+                'max_position_embeddings': 512,
+                'model_type': 'ministral3',
+                'num_attention_heads': 4,
+                'num_hidden_layers': 2,
+                'num_key_value_heads': 2,
+                'rms_norm_eps': 1e-05,
+                'rope_parameters': {
+                    'beta_fast': 4.0,
+                    'beta_slow': 1.0,
+                    'factor': 16.0,
+                    'llama_4_scaling_beta': 0.4,
+                    'mscale': 1.0,
+                    'mscale_all_dim': 1.0,
+                    'original_max_position_embeddings': 32,
+                    'rope_theta': 1000000.0,
+                    'rope_type': 'yarn',
+                },
+                'sliding_window': None,
+                'tie_word_embeddings': True,
+                'use_cache': True,
+                'vocab_size': 305,
+            },
+            'transformers_version': '5.0.0',
+            'vision_config': {'hidden_size': 16, 'model_type': 'pixtral', 'num_hidden_layers': 1},
+            'vision_feature_layer': -1,
+        },
+        rope={
+            'beta_fast': 4.0,
+            'beta_slow': 1.0,
+            'factor': 16.0,
+            'llama_4_scaling_beta': 0.4,
+            'mscale': 1.0,
+            'mscale_all_dim': 1.0,
+            'original_max_position_embeddings': 32,
+            'rope_theta': 1000000.0,
+            'rope_type': 'yarn',
+        },
+        misreadings={
+            label: {
+                'rope_parameters': {
+                    'beta_fast': 4.0,
+                    'beta_slow': 1.0,
+                    'factor': 16.0,
+                    'llama_4_scaling_beta': 0.4,
+                    'mscale': 1.0,
+                    'mscale_all_dim': 1.0,
+                    'original_max_position_embeddings': 32,
+                    'rope_theta': 1000000.0,
+                    'rope_type': 'yarn',
+                }
+                | changes
+            }
+            for label, changes in {
+                'one temperature': {'llama_4_scaling_beta': 0.0},
+                "YaRN's own attention factor": {'mscale_all_dim': None},
+            }.items()
+        },
+        prompt_lengths=(1, 17, 100),
+    ),
+    # Gemma 4, dense: heads of another size and number in the layers without a window, whose keys are their values.
+    Family(
+        name='gemma4',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma4ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attention_k_eq_v': True,
+            'bos_token_id': 2,
+            'dtype': 'bfloat16',
+            'enable_moe_block': False,
+            'eos_token_id': [1, 106],
+            'expert_intermediate_size': None,
+            'final_logit_softcapping': 1.5,
+            'global_head_dim': 32,
+            'head_dim': 16,
+            'hidden_activation': 'gelu_pytorch_tanh',
+            'hidden_size': 48,
+            'hidden_size_per_layer_input': 0,
+            'initializer_range': 0.02,
+            'intermediate_size': 72,
+            'layer_types': ['sliding_attention', 'sliding_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'model_type': 'gemma4_text',
+            'num_attention_heads': 4,
+            'num_experts': None,
+            'num_global_key_value_heads': 1,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'num_kv_shared_layers': 0,
+            'pad_token_id': 0,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {
+                'full_attention': {
+                    'partial_rotary_factor': 0.25,
+                    'rope_theta': 1000.0,
+                    'rope_type': 'proportional',
+                },
+                'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+            },
+            'sliding_window': 24,
+            'tie_word_embeddings': True,
+            'top_k_experts': None,
+            'transformers_version': '5.5.0.dev0',
+            'use_bidirectional_attention': 'vision',
+            'use_cache': True,
+            'use_double_wide_mlp': False,
+            'vocab_size': 260,
+            'vocab_size_per_layer_input': 260,
+        },
+        rope={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        misreadings={
+            'no cap on logits': {'final_logit_softcapping': None},
+            'no window': {'sliding_window': 512},
+            'rotations of the whole heads': {
+                'rope_parameters': {
+                    'full_attention': {'rope_theta': 1000.0, 'rope_type': 'default'},
+                    'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+                }
+            },
+            'SiLU': {'hidden_activation': 'silu'},
+        },
+        prompt_lengths=(1, 17, 60),
+        gains={'q_norm': 0.4, 'k_norm': 0.4},
+    ),
+    # Llama 4: chunks in the layers with rope, a temperature in the one without, experts whose input is scaled.
+    Family(
+        name='llama4',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Llama4ForCausalLM'],
+            'attention_bias': False,
+            'attention_chunk_size': 24,
+            'attention_dropout': 0.0,
+            'attn_scale': 0.7,
+            'attn_temperature_tuning': True,
+            'bos_token_id': 250,
+            'dtype': 'bfloat16',
+            'eos_token_id': [251, 252],
+            'floor_scale': 8,
+            'head_dim': 16,
+            'hidden_act': 'silu',
+            'hidden_size': 48,
+            'initializer_range': 0.02,
+            'interleave_moe_layer_step': 2,
+            'intermediate_size': 32,
+            'intermediate_size_mlp': 64,
+            'max_position_embeddings': 512,
+            'model_type': 'llama4_text',
+            'moe_layers': [1],
+            'no_rope_layers': [1, 1, 0],
+            'num_attention_heads': 4,
+            'num_experts_per_tok': 1,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'num_local_experts': 4,
+            'output_router_logits': False,
+            'pad_token_id': 253,
+            'rms_norm_eps': 1e-05,
+            'rope_scaling': None,
+            'rope_theta': 500000.0,
+            'router_aux_loss_coef': 0.001,
+            'router_jitter_noise': 0.0,
+            'tie_word_embeddings': True,
+            'transformers_version': '4.55.0',
+            'use_cache': True,
+            'use_qk_norm': True,
+            'vocab_size': 260,
+        },
+        rope={'rope_type': 'default', 'rope_theta': 500000.0},
+        misreadings={
+            'no chunks': {'attention_chunk_size': 512},
+            'another chunk': {'attention_chunk_size': 25},
+            'rope in every layer': {'no_rope_layers': [1, 1, 1]},
+            'no temperature': {'attn_temperature_tuning': False},
+            'a temperature of other periods': {'floor_scale': 24},
+            'no norm of queries and keys': {'use_qk_norm': False},
+        },
+        prompt_lengths=(1, 17, 60),
+        gains={'experts': 0.03},
+    ),
+    # Llama 4 Scout and Maverick as published: the language model under a prefix, experts in every layer; equal
+    # factors of the llama3 scaling.
+    Family(
+        name='llama4-multimodal',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Llama4ForConditionalGeneration'],
+            'boi_token_index': 240,
+            'dtype': 'bfloat16',
+            'eoi_token_index': 241,
+            'image_token_index': 242,
+            'model_type': 'llama4',
+            'text_config': {
+                'attention_bias': False,
+                'attention_chunk_size': 32,
+                'attention_dropout': 0.0,
+                'attn_scale': 0.1,
+                'attn_temperature_tuning': True,
+                'bos_token_id': 250,
+                'cache_implementation': 'static',
+                'eos_token_id': [251, 252],
+                'floor_scale': 16,
+                'for_llm_compressor': False,
+                'head_dim': 24,
+                'hidden_act': 'silu',
+                'hidden_size': 48,
+                'initializer_range': 0.02,
+                'interleave_moe_layer_step': 1,
+                'intermediate_size': 24,
+                'intermediate_size_mlp': 64,
+                'max_position_embeddings': 1024,
+                'model_type': 'llama4_text',
+                'no_rope_layers': [],
+                'no_rope_layer_interval': 2,
+                'num_attention_heads': 4,
+                'num_experts_per_tok': 1,
+                'num_hidden_layers': 2,
+                'num_key_value_heads': 4,
+                'num_local_experts': 8,
+                'output_router_logits': False,
+                'pad_token_id': 253,
+                'rms_norm_eps': 1e-05,
+                'rope_scaling': {
+                    'factor': 16.0,
+                    'high_freq_factor': 1.0,
+                    'low_freq_factor': 1.0,
+                    'original_max_position_embeddings': 64,
+                    'rope_type': 'llama3',
+                },
+                'rope_theta': 500.0,
+                'router_aux_loss_coef': 0.001,
+                'router_jitter_noise': 0.0,
+                'use_cache': True,
+                'use_qk_norm': False,
+                'vocab_size': 260,
+            },
+            'tie_word_embeddings': False,
+            'transformers_version': '4.51.0',
+            'vision_config': {'hidden_size': 32, 'model_type': 'llama4_vision_model', 'num_hidden_layers': 1},
+        },
+        rope={
+            'factor': 16.0,
+            'high_freq_factor': 1.0,
+            'low_freq_factor': 1.0,
+            'original_max_position_embeddings': 64,
+            'rope_type': 'llama3',
+            'rope_theta': 500.0,
+        },
+        misreadings={
+            'no scaling': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0}},
+            'norms of queries and keys': {'use_qk_norm': True},
+            'no chunks': {'attention_chunk_size': 1024},
+        },
+        prompt_lengths=(1, 17, 60),
+        gains={'experts': 0.01},
+    ),
 ]
+
+
+
+def in_format(base: str, name: str, gains={}, **sizes) -> Family:
+    """A family's model in a weight format; sizes are multiples of the groups and of four ranks."""
+    family = copy.deepcopy(next(each for each in FAMILIES if each.name == base))
+    family.name = f'{base}-{name}'
+    family.format = name
+    family.config |= {'hidden_size': 64, 'intermediate_size': 192, **sizes}
+    family.gains |= gains
+    quantization = formats.FORMATS[name].config
+    if quantization:
+        family.config['quantization_config'] = quantization
+    family.max_shard_size = None
+    family.misreadings = {}
+    if base != 'phi4-mini':  # its rotary embedding depends on the length
+        family.prompt_lengths = (1, 17, 60)
+    return family
+
+
+FAMILIES += [
+    in_format('llama-grouped', 'fp8-channel'),
+    in_format('qwen2', 'fp8-tensor'),
+    in_format('llama-grouped', 'fp8-block'),
+    in_format('qwen3', 'fp8-static'),
+    in_format('llama-grouped', 'fbgemm'),
+    in_format('qwen3', 'modelopt'),
+    in_format('qwen3', 'int8'),
+    in_format('llama-grouped', 'int4'),
+    in_format('llama-grouped', 'int4-ordered'),
+    in_format('qwen3', 'mixed'),
+    in_format('qwen2', 'awq'),
+    in_format('phi4-mini', 'awq'),
+    in_format('qwen3-moe', 'gptq', moe_intermediate_size=32),
+    in_format('llama-grouped', 'gptq-zeros'),
+    in_format('llama-grouped', 'gptq-ordered'),
+    in_format('gpt-oss', 'mxfp4', gains={'experts': 0.1}, intermediate_size=64),
+    in_format('llama-grouped', 'mxfp4-packed'),
+]
+
+# Tensors beside a language model, which is published under a prefix.
+OTHER_TENSORS = {'vision_tower.patch_conv.weight': (16, 12), 'multi_modal_projector.linear_1.weight': (48, 16)}
+PREFIX = 'language_model.'
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -629,9 +1628,17 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
     if family.generation_config:
         write_json(folder / 'generation_config.json', family.generation_config)
 
-    tensors = random_tensors(family, AutoConfig.from_pretrained(folder), seed)
+    tensors = random_tensors(family, AutoConfig.from_pretrained(folder).get_text_config(), seed)
     if family.weight_block_size:
         tensors = quantize(family, tensors)
+    if family.format:
+        form = formats.FORMATS[family.format]
+        tensors = formats.quantize(form, tensors, family.config['num_hidden_layers'])
+        for name, content in form.files.items():
+            write_json(folder / name, content)
+    if 'text_config' in family.config:
+        tensors = {PREFIX + name: tensor for name, tensor in tensors.items()}
+        tensors |= {name: torch.ones(shape, dtype=family.dtype) for name, shape in OTHER_TENSORS.items()}
     if family.max_shard_size is None:
         save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
         return
@@ -649,18 +1656,26 @@ def write_checkpoint(family: Family, folder: Path, seed: int) -> None:
 def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]:
     """Random tensors with transformers' names and shapes, scaled so that each affects the logits."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = published_shapes(AutoModelForCausalLM.from_config(config).state_dict())
+    shapes = published_shapes(config.model_type, AutoModelForCausalLM.from_config(config).state_dict())
     if config.tie_word_embeddings:
         del shapes['lm_head.weight']  # as in published checkpoints
 
     embedding_std = LOGIT_STD / math.sqrt(config.hidden_size)
+    is_gemma = config.model_type.startswith('gemma')
+    embedding_scale = math.sqrt(config.hidden_size) if is_gemma else getattr(config, 'embedding_multiplier', 1)
+    output_std = embedding_std * embedding_scale / getattr(config, 'residual_multiplier', 1)
+    norm_offset = 1 if is_gemma and config.model_type != 'gemma4_text' else 0
+    has_output_norms = any(name.endswith('post_feedforward_layernorm.weight') for name in shapes)
     gains = {
         'q_proj': 1.2,  # distinct attention weights without magnifying rounding
         'k_proj': 1.2,
-        'o_proj': 0.5 * embedding_std,  # layers must not dominate the token in the residual, or the
-        'down_proj': 1.5 * embedding_std,  # greedy continuation would repeat one token
+        'o_proj': 0.5 * output_std,  # layers must not dominate the token in the residual, or the
+        'down_proj': 1.5 * output_std,  # greedy continuation would repeat one token
+        'router': 5.0,
         'gate': 5.0,  # an unambiguous first choice of the router: rounding only changes experts with small weights
-    }
+        'experts': 0.25,  # so small that a different choice of experts through rounding has no effect
+        'e_score_correction_bias': 0.3,
+    } | family.gains
 
     def normal(shape):
         return torch.randn(shape, generator=generator)
@@ -673,15 +1688,29 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         if layer in ('embed_tokens', 'lm_head'):
             return normal(shape) * embedding_std
         if layer == 'norm':  # of either sign: with tied embeddings a token would otherwise predict itself
-            return (uniform(shape) + 0.5) * normal(shape).sign()
+            return (uniform(shape) + 0.5) * normal(shape).sign() - norm_offset
+        if has_output_norms and layer.startswith('post_'):
+            return (uniform(shape) + 0.5) * output_std - norm_offset
         if layer.endswith('norm'):
+            return (uniform(shape) + 0.5) * gains.get(layer, 1.0) - norm_offset
+        if kind == 'layer_scalar':
             return uniform(shape) + 0.5
+        if kind == 'sinks':
+            return normal(shape)
+        if kind == 'e_score_correction_bias':
+            return normal(shape) * gains[kind]
+        if layer == 'experts':  # stacked
+            layer, kind = kind.removesuffix('_bias'), 'bias' if kind.endswith('_bias') else 'weight'
+        layer = 'down_proj' if layer == 'w2' else layer
         gain = gains.get(layer, 1.0)
         if '.experts.' in name and layer == 'down_proj':
-            gain *= 0.25  # so small that a different choice of experts through rounding has no effect
+            gain *= gains['experts']
         return normal(shape) * (0.3 * gain if kind == 'bias' else gain / math.sqrt(shape[1]))
 
-    return {name: draw(name, shape).to(family.dtype).contiguous() for name, shape in sorted(shapes.items())}
+    def stored(name):  # as in published checkpoints
+        return torch.float32 if name.endswith('e_score_correction_bias') else family.dtype
+
+    return {name: draw(name, shape).to(stored(name)).contiguous() for name, shape in sorted(shapes.items())}
 
 
 def quantize(family: Family, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -711,13 +1740,20 @@ def expand(scales: torch.Tensor, shape, rows: int, cols: int) -> torch.Tensor:
 
 
 def dequantized(family: Family, folder: Path) -> Path:
-    """A folder with the dequantised model, which transformers runs on any device; else `folder` itself."""
-    if family.weight_block_size is None:
+    """A folder with the plain model, which transformers runs on any device; else `folder` itself."""
+    if 'text_config' in family.config:
+        return language_model(family, folder)
+    if family.weight_block_size is None and family.format is None:
         return folder
     plain = Path(tempfile.mkdtemp())
     config = {key: value for key, value in family.config.items() if key != 'quantization_config'}
     write_json(plain / 'config.json', config)
     tensors = load_file(folder / 'model.safetensors')
+    if family.format:
+        result = formats.dequantize(formats.FORMATS[family.format], tensors)
+        result = {name: tensor.float() if tensor.dtype == torch.float64 else tensor for name, tensor in result.items()}
+        save_file(result, plain / 'model.safetensors', metadata={'format': 'pt'})
+        return plain
     result = {}
     for name, tensor in tensors.items():
         if name.endswith('_scale_inv'):
@@ -728,8 +1764,37 @@ def dequantized(family: Family, folder: Path) -> Path:
     return plain
 
 
-def published_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
+def language_model(family: Family, folder: Path) -> Path:
+    """A folder with the language model alone."""
+    plain = Path(tempfile.mkdtemp())
+    write_json(plain / 'config.json', family.config['text_config'] | {'dtype': family.config['dtype']})
+    tensors = load_file(folder / 'model.safetensors')
+    own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    save_file(own, plain / 'model.safetensors', metadata={'format': 'pt'})
+    return plain
+
+
+# Names of Mixtral's checkpoints.
+MIXTRAL_NAMES = {'.mlp.': '.block_sparse_moe.', 'gate_proj': 'w1', 'up_proj': 'w3', 'down_proj': 'w2'}
+
+
+def published_shapes(model_type: str, tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
     """Tensor shapes in checkpoints, with separate matrices per expert, which transformers 5 stacks."""
+    if model_type in ('gpt_oss', 'llama4_text'):
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = separate_shapes(tensors)
+    if model_type != 'mixtral':
+        return shapes
+
+    def renamed(name):
+        for ours, theirs in MIXTRAL_NAMES.items():
+            name = name.replace(ours, theirs)
+        return name
+
+    return {renamed(name): shape for name, shape in shapes.items()}
+
+
+def separate_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
     shapes = {}
     for name, tensor in tensors.items():
         prefix, _, matrix = name.rpartition('.')
@@ -758,14 +1823,22 @@ def load(folder: Path, dtype: torch.dtype, config=None):
     )
     for problem in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
         assert not info.get(problem), f'{folder.name}: {problem} {info[problem]}'
-    assert all(t.dtype == dtype for t in model.parameters())
+    # transformers keeps the norms of gpt-oss in float32.
+    assert all(t.dtype == dtype or name.endswith('norm.weight') for name, t in model.named_parameters())
     return model.eval()
 
 
 def check_config(family: Family, folder: Path) -> None:
     """Asserts that transformers reads config.json as intended."""
     config = AutoConfig.from_pretrained(folder)
-    rope = {key: value for key, value in config.rope_parameters.items() if key != 'type'}
+    text = config.get_text_config()
+
+    def without_type(rope):
+        return {
+            key: without_type(value) if isinstance(value, dict) else value for key, value in rope.items() if key != 'type'
+        }
+
+    rope = without_type(text.rope_parameters)
     assert rope == family.rope, f'{family.name}: transformers reads {rope}'
     assert config.dtype == family.dtype, f'{family.name}: transformers reads dtype {config.dtype}'
 
@@ -776,7 +1849,7 @@ def check_config(family: Family, folder: Path) -> None:
 def random_prompts(family: Family) -> list[list[int]]:
     """One prompt of each length, of ids from the whole vocabulary; the first and last id are in the second prompt."""
     generator = torch.Generator().manual_seed(20)
-    vocab_size = family.config['vocab_size']
+    vocab_size = family.config.get('text_config', family.config)['vocab_size']
     prompts = [torch.randint(vocab_size, (n,), generator=generator).tolist() for n in family.prompt_lengths]
     prompts[1][3] = 0
     prompts[1][8] = vocab_size - 1
@@ -845,6 +1918,7 @@ class Reference:
     longest_run: int
     half_error: dict[str, float]  # of the sequences' logprobs, against float32 arithmetic on the same rounded weights
     total_error: dict[str, float]  # the same against the float32 model
+    routing_error: float  # of the sequences' logprobs, through other choices among nearly tied experts
     flips: dict[str, int]  # arg max differs from float32 arithmetic although the half precision gap exceeds the tolerance
     clear: dict[str, float]  # share of positions with a gap over the tolerance
 
@@ -855,13 +1929,14 @@ class Reference:
             and self.distinct >= MIN_DISTINCT
             and self.longest_run <= MAX_RUN
             and max(self.half_error.values()) <= MAX_HALF_ERROR
+            and self.routing_error <= MAX_ROUTING_ERROR
             and sum(self.flips.values()) == 0
         )
 
     def summary(self) -> str:
         return (
             f'greedy gap {self.greedy_gap:.4f}, distinct {self.distinct}, run {self.longest_run}, '
-            f'noise {self.noise:.0e}; '
+            f'noise {self.noise:.0e}, routing error {self.routing_error:.4f}; '
             + '; '.join(
                 f'{name}: error {self.half_error[name]:.4f} ({self.total_error[name]:.4f} against float32), '
                 f'{self.flips[name]} flips, {self.clear[name]:.0%} clear'
@@ -903,9 +1978,40 @@ def compute_reference(folder: Path, prompts: list[list[int]]) -> Reference:
         longest_run=max(longest_run(token_ids) for token_ids, _ in continuations),
         half_error=half_error,
         total_error=total_error,
+        routing_error=routing_error(model, sequences, logprobs['float32']),
         flips=flips,
         clear=clear,
     )
+
+
+@torch.inference_mode()
+def routing_error(model, sequences: list[list[int]], logprobs: list[torch.Tensor]) -> float:
+    """The largest change of the sequences' logprobs by ROUTER_NOISE at the inputs of routers by sigmoids.
+
+    Another order of rounding changes choices that are nearly tied, and nearly tied experts have weights as large as
+    any here. The float32 model shows this alone, without the rounding of logits. 0 for models without such routers.
+    """
+    routers = [
+        module
+        for module in model.modules()
+        if hasattr(module, 'e_score_correction_bias') or type(module).__name__ == 'Llama4Router'
+    ]
+    generator = torch.Generator().manual_seed(0)
+
+    def add_noise(_, inputs):
+        (hidden,) = inputs
+        noise = torch.randn(hidden.shape, generator=generator) * hidden.square().mean(-1, keepdim=True).sqrt()
+        return (hidden + ROUTER_NOISE * noise,)
+
+    hooks = [router.register_forward_pre_hook(add_noise) for router in routers]
+    worst = 0.0
+    for sequence, right in zip(sequences, logprobs) if routers else ():
+        rows = model(torch.tensor([sequence] * ROUTER_DRAWS), use_cache=False).logits[:, :-1].log_softmax(-1)
+        changes = [(actual(wrong, sequence) - actual(right, sequence)).abs().max() for wrong in rows]
+        worst = max(worst, float(max(changes)))
+    for hook in hooks:
+        hook.remove()
+    return worst
 
 
 def longest_run(token_ids: list[int]) -> int:
@@ -932,15 +2038,19 @@ def smallest_effect(family: Family, folder: Path, sequences: list[list[int]]) ->
             setattr(config, key, copy.deepcopy(value))
         note(label, load(folder, torch.float32, config))
 
-    def kind(name):  # model.layers.1.self_attn.q_norm.weight -> q_norm.weight
-        return '.'.join(name.split('.')[-2:])
+    def tensors_of(model):
+        return [*model.named_parameters(), *model.named_buffers()]
 
-    neutral = {'norm.weight': 1.0, '.bias': 0.0}
+    def kind(name):  # model.layers.1.self_attn.q_norm.weight -> q_norm.weight
+        return '.'.join(part for part in name.split('.')[-2:] if not part.isdigit())
+
+    norm = 0.0 if reference.config.model_type in ('gemma2', 'gemma3_text') else 1.0
+    neutral = {'norm.weight': norm, 'layer_scalar': 1.0, '.bias': 0.0, '_bias': 0.0, '.sinks': -100.0}
     for suffix, value in neutral.items():
-        for which in sorted({kind(name) for name, _ in reference.named_parameters() if name.endswith(suffix)}):
+        for which in sorted({kind(name) for name, _ in tensors_of(reference) if name.endswith(suffix)}):
             model = load(folder, torch.float32)
             with torch.no_grad():
-                for name, parameter in model.named_parameters():
+                for name, parameter in tensors_of(model):
                     if kind(name) == which:
                         parameter.fill_(value)
             note(f'{which} ignored', model)
@@ -956,13 +2066,15 @@ def make(family: Family) -> None:
         check_config(family, folder)
         plain = dequantized(family, folder)
         reference = compute_reference(plain, prompts)
-        if reference.robust():
+        if not reference.robust():
+            print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
+            continue
+        effect, label = smallest_effect(family, plain, reference.sequences)
+        if effect > MIN_EFFECT:
             break
-        print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
+        print(f'{family.name}: not seed {seed}: {label} changes logprobs by {effect:.4f} only', file=sys.stderr)
     else:
         raise SystemExit(f'{family.name}: no seed gives a robust reference; adjust the scales of its weights')
-    effect, label = smallest_effect(family, plain, reference.sequences)
-    assert effect > MIN_EFFECT, f'{family.name}: {label} changes logprobs by {effect} only'
 
     expected = {
         'family': family.name,

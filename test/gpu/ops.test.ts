@@ -4,7 +4,7 @@
  * that type. Sampling, logprobs and the batch's inputs are specified in test/native/ops, which
  * `npm run test:gpu` runs on the GPU too.
  */
-import { DeviceError, OutOfMemoryError } from '../../lib/errors';
+import { CudaUnavailableError, OutOfMemoryError } from '../../lib/errors';
 import type { DType } from '../../lib/native';
 import { Layout, makeBatch, type Row, tokensOf } from '../native/ops/batches';
 import {
@@ -92,8 +92,8 @@ describe('the device', () => {
   });
 
   it('is rejected, with the available devices, if its index is out of range', () => {
-    expect(() => cudaOps(99)).toThrow(/there is no cuda:99; the driver shows \d+ device/);
-    expect(() => cudaOps(99)).toThrow(DeviceError);
+    expect(() => cudaOps(99)).toThrow(/there is no cuda:99: the NVIDIA driver shows \d+ GPU/);
+    expect(() => cudaOps(99)).toThrow(CudaUnavailableError);
   });
 
   it('allocates zeroed memory and accounts for it', () => {
@@ -177,7 +177,8 @@ describe.each(dtypes)('in %s', (dtype) => {
         const sum = device.activations(residual);
         // In place if there is an x.
         const out = x ? device.activations(x) : device.unwritten(numTokens * size);
-        const w = { data: device.ops.floats(weight, dtype), rows: size, cols: 1 };
+        const offset = x ? 1 : 0;
+        const w = { data: device.ops.floats(weight, dtype), rows: size, cols: 1, offset };
         device.ops.rmsNorm(x && out, sum, numTokens, w, 1e-5, out);
         return [device.read(out, numTokens * size), device.read(sum, numTokens * size)];
       });
@@ -210,6 +211,9 @@ describe.each(dtypes)('in %s', (dtype) => {
     [27, 513, 2048],
     [64, 1040, 4104],
     [65, 1040, 1024],
+    [17, 1, 32],
+    [300, 1, 2048],
+    [129, 7, 520],
   ])('matmul: %i rows times [%i, %i] transposed', (numTokens, rows, cols) => {
     const random = new Random(rows * 1000 + cols);
     const x = normals(random, numTokens * cols, dtype);
@@ -249,6 +253,56 @@ describe.each(dtypes)('in %s', (dtype) => {
       return [device.read(out, numTokens * size)];
     });
   });
+
+  // Shapes of the grouped products: few tokens, some and many per expert; then the plain kernels'.
+  it.each([
+    [1, 8, 2, 128, 64, 0],
+    [5, 16, 4, 192, 64, 0],
+    [16, 4, 2, 256, 192, 1],
+    [40, 6, 3, 320, 128, 0],
+    [300, 4, 2, 128, 320, 2],
+    [20, 8, 4, 192, 192, 3],
+    [700, 3, 3, 64, 64, 0],
+    [9, 4, 2, 60, 36, 0],
+  ])(
+    'multiplyExperts: %i tokens, %i experts, top %i, hidden %i, intermediate %i, activation %i',
+    (numTokens, numExperts, topK, hidden, size, activation) => {
+      const random = new Random(numTokens + hidden);
+      const x = normals(random, numTokens * hidden, dtype);
+      for (const numLocal of [numExperts, Math.ceil(numExperts / 2)]) {
+        const gateUp = normals(random, numLocal * 2 * size * hidden, dtype, 1 / 16);
+        const down = normals(random, numLocal * hidden * size, dtype, 1 / 16);
+        const ids = Array.from({ length: numTokens }, () => [
+          ...random.permutation(numExperts).subarray(0, topK),
+        ]).flat();
+        const weights = normals(random, numTokens * topK, dtype);
+        compare(dtype, (device) => {
+          const { ops } = device;
+          const routing = {
+            numTokens,
+            numExperts,
+            topK,
+            firstLocal: numExperts - numLocal,
+            numLocal,
+            expertIds: ops.ints(ids),
+            weights: ops.floats(weights),
+          };
+          const out = device.unwritten(numTokens * hidden);
+          ops.multiplyExperts(
+            device.activations(x),
+            routing,
+            { data: ops.floats(gateUp, dtype), rows: numLocal * 2 * size, cols: hidden },
+            { data: ops.floats(down, dtype), rows: numLocal * hidden, cols: size },
+            activation,
+            device.unwritten(numTokens * topK * Math.max(2 * size, hidden)),
+            device.unwritten(numTokens * topK * size),
+            out,
+          );
+          return [device.read(out, numTokens * hidden)];
+        });
+      }
+    },
+  );
 
   it.each([
     [1, 256, 256, 128, 128],
@@ -460,6 +514,10 @@ interface AttentionCase {
   slidingWindow: number;
   blockSize: number;
   rows: Row[];
+  softcap?: number;
+  withSinks?: boolean;
+  /** Of a cache in float8; missing: the cache has the type of the case. */
+  scales?: [key: number, value: number];
 }
 
 const decodes: Row[] = [1, 2, 16, 17, 63, 64, 65, 500, 1300].map((length, slot) => ({
@@ -531,6 +589,11 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   );
   const batch = makeBatch(ops, rows);
   ops.prepareInputs(requests, null, 0, blockSize, batch);
+  const cacheDtype = shape.scales ? 'float8_e4m3' : dtype;
+  const cached = (random: Random) => {
+    const numbers = normals(random, kvWidth, dtype);
+    return shape.scales ? numbers.map((x) => roundTo(x, cacheDtype)) : numbers;
+  };
 
   // A token's numbers depend on its slot and position alone, not on the batch.
   const randomAt = (slot: number, position: number, isQuery: boolean) =>
@@ -542,14 +605,17 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
     for (let p = first; p < numComputed + numScheduled; ++p) {
       const at = layout.cacheSlot(slot, p) * kvWidth;
       const random = randomAt(slot, p, false);
-      keys.set(normals(random, kvWidth, dtype), at);
-      values.set(normals(random, kvWidth, dtype), at);
+      keys.set(cached(random), at);
+      values.set(cached(random), at);
     }
   }
   const cache: KvCache = {
-    keys: ops.floats(keys, dtype),
-    values: ops.floats(values, dtype),
+    keys: ops.cached(keys, cacheDtype),
+    values: ops.cached(values, cacheDtype),
     blockSize,
+    dtype,
+    keyScale: shape.scales?.[0],
+    valueScale: shape.scales?.[1],
   };
   // NaN in place of the rows' own keys and values, which are read from the cache.
   const width = (numHeads + 2 * numKvHeads) * headDim;
@@ -560,10 +626,23 @@ function attention(device: Device, shape: AttentionCase, dtype: DType): Float32A
   });
   const size = batch.numTokens * numHeads * headDim;
   const out = device.unwritten(size);
+  const { softcap, withSinks } = shape;
+  const sinks = {
+    data: ops.floats(normals(new Random(seed), numHeads, dtype, 3), dtype),
+    rows: numHeads,
+    cols: 1,
+  };
   ops.attention(
     device.activations(qkv),
     batch,
-    { numHeads, numKvHeads, headDim, slidingWindow },
+    {
+      numHeads,
+      numKvHeads,
+      headDim,
+      slidingWindow,
+      softcap,
+      sinks: withSinks ? sinks : undefined,
+    },
     cache,
     requests,
     out,
@@ -658,11 +737,136 @@ describe.each(dtypes)('attention over a cache in %s', (dtype) => {
     },
   );
 
+  it.each([
+    ['single queries', decodes],
+    ['few single queries', decodes.slice(0, 4)],
+    ['whole prompts', prefills],
+    ['alternating single queries and chunks', rowsOf(between)],
+    ['prompts of several tiles', rowsOf(long)],
+  ])('has softcaps and sinks with %s', (_, rows) => {
+    for (const [numHeads, numKvHeads, headDim, slidingWindow] of [
+      [8, 4, 256, 0],
+      [8, 4, 128, 100],
+      [16, 2, 64, 128],
+      [6, 3, 32, 0],
+      [4, 2, 20, 30],
+    ]) {
+      for (const features of [
+        { softcap: 2 },
+        { withSinks: true },
+        { softcap: 2, withSinks: true },
+      ]) {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize: 16, rows };
+        compare(dtype, (device) => [attention(device, { ...shape, ...features }, dtype)]);
+      }
+    }
+  });
+
   it('gives the same bits every time', () => {
     for (const rows of [decodes, rowsOf(between)]) {
       const shape = { numHeads: 8, numKvHeads: 2, headDim: 128, slidingWindow: 0, blockSize: 16 };
       const run = () => attention(new Device(gpu, dtype), { ...shape, rows }, dtype);
       expect(run()).toEqual(run());
+    }
+  });
+});
+
+describe.each(dtypes)('with a cache in float8 and activations in %s', (dtype) => {
+  const scales: [number, number] = [0.7, 1.3];
+
+  it.each([
+    [1, 1, 8],
+    [4, 2, 64],
+    [3, 1, 20],
+    [32, 8, 128],
+  ])('ropeAndCache: %i and %i heads of %i', (numHeads, numKvHeads, headDim) => {
+    const rows = [
+      { slot: 1, numComputed: 50, numScheduled: 10 },
+      { slot: 0, numComputed: 29, numScheduled: 1 },
+    ];
+    const lengths = [30, 60];
+    const numTokens = tokensOf(rows).length;
+    const width = (numHeads + 2 * numKvHeads) * headDim;
+    // Some exceed 448 of their scale.
+    const qkv = normals(new Random(headDim), numTokens * width, dtype, 256);
+    const angles = normals(new Random(1), 60 * headDim, 'float32');
+    const write = ({ ops, activationType }: Device, withRope: boolean) => {
+      const layout = new Layout(4, lengths, new Random(3));
+      const tokenIds = lengths.map((length) => new Int32Array(length));
+      const requests = layout.requests(ops, tokenIds, 1);
+      const batch = makeBatch(ops, rows);
+      ops.prepareInputs(requests, null, 0, 4, batch);
+      const size = layout.numBlocks * 4 * numKvHeads * headDim;
+      const [keys, values] = [0, 0].map(() => ops.cached(new Float32Array(size), 'float8_e4m3'));
+      const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0 };
+      const [keyScale, valueScale] = scales;
+      const cache = { keys, values, blockSize: 4, dtype, keyScale, valueScale };
+      const rope = withRope ? ops.floats(angles) : null;
+      const tensor = ops.floats(qkv, activationType);
+      ops.ropeAndCache(tensor, batch, shape, null, null, 1e-6, rope, cache);
+      return [keys, values].map((each) => ops.readCached(each, size, 'float8_e4m3'));
+    };
+    const [onGpu, onCpu] = [new Device(gpu, dtype), new Device(cpu, 'float32')];
+    write(onGpu, false).forEach((cached, i) => expectSameBits(cached, write(onCpu, false)[i]));
+    // A rotated key between two numbers of float8 may be rounded to either.
+    const [keys, values] = write(onGpu, true);
+    const [expectedKeys, expectedValues] = write(onCpu, true);
+    expectSameBits(values, expectedValues);
+    keys.forEach((key, i) => {
+      const distance = Math.abs(key - expectedKeys[i]);
+      expect(distance).toBeLessThanOrEqual(Math.max(Math.abs(expectedKeys[i]) / 7, 2 ** -9));
+    });
+  });
+
+  it.each([
+    ['one query per row', decodes],
+    ['few single queries', decodes.slice(0, 4)],
+    ['whole prompts', prefills],
+    ['alternating single queries and chunks', rowsOf(between)],
+    ['prompts of several tiles', rowsOf(long)],
+  ])('attention: %s', (_, rows) => {
+    for (const [numHeads, numKvHeads, headDim, slidingWindow, blockSize] of [
+      [4, 2, 64, 0, 16],
+      [8, 1, 20, 0, 3],
+      [6, 3, 32, 0, 16],
+      [7, 1, 128, 0, 16],
+      [6, 2, 96, 0, 16],
+      [4, 1, 256, 0, 16],
+      [40, 1, 16, 0, 16],
+      [8, 2, 128, 100, 16],
+      [2, 2, 128, 70, 64],
+    ]) {
+      for (const features of [{}, { softcap: 2, withSinks: true }]) {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, blockSize, rows, scales };
+        compare(dtype, (device) => [attention(device, { ...shape, ...features }, dtype)]);
+      }
+    }
+  });
+
+  it('attention gives a prompt the same bits in any batch and in chunks', () => {
+    const length = 500;
+    const width = 6 * 128;
+    const run = (rows: Row[], blockSize = 16) => {
+      const shape = {
+        numHeads: 6,
+        numKvHeads: 2,
+        headDim: 128,
+        slidingWindow: 90,
+        blockSize,
+        rows,
+      };
+      return attention(new Device(gpu, dtype), { ...shape, scales }, dtype);
+    };
+    const expected = run([{ slot: 8, numComputed: 0, numScheduled: length }]);
+    const others = rowsOf(long);
+    for (const [begin, end] of [
+      [0, 61],
+      [61, 321],
+      [323, length],
+    ]) {
+      const chunk = { slot: 8, numComputed: begin, numScheduled: end - begin };
+      const actual = run([chunk, ...others], 8).slice(0, (end - begin) * width);
+      expectSameBits(actual, expected.slice(begin * width, end * width));
     }
   });
 });
@@ -741,6 +945,47 @@ describe('a product', () => {
       [1, 13],
     ]) {
       expectSameBits(run(first, count), all.subarray(first * rows, (first + count) * rows));
+    }
+  });
+
+  it("of experts gives a token the same bits whatever the other tokens' experts", () => {
+    const random = new Random(11);
+    const [numExperts, topK, hidden, size, most] = [4, 2, 256, 192, 400];
+    const x = normals(random, most * hidden, 'bfloat16');
+    const gateUp = gpu.floats(
+      normals(random, numExperts * 2 * size * hidden, 'bfloat16', 1 / 16),
+      'bfloat16',
+    );
+    const down = gpu.floats(
+      normals(random, numExperts * hidden * size, 'bfloat16', 1 / 16),
+      'bfloat16',
+    );
+    const run = (count: number, idsOf: (token: number) => number[]) => {
+      const out = gpu.floats(new Float32Array(count * hidden), 'bfloat16');
+      gpu.multiplyExperts(
+        gpu.floats(x.subarray(0, count * hidden), 'bfloat16'),
+        {
+          numTokens: count,
+          numExperts,
+          topK,
+          firstLocal: 0,
+          numLocal: numExperts,
+          expertIds: gpu.ints(Array.from({ length: count }, (_, token) => idsOf(token)).flat()),
+          weights: gpu.floats(new Float32Array(count * topK).fill(0.5)),
+        },
+        { data: gateUp, rows: numExperts * 2 * size, cols: hidden },
+        { data: down, rows: numExperts * hidden, cols: size },
+        0,
+        gpu.zeros(count * topK * 2 * size, 'bfloat16'),
+        gpu.zeros(count * topK * size, 'bfloat16'),
+        out,
+      );
+      return gpu.readBits(out, count * hidden).slice(0, hidden);
+    };
+    const alone = run(1, () => [2, 1]);
+    for (const count of [2, 8, 16, 33, 60, 200, most]) {
+      expect(run(count, (token) => (token === 0 ? [2, 1] : [2, 3]))).toEqual(alone);
+      expect(run(count, (token) => (token === 0 ? [2, 1] : [0, token % 2 ? 3 : 1]))).toEqual(alone);
     }
   });
 

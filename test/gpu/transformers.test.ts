@@ -197,12 +197,13 @@ function readLogits(model: ModelName, dtype: 'float32' | 'bfloat16'): Float32Arr
 
 /** Our bfloat16 logits [NUM_POSITIONS, vocabSize] of the same checkpoint. */
 async function computeLogits(model: ModelName): Promise<Float32Array> {
-  const { spec, family, table } = await readModel(path.join(folder, model), 'bfloat16');
+  const { spec, family, table, schemes } = await readModel(path.join(folder, model), 'bfloat16');
   const { files, sources } = await parameterSources(
     native().declareParameters(spec, 0, 1),
     spec,
     family,
     table,
+    schemes,
   );
   const device = new (native().DeviceThread)(DEVICE, 0, 0);
   try {

@@ -48,9 +48,8 @@ const REFUSED: [key: string, value: unknown][] = [
   ['num_local_experts', 8],
   ['n_routed_experts', 64],
   ['compression_config', { format: 'pack-quantized' }],
-  ['quantization_config', { quant_method: 'gptq' }],
-  ['hidden_act', 'gelu'],
-  ['partial_rotary_factor', 0.5],
+  ['quantization_config', { quant_method: 'hqq' }],
+  ['hidden_act', 'relu2'],
   ['model_type', 'gemma2'],
   ['layer_types', [FULL, SLIDING]],
   ['layer_types', ['chunked_attention', FULL]],
@@ -85,8 +84,7 @@ describe('config.json', () => {
       { ...LLAMA, rope_parameters: { rope_type: 'default', llama_4_scaling_beta: 0.1 } },
       'llama_4_scaling_beta 0.1',
     ],
-    [{ ...LLAMA, rope_scaling: { type: 'dynamic', factor: 2 } }, "rope type 'dynamic'"],
-    [{ ...LLAMA, rope_scaling: { rope_type: 'longrope' } }, "rope type 'longrope'"],
+    [{ ...LLAMA, rope_scaling: { rope_type: 'xdrope' } }, "rope type 'xdrope'"],
   ])('%j is refused', async (config, message) => {
     const error = await rejection(readTransformerConfig(await folderOf(config)));
     expect(error.code).toBe('MODEL_UNSUPPORTED');

@@ -4,8 +4,9 @@ import path from 'node:path';
 import { LLM, SamplingParams } from '../../lib';
 import { CheckpointError, UnsupportedModelError } from '../../lib/errors';
 import { type ModelSpec, native } from '../../lib/native';
+import { ParameterNames } from '../../lib/model/parameterNames';
 import { readTensorTable } from '../../lib/model/safetensors';
-import { readQuantization, weightFormats } from '../../lib/model/quantization';
+import { readQuantization, schemesOf, weightFormats } from '../../lib/model/quantization';
 import { readModel } from '../support/modelSpec';
 import { fileOf } from '../worker/safetensors';
 
@@ -21,15 +22,17 @@ describe('readQuantization', () => {
   });
 
   it('reads the block size of an fp8 checkpoint', () => {
-    expect(readQuantization(FILE, fp8)).toEqual({ method: 'fp8', blockSize: [128, 128] });
+    expect(readQuantization(FILE, fp8)).toMatchObject({
+      method: 'fp8',
+      schemes: [{ type: 'float8_e4m3', block: [128, 128], tensors: 'plain' }],
+    });
   });
 
   it.each<[object, RegExp]>([
-    [{ quant_method: 'awq' }, /quant_method 'awq' is not supported/],
+    [{ quant_method: 'bitsandbytes' }, /quant_method 'bitsandbytes' is not supported/],
     [{}, /quant_method undefined is not supported/],
     [{ ...fp8, fmt: 'e5m2' }, /fmt 'e5m2' is not supported; only 'e4m3' is/],
-    [{ ...fp8, activation_scheme: 'static' }, /activation_scheme 'static' is not supported/],
-    [{ ...fp8, weight_block_size: null }, /weight_block_size null is not supported/],
+    [{ ...fp8, activation_scheme: 'none' }, /activation_scheme 'none' is not supported/],
   ])('refuses %j by name', (given, message) => {
     expect(() => readQuantization(FILE, given)).toThrow(UnsupportedModelError);
     expect(() => readQuantization(FILE, given)).toThrow(message);
@@ -56,14 +59,18 @@ describe('weightFormats', () => {
       type: 'float8_e4m3',
       scaleRows: 48,
       scaleCols: 24,
+      hasZeros: false,
+      isOrdered: false,
+      roundsInput: true,
     });
   });
 
   it('without files has every linear layer but the head and the routers', async () => {
     const moe = await readModel(path.join(FP8, '..', 'qwen3-moe'));
     const declared = native().declareParameters(moe.spec, 0, 1);
-    const formats = await weightFormats({ method: 'fp8', blockSize: [8, 8] }, declared, null);
-    const modules = Object.keys(formats);
+    const names = new ParameterNames(moe.family, moe.table, false);
+    const schemes = await schemesOf(readQuantization(FILE, fp8), declared, names, false);
+    const modules = Object.keys(weightFormats(schemes, declared));
     expect(modules).toContain('layers.0.experts.down');
     expect(modules.filter((name) => /head|router|norm|embedding/i.test(name))).toEqual([]);
   });
@@ -151,7 +158,7 @@ describe('a checkpoint in fp8', () => {
       'scales of a matrix in bfloat16',
       (tensors) =>
         tensors.set('model.layers.1.self_attn.o_proj.weight_scale_inv', zeros('BF16', [1, 1])),
-      /o_proj\.weight_scale_inv is not part of the model.*only matrices in F8_E4M3 have scales/,
+      /o_proj\.weight_scale_inv is not part of the model.*only quantized matrices have it/,
     ],
     [
       'an embedding',
@@ -215,16 +222,13 @@ describe('a checkpoint in fp8', () => {
     for (const { logprob } of all) expect(logprob).toBeCloseTo(-Math.log(vocabSize), 4);
   });
 
-  it('ends requests whose logits a scale makes NaN', async () => {
+  it('is refused by name for a scale that is not finite', async () => {
     const model = await withTensors((tensors) =>
       get(tensors, `${ATTENTION}.o_proj.weight_scale_inv`).data.fill(0xff),
     );
-    const llm = await create(model, 'auto');
-    try {
-      await expect(generate(llm)).rejects.toMatchObject({ code: 'LOGITS_INVALID' });
-    } finally {
-      await llm.shutdown();
-    }
+    const created = create(model, 'auto');
+    await expect(created).rejects.toThrow(CheckpointError);
+    await expect(created).rejects.toThrow(/layers\.0\.attention\.o\.scales has the scale -?nan/);
   });
 
   it.each([FP8, PLAIN])('generates from random weights in the shape of %s', async (model) => {
@@ -242,6 +246,21 @@ describe('a checkpoint in fp8', () => {
       await llm.shutdown();
     }
   });
+});
+
+it('experts in one tensor cannot be quantized while they are loaded', async () => {
+  const created = LLM.create({
+    model: path.join(FP8, '..', 'gpt-oss'),
+    skipTokenizerInit: true,
+    quantization: 'fp8',
+  });
+  await expect(created).rejects.toThrow(UnsupportedModelError);
+  await expect(created).rejects.toThrow(/stacks the experts.*leave out the option quantization/);
+});
+
+it('a quantized model takes no option quantization', async () => {
+  const created = LLM.create({ model: FP8, skipTokenizerInit: true, quantization: 'int4' });
+  await expect(created).rejects.toThrow(/quantization is 'int4', but.*quantized already, by fp8/);
 });
 
 describe('the shares of scales', () => {

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { CheckpointError, UnsupportedModelError } from '../../lib/errors';
 import { ParameterNames } from '../../lib/model/parameterNames';
 import { parameterSources } from '../../lib/model/parameterSources';
-import { weightFormats } from '../../lib/model/quantization';
+import { readQuantization, schemesOf } from '../../lib/model/quantization';
 import { readTensorTable, type TensorTable } from '../../lib/model/safetensors';
 import { parseTransformerConfig } from '../../lib/model/transformerConfig';
 import { qwen3Moe } from '../../lib/model/families/qwen3Moe';
@@ -207,7 +207,8 @@ describe('the tensors of experts', () => {
     const table = await tableWith({ [`${EXPERTS}.2.up_proj.weight`]: fp8 });
     const names = new ParameterNames(qwen3Moe, table, false);
     const declared = native().declareParameters(SPEC, 0, 1);
-    const formats = weightFormats({ method: 'fp8', blockSize: [4, 4] }, declared, names);
+    const quantization = readQuantization('', { quant_method: 'fp8', weight_block_size: [4, 4] });
+    const formats = schemesOf(quantization, declared, names);
     await expect(formats).rejects.toThrow(CheckpointError);
     await expect(formats).rejects.toThrow(
       `tensor ${EXPERTS}.0.gate_proj.weight has dtype F32 and tensor ${EXPERTS}.2.up_proj.weight F8_E4M3`,

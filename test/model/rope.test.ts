@@ -65,8 +65,8 @@ describe('a constant of the rotary embedding outside float32 is refused by name'
     ],
     [
       'the difference of the wavelengths of llama3',
-      { rope_scaling: { ...llama3, low_freq_factor: 4, high_freq_factor: 4.00000001 } },
-      'rope_scaling: high_freq_factor is 4.00000001; it must be above low_freq_factor, 4',
+      { rope_scaling: { ...llama3, low_freq_factor: 4, high_freq_factor: 3.9 } },
+      'rope_scaling: high_freq_factor is 3.9; it must be at least low_freq_factor, 4',
     ],
     [
       'the attention factor of yarn, too large',
@@ -133,7 +133,7 @@ it('every accepted rotary embedding has finite constants', () => {
   const optional = fc.option(number, { nil: null });
   const scaling = fc.record(
     {
-      rope_type: fc.constantFrom('default', 'linear', 'llama3', 'yarn'),
+      rope_type: fc.constantFrom('default', 'linear', 'dynamic', 'llama3', 'yarn', 'longrope'),
       factor: number,
       low_freq_factor: number,
       high_freq_factor: number,
@@ -143,6 +143,8 @@ it('every accepted rotary embedding has finite constants', () => {
       beta_fast: optional,
       beta_slow: optional,
       truncate: fc.boolean(),
+      short_factor: fc.array(number, { minLength: 2, maxLength: 2 }),
+      long_factor: fc.array(number, { minLength: 2, maxLength: 2 }),
       original_max_position_embeddings: fc.constantFrom(1, 128, 2 ** 31 - 1),
     },
     { requiredKeys: ['rope_type', 'factor'] },
@@ -165,9 +167,9 @@ it('every accepted rotary embedding has finite constants', () => {
       }
       numAccepted++;
       const { spec, maxPositionEmbeddings } = parsed;
-      expect(
-        unusableConstants(spec.ropeTheta, spec.ropeScaling, spec.headDim, maxPositionEmbeddings),
-      ).toEqual([]);
+      expect(spec.ropes.flatMap((rope) => unusableConstants(rope, maxPositionEmbeddings))).toEqual(
+        [],
+      );
     }),
     { numRuns: 20_000 },
   );

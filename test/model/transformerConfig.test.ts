@@ -3,8 +3,9 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { readTransformerConfig } from '../../lib/model/transformerConfig';
 import type { TransformerConfig } from '../../lib/config/uniprocConfig';
-import type { RopeScaling } from '../../lib/native';
+import type { RopeSpec } from '../../lib/native';
 import { folderWith } from '../support/folder';
+import { ropeFrequency } from '../support/ropeTable';
 import { LLAMA, rejection } from './checkpointFolder';
 
 /** Recorded from Hugging Face transformers by make_expected.py. */
@@ -12,8 +13,9 @@ interface Expected {
   name: string;
   config: { architectures: string[] };
   expected: {
-    spec: TransformerConfig['spec'];
-    inverseFrequencies: number[] | null;
+    spec: Omit<TransformerConfig['spec'], 'ropes' | 'layerRopes'> & {
+      layerRopes: ((RopeSpec & { inverseFrequencies: number[] | null }) | null)[];
+    };
     dtype: string | null;
     bosTokenId: number | null;
     eosTokenIds: number[];
@@ -34,42 +36,35 @@ async function complaint(config: unknown) {
   return error;
 }
 
-/** YaRN's inverse frequencies in float64 (Peng et al. 2023, section 3.2), [headDim / 2]. */
-function yarnFrequencies(dim: number, theta: number, rope: RopeScaling): number[] {
-  if (rope.type !== 'yarn') throw new Error(`${rope.type} is not yarn`);
-  const dimOf = (rotations: number) =>
-    (dim * Math.log(rope.originalMaxPositionEmbeddings / (rotations * 2 * Math.PI))) /
-    (2 * Math.log(theta));
-  const [low, high] = [dimOf(rope.betaFast), dimOf(rope.betaSlow)];
-  const first = Math.max(rope.truncate ? Math.floor(low) : low, 0);
-  const last = Math.min(rope.truncate ? Math.ceil(high) : high, dim - 1);
-  return Array.from({ length: dim / 2 }, (_, i) => {
-    const frequency = theta ** ((-2 * i) / dim);
-    const ramp = Math.min(Math.max((i - first) / (last - first || 0.001), 0), 1);
-    return (frequency / rope.factor) * ramp + frequency * (1 - ramp);
-  });
-}
-
 describe('readTransformerConfig', () => {
   describe('reads the same values as transformers', () => {
     it.each(EXPECTED.map((each) => [each.name, each] as const))(
       '%s',
-      async (_, { config, expected: { spec, inverseFrequencies, ...rest } }) => {
+      async (_, { config, expected: { spec, ...rest } }) => {
         const transformer = await read(config);
         expect(transformer).toMatchObject({ ...rest, architecture: config.architectures[0] });
-        const { ropeScaling, ...others } = transformer.spec;
-        expect({ ...others, ropeScaling: {} }).toEqual({
-          ...spec,
-          experts: spec.experts ?? null,
-          ropeScaling: {},
+        const { ropes, layerRopes, attentionScale, logitScale, ...others } = transformer.spec;
+        const {
+          layerRopes: expectedRopes,
+          attentionScale: expectedScale,
+          logitScale: expectedLogitScale,
+          ...expected
+        } = spec;
+        expect(others).toEqual({ ...expected, poolsLastToken: false });
+        expect(attentionScale).toBeCloseTo(expectedScale, 7);
+        expect(logitScale).toBeCloseTo(expectedLogitScale, 7);
+        expect(layerRopes).toHaveLength(expectedRopes.length);
+        layerRopes.forEach((index, layer) => {
+          const expectedRope = expectedRopes[layer];
+          expect(index < 0).toBe(expectedRope === null);
+          if (expectedRope === null) return;
+          const { inverseFrequencies, ...parameters } = expectedRope;
+          expect(ropes[index]).toMatchObject(parameters);
+          inverseFrequencies?.forEach((frequency, i) => {
+            const ours = ropeFrequency(ropes[index], transformer.maxPositionEmbeddings, i);
+            expect(Math.abs(ours - frequency)).toBeLessThanOrEqual(5e-6 * frequency);
+          });
         });
-        expect(ropeScaling).toMatchObject(spec.ropeScaling);
-        if (inverseFrequencies) {
-          const frequencies = yarnFrequencies(spec.headDim, spec.ropeTheta, ropeScaling);
-          inverseFrequencies.forEach((frequency, i) =>
-            expect(frequencies[i] / frequency).toBeCloseTo(1, 5),
-          );
-        }
       },
     );
   });
@@ -103,6 +98,11 @@ describe('readTransformerConfig', () => {
   it('chooses the first supported architecture', async () => {
     const config = { ...LLAMA, architectures: ['Unheard', 'MistralForCausalLM'] };
     expect((await read(config)).architecture).toBe('MistralForCausalLM');
+  });
+
+  it('chooses the architecture by model_type if there is none', async () => {
+    const config = { ...LLAMA, architectures: undefined, model_type: 'qwen3' };
+    expect((await read(config)).architecture).toBe('Qwen3ForCausalLM');
   });
 
   it('reports a missing folder', async () => {
@@ -154,18 +154,11 @@ describe('readTransformerConfig', () => {
   describe('refuses unsupported values by key', () => {
     it.each([
       ['an architecture', { architectures: ['GPT2LMHeadModel'] }, 'GPT2LMHeadModel'],
-      ['an architecture', { architectures: ['GPT2LMHeadModel'] }, 'LlamaForCausalLM, Mistral'],
-      ['quantized weights', { quantization_config: { quant_method: 'awq' } }, "'awq'"],
+      ['an architecture', { architectures: ['GPT2LMHeadModel'] }, 'LlamaForCausalLM, Llama4'],
+      ['quantized weights', { quantization_config: { quant_method: 'hqq' } }, "'hqq'"],
       ['quantized weights of no method', { quantization_config: {} }, 'quant_method undefined'],
-      ['an activation', { hidden_act: 'gelu' }, "hidden_act 'gelu'"],
-      ['a rope type', { rope_scaling: { type: 'dynamic', factor: 2 } }, "'dynamic'"],
-      ['a rope type', { rope_parameters: { rope_type: 'longrope' } }, "'longrope'"],
-      ['a partial rope', { partial_rotary_factor: 0.5 }, 'partial_rotary_factor 0.5'],
-      [
-        'a partial rope in its parameters',
-        { rope_parameters: { partial_rotary_factor: 0.5 } },
-        'partial_rotary_factor 0.5',
-      ],
+      ['an activation', { hidden_act: 'relu2' }, "hidden_act 'relu2'"],
+      ['a rope type', { rope_scaling: { type: 'xdrope', alpha: 2 } }, "'xdrope'"],
       [
         'a rope for each kind of layer',
         { rope_parameters: { full_attention: { rope_type: 'default' } } },
@@ -261,8 +254,8 @@ describe('readTransformerConfig', () => {
       [{ eos_token_id: [2, 320] }, 'eos_token_id is 320; it must be below vocab_size, 320'],
       [{ bos_token_id: 999 }, 'bos_token_id is 999; it must be below vocab_size, 320'],
       [
-        { rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 } },
-        'high_freq_factor is 4; it must be above low_freq_factor, 4',
+        { rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 1 } },
+        'high_freq_factor is 1; it must be at least low_freq_factor, 4',
       ],
       [
         { architectures: ['Qwen3ForCausalLM'], layer_types: ['full_attention'] },

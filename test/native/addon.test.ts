@@ -6,6 +6,7 @@ test('exports only what the library calls', () => {
     'Communicator',
     'DeviceThread',
     'Event',
+    'GrammarThread',
     'ModelRunner',
     'OutputThread',
     'buildInfo',

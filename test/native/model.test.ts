@@ -23,6 +23,7 @@ import { packSources } from '../../lib/model/packedSources';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { loseDevice, readLogits } from '../support/testingAddon';
+import { plainSpec } from '../support/plainSpec';
 import { decode, type ModelTensors, random, randomTensors, tensorOf } from './decoder';
 
 const LLAMA: ModelSpec = {
@@ -35,15 +36,8 @@ const LLAMA: ModelSpec = {
   numKvHeads: 2,
   headDim: 8,
   rmsNormEps: 1e-5,
-  ropeTheta: 10000,
-  ropeScaling: { type: 'default' },
-  slidingWindows: [0],
-  qkvBias: false,
-  outputBias: false,
-  mlpBias: false,
-  qkNorm: false,
+  ...plainSpec(1, 8),
   tieWordEmbeddings: false,
-  experts: null,
   weightFormats: {},
 };
 
@@ -246,38 +240,136 @@ async function expectDecodes(spec: ModelSpec, promptLength: number, numDecoded: 
 }
 
 describe('the forward pass, against float64', () => {
+  const DYNAMIC = { type: 'dynamic', factor: 4 } as const;
+  const LONG = {
+    type: 'longrope' as const,
+    shortFactors: [1, 1.5, 2, 3],
+    longFactors: [2, 4, 5, 9],
+    attentionFactor: 1.2,
+  };
+  const [PLAIN] = LLAMA.ropes;
+  const TWO_LAYERS = { numLayers: 2, slidingWindows: [0, 0], layerRopes: [0, 0] };
   const variants: [string, Partial<ModelSpec>][] = [
     ['Llama: grouped heads, untied head', {}],
-    ['two layers', { numLayers: 2, slidingWindows: [0, 0] }],
+    ['two layers', { numLayers: 2, slidingWindows: [0, 0], layerRopes: [0, 0] }],
     ['tied embeddings', { tieWordEmbeddings: true }],
     ['Qwen2: bias on q, k and v', { qkvBias: true }],
     ['all biases', { qkvBias: true, outputBias: true, mlpBias: true }],
     [
       'Qwen3: q and k norms, head size independent of the hidden size',
-      { qkNorm: true, headDim: 12 },
+      { headDim: 12, ...plainSpec(1, 12), qkNorm: 'head' },
     ],
     ['Mistral: a sliding window', { slidingWindows: [7] }],
-    ['a sliding window in only one layer', { numLayers: 2, slidingWindows: [5, 0] }],
+    [
+      'a sliding window in only one layer',
+      { numLayers: 2, slidingWindows: [5, 0], layerRopes: [0, 0] },
+    ],
     ['one head, one key-value head', { numHeads: 1, numKvHeads: 1 }],
-    ['rope scaling: linear', { ropeScaling: { type: 'linear', factor: 4 } }],
+    ['rope scaling: linear', plainSpec(1, 8, { type: 'linear', factor: 4 })],
     [
       'rope scaling: llama3',
       {
         headDim: 16,
-        ropeScaling: {
+        ...plainSpec(1, 16, {
           type: 'llama3',
           factor: 8,
           lowFreqFactor: 1,
           highFreqFactor: 4,
           originalMaxPositionEmbeddings: 32,
-        },
+        }),
+      },
+    ],
+    ['rope scaling: dynamic', plainSpec(1, 8, { ...DYNAMIC, originalMaxPositionEmbeddings: 32 })],
+    [
+      'rope scaling: dynamic, in the original context',
+      plainSpec(1, 8, { ...DYNAMIC, originalMaxPositionEmbeddings: 96 }),
+    ],
+    ['rope scaling: longrope', plainSpec(1, 8, { ...LONG, originalMaxPositionEmbeddings: 32 })],
+    [
+      'rope scaling: longrope, in the original context',
+      plainSpec(1, 8, { ...LONG, originalMaxPositionEmbeddings: 96 }),
+    ],
+    ['a rotation of three quarters of each head', { ropes: [{ ...PLAIN, rotaryDim: 6 }] }],
+    [
+      'the same with biases and head norms',
+      { ropes: [{ ...PLAIN, rotaryDim: 6 }], qkvBias: true, qkNorm: 'head' },
+    ],
+    ['a layer without rotation', { numLayers: 2, slidingWindows: [0, 0], layerRopes: [0, -1] }],
+    [
+      'a rotation of its own in each layer',
+      {
+        numLayers: 2,
+        slidingWindows: [7, 0],
+        layerRopes: [1, 0],
+        ropes: [
+          { ...PLAIN, theta: 100 },
+          { ...PLAIN, rotaryDim: 4 },
+        ],
+      },
+    ],
+    ['norms after the blocks', { inputNorms: false, outputNorms: true, ...TWO_LAYERS }],
+    ['norms before and after the blocks', { outputNorms: true, ...TWO_LAYERS }],
+    [
+      'norms of the whole projections of q and k, partly rotated',
+      { qkNorm: 'projection', ropes: [{ ...PLAIN, rotaryDim: 6 }] },
+    ],
+    ['queries scaled by position', { queryScaleBeta: 0.5, queryScalePeriod: 8 }],
+    ['windows in chunks', { slidingWindows: [7], chunkedWindows: true }],
+    [
+      'Llama 4: neighbours rotated, then normalized; a temperature in the layer without rotation',
+      {
+        numLayers: 2,
+        slidingWindows: [7, 0],
+        layerRopes: [0, -1],
+        chunkedWindows: true,
+        interleavedRope: true,
+        qkNorm: 'unweighted',
+        queryScaleBeta: 0.5,
+        queryScalePeriod: 8,
+        queryScaleShift: 1,
+        queryScaleUnrotatedOnly: true,
+      },
+    ],
+    [
+      'Gemma 4: other heads in a layer, values normalized, layers scaled',
+      {
+        numLayers: 2,
+        slidingWindows: [7, 0],
+        layerRopes: [1, 0],
+        otherHeads: { numKvHeads: 1, headDim: 16, keysAreValues: false, layers: [false, true] },
+        ropes: [
+          {
+            theta: 100,
+            scaling: { type: 'proportional', factor: 1.5, rotatedDim: 4 },
+            rotaryDim: 16,
+          },
+          PLAIN,
+        ],
+        qkNorm: 'head',
+        valueNorm: true,
+        outputNorms: true,
+        layerScales: true,
+      },
+    ],
+    ['softcaps of scores and logits', { attentionSoftcap: 0.8, logitSoftcap: 2 }],
+    ['an offset of the norms', { normOffset: 1, qkNorm: 'head', outputNorms: true }],
+    ['GELU', { activation: 'gelu' }],
+    ['GELU by tanh', { activation: 'geluTanh' }],
+    [
+      'scales of embeddings, attention, residuals and logits',
+      {
+        embeddingScale: 3,
+        attentionScale: 0.7,
+        residualScale: 0.4,
+        logitScale: 0.6,
+        ...TWO_LAYERS,
       },
     ],
     ...[true, false].map((truncate): [string, Partial<ModelSpec>] => [
       `rope scaling: yarn${truncate ? '' : ', its range not rounded'}`,
       {
         headDim: 16,
-        ropeScaling: {
+        ...plainSpec(1, 16, {
           type: 'yarn',
           factor: 4,
           betaFast: 8,
@@ -285,7 +377,7 @@ describe('the forward pass, against float64', () => {
           originalMaxPositionEmbeddings: 64,
           attentionFactor: 1.25,
           truncate,
-        },
+        }),
       },
     ]),
   ];
@@ -813,6 +905,16 @@ describe('an invalid step', () => {
   it.each<[string, RegExp, (model: NativeModelRunner) => void]>([
     ['a block there is none of', /refers to block 64/, (model) => add(model, 0, [1], 41)],
     ['a slot there is none of', /slot -1 does not exist/, (model) => add(model, -1, [1], 0)],
+    [
+      'no block in place of its last',
+      /refers to block -1/,
+      (model) => model.addRequest(0, { ...requestOf([1], 0), blockIds: Int32Array.of(-1) }),
+    ],
+    [
+      'no block behind a block',
+      /refers to block -1/,
+      (model) => model.addRequest(0, { ...requestOf([1], 0), blockIds: Int32Array.of(0, -1, 1) }),
+    ],
   ])('refuses a request with %s', async (_, message, addBad) => {
     const { model } = await loadedModel();
     addBad(model);
@@ -1091,7 +1193,7 @@ describe('the times of steps', () => {
 
 describe('between steps', () => {
   it('profile and warmUp do not change requests, cache and sampling', async () => {
-    const spec = { ...LLAMA, numLayers: 2, slidingWindows: [0, 0] };
+    const spec = { ...LLAMA, numLayers: 2, slidingWindows: [0, 0], layerRopes: [0, 0] };
     const { model } = await loadedModel(spec);
     const generate = async (disturb: () => Promise<unknown>) => {
       add(model, 1, prompt(12), 8, { temperature: 1, seed: 3n });
@@ -1147,7 +1249,7 @@ describe('between steps', () => {
   });
 
   it("the cache allocates its blocks' memory, and frees it", async () => {
-    const model = newModel({ ...LLAMA, numLayers: 2, slidingWindows: [0, 0] });
+    const model = newModel({ ...LLAMA, numLayers: 2, slidingWindows: [0, 0], layerRopes: [0, 0] });
     await model.loadDummy(1);
     const before = (await device.memory()).allocated;
     await model.allocateKvCache(10);
@@ -1376,5 +1478,117 @@ describe('shutdown', () => {
     expect(threads).toBe(0);
     // Sanitizers delay the reuse of freed memory.
     if (!process.env.UNIPROC_SANITIZERS) expect(grown).toBeLessThan(16);
+  });
+});
+
+describe('groups of layers with block tables of their own', () => {
+  const WINDOW = 6;
+  const spec: ModelSpec = {
+    ...LLAMA,
+    numLayers: 3,
+    slidingWindows: [WINDOW, 0, WINDOW],
+    layerRopes: [0, 0, 0],
+  };
+  const limits: ModelLimits = { ...LIMITS, kvCacheGroups: [0, 1, 0] };
+  const numBlocks = 24;
+  const NO_BLOCK = -1;
+  /** As the window's group and the other take blocks from the pool, in turn. */
+  const blockIdsOf = (first: number, count: number) =>
+    Array.from({ length: 2 * count }, (_, i) => (first + 7 * i) % numBlocks);
+  /** The table's row of a slot and a group. */
+  const table = (slot: number, group: number) => group * limits.maxNumSeqs + slot;
+
+  it('compute, in two tables of one pool, what layers of one table do', async () => {
+    const { model, tensors } = await loadedModel(spec, limits, numBlocks);
+    const tokenIds = prompt(22);
+    const blockIds = Int32Array.from(blockIdsOf(3, 4));
+    model.addRequest(1, { ...requestOf(tokenIds, 0), blockIds });
+    const rows = (computed: number, scheduled: number, sampled: boolean): Row[] => [
+      { slot: 1, computed, scheduled, sampled },
+    ];
+    await launch(model, 0, rows(0, 13, false));
+    const later = blockIdsOf(3, 8).slice(8);
+    const updates = [0, 1].map((i): BlockUpdate[] => [
+      [table(1, 0), 4 + i, later[2 * i]],
+      [table(1, 1), 4 + i, later[2 * i + 1]],
+    ]);
+    await launch(model, 0, rows(13, 9, true), updates.flat());
+    const best = ranking(decodeLast(spec, tensors, tokenIds))[0];
+    expect(model.steps[0].sampledTokenIds[0]).toBe(best);
+    tokenIds.push(best);
+    await launch(model, 0, rows(22, 1, true));
+    const next = decodeLast(spec, tensors, tokenIds);
+    expect(model.steps[0].sampledTokenIds[0]).toBe(ranking(next)[0]);
+    const { logprobTokenIds, logprobs, logprobRanks } = model.steps[0];
+    expectLogprobs(logprobTokenIds, logprobs, logprobRanks, 0, ranking(next)[0], next);
+  });
+
+  it('need no blocks before a window, and another request may have those', async () => {
+    const { model, tensors } = await loadedModel(spec, limits, numBlocks);
+    const tokenIds = prompt(22);
+    const blockIds = blockIdsOf(3, 6);
+    model.addRequest(1, { ...requestOf(tokenIds, 0), blockIds: Int32Array.from(blockIds) });
+    await launch(model, 0, [{ slot: 1, computed: 0, scheduled: 21, sampled: false }]);
+    model.removeRequest(1);
+
+    // Token 21 reads keys 16 to 21 in the window's group: blocks 4 and 5.
+    const behind = [0, 1, 2, 3].map((i) => blockIds[2 * i]);
+    const resumed = blockIds.map((id, at) => (at % 2 === 0 && at < 8 ? NO_BLOCK : id));
+    model.addRequest(2, { ...requestOf(tokenIds, 0), blockIds: Int32Array.from(resumed) });
+    const others = prompt(8, 5);
+    model.addRequest(0, { ...requestOf(others, 0), blockIds: Int32Array.from(behind) });
+    await launch(model, 0, [
+      { slot: 2, computed: 21, scheduled: 1 },
+      { slot: 0, computed: 0, scheduled: 8 },
+    ]);
+    expect([...model.steps[0].sampledTokenIds.subarray(0, 2)]).toEqual(
+      [tokenIds, others].map((ids) => ranking(decodeLast(spec, tensors, ids))[0]),
+    );
+  });
+
+  it.each<[string, RegExp, (model: NativeModelRunner) => void]>([
+    [
+      'a block of one group alone',
+      /3 blocks; it must have as many of each of 2 groups/,
+      (model) => model.addRequest(0, { ...requestOf([1], 0), blockIds: Int32Array.of(1, 2, 3) }),
+    ],
+    [
+      'more blocks than a table holds',
+      /25 blocks; its block table holds 24/,
+      (model) =>
+        model.addRequest(0, { ...requestOf([1], 0), blockIds: new Int32Array(50).fill(1) }),
+    ],
+    [
+      'no block in a group',
+      /refers to block -1/,
+      (model) => model.addRequest(0, { ...requestOf([1], 0), blockIds: Int32Array.of(1, -1) }),
+    ],
+  ])('refuse a request with %s', async (_, message, addBad) => {
+    const { model } = await loadedModel(spec, limits, numBlocks);
+    addBad(model);
+    await expect(launch(model, 0, [])).rejects.toMatchObject({ code: 'INVALID_STATE' });
+    addBad(model);
+    await expect(launch(model, 0, [])).rejects.toThrow(message);
+  });
+
+  it('refuse a step that appends a block in one group alone, or to a table there is none of', async () => {
+    const { model } = await loadedModel(spec, limits, numBlocks);
+    const blockIds = Int32Array.of(0, 1);
+    model.addRequest(1, { ...requestOf(prompt(8), 0), blockIds });
+    const rows: Row[] = [{ slot: 1, computed: 0, scheduled: 8 }];
+    await expect(launch(model, 0, rows, [[table(1, 0), 1, 2]])).rejects.toThrow(
+      /computes up to token 8; its 1 blocks hold 4/,
+    );
+    await expect(launch(model, 0, rows, [[table(1, 2), 1, 2]])).rejects.toThrow(
+      /slot 9 does not exist/,
+    );
+  });
+
+  it.each([
+    ['of another number of layers', [0, 1], /one entry for each of its 3 layers/],
+    ['below 0', [0, -1, 0], /kvCacheGroups name group -1/],
+    ['beyond the layers', [0, 3, 0], /kvCacheGroups name group 3/],
+  ])('are refused if they are %s', (_, kvCacheGroups, message) => {
+    expect(() => newModel(spec, { ...limits, kvCacheGroups })).toThrow(message);
   });
 });

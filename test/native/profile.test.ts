@@ -19,6 +19,7 @@ import { readModel } from '../support/modelSpec';
 import { ready } from '../support/ready';
 import { GREEDY } from '../support/sampling';
 import { runLargestStep } from '../support/testingAddon';
+import { plainSpec } from '../support/plainSpec';
 
 const CHECKPOINTS = path.join(__dirname, '..', 'golden', 'checkpoints');
 
@@ -44,15 +45,8 @@ const WIDE: ModelSpec = {
   numKvHeads: 2,
   headDim: 16,
   rmsNormEps: 1e-5,
-  ropeTheta: 10000,
-  ropeScaling: { type: 'default' },
-  slidingWindows: [0, 0],
-  qkvBias: false,
-  outputBias: false,
-  mlpBias: false,
-  qkNorm: false,
+  ...plainSpec(2, 16),
   tieWordEmbeddings: true,
-  experts: null,
   weightFormats: {},
 };
 const WIDE_LIMITS: ModelLimits = { ...LIMITS, maxNumSeqs: 8, maxNumBatchedTokens: 4096 };
@@ -143,7 +137,11 @@ describe('compared with the computed step', () => {
   }
 
   test('profile and warmUp take next to no time', async () => {
-    const [{ model }] = await openRanks({ ...WIDE, hiddenSize: 512, headDim: 128 }, 1, WIDE_LIMITS);
+    const [{ model }] = await openRanks(
+      { ...WIDE, hiddenSize: 512, headDim: 128, ...plainSpec(2, 128) },
+      1,
+      WIDE_LIMITS,
+    );
     const profiled = await cpuTimeOf(() => model.profile());
     const warmed = await cpuTimeOf(() => model.warmUp());
     const computed = await cpuTimeOf(() => runLargestStep(model));
@@ -173,7 +171,13 @@ test("memory that profile counted is not free, though the step's pages are not t
 
 test("the first token takes small pages of each layer's cache", async () => {
   const slidingWindows = Array.from({ length: 32 }, () => 0);
-  const spec = { ...WIDE, intermediateSize: 64, numLayers: 32, slidingWindows };
+  const spec = {
+    ...WIDE,
+    intermediateSize: 64,
+    numLayers: 32,
+    slidingWindows,
+    layerRopes: slidingWindows.map(() => 0),
+  };
   const [{ model }] = await openRanks(spec);
   // 16 MiB of keys and of values in each layer.
   await model.allocateKvCache(2 ** 24 / (LIMITS.blockSize * spec.numKvHeads * spec.headDim * 4));

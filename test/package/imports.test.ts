@@ -14,6 +14,8 @@ const EXCEPTIONS = [
   // A port for a group of ranks.
   'bench/ranks.js: dist/executor/network',
   'scripts/soakRanks.js: dist/executor/network',
+  // The HTTP server of `uniproc serve`, with a handler of the benchmark's engine.
+  'bench/server.js: dist/server/nodeServer',
   // docs/options.md is made from the schemas.
   'scripts/options.js: dist/config/engineArgs',
   'scripts/options.js: dist/config/limits',

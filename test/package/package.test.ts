@@ -45,9 +45,11 @@ function node(...args: string[]): string {
 
 test('contains the compiled library with its types', () => {
   expect(files).toEqual(expect.arrayContaining(['dist/index.js', 'dist/index.mjs']));
-  // Only what index.ts exports is declared.
+  // Only what index.ts and aiSdk.ts export is declared.
   const declarations = files.filter((file) => /\.d\.[mc]?ts$/.test(file));
-  expect(declarations.sort()).toEqual(['dist/index.d.mts', 'dist/index.d.ts']);
+  expect(declarations.sort()).toEqual(
+    ['aiSdk.d.mts', 'aiSdk.d.ts', 'index.d.mts', 'index.d.ts'].map((name) => `dist/${name}`),
+  );
 });
 
 test.each([
@@ -87,7 +89,7 @@ test('contains no addon for tests', () => {
 });
 
 test('contains nothing else', () => {
-  const rest = files.filter((file) => !/^(dist|native|models\/stories)\//.test(file));
+  const rest = files.filter((file) => !/^(dist|native|ui|models\/stories)\//.test(file));
   expect(rest.sort()).toEqual([
     'CHANGELOG.md',
     'CMakeLists.txt',

@@ -121,6 +121,8 @@ test('uniproc has the files of each way to import it, and the declarations of no
   const files = readdirSync(path.join(installed, 'dist'), { recursive: true }).map(String);
   expect(files).toEqual(expect.arrayContaining(['index.js', 'index.mjs', 'cli.js']));
   expect(files.filter((file) => /\.d\.m?ts$/.test(file)).sort()).toEqual([
+    'aiSdk.d.mts',
+    'aiSdk.d.ts',
     'index.d.mts',
     'index.d.ts',
   ]);

@@ -55,7 +55,6 @@ describe('lib/', () => {
 
   it.each([
     ['lib/engine/planted.ts', "import { Worker } from '../worker/worker';"],
-    ['lib/engine/planted.ts', "import type { NativeModelRunner } from '../native';"],
     ['lib/engine/kvCache/planted.ts', "import { Worker } from '../../worker/worker';"],
     ['lib/engine/planted.ts', "export { Worker } from '../worker/worker';"],
     ['lib/engine/planted.ts', "export * from '../worker/worker.js';"],
@@ -92,6 +91,10 @@ describe('lib/', () => {
 
   it.each([
     ['lib/engine/planted.ts', "import { Executor } from '../executor/executor';"],
+    [
+      'lib/engine/planted.ts',
+      "import type { NativeGrammarThread } from '../native/grammarThread';",
+    ],
     ['lib/engine/planted.ts', "import { WorkerSomething } from './worker';"],
     ['lib/engine/kvCache/planted.ts', "import { Request } from '../request';"],
     ['lib/worker/planted.ts', "import { native } from '../native';"],

@@ -11,7 +11,9 @@ interface Heads {
 }
 
 function headsOf(family: string): Heads {
-  return JSON.parse(readFileSync(path.join(CHECKPOINTS, family, 'config.json'), 'utf8')) as Heads;
+  const file = path.join(CHECKPOINTS, family, 'config.json');
+  const config = JSON.parse(readFileSync(file, 'utf8')) as Heads & { text_config?: Heads };
+  return config.text_config ?? config;
 }
 
 /** At least one; from 4 ranks on one family has two key heads, each shared by several ranks. */

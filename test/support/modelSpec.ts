@@ -2,8 +2,14 @@
 import type { DType, ModelSpec } from '../../lib/native';
 import { native } from '../../lib/native';
 import type { Family } from '../../lib/model/families/family';
-import { ParameterNames } from '../../lib/model/parameterNames';
-import { weightFormats } from '../../lib/model/quantization';
+import { ParameterNames, renamedTensors } from '../../lib/model/parameterNames';
+import { languageModelOf } from '../../lib/model/languageModel';
+import {
+  quantizedAtLoad,
+  type Schemes,
+  schemesOf,
+  weightFormats,
+} from '../../lib/model/quantization';
 import { familyOf } from '../../lib/model/registry';
 import { readTensorTable, type TensorTable } from '../../lib/model/safetensors';
 import { readTransformerConfig } from '../../lib/model/transformerConfig';
@@ -12,18 +18,26 @@ export interface CheckpointModel {
   spec: ModelSpec;
   family: Family;
   table: TensorTable;
+  /** Default: none. */
+  schemes?: Schemes;
 }
 
 export async function readModel(
   folder: string,
   dtype: DType = 'float32',
+  atLoad?: 'fp8' | 'int4',
 ): Promise<CheckpointModel> {
-  const { architecture, spec, quantization } = await readTransformerConfig(folder);
+  const config = await readTransformerConfig(folder, true);
+  const { architecture, multimodal, spec } = config;
+  const quantization = atLoad ? quantizedAtLoad(atLoad) : config.quantization;
   const family = familyOf(architecture);
-  const table = await readTensorTable(folder);
+  const whole = await readTensorTable(folder);
+  const own = multimodal === null ? whole : (await languageModelOf(whole)).table;
+  const table = await renamedTensors(family, own, spec);
   const plain: ModelSpec = { ...spec, dtype, weightFormats: {} };
   const names = new ParameterNames(family, table, spec.tieWordEmbeddings);
   const declared = native().declareParameters(plain, 0, 1);
-  const formats = await weightFormats(quantization, declared, names);
-  return { spec: { ...plain, weightFormats: formats }, family, table };
+  const schemes = await schemesOf(quantization, declared, names);
+  const formats = weightFormats(schemes, declared);
+  return { spec: { ...plain, weightFormats: formats }, family, table, schemes };
 }

@@ -3,15 +3,14 @@
  * (compute_default_rope_parameters, _compute_linear_scaling_, _compute_llama3_, _compute_yarn_parameters),
  * to check that all are finite.
  */
-import type { RopeScaling } from '../../lib/native';
+import type { RopeSpec } from '../../lib/native';
 
 const f32 = Math.fround;
 
-/** Radians per position of pair `i` of `headDim / 2`. */
+/** Radians per position of pair `i` of `rotaryDim / 2`, in a context of `maxPositions`. */
 export function ropeFrequency(
-  theta: number,
-  scaling: RopeScaling,
-  headDim: number,
+  { theta, scaling, rotaryDim: headDim }: RopeSpec,
+  maxPositions: number,
   i: number,
 ): number {
   const wavelength = f32(f32(theta) ** f32((2 * i) / headDim));
@@ -19,8 +18,22 @@ export function ropeFrequency(
   switch (scaling.type) {
     case 'default':
       return frequency;
+    case 'proportional':
+      return 2 * i < scaling.rotatedDim ? f32(frequency / f32(scaling.factor)) : 0;
     case 'linear':
       return f32(frequency / f32(scaling.factor));
+    case 'dynamic': {
+      const { factor, originalMaxPositionEmbeddings: original } = scaling;
+      const length = Math.max(maxPositions, original);
+      const grown =
+        theta * ((factor * length) / original - (factor - 1)) ** (headDim / (headDim - 2));
+      return f32(1 / f32(f32(grown) ** f32((2 * i) / headDim)));
+    }
+    case 'longrope': {
+      const isLong = maxPositions > scaling.originalMaxPositionEmbeddings;
+      const factors = isLong ? scaling.longFactors : scaling.shortFactors;
+      return f32(1 / f32(f32(factors[i]) * wavelength));
+    }
     case 'llama3': {
       const [low, high] = [f32(scaling.lowFreqFactor), f32(scaling.highFreqFactor)];
       const context = f32(scaling.originalMaxPositionEmbeddings);
@@ -52,18 +65,14 @@ export function ropeFrequency(
 }
 
 /** The constants that are not finite and positive in float32, as text, for at most 64 pairs. */
-export function unusableConstants(
-  theta: number,
-  scaling: RopeScaling,
-  headDim: number,
-  maxPositions: number,
-): string[] {
+export function unusableConstants(rope: RopeSpec, maxPositions: number): string[] {
+  const { theta, scaling, rotaryDim } = rope;
   const wrong: string[] = [];
-  const half = headDim / 2;
+  const half = rotaryDim / 2;
   const step = Math.max(1, Math.floor(half / 63));
   const pairs = Array.from({ length: Math.min(half, 63) }, (_, i) => i * step).concat(half - 1);
   for (const pair of pairs) {
-    const frequency = ropeFrequency(theta, scaling, headDim, pair);
+    const frequency = ropeFrequency(rope, maxPositions, pair);
     if (!Number.isFinite(frequency)) wrong.push(`frequency ${frequency} of pair ${pair}`);
     const angle = f32(f32(maxPositions - 1) * frequency);
     if (!Number.isFinite(angle)) wrong.push(`angle ${angle} of pair ${pair}`);

@@ -6,6 +6,19 @@ import path from 'node:path';
 import { nativeError } from '../../lib/nativeError';
 import type { Addon, NativeDeviceThread, NativeModelRunner } from '../../lib/native';
 
+/** Follows a text, which is empty at first. */
+export interface GrammarChecker {
+  reset(): void;
+  /** Appends to the text; returns whether the grammar may continue it or end there. */
+  append(bytes: Uint8Array): boolean;
+  /** Whether the text may end. */
+  accepts(): boolean;
+  /** The tokens that may follow. */
+  mask(): Int32Array;
+  /** The same by trying each token alone. */
+  plainMask(): Int32Array;
+}
+
 export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
   /** Makes the device fail as if its driver had reported it lost. */
   loseDevice: (device: NativeDeviceThread) => void;
@@ -14,6 +27,13 @@ export interface TestingAddon extends Pick<Addon, 'setErrorFactory'> {
    * for `sample`. Rejects with INVALID_STATE without such a step.
    */
   readLogits: (model: NativeModelRunner, numRows: number) => Promise<Float32Array>;
+  /** A grammar's automaton on the calling thread; arguments as of NativeGrammarThread. */
+  GrammarChecker: new (
+    bytes: Uint8Array,
+    offsets: Uint32Array,
+    vocabSize: number,
+    program: Int32Array,
+  ) => GrammarChecker;
   /** Computes the largest step, which `profile` runs where its memory is not known without. */
   runLargestStep: (model: NativeModelRunner) => Promise<void>;
 }
@@ -24,5 +44,5 @@ export const TESTING_ADDON = path.resolve(__dirname, '../../build/Release/unipro
 const addon = require(TESTING_ADDON) as TestingAddon;
 addon.setErrorFactory(nativeError);
 
-export const { loseDevice, readLogits, runLargestStep } = addon;
+export const { GrammarChecker, loseDevice, readLogits, runLargestStep } = addon;
 export default addon;

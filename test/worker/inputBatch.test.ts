@@ -15,6 +15,7 @@ import {
   type NewRequestData,
   type SchedulerOutput,
 } from '../../lib/contract/schedulerOutput';
+import { plainSpec } from '../support/plainSpec';
 
 const MAX_NUM_SEQS = 4;
 
@@ -28,15 +29,8 @@ const SPEC: ModelSpec = {
   numKvHeads: 1,
   headDim: 8,
   rmsNormEps: 1e-5,
-  ropeTheta: 10000,
-  ropeScaling: { type: 'default' },
-  slidingWindows: [0],
-  qkvBias: false,
-  outputBias: false,
-  mlpBias: false,
-  qkNorm: false,
+  ...plainSpec(1, 8),
   tieWordEmbeddings: true,
-  experts: null,
   weightFormats: {},
 };
 
@@ -203,6 +197,23 @@ describe('InputBatch', () => {
     expect([...buffers.blockUpdates.subarray(0, 6)]).toEqual([slot, 2, 20, slot, 3, 21]);
   });
 
+  it('sends the blocks of each group of layers to the block table of its own', () => {
+    batch = new InputBatch(device as unknown as NativeModelRunner, MAX_NUM_SEQS, 2);
+    admit(newRequest('other', 3), newRequest('a', 3)); // two blocks: one of each group
+    const changes = cached({ a: { computed: 3, blocks: [20, 21, 22, 23] } });
+    const step = batch.prepare(schedule({ a: 1 }, changes), buffers);
+    const slot = device.calls[1][1];
+    expect(step.numBlockUpdates).toBe(4);
+    expect([...buffers.blockUpdates.subarray(0, 12)]).toEqual(
+      [
+        [slot, 1, 20],
+        [MAX_NUM_SEQS + slot, 1, 21],
+        [slot, 2, 22],
+        [MAX_NUM_SEQS + slot, 2, 23],
+      ].flat(),
+    );
+  });
+
   it('frees the slot of a finished request before admitting another', () => {
     const requests = ['a', 'b', 'c', 'd'].map((reqId) => newRequest(reqId, 2));
     admit(...requests);
@@ -277,6 +288,22 @@ describe('InputBatch', () => {
         admit(newRequest('a', 1));
         batch.prepare(schedule({}, { preemptedReqIds: ['a'] }), buffers);
         batch.prepare(schedule({ a: 1 }), buffers);
+      },
+    ],
+    [
+      'blocks of a preempted request that does not resume',
+      () => {
+        admit(newRequest('a', 1));
+        const changes = cached({ a: { computed: 1, blocks: [20] } });
+        batch.prepare(schedule({}, { ...changes, preemptedReqIds: ['a'] }), buffers);
+      },
+    ],
+    [
+      'blocks that are not of each group of layers',
+      () => {
+        batch = new InputBatch(device as unknown as NativeModelRunner, MAX_NUM_SEQS, 2);
+        admit(newRequest('a', 1));
+        batch.prepare(schedule({ a: 1 }, cached({ a: { computed: 1, blocks: [20] } })), buffers);
       },
     ],
   ])('refuses %s', (_, act) => {

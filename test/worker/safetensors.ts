@@ -8,7 +8,16 @@ export function safetensors(header: unknown, dataBytes: number): Buffer {
   return Buffer.concat([length, text, Buffer.alloc(dataBytes)]);
 }
 
-const BYTES: Record<string, number> = { F64: 8, F32: 4, F16: 2, BF16: 2, U8: 1, F8_E4M3: 1 };
+const BYTES: Record<string, number> = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I32: 4,
+  I8: 1,
+  U8: 1,
+  F8_E4M3: 1,
+};
 
 /** A valid file of these tensors, contiguous. */
 export function fileOf(tensors: Record<string, { dtype: string; shape: number[] }>): Buffer {

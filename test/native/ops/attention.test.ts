@@ -1,7 +1,17 @@
-import type { DType } from '../../../lib/native';
+import type { CacheDType } from '../../../lib/config/dtype';
 import { Layout, makeBatch, tokensOf, type Row } from './batches';
-import { cpuOps, dtypes, isas, type AttentionShape, type Isa } from './binding';
-import { expectClose, expectSameBits, Random } from './reference';
+import { cacheDtypes, cpuOps, isas, type AttentionShape, type Isa } from './binding';
+import { expectClose, expectSameBits, Random, softcap } from './reference';
+
+/** A head's features besides its shape. */
+interface Features {
+  softcap?: number;
+  /** [numHeads] */
+  sinks?: Float32Array;
+  /** Of a cache in float8. */
+  keyScale?: number;
+  valueScale?: number;
+}
 
 /** Requests with their queries, keys and values at every position. */
 class Sequences {
@@ -12,8 +22,9 @@ class Sequences {
   constructor(
     readonly lengths: number[],
     readonly shape: AttentionShape,
-    readonly dtype: DType,
+    readonly dtype: CacheDType,
     random: Random,
+    readonly features: Features = {},
   ) {
     const { numHeads, numKvHeads, headDim } = shape;
     this.queries = lengths.map((n) => random.normals(n * numHeads * headDim, 'float32', 2));
@@ -22,7 +33,8 @@ class Sequences {
   }
 
   firstKey(position: number): number {
-    const { slidingWindow } = this.shape;
+    const { slidingWindow, isChunked } = this.shape;
+    if (isChunked) return position - (position % slidingWindow);
     return slidingWindow ? Math.max(position - slidingWindow + 1, 0) : 0;
   }
 
@@ -49,10 +61,14 @@ class Sequences {
         values.set(this.values[slot].subarray(p * kvWidth, (p + 1) * kvWidth), to);
       }
     }
+    const modelDtype = this.dtype === 'float8_e4m3' ? 'float32' : this.dtype;
     const cache = {
-      keys: ops.floats(keys, this.dtype),
-      values: ops.floats(values, this.dtype),
+      keys: ops.cached(keys, this.dtype),
+      values: ops.cached(values, this.dtype),
       blockSize,
+      dtype: modelDtype,
+      keyScale: this.features.keyScale,
+      valueScale: this.features.valueScale,
     };
     // NaN in place of the rows' own keys and values, which are read from the cache.
     const width = (numHeads + 2 * numKvHeads) * headDim;
@@ -62,12 +78,19 @@ class Sequences {
       qkv.set(this.queries[slot].subarray(position * size, (position + 1) * size), t * width);
     });
     const out = ops.zeros(batch.numTokens * numHeads * headDim);
-    ops.attention(ops.floats(qkv), batch, this.shape, cache, requests, out);
+    const { softcap, sinks } = this.features;
+    const shape = {
+      ...this.shape,
+      softcap,
+      sinks: sinks && { data: ops.floats(sinks, modelDtype), rows: numHeads, cols: 1 },
+    };
+    ops.attention(ops.floats(qkv), batch, shape, cache, requests, out);
     return ops.readFloats(out, batch.numTokens * numHeads * headDim);
   }
 
   /** softmax(q k / sqrt(headDim)) v in float64. */
   reference(rows: Row[]): Float64Array {
+    const { keyScale = 1, valueScale = 1 } = this.features;
     const { numHeads, numKvHeads, headDim } = this.shape;
     const tokens = tokensOf(rows);
     const out = new Float64Array(tokens.length * numHeads * headDim);
@@ -82,15 +105,17 @@ class Sequences {
           for (let i = 0; i < headDim; ++i) {
             sum += this.queries[slot][q + i] * this.keys[slot][at(p) + i];
           }
-          scores.push(sum / Math.sqrt(headDim));
+          scores.push(softcap((keyScale * sum) / Math.sqrt(headDim), this.features.softcap));
         }
         const max = Math.max(...scores);
         const weights = scores.map((score) => Math.exp(score - max));
-        const total = weights.reduce((a, b) => a + b, 0);
+        const sink = this.features.sinks?.[head] ?? -Infinity;
+        const total = weights.reduce((a, b) => a + b, Math.exp(sink - max));
         weights.forEach((weight, j) => {
           const v = at(this.firstKey(position) + j);
           for (let i = 0; i < headDim; ++i) {
-            out[(t * numHeads + head) * headDim + i] += (weight / total) * this.values[slot][v + i];
+            out[(t * numHeads + head) * headDim + i] +=
+              (weight / total) * valueScale * this.values[slot][v + i];
           }
         });
       }
@@ -111,34 +136,75 @@ const rows: Row[] = [
   { slot: 1, numComputed: 16, numScheduled: 1 },
 ];
 
-describe.each(dtypes)('attention over a cache in %s', (dtype) => {
-  describe.each([
-    // heads, KV heads, head size, window, block size
-    [1, 1, 8, 0, 16],
-    [4, 2, 64, 0, 16],
-    [8, 1, 20, 0, 3],
-    [6, 6, 33, 0, 1],
-    [40, 1, 16, 0, 16],
-    [4, 2, 64, 30, 16],
-    [3, 1, 24, 1, 8],
-    [2, 2, 128, 70, 64],
-  ])('%i heads over %i of %i, window %i, blocks of %i', (h, kv, headDim, window, blockSize) => {
-    const shape = { numHeads: h, numKvHeads: kv, headDim, slidingWindow: window };
-    const sequences = new Sequences(lengths, shape, dtype, new Random(h * headDim + window));
-    let expected: Float64Array;
-    beforeAll(() => (expected = sequences.reference(rows)));
+/** Heads, KV heads, head size, window, block size. */
+const shapes = [
+  [4, 2, 64, 0, 16],
+  [8, 1, 20, 0, 3],
+  [2, 2, 128, 70, 64],
+  [1, 1, 8, 0, 16],
+  [6, 6, 33, 0, 1],
+  [40, 1, 16, 0, 16],
+  [4, 2, 64, 30, 16],
+  [3, 1, 24, 1, 8],
+];
 
-    it.each(isas)('matches float64, %s', (isa) => {
-      expectClose(sequences.attend(rows, isa, 2, blockSize), expected, 1e-5);
-    });
+describe.each(cacheDtypes)('attention over a cache in %s', (dtype) => {
+  describe.each(dtype === 'float8_e4m3' ? shapes.slice(0, 3) : shapes)(
+    '%i heads over %i of %i, window %i, blocks of %i',
+    (h, kv, headDim, window, blockSize) => {
+      const shape = { numHeads: h, numKvHeads: kv, headDim, slidingWindow: window };
+      const sequences = new Sequences(lengths, shape, dtype, new Random(h * headDim + window));
+      let expected: Float64Array;
+      beforeAll(() => (expected = sequences.reference(rows)));
+
+      it.each(isas)('matches float64, %s', (isa) => {
+        expectClose(sequences.attend(rows, isa, 2, blockSize), expected, 1e-5);
+      });
+    },
+  );
+});
+
+describe.each(cacheDtypes)('attention over a cache in %s', (dtype) => {
+  // Sinks far below and above all scores too.
+  const sinks = Float32Array.of(0, 2, -3, 60, -200, 200);
+  it.each<[string, number, Features, boolean?]>([
+    ['a softcap', 0, { softcap: 2 }],
+    ['a softcap and a window', 30, { softcap: 0.5 }],
+    ['sinks', 0, { sinks }],
+    ['sinks and a window', 30, { sinks }],
+    ['a softcap and sinks', 0, { softcap: 3, sinks }],
+    ['chunks', 30, {}, true],
+    ['chunks of a tile, and sinks', 64, { sinks }, true],
+  ])('matches float64 with %s', (_, slidingWindow, features, isChunked = false) => {
+    const shape = { numHeads: 6, numKvHeads: 2, headDim: 24, slidingWindow, isChunked };
+    const sequences = new Sequences(lengths, shape, dtype, new Random(7), features);
+    const expected = sequences.reference(rows);
+    for (const isa of isas) expectClose(sequences.attend(rows, isa), expected, 1e-5);
+  });
+});
+
+describe('attention over a cache in float8_e4m3 with scales', () => {
+  it.each<[string, Features]>([
+    ['no other feature', {}],
+    ['a softcap and sinks', { softcap: 3, sinks: Float32Array.of(0, 2, -3, 60, -200, 200) }],
+  ])('matches float64 with %s', (_, others) => {
+    const shape = { numHeads: 6, numKvHeads: 2, headDim: 24, slidingWindow: 30 };
+    const features = { ...others, keyScale: Math.fround(0.3), valueScale: Math.fround(0.07) };
+    const sequences = new Sequences(lengths, shape, 'float8_e4m3', new Random(8), features);
+    const expected = sequences.reference(rows);
+    for (const isa of isas) expectClose(sequences.attend(rows, isa), expected, 1e-6);
   });
 });
 
 describe.each(isas)('attention, %s', (isa) => {
-  it.each([0, 90])(
-    'gives each token the same bits in any batch, chunk, layout and number of threads, window %i',
-    (slidingWindow) => {
-      const shape = { numHeads: 6, numKvHeads: 2, headDim: 40, slidingWindow };
+  it.each([
+    [0, false],
+    [90, false],
+    [90, true],
+  ])(
+    'gives each token the same bits in any batch, chunk, layout and number of threads, window %i, chunked %s',
+    (slidingWindow, isChunked) => {
+      const shape = { numHeads: 6, numKvHeads: 2, headDim: 40, slidingWindow, isChunked };
       const sequences = new Sequences(lengths, shape, 'float32', new Random(2));
       const width = shape.numHeads * shape.headDim;
       const length = 200;

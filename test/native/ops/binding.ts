@@ -9,7 +9,9 @@ import type {
   NativeRequest,
   StorageType,
 } from '../../../lib/native';
+import type { CacheDType } from '../../../lib/config/dtype';
 import testingAddon from '../../support/testingAddon';
+import { float8Bits, float8ToNumber, widen } from './reference';
 
 declare const tensorBrand: unique symbol;
 declare const requestsBrand: unique symbol;
@@ -41,6 +43,8 @@ export interface Weight {
   data: Tensor;
   rows: number;
   cols: number;
+  /** Added to each element of a norm's weight. */
+  offset?: number;
 }
 
 /** A linear layer's matrix, in a format that may have scales. */
@@ -49,8 +53,18 @@ export interface LinearWeight extends Weight {
   scales?: Tensor;
   scaleRows?: number;
   scaleCols?: number;
-  /** Type of the activations; only with scales. */
+  /** uint4: [rows, ceil(cols / scaleCols)], float8_e4m3 or int8 as bytes; default: 8. */
+  zeros?: Tensor;
+  /** [cols], int32: W[r, order[c]] is stored at column c, which is none of W's if -1. */
+  order?: Tensor;
+  /** Columns of x, if the order has some of -1. */
+  inputCols?: number;
+  /** Type of the activations; only of a quantized matrix. */
   dtype?: DType;
+  /** What `arrange` returned. */
+  isArranged?: boolean;
+  /** float8_e4m3: products may round x to float8. */
+  roundsInput?: boolean;
 }
 
 /** Routing of a batch's tokens to experts. */
@@ -64,6 +78,15 @@ export interface Routing {
   weights: Tensor;
 }
 
+export interface SigmoidRouting {
+  /** [numExperts], float32. */
+  bias: Tensor | null;
+  numGroups: number;
+  numChosenGroups: number;
+  normalize: boolean;
+  scale: number;
+}
+
 export interface Batch {
   numRows: number;
   numTokens: number;
@@ -72,6 +95,7 @@ export interface Batch {
   queryStarts: Tensor;
   tokenIds: Tensor;
   positions: Tensor;
+  /** [numGroups, cacheSlotStride] */
   cacheSlots: Tensor;
   /** Largest number of tokens in a row. */
   maxQueryLen: number;
@@ -81,6 +105,8 @@ export interface Batch {
   isDecode: boolean;
   /** At most 8 rows, and 4096 keys if each row had as many as the longest. */
   hasFewKeys: boolean;
+  /** Default 0, for one group. */
+  cacheSlotStride?: number;
 }
 
 export interface AttentionShape {
@@ -88,12 +114,23 @@ export interface AttentionShape {
   numKvHeads: number;
   headDim: number;
   slidingWindow: number;
+  isChunked?: boolean;
+  /** Default: 1 / sqrt(headDim). */
+  scale?: number;
+  softcap?: number;
+  /** [numHeads] */
+  sinks?: Weight;
 }
 
 export interface KvCache {
   keys: Tensor;
   values: Tensor;
   blockSize: number;
+  /** Type of the activations; for keys and values in float8_e4m3. */
+  dtype?: DType;
+  /** Default: 1. */
+  keyScale?: number;
+  valueScale?: number;
 }
 
 export interface Logprobs {
@@ -109,6 +146,8 @@ export interface RequestLimits {
   maxModelLen: number;
   blockSize: number;
   maxLogprobs: number;
+  /** Default 1. */
+  numKvCacheGroups?: number;
 }
 
 export type Isa = 'plain' | 'avx2' | 'avx512' | 'avx512bf16';
@@ -166,7 +205,13 @@ interface NativeOps {
     blockSize: number,
     batch: Batch,
   ): void;
-  embed(tokenIds: Tensor, numTokens: number, table: Weight, firstToken: number, out: Tensor): void;
+  embed(
+    tokenIds: Tensor,
+    numTokens: number,
+    table: LinearWeight,
+    firstToken: number,
+    out: Tensor,
+  ): void;
   rmsNorm(
     x: Tensor | null,
     residual: Tensor,
@@ -175,6 +220,8 @@ interface NativeOps {
     eps: number,
     out: Tensor,
   ): void;
+  /** Rearranges the weight in place into the backend's own layout, or returns false. */
+  arrange(weight: LinearWeight, sliceRows: number): boolean;
   linear(
     x: Tensor,
     numTokens: number,
@@ -206,8 +253,22 @@ interface NativeOps {
     routing: Routing,
     weight: LinearWeight,
     out: Tensor,
+    bias?: Weight,
   ): void;
+  routeTokensBySigmoid(logits: Tensor, rule: SigmoidRouting, routing: Routing): void;
+  applyWeights(x: Tensor, routing: Routing, width: number): void;
   sumExperts(x: Tensor, routing: Routing, width: number, out: Tensor): void;
+  /** `activation`: 0 for SiLU, 1 for GELU, 2 for its tanh approximation, 3 for gpt-oss's. */
+  multiplyExperts(
+    x: Tensor,
+    routing: Routing,
+    gateUp: LinearWeight,
+    down: LinearWeight,
+    activation: number,
+    wide: Tensor,
+    product: Tensor,
+    out: Tensor,
+  ): void;
   ropeAndCache(
     qkv: Tensor,
     batch: Batch,
@@ -215,7 +276,7 @@ interface NativeOps {
     qNorm: Weight | null,
     kNorm: Weight | null,
     eps: number,
-    rope: Tensor,
+    rope: Tensor | null,
     cache: KvCache,
   ): void;
   attention(
@@ -233,12 +294,41 @@ interface NativeOps {
     qNorm: Weight | null,
     kNorm: Weight | null,
     eps: number,
-    rope: Tensor,
+    rope: Tensor | null,
     cache: KvCache,
     requests: Requests,
     out: Tensor,
   ): void;
   siluAndMul(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
+  geluAndMul(gateUp: Tensor, numTokens: number, size: number, isTanh: boolean, out: Tensor): void;
+  clampedSwiglu(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
+  scaleQueries(
+    qkv: Tensor,
+    batch: Batch,
+    shape: AttentionShape,
+    beta: number,
+    period: number,
+    shift: number,
+  ): void;
+  scale(x: Tensor, count: number, factor: number): void;
+  scaleBy(x: Tensor, count: number, factor: Weight): void;
+  normValues(qkv: Tensor, numTokens: number, shape: AttentionShape, eps: number): void;
+  softcap(x: Tensor, count: number, cap: number): void;
+  add(residual: Tensor, x: Tensor, count: number): void;
+  addGated(x: Tensor, gate: Tensor, numTokens: number, width: number, out: Tensor): void;
+  /** sums [numTokens, 2], float32. */
+  sumSquares(qkv: Tensor, numTokens: number, shape: AttentionShape, sums: Tensor): void;
+  normProjections(
+    qkv: Tensor,
+    numTokens: number,
+    shape: AttentionShape,
+    sums: Tensor,
+    qNorm: Weight,
+    kNorm: Weight,
+    qWidth: number,
+    kWidth: number,
+    eps: number,
+  ): void;
   gatherRows(x: Tensor, index: Tensor, count: number, width: number, out: Tensor): void;
   joinColumns(parts: Tensor, count: number, partWidth: number, width: number, out: Tensor): void;
   sample(
@@ -372,6 +462,36 @@ export class Ops extends addon.Ops {
     super.gatherLogprobs(logits, count, vocabSize, tokenIds, numTop, out, nans);
   }
 
+  /** Of tokens whose experts are all on this rank, not chosen yet. */
+  routing(numTokens: number, numExperts: number, topK: number): Routing {
+    return {
+      numTokens,
+      numExperts,
+      topK,
+      firstLocal: 0,
+      numLocal: numExperts,
+      expertIds: this.zeros(numTokens * topK, 'int32'),
+      weights: this.zeros(numTokens * topK),
+    };
+  }
+
+  /** Uploads keys or values as the KV cache stores them; of float8 they must be numbers of the type. */
+  cached(values: ArrayLike<number>, dtype: CacheDType): Tensor {
+    if (dtype !== 'float8_e4m3') return this.floats(values, dtype);
+    const tensor = this.allocate(values.length, dtype, 'a test');
+    this.copyToDevice(tensor, Uint8Array.from(values, float8Bits));
+    return tensor;
+  }
+
+  readCached(tensor: Tensor, count: number, dtype: CacheDType): Float32Array {
+    if (dtype === 'float32') return this.readFloats(tensor, count);
+    if (dtype !== 'float8_e4m3')
+      return Float32Array.from(this.readBits(tensor, count), widen[dtype]);
+    const array = new Uint8Array(count);
+    this.copyToHost(array, tensor);
+    return Float32Array.from(array, float8ToNumber);
+  }
+
   /** The bits of float16 or bfloat16 elements. */
   readBits(tensor: Tensor, count: number): Uint16Array {
     const array = new Uint16Array(count);
@@ -409,3 +529,6 @@ export function openOps(backend: Backend, numThreads = 2): Ops {
 }
 
 export const dtypes: DType[] = ['float32', 'float16', 'bfloat16'];
+
+/** Types of the KV cache. */
+export const cacheDtypes: CacheDType[] = [...dtypes, 'float8_e4m3'];

@@ -1,5 +1,5 @@
 /** The operations of a mixture of experts, against float64. */
-import { backends, type Ops, openOps, type Routing } from './binding';
+import { backends, openOps } from './binding';
 import { BlockScaledMatrix, expectClose, expectSameBits, Random } from './reference';
 
 interface Routed {
@@ -17,18 +17,6 @@ function route(logits: ArrayLike<number>, topK: number, normalize: boolean): Rou
   return { expertIds: chosen, weights: chosen.map((id) => exps[id] / sum) };
 }
 
-function routingOf(ops: Ops, numTokens: number, numExperts: number, topK: number): Routing {
-  return {
-    numTokens,
-    numExperts,
-    topK,
-    firstLocal: 0,
-    numLocal: numExperts,
-    expertIds: ops.zeros(numTokens * topK, 'int32'),
-    weights: ops.zeros(numTokens * topK),
-  };
-}
-
 /** Random distinct experts for each token. */
 function randomIds(random: Random, numTokens: number, numExperts: number, topK: number) {
   return Int32Array.from({ length: numTokens }).reduce<number[]>((ids) => {
@@ -36,6 +24,9 @@ function randomIds(random: Random, numTokens: number, numExperts: number, topK: 
     return ids;
   }, []);
 }
+
+const geluTanh = (x: number) =>
+  0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 
 describe.each(backends)('experts, %s', (backend) => {
   const ops = openOps(backend);
@@ -46,10 +37,13 @@ describe.each(backends)('experts, %s', (backend) => {
     [5, 128, 8, false],
     [3, 7, 7, false],
     [300, 33, 1, true],
+    [5, 300, 8, false],
+    [4, 600, 3, true],
+    [2, 64, 40, false],
   ])('route %i tokens among %i experts to %i, normalised: %s', (numTokens, n, topK, normalize) => {
     const random = new Random(numTokens * n + topK);
     const logits = random.normals(numTokens * n, 'float32', 3);
-    const routing = routingOf(ops, numTokens, n, topK);
+    const routing = ops.routing(numTokens, n, topK);
     ops.routeTokens(ops.floats(logits), normalize, routing);
     const expected = Array.from({ length: numTokens }, (_, token) =>
       route(logits.subarray(token * n, (token + 1) * n), topK, normalize),
@@ -62,14 +56,14 @@ describe.each(backends)('experts, %s', (backend) => {
 
   it('prefer the lower id of equal logits, and rank NaN last', () => {
     const logits = [1, 3, NaN, 3, 2, NaN];
-    const routing = routingOf(ops, 1, 6, 6);
+    const routing = ops.routing(1, 6, 6);
     ops.routeTokens(ops.floats(logits), true, routing);
     expect([...ops.readInts(routing.expertIds, 6)]).toEqual([1, 3, 4, 0, 2, 5]);
   });
 
   // torch.softmax of a row with NaN is NaN throughout.
   it.each([true, false])('give NaN to the tokens whose logits have it, normalized: %s', (norm) => {
-    const routing = routingOf(ops, 3, 3, 2);
+    const routing = ops.routing(3, 3, 2);
     ops.routeTokens(ops.floats([1, 2, 3, 1, NaN, 3, 3, 2, 1]), norm, routing);
     const isNan = Array.from(ops.readFloats(routing.weights, 6), (weight) => Number.isNaN(weight));
     expect(isNan).toEqual([false, false, true, true, false, false]);
@@ -100,7 +94,7 @@ describe.each(backends)('experts, %s', (backend) => {
       };
       const ids = randomIds(random, numTokens, numExperts, topK);
       const routing = {
-        ...routingOf(ops, numTokens, numExperts, topK),
+        ...ops.routing(numTokens, numExperts, topK),
         firstLocal,
         numLocal,
         expertIds: ops.ints(ids),
@@ -138,7 +132,7 @@ describe.each(backends)('experts, %s', (backend) => {
     const ids = randomIds(random, 12, numExperts, topK);
     const run = (begin: number, end: number) => {
       const routing = {
-        ...routingOf(ops, end - begin, numExperts, topK),
+        ...ops.routing(end - begin, numExperts, topK),
         expertIds: ops.ints(ids.slice(begin * topK, end * topK)),
       };
       const out = ops.zeros((end - begin) * topK * rows);
@@ -155,12 +149,65 @@ describe.each(backends)('experts, %s', (backend) => {
     }
   });
 
+  it.each([
+    ['SiLU', 0, (x: number) => x / (1 + Math.exp(-x))],
+    ['GELU by tanh', 2, geluTanh],
+  ])('compute a token as the weighted sum of its experts, with %s', (_, activation, act) => {
+    const [numTokens, numExperts, topK, hidden, size] = [6, 5, 2, 24, 16];
+    const [firstLocal, numLocal] = [2, 3];
+    const random = new Random(7);
+    const x = random.normals(numTokens * hidden);
+    const gateUp = random.normals(numLocal * 2 * size * hidden, 'float32', 0.2);
+    const down = random.normals(numLocal * hidden * size, 'float32', 0.2);
+    const weights = random.normals(numTokens * topK);
+    const ids = randomIds(random, numTokens, numExperts, topK);
+    const routing = {
+      ...ops.routing(numTokens, numExperts, topK),
+      firstLocal,
+      numLocal,
+      expertIds: ops.ints(ids),
+      weights: ops.floats(weights),
+    };
+    const out = ops.zeros(numTokens * hidden);
+    ops.multiplyExperts(
+      ops.floats(x),
+      routing,
+      { data: ops.floats(gateUp), rows: numLocal * 2 * size, cols: hidden },
+      { data: ops.floats(down), rows: numLocal * hidden, cols: size },
+      activation,
+      ops.zeros(numTokens * topK * 2 * size),
+      ops.zeros(numTokens * topK * size),
+      out,
+    );
+    const expected = new Float64Array(numTokens * hidden);
+    ids.forEach((id, pair) => {
+      const expert = id - firstLocal;
+      if (expert < 0 || expert >= numLocal) return;
+      const token = Math.floor(pair / topK);
+      const dot = (row: number) => {
+        let sum = 0;
+        for (let c = 0; c < hidden; c++) sum += gateUp[row * hidden + c] * x[token * hidden + c];
+        return sum;
+      };
+      const product = Float64Array.from({ length: size }, (__, unit) => {
+        const gate = expert * 2 * size + unit;
+        return act(dot(gate)) * dot(gate + size);
+      });
+      for (let i = 0; i < hidden; i++) {
+        const row = (expert * hidden + i) * size;
+        const sum = product.reduce((total, value, unit) => total + value * down[row + unit], 0);
+        expected[token * hidden + i] += weights[pair] * sum;
+      }
+    });
+    expectClose(ops.readFloats(out, expected.length), expected, 1e-5);
+  });
+
   it('are summed with their weights', () => {
     const [numTokens, topK, width] = [7, 3, 50];
     const random = new Random(3);
     const x = random.normals(numTokens * topK * width);
     const weights = random.normals(numTokens * topK);
-    const routing = { ...routingOf(ops, numTokens, 8, topK), weights: ops.floats(weights) };
+    const routing = { ...ops.routing(numTokens, 8, topK), weights: ops.floats(weights) };
     const out = ops.zeros(numTokens * width);
     ops.sumExperts(ops.floats(x), routing, width, out);
     const expected = Float64Array.from({ length: numTokens * width }, (_, i) => {

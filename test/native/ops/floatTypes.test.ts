@@ -1,6 +1,7 @@
 import type { DType } from '../../../lib/native';
+import { Layout, makeBatch } from './batches';
 import { cpuOps, dtypes, isas } from './binding';
-import { expectSameBits, Random, roundTo, widen } from './reference';
+import { expectSameBits, float8ToNumber, Random, roundTo, widen } from './reference';
 
 const halfTypes = ['float16', 'bfloat16'] as const;
 
@@ -104,6 +105,33 @@ describe.each(isas)('upload, %s', (isa) => {
     }
   });
 });
+
+test.each(isas)(
+  'keys enter a float8 cache rounded to the nearest, ties to even, at most 448, %s',
+  (isa) => {
+    const ops = cpuOps(isa);
+    const positive = [0, 1e-45, 448, 464, 465, 480, 1e9, Infinity, NaN];
+    for (let bits = 0; bits < 0x7e; ++bits) {
+      const middle = (float8ToNumber(bits) + float8ToNumber(bits + 1)) / 2;
+      positive.push(float8ToNumber(bits), middle, middle * (1 - 2 ** -23), middle * (1 + 2 ** -23));
+    }
+    const values = positive.flatMap((x) => [x, -x]).map(Math.fround);
+    const headDim = 2 * Math.ceil(values.length / 2);
+    const layout = new Layout(1, [1], new Random(1));
+    const requests = layout.requests(ops, [new Int32Array(1)], 1);
+    const batch = makeBatch(ops, [{ slot: 0, numComputed: 0, numScheduled: 1 }]);
+    ops.prepareInputs(requests, null, 0, 1, batch);
+    const [keys, vs] = [0, 0].map(() => ops.cached(new Float32Array(headDim), 'float8_e4m3'));
+    const cache = { keys, values: vs, blockSize: 1, dtype: 'float32' as const };
+    const qkv = new Float32Array(3 * headDim);
+    qkv.set(values, headDim);
+    const shape = { numHeads: 1, numKvHeads: 1, headDim, slidingWindow: 0 };
+    ops.ropeAndCache(ops.floats(qkv), batch, shape, null, null, 1, null, cache);
+    const expected = values.map((x) => roundTo(x, 'float8_e4m3'));
+    const actual = Array.from(ops.readCached(keys, headDim, 'float8_e4m3')).slice(0, values.length);
+    expect(actual).toEqual(expected);
+  },
+);
 
 /** Encodes values of the type. */
 function bytesOf(values: Float32Array, dtype: DType): Uint8Array {

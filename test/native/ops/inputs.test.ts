@@ -1,3 +1,4 @@
+import { GREEDY } from '../../support/sampling';
 import { Layout, makeBatch, tokensOf } from './batches';
 import { backends, openOps } from './binding';
 import { Random } from './reference';
@@ -38,5 +39,49 @@ describe.each(backends)('prepareInputs, %s', (backend) => {
     expect(ops.readRequest(requests, 1).blockTable[3]).toBe(9);
     ops.prepareInputs(requests, null, 0, 16, batch);
     expect(ops.readInts(batch.cacheSlots, batch.numTokens)).toEqual(cacheSlots);
+  });
+
+  // One block of threads prepares a small batch, and a thread of many blocks each token of a large one.
+  it.each([20, 1500])('computes the cache slots of each group, of %i tokens', (numTokens) => {
+    const numGroups = 3;
+    const lengths = [numTokens + 5, 40];
+    const layouts = Array.from({ length: numGroups }, () => new Layout(16, lengths, random));
+    const requests = ops.makeRequests({
+      vocabSize: 1000,
+      maxNumSeqs: 2,
+      maxModelLen: Math.max(...lengths),
+      blockSize: 16,
+      maxLogprobs: 0,
+      numKvCacheGroups: numGroups,
+    });
+    lengths.forEach((length, slot) => {
+      const numBlocks = Math.ceil(length / 16);
+      const blockIds = Int32Array.from(
+        { length: numBlocks * numGroups },
+        (_, at) =>
+          layouts[at % numGroups].blockTables[slot].at(Math.floor(at / numGroups)) as number,
+      );
+      const ids = Int32Array.from({ length }, () => random.below(1000));
+      const request = { tokenIds: ids, numPromptTokens: length, blockIds, sampling: GREEDY };
+      ops.addRequest(requests, slot, request, layouts[0].numBlocks);
+    });
+    const rows = [
+      { slot: 1, numComputed: 39, numScheduled: 1 },
+      { slot: 0, numComputed: 5, numScheduled: numTokens },
+    ];
+    const cacheSlotStride = numTokens + 9;
+    const cacheSlots = ops.zeros(numGroups * cacheSlotStride, 'int32');
+    const batch = { ...makeBatch(ops, rows), cacheSlots, cacheSlotStride };
+    // Slot 1's block 2 in the last group.
+    const updates = ops.ints([2 * 2 + 1, 2, 77]);
+    ops.prepareInputs(requests, updates, 1, 16, batch);
+    const slots = ops.readInts(cacheSlots, numGroups * cacheSlotStride);
+    layouts[2].blockTables[1][2] = 77;
+    layouts.forEach((layout, group) => {
+      const start = group * cacheSlotStride;
+      expect(Array.from(slots.subarray(start, start + batch.numTokens))).toEqual(
+        tokensOf(rows).map(({ slot, position }) => layout.cacheSlot(slot, position)),
+      );
+    });
   });
 });

@@ -1,5 +1,5 @@
 /** Float64 references of the tests: number types, random data, comparisons. */
-import type { DType } from '../../../lib/native';
+import type { CacheDType, DType } from '../../../lib/config/dtype';
 
 /** The value of a float16's bits: (-1)^sign 2^(exponent - 15) 1.mantissa, or a subnormal. */
 export function float16ToNumber(bits: number): number {
@@ -29,13 +29,16 @@ export const widen: Record<Exclude<DType, 'float32'>, (bits: number) => number> 
 const formats = {
   float16: { mantissaBits: 10, minExponent: -14, max: 65504 },
   bfloat16: { mantissaBits: 7, minExponent: -126, max: 3.3895313892515355e38 },
+  float8_e4m3: { mantissaBits: 3, minExponent: -6, max: 448 },
 };
 
-/** Rounds x to the type, ties to even. */
-export function roundTo(x: number, dtype: DType): number {
+/** Rounds x to the type, ties to even; beyond the largest number to infinity, of float8 to that number. */
+export function roundTo(x: number, dtype: CacheDType): number {
   if (dtype === 'float32') return Math.fround(x);
-  if (!Number.isFinite(x) || x === 0) return x;
+  if (Number.isNaN(x) || x === 0) return x;
   const { mantissaBits, minExponent, max } = formats[dtype];
+  const beyond = dtype === 'float8_e4m3' ? max : Infinity;
+  if (!Number.isFinite(x)) return Math.sign(x) * beyond;
   const exponent = Math.max(exponentOf(x), minExponent);
   const unit = 2 ** (exponent - mantissaBits);
   const scaled = Math.abs(x) / unit; // exact
@@ -43,7 +46,7 @@ export function roundTo(x: number, dtype: DType): number {
   const rest = scaled - floor;
   const up = rest > 0.5 || (rest === 0.5 && floor % 2 === 1);
   const rounded = (floor + (up ? 1 : 0)) * unit;
-  return Math.sign(x) * (rounded > max ? Infinity : rounded);
+  return Math.sign(x) * (rounded > max ? beyond : rounded);
 }
 
 const view = new DataView(new ArrayBuffer(8));
@@ -87,7 +90,7 @@ export class Random {
   }
 
   /** Normally distributed numbers, rounded to the type. */
-  normals(count: number, dtype: DType = 'float32', std = 1): Float32Array {
+  normals(count: number, dtype: CacheDType = 'float32', std = 1): Float32Array {
     return Float32Array.from({ length: count }, () => roundTo(this.normal() * std, dtype));
   }
 
@@ -137,6 +140,16 @@ export function float8ToNumber(bits: number): number {
   return sign * (1 + mantissa / 8) * 2 ** (exponent - 7);
 }
 
+/** The bits of a float8 E4M3 number. */
+export function float8Bits(value: number): number {
+  const size = Math.abs(value);
+  if (Number.isNaN(size)) return 0x7f;
+  const exponent = Math.max(-6, Math.floor(Math.log2(size)));
+  // Numbers of one exponent are equidistant, and the bits beyond them follow.
+  const bits = (exponent + 6) * 8 + (size / 2 ** exponent) * 8;
+  return bits | (value < 0 || Object.is(value, -0) ? 0x80 : 0);
+}
+
 /** A float8 matrix with a scale per block, and its elements in float64. */
 export class BlockScaledMatrix {
   readonly codes: Uint8Array;
@@ -166,4 +179,9 @@ export class BlockScaledMatrix {
       return float8ToNumber(code) * this.scales[block + Math.floor((i % cols) / scaleCols)];
     });
   }
+}
+
+/** cap * tanh(x / cap); x without a cap. */
+export function softcap(x: number, cap = 0): number {
+  return cap > 0 ? cap * Math.tanh(x / cap) : x;
 }

@@ -1,6 +1,6 @@
 import { Layout, makeBatch, tokensOf } from './batches';
-import { cpuOps, dtypes, isas } from './binding';
-import { expectClose, Random, roundTo, widen } from './reference';
+import { cacheDtypes, cpuOps, isas } from './binding';
+import { expectClose, Random, roundTo } from './reference';
 
 const eps = 1e-6;
 const maxModelLen = 60;
@@ -8,7 +8,12 @@ const maxModelLen = 60;
 describe.each(isas)('ropeAndCache, %s', (isa) => {
   const ops = cpuOps(isa);
 
-  describe.each(dtypes)('with norms and a cache in %s', (dtype) => {
+  describe.each(cacheDtypes)('with norms and a cache in %s', (cacheDtype) => {
+    const isFloat8 = cacheDtype === 'float8_e4m3';
+    const dtype = isFloat8 ? 'float32' : cacheDtype;
+    // Of keys and of values; some elements exceed 448 of theirs.
+    const scales = isFloat8 ? [Math.fround(0.01), 1] : [1, 1];
+
     it.each([
       [1, 1, 8],
       [4, 2, 64],
@@ -67,9 +72,12 @@ describe.each(isas)('ropeAndCache, %s', (isa) => {
         const cacheSize = layout.numBlocks * 4 * kvWidth;
         const untouched = 0.5;
         const cache = {
-          keys: ops.floats(new Float32Array(cacheSize).fill(untouched), dtype),
-          values: ops.floats(new Float32Array(cacheSize).fill(untouched), dtype),
+          keys: ops.cached(new Float32Array(cacheSize).fill(untouched), cacheDtype),
+          values: ops.cached(new Float32Array(cacheSize).fill(untouched), cacheDtype),
           blockSize: 4,
+          dtype,
+          keyScale: scales[0],
+          valueScale: scales[1],
         };
         const tensor = ops.floats(qkv);
         const norm = (i: number) =>
@@ -80,23 +88,19 @@ describe.each(isas)('ropeAndCache, %s', (isa) => {
         const actual = ops.readFloats(tensor, qkv.length);
         expectClose(actual, expected, (i) => magnitude[i] * 1e-6);
 
-        // The cache has the new qkv, in the cache's type, only in the tokens' slots.
-        const read = (t: typeof cache.keys) =>
-          dtype === 'float32'
-            ? Array.from(ops.readFloats(t, cacheSize))
-            : Array.from(ops.readBits(t, cacheSize), widen[dtype]);
-        for (const [part, name] of [cache.keys, cache.values].entries()) {
+        // The cache has the new qkv by their scales, in its type, only in the tokens' slots.
+        for (const [part, cached] of [cache.keys, cache.values].entries()) {
           const inCache = new Array<number>(cacheSize).fill(untouched);
           tokens.forEach(({ slot, position }, t) => {
             for (let i = 0; i < kvWidth; ++i) {
               const from = t * width + (numHeads + part * numKvHeads) * headDim + i;
               inCache[layout.cacheSlot(slot, position) * kvWidth + i] = roundTo(
-                actual[from],
-                dtype,
+                Math.fround(actual[from] / scales[part]),
+                cacheDtype,
               );
             }
           });
-          expect(read(name)).toEqual(inCache);
+          expect(Array.from(ops.readCached(cached, cacheSize, cacheDtype))).toEqual(inCache);
         }
       }
     });

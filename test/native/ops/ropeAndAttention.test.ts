@@ -1,9 +1,17 @@
 import type { DType } from '../../../lib/native';
 import { Layout, makeBatch, tokensOf, type Row } from './batches';
 import { backends, dtypes, openOps, type AttentionShape, type Ops } from './binding';
-import { expectClose, expectSameBits, Random, roundTo, widen } from './reference';
+import { expectClose, expectSameBits, Random, roundTo, softcap, widen } from './reference';
 
 const EPS = 1e-6;
+
+interface Features {
+  softcap?: number;
+  normOffset?: number;
+  withSinks?: boolean;
+  /** Of the shape. */
+  isChunked?: boolean;
+}
 
 /** Decodes of requests with random qkv and caches, under a rope of random angles. */
 class Decodes {
@@ -15,12 +23,15 @@ class Decodes {
   readonly norms: Float32Array[];
   readonly keys: Float32Array[];
   readonly values: Float32Array[];
+  readonly sinks: Float32Array;
 
   constructor(
     readonly lengths: number[],
     readonly shape: AttentionShape,
     readonly dtype: DType,
     readonly withNorms: boolean,
+    readonly withRope = true,
+    readonly features: Features = {},
   ) {
     const { numHeads, numKvHeads, headDim } = shape;
     const random = new Random(numHeads * headDim + lengths.length);
@@ -43,6 +54,7 @@ class Decodes {
     this.norms = [random.normals(headDim, dtype), random.normals(headDim, dtype)];
     this.keys = lengths.map((length) => random.normals(length * this.kvWidth, dtype));
     this.values = lengths.map((length) => random.normals(length * this.kvWidth, dtype));
+    this.sinks = random.normals(numHeads, dtype, 3);
   }
 
   /** The outputs and caches of some of the rows; NaN where no key is. */
@@ -77,16 +89,26 @@ class Decodes {
       activations,
     );
     const [qNorm, kNorm] = this.norms.map((norm) =>
-      this.withNorms ? { data: ops.floats(norm, this.dtype), rows: headDim, cols: 1 } : null,
+      this.withNorms
+        ? {
+            data: ops.floats(norm, this.dtype),
+            rows: headDim,
+            cols: 1,
+            offset: this.features.normOffset,
+          }
+        : null,
     );
-    const rope = ops.floats(this.rope);
+    const { softcap, withSinks } = this.features;
+    const sinks = { data: ops.floats(this.sinks, this.dtype), rows: numHeads, cols: 1 };
+    const shape = { ...this.shape, softcap, sinks: withSinks ? sinks : undefined };
+    const rope = this.withRope ? ops.floats(this.rope) : null;
     const count = rows.length * numHeads * headDim;
     const out = ops.floats(new Float32Array(count).fill(NaN), activations);
     if (fused) {
-      ops.ropeAndAttention(qkv, batch, this.shape, qNorm, kNorm, EPS, rope, cache, requests, out);
+      ops.ropeAndAttention(qkv, batch, shape, qNorm, kNorm, EPS, rope, cache, requests, out);
     } else {
-      ops.ropeAndCache(qkv, batch, this.shape, qNorm, kNorm, EPS, rope, cache);
-      ops.attention(qkv, batch, this.shape, cache, requests, out);
+      ops.ropeAndCache(qkv, batch, shape, qNorm, kNorm, EPS, rope, cache);
+      ops.attention(qkv, batch, shape, cache, requests, out);
     }
     const read = (tensor: typeof out, length: number, type: DType) =>
       type === 'float32'
@@ -101,7 +123,9 @@ class Decodes {
 
   /** In float64, with q and k rounded to `activations` and the cache's k to its type. */
   reference(activations: DType): Float64Array {
-    const { numHeads, numKvHeads, headDim, slidingWindow } = this.shape;
+    const { numHeads, numKvHeads, headDim, slidingWindow, isChunked } = this.shape;
+    const { normOffset = 0, withSinks = false } = this.features;
+    const scale = this.shape.scale ?? 1 / Math.sqrt(headDim);
     const half = headDim / 2;
     const out = new Float64Array(this.rows.length * numHeads * headDim);
     tokensOf(this.rows).forEach(({ position }, row) => {
@@ -112,16 +136,18 @@ class Decodes {
         if (this.withNorms) {
           const squares = x.reduce((sum, value) => sum + value * value, 0);
           const rms = Math.sqrt(squares / headDim + EPS);
-          x.forEach((value, i) => (x[i] = (value / rms) * this.norms[norm][i]));
+          x.forEach((value, i) => (x[i] = (value / rms) * (this.norms[norm][i] + normOffset)));
         }
         return x.map((value, i) => {
+          if (!this.withRope) return roundTo(value, activations);
           const cos = this.rope[position * headDim + (i % half)];
           const sin = this.rope[position * headDim + half + (i % half)];
           const other = x[(i + half) % headDim];
           return roundTo(value * cos + (i < half ? -other : other) * sin, activations);
         });
       };
-      const first = slidingWindow ? Math.max(position - slidingWindow + 1, 0) : 0;
+      const slid = slidingWindow ? Math.max(position - slidingWindow + 1, 0) : 0;
+      const first = isChunked ? position - (position % slidingWindow) : slid;
       for (let head = 0; head < numHeads; ++head) {
         const kvHead = Math.floor(head / (numHeads / numKvHeads));
         const at = (p: number) => p * this.kvWidth + kvHead * headDim;
@@ -133,11 +159,13 @@ class Decodes {
         const scores: number[] = [];
         for (let p = first; p <= position; ++p) {
           const k = vectors(this.keys[row], p, key);
-          scores.push(query.reduce((sum, q, i) => sum + q * k[i], 0) / Math.sqrt(headDim));
+          const score = scale * query.reduce((sum, q, i) => sum + q * k[i], 0);
+          scores.push(softcap(score, this.features.softcap));
         }
         const max = Math.max(...scores);
         const weights = scores.map((score) => Math.exp(score - max));
-        const total = weights.reduce((a, b) => a + b, 0);
+        const sink = withSinks ? Math.exp(this.sinks[head] - max) : 0;
+        const total = weights.reduce((a, b) => a + b, sink);
         weights.forEach((weight, j) => {
           const v = vectors(this.values[row], first + j, value);
           for (let i = 0; i < headDim; ++i) {
@@ -150,7 +178,13 @@ class Decodes {
   }
 }
 
+/** Of numbers up to 1; larger ones are rounded by more. */
 const tolerances = { float32: 2e-5, float16: 4e-3, bfloat16: 3e-2 };
+
+function expectWithin(actual: Float32Array, expected: Float64Array, type: DType): void {
+  expectClose(actual, expected, (i) => tolerances[type] * Math.max(1, Math.abs(expected[i])));
+}
+
 /** Around the sizes of blocks, strips and chunks of the kernels. */
 const lengths = [1, 2, 16, 17, 64, 127, 129, 300];
 
@@ -180,10 +214,48 @@ describe.each(backends.slice(-1))('ropeAndAttention, %s', (backend) => {
           const fused = decodes.run(ops, activations, true);
           const parts = decodes.run(ops, activations, false);
           fused.forEach((tensor, i) => expectSameBits(tensor, parts[i]));
+          expectWithin(fused[0], decodes.reference(activations), activations);
+        }
+      },
+    );
+  });
+
+  describe.each(dtypes)('over a cache in %s', (dtype) => {
+    it.each([
+      // heads, KV heads, head size, window, features
+      [8, 4, 256, 200, { softcap: 2, normOffset: 1 }],
+      [8, 4, 128, 0, { softcap: 5 }],
+      [16, 2, 64, 128, { withSinks: true }],
+      [8, 2, 128, 200, { isChunked: true }],
+      [4, 2, 20, 0, { softcap: 2, normOffset: 1, withSinks: true }],
+      [20, 1, 32, 0, { softcap: 2, normOffset: 1, withSinks: true }],
+    ] as const)(
+      '%i heads over %i of %i, window %i, with %j: as in float64, and bitwise as its parts',
+      (numHeads, numKvHeads, headDim, slidingWindow, features) => {
+        const isChunked = 'isChunked' in features;
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, isChunked };
+        const activations = activationsOf(dtype);
+        for (const rows of [lengths, [1030]]) {
+          const decodes = new Decodes(rows, shape, dtype, 'normOffset' in features, true, features);
+          const fused = decodes.run(ops, activations, true);
+          const parts = decodes.run(ops, activations, false);
+          fused.forEach((tensor, i) => expectSameBits(tensor, parts[i]));
           expectClose(fused[0], decodes.reference(activations), tolerances[activations]);
         }
       },
     );
+  });
+
+  it.each(dtypes)('without rope and with a scale, cache in %s', (dtype) => {
+    const shape = { numHeads: 8, numKvHeads: 2, headDim: 64, slidingWindow: 0, scale: 0.03 };
+    const activations = activationsOf(dtype);
+    for (const withNorms of [false, true]) {
+      const decodes = new Decodes(lengths, shape, dtype, withNorms, /* withRope */ false);
+      const fused = decodes.run(ops, activations, true);
+      const parts = decodes.run(ops, activations, false);
+      fused.forEach((tensor, i) => expectSameBits(tensor, parts[i]));
+      expectWithin(fused[0], decodes.reference(activations), activations);
+    }
   });
 
   it('gives a row the same bits alone and among others, with few keys', () => {

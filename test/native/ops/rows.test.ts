@@ -10,7 +10,12 @@ describe.each(isas)('%s', (isa) => {
     const eps = 1e-5;
 
     /** residual (+ x) divided by its root mean square, times the weight; and the sum. */
-    const reference = (x: Float32Array | null, residual: Float32Array, weight: Float32Array) => {
+    const reference = (
+      x: Float32Array | null,
+      residual: Float32Array,
+      weight: Float32Array,
+      offset = 0,
+    ) => {
       const size = weight.length;
       const sums = Float32Array.from(residual, (r, i) => Math.fround(r + (x ? x[i] : 0)));
       const out = new Float64Array(sums.length);
@@ -18,28 +23,32 @@ describe.each(isas)('%s', (isa) => {
         let squares = 0;
         for (let i = 0; i < size; ++i) squares += sums[row + i] ** 2;
         const rms = Math.sqrt(squares / size + eps);
-        for (let i = 0; i < size; ++i) out[row + i] = (sums[row + i] / rms) * weight[i];
+        for (let i = 0; i < size; ++i) out[row + i] = (sums[row + i] / rms) * (weight[i] + offset);
       }
       return { sums, out };
     };
 
     describe.each(dtypes)('with a weight in %s', (dtype) => {
-      it.each(sizes)('normalises rows of %i, and adds an optional x to the residual', (size) => {
-        const numTokens = 5;
-        const random = new Random(size);
-        const weight = random.normals(size, dtype);
-        const residual = random.normals(numTokens * size, 'float32', 3);
-        for (const x of [null, random.normals(numTokens * size)]) {
-          const expected = reference(x, residual, weight);
-          const [res, out] = [ops.floats(residual), ops.zeros(numTokens * size)];
-          const w = { data: ops.floats(weight, dtype), rows: size, cols: 1 };
-          ops.rmsNorm(x && ops.floats(x), res, numTokens, w, eps, out);
-          expectClose(ops.readFloats(out, numTokens * size), expected.out, (i) => {
-            return Math.abs(expected.out[i]) * 1e-6;
-          });
-          expectSameBits(ops.readFloats(res, numTokens * size), expected.sums);
-        }
-      });
+      it.each(sizes)(
+        'normalises rows of %i, and adds an optional x to the residual, an offset to the weight',
+        (size) => {
+          const numTokens = 5;
+          const random = new Random(size);
+          const weight = random.normals(size, dtype);
+          const residual = random.normals(numTokens * size, 'float32', 3);
+          for (const x of [null, random.normals(numTokens * size)]) {
+            const offset = x ? 1 : 0;
+            const expected = reference(x, residual, weight, offset);
+            const [res, out] = [ops.floats(residual), ops.zeros(numTokens * size)];
+            const w = { data: ops.floats(weight, dtype), rows: size, cols: 1, offset };
+            ops.rmsNorm(x && ops.floats(x), res, numTokens, w, eps, out);
+            expectClose(ops.readFloats(out, numTokens * size), expected.out, (i) => {
+              return (Math.abs(expected.out[i]) + offset) * 1e-6;
+            });
+            expectSameBits(ops.readFloats(res, numTokens * size), expected.sums);
+          }
+        },
+      );
     });
 
     it('can write in place of x', () => {
