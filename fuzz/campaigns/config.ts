@@ -100,21 +100,32 @@ function checkConfig({ spec, ...config }: TransformerConfig): void {
   );
   expect(isCount(config.maxPositionEmbeddings), () => `positions: ${config.maxPositionEmbeddings}`);
   // Used in float32: a non-finite value makes every logit NaN.
-  const floats = { rmsNormEps: spec.rmsNormEps, ropeTheta: spec.ropeTheta, ...spec.ropeScaling };
-  for (const [name, value] of Object.entries(floats)) {
+  const floats = [spec, ...spec.ropes, ...spec.ropes.map(({ scaling }) => scaling)];
+  for (const [name, value] of floats.flatMap((each) => Object.entries(each))) {
     if (typeof value !== 'number') continue;
     expect(Number.isFinite(Math.fround(value)), () => `${name} is ${value}, not finite in float32`);
   }
   expect(Math.fround(spec.rmsNormEps) > 0, () => `eps is ${spec.rmsNormEps}`);
-  const { ropeTheta, ropeScaling, headDim } = spec;
-  const wrong = unusableConstants(ropeTheta, ropeScaling, headDim, config.maxPositionEmbeddings);
+  const isLayerRope = (rope: number) => isCount(rope, -1) && rope < spec.ropes.length;
+  expect(
+    spec.layerRopes.length === spec.numLayers && spec.layerRopes.every(isLayerRope),
+    'not a rotary embedding for each layer',
+  );
+  const wrong = spec.ropes.flatMap((rope) => unusableConstants(rope, config.maxPositionEmbeddings));
   expect(wrong.length === 0, () => `not usable in float32: ${wrong.slice(0, 3).join()}`);
   const ids = [...config.eosTokenIds, config.bosTokenId ?? 0];
   expect(
     ids.every((id) => isCount(id, 0) && id < spec.vocabSize),
     () => `token ids ${ids.join()}`,
   );
-  for (const name of ['qkvBias', 'outputBias', 'mlpBias', 'qkNorm', 'tieWordEmbeddings'] as const) {
+  for (const name of [
+    'qkvBias',
+    'outputBias',
+    'mlpBias',
+    'inputNorms',
+    'outputNorms',
+    'tieWordEmbeddings',
+  ] as const) {
     expect(typeof spec[name] === 'boolean', () => `${name} is ${String(spec[name])}`);
   }
 }
