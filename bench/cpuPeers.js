@@ -1,5 +1,6 @@
-// The CPU beside llama.cpp's, through node-llama-cpp: the same shape in bfloat16, the same threads, one
-// after the other in every round, so that other processes slow both.
+// The CPU beside llama.cpp's, through node-llama-cpp: the same shape in bfloat16 or with layers in a
+// quantized format, the same threads, one after the other in every round, so that other processes slow
+// both.
 'use strict';
 
 const fs = require('node:fs');
@@ -9,8 +10,9 @@ const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { createUniprocConfig, LLM } = require('..');
 const { ReadRate } = require('../build/Release/uniproc_testing.node');
-const { writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
+const { readShape, writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
 const { measureDecode } = require('./decode');
+const { FORMATS, int4 } = require('./formats');
 const { writeGguf } = require('./gguf');
 const { greedy, makePrompts } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
@@ -24,6 +26,12 @@ const ROUNDS = 3;
 const PEER_WARM_UP = 3;
 const PEER_STEPS = 16;
 const READ_BYTES = 2 ** 30;
+
+/** Of each --format, llama.cpp's of the same size. */
+const QUANTIZED = {
+  int8: { gguf: 'q8_0', quantization: FORMATS['int8 by channel'] },
+  int4: { gguf: 'q4_0', quantization: int4(32) },
+};
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -190,7 +198,12 @@ async function measure({ bench, engineArgs, gguf, library }) {
 }
 
 /** The given model and the same in GGUF, or a synthetic checkpoint of a shape in both forms. */
-async function benchCpuPeers({ model, gguf, shape: [shape] = ['llama-3.2-1b'], dtype, peer }) {
+async function benchCpuPeers(options) {
+  const { model, gguf, shape: [shape] = ['llama-3.2-1b'], dtype, peer, format } = options;
+  const quantized = QUANTIZED[format];
+  if (format && (!quantized || model)) {
+    throw new Error('cpu-peers takes --format int8 or int4, of a shape');
+  }
   const library = await loadPeer(peer);
   if ((model === undefined) !== (gguf === undefined)) {
     throw new Error('cpu-peers takes --model DIR and --gguf FILE together, the same model in both');
@@ -210,10 +223,14 @@ async function benchCpuPeers({ model, gguf, shape: [shape] = ['llama-3.2-1b'], d
     const checkpoint = path.join(folder, bench);
     const file = path.join(folder, `${bench}.gguf`);
     await writeSyntheticCheckpoint(checkpoint, shape);
-    writeGguf(file, checkpoint);
+    writeGguf(file, checkpoint, quantized?.gguf);
+    const engineArgs = { model: checkpoint, device: 'cpu', dtype, skipTokenizerInit: true };
+    if (!quantized) return await measure({ bench, engineArgs, gguf: file, library });
+    const config = { ...readShape(shape), quantization_config: quantized.quantization };
+    fs.writeFileSync(path.join(checkpoint, 'config.json'), JSON.stringify(config));
     return await measure({
-      bench,
-      engineArgs: { model: checkpoint, device: 'cpu', dtype, skipTokenizerInit: true },
+      bench: `${bench}, ${format} beside ${quantized.gguf}`,
+      engineArgs: { ...engineArgs, loadFormat: 'dummy', seed: 0 },
       gguf: file,
       library,
     });

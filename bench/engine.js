@@ -6,7 +6,7 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { LLM } = require('..');
-const { SHAPES } = require('../scripts/synthetic-checkpoint');
+const { readShape } = require('../scripts/synthetic-checkpoint');
 const { benchControlPlane } = require('./controlPlane');
 const { measureArrivals, PERCENTILES } = require('./engineArrivals');
 const { measureBatch } = require('./engineBatch');
@@ -95,8 +95,7 @@ const range = ([least, most]) => `${least} to ${most}`;
 
 /** A folder with the config.json of a shape, for dummy weights. */
 function writeConfig(folder, shape) {
-  const config = SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
-  fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
+  fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(readShape(shape)));
 }
 
 /** A checkpoint, or random weights in a model's shape. */

@@ -91,6 +91,40 @@ const VLLM = {
       },
       prefill: { '1 x 8192': 191400, '8 x 1024': 201559 },
     },
+    'qwen3-30b-a3b': {
+      decode: {
+        '1 after 128': 4.71,
+        '8 after 128': 11.6,
+        '64 after 128': 23.5,
+        '256 after 128': 27.6,
+        '64 after 1024': 24.8,
+      },
+      prefill: { '1 x 8192': 49354 },
+    },
+  },
+  formats: {
+    'llama-3.1-8b': {
+      'fp8 by channel': {
+        decode: {
+          '1 after 128': 4.26,
+          '8 after 128': 4.4,
+          '64 after 128': 5.35,
+          '256 after 128': 9.07,
+          '64 after 1024': 7.79,
+        },
+        prefill: { '1 x 8192': 58076 },
+      },
+      'int4 in groups of 128': {
+        decode: {
+          '1 after 128': 3.96,
+          '8 after 128': 4.08,
+          '64 after 128': 6.08,
+          '256 after 128': 11.3,
+          '64 after 1024': 8.28,
+        },
+        prefill: { '1 x 8192': 35941 },
+      },
+    },
   },
 };
 

@@ -4,7 +4,7 @@
 const { monitorEventLoopDelay } = require('node:perf_hooks');
 const { LLM } = require('..');
 const { cacheBytesOfStep } = require('./decode');
-const { floorSeconds } = require('./floor');
+const { floorSeconds, productSeconds } = require('./floor');
 const { Products } = require('./products');
 const { greedy, makePrompts } = require('./prompts');
 
@@ -76,7 +76,7 @@ async function benchGeneration({ model, dtype }) {
           value: (batch * PROMPT_TOKENS) / prefill,
           unit: 'tok/s',
           floor: stepTokens / floorSeconds(config, products, prefillStep),
-          ceiling: stepTokens / products.seconds(stepTokens, 1),
+          ceiling: stepTokens / productSeconds(config, products, stepTokens, 1),
         },
         {
           bench: 'decode',
@@ -84,7 +84,7 @@ async function benchGeneration({ model, dtype }) {
           value: (batch * DECODE_TOKENS) / (whole - prefill),
           unit: 'tok/s',
           floor: batch / floorSeconds(config, products, decodeStep),
-          ceiling: batch / products.seconds(batch, batch),
+          ceiling: batch / productSeconds(config, products, batch, batch),
         },
       );
     }

@@ -1,9 +1,11 @@
 // Converts a Llama checkpoint in bfloat16 to GGUF for timing llama.cpp: the same bytes of weights, but
 // with a meaningless vocabulary and rotary halves not interleaved, so that its text has no meaning.
+// In a quantized type the layers' matrices are random blocks of it.
 //
 // GGUF 3 (ggml's docs/gguf.md): header, metadata, tensor descriptions, then the data, aligned to 32.
 'use strict';
 
+const { randomBytes } = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
 
@@ -16,6 +18,11 @@ const STRING = 8;
 const ARRAY = 9;
 const TENSOR_F32 = 0;
 const TENSOR_BF16 = 30;
+/** Blocks of 32 elements: a scale in float16, then the elements. */
+const BLOCK_COLUMNS = 32;
+const QUANTIZED = { q4_0: { type: 2, blockBytes: 18 }, q8_0: { type: 8, blockBytes: 34 } };
+/** 2^-11 in float16. */
+const BLOCK_SCALE = 0x1000;
 
 const aligned = (offset) => ALIGNMENT * Math.ceil(offset / ALIGNMENT);
 
@@ -154,20 +161,38 @@ function* dataOf({ shape, file, begin, end }) {
   }
 }
 
-/** Writes the checkpoint in `folder` to `file`. */
-function writeGguf(file, folder) {
+/** `size` bytes of random blocks, in pieces. */
+function* randomBlocks({ blockBytes }, size) {
+  const piece = randomBytes(blockBytes * Math.min(2 ** 18, size / blockBytes));
+  for (let at = 0; at < piece.length; at += blockBytes) piece.writeUInt16LE(BLOCK_SCALE, at);
+  for (let left = size; left > 0; left -= piece.length) {
+    yield piece.subarray(0, Math.min(left, piece.length));
+  }
+}
+
+/** Writes the checkpoint in `folder` to `file`, its layers in `format`: q8_0, q4_0 or bfloat16. */
+function writeGguf(file, folder, format) {
   const config = JSON.parse(fs.readFileSync(path.join(folder, 'config.json'), 'utf8'));
   const tensors = listTensors(folder);
   const entries = Object.entries(metadata(config));
   const parts = [Buffer.from('GGUF'), uint32(3), uint64(tensors.length), uint64(entries.length)];
   for (const [key, bytes] of entries) parts.push(string(key), bytes);
-  const sizes = tensors.map(({ shape, begin, end }) => (end - begin) * (shape.length > 1 ? 1 : 2));
+  const quantizedOf = ({ name, shape }) =>
+    shape.length > 1 && name.startsWith('model.layers.') ? QUANTIZED[format] : undefined;
+  const sizes = tensors.map((tensor) => {
+    const { shape, begin, end } = tensor;
+    const quantized = quantizedOf(tensor);
+    if (quantized) return ((end - begin) / 2 / BLOCK_COLUMNS) * quantized.blockBytes;
+    return (end - begin) * (shape.length > 1 ? 1 : 2);
+  });
   let offset = 0;
-  tensors.forEach(({ name, shape }, i) => {
+  tensors.forEach((tensor, i) => {
+    const { name, shape } = tensor;
+    const floats = shape.length > 1 ? TENSOR_BF16 : TENSOR_F32;
     // Dimensions from the innermost on.
     const dimensions = [...shape].reverse();
     parts.push(string(ggufName(name)), uint32(shape.length), ...dimensions.map(uint64));
-    parts.push(uint32(shape.length > 1 ? TENSOR_BF16 : TENSOR_F32), uint64(offset));
+    parts.push(uint32(quantizedOf(tensor)?.type ?? floats), uint64(offset));
     offset = aligned(offset + sizes[i]);
   });
   const header = Buffer.concat(parts);
@@ -177,7 +202,9 @@ function writeGguf(file, folder) {
     fs.writeSync(descriptor, header);
     pad(header.length);
     tensors.forEach((tensor, i) => {
-      for (const bytes of dataOf(tensor)) fs.writeSync(descriptor, bytes);
+      const quantized = quantizedOf(tensor);
+      const pieces = quantized ? randomBlocks(quantized, sizes[i]) : dataOf(tensor);
+      for (const bytes of pieces) fs.writeSync(descriptor, bytes);
       pad(sizes[i]);
     });
   } finally {

@@ -1,7 +1,8 @@
-// npm run bench -- [generation] [control-plane] [start] [shapes] [engine] [event-loop]
-//                  [allreduce] [tensor-parallel] [cpu-peers]
+// npm run bench -- [generation] [control-plane] [start] [shapes] [formats] [engine] [event-loop]
+//                  [server] [allreduce] [tensor-parallel] [cpu-peers]
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
 //                  [--dtype TYPE] [--json FILE] [--peer DIR] [--gguf FILE]
+//                  [--format int8|int4]
 //
 // Measures uniproc on this machine and prints a table; --json also writes the rows. By default it
 // measures a CUDA device, if there is one, with models of known shapes, else the CPU.
@@ -17,7 +18,9 @@ const { benchControlPlane } = require('./controlPlane');
 const { benchCpuPeers } = require('./cpuPeers');
 const { benchEngine } = require('./engine');
 const { benchEventLoop } = require('./eventLoop');
+const { benchFormats } = require('./formats');
 const { benchGeneration } = require('./generation');
+const { benchServer } = require('./server');
 const { benchShapes } = require('./shapes');
 const { benchStart } = require('./startUp');
 const { benchTensorParallel } = require('./tensorParallel');
@@ -28,8 +31,10 @@ const BENCHES = {
   'control-plane': benchControlPlane,
   start: benchStart,
   shapes: benchShapes,
+  formats: benchFormats,
   engine: benchEngine,
   'event-loop': benchEventLoop,
+  server: benchServer,
   allreduce: benchAllReduce,
   'tensor-parallel': benchTensorParallel,
   'cpu-peers': benchCpuPeers,
@@ -52,6 +57,7 @@ async function main() {
       json: { type: 'string' },
       peer: { type: 'string' },
       gguf: { type: 'string' },
+      format: { type: 'string' },
     },
   });
   const unknown = positionals.find((name) => !(name in BENCHES));

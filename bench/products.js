@@ -11,15 +11,27 @@ const READ_PASSES = 7;
 /** A large product, [tokens, rows, cols]. */
 const LARGE = [512, 4096, 4096];
 
-/** A layer's products and the output head's, each as its weight's [rows, cols]. */
+/** The products of a gated MLP. */
+const mlpShapes = (hiddenSize, intermediateSize) => [
+  [2 * intermediateSize, hiddenSize],
+  [hiddenSize, intermediateSize],
+];
+
+/**
+ * The products that all tokens pass, each as its weight's [rows, cols]: those of a layer, without the
+ * experts that the router selects, and the output head's.
+ */
 function weightShapes(spec) {
   const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = spec;
+  const { experts } = spec;
   return {
     layer: [
       [(numHeads + 2 * numKvHeads) * headDim, hiddenSize],
       [hiddenSize, numHeads * headDim],
-      [2 * intermediateSize, hiddenSize],
-      [hiddenSize, intermediateSize],
+      ...(experts ? [[experts.numExperts, hiddenSize]] : mlpShapes(hiddenSize, intermediateSize)),
+      ...(experts?.sharedIntermediateSize > 0
+        ? mlpShapes(hiddenSize, experts.sharedIntermediateSize)
+        : []),
     ],
     head: [vocabSize, hiddenSize],
   };
@@ -94,4 +106,4 @@ class Products {
   }
 }
 
-module.exports = { Products, weightShapes };
+module.exports = { mlpShapes, Products, weightShapes };

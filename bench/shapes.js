@@ -10,9 +10,10 @@ const { SHAPES, writeSyntheticCheckpoint } = require('../scripts/synthetic-check
 const { CudaCeilings } = require('./cudaCeilings');
 const { cacheBytesOfStep, measureDecode, tokensToGenerate } = require('./decode');
 const { EXPECTED, LEAST_LOAD_RATE, LLAMA_CPP, MOST_IDLE, VLLM } = require('./expected');
-const { floorSeconds } = require('./floor');
+const { floorSeconds, productSeconds } = require('./floor');
 const { Products } = require('./products');
-const { greedy, makePrompts, sampled } = require('./prompts');
+const { measurePrefill } = require('./prefill');
+const { sampled } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
 const { measureStartUp, startUpRows } = require('./startUp');
 const { figure } = require('./table');
@@ -27,9 +28,6 @@ const PREFILLS = [
   [8, 1024],
 ];
 const MAX_STEP_TOKENS = 8192;
-/** Minimum prefills and minimum seconds per measurement; the result is the median. */
-const MIN_PREFILLS = 3;
-const MIN_SECONDS = 0.5;
 
 function progress(text) {
   console.error(`${(performance.now() / 1000).toFixed(1).padStart(6)} s  ${text}`);
@@ -130,25 +128,15 @@ class ShapeBench {
 
   async measurePrefill(llm, count, length) {
     const key = `${count} x ${length}`;
-    const { vocabSize } = this.config.model.transformer.spec;
-    const prompts = makePrompts(count, length, vocabSize);
-    await llm.generate(prompts, greedy(1));
-    const seconds = [];
-    const begin = performance.now();
-    do {
-      const start = performance.now();
-      await llm.generate(prompts, greedy(1));
-      seconds.push((performance.now() - start) / 1000);
-    } while (seconds.length < MIN_PREFILLS || performance.now() - begin < 1000 * MIN_SECONDS);
-    seconds.sort((a, b) => a - b);
+    const seconds = await measurePrefill(llm, count, length);
 
     const numTokens = count * length;
-    const ceiling = numTokens / this.ceilings.seconds(numTokens, count);
+    const ceiling = numTokens / this.products(numTokens, count);
     const share = this.expected.prefill[key];
     const step = { numTokens, numSampled: count, prompts: { count, length } };
     const rate = (floor) => numTokens / floor;
     const vllm = this.vllm.prefill[key];
-    this.add(`prefill ${key}`, numTokens / seconds[seconds.length >> 1], 'tok/s', {
+    this.add(`prefill ${key}`, numTokens / seconds, 'tok/s', {
       floor: rate(this.floor(step)),
       ceiling,
       least: share && share * ceiling,
@@ -159,6 +147,11 @@ class ShapeBench {
   /** Seconds of a step's floor on this machine or another card. */
   floor(step, card = this.ceilings) {
     return floorSeconds(this.config.model, card, step);
+  }
+
+  /** Seconds of a step's products on this machine. */
+  products(numTokens, numSampled) {
+    return productSeconds(this.config.model, this.ceilings, numTokens, numSampled);
   }
 
   /** The peers that have a figure for a row. */
@@ -173,7 +166,7 @@ class ShapeBench {
     const key = `${numRows} after ${context}`;
     const what = `${numRows} ${numRows === 1 ? 'row' : 'rows'} after ${context}`;
     const step = await measureDecode(llm, numRows, context);
-    const products = this.ceilings.seconds(numRows, numRows);
+    const products = this.products(numRows, numRows);
     const cache = step.cacheBytes / this.ceilings.readBandwidth;
     const bound = this.expected.decode[key]?.(products, cache);
     const rows = { numTokens: numRows, numSampled: numRows };
@@ -206,11 +199,14 @@ class ShapeBench {
   }
 }
 
+/** Those whose checkpoints fit in most machines' memory: qwen3-30b-a3b's has 61 GB. */
+const DEFAULT_SHAPES = Object.keys(SHAPES).filter((name) => name !== 'qwen3-30b-a3b');
+
 /**
  * The given model, or synthetic checkpoints, in memory if the system has /dev/shm. A synthetic one is
  * deleted when its load is measured; its engine then has random weights of the same distribution.
  */
-async function benchShapes({ model, shape: shapes = Object.keys(SHAPES), device, dtype }) {
+async function benchShapes({ model, shape: shapes = DEFAULT_SHAPES, device, dtype }) {
   const folder = fs.mkdtempSync(
     path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'uniproc-bench-'),
   );
