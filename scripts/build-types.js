@@ -1,12 +1,12 @@
 /**
  * `npm run build:types`: bundles the declarations that lib/index.ts reaches, without what is marked
  * @internal, into index.d.ts (for CommonJS) and index.d.mts (for ES modules) of dist/, or of the folder
- * that is given, which must be below the root.
+ * that is given, which must be below the root. Beside them, aiSdk.d.ts and aiSdk.d.mts for uniproc/ai-sdk.
  */
 'use strict';
 
 const { execFileSync } = require('node:child_process');
-const { mkdirSync, mkdtempSync, rmSync, writeFileSync } = require('node:fs');
+const { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { generateDtsBundle } = require('dts-bundle-generator');
 const { TypesUsageEvaluator } = require('dts-bundle-generator/dist/types-usage-evaluator');
@@ -53,6 +53,10 @@ try {
     preferredConfigPath: config,
   });
   for (const file of ['index.d.ts', 'index.d.mts']) writeFileSync(path.join(DIST, file), text);
+  // Not bundled: its classes are those of the index.
+  const aiSdk = readFileSync(path.join(types, 'aiSdk.d.ts'), 'utf8');
+  writeFileSync(path.join(DIST, 'aiSdk.d.ts'), aiSdk);
+  writeFileSync(path.join(DIST, 'aiSdk.d.mts'), aiSdk.replace("'./index'", "'./index.mjs'"));
 } finally {
   rmSync(types, { recursive: true });
 }

@@ -21,7 +21,7 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { parseArgs, promisify } = require('node:util');
-const { SHAPES } = require('./synthetic-checkpoint');
+const { readShape } = require('./synthetic-checkpoint');
 
 const run = promisify(execFile);
 const WARM_UP_STEPS = 8;
@@ -187,9 +187,8 @@ async function main(args) {
       const name = path.basename(shape, '.json');
       const model = isFolder ? path.resolve(shape) : path.join(folder, name);
       if (!isFolder) {
-        const config = SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
         fs.mkdirSync(model);
-        fs.writeFileSync(path.join(model, 'config.json'), JSON.stringify(config));
+        fs.writeFileSync(path.join(model, 'config.json'), JSON.stringify(readShape(shape)));
       }
       for (const numRows of values.rows.split(',').map(Number)) {
         const context = Number(values.context);

@@ -49,12 +49,12 @@ function table(members, schema) {
 
 /** The page, of schemas as lib/config has them. */
 function render({ engineArgsSchema, limitsSchema }) {
-  const own = membersOf('lib/llm.ts', 'CreateArgs');
+  const own = membersOf('lib/createArgs.ts', 'CreateArgs');
   const ofEngine = membersOf('lib/config/engineArgs.ts', 'EngineArgs');
   const limits = membersOf('lib/config/limits.ts', 'RequestLimits');
   return `# Options
 
-<!-- Made by \`npm run docs\` of lib/config/engineArgs.ts, lib/config/limits.ts and lib/llm.ts. -->
+<!-- Made by \`npm run docs\` of lib/config/engineArgs.ts, lib/config/limits.ts and lib/createArgs.ts. -->
 
 The options of \`LLM.create\`, all optional. An unknown option or an invalid value is a \`ConfigError\` (\`CONFIG_INVALID\`) that names both. The options of one call are in [the engine](engine.md#aborts-and-timeouts) and [chats](chat.md).
 

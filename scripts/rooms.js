@@ -10,11 +10,22 @@ const MAX_LINES = 400;
 // --- lib/ ---
 
 /** Import each other and nothing above them. */
-const SERVICES = ['common', 'config', 'contract', 'model', 'tokenizer', 'distributed', 'hub'];
+const SERVICES = [
+  'common',
+  'config',
+  'contract',
+  'model',
+  'tokenizer',
+  'grammar',
+  'reply',
+  'distributed',
+  'hub',
+];
 
 /**
  * Rooms of lib/: folders of that name, or `files` beside the folders. `imports` beside its own files.
- * The engine knows no worker: what crosses between them is the contract's.
+ * The engine knows no worker: what crosses between them is the contract's. Of the native layer it uses
+ * the thread that fills the masks of structured output.
  */
 const LIB_ROOMS = {
   common: {
@@ -23,6 +34,7 @@ const LIB_ROOMS = {
       'callErrors',
       'deprecation',
       'errors',
+      'hubErrors',
       'log',
       'nativeError',
       'realm',
@@ -37,20 +49,31 @@ const LIB_ROOMS = {
   contract: { imports: SERVICES },
   model: { imports: SERVICES },
   tokenizer: { imports: SERVICES },
+  grammar: { imports: SERVICES },
+  reply: { imports: SERVICES },
   distributed: { imports: SERVICES },
   hub: { imports: SERVICES },
   native: { imports: SERVICES },
   worker: { imports: [...SERVICES, 'native'] },
   executor: { imports: [...SERVICES, 'native', 'worker'] },
-  engine: { imports: [...SERVICES, 'executor'] },
+  engine: { imports: [...SERVICES, 'native', 'executor'] },
   llm: {
-    files: ['llm', 'progressBar'],
+    files: ['llm', 'createArgs', 'embedding', 'progressBar'],
     imports: [...SERVICES, 'native', 'worker', 'executor', 'engine'],
   },
   server: { imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm'] },
   /** What users import and run. */
   entry: {
-    files: ['index', 'cli', 'doctor'],
+    files: [
+      'index',
+      'aiSdk',
+      'aiSdkMessages',
+      'cli',
+      'doctor',
+      'chatCommand',
+      'inspectCommand',
+      'pullCommand',
+    ],
     imports: [...SERVICES, 'native', 'worker', 'executor', 'engine', 'llm', 'server'],
   },
 };
@@ -122,6 +145,7 @@ function eslintConfigs() {
 /** Rooms of native/, from the ground up. Each may include those before it. */
 const NATIVE_ROOMS = [
   'base',
+  'grammar',
   'backend',
   'comm',
   'ops',

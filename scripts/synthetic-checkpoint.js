@@ -3,7 +3,7 @@
  *
  *     node scripts/synthetic-checkpoint.js FOLDER llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|...|CONFIG.json
  *
- * Copies config.json and writes the tensors of a Llama, Mistral, Qwen2 or Qwen3 of that shape: matrices
+ * Copies config.json and writes the tensors of a Llama, Mistral, Qwen2, Qwen3 or Qwen3-MoE of that shape: matrices
  * normal(0, 0.02), norms and biases 1. Like a large checkpoint it has files of about 1 GB with an index. Writes with one thread per core.
  */
 'use strict';
@@ -65,6 +65,30 @@ const SHAPES = {
     attention_bias: false,
     tie_word_embeddings: true,
   },
+  'qwen3-30b-a3b': {
+    architectures: ['Qwen3MoeForCausalLM'],
+    model_type: 'qwen3_moe',
+    torch_dtype: 'bfloat16',
+    vocab_size: 151936,
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    moe_intermediate_size: 768,
+    num_experts: 128,
+    num_experts_per_tok: 8,
+    norm_topk_prob: true,
+    decoder_sparse_step: 1,
+    mlp_only_layers: [],
+    num_hidden_layers: 48,
+    num_attention_heads: 32,
+    num_key_value_heads: 4,
+    head_dim: 128,
+    hidden_act: 'silu',
+    max_position_embeddings: 40960,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000,
+    attention_bias: false,
+    tie_word_embeddings: false,
+  },
   'qwen2.5-7b': {
     architectures: ['Qwen2ForCausalLM'],
     model_type: 'qwen2',
@@ -102,6 +126,11 @@ const SHAPES = {
   },
 };
 
+const headNorms = ({ headDim }) => [
+  ['self_attn.q_norm', [headDim]],
+  ['self_attn.k_norm', [headDim]],
+];
+
 /** [name, shape] of the tensors that a family's layers have beside a Llama's. */
 const FAMILY_TENSORS = {
   qwen2: ({ heads, kvHeads }) => [
@@ -109,11 +138,25 @@ const FAMILY_TENSORS = {
     ['self_attn.k_proj.bias', [kvHeads]],
     ['self_attn.v_proj.bias', [kvHeads]],
   ],
-  qwen3: ({ headDim }) => [
-    ['self_attn.q_norm', [headDim]],
-    ['self_attn.k_norm', [headDim]],
-  ],
+  qwen3: headNorms,
+  qwen3_moe: headNorms,
 };
+
+/** The tensors of a gated MLP. */
+const mlpTensors = (prefix, hidden, intermediate) => [
+  [`${prefix}.gate_proj`, [intermediate, hidden]],
+  [`${prefix}.up_proj`, [intermediate, hidden]],
+  [`${prefix}.down_proj`, [hidden, intermediate]],
+];
+
+/** The tensors of Qwen3-MoE's router and experts. */
+function expertTensors(config) {
+  const { num_experts: count, hidden_size: hidden, moe_intermediate_size: size } = config;
+  const experts = Array.from({ length: count }, (_, i) =>
+    mlpTensors(`mlp.experts.${i}`, hidden, size),
+  );
+  return [['mlp.gate', [count, hidden]], ...experts.flat()];
+}
 
 const nameOfTensor = (name) => (name.endsWith('.bias') ? name : `${name}.weight`);
 
@@ -130,9 +173,9 @@ function tensorsOf(config) {
     ['self_attn.v_proj', [kvHeads, hidden]],
     ['self_attn.o_proj', [hidden, heads]],
     ['post_attention_layernorm', [hidden]],
-    ['mlp.gate_proj', [intermediate, hidden]],
-    ['mlp.up_proj', [intermediate, hidden]],
-    ['mlp.down_proj', [hidden, intermediate]],
+    ...(config.model_type === 'qwen3_moe'
+      ? expertTensors(config)
+      : mlpTensors('mlp', hidden, intermediate)),
     ...(FAMILY_TENSORS[config.model_type]?.({ heads, kvHeads, headDim }) ?? []),
   ];
   return [
@@ -211,9 +254,14 @@ function writeFile({ file, tensors }, block) {
   fs.closeSync(descriptor);
 }
 
+/** The config.json of a known shape, or of a file. */
+function readShape(shape) {
+  return SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
+}
+
 /** Writes the checkpoint; resolves to the bytes of its tensors. */
 async function writeSyntheticCheckpoint(folder, shape) {
-  const config = SHAPES[shape] ?? JSON.parse(fs.readFileSync(shape, 'utf8'));
+  const config = readShape(shape);
   fs.mkdirSync(folder, { recursive: true });
   fs.writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config, null, 2));
 
@@ -241,7 +289,7 @@ async function writeSyntheticCheckpoint(folder, shape) {
   return tensors.reduce((bytes, tensor) => bytes + bytesOf(tensor), 0);
 }
 
-module.exports = { LLAMA3, SHAPES, writeSyntheticCheckpoint };
+module.exports = { LLAMA3, readShape, SHAPES, writeSyntheticCheckpoint };
 
 async function main([folder, shape]) {
   if (!folder || !shape) {

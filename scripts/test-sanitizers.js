@@ -22,7 +22,7 @@ const RUNS = {
     runtime: 'asan',
     tests: ['test/native', '--testPathIgnorePatterns', 'cudaBackend'],
     // No leak detection: Node does not free its own memory on process.exit, which ends jest's workers.
-    // leaks.js detects leaks.
+    // test/native/leaks.ts detects leaks.
     options: { ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=1' },
     leakOptions: { ASAN_OPTIONS: 'detect_leaks=1' },
   },
@@ -96,8 +96,9 @@ function test(name, jestArguments) {
     buildFolder,
   );
   if (!leakOptions) return passed;
-  const leaks = path.join(__dirname, 'sanitizers', 'leaks.js');
-  return runSanitized([leaks], { ...run, options: leakOptions }, buildFolder) && passed;
+  const typescript = path.join(root, 'test', 'executor', 'requireTypescript.js');
+  const leaks = ['--require', typescript, path.join(root, 'test', 'native', 'leaks.ts')];
+  return runSanitized(leaks, { ...run, options: leakOptions }, buildFolder) && passed;
 }
 
 const [first, ...rest] = process.argv.slice(2);
