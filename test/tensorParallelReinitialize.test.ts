@@ -158,7 +158,7 @@ test('ranks that do not join fail pending calls within the timeout', async () =>
     expect(error).toMatchObject({ code: 'EXECUTOR_FAILED', cause: 'RENDEZVOUS' });
     expect(error.message).toContain('rank 1 did not join within 8000 ms');
   }
-  expect(errors[0].elapsed).toBeLessThan(60_000);
+  expect(errors[0].elapsed).toBeLessThan(100_000);
 });
 
 test('is refused without a launcher, and with rank-local requests', async () => {

@@ -72,7 +72,7 @@ script(
   const { rankFromEnvironment } = require('${ROOT}/lib/distributed/rendezvous');
   (async () => {
     const { rank, worldSize, localRank, localWorldSize } = rankFromEnvironment();
-    const options = { initMethod: 'env://', rank, worldSize, timeout: 30_000 };
+    const options = { initMethod: 'env://', rank, worldSize, timeout: 200_000 };
     const group = await ProcessGroup.join(options);
     const { DIE_AT, TORCHELASTIC_RESTART_COUNT } = process.env;
     if (DIE_AT !== undefined && DIE_AT === TORCHELASTIC_RESTART_COUNT) {

@@ -9,7 +9,7 @@ import { PeerLostError, RendezvousError } from '../../lib/errors';
 import { freePort } from '../../lib/executor/network';
 import { clientOf, closing, HOST } from './support';
 
-const TIMEOUT = 20_000;
+const TIMEOUT = 200_000;
 const KEY = 'uniproc/none/0/rank0';
 
 let port: number;

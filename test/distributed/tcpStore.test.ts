@@ -386,7 +386,7 @@ describe('timeouts', () => {
 describe('connect', () => {
   it('retries until the server starts', async () => {
     const port = await freePort();
-    const connecting = TCPStore.connect({ host: HOST, port, timeout: 20_000 });
+    const connecting = TCPStore.connect({ host: HOST, port, timeout: 200_000 });
     await new Promise((resolve) => setTimeout(resolve, 100));
     closing(await TCPStoreServer.listen({ host: HOST, port }));
     await closing(await connecting).set('key', 'value');
