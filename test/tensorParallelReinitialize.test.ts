@@ -1,5 +1,5 @@
 /** Requests running while ranks join and leave, compared with undisturbed ones. */
-import { freePort } from '../lib/executor/network';
+import { freePort } from './support/freePort';
 import type { Rank } from './support/ranks';
 import {
   CALLS,

@@ -1,7 +1,7 @@
 /** Groups of real processes: detecting a rank's death, and freeing resources. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { allEnded, processesWith, type Rank, type RankOptions, startRanks } from '../support/ranks';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { eventually } from './support';
 
 /** Milliseconds within which a death must be detected; the group's timeout is much longer. */

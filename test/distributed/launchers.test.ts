@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { processesWith, startProcess } from '../support/ranks';
 
 const ROOT = path.resolve(__dirname, '..', '..');

@@ -6,7 +6,7 @@ import { ProcessGroup } from '../../lib/distributed/processGroup';
 import { Message } from '../../lib/distributed/tcpStoreProtocol';
 import { TCPStoreServer } from '../../lib/distributed/tcpStoreServer';
 import { PeerLostError, RendezvousError } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { clientOf, closing, HOST } from './support';
 
 const TIMEOUT = 200_000;

@@ -14,7 +14,7 @@ import {
   ShutdownError,
   StoreRequestError,
 } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import * as timers from '../../lib/timer';
 import { clientOf, closing, eventually, HOST } from './support';
 

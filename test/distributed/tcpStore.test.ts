@@ -10,7 +10,7 @@ import {
   StoreRequestError,
   StoreTimeoutError,
 } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { ROOT, runNode } from '../executor/support';
 import {
   clientOf,

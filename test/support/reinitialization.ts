@@ -1,5 +1,5 @@
 /** Programs of ranks that change groups during requests, and the expected results. */
-import { freePort } from '../../lib/executor/network';
+import { freePort } from './freePort';
 import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './tensorParallel';
 
 export interface Output {
