@@ -28,7 +28,8 @@ function weightShapes(spec) {
     layer: [
       [(numHeads + 2 * numKvHeads) * headDim, hiddenSize],
       [hiddenSize, numHeads * headDim],
-      ...(experts ? [[experts.numExperts, hiddenSize]] : mlpShapes(hiddenSize, intermediateSize)),
+      ...(experts ? [[experts.numExperts, hiddenSize]] : []),
+      ...(experts && !experts.besideMlp ? [] : mlpShapes(hiddenSize, intermediateSize)),
       ...(experts?.sharedIntermediateSize > 0
         ? mlpShapes(hiddenSize, experts.sharedIntermediateSize)
         : []),

@@ -52,7 +52,10 @@ function divides(ranks, config) {
   const kvHeads = config.num_key_value_heads ?? heads;
   const experts = config.num_experts ?? config.num_local_experts;
   const isSparse =
-    experts && !config.mlp_only_layers?.length && (config.decoder_sparse_step ?? 1) === 1;
+    experts &&
+    !config.enable_moe_block &&
+    !config.mlp_only_layers?.length &&
+    (config.decoder_sparse_step ?? 1) === 1;
   const sizes = [
     heads,
     isSparse ? 0 : config.intermediate_size,

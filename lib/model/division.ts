@@ -5,7 +5,7 @@ import type { ModelSpec } from './spec';
 /** Why `worldSize` ranks cannot divide the model, or null. */
 export function divisionFault(spec: TransformerSpec, worldSize: number): string | null {
   const { numHeads, intermediateSize, experts, otherHeads } = spec;
-  const hasGatedMlps = !experts || experts.layers.includes(false);
+  const hasGatedMlps = !experts || experts.besideMlp || experts.layers.includes(false);
   const divided = {
     numHeads,
     ...(hasGatedMlps && { intermediateSize }),

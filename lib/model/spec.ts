@@ -77,12 +77,21 @@ export interface ExpertsSpec {
   /** Of the sigmoids, after scaling to a sum of 1. */
   weightScale: number;
   routerBias: boolean;
+  /** The router's input has a norm of its own, whose output is divided by sqrt(hiddenSize) (Gemma 4). */
+  routerNorm: boolean;
+  /** The softmax's weights are multiplied by their expert's scale, `experts.scales` (Gemma 4). */
+  expertScales: boolean;
   /** Of gate, up and down of each expert. */
   bias: boolean;
   /** Size of an MLP that all tokens pass besides; 0: none. */
   sharedIntermediateSize: number;
   /** It is scaled by the sigmoid of a gate. */
   sharedGate: boolean;
+  /**
+   * The layer has both, each with norms of its input and output, which are summed and normed again
+   * (Gemma 4).
+   */
+  besideMlp: boolean;
   /** [numLayers]: the layer has experts instead of the gated MLP. */
   layers: boolean[];
 }

@@ -130,9 +130,12 @@ ExpertsSpec toExpertsSpec(Napi::Object object) {
   experts.numChosenGroups = int32(object, "numChosenGroups");
   experts.weightScale = number32(object, "weightScale");
   experts.routerBias = boolean(object, "routerBias");
+  experts.routerNorm = boolean(object, "routerNorm");
+  experts.expertScales = boolean(object, "expertScales");
   experts.bias = boolean(object, "bias");
   experts.sharedIntermediateSize = int32(object, "sharedIntermediateSize");
   experts.sharedGate = boolean(object, "sharedGate");
+  experts.besideMlp = boolean(object, "besideMlp");
   const Napi::Array layers = toArray(object.Get("layers"), "experts.layers");
   for (uint32_t i = 0; i < layers.Length(); ++i) {
     experts.layers.push_back(toBool(layers.Get(i), "experts.layers"));

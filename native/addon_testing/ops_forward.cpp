@@ -125,11 +125,12 @@ Napi::Value OpsBinding::linearSiluAndMul(const Info& info) {
   return info.Env().Undefined();
 }
 
-// routeTokens(logits, normalize, routing)
+// routeTokens(logits, normalize, routing, expertScales)
 Napi::Value OpsBinding::routeTokens(const Info& info) {
   const Tensor& logits = toTensor(info[0], "logits");
-  ops_->routeTokens(logits.buffer.data(), toBool(info[1], "normalize"), toRouting(info[2]),
-                    logits.dtype());
+  ops_->routeTokens(logits.buffer.data(),
+                    {toBool(info[1], "normalize"), toData<float>(info[3], "expertScales")},
+                    toRouting(info[2]), logits.dtype());
   return info.Env().Undefined();
 }
 

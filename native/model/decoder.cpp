@@ -7,13 +7,14 @@
 #include "model/blocks/attention.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/gated_mlp.h"
+#include "model/blocks/mlp_and_experts.h"
 #include "model/rope.h"
 
 namespace uniproc {
 
 namespace {
 
-constexpr size_t kBlocksPerLayer = 2;  // attention, then MLP or experts
+constexpr size_t kBlocksPerLayer = 2;  // attention, then MLP or experts, or both of these
 
 float roundTo(DType dtype, float x) {
   switch (dtype) {
@@ -38,7 +39,10 @@ Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
     const int32_t rope = shard.spec().layerRopes[layer];
     blocks_.push_back(
         std::make_unique<AttentionBlock>(shard, layer, rope < 0 ? nullptr : &ropes_[rope]));
-    if (shard.spec().hasExperts(layer)) {
+    const bool hasExperts = shard.spec().hasExperts(layer);
+    if (hasExperts && shard.spec().experts->besideMlp) {
+      blocks_.push_back(std::make_unique<MlpAndExpertsBlock>(shard, layer));
+    } else if (hasExperts) {
       blocks_.push_back(std::make_unique<ExpertsBlock>(shard, layer));
     } else {
       blocks_.push_back(std::make_unique<GatedMlpBlock>(shard, layer));

@@ -46,6 +46,10 @@ void checkExperts(const ModelSpec& spec, int32_t worldSize) {
           "numGroups, weightScale and scoreBias need sigmoidScores");
   require(!experts.scalesInput || (experts.numExpertsPerToken == 1 && spec.inputNorms),
           "experts.scalesInput needs numExpertsPerToken 1 and inputNorms");
+  require(!experts.sigmoidScores || (!experts.routerNorm && !experts.expertScales),
+          "experts.routerNorm and expertScales need the softmax");
+  require(!experts.besideMlp || (spec.inputNorms && spec.outputNorms),
+          "experts.besideMlp needs inputNorms and outputNorms");
   requireDivisible("numExperts", experts.numExperts, worldSize);
   requireDivisible("sharedIntermediateSize", experts.sharedIntermediateSize, worldSize);
 }

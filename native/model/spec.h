@@ -62,10 +62,15 @@ struct ExpertsSpec {
   float weightScale = 1.0f;  // of the sigmoids' weights
   bool scalesInput = false;  // the weight is of the expert's input, not of its output; needs topK 1
   bool routerBias = false;
-  bool bias = false;  // on gate, up and down of each expert
+  // Of the router's input, in place of the experts': its output is divided by sqrt(hiddenSize).
+  bool routerNorm = false;
+  bool expertScales = false;  // of the softmax's weights, one of each expert
+  bool bias = false;          // on gate, up and down of each expert
   // Size of an MLP that all tokens pass besides; 0: none.
   int32_t sharedIntermediateSize = 0;
-  bool sharedGate = false;   // it is scaled by the sigmoid of a gate
+  bool sharedGate = false;  // it is scaled by the sigmoid of a gate
+  // The layer has both, and each its norms of input and output; these are summed.
+  bool besideMlp = false;
   std::vector<bool> layers;  // [numLayers]: the layer has experts instead of the gated MLP
 };
 
@@ -150,8 +155,9 @@ struct ModelSpec {
   StorageType cacheType() const { return fp8Cache ? StorageType::kFloat8E4M3 : storageOf(dtype); }
   bool hasExperts(int32_t layer) const { return experts && experts->layers[layer]; }
   bool hasGatedMlps() const {
-    return !experts || std::find(experts->layers.begin(), experts->layers.end(), false) !=
-                           experts->layers.end();
+    return !experts || experts->besideMlp ||
+           std::find(experts->layers.begin(), experts->layers.end(), false) !=
+               experts->layers.end();
   }
 };
 

@@ -28,6 +28,14 @@ struct ExpertMlp {
   Activation activation;
 };
 
+// A router that scores the experts by the softmax of their logits.
+struct SoftmaxRouting {
+  bool normalize = false;  // the weights are scaled to a sum of 1
+  // [numExperts], float32, or null: the weight of each expert is multiplied by its own, after that
+  // (Gemma 4).
+  const float* expertScales = nullptr;
+};
+
 // A router that scores each expert by the sigmoid of its logit (DeepSeek-AI 2024, DeepSeek-V3).
 struct SigmoidRouting {
   // [numExperts], float32, or null: added to the scores by which experts are chosen, but not to
@@ -50,10 +58,10 @@ class ExpertOps {
   virtual ~ExpertOps() = default;
 
   // Computes routing.expertIds and weights: the topK largest of softmax(logits [numTokens,
-  // numExperts]) in float32 (the lower id first on ties), scaled to a sum of 1 if `normalize`.
-  // `type` is the type of logits and activations. A NaN logit ranks lowest and makes all weights of
+  // numExperts]) in float32 (the lower id first on ties), scaled as the rule says. `type` is the
+  // type of logits. A NaN logit ranks lowest and makes all weights of
   // its token NaN, as softmax does, so that the token's request fails.
-  virtual void routeTokens(const void* logits, bool normalize, const Routing& routing,
+  virtual void routeTokens(const void* logits, const SoftmaxRouting& rule, const Routing& routing,
                            DType type) = 0;
 
   // The same by sigmoids of logits [numTokens, numExperts], float32. Lower ids first on ties, also

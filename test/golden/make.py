@@ -79,6 +79,7 @@ class Family:
     format: str | None = None  # of formats.py
     prompt_lengths: tuple = (1, 17, 200)
     gains: dict = field(default_factory=dict)  # in place of those in random_tensors
+    min_effect: float = MIN_EFFECT  # less where experts must be small, still far above the tolerance of float32
 
 
 FAMILIES = [
@@ -1439,6 +1440,68 @@ FAMILIES = [
         prompt_lengths=(1, 17, 60),
         gains={'q_norm': 0.4, 'k_norm': 0.4},
     ),
+    # Gemma 4 with experts beside the MLP, each with norms of its own: a router with a norm and scales of the experts.
+    Family(
+        name='gemma4-moe',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma4ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attention_k_eq_v': True,
+            'bos_token_id': 2,
+            'dtype': 'bfloat16',
+            'enable_moe_block': True,
+            'eos_token_id': [1, 106],
+            'final_logit_softcapping': 1.5,
+            'global_head_dim': 32,
+            'head_dim': 16,
+            'hidden_activation': 'gelu_pytorch_tanh',
+            'hidden_size': 48,
+            'hidden_size_per_layer_input': 0,
+            'initializer_range': 0.02,
+            'intermediate_size': 72,
+            'layer_types': ['sliding_attention', 'sliding_attention', 'full_attention'],
+            'max_position_embeddings': 512,
+            'model_type': 'gemma4_text',
+            'moe_intermediate_size': 24,
+            'num_attention_heads': 4,
+            'num_experts': 8,
+            'num_global_key_value_heads': 1,
+            'num_hidden_layers': 3,
+            'num_key_value_heads': 2,
+            'num_kv_shared_layers': 0,
+            'pad_token_id': 0,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {
+                'full_attention': {
+                    'partial_rotary_factor': 0.25,
+                    'rope_theta': 1000.0,
+                    'rope_type': 'proportional',
+                },
+                'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+            },
+            'sliding_window': 24,
+            'tie_word_embeddings': True,
+            'top_k_experts': 2,
+            'transformers_version': '5.5.0.dev0',
+            'use_bidirectional_attention': 'vision',
+            'use_cache': True,
+            'use_double_wide_mlp': False,
+            'vocab_size': 260,
+            'vocab_size_per_layer_input': 260,
+        },
+        rope={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        misreadings={
+            'another activation': {'hidden_activation': 'silu'},
+        },
+        prompt_lengths=(1, 17, 60),
+        gains={'q_norm': 0.4, 'k_norm': 0.4, 'proj': 40.0, 'post_feedforward_layernorm_2': 0.035},
+        min_effect=2e-2,
+    ),
     # Llama 4: chunks in the layers with rope, a temperature in the one without, experts whose input is scaled.
     Family(
         name='llama4',
@@ -1690,11 +1753,13 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         if layer == 'norm':  # of either sign: with tied embeddings a token would otherwise predict itself
             return (uniform(shape) + 0.5) * normal(shape).sign() - norm_offset
         if has_output_norms and layer.startswith('post_'):
-            return (uniform(shape) + 0.5) * output_std - norm_offset
-        if layer.endswith('norm'):
+            return (uniform(shape) + 0.5) * output_std * gains.get(layer, 1.0) - norm_offset
+        if 'norm' in layer:
             return (uniform(shape) + 0.5) * gains.get(layer, 1.0) - norm_offset
-        if kind == 'layer_scalar':
+        if kind in ('layer_scalar', 'scale'):
             return uniform(shape) + 0.5
+        if kind == 'per_expert_scale':  # of either sign, as a norm follows
+            return (uniform(shape) + 0.5) * torch.tensor([1, -1]).repeat(shape[0] // 2)
         if kind == 'sinks':
             return normal(shape)
         if kind == 'e_score_correction_bias':
@@ -1780,7 +1845,7 @@ MIXTRAL_NAMES = {'.mlp.': '.block_sparse_moe.', 'gate_proj': 'w1', 'up_proj': 'w
 
 def published_shapes(model_type: str, tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
     """Tensor shapes in checkpoints, with separate matrices per expert, which transformers 5 stacks."""
-    if model_type in ('gpt_oss', 'llama4_text'):
+    if model_type in ('gpt_oss', 'llama4_text', 'gemma4_text'):
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes = separate_shapes(tensors)
     if model_type != 'mixtral':
@@ -1986,7 +2051,7 @@ def compute_reference(folder: Path, prompts: list[list[int]]) -> Reference:
 
 @torch.inference_mode()
 def routing_error(model, sequences: list[list[int]], logprobs: list[torch.Tensor]) -> float:
-    """The largest change of the sequences' logprobs by ROUTER_NOISE at the inputs of routers by sigmoids.
+    """The largest change of the sequences' logprobs by ROUTER_NOISE at the inputs of routers by sigmoids, and of Gemma's.
 
     Another order of rounding changes choices that are nearly tied, and nearly tied experts have weights as large as
     any here. The float32 model shows this alone, without the rounding of logits. 0 for models without such routers.
@@ -1994,7 +2059,7 @@ def routing_error(model, sequences: list[list[int]], logprobs: list[torch.Tensor
     routers = [
         module
         for module in model.modules()
-        if hasattr(module, 'e_score_correction_bias') or type(module).__name__ == 'Llama4Router'
+        if hasattr(module, 'e_score_correction_bias') or type(module).__name__ in ('Llama4Router', 'Gemma4TextRouter')
     ]
     generator = torch.Generator().manual_seed(0)
 
@@ -2045,7 +2110,8 @@ def smallest_effect(family: Family, folder: Path, sequences: list[list[int]]) ->
         return '.'.join(part for part in name.split('.')[-2:] if not part.isdigit())
 
     norm = 0.0 if reference.config.model_type in ('gemma2', 'gemma3_text') else 1.0
-    neutral = {'norm.weight': norm, 'layer_scalar': 1.0, '.bias': 0.0, '_bias': 0.0, '.sinks': -100.0}
+    scales = {suffix: 1.0 for suffix in ('norm_1.weight', 'norm_2.weight', 'layer_scalar', 'router.scale', 'per_expert_scale')}
+    neutral = scales | {'norm.weight': norm, '.bias': 0.0, '_bias': 0.0, '.sinks': -100.0}
     for suffix, value in neutral.items():
         for which in sorted({kind(name) for name, _ in tensors_of(reference) if name.endswith(suffix)}):
             model = load(folder, torch.float32)
@@ -2070,7 +2136,7 @@ def make(family: Family) -> None:
             print(f'{family.name}: not seed {seed}: {reference.summary()}', file=sys.stderr)
             continue
         effect, label = smallest_effect(family, plain, reference.sequences)
-        if effect > MIN_EFFECT:
+        if effect > family.min_effect:
             break
         print(f'{family.name}: not seed {seed}: {label} changes logprobs by {effect:.4f} only', file=sys.stderr)
     else:

@@ -87,7 +87,12 @@ describe('config.json is refused', () => {
       'full_attention is 3; it must be an object',
     ],
     ['Gemma4ForCausalLM', {}, 'hidden_size_per_layer_input 256'],
-    ['Gemma4ForCausalLM', { ...DENSE, enable_moe_block: true }, 'enable_moe_block true'],
+    ['Gemma4ForCausalLM', { ...DENSE, enable_moe_block: true }, 'num_experts is undefined'],
+    [
+      'Gemma4ForCausalLM',
+      { ...DENSE, enable_moe_block: true, num_experts: 8, moe_intermediate_size: 8 },
+      'top_k_experts is undefined',
+    ],
     ['Gemma4ForCausalLM', { ...DENSE, num_kv_shared_layers: 2 }, 'num_kv_shared_layers 2'],
     ['Gemma4ForCausalLM', { ...DENSE, per_layer_config: {} }, 'per_layer_config {}'],
     ['Gemma4ForCausalLM', { ...DENSE, use_bidirectional_attention: 'all' }, "attention 'all'"],

@@ -737,6 +737,43 @@ CASES = {
         use_double_wide_mlp=False,
         vocab_size=262144,
     ),
+    'gemma4_text: the language model of gemma-4-26B-A4B-it': gemma4(
+        attention_bias=False,
+        attention_dropout=0.0,
+        attention_k_eq_v=True,
+        bos_token_id=2,
+        dtype='bfloat16',
+        enable_moe_block=True,
+        eos_token_id=1,
+        final_logit_softcapping=30.0,
+        global_head_dim=512,
+        head_dim=256,
+        hidden_activation='gelu_pytorch_tanh',
+        hidden_size=2816,
+        hidden_size_per_layer_input=0,
+        intermediate_size=2112,
+        layer_types=[kind for _ in range(5) for kind in ['sliding_attention'] * 5 + ['full_attention']],
+        max_position_embeddings=262144,
+        moe_intermediate_size=704,
+        num_attention_heads=16,
+        num_experts=128,
+        num_global_key_value_heads=2,
+        num_hidden_layers=30,
+        num_key_value_heads=8,
+        num_kv_shared_layers=0,
+        rms_norm_eps=1e-06,
+        rope_parameters={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        sliding_window=1024,
+        tie_word_embeddings=True,
+        top_k_experts=8,
+        use_bidirectional_attention='vision',
+        use_cache=True,
+        use_double_wide_mlp=False,
+        vocab_size=262144,
+    ),
     'gemma4_text: heads of the layers without a window, keys that are not values': gemma4(
         **SMALL,
         global_head_dim=32,
@@ -838,7 +875,9 @@ def mlp_of(layer):
 
 
 def experts(read, layers):
-    blocks = [mlp_of(layer) if hasattr(mlp_of(layer), 'experts') else None for layer in layers]
+    is_gemma4 = read.model_type == 'gemma4_text'
+    blocks = [layer if is_gemma4 else mlp_of(layer) for layer in layers]
+    blocks = [block if hasattr(block, 'experts') else None for block in blocks]
     block = next((each for each in blocks if each is not None), None)
     if block is None:
         return None
@@ -848,7 +887,7 @@ def experts(read, layers):
     is_transposed = is_llama4 or read.model_type == 'gpt_oss'
     return {
         'numExperts': block.experts.down_proj.shape[0],
-        'numExpertsPerToken': router.top_k,
+        'numExpertsPerToken': read.top_k_experts if is_gemma4 else router.top_k,
         'intermediateSize': block.experts.down_proj.shape[1 if is_transposed else 2],
         'normTopkProb': getattr(router, 'norm_topk_prob', not is_llama4),
         'sigmoidScores': is_llama4 or hasattr(router, 'e_score_correction_bias'),
@@ -858,9 +897,12 @@ def experts(read, layers):
         'numChosenGroups': getattr(read, 'topk_group', 1),
         'weightScale': getattr(router, 'routed_scaling_factor', 1),
         'routerBias': getattr(router, 'bias', None) is not None,
+        'routerNorm': hasattr(router, 'norm'),
+        'expertScales': hasattr(router, 'per_expert_scale'),
         'bias': hasattr(block.experts, 'down_proj_bias'),
         'sharedIntermediateSize': 0 if shared is None else shared.down_proj.weight.shape[1],
         'sharedGate': hasattr(block, 'shared_expert_gate'),
+        'besideMlp': is_gemma4,
         'layers': [each is not None for each in blocks],
     }
 

@@ -252,4 +252,23 @@ describe('gemma4_text', () => {
       'model.layers.2.layer_scalar.weight',
     ]);
   });
+
+  it('divides stacks of experts by rows, and gives scales of routers the suffix of weights', async () => {
+    const { spec } = await readTransformerConfig(path.join(GOLDEN, 'gemma4-moe'));
+    const table = tableOf({
+      'model.layers.1.router.scale': [48],
+      'model.layers.1.router.per_expert_scale': [8],
+      'model.layers.1.experts.gate_up_proj': [8, 48, 48],
+    });
+    const { tensors } = await renamedTensors(gemma4, table, spec);
+    expect([...tensors.keys()].slice(0, 4)).toEqual([
+      'model.layers.1.router.scale.weight',
+      'model.layers.1.router.per_expert_scale.weight',
+      'model.layers.1.experts.0.gate_proj.weight',
+      'model.layers.1.experts.0.up_proj.weight',
+    ]);
+    const up = tensors.get('model.layers.1.experts.7.up_proj.weight');
+    expect(up).toMatchObject({ shape: [24, 48] });
+    expect(up).not.toHaveProperty('strides');
+  });
 });

@@ -10,9 +10,12 @@ export const PLAIN_EXPERTS = {
   numChosenGroups: 1,
   weightScale: 1,
   routerBias: false,
+  routerNorm: false,
+  expertScales: false,
   bias: false,
   sharedIntermediateSize: 0,
   sharedGate: false,
+  besideMlp: false,
 };
 
 /** Full rotation and attention, norms before the blocks, no biases, experts or scales. */

@@ -54,9 +54,12 @@ export function readExperts(
     numChosenGroups: 1,
     weightScale: 1,
     routerBias: false,
+    routerNorm: false,
+    expertScales: false,
     bias: false,
     sharedIntermediateSize: 0,
     sharedGate: false,
+    besideMlp: false,
     layers,
   };
 }

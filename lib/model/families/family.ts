@@ -111,6 +111,7 @@ export const configSchema = z.looseObject({
   attention_k_eq_v: flag().nullish(),
   hidden_size_per_layer_input: integerOrNull(0, MAX_SIZE),
   enable_moe_block: flag().nullish(),
+  top_k_experts: integerOrNull(1, MAX_EXPERTS),
   bos_token_id: integerOrNull(0, MAX_SIZE),
   eos_token_id: eosTokenId,
   dtype: dtype(),

@@ -1,21 +1,24 @@
 /**
- * Gemma 4 (Google 2026), its dense text models: Gemma 3 with larger and fewer key-value heads in the
- * layers without a window, whose keys may be their values too.
+ * Gemma 4 (Google 2026), its text: Gemma 3 with larger and fewer key-value heads in the layers without
+ * a window, whose keys may be their values too; the 26B-A4B has experts beside each MLP.
  */
 import { show } from '../../config/schema';
 import { CheckpointError, UnsupportedModelError } from '../../errors';
 import { readActivation } from '../activations';
 import type { TensorEntry, TensorTable } from '../safetensors';
-import type { OtherHeads } from '../spec';
+import type { ExpertsSpec, OtherHeads } from '../spec';
+import { readExperts } from './experts';
 import { COMMON_DEFAULTS, type ConfigJson, type Family, plainSpec } from './family';
 import { gemma2 } from './gemma2';
 import { readRopes } from './gemma3';
 import { windowsByLayer } from './qwen2';
+import { separateStackedExperts } from './stackedExperts';
 
 const LAYER = 'model.layers.{layer}';
 const DEFAULT_GLOBAL_HEAD_DIM = 512;
 /** Every sixth layer attends to all tokens. */
 const PATTERN = 6;
+const SCALE = /\.(layer_scalar|router\.(scale|per_expert_scale))$/;
 const ROPES = {
   full_attention: { rope_type: 'proportional', partial_rotary_factor: 0.25, rope_theta: 1000000 },
   sliding_attention: { rope_type: 'default', rope_theta: 10000 },
@@ -41,7 +44,7 @@ export const gemma4: Family = {
     global_head_dim: DEFAULT_GLOBAL_HEAD_DIM,
     hidden_size_per_layer_input: 256,
   },
-  ownKeys: ['layer_types', 'final_logit_softcapping', 'use_bidirectional_attention'],
+  ownKeys: ['layer_types', 'final_logit_softcapping', 'use_bidirectional_attention', 'num_experts'],
   readSpec: (file, json) => {
     refuseVariants(file, json);
     const slidingWindows = readWindows(file, json);
@@ -73,15 +76,59 @@ export const gemma4: Family = {
       layerRopes: slidingWindows.map((window) => (window > 0 ? 1 : 0)),
       slidingWindows,
       maxPositions: json.max_position_embeddings,
+      experts: readGemma4Experts(file, json),
     };
   },
-  modules: { ...gemma2.modules, 'layer.scale': `${LAYER}.layer_scalar` },
-  renameTensors: (table, { otherHeads }) => withValues(table, otherHeads),
+  modules: {
+    ...gemma2.modules,
+    'layer.scale': `${LAYER}.layer_scalar`,
+    'dense.outputNorm': `${LAYER}.post_feedforward_layernorm_1`,
+    'experts.norm': `${LAYER}.pre_feedforward_layernorm_2`,
+    'experts.outputNorm': `${LAYER}.post_feedforward_layernorm_2`,
+    'experts.routerNorm': `${LAYER}.router.scale`,
+    'experts.router': `${LAYER}.router.proj`,
+    'experts.scales': `${LAYER}.router.per_expert_scale`,
+    'experts.gate': `${LAYER}.experts.{expert}.gate_proj`,
+    'experts.up': `${LAYER}.experts.{expert}.up_proj`,
+    'experts.down': `${LAYER}.experts.{expert}.down_proj`,
+  },
+  *renameTensors(table, spec) {
+    const tensors = yield* withValues(table, spec.otherHeads);
+    const layout = { key: 'num_experts', isTransposed: false };
+    return yield* separateStackedExperts({ ...table, tensors }, spec, layout);
+  },
 };
 
+/** In every layer, beside the MLP. */
+function readGemma4Experts(file: string, json: ConfigJson): ExpertsSpec | null {
+  if (!json.enable_moe_block) return null;
+  const required = (key: 'num_experts' | 'top_k_experts'): number => {
+    const value = json[key] ?? 0;
+    if (value > 0) return value;
+    throw new CheckpointError(
+      file,
+      `${key} is ${show(json[key])}; with enable_moe_block it must be a positive integer`,
+    );
+  };
+  const numExperts = required('num_experts');
+  const experts = readExperts(
+    file,
+    {
+      ...json,
+      num_local_experts: null,
+      num_experts_per_tok: required('top_k_experts'),
+      norm_topk_prob: true,
+      decoder_sparse_step: 1,
+      mlp_only_layers: null,
+    },
+    numExperts,
+  );
+  return experts && { ...experts, routerNorm: true, expertScales: true, besideMlp: true };
+}
+
 /**
- * Throws UnsupportedModelError for parts of Gemma 4's smaller models and of that with experts, and
- * CheckpointError without a rope of each kind of layer.
+ * Throws UnsupportedModelError for parts of Gemma 4's smaller models, and CheckpointError without a
+ * rope of each kind of layer.
  */
 function refuseVariants(file: string, json: ConfigJson): void {
   const refuse = (key: string, value: unknown, reason: string) => {
@@ -94,7 +141,6 @@ function refuseVariants(file: string, json: ConfigJson): void {
   if (perLayer) {
     refuse('hidden_size_per_layer_input', perLayer, 'there are no embeddings by layer');
   }
-  if (json.enable_moe_block) refuse('enable_moe_block', true, 'there are no experts');
   // 'vision' concerns images alone.
   if ((mask ?? 'vision') !== 'vision') {
     refuse('use_bidirectional_attention', mask, 'attention is causal');
@@ -153,14 +199,14 @@ function readGlobalHeads(
 }
 
 /**
- * The values of layers whose keys are their values, read from the tensors of the keys. A layer's scale
- * gets the suffix of a weight.
+ * The values of layers whose keys are their values, read from the tensors of the keys. Scales of layers
+ * and routers get the suffix of a weight.
  */
 function* withValues(table: TensorTable, otherHeads: OtherHeads | null) {
   const tensors = new Map<string, TensorEntry>();
   for (const [name, entry] of table.tensors) {
     yield;
-    tensors.set(name.endsWith('.layer_scalar') ? `${name}.weight` : name, entry);
+    tensors.set(SCALE.test(name) ? `${name}.weight` : name, entry);
     const key = /^(model\.layers\.(\d+)\.self_attn\.)k_proj(\.(?!k_scale$).*)$/.exec(name);
     if (key && otherHeads?.keysAreValues && otherHeads.layers[Number(key[2])]) {
       tensors.set(`${key[1]}v_proj${key[3]}`, entry);

@@ -6,7 +6,12 @@ void Block::declareNorms(Parameters& parameters, const char* inputNorm, const ch
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
   if (spec.inputNorms) parameters.norm(inputNorm_, name(inputNorm), hidden);
-  if (spec.outputNorms) parameters.norm(outputNorm_, name(outputNorm), hidden);
+  if (spec.outputNorms) declareOutputNorm(parameters, outputNorm);
+}
+
+void Block::declareOutputNorm(Parameters& parameters, const char* outputNorm) {
+  parameters.norm(outputNorm_, name(outputNorm),
+                  {Share::all(shard_.spec().hiddenSize), "hiddenSize"});
 }
 
 const void* Block::input(const ForwardPass& pass, bool isFirst) const {
@@ -55,19 +60,30 @@ void Block::linearGated(const ForwardPass& pass, const void* x, const LinearWeig
 }
 
 void Block::finish(const ForwardPass& pass) const {
+  finishInto(pass, pass.activations.hidden.data());
+}
+
+void Block::finishInto(const ForwardPass& pass, void* out) const {
+  const Activations& activations = pass.activations;
+  if (pass.communicator && !activations.hiddenTerms) {
+    pass.communicator->allReduce(activations.hidden.data(),
+                                 int64_t{pass.batch.numTokens} * shard_.spec().hiddenSize,
+                                 toCommType(activations.dtype), ReduceOp::kSum);
+  }
+  normOutput(pass, out);
+}
+
+void Block::normOutput(const ForwardPass& pass, void* out) const {
   const ModelSpec& spec = shard_.spec();
   const int32_t numTokens = pass.batch.numTokens;
   const Activations& activations = pass.activations;
-  const int64_t count = int64_t{numTokens} * spec.hiddenSize;
-  void* hidden = activations.hidden.data();
-  if (pass.communicator && !activations.hiddenTerms) {
-    pass.communicator->allReduce(hidden, count, toCommType(activations.dtype), ReduceOp::kSum);
-  }
   if (outputNorm_) {
-    pass.ops.rmsNorm(nullptr, hidden, numTokens, outputNorm_, spec.rmsNormEps, hidden);
+    pass.ops.rmsNorm(nullptr, activations.hidden.data(), numTokens, outputNorm_, spec.rmsNormEps,
+                     out);
   }
   if (spec.residualScale != 1.0f) {
-    pass.ops.scale(hidden, count, spec.residualScale, activations.dtype);
+    pass.ops.scale(out, int64_t{numTokens} * spec.hiddenSize, spec.residualScale,
+                   activations.dtype);
   }
 }
 

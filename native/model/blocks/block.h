@@ -62,11 +62,16 @@ class Block {
   virtual void forward(const ForwardPass& pass, bool isFirst) = 0;
   // Norms and scales activations.hidden as the model requires. Sums it over the ranks before,
   // unless activations.hiddenTerms leave that to the next norm.
-  void finish(const ForwardPass& pass) const;
+  virtual void finish(const ForwardPass& pass) const;
+  // The same, of a model with output norms, with the result in `out` [numTokens, hiddenSize].
+  void finishInto(const ForwardPass& pass, void* out) const;
 
  protected:
   ModuleName name(const char* module) const { return {layer_, module}; }
   void declareNorms(Parameters& parameters, const char* inputNorm, const char* outputNorm);
+  void declareOutputNorm(Parameters& parameters, const char* outputNorm);
+  // finishInto without the sum over the ranks.
+  void normOutput(const ForwardPass& pass, void* out) const;
   // [numTokens, hiddenSize]: the block's input, normed unless the model has no input norms.
   const void* input(const ForwardPass& pass, bool isFirst) const;
   // A linear layer on that input, which is returned; out [numTokens, weight.rows].

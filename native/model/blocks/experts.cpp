@@ -1,6 +1,7 @@
 #include "model/blocks/experts.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace uniproc {
 namespace {
@@ -25,6 +26,11 @@ void ExpertsBlock::declare(Parameters& parameters) {
       {.parts = {{name("experts.router"), {Share::all(experts().numExperts), "numExperts"}}},
        .cols = hidden,
        .bias = experts().routerBias ? Bias::kAll : Bias::kNone});
+  if (experts().routerNorm) parameters.norm(routerNorm_, name("experts.routerNorm"), hidden);
+  if (experts().expertScales) {
+    parameters.vector(scales_, name("experts.scales"),
+                      {Share::all(experts().numExperts), "numExperts"}, DType::kFloat32);
+  }
   if (experts().scoreBias) {
     parameters.vector(routerScoreBias_, name("experts.scoreBias"),
                       {Share::all(experts().numExperts), "numExperts"}, DType::kFloat32);
@@ -55,10 +61,15 @@ void ExpertsBlock::declareShared(Parameters& parameters) {
   parameters.linear(sharedDown_, {.parts = {{name("shared.down"), hidden}}, .cols = intermediate});
 }
 
+// Equal scores are rare in float32.
+DType ExpertsBlock::logitType(DType activations) const {
+  return experts().sigmoidScores || experts().routerNorm ? DType::kFloat32 : activations;
+}
+
 ExpertsBlock::TokenBytes ExpertsBlock::tokenBytes(DType activations) const {
   const size_t elementSize = sizeOf(activations);
   const size_t topK = experts().numExpertsPerToken;
-  const size_t logitSize = experts().sigmoidScores ? sizeof(float) : elementSize;
+  const size_t logitSize = sizeOf(logitType(activations));
   return {.logits = aligned(experts().numExperts * logitSize),
           .ids = aligned(topK * sizeof(int32_t)),
           .weights = aligned(topK * sizeof(float)),
@@ -103,7 +114,13 @@ void ExpertsBlock::forward(const ForwardPass& pass, bool isFirst) {
                            reinterpret_cast<float*>(weights)};
 
   const void* in = nullptr;
-  if (experts().sigmoidScores) {
+  if (routerNorm_) {
+    in = input(pass, isFirst);
+    // The experts write to gateUp later.
+    ops.rmsNorm(nullptr, activations.residual.data(), numTokens, routerNorm_,
+                shard_.spec().rmsNormEps, gateUp);
+    ops.linear(gateUp, numTokens, router_, logits, logitType(activations.dtype));
+  } else if (experts().sigmoidScores) {
     in = input(pass, isFirst);
     ops.linear(in, numTokens, router_, logits, DType::kFloat32);
   } else {
@@ -111,15 +128,7 @@ void ExpertsBlock::forward(const ForwardPass& pass, bool isFirst) {
   }
   // Before the experts, whose sum may overwrite the input.
   if (hasShared()) forwardShared(pass, in, sharedGate, shared);
-  if (experts().sigmoidScores) {
-    ops.routeTokensBySigmoid(
-        reinterpret_cast<const float*>(logits),
-        {static_cast<const float*>(routerScoreBias_.data), experts().numGroups,
-         experts().numChosenGroups, experts().normTopkProb, experts().weightScale},
-        routing);
-  } else {
-    ops.routeTokens(logits, experts().normTopkProb, routing, activations.dtype);
-  }
+  route(pass, logits, routing);
   if (experts().scalesInput) {
     ops.applyWeights(hidden, routing, shard_.spec().hiddenSize, activations.dtype);
   }
@@ -131,6 +140,24 @@ void ExpertsBlock::forward(const ForwardPass& pass, bool isFirst) {
   } else if (hasShared()) {
     ops.add(hidden, shared, int64_t{numTokens} * shard_.spec().hiddenSize, activations.dtype);
   }
+}
+
+void ExpertsBlock::route(const ForwardPass& pass, std::byte* logits, const Routing& routing) const {
+  if (experts().sigmoidScores) {
+    return pass.ops.routeTokensBySigmoid(
+        reinterpret_cast<const float*>(logits),
+        {static_cast<const float*>(routerScoreBias_.data), experts().numGroups,
+         experts().numChosenGroups, experts().normTopkProb, experts().weightScale},
+        routing);
+  }
+  const DType type = logitType(pass.activations.dtype);
+  if (routerNorm_) {
+    const auto width = static_cast<float>(shard_.spec().hiddenSize);
+    pass.ops.scale(logits, int64_t{routing.numTokens} * routing.numExperts, 1.0f / std::sqrt(width),
+                   type);
+  }
+  pass.ops.routeTokens(logits, {experts().normTopkProb, static_cast<const float*>(scales_.data)},
+                       routing, type);
 }
 
 // Leaves the shared expert's output in `out` [numTokens, hiddenSize] and its gate's logits in

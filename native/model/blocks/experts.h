@@ -31,8 +31,14 @@ class ExpertsBlock final : public Block {
   void declareShared(Parameters& parameters);
   void forwardShared(const ForwardPass& pass, const void* in, void* gate, void* out) const;
 
+  DType logitType(DType activations) const;
+  // Chooses each token's experts by the router's output.
+  void route(const ForwardPass& pass, std::byte* logits, const Routing& routing) const;
+
+  Weight routerNorm_;       // [hiddenSize], or null
   LinearWeight router_;     // [numExperts, hiddenSize]
   Weight routerScoreBias_;  // [numExperts], float32, or null
+  Weight scales_;           // [numExperts], float32, or null
   // This rank's experts, stacked:
   LinearWeight gateUp_;  // [count, 2 * intermediateSize, hiddenSize]
   LinearWeight down_;    // [count, hiddenSize, intermediateSize]

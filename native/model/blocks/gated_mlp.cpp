@@ -8,7 +8,7 @@ void GatedMlpBlock::declare(Parameters& parameters) {
   const Dimension intermediate = {shard_.intermediate(), "intermediateSize"};
   using Bias = Parameters::Bias;
 
-  declareNorms(parameters, "mlp.norm", "mlp.outputNorm");
+  declareNorms(parameters, "mlp.norm", outputNormName_);
   parameters.linear(gateUp_,
                     {.parts = {{name("mlp.gate"), intermediate}, {name("mlp.up"), intermediate}},
                      .cols = hidden,

@@ -363,8 +363,9 @@ class CpuOps final : public Ops {
 
   // Experts --------------------------------------------------------------------------------
 
-  void routeTokens(const void* logits, bool normalize, const Routing& routing, DType) override {
-    experts_.routeTokens(static_cast<const float*>(logits), normalize, routing);
+  void routeTokens(const void* logits, const SoftmaxRouting& rule, const Routing& routing,
+                   DType) override {
+    experts_.routeTokens(static_cast<const float*>(logits), rule, routing);
   }
 
   void routeTokensBySigmoid(const float* logits, const SigmoidRouting& rule,

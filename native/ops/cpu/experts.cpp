@@ -10,7 +10,7 @@
 
 namespace uniproc {
 
-void Experts::routeTokens(const float* logits, bool normalize, const Routing& routing) {
+void Experts::routeTokens(const float* logits, const SoftmaxRouting& rule, const Routing& routing) {
   const int32_t numExperts = routing.numExperts;
   const int32_t topK = routing.topK;
   const auto minRows = minRowsPerPart(numExperts);
@@ -29,11 +29,12 @@ void Experts::routeTokens(const float* logits, bool normalize, const Routing& ro
       const bool hasNan =
           std::any_of(row, row + numExperts, [](float value) { return std::isnan(value); });
       float sum = hasNan ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
-      const int32_t numSummed = normalize ? topK : numExperts;
-      for (int32_t i = 0; i < numSummed; ++i) sum += numerator(normalize ? order[i] : i);
+      const int32_t numSummed = rule.normalize ? topK : numExperts;
+      for (int32_t i = 0; i < numSummed; ++i) sum += numerator(rule.normalize ? order[i] : i);
       for (int32_t i = 0; i < topK; ++i) {
         routing.expertIds[token * topK + i] = order[i];
-        routing.weights[token * topK + i] = numerator(order[i]) / sum;
+        const float scale = rule.expertScales ? rule.expertScales[order[i]] : 1.0f;
+        routing.weights[token * topK + i] = numerator(order[i]) / sum * scale;
       }
     }
   });

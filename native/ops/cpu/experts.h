@@ -12,7 +12,7 @@ class Experts {
   Experts(ThreadPool& pool, Linear& linear) : pool_(pool), linear_(linear) {}
 
   // As ExpertOps, with float32 activations.
-  void routeTokens(const float* logits, bool normalize, const Routing& routing);
+  void routeTokens(const float* logits, const SoftmaxRouting& rule, const Routing& routing);
   // Multiplies all rows of one expert together; each row's result is independent of the others.
   void expertLinear(const float* x, int32_t rowsPerToken, const Routing& routing,
                     const LinearWeight& weight, float* out);

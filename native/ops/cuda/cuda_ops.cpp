@@ -306,9 +306,9 @@ class CudaOps final : public Ops {
 
   // Experts --------------------------------------------------------------------------------
 
-  void routeTokens(const void* logits, bool normalize, const Routing& routing,
+  void routeTokens(const void* logits, const SoftmaxRouting& rule, const Routing& routing,
                    DType type) override {
-    cuda::routeTokens(logits, normalize, routing, type, stream_);
+    cuda::routeTokens(logits, rule, routing, type, stream_);
     launched("routeTokens");
   }
 

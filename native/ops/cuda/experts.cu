@@ -35,11 +35,15 @@ __device__ inline Candidate warpBest(Candidate best) {
   return best;
 }
 
+__device__ inline float scaleOf(const SoftmaxRouting& rule, int32_t expert) {
+  return rule.expertScales ? rule.expertScales[expert] : 1.0f;
+}
+
 // logits [numTokens, numExperts]; expertIds and weights [numTokens, topK]. Grid: one warp per
 // token. Makes topK passes over a row of logits, which stays in the L1 cache: bound by latency.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    routeTokensRows(const T* logits, bool normalize, Routing routing) {
+    routeTokensRows(const T* logits, SoftmaxRouting rule, Routing routing) {
   waitForPrevious();
   const int token =
       static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
@@ -71,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
     last = warpBest(best);
     if (k == 0) {
       max = last.logit;
-      if (!normalize) {
+      if (!rule.normalize) {
         for (int32_t id = lane; id < routing.numExperts; id += kWarpSize) {
           sum += expf(logitOf(id) - max);
         }
@@ -79,21 +83,23 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     const float numerator = expf(last.logit - max);
-    if (normalize) sum += numerator;
+    if (rule.normalize) sum += numerator;
     if (lane == 0) {
       ids[k] = last.id;
       weights[k] = numerator;
     }
   }
   __syncwarp();
-  for (int32_t k = lane; k < routing.topK; k += kWarpSize) weights[k] /= sum;
+  for (int32_t k = lane; k < routing.topK; k += kWarpSize) {
+    weights[k] = weights[k] / sum * scaleOf(rule, ids[k]);
+  }
 }
 
 // The same for up to 32 kPerLane experts, whose logits stay in registers, and topK up to 32. Bound
 // by latency.
 template <class T, int kPerLane>
 __global__ void __launch_bounds__(kThreads)
-    routeTokensFew(const T* logits, bool normalize, Routing routing) {
+    routeTokensFew(const T* logits, SoftmaxRouting rule, Routing routing) {
   waitForPrevious();
   const int token =
       static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
@@ -136,7 +142,7 @@ __global__ void __launch_bounds__(kThreads)
     const float logit = logitOf(best);
     if (k == 0) {
       max = logit;
-      if (!normalize) {
+      if (!rule.normalize) {
         float exps = 0.0f;
 #pragma unroll
         for (int i = 0; i < kPerLane; ++i) {
@@ -150,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
       if (id == static_cast<unsigned>(lane + i * kWarpSize)) keys[i] = 0;
     }
     const float numerator = expf(logit - max);
-    if (normalize) sum += numerator;
+    if (rule.normalize) sum += numerator;
     if (lane == k) {
       ownId = static_cast<int32_t>(id);
       ownNumerator = numerator;
@@ -159,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
   if (lane >= routing.topK) return;
   const int64_t at = int64_t{token} * routing.topK + lane;
   routing.expertIds[at] = ownId;
-  routing.weights[at] = ownNumerator / sum;
+  routing.weights[at] = ownNumerator / sum * scaleOf(rule, ownId);
 }
 
 // out [numTokens * topK, rows] = x times the experts' matrices, weight [numLocal * rows, cols] in
@@ -228,13 +234,13 @@ unsigned blocksOf(int32_t count, int perBlock) {
 
 }  // namespace
 
-void routeTokens(const void* logits, bool normalize, const Routing& routing, DType type,
+void routeTokens(const void* logits, const SoftmaxRouting& rule, const Routing& routing, DType type,
                  cudaStream_t stream) {
   if (routing.numTokens == 0) return;
   withType(type, [&]<class T>(T) {
     const auto route = [&](auto kernel) {
       launch(kernel, blocksOf(routing.numTokens, kWarps), kThreads, 0, stream,
-             static_cast<const T*>(logits), normalize, routing);
+             static_cast<const T*>(logits), rule, routing);
     };
     if (routing.topK > kWarpSize || routing.numExperts > 16 * kWarpSize) {
       route(routeTokensRows<T>);

@@ -133,7 +133,7 @@ void normProjections(void* qkv, int32_t numTokens, const AttentionShape& shape,
 
 // experts.cu -----------------------------------------------------------------------------------
 
-void routeTokens(const void* logits, bool normalize, const Routing& routing, DType type,
+void routeTokens(const void* logits, const SoftmaxRouting& rule, const Routing& routing, DType type,
                  cudaStream_t stream);
 void expertLinear(const void* x, int32_t rowsPerToken, const Routing& routing,
                   const LinearWeight& weight, void* out, DType type, cudaStream_t stream);

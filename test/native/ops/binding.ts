@@ -246,7 +246,12 @@ interface NativeOps {
     gateUp: Tensor,
     out: Tensor,
   ): void;
-  routeTokens(logits: Tensor, normalize: boolean, routing: Routing): void;
+  routeTokens(
+    logits: Tensor,
+    normalize: boolean,
+    routing: Routing,
+    expertScales: Tensor | null,
+  ): void;
   expertLinear(
     x: Tensor,
     rowsPerToken: number,

@@ -44,7 +44,7 @@ describe.each(backends)('experts, %s', (backend) => {
     const random = new Random(numTokens * n + topK);
     const logits = random.normals(numTokens * n, 'float32', 3);
     const routing = ops.routing(numTokens, n, topK);
-    ops.routeTokens(ops.floats(logits), normalize, routing);
+    ops.routeTokens(ops.floats(logits), normalize, routing, null);
     const expected = Array.from({ length: numTokens }, (_, token) =>
       route(logits.subarray(token * n, (token + 1) * n), topK, normalize),
     );
@@ -54,17 +54,30 @@ describe.each(backends)('experts, %s', (backend) => {
     expectClose(ops.readFloats(routing.weights, numTokens * topK), weights, 1e-6);
   });
 
+  it.each([16, 600])('multiply weights by the scales of %i experts', (n) => {
+    const [numTokens, topK] = [5, 3];
+    const random = new Random(n);
+    const logits = random.normals(numTokens * n, 'float32', 3);
+    const scales = random.normals(n, 'float32', 1);
+    const routing = ops.routing(numTokens, n, topK);
+    ops.routeTokens(ops.floats(logits), true, routing, ops.floats(scales));
+    const weights = Array.from({ length: numTokens }, (_, token) =>
+      route(logits.subarray(token * n, (token + 1) * n), topK, true),
+    ).flatMap((each) => each.weights.map((weight, i) => weight * scales[each.expertIds[i]]));
+    expectClose(ops.readFloats(routing.weights, numTokens * topK), weights, 1e-6);
+  });
+
   it('prefer the lower id of equal logits, and rank NaN last', () => {
     const logits = [1, 3, NaN, 3, 2, NaN];
     const routing = ops.routing(1, 6, 6);
-    ops.routeTokens(ops.floats(logits), true, routing);
+    ops.routeTokens(ops.floats(logits), true, routing, null);
     expect([...ops.readInts(routing.expertIds, 6)]).toEqual([1, 3, 4, 0, 2, 5]);
   });
 
   // torch.softmax of a row with NaN is NaN throughout.
   it.each([true, false])('give NaN to the tokens whose logits have it, normalized: %s', (norm) => {
     const routing = ops.routing(3, 3, 2);
-    ops.routeTokens(ops.floats([1, 2, 3, 1, NaN, 3, 3, 2, 1]), norm, routing);
+    ops.routeTokens(ops.floats([1, 2, 3, 1, NaN, 3, 3, 2, 1]), norm, routing, null);
     const isNan = Array.from(ops.readFloats(routing.weights, 6), (weight) => Number.isNaN(weight));
     expect(isNan).toEqual([false, false, true, true, false, false]);
   });
