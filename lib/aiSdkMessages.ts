@@ -14,6 +14,7 @@ import type {
   FinishReason,
   MessageDelta,
 } from './index';
+import { InvalidRequestError } from './errors';
 
 /** A part of the AI SDK that this provider lacks; `UnsupportedFunctionalityError.isInstance` knows it. */
 export class UnsupportedFunctionalityError extends Error {
@@ -36,7 +37,12 @@ export function messagesOf(message: LanguageModelV4Message): ChatMessage[] {
     return content.map((part) => {
       if (part.type !== 'tool-result') throw new UnsupportedFunctionalityError(part.type);
       const { toolCallId, toolName, output } = part;
-      return { role, tool_call_id: toolCallId, name: toolName, content: resultOf(output) };
+      return {
+        role,
+        tool_call_id: toolCallId,
+        name: toolName,
+        content: resultOf(output, toolName),
+      };
     });
   }
   let text = '';
@@ -47,7 +53,11 @@ export function messagesOf(message: LanguageModelV4Message): ChatMessage[] {
     else if (part.type === 'reasoning') reasoning += part.text;
     else if (part.type === 'tool-call') {
       const { toolCallId: id, toolName: name, input } = part;
-      calls.push({ id, type: 'function', function: { name, arguments: textOf(input) } });
+      calls.push({
+        id,
+        type: 'function',
+        function: { name, arguments: textOf(input, `the input of the call of ${name}`) },
+      });
     } else {
       throw new UnsupportedFunctionalityError(`${part.type} in a message of role ${role}`);
     }
@@ -62,11 +72,20 @@ export function messagesOf(message: LanguageModelV4Message): ChatMessage[] {
   ];
 }
 
-const textOf = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
+/** A text, or a value's JSON. Throws InvalidRequestError for what JSON lacks. */
+function textOf(value: unknown, place: string): string {
+  if (typeof value === 'string') return value;
+  try {
+    return JSON.stringify(value ?? null);
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new InvalidRequestError(`${place} cannot be written as JSON: ${message}`, { cause });
+  }
+}
 
-function resultOf(output: LanguageModelV4ToolResultOutput): string {
+function resultOf(output: LanguageModelV4ToolResultOutput, toolName: string): string {
   if (output.type === 'execution-denied') return output.reason ?? 'the call was denied';
-  if (output.type !== 'content') return textOf(output.value);
+  if (output.type !== 'content') return textOf(output.value, `the result of ${toolName}`);
   const texts = output.value.map((part) => {
     if (part.type !== 'text') throw new UnsupportedFunctionalityError(`${part.type} in a result`);
     return part.text;

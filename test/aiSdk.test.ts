@@ -2,6 +2,8 @@
 import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { messagesOf } from '../lib/aiSdkMessages';
+import { InvalidRequestError } from '../lib/errors';
 import { TEMPLATES } from './reply/templates';
 import { embeddingModel, writeTokenizer } from './support/embeddingModel';
 
@@ -39,3 +41,10 @@ test('generates, streams, makes objects, calls tools, aborts and embeds', async 
   expect(inParts).toEqual(whole);
   expect(embeddings).toEqual(vectors);
 }, 30_000);
+
+test('an input of a call that JSON lacks is a typed error', () => {
+  const call = { type: 'tool-call', toolCallId: '1', toolName: 'f', input: { a: 1n } } as const;
+  const make = () => messagesOf({ role: 'assistant', content: [call] });
+  expect(make).toThrow(InvalidRequestError);
+  expect(make).toThrow(/^the input of the call of f cannot be written as JSON: /);
+});

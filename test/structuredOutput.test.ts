@@ -310,12 +310,22 @@ describe('the option', () => {
     [{ regex: 'a', whitespacePattern: ' ' }, /whitespacePattern is for json/],
     ['a', /it must be an object/],
     [{ json: { default: () => 1 } }, /has a function/],
-    [{ json: '{"const":1e400}' }, /json has the number Infinity/],
-    [{ json: { enum: [NaN] } }, /json has the number NaN/],
-    [{ json: { properties: new Map() } }, /json has a Map/],
+    [{ json: '{"const":1e400}' }, /json\.const is Infinity, which JSON cannot write/],
+    [{ json: { enum: [1, NaN] } }, /json\.enum\[1\] is NaN/],
+    [{ json: { const: Object(NaN) as object } }, /json\.const is NaN/],
+    [{ json: { properties: new Map() } }, /json\.properties is Map/],
+    [
+      { json: { properties: { 'a b': { minimum: 1n } } } },
+      /json\.properties\['a b'\]\.minimum is 1n/,
+    ],
+    [
+      { structuralTag: { format: { type: 'json_schema', json_schema: { enum: [2n] } } } },
+      /structuralTag\.format\.json_schema\.enum\[0\] is 2n, which JSON cannot write/,
+    ],
+    [{ structuralTag: { format: { type: 3n } } }, /structuralTag: format\.type: it must be/],
     [{ choice: ['a', '\ud800'] }, /choice\[1\] has half of a surrogate pair/],
     [{ regex: '\udc00' }, /regex has half of a surrogate pair/],
-  ])('%j is refused', (structuredOutputs, message) => {
+  ])('%p is refused', (structuredOutputs, message) => {
     const make = () => new SamplingParams({ structuredOutputs: structuredOutputs as object });
     expect(make).toThrow(InvalidRequestError);
     expect(make).toThrow(message);

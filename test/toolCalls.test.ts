@@ -359,17 +359,17 @@ test.each<[string, ChatOptions, RegExp]>([
   [
     'a schema that is no JSON',
     { tools: [{ function: { name: 'f', parameters: { properties: { a: { minimum: NaN } } } } }] },
-    /tools\[0\]\.function\.parameters has NaN, which JSON cannot write/,
+    /tools\[0\]\.function\.parameters\.properties\.a\.minimum is NaN, which JSON cannot write/,
   ],
   [
     'a schema with a Map',
     { tools: [{ function: { name: 'f', parameters: { properties: new Map([['a', {}]]) } } }] },
-    /tools\[0\]\.function\.parameters has .*, which JSON cannot write/,
+    /tools\[0\]\.function\.parameters\.properties is Map.*, which JSON cannot write/,
   ],
   [
-    'more tools than 1024',
-    { tools: Array.from({ length: 1025 }, (_, i) => ({ function: { name: `f${i}` } })) },
-    /the chat has 1025 tools; the limit is 1024/,
+    'a schema with a bigint',
+    { tools: [{ function: { name: 'f', parameters: { enum: [{}, 3n] } } }] },
+    /tools\[0\]\.function\.parameters\.enum\[1\] is 3n, which JSON cannot write/,
   ],
   [
     'a call that continues a message of gpt-oss',
@@ -402,6 +402,27 @@ test.each<[string, ChatOptions, RegExp]>([
   const run = llm.chat(MESSAGES, {}, { chatTemplate: HERMES, tools, ...options });
   await expect(run).rejects.toThrow(message);
   await expect(run).rejects.toThrow(InvalidRequestError);
+});
+
+test('counts tools before it reads them', async () => {
+  let numRead = 0;
+  const tool = {
+    get function() {
+      numRead++;
+      return { name: 'f' };
+    },
+  };
+  const options = { tools: Array<object>(1025).fill(tool) };
+  for (const refused of [
+    llm.chat(MESSAGES, {}, options),
+    llm.chat(MESSAGES, {}, { ...options, toolChoice: 'none' }),
+    llm.chatStream(MESSAGES, {}, options).next(),
+    llm.tokenizer?.applyChatTemplate(MESSAGES, options),
+  ]) {
+    await expect(refused).rejects.toThrow('tools has 1025 entries; the limit is 1024');
+    await expect(refused).rejects.toThrow(InvalidRequestError);
+  }
+  expect(numRead).toBe(0);
 });
 
 test('refuses structuredOutputs with a required call, and a parser of LLM.create', async () => {

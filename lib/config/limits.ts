@@ -3,6 +3,7 @@
  * `RequestLimits` are options of the engine, with defaults above any legitimate use.
  */
 import { z } from 'zod';
+import { InvalidRequestError } from '../errors';
 
 export const MAX_INT32 = 2 ** 31 - 1;
 
@@ -180,6 +181,14 @@ export const limitsSchema = z.strictObject({
 } satisfies Record<keyof RequestLimits, z.ZodType>);
 
 /** Names an exceeded limit in an error message. */
+/** Throws InvalidRequestError for too many tools, before they are copied. */
+export function checkNumTools(tools: unknown): void {
+  if (!Array.isArray(tools) || tools.length <= HARD_LIMITS.tools) return;
+  throw new InvalidRequestError(
+    `tools has ${tools.length} entries; the limit is ${HARD_LIMITS.tools}`,
+  );
+}
+
 export function limitedBy<Name extends keyof RequestLimits>(
   limits: Readonly<Pick<RequestLimits, Name>>,
   name: Name,

@@ -4,7 +4,7 @@ import { isAbortSignal } from '../abortSignal';
 import { InvalidRequestError } from '../errors';
 import type { ChatTemplateOptions } from '../tokenizer/chatMessages';
 import { MAX_TIMER } from '../timer';
-import { limitedBy, type RequestLimits } from './limits';
+import { checkNumTools, limitedBy, type RequestLimits } from './limits';
 import { replyFields, type ReplyOptions } from './replyOptions';
 import { parseFields } from './schema';
 import { SAMPLING_NAMES } from './samplingParams';
@@ -115,6 +115,7 @@ function checkBy<Options extends RequestOptions>(schema: z.ZodObject): Check<Opt
   return (options, limits) => {
     const given = readingOf('options', () => snapshotFields(options, names));
     checkNames(given, names);
+    readingOf('options', () => checkNumTools((given as ChatOptions | null | undefined)?.tools));
     return withinLimits(parseFields(schema, given, fail) as Options, limits);
   };
 }

@@ -1,6 +1,7 @@
 /** `structuredOutputs` of the sampling parameters: what the text must be. */
 import { types } from 'node:util';
 import { z } from 'zod';
+import { checkJson } from './jsonData';
 import { parseFields, show } from './schema';
 import { DataSnapshot, SnapshotError, snapshotFields } from './snapshot';
 import { checkStructuralTag, type StructuralFormat, type StructuralTag } from './structuralTag';
@@ -94,12 +95,10 @@ function checkText(name: string, text: string): string {
 /** Whether the value is a schema of zod 4, of any copy of it. */
 const isZod = (value: object): value is z.ZodType => '_zod' in value;
 
-/** For JSON.stringify, which would write null or {} for values that JSON lacks. */
-function jsonValue(_: string, value: unknown): unknown {
-  if (typeof value === 'number' && !Number.isFinite(value))
-    throw fail(`json has the number ${value}`);
-  if (types.isMap(value)) throw fail('json has a Map; use an object');
-  return value;
+/** JSON of a copy. */
+function jsonOf(name: string, copy: unknown): string {
+  checkJson(copy, name, fail);
+  return checkLength(name, JSON.stringify(copy));
 }
 
 /** A JSON schema's text. */
@@ -120,7 +119,7 @@ function copyJson(value: unknown): string {
   }
   try {
     const plain = isObject && isZod(value) ? z.toJSONSchema(value) : value;
-    return checkLength('json', JSON.stringify(copyData('json', plain), jsonValue));
+    return jsonOf('json', copyData('json', plain));
   } catch (error) {
     if (error instanceof InvalidRequestError) throw error;
     throw fail(`json cannot be read: ${(error as Error).message}`);
@@ -152,7 +151,7 @@ function copyTag(value: unknown): string {
   }
   const tag = copyData('structuralTag', given);
   checkStructuralTag(tag, (message) => fail(`structuralTag: ${message}`));
-  return checkLength('structuralTag', JSON.stringify(tag, jsonValue));
+  return jsonOf('structuralTag', tag);
 }
 
 function copyChoice(value: unknown): readonly string[] {

@@ -1,6 +1,5 @@
 /** How the replies of one chat call are read and held to their form. */
-import { types } from 'node:util';
-import { HARD_LIMITS } from '../config/limits';
+import { checkJson } from '../config/jsonData';
 import type { ReplyOptions, ToolChoice } from '../config/replyOptions';
 import type { SamplingParams } from '../config/samplingParams';
 import type { StructuralFormat, StructuralTag } from '../config/structuralTag';
@@ -204,11 +203,6 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 /** `isForced`: each must be a function with a name; else others are the template's affair. */
 function toolsOf(tools: readonly object[], isForced: boolean): CheckedTool[] {
-  if (tools.length > HARD_LIMITS.tools) {
-    throw new InvalidRequestError(
-      `the chat has ${tools.length} tools; the limit is ${HARD_LIMITS.tools}`,
-    );
-  }
   return tools.flatMap((tool, i) => {
     const given: unknown = (tool as { function?: unknown }).function ?? tool;
     const own = isObject(given) ? given : {};
@@ -241,18 +235,8 @@ function objectSchemaOf(parameters: unknown, where: string): object {
   if (!isObject(parameters)) {
     throw new InvalidRequestError(`${where} is ${show(parameters)}; it must be a JSON schema`);
   }
-  checkJson(parameters, where);
+  checkJson(parameters, where, (message) => new InvalidRequestError(message));
   return parameters.type === undefined ? { ...parameters, type: 'object' } : parameters;
-}
-
-/** Throws InvalidRequestError for what the copy of a call's options may have, and JSON lacks. */
-function checkJson(value: unknown, where: string): void {
-  const isNoNumber = typeof value === 'number' && !Number.isFinite(value);
-  if (isNoNumber || typeof value === 'bigint' || types.isMap(value)) {
-    throw new InvalidRequestError(`${where} has ${show(value)}, which JSON cannot write`);
-  }
-  if (typeof value !== 'object' || value === null) return;
-  for (const one of Object.values(value)) checkJson(one, where);
 }
 
 /** The name in a toolChoice; null for one without. */

@@ -271,7 +271,6 @@ export class LLMEngine<E extends Executor = Executor> {
         if (inFlight.length < executor.maxConcurrentBatches) {
           const step = this.schedule();
           if (step.totalNumScheduledTokens > 0) {
-            this.lockstep.launched();
             const output = executor.executeModel(step, { nonBlock: true });
             const launched = { step, output, launched: launchTime() };
             if (step.hasStructuredOutputRequests) await this.sample(launched, inFlight, turn);
@@ -312,6 +311,8 @@ export class LLMEngine<E extends Executor = Executor> {
 
   private schedule(): SchedulerOutput {
     const step = this.scheduler.schedule();
+    // Counted before listeners, which may request a change of the ranks, since it runs before that.
+    if (step.totalNumScheduledTokens > 0) this.lockstep.launched();
     this.structuredOutput?.forget(step.finishedReqIds);
     this.admission.numLeftWaiting = this.scheduler.numWaiting;
     if (step.scheduledNewReqs.length > 0) {

@@ -1,4 +1,5 @@
 /** Chat messages and template options, after transformers and vLLM, and their validation. */
+import { checkNumTools } from '../config/limits';
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
 
@@ -103,6 +104,7 @@ const RESERVED_VARIABLES: Readonly<Record<string, string>> = {
 export function checkTemplateOptions(options: ChatTemplateOptions): void {
   const { tools, documents, addGenerationPrompt, continueFinalMessage, chatTemplateKwargs } =
     options;
+  checkNumTools(tools);
   checkObjects('tools', tools, 'JSON schemas of functions');
   checkObjects('documents', documents, 'objects with title and text');
   if (addGenerationPrompt && continueFinalMessage) {

@@ -374,6 +374,10 @@ void GrammarAutomaton::computeMask(int32_t state, uint32_t* mask) {
       next[byte] = step(state, static_cast<uint8_t>(byte)) != kDead;
     }
     const auto division = vocabulary_->divide(repeatedCharacters(state), next);
+    if (!division->isUseful) {
+      walk(vocabulary_->all(), state, mask);
+      return;
+    }
     std::copy(division->whole.begin(), division->whole.end(), mask);
     walk(division->rests, state, mask);
     return;

@@ -59,6 +59,8 @@ struct TokenDivision {
   std::vector<uint32_t> whole;
   // Those that begin with a byte of `next`.
   TokenTrie rests;
+  // Whether the rests are few; else they are left out.
+  bool isUseful = false;
 };
 
 // Most tokens are plain text that a JSON string takes as it is, so an automaton that is inside of

@@ -175,6 +175,27 @@ test('a change requested as soon as another is refused is made', async () => {
   expect((await output).outputs[0].tokenIds).toEqual(generateAlone(promptOf(5), { maxTokens: 12 }));
 });
 
+test.each([false, true])(
+  'a change requested by a listener of a preemption is made (asyncScheduling %s)',
+  async (asyncScheduling) => {
+    ReinitializedWorker.numBlocks = 16;
+    const engine = await create(asyncScheduling);
+    const changed = new Promise<void>((resolve, reject) => {
+      engine.engine.events.once('preempted', () => {
+        engine.engine.reinitializeDistributed(request()).then(resolve, reject);
+      });
+    });
+    const prompts = [promptOf(8, 1), promptOf(8, 2), promptOf(8, 3)];
+    const params = { maxTokens: 40 };
+    const outputs = engine.generateAll(prompts, params);
+    await changed;
+    expect(engine.worker.calls).toContain('reinitializeDistributed');
+    expect((await outputs).map(({ outputs: [{ tokenIds }] }) => tokenIds)).toEqual(
+      prompts.map((prompt) => generateAlone(prompt, params)),
+    );
+  },
+);
+
 describe('the ranks agree', () => {
   const rankState = (fields: Partial<RankState> = {}): RankState => ({
     numSteps: 5,

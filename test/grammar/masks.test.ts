@@ -58,6 +58,8 @@ const GRAMMARS: [string, StructuredOutputsOptions][] = [
   ['strings with bounds', { json: { type: 'string', minLength: 3, maxLength: 40 } }],
   ['a regular expression', { regex: '(?:[^"\\n]{0,20}|"[a-f]+"){0,3}é?漢{2,5}' }],
   ['words', { regex: '(?:[a-z]+ |\\w+,|[^\\x00-\\x1f"\\\\é]+")*' }],
+  ['words before letters beyond ASCII', { regex: '(?:[a-z]*[À-ÿ]\\d)*' }],
+  ['words among letters that a second one follows', { regex: '(?:[a-z]|[^~a-z]x)*~' }],
   ['free text with tags', TOOLS],
   ['a choice', { choice: ['abc', 'abd', 'x', '漢字', 'é'] }],
   [

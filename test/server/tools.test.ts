@@ -45,6 +45,22 @@ function expectCall(name: string | undefined, given: string): void {
   expect([given, validate(JSON.parse(given))]).toEqual([given, true]);
 }
 
+test.each([
+  ['/v1/chat/completions', { messages, tools: { function: {} } }],
+  ['/v1/responses', { input: 'Hello', tools: { type: 'function' } }],
+  ['/v1/messages', { messages, max_tokens: 1, tools: {} }],
+  ['/v1/messages/count_tokens', { messages, tools: {} }],
+  ['/tokenize', { messages, tools: { function: {} } }],
+])('%s refuses too many tools', async (path, { tools: tool, ...body }) => {
+  const response = await fetch(running.url + path, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model, ...body, tools: Array(1025).fill(tool) }),
+  });
+  expect(response.status).toBe(400);
+  expect(await response.text()).toContain('tools has 1025 entries; the limit is 1024');
+});
+
 describe('/v1/chat/completions', () => {
   test('a call, whole and streamed', async () => {
     const whole = await openai.chat.completions.create(required);
