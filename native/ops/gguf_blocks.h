@@ -92,6 +92,7 @@ struct Group {
 
 // 16 bytes, in words that all processors can shift; masks clear what comes from the other byte.
 using Words = uint16_t __attribute__((vector_size(16)));
+using LongWords = uint64_t __attribute__((vector_size(16)));
 
 [[gnu::always_inline]] inline Words wordsAt(const uint8_t* bytes) {
   Words words;
@@ -163,9 +164,9 @@ template <StorageType kType>
     const uint8_t* fifth = block + (kHasMin<kType> ? 4 : 2);
     const Words nibbles = wordsAt(fifth + 4);
     for (int half = 0; half < 2; ++half) {
-      const uint64_t bits[2] = {spreadBits(fifth[2 * half]), spreadBits(fifth[2 * half + 1])};
-      Words high;
-      std::memcpy(&high, bits, sizeof high);
+      // In a register: a load of what two stores have written waits for both.
+      const auto high = reinterpret_cast<Words>(
+          LongWords{spreadBits(fifth[2 * half]), spreadBits(fifth[2 * half + 1])});
       const Words low = (half == 0 ? nibbles : nibbles >> 4) & everyByte(15);
       storeCodes(low | high, out + 16 * half);
     }

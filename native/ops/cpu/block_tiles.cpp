@@ -1,5 +1,6 @@
 #include "ops/cpu/block_tiles.h"
 
+#include <bit>
 #include <cstring>
 
 namespace uniproc {
@@ -17,15 +18,22 @@ uint8_t* byteOf(uint8_t* bytes, int64_t index, int64_t row) {
   return bytes + index * kBlockRows + row;
 }
 
-// Number `index` of six bits, to and from bytes that were zero.
+// The numbers of six bits of a block, into the tiles.
 template <StorageType kType>
-void writeSixBits(uint8_t* tiles, int index, int64_t row, int value) {
+void writeSixBits(const uint8_t (&values)[BlockTiles<kType>::kSixBits], int64_t row,
+                  uint8_t* tiles) {
   using Tiles = BlockTiles<kType>;
-  uint8_t* low = byteOf(tiles + Tiles::kGroupScales, index / 2, row);
-  uint8_t* high = byteOf(tiles + Tiles::kHighOfSix, index / 4, row);
-  *low = static_cast<uint8_t>(*low | (value & 15) << (index % 2 * 4));
-  *high = static_cast<uint8_t>(*high | value >> 4 << (index % 4 * 2));
+  for (int i = 0; i < Tiles::kSixBits; i += 2) {
+    const int low = (values[i] & 15) | (values[i + 1] & 15) << 4;
+    *byteOf(tiles + Tiles::kGroupScales, i / 2, row) = static_cast<uint8_t>(low);
+  }
+  for (int i = 0; i < Tiles::kSixBits; i += 4) {
+    int high = 0;
+    for (int j = 0; j < 4; ++j) high |= values[i + j] >> 4 << (2 * j);
+    *byteOf(tiles + Tiles::kHighOfSix, i / 4, row) = static_cast<uint8_t>(high);
+  }
 }
+// Number `index` of them.
 template <StorageType kType>
 int readSixBits(uint8_t* tiles, int index, int64_t row) {
   using Tiles = BlockTiles<kType>;
@@ -46,54 +54,78 @@ void tileScales(const uint8_t* block, int64_t row, uint8_t* tiles) {
   if constexpr (gguf::kHasMin<kType>) {
     std::memcpy(tiles + Tiles::kMins + 2 * row, block + gguf::kMinAt<kType>, 2);
   }
-  if constexpr (gguf::kHasGroupScales<kType>) {
+  if constexpr (Tiles::kHasSixBits) {
+    uint8_t values[Tiles::kSixBits];
     for (int group = 0; group < Tiles::kGroups; ++group) {
       const gguf::GroupScale own = gguf::groupScale<kType>(block, group);
-      if constexpr (kType == kQ2K || kType == kQ6K) {
-        *byteOf(tiles + Tiles::kGroupScales, group, row) =
-            static_cast<uint8_t>(own.scale | own.min << 4);
-      } else if constexpr (gguf::kHasMin<kType>) {
-        writeSixBits<kType>(tiles, 2 * group, row, own.scale);
-        writeSixBits<kType>(tiles, 2 * group + 1, row, own.min);
+      if constexpr (gguf::kHasMin<kType>) {
+        values[2 * group] = static_cast<uint8_t>(own.scale);
+        values[2 * group + 1] = static_cast<uint8_t>(own.min);
       } else {
-        writeSixBits<kType>(tiles, group, row, own.scale + kSixBitsOffset);
+        values[group] = static_cast<uint8_t>(own.scale + kSixBitsOffset);
       }
     }
+    writeSixBits<kType>(values, row, tiles);
+  } else if constexpr (gguf::kHasGroupScales<kType>) {
+    for (int group = 0; group < Tiles::kGroups; ++group) {
+      const gguf::GroupScale own = gguf::groupScale<kType>(block, group);
+      *byteOf(tiles + Tiles::kGroupScales, group, row) =
+          static_cast<uint8_t>(own.scale | own.min << 4);
+    }
   }
+}
+
+// A word of bits [first, first + kBits) of 32 / kBits codes: those of columns 0, 2, 4 and 6 of
+// eight are in the lower half at multiples of kBits, the next eight's behind them, and odd columns'
+// in the upper half.
+template <int kBits>
+uint32_t packCodes(const int8_t* codes, int first) {
+  constexpr uint64_t kEvenBytes = 0x0001000100010001u * ((1u << kBits) - 1);
+  // Times this, bits of lane i of 16 bits each are kBits * i further on than lane 0's, in the
+  // uppermost lane. What is moved elsewhere is below it or beyond 64 bits, and nowhere twice.
+  constexpr uint64_t kMoves = [] {
+    uint64_t moves = 0;
+    for (int i = 0; i < 4; ++i) moves |= uint64_t{1} << (48 - (16 - kBits) * i);
+    return moves;
+  }();
+  uint64_t even = 0;
+  uint64_t odd = 0;
+  for (int i = 0; i < 4 / kBits; ++i) {
+    uint64_t eight;
+    std::memcpy(&eight, codes + 8 * i, sizeof eight);
+    even |= (eight >> first & kEvenBytes) << (4 * kBits * i);
+    odd |= (eight >> (first + 8) & kEvenBytes) << (4 * kBits * i);
+  }
+  return static_cast<uint32_t>(even * kMoves >> 48 | odd * kMoves >> 48 << 16);
 }
 
 template <StorageType kType>
 void tileCodes(const uint8_t* block, int64_t row, uint8_t* tiles) {
   using Tiles = BlockTiles<kType>;
   int8_t codes[Tiles::kBlock.cols];
+#pragma GCC unroll 16
   for (int group = 0; group < Tiles::kGroups; ++group) {
     gguf::readCodes<kType>(block, group, codes + group * Tiles::kGroupCols);
   }
   if constexpr (Tiles::kCodeBits == 8) {
-    for (int col = 0; col < Tiles::kBlock.cols; ++col) {
-      uint8_t* tile = tiles + Tiles::lowAt(col) + row / kTileRows * kTileBytes;
-      tile[Tiles::byteAt(col % Tiles::kColumns, row % kTileRows)] =
-          static_cast<uint8_t>(codes[col]);
+    uint8_t* tile = tiles + Tiles::kLow + row / kTileRows * kTileBytes;
+    for (int col = 0; col < Tiles::kBlock.cols; col += 2) {
+      std::memcpy(tile + Tiles::lowAt(col) - Tiles::kLow +
+                      Tiles::byteAt(col % Tiles::kColumns, row % kTileRows),
+                  codes + col, 2);
     }
     return;
-  }
-  for (int first = 0; first < Tiles::kBlock.cols; first += Tiles::kColumns) {
-    uint32_t low = 0;
-    for (int col = 0; col < Tiles::kColumns; ++col) {
-      const auto code = static_cast<uint32_t>(codes[first + col]);
-      low |= (code & ((1u << Tiles::kLowBits) - 1)) << Tiles::lowShift(col);
+  } else {
+    for (int col = 0; col < Tiles::kBlock.cols; col += Tiles::kColumns) {
+      const uint32_t low = packCodes<Tiles::kLowBits>(codes + col, 0);
+      std::memcpy(wordOf(tiles + Tiles::lowAt(col), row), &low, sizeof low);
     }
-    std::memcpy(wordOf(tiles + Tiles::lowAt(first), row), &low, sizeof low);
   }
   if constexpr (Tiles::kHighBits > 0) {
-    constexpr int kColumns = 32 / Tiles::kHighBits;
-    for (int first = 0; first < Tiles::kBlock.cols; first += kColumns) {
-      uint32_t high = 0;
-      for (int col = 0; col < kColumns; ++col) {
-        const auto code = static_cast<uint32_t>(codes[first + col]);
-        high |= code >> Tiles::kLowBits << Tiles::highShift(col);
-      }
-      std::memcpy(wordOf(tiles + Tiles::highAt(first), row), &high, sizeof high);
+    for (int col = 0; col < Tiles::kBlock.cols; col += 32 / Tiles::kHighBits) {
+      const uint32_t high =
+          std::rotl(packCodes<Tiles::kHighBits>(codes + col, Tiles::kLowBits), Tiles::kLowBits);
+      std::memcpy(wordOf(tiles + Tiles::highAt(col), row), &high, sizeof high);
     }
   }
 }
@@ -156,7 +188,6 @@ void tileRowsOfBlocks(const LinearWeight& weight, const uint8_t* rows, uint8_t* 
     using Tiles = BlockTiles<type()>;
     const int64_t rowBytes = bytesOf(type(), weight.cols);
     for (int64_t col = 0; col < weight.cols; col += Tiles::kBlock.cols, to += Tiles::kBytes) {
-      std::memset(to, 0, Tiles::kLow);
       for (int64_t row = 0; row < kBlockRows; ++row) {
         const uint8_t* block = rows + row * rowBytes + bytesOf(type(), col);
         tileScales<type()>(block, row, to);

@@ -8,6 +8,8 @@
 #include <cstdint>
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 // A dot product of rows adds in one vector accumulator: lane l adds up the products at l, l +
 // lanes, l + 2 lanes, ... in that order, then the lanes are added in a fixed tree. So a sum does
@@ -311,4 +313,5 @@ void weightedSum(const float* p, int64_t pStride, int64_t rows, const void* cons
   }
 }
 
+}  // namespace
 }  // namespace uniproc::simd

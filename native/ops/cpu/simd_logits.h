@@ -9,6 +9,8 @@
 #include "ops/cpu/simd_math.h"
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 // Loads the incomplete last vector of a row, filled with -inf.
 template <class V>
@@ -132,4 +134,5 @@ void gumbel(const uint32_t* words, int64_t count, float* out) {
   }
 }
 
+}  // namespace
 }  // namespace uniproc::simd

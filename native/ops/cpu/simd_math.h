@@ -2,6 +2,8 @@
 #pragma once
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 // e^x = 2^n e^r with n an integer and |r| <= ln(2) / 2, e^r by its Taylor series (the eighth term
 // is below half a unit in the last place). 0 below the smallest normal number, at most 2.4e38.
@@ -41,4 +43,5 @@ inline V log(V x) {
   return fma(e, V::broadcast(0.693359375f), sum);
 }
 
+}  // namespace
 }  // namespace uniproc::simd

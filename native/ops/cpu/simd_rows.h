@@ -8,6 +8,8 @@
 #include "ops/cpu/simd_math.h"
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 template <class V, class T>
 void widenRow(const void* x, int64_t count, float* out) {
@@ -122,4 +124,5 @@ float softmaxStepRow(float* scores, int64_t count, float* max, float* sum) {
   return factor[0];
 }
 
+}  // namespace
 }  // namespace uniproc::simd

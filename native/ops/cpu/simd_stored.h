@@ -14,6 +14,8 @@
 #include "ops/linear.h"
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 // A type of stored elements; `kHasZeros`: an int4 weight has zero points.
 template <StorageType kStored, bool kHasZeros = false>
@@ -271,4 +273,5 @@ void dotStored(const float* x, int64_t rows, const LinearWeight& weight, int64_t
   }
 }
 
+}  // namespace
 }  // namespace uniproc::simd

@@ -9,6 +9,8 @@
 #include "ops/cpu/simd_stored.h"
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 template <class V>
 constexpr Kernels makeKernels(const char* name) {
@@ -64,4 +66,5 @@ constexpr Kernels makeKernels(const char* name) {
   };
 }
 
+}  // namespace
 }  // namespace uniproc::simd

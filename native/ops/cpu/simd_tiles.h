@@ -28,6 +28,8 @@
 #include "ops/linear.h"
 
 namespace uniproc::simd {
+// Each source its own, for its instructions.
+namespace {
 
 // Segments are short, so that the processor works on several of these chains of sums at once.
 constexpr int64_t kSegment = 64;
@@ -420,4 +422,5 @@ constexpr void setTiles(Function (&table)[kNumStoredTypes]) {
   set(Stored<kIQ4NL>{}, Stored<kIQ4XS>{}, Stored<kMXFP4>{});
 }
 
+}  // namespace
 }  // namespace uniproc::simd
