@@ -108,6 +108,7 @@ function responseOf(exchange: Exchange, answer: Answer | null): object {
   const isCut = answer?.finishReason === 'length';
   return {
     id: `resp_${id}`,
+    access_programs: null,
     object: 'response',
     created_at: created,
     status: answer === null ? 'in_progress' : statusOf(answer.finishReason),
