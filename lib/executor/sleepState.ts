@@ -16,6 +16,8 @@ type CallWorkers = (method: 'sleep' | 'wakeUp', args: readonly unknown[]) => Fut
 export class SleepState {
   readonly #asleep = new Set<SleepTag>();
   #numSleeps = 0;
+  /** A wakeUp has restored memory, or some of it before it failed; another sleep frees that. */
+  #isPartlyAwake = false;
   /** The sleep or wakeUp in progress; resolves once settled. */
   #lastTransition: Promise<void> | null = null;
 
@@ -47,7 +49,8 @@ export class SleepState {
   }
 
   async #fallAsleep(level: 1 | 2): Promise<void> {
-    if (this.isSleeping) {
+    const wasAsleep = this.isSleeping;
+    if (wasAsleep && !this.#isPartlyAwake) {
       warn('sleep: the executor is already asleep');
       return;
     }
@@ -61,10 +64,12 @@ export class SleepState {
     const outcomes = await Promise.allSettled(workers.map((worker) => worker.result()));
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failed === undefined) {
+      this.#isPartlyAwake = false;
       log('sleep: weights and kv_cache are asleep, level %d', level);
       return;
     }
     log('sleep: failed: %s', codeOf(failed.reason));
+    if (wasAsleep) throw failed.reason;
     // All workers sleep or none: wake those that succeeded.
     if (outcomes.some(({ status }) => status === 'fulfilled')) {
       await all(this.callWorkers('wakeUp', [SLEEP_TAGS]));
@@ -86,6 +91,7 @@ export class SleepState {
       warn(`wakeUp: ${awake ?? 'the executor'} is not asleep`);
       return;
     }
+    this.#isPartlyAwake = true;
     await all(this.callWorkers('wakeUp', [tags]));
     for (const tag of tags) this.#asleep.delete(tag);
     log('wakeUp: %j are awake', tags);

@@ -195,7 +195,9 @@ function chunkOf(
   return {
     index,
     delta: deltaBody(message),
-    logprobs: isShown ? { content: chatLogprobs(logprobs, numTop, tokenTextOf(asIds)) } : null,
+    logprobs: isShown
+      ? { content: chatLogprobs(logprobs, numTop, tokenTextOf(asIds)), refusal: null }
+      : null,
     finish_reason: finishReasonOf(finishReason, hasCalls),
     ...(finishReason !== null && { stop_reason: stopReason }),
     ...(tokenIds && { token_ids: delta.tokenIds }),

@@ -108,6 +108,7 @@ function responseOf(exchange: Exchange, answer: Answer | null): object {
   const isCut = answer?.finishReason === 'length';
   return {
     id: `resp_${id}`,
+    access_programs: null,
     object: 'response',
     created_at: created,
     status: answer === null ? 'in_progress' : statusOf(answer.finishReason),
@@ -134,7 +135,8 @@ function responseOf(exchange: Exchange, answer: Answer | null): object {
 
 const usageOf = (usage: Usage) => ({
   input_tokens: usage.numPromptTokens,
-  input_tokens_details: { cached_tokens: usage.numCachedTokens },
+  // What is written into the cache is not counted apart.
+  input_tokens_details: { cached_tokens: usage.numCachedTokens, cache_write_tokens: 0 },
   output_tokens: usage.numOutputTokens,
   output_tokens_details: { reasoning_tokens: usage.numReasoningTokens ?? 0 },
   total_tokens: usage.numPromptTokens + usage.numOutputTokens,

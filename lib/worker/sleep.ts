@@ -22,12 +22,17 @@ export class ReleasedMemory {
   /** `onCuda`: device memory is separate from host memory. */
   constructor(private readonly onCuda: boolean) {}
 
-  /** Rejects with OUT_OF_MEMORY, releasing nothing, if host memory cannot hold the weights. */
+  /**
+   * Releases what is not released, and with level 2 weights in host memory, too. Rejects with
+   * OUT_OF_MEMORY, releasing nothing, if host memory cannot hold the weights.
+   */
   async release(model: NativeModelRunner, level: 1 | 2): Promise<void> {
-    this.#level = level;
     // Weights first: only they can fail.
-    if (level === 2) await model.releaseWeights();
-    else if (this.onCuda) await model.offloadWeights();
+    if (level === 2 || !this.#tags.has('weights')) {
+      this.#level = level;
+      if (level === 2) await model.releaseWeights();
+      else if (this.onCuda) await model.offloadWeights();
+    }
     this.#tags.add('weights').add('kv_cache');
     await model.releaseKvCache();
   }

@@ -472,6 +472,30 @@ describe('sleep and wakeUp', () => {
     expect(calls).toEqual(['sleep 1']);
   });
 
+  it('sleeps again once some of it is awake', async () => {
+    const { executor, calls } = await made();
+    await executor.sleep();
+    await executor.wakeUp(['weights']);
+    await executor.sleep(2);
+    await executor.wakeUp();
+    expect(calls.slice(1)).toEqual(['wakeUp weights', 'sleep 2', 'wakeUp kv_cache,weights']);
+    expect(warnings).not.toHaveBeenCalled();
+  });
+
+  it('stays asleep if it cannot sleep again', async () => {
+    const { executor, calls } = await made();
+    await executor.sleep();
+    await executor.wakeUp(['weights']);
+    jest.spyOn(Sleeper.prototype, 'sleep').mockImplementationOnce(() => {
+      throw new Error('no room');
+    });
+    await expect(executor.sleep()).rejects.toThrow('no room');
+    expect(executor.isSleeping).toBe(true);
+    await executor.wakeUp(['kv_cache']);
+    expect(executor.isSleeping).toBe(false);
+    expect(calls).toEqual(['sleep 1', 'wakeUp weights', 'wakeUp kv_cache']);
+  });
+
   it.each([[['weights', 'activations']], [['constructor']]])(
     'with the unknown tag of %p changes nothing and warns',
     async (tags) => {
@@ -513,6 +537,9 @@ describe('sleep and wakeUp', () => {
       await executor.sleep();
       await expect(executor.wakeUp()).rejects.toThrow('cannot wake');
       expect(executor.isSleeping).toBe(true);
+      // It may hold memory.
+      await executor.sleep();
+      expect(warnings).not.toHaveBeenCalled();
     },
   );
 });

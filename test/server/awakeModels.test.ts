@@ -10,6 +10,8 @@ class CrampedWorker extends Worker {
   static readonly inside = new Set<CrampedWorker>();
   static readonly levels: number[] = [];
   static numRefused = 0;
+  /** Of the next wakeUp, behind the weights. */
+  static failure: Error | null = null;
 
   private enter(): void {
     const { inside, size } = CrampedWorker;
@@ -30,7 +32,10 @@ class CrampedWorker extends Worker {
   }
   override async wakeUp(...args: Parameters<Worker['wakeUp']>): Promise<void> {
     this.enter();
-    await super.wakeUp(...args);
+    const { failure } = CrampedWorker;
+    CrampedWorker.failure = null;
+    await super.wakeUp(...(failure === null ? args : [['weights' as const]]));
+    if (failure !== null) throw failure;
   }
   override async shutdown(): Promise<void> {
     CrampedWorker.inside.delete(this);
@@ -164,6 +169,43 @@ test('requests for a model that waits are limited in number, and end with their 
   expect((await gone).status).toBe(499);
   await stream.body?.cancel();
   await expectAnswer(other);
+});
+
+test('once all that waited for a model have left, the others stay awake', async () => {
+  await load(1);
+  const controller = new AbortController();
+  const stream = await ask('c', long);
+  const gone = ask('a', greedy, { signal: controller.signal });
+  await until(() => CrampedWorker.numRefused === 1);
+  const later = ask('c');
+  // Its turn has not come.
+  const second = ask('b', greedy, { signal: controller.signal });
+  controller.abort();
+  expect([(await gone).status, (await second).status]).toEqual([499, 499]);
+  await expectAnswer(later);
+  expect(models.c.engine.numUnfinishedRequests).toBe(4);
+  await stream.body?.cancel();
+  // Behind their turns.
+  await until(() => models.c.engine.numUnfinishedRequests === 0);
+  await models.c.sleep(2);
+  await expectAnswer(ask('c'));
+  expect(CrampedWorker.numRefused).toBe(1);
+});
+
+test('of two models that are asked for at once, each answers before it sleeps', async () => {
+  await load(1);
+  await Promise.all([expectAnswer(ask('a')), expectAnswer(ask('b'))]);
+  expect(awake()).toBe('b');
+  expect(CrampedWorker.levels).toHaveLength(2);
+});
+
+test('a model that fails to wake keeps no memory, and the next request tries again', async () => {
+  await load(1);
+  CrampedWorker.failure = new Error('the file has gone');
+  expect((await ask('a')).status).toBe(500);
+  expect(awake()).toBe('');
+  await expectAnswer(ask('b'));
+  await expectAnswer(ask('a'));
 });
 
 test('the wait for a model is limited as a generation is', async () => {

@@ -63,6 +63,37 @@ test('resumes after a partial failure', async () => {
   expect(calls.slice(2)).toEqual(['loadWeights', 'allocateKvCache 7', 'allocateKvCache 7']);
 });
 
+test.each([1, 2] as const)(
+  'releases what a partial failure has restored, at level %d',
+  async (level) => {
+    const { calls, release, restore } = situation(true, 'allocateKvCache 7');
+    await release(1);
+    await expect(restore()).rejects.toBeInstanceOf(OutOfMemoryError);
+    calls.length = 0;
+    await release(level);
+    await restore();
+    expect(calls).toEqual(
+      level === 1
+        ? ['offloadWeights', 'releaseKvCache', 'restoreWeights', 'allocateKvCache 7']
+        : ['releaseWeights', 'releaseKvCache', 'loadWeights', 'allocateKvCache 7'],
+    );
+  },
+);
+
+test('weights in host memory stay there, unless they are released', async () => {
+  const { calls, release, restore } = situation(true, 'restoreWeights');
+  await release(1);
+  await expect(restore()).rejects.toBeInstanceOf(OutOfMemoryError);
+  await release(1);
+  await release(2);
+  await restore();
+  expect(calls).toEqual([
+    ...['offloadWeights', 'releaseKvCache', 'restoreWeights'],
+    ...['releaseKvCache', 'releaseWeights', 'releaseKvCache'],
+    ...['loadWeights', 'allocateKvCache 7'],
+  ]);
+});
+
 test('releases nothing if the host has no memory for the weights', async () => {
   const { calls, release, restore } = situation(true, 'offloadWeights');
   await expect(release(1)).rejects.toBeInstanceOf(OutOfMemoryError);
