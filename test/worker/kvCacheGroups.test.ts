@@ -29,7 +29,7 @@ async function start(family: string, maxModelLen: number): Promise<UniProcExecut
 async function layersOf(family: string, maxModelLen: number) {
   const [specs] = await (await start(family, maxModelLen)).getKvCacheSpecs();
   const windows = Array.from(specs.values(), ({ slidingWindow }) => slidingWindow);
-  return { windows, groups: groupsByLayer(specs) };
+  return { windows, groups: groupsByLayer(specs, null) };
 }
 
 test('the layers of OLMo 3 have the windows of config.json, and groups by them', async () => {

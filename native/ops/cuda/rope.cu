@@ -142,7 +142,7 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
                                         qNorm.offset,
                                         eps,
                                         shape.numHeads,
-                                        shape.numKvHeads,
+                                        shape.hasKeys ? shape.numKvHeads : 0,
                                         shape.headDim,
                                         0,
                                         cache.keyScale,
