@@ -1567,7 +1567,7 @@ FAMILIES = [
             'SiLU': {'hidden_activation': 'silu'},
         },
         prompt_lengths=(1, 17, 60),
-        gains={'q_norm': 0.4, 'k_norm': 0.4},
+        gains={'q_norm': 0.4, 'k_norm': 0.4, 'post_per_layer_input_norm': 0.4, 'down_proj': 0.3},
     ),
     # Llama 4: chunks in the layers with rope, a temperature in the one without, experts whose input is scaled.
     Family(
