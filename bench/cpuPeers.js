@@ -1,6 +1,6 @@
 // The CPU beside llama.cpp's, through node-llama-cpp: the same shape in bfloat16 or with layers in a
-// quantized format, the same threads, one after the other in every round, so that other processes slow
-// both.
+// quantized format, or the same GGUF file; the same threads, one after the other in every round, so that
+// other processes slow both.
 'use strict';
 
 const fs = require('node:fs');
@@ -13,7 +13,7 @@ const { ReadRate } = require('../build/Release/uniproc_testing.node');
 const { readShape, writeSyntheticCheckpoint } = require('../scripts/synthetic-checkpoint');
 const { measureDecode } = require('./decode');
 const { FORMATS, int4 } = require('./formats');
-const { writeGguf } = require('./gguf');
+const { FORMATS: GGUF_FORMATS, writeGguf } = require('./gguf');
 const { greedy, makePrompts } = require('./prompts');
 const { RecordingExecutor } = require('./recordingExecutor');
 const { figure } = require('./table');
@@ -197,25 +197,23 @@ async function measure({ bench, engineArgs, gguf, library }) {
   }
 }
 
-/** The given model and the same in GGUF, or a synthetic checkpoint of a shape in both forms. */
+/** A GGUF file, also beside the same model in `model`, or a synthetic checkpoint of a shape. */
 async function benchCpuPeers(options) {
   const { model, gguf, shape: [shape] = ['llama-3.2-1b'], dtype, peer, format } = options;
   const quantized = QUANTIZED[format];
-  if (format && (!quantized || model)) {
-    throw new Error('cpu-peers takes --format int8 or int4, of a shape');
+  const inGguf = format in GGUF_FORMATS;
+  if (format && ((!quantized && !inGguf) || gguf)) {
+    const formats = [...Object.keys(QUANTIZED), ...Object.keys(GGUF_FORMATS)].join(', ');
+    throw new Error(`cpu-peers takes --format ${formats}, of a shape`);
   }
   const library = await loadPeer(peer);
-  if ((model === undefined) !== (gguf === undefined)) {
-    throw new Error('cpu-peers takes --model DIR and --gguf FILE together, the same model in both');
+  if (model !== undefined && gguf === undefined) {
+    throw new Error('cpu-peers takes --model DIR with --gguf FILE, the same model');
   }
-  const bench = path.basename(model ?? shape, '.json');
-  if (model) {
-    return measure({
-      bench,
-      engineArgs: { model, device: 'cpu', dtype, skipTokenizerInit: true },
-      gguf,
-      library,
-    });
+  const bench = gguf ? path.basename(gguf, '.gguf') : path.basename(shape, '.json');
+  const common = { device: 'cpu', dtype, skipTokenizerInit: true };
+  if (gguf) {
+    return measure({ bench, engineArgs: { ...common, model: model ?? gguf }, gguf, library });
   }
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'uniproc-bench-'));
   try {
@@ -223,8 +221,17 @@ async function benchCpuPeers(options) {
     const checkpoint = path.join(folder, bench);
     const file = path.join(folder, `${bench}.gguf`);
     await writeSyntheticCheckpoint(checkpoint, shape);
-    writeGguf(file, checkpoint, quantized?.gguf);
-    const engineArgs = { model: checkpoint, device: 'cpu', dtype, skipTokenizerInit: true };
+    writeGguf(file, checkpoint, quantized?.gguf ?? format, quantized !== undefined);
+    if (inGguf) {
+      const name = `${bench}, ${format}`;
+      return await measure({
+        bench: name,
+        engineArgs: { ...common, model: file },
+        gguf: file,
+        library,
+      });
+    }
+    const engineArgs = { ...common, model: checkpoint };
     if (!quantized) return await measure({ bench, engineArgs, gguf: file, library });
     const config = { ...readShape(shape), quantization_config: quantized.quantization };
     fs.writeFileSync(path.join(checkpoint, 'config.json'), JSON.stringify(config));

@@ -1,6 +1,6 @@
 // Converts a Llama checkpoint in bfloat16 to GGUF for timing llama.cpp: the same bytes of weights, but
 // with a meaningless vocabulary and rotary halves not interleaved, so that its text has no meaning.
-// In a quantized type the layers' matrices are random blocks of it.
+// In a quantized format the layers' matrices, or all, are random blocks of its types.
 //
 // GGUF 3 (ggml's docs/gguf.md): header, metadata, tensor descriptions, then the data, aligned to 32.
 'use strict';
@@ -18,11 +18,34 @@ const STRING = 8;
 const ARRAY = 9;
 const TENSOR_F32 = 0;
 const TENSOR_BF16 = 30;
-/** Blocks of 32 elements: a scale in float16, then the elements. */
-const BLOCK_COLUMNS = 32;
-const QUANTIZED = { q4_0: { type: 2, blockBytes: 18 }, q8_0: { type: 8, blockBytes: 34 } };
-/** 2^-11 in float16. */
+/** Types of blocks: elements, bytes, and where a block has its scales in float16. */
+const Q4_0 = { type: 2, columns: 32, blockBytes: 18, scales: [0] };
+const Q4_1 = { type: 3, columns: 32, blockBytes: 20, scales: [0, 2] };
+const Q8_0 = { type: 8, columns: 32, blockBytes: 34, scales: [0] };
+const Q4_K = { type: 12, columns: 256, blockBytes: 144, scales: [0, 2] };
+const Q6_K = { type: 14, columns: 256, blockBytes: 210, scales: [208] };
+/** 2^-11 in float16, and of blocks whose scale is multiplied by their groups', 2^-14. */
 const BLOCK_SCALE = 0x1000;
+const SUPERBLOCK_SCALE = 0x0400;
+
+/** Layers where llama.cpp's Q4_K_M has values and down projections in Q6_K. */
+function hasMoreBits(layer, layers) {
+  const eighth = Math.floor(layers / 8);
+  return layer < eighth || layer >= 7 * eighth || (layer - eighth) % 3 === 2;
+}
+
+/** Formats of files: the type of the matrix of this name. */
+const FORMATS = {
+  q4_0: () => Q4_0,
+  q4_1: () => Q4_1,
+  q8_0: () => Q8_0,
+  q4_k_m: (name, layers) => {
+    const [, layer, matrix] = /layers\.(\d+)\.(.*)/.exec(name) ?? [];
+    if (layer === undefined) return Q6_K;
+    const isLarger = /v_proj|down_proj/.test(matrix) && hasMoreBits(Number(layer), layers);
+    return isLarger ? Q6_K : Q4_K;
+  },
+};
 
 const aligned = (offset) => ALIGNMENT * Math.ceil(offset / ALIGNMENT);
 
@@ -162,27 +185,35 @@ function* dataOf({ shape, file, begin, end }) {
 }
 
 /** `size` bytes of random blocks, in pieces. */
-function* randomBlocks({ blockBytes }, size) {
+function* randomBlocks({ blockBytes, columns, scales }, size) {
   const piece = randomBytes(blockBytes * Math.min(2 ** 18, size / blockBytes));
-  for (let at = 0; at < piece.length; at += blockBytes) piece.writeUInt16LE(BLOCK_SCALE, at);
+  const scale = columns > 32 ? SUPERBLOCK_SCALE : BLOCK_SCALE;
+  for (let block = 0; block < piece.length; block += blockBytes) {
+    for (const at of scales) piece.writeUInt16LE(scale, block + at);
+  }
   for (let left = size; left > 0; left -= piece.length) {
     yield piece.subarray(0, Math.min(left, piece.length));
   }
 }
 
-/** Writes the checkpoint in `folder` to `file`, its layers in `format`: q8_0, q4_0 or bfloat16. */
-function writeGguf(file, folder, format) {
+/**
+ * Writes the checkpoint in `folder` to `file`: in bfloat16, or its matrices in `format`, q8_0, q4_0,
+ * q4_1 or q4_k_m; with `layersAlone` not its embedding and head.
+ */
+function writeGguf(file, folder, format, layersAlone = false) {
   const config = JSON.parse(fs.readFileSync(path.join(folder, 'config.json'), 'utf8'));
   const tensors = listTensors(folder);
   const entries = Object.entries(metadata(config));
   const parts = [Buffer.from('GGUF'), uint32(3), uint64(tensors.length), uint64(entries.length)];
   for (const [key, bytes] of entries) parts.push(string(key), bytes);
   const quantizedOf = ({ name, shape }) =>
-    shape.length > 1 && name.startsWith('model.layers.') ? QUANTIZED[format] : undefined;
+    format && shape.length > 1 && (!layersAlone || name.startsWith('model.layers.'))
+      ? FORMATS[format](name, config.num_hidden_layers)
+      : undefined;
   const sizes = tensors.map((tensor) => {
     const { shape, begin, end } = tensor;
     const quantized = quantizedOf(tensor);
-    if (quantized) return ((end - begin) / 2 / BLOCK_COLUMNS) * quantized.blockBytes;
+    if (quantized) return ((end - begin) / 2 / quantized.columns) * quantized.blockBytes;
     return (end - begin) * (shape.length > 1 ? 1 : 2);
   });
   let offset = 0;
@@ -212,4 +243,4 @@ function writeGguf(file, folder, format) {
   }
 }
 
-module.exports = { writeGguf };
+module.exports = { FORMATS, writeGguf };

@@ -2,7 +2,7 @@
 //                  [server] [allreduce] [tensor-parallel] [cpu-peers]
 //                  [--device cpu|cuda|cuda:N] [--model DIR] [--shape NAME|CONFIG.json]...
 //                  [--dtype TYPE] [--json FILE] [--peer DIR] [--gguf FILE]
-//                  [--format int8|int4]
+//                  [--format int8|int4|q8_0|q4_0|q4_1|q4_k_m]
 //
 // Measures uniproc on this machine and prints a table; --json also writes the rows. By default it
 // measures a CUDA device, if there is one, with models of known shapes, else the CPU.

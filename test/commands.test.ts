@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { LLM } from '../lib';
 import { chat } from '../lib/chatCommand';
 import { inspectModel } from '../lib/inspectCommand';
+import { until } from './executor/support';
 import { folderWith } from './support/folder';
 import { ggufOf } from './support/ggufModel';
 import { tokenizerMetadata } from './support/ggufTokenizer';
@@ -22,14 +23,6 @@ const golden = (name: string) => path.join(__dirname, 'golden', 'checkpoints', n
 /** What a terminal does not show. */
 // eslint-disable-next-line no-control-regex -- escape sequences of a terminal
 const ESCAPES = /\x1b\[[\d;]*[A-Za-z]/g;
-
-async function until(isTrue: () => boolean): Promise<void> {
-  const end = Date.now() + 4000;
-  while (!isTrue()) {
-    if (Date.now() > end) throw new Error(`it never came true: ${isTrue.toString()}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}
 
 describe('uniproc chat', () => {
   let llm: LLM;

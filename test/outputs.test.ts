@@ -103,17 +103,17 @@ test('numCachedTokens are the full blocks that an earlier request left, of the f
 
 describe('metrics', () => {
   test('are in order, and begin at the call', async () => {
-    const before = Date.now();
+    const now = () => performance.timeOrigin + performance.now();
+    const before = now();
     const [{ metrics }] = await llm.generate(prompt, { ...GREEDY, ignoreEos: true });
-    const after = Date.now();
-    // Date and performance may differ by adjustments of the system's clock.
-    expect(metrics.arrivalTimeMs).toBeGreaterThan(before - 1000);
-    expect(metrics.arrivalTimeMs).toBeLessThan(after + 1000);
+    const after = now();
+    expect(metrics.arrivalTimeMs).toBeGreaterThanOrEqual(before);
+    expect(metrics.arrivalTimeMs).toBeLessThanOrEqual(after);
     const { queueTimeMs, timeToFirstTokenMs, timeToLastTokenMs } = metrics;
     expect(queueTimeMs).toBeGreaterThanOrEqual(0);
     expect(timeToFirstTokenMs).toBeGreaterThanOrEqual(queueTimeMs as number);
     expect(timeToLastTokenMs).toBeGreaterThan(timeToFirstTokenMs as number);
-    expect(timeToLastTokenMs).toBeLessThan(after - before + 1000);
+    expect(timeToLastTokenMs).toBeLessThanOrEqual(after - before);
   });
 
   test('agree with the event finished', async () => {

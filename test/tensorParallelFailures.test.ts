@@ -6,12 +6,12 @@ import { folderWith } from './support/folder';
 import { processesWith, type RankOptions } from './support/ranks';
 import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './support/tensorParallel';
 
-/** The configured timeout of these tests in milliseconds, and the slack for a busy machine. */
-const TIMEOUT = 8000;
-const SLACK = 30_000;
+/** The timeout in milliseconds of tests that wait for it, and the slack for a busy machine. */
+const TIMEOUT = 12_000;
+const SLACK = 100_000;
 
-/** Timeout of failing starts: far more than a failure takes to be reported on a busy machine. */
-const START_TIMEOUT = 100_000;
+/** The timeout of ranks that do not wait for it: far more than a report takes on a busy machine. */
+const LONG_TIMEOUT = 200_000;
 
 /** Starts a group of ranks, which must leave no process behind. */
 async function startGroup(body: string, numRanks: number, options: RankOptions = {}) {
@@ -31,8 +31,8 @@ function expectPeerLost({ code, cause, message }: DescribedError, rank: number):
 
 describe('a killed rank', () => {
   /** Generates until failure; then everything must fail, and the program exits by itself. */
-  const PROGRAM = `
-    const llm = await createLLM({ distributedTimeoutMs: ${TIMEOUT}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
+  const program = (timeoutMs: number) => `
+    const llm = await createLLM({ distributedTimeoutMs: ${timeoutMs}, maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24 });
     const { executor } = llm.engine;
     let failures = 0;
     executor.registerFailureCallback(() => failures++);
@@ -52,15 +52,15 @@ describe('a killed rank', () => {
     [2, 0],
     [4, 2],
   ])(
-    'of %i, rank %i: every other has a typed error in time, and ends',
+    'of %i, rank %i: every other has a typed error at once, and ends',
     async (numRanks, victim) => {
-      const { ranks, left } = await startGroup(PROGRAM, numRanks);
+      const { ranks, left } = await startGroup(program(LONG_TIMEOUT), numRanks);
       await Promise.all(ranks.map((rank) => rank.said('generating')));
       ranks[victim].kill('SIGKILL');
       const killed = performance.now();
       const others = ranks.filter((rank) => rank !== ranks[victim]);
       await expectGoodEnds(others);
-      expect(performance.now() - killed).toBeLessThan(TIMEOUT + SLACK);
+      expect(performance.now() - killed).toBeLessThan(LONG_TIMEOUT / 2);
       for (const rank of others) {
         const [, { errors, failures }] = rank.lines<{
           errors: DescribedError[];
@@ -76,7 +76,7 @@ describe('a killed rank', () => {
   );
 
   test('while stopped, like a dead machine: fails the others within the timeout', async () => {
-    const { ranks, left } = await startGroup(PROGRAM, 2);
+    const { ranks, left } = await startGroup(program(TIMEOUT), 2);
     await Promise.all(ranks.map((rank) => rank.said('generating')));
     ranks[1].kill('SIGSTOP');
     const stopped = performance.now();
@@ -94,7 +94,7 @@ describe('a killed rank', () => {
 
   test('while the others are idle: fails the others', async () => {
     const body = `
-      const llm = await createLLM({ distributedTimeoutMs: ${TIMEOUT} });
+      const llm = await createLLM({ distributedTimeoutMs: ${LONG_TIMEOUT} });
       await llm.generate('Once');
       console.log('"idle"');
       await failed(llm);
@@ -113,7 +113,7 @@ describe('a rank that cannot start fails the others at once', () => {
   async function startErrors(args: string, env = {}): Promise<DescribedError[]> {
     const said = await runLLMs<DescribedError>(
       `say(await errorOf(createLLM({
-        distributedTimeoutMs: ${START_TIMEOUT}, ...(rank === 1 ? ${args} : {}),
+        distributedTimeoutMs: ${LONG_TIMEOUT}, ...(rank === 1 ? ${args} : {}),
       })));`,
       2,
       { env },
@@ -132,7 +132,7 @@ describe('a rank that cannot start fails the others at once', () => {
       const told = `${message} (rank 1 could not start)`;
       expect(error).toMatchObject({ code, message: told, cause: 'PEER_LOST' });
     }
-    expect(error.elapsed).toBeLessThan(START_TIMEOUT / 2);
+    expect(error.elapsed).toBeLessThan(LONG_TIMEOUT / 2);
   }
 
   test('for a damaged checkpoint', async () => {
@@ -196,7 +196,7 @@ describe('a rank that cannot start fails the others at once', () => {
       const body = `if (rank === 1) require('./lib/native').native = () => {
           throw new uniproc.AddonUnavailableError('no addon here');
         };
-        say(await errorOf(createLLM({ distributedTimeoutMs: ${START_TIMEOUT} })));`;
+        say(await errorOf(createLLM({ distributedTimeoutMs: ${LONG_TIMEOUT} })));`;
       const [[other], [own]] = await runLLMs<DescribedError>(body, 2);
       expect(own.code).toBe('ADDON_UNAVAILABLE');
       expectTold(other, own);
@@ -207,7 +207,7 @@ describe('a rank that cannot start fails the others at once', () => {
         const body = `
           if (rank === 3) await pause(3000);
           const args = rank === ${failing} ? { maxNumSeqs: -1 } : {};
-          say(await errorOf(createLLM({ distributedTimeoutMs: ${START_TIMEOUT}, ...args })));`;
+          say(await errorOf(createLLM({ distributedTimeoutMs: ${LONG_TIMEOUT}, ...args })));`;
         const said = await runLLMs<DescribedError>(body, 4);
         const own = said[failing][0];
         for (const [rank, [error]] of said.entries()) {
@@ -217,7 +217,7 @@ describe('a rank that cannot start fails the others at once', () => {
             message: `${own.message} (rank ${failing} could not start)`,
             cause: 'PEER_LOST',
           });
-          expect(error.elapsed).toBeLessThan(START_TIMEOUT / 2);
+          expect(error.elapsed).toBeLessThan(LONG_TIMEOUT / 2);
         }
       }
     });
@@ -369,7 +369,7 @@ test('a step that fails on one rank fails the others, which wait for it, at once
         return super.executeModel(step);
       }
     }
-    const llm = await createLLM({ workerCls: Failing, distributedTimeoutMs: ${START_TIMEOUT} });
+    const llm = await createLLM({ workerCls: Failing, distributedTimeoutMs: ${LONG_TIMEOUT} });
     say(await errorOf(llm.generate('Once upon a time')));
     say(await errorOf(llm.engine.checkHealth()));
     await llm.shutdown();`,
@@ -378,7 +378,7 @@ test('a step that fails on one rank fails the others, which wait for it, at once
   const [[waiting, waitingIll], [failing, failingIll]] = said;
   expectPeerLost(waiting, 1);
   expect(waiting.message).toContain('of rank 1');
-  expect(waiting.elapsed).toBeLessThan(START_TIMEOUT / 2);
+  expect(waiting.elapsed).toBeLessThan(LONG_TIMEOUT / 2);
   expect(failing).toMatchObject({
     code: 'EXECUTOR_FAILED',
     message: expect.stringContaining('of rank 1') as string,
@@ -416,7 +416,7 @@ describe('the end', () => {
     const said = await runLLMs<DescribedError>(
       `
       const llm = await createLLM({
-        maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24, distributedTimeoutMs: ${START_TIMEOUT},
+        maxModelLen: 1024, kvCacheMemoryBytes: 2 ** 24, distributedTimeoutMs: ${LONG_TIMEOUT},
       });
       const start = performance.now();
       const call = errorOf(llm.generate('Once', new SamplingParams({ maxTokens: 1000, ignoreEos: true })));
@@ -431,13 +431,13 @@ describe('the end', () => {
     const [[own], [other]] = said;
     expect(own.code).toBe('SHUT_DOWN');
     expectPeerLost(other, 0);
-    expect(other.elapsed).toBeLessThan(START_TIMEOUT / 2);
+    expect(other.elapsed).toBeLessThan(LONG_TIMEOUT / 2);
   });
 
   test("a call after another rank's clean shutdown fails at once", async () => {
     const said = await runLLMs<DescribedError>(
       `
-      const llm = await createLLM({ distributedTimeoutMs: ${START_TIMEOUT} });
+      const llm = await createLLM({ distributedTimeoutMs: ${LONG_TIMEOUT} });
       await llm.generate('Once');
       if (rank === 1) return llm.shutdown();
       // Whether or not it knows of the shutdown: calls before and after behave alike.
@@ -453,7 +453,7 @@ describe('the end', () => {
     );
     const [[error]] = said;
     expectPeerLost(error, 1);
-    expect(error.elapsed).toBeLessThan(START_TIMEOUT / 2);
+    expect(error.elapsed).toBeLessThan(LONG_TIMEOUT / 2);
   });
 
   test('ranks that exit at different times after the same calls get all outputs', async () => {

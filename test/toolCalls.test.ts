@@ -349,6 +349,29 @@ test.each<[string, ChatOptions, RegExp]>([
     /tools\[0\]\.function\.name is 'my "tool"', which the notation .* cannot write/,
   ],
   [
+    'half of a character in a name without quotes',
+    {
+      tools: [{ function: { name: 'f\udc00' } }],
+      chatTemplate: TEMPLATES.qwen3_coder,
+    },
+    /tools\[0\]\.function\.name is .*, which the notation .* cannot write/,
+  ],
+  [
+    'a schema that is no JSON',
+    { tools: [{ function: { name: 'f', parameters: { properties: { a: { minimum: NaN } } } } }] },
+    /tools\[0\]\.function\.parameters has NaN, which JSON cannot write/,
+  ],
+  [
+    'a schema with a Map',
+    { tools: [{ function: { name: 'f', parameters: { properties: new Map([['a', {}]]) } } }] },
+    /tools\[0\]\.function\.parameters has .*, which JSON cannot write/,
+  ],
+  [
+    'more tools than 1024',
+    { tools: Array.from({ length: 1025 }, (_, i) => ({ function: { name: `f${i}` } })) },
+    /the chat has 1025 tools; the limit is 1024/,
+  ],
+  [
     'a call that continues a message of gpt-oss',
     {
       chatTemplate: TEMPLATES.openai,

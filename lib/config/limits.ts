@@ -25,6 +25,8 @@ export const HARD_LIMITS = Object.freeze({
   repetitionPenalty: Object.freeze({ min: 1e-20, max: 1e20 }),
   /** Maximum nesting of lists and objects in a chat message. */
   messageDepth: 64,
+  /** Tools of a chat: their grammar is written in a few milliseconds on the JavaScript thread. */
+  tools: 1024,
 });
 
 /** Limits of one call; the engine's option `limits`. */

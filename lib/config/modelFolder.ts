@@ -6,6 +6,7 @@ import path from 'node:path';
 import { CheckpointError } from '../errors';
 import { type FileKind, kindOfFile, LFS_POINTER_MESSAGE } from './fileKind';
 import { fileExists, reasonOf } from './jsonFile';
+import { nameOnHub } from '../hub/modelName';
 import { firstPartOf, isGguf } from '../model/gguf/files';
 
 /** Entries of a folder, and folders below it, that an error looks at. */
@@ -29,10 +30,6 @@ const NOT_READ: Partial<Record<FileKind['group'], string>> = {
   foreign: ', which is not read',
   archive: ', which must be unpacked',
 };
-
-/** organisation/name on the Hugging Face hub, with the tag of a GGUF file, or its address. */
-const HUB_NAME =
-  /^(?:(?:https?:\/\/(?:huggingface\.co|hf\.co)|hf:\/)\/)?([\w-][\w.-]*\/[\w-][\w.-]*(?::[\w.-]+)?)/;
 
 /**
  * Resolves to the absolute path of the folder `model`, which has a config.json, or of a GGUF file:
@@ -114,7 +111,7 @@ async function notAccessible(model: string, folder: string, error: unknown): Pro
     const inHome = path.join(os.homedir(), model.replace(/^~[/\\]?/, ''));
     return `${absent}; only a shell replaces ~: write ${inHome}`;
   }
-  const name = await hubNameOf(model);
+  const name = await nameOnHub(model);
   if (name !== null) {
     return (
       `${absent}; a name on the Hugging Face hub is downloaded by LLM.create alone: run uniproc pull ` +
@@ -127,15 +124,6 @@ async function notAccessible(model: string, folder: string, error: unknown): Pro
 }
 
 const isUrl = (model: string) => /^[a-z][\w+.-]*:\/\//i.test(model);
-
-/** organisation/name or organisation/name:TAG if `model` is one or its address. A path below an existing folder is a path. */
-export async function hubNameOf(model: string): Promise<string | null> {
-  const [found, name] = HUB_NAME.exec(model) ?? [];
-  if (found === undefined) return null;
-  if (isUrl(model)) return found.includes('://') ? name : null;
-  const isPath = await stat(path.dirname(model)).then(Boolean, () => false);
-  return found === model && !isPath ? name : null;
-}
 
 /** The nearest existing ancestor, with whether it is a folder; null if none can be accessed. */
 async function nearestExisting(

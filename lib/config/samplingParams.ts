@@ -3,7 +3,7 @@ import { copyOptions, fail, type SamplingParamsOptions, snapshotParams } from '.
 import { isOptionsObject } from '../realm';
 import { show } from './schema';
 import { readingOf } from './snapshot';
-import type { StructuredOutputs, StructuredOutputsOptions } from './structuredOutputs';
+import type { StructuredOutputs } from './structuredOutputs';
 
 export { SAMPLING_NAMES, type SamplingParamsOptions } from './samplingOptions';
 
@@ -138,7 +138,7 @@ export class SamplingParams {
    * These parameters with another structure.
    * @internal
    */
-  withStructure(structuredOutputs: StructuredOutputsOptions): SamplingParams {
+  withStructure(structuredOutputs: StructuredOutputs): SamplingParams {
     return new SamplingParams({ ...this.#options, structuredOutputs });
   }
 

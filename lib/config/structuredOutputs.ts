@@ -3,7 +3,7 @@ import { types } from 'node:util';
 import { z } from 'zod';
 import { parseFields, show } from './schema';
 import { DataSnapshot, SnapshotError, snapshotFields } from './snapshot';
-import { checkStructuralTag, type StructuralTag } from './structuralTag';
+import { checkStructuralTag, type StructuralFormat, type StructuralTag } from './structuralTag';
 import { adviceFor } from './suggest';
 import { InvalidRequestError } from '../errors';
 
@@ -44,6 +44,14 @@ export interface StructuredOutputs {
   readonly structuralTag?: string;
   readonly whitespacePattern?: string;
   readonly disableAdditionalProperties?: true;
+}
+
+/** The copies made here, which need no check. */
+const checked = new WeakSet<object>();
+
+function made(outputs: StructuredOutputs): StructuredOutputs {
+  checked.add(outputs);
+  return Object.freeze(outputs);
 }
 
 const KINDS = ['json', 'regex', 'choice', 'grammar', 'jsonObject', 'structuralTag'] as const;
@@ -170,6 +178,21 @@ function copyChoice(value: unknown): readonly string[] {
 }
 
 /**
+ * `structuralTag` with a format that the engine made of JSON and checked texts. Throws
+ * InvalidRequestError if it is too long.
+ */
+export function structuredBy(
+  format: StructuralFormat,
+  { whitespacePattern, disableAdditionalProperties }: StructuredOutputs,
+): StructuredOutputs {
+  return made({
+    structuralTag: checkLength('the grammar of the reply', JSON.stringify({ format })),
+    ...(whitespacePattern !== undefined && { whitespacePattern }),
+    ...(disableAdditionalProperties && { disableAdditionalProperties }),
+  });
+}
+
+/**
  * A checked and frozen copy. Throws InvalidRequestError. The schema, expression or grammar itself is
  * checked when it is compiled.
  */
@@ -177,6 +200,7 @@ export function copyStructuredOutputs(value: unknown): StructuredOutputs {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw fail(`it is ${show(value)}; it must be an object`);
   }
+  if (checked.has(value)) return value;
   const names = Object.keys(schema.shape);
   const given = parseFields(schema, snapshotFields(value, names), fail, (name) =>
     adviceFor(name, names),
@@ -195,7 +219,7 @@ export function copyStructuredOutputs(value: unknown): StructuredOutputs {
       throw fail(`${name} is for json, jsonObject and structuralTag, not for ${kind}`);
     }
   }
-  return Object.freeze({
+  return made({
     ...(kind === 'json' && { json: copyJson(given.json) }),
     ...(kind === 'regex' && { regex: checkText('regex', given.regex as string) }),
     ...(kind === 'choice' && { choice: copyChoice(given.choice) }),

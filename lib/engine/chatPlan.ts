@@ -1,9 +1,11 @@
 /** How the replies of one chat call are read and held to their form. */
+import { types } from 'node:util';
+import { HARD_LIMITS } from '../config/limits';
 import type { ReplyOptions, ToolChoice } from '../config/replyOptions';
 import type { SamplingParams } from '../config/samplingParams';
 import type { StructuralFormat, StructuralTag } from '../config/structuralTag';
 import { tagFormatOf } from '../config/structuralTag';
-import type { StructuredOutputs } from '../config/structuredOutputs';
+import { structuredBy, type StructuredOutputs } from '../config/structuredOutputs';
 import { show } from '../config/schema';
 import { InvalidRequestError } from '../errors';
 import { switchOf } from '../reply/reasoning';
@@ -167,13 +169,9 @@ export class ChatPlan {
           specialNames: this.tokenizer.tokens.specialNames,
         });
     if (format === null) return params;
-    const { whitespacePattern, disableAdditionalProperties } = structuredOutputs ?? {};
-    return params.withStructure({
-      structuralTag: { format: this.named(format) },
-      // Calls alone are spaced as templates space them: with a space at most.
-      whitespacePattern: structuredOutputs === null ? ' ?' : whitespacePattern,
-      disableAdditionalProperties,
-    });
+    // Calls alone are spaced as templates space them: with a space at most.
+    const settings = structuredOutputs ?? { whitespacePattern: ' ?' };
+    return params.withStructure(structuredBy(this.named(format), settings));
   }
 
   /** The format with the places of the tools' schemas, for errors. */
@@ -206,6 +204,11 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 /** `isForced`: each must be a function with a name; else others are the template's affair. */
 function toolsOf(tools: readonly object[], isForced: boolean): CheckedTool[] {
+  if (tools.length > HARD_LIMITS.tools) {
+    throw new InvalidRequestError(
+      `the chat has ${tools.length} tools; the limit is ${HARD_LIMITS.tools}`,
+    );
+  }
   return tools.flatMap((tool, i) => {
     const given: unknown = (tool as { function?: unknown }).function ?? tool;
     const own = isObject(given) ? given : {};
@@ -238,7 +241,18 @@ function objectSchemaOf(parameters: unknown, where: string): object {
   if (!isObject(parameters)) {
     throw new InvalidRequestError(`${where} is ${show(parameters)}; it must be a JSON schema`);
   }
+  checkJson(parameters, where);
   return parameters.type === undefined ? { ...parameters, type: 'object' } : parameters;
+}
+
+/** Throws InvalidRequestError for what the copy of a call's options may have, and JSON lacks. */
+function checkJson(value: unknown, where: string): void {
+  const isNoNumber = typeof value === 'number' && !Number.isFinite(value);
+  if (isNoNumber || typeof value === 'bigint' || types.isMap(value)) {
+    throw new InvalidRequestError(`${where} has ${show(value)}, which JSON cannot write`);
+  }
+  if (typeof value !== 'object' || value === null) return;
+  for (const one of Object.values(value)) checkJson(one, where);
 }
 
 /** The name in a toolChoice; null for one without. */

@@ -254,7 +254,11 @@ export class LLMEngine<E extends Executor = Executor> {
     try {
       while (this.error === null) {
         const { change } = this.lockstep;
-        if (change !== null && (await change.isDue())) {
+        if (change !== null && change.agreement !== null) {
+          await change.agreement;
+          continue;
+        }
+        if (change?.isDue) {
           for (const launched of inFlight.splice(0))
             this.update(launched, await outputOf(launched.output, turn));
           await change.carryOut();

@@ -3,7 +3,6 @@
  * JavaScript thread of its own; the native grammar thread keeps the automata and fills the masks.
  */
 import { show } from '../config/schema';
-import { tokensOf } from '../config/structuralTag';
 import type { StructuredOutputs } from '../config/structuredOutputs';
 import {
   InvalidRequestError,
@@ -133,7 +132,6 @@ export class Grammars {
 
   private async make(outputs: StructuredOutputs, checkWanted: () => void): Promise<Grammar> {
     if (this.isShutDown) throw shutDown();
-    this.checkTokens(outputs);
     const thread = await this.start();
     // One at a time, since a grammar that takes too long ends the thread.
     const program = this.latest.then(() => {
@@ -148,10 +146,9 @@ export class Grammars {
   }
 
   /** A special token that the vocabulary lacks would be a dead end. */
-  private checkTokens({ structuralTag }: StructuredOutputs): void {
-    if (structuralTag === undefined) return;
+  private checkTokens(tokens: readonly string[]): void {
     const { specialNames } = this.tokenizer.tokens;
-    const unknown = tokensOf(JSON.parse(structuralTag)).find((name) => !specialNames.has(name));
+    const unknown = tokens.find((name) => !specialNames.has(name));
     if (unknown === undefined) return;
     throw new InvalidRequestError(
       `structuredOutputs.structuralTag: the vocabulary has no special token ${show(unknown)}`,
@@ -167,7 +164,9 @@ export class Grammars {
       );
     });
     try {
-      return await this.compiler.request('compile', outputs);
+      const { program, tokens } = await this.compiler.request('compile', outputs);
+      this.checkTokens(tokens);
+      return program;
     } catch (error) {
       const cause = error instanceof TokenizerFailedError ? error.cause : null;
       if ((cause as NodeJS.ErrnoException | null)?.code !== 'ERR_WORKER_OUT_OF_MEMORY') throw error;

@@ -50,9 +50,11 @@ export interface Lockstep {
 /** A pending change of the rank group. */
 export interface RankChange {
   /**
-   * Whether this rank has reached the common last step. Cancels the change if the ranks disagree.
+   * Resolves once the change is agreed or refused; then null. This rank launches no step until then.
    */
-  isDue(): Promise<boolean>;
+  readonly agreement: Promise<void> | null;
+  /** Whether this rank has launched the last step that the ranks have agreed on. */
+  readonly isDue: boolean;
   /** Forms the new group. No step is in flight on any rank. */
   carryOut(): Promise<void>;
 }
@@ -106,8 +108,10 @@ interface PendingChange {
   /** Calls and prompts submitted before the change. */
   numCalls: number;
   numRequests: number;
-  /** State of every rank; this rank launches no step until it is known. */
-  rankStates: Promise<RankState[]>;
+  /** Null once agreed. */
+  agreement: Promise<void> | null;
+  /** The step after which all ranks stop; NaN until agreed. */
+  lastStep: number;
   done: () => void;
   failed: (error: unknown) => void;
 }
@@ -251,22 +255,37 @@ export class RankLockstep implements Lockstep, RankChange {
     }
     const { numCalls } = this;
     const { numRequests } = this.admission;
-    // Sent at once: the loop may await a step that other ranks launch only after receiving this.
-    const rankStates = this.gatherRankStates(request, this.faultOf(request));
-    // The loop awaits it later and handles its rejection.
-    rankStates.catch(() => {});
     return new Promise((done, failed) => {
-      this.pending = { request, numCalls, numRequests, rankStates, done, failed };
+      const lastStep = NaN;
+      const pending = { request, numCalls, numRequests, agreement: null, lastStep, done, failed };
+      this.pending = pending;
+      this.agree(pending);
       this.queue('reinitialize');
     });
   }
 
-  private async gatherRankStates(
-    request: ReconfigureDistributedRequest,
-    fault: string | null,
-  ): Promise<RankState[]> {
+  /**
+   * Exchanges the ranks' states at once, and refuses the change as soon as they are known: the loop
+   * may await a step that another rank launches only after both have requested the next change.
+   */
+  private agree(pending: PendingChange): void {
+    const agreement = this.gatherRankStates(pending.request).then((rankStates) => {
+      try {
+        pending.lastStep = lastCommonStep(rankStates);
+        pending.agreement = null;
+      } catch (error) {
+        this.endChange();
+        pending.failed(error);
+      }
+    });
+    // The loop handles its rejection.
+    agreement.catch(() => {});
+    pending.agreement = agreement;
+  }
+
+  private async gatherRankStates(request: ReconfigureDistributedRequest): Promise<RankState[]> {
     const { numSteps, numCalls } = this;
-    const rankState: RankState = { numSteps, numCalls, request, fault };
+    const rankState: RankState = { numSteps, numCalls, request, fault: this.faultOf(request) };
     const name = `reinitialize ${this.numReinitializations++}`;
     const all = await this.executor.gather(name, Buffer.from(JSON.stringify(rankState)));
     return all.map((bytes) => JSON.parse(Buffer.from(bytes).toString()) as RankState);
@@ -282,17 +301,12 @@ export class RankLockstep implements Lockstep, RankChange {
     return divisionFault(this.executor.config.model.transformer.spec, size);
   }
 
-  async isDue(): Promise<boolean> {
-    if (this.pending === null) return false;
-    const { rankStates, failed } = this.pending;
-    const all = await rankStates;
-    try {
-      return this.numSteps === lastCommonStep(all);
-    } catch (error) {
-      this.endChange();
-      failed(error);
-      return false;
-    }
+  get agreement(): Promise<void> | null {
+    return this.pending?.agreement ?? null;
+  }
+
+  get isDue(): boolean {
+    return this.numSteps === this.pending?.lastStep;
   }
 
   async carryOut(): Promise<void> {

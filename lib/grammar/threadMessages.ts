@@ -3,8 +3,14 @@ import type { StructuredOutputs } from '../config/structuredOutputs';
 import type { PackedVocabulary } from '../tokenizer/vocabulary';
 import type { TokenTexts } from './tokenTexts';
 
+export interface CompiledGrammar {
+  /** See native/grammar/program.h. */
+  program: Int32Array;
+  /** The special tokens that the grammar names. */
+  tokens: readonly string[];
+}
+
 export interface GrammarRequests {
   tokenTexts: { input: { vocabulary: PackedVocabulary; decoder: unknown }; output: TokenTexts };
-  /** The program of native/grammar/program.h. */
-  compile: { input: StructuredOutputs; output: Int32Array };
+  compile: { input: StructuredOutputs; output: CompiledGrammar };
 }

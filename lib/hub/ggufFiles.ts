@@ -20,16 +20,25 @@ export function ggufFilesOf<File extends { path: string }>(
   files: readonly File[],
   tag: string | null,
 ): File[] {
-  const byPath = new Map(files.map((file) => [file.path, file]));
   const models = files.map((file) => file.path).filter(isModel);
   const named = models.filter((model) => tag === null || isNamed(nameOf(model), tag));
   // Q4_K_M is not UD-Q4_K_M if there are both.
   const exact = named.filter((model) => tagOf(model).toLowerCase() === tag?.toLowerCase());
   const found = exact.length === 1 ? exact : named;
   if (found.length !== 1) throw new HubNotFoundError(repository, ambiguity(models, found, tag));
-  return partsOfSet(found[0]).map((part) => {
+  return partsOf(repository, files, found[0]);
+}
+
+/** The files of the model whose first or only one is `first`. Throws HubNotFoundError if one is missing. */
+export function partsOf<File extends { path: string }>(
+  repository: string,
+  files: readonly File[],
+  first: string,
+): File[] {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  return partsOfSet(first).map((part) => {
     const file = byPath.get(part);
-    if (file === undefined) throw new HubNotFoundError(repository, `the part ${part} is missing`);
+    if (file === undefined) throw new HubNotFoundError(repository, `the file ${part} is missing`);
     return file;
   });
 }

@@ -10,14 +10,9 @@ import { HubClient } from './client';
 import { download, type DownloadTask } from './download';
 import { readEnvironment } from './environment';
 import { filesOfModel, type HubFile } from './files';
-import { ggufFilesOf } from './ggufFiles';
+import { ggufFilesOf, partsOf } from './ggufFiles';
 import { withLock } from './lock';
-
-/**
- * organisation/name, or the name alone of a model of the hub's first years; behind a colon the tag of a
- * GGUF file.
- */
-const NAME = /^([\w-][\w.-]*(?:\/[\w-][\w.-]*)?)(?::([\w.-]+))?$/;
+import { type HubName, parseHubName } from './modelName';
 
 /** Files downloaded at once. */
 const NUM_PARALLEL = 4;
@@ -40,40 +35,22 @@ export interface PullOptions {
 }
 
 /** What `pull` is called with. */
-interface Wanted {
-  /** organisation/name. */
-  repository: string;
-  /** Of a GGUF file. */
-  tag: string | null;
-  revision: string;
-}
+type Wanted = HubName & { revision: string };
 
 /**
- * Resolves to the folder of `model` (organisation/name) in the cache, with the files that a model needs;
- * of organisation/name:TAG, or if there are no safetensors files, to a GGUF file, of a set the first.
- * Without a network (HF_HUB_OFFLINE, or a hub that cannot be reached) that is what an earlier pull left.
- * Several processes may pull the same model. Rejects with the errors of lib/hubErrors.ts or the signal's
- * reason.
+ * Resolves to the folder of `model` (organisation/name, or its address) in the cache, with the files that a
+ * model needs; of organisation/name:TAG, of a GGUF file's address, or if there are no safetensors files, to
+ * a GGUF file, of a set the first. Without a network (HF_HUB_OFFLINE, or a hub that cannot be reached) that
+ * is what an earlier pull left. Several processes may pull the same model. Rejects with ConfigError, the
+ * errors of lib/hubErrors.ts or the signal's reason.
  */
 export async function pull(model: string, options: PullOptions = {}): Promise<string> {
-  const { revision = 'main', signal } = options;
-  const found = typeof model === 'string' ? NAME.exec(model) : null;
-  if (found === null) {
-    throw new ConfigError(
-      `model is ${show(model)}; it must be a name on the hub, organisation/name, and may have a tag, :Q4_K_M`,
-    );
-  }
-  const isRevision = (value: unknown) =>
-    typeof value === 'string' && !/(^|\/)\.{0,2}(\/|$)|\0/.test(value);
-  if (!isRevision(revision)) {
-    throw new ConfigError(`revision is ${show(revision)}; it must be a branch, a tag or a commit`);
-  }
-  const repository = found[1];
-  const tag = (found[2] as string | undefined) ?? null;
+  const { signal } = options;
+  const wanted = wantedOf(model, options);
+  const { repository, revision } = wanted;
   const environment = await readEnvironment();
   const cache = new ModelCache(environment.cache, repository);
   const client = new HubClient(environment, repository, signal);
-  const wanted: Wanted = { repository, tag, revision };
   if (environment.isOffline) return cached(cache, wanted);
   let listing;
   try {
@@ -85,45 +62,70 @@ export async function pull(model: string, options: PullOptions = {}): Promise<st
     });
   }
   const { commit } = listing;
-  const { files, isFolder } = choose(wanted, listing.files);
+  const { files, modelPath } = choose(wanted, listing.files);
   await checkSpace(cache, files);
   log('hub: %s is commit %s, %d files', model, commit, files.length);
   await downloadAll({ client, cache, model: repository, commit, signal }, files, options);
   await cache.setCommit(revision, commit);
-  const folder = cache.snapshot(commit);
-  return isFolder ? folder : path.join(folder, files[0].path);
+  return path.join(cache.snapshot(commit), modelPath);
+}
+
+/** Throws ConfigError. */
+function wantedOf(model: unknown, { revision }: PullOptions): Wanted {
+  const name = typeof model === 'string' ? parseHubName(model) : null;
+  if (name === null) {
+    throw new ConfigError(
+      `model is ${show(model)}; it must be a name on the hub, organisation/name, and may have a tag, :Q4_K_M`,
+    );
+  }
+  const wanted = revision ?? name.revision ?? 'main';
+  if (typeof wanted !== 'string' || /(^|\/)\.{0,2}(\/|$)|\0/.test(wanted)) {
+    throw new ConfigError(`revision is ${show(wanted)}; it must be a branch, a tag or a commit`);
+  }
+  if (wanted !== (name.revision ?? wanted)) {
+    throw new ConfigError(
+      `revision is ${show(wanted)}, but the address has ${show(name.revision)}`,
+    );
+  }
+  return { ...name, revision: wanted };
 }
 
 /** Rejects with HubNotFoundError if the cache has no whole snapshot of the revision. */
-async function cached(cache: ModelCache, { repository, tag, revision }: Wanted): Promise<string> {
+async function cached(cache: ModelCache, wanted: Wanted): Promise<string> {
+  const { repository, revision } = wanted;
   const commit = await cache.commitOf(revision);
-  if (commit !== null) {
-    const folder = cache.snapshot(commit);
-    // The reference is written last, but a commit has none.
-    const isFolder = tag === null && (await sizeOf(path.join(folder, 'config.json'))) > 0;
-    if (isFolder) return folder;
-    const names = await readdir(folder, { recursive: true }).catch(() => []);
-    const files = names.map((name) => ({ path: name.split(path.sep).join('/') }));
-    if (files.some((file) => isGguf(file.path))) {
-      return path.join(folder, ggufFilesOf(repository, files, tag)[0].path);
-    }
+  const folder = commit === null ? null : cache.snapshot(commit);
+  const files = folder === null ? [] : await filesIn(folder);
+  if (folder === null || files.length === 0) {
+    throw new HubNotFoundError(
+      repository,
+      `the cache ${cache.root} has no ${revision}, and HF_HUB_OFFLINE is set; pull the model without it`,
+    );
   }
-  throw new HubNotFoundError(
-    repository,
-    `the cache ${cache.root} has no ${revision}, and HF_HUB_OFFLINE is set; pull the model without it`,
-  );
+  return path.join(folder, choose(wanted, files).modelPath);
 }
 
-/** The files to download: of a checkpoint, which is a folder, or of a GGUF model. */
-function choose(
-  { repository, tag }: Wanted,
-  files: readonly HubFile[],
-): { files: HubFile[]; isFolder: boolean } {
+/** What a snapshot holds, without links to blobs that are gone. */
+async function filesIn(folder: string): Promise<{ path: string }[]> {
+  const names = await readdir(folder, { recursive: true }).catch(() => []);
+  const sizes = await Promise.all(names.map((name) => sizeOf(path.join(folder, name))));
+  return names
+    .filter((_, i) => sizes[i] >= 0)
+    .map((name) => ({ path: name.split(path.sep).join('/') }));
+}
+
+/** The files that the model needs, and its path among them: '' for a checkpoint, which is the folder. */
+function choose<File extends { path: string }>(
+  { repository, tag, file }: Wanted,
+  files: readonly File[],
+): { files: File[]; modelPath: string } {
+  if (file !== null) return { files: partsOf(repository, files, file), modelPath: file };
   const checkpoint = filesOfModel(files);
-  const has = (pattern: RegExp) => checkpoint.some((file) => pattern.test(file.path));
+  const has = (pattern: RegExp) => checkpoint.some((each) => pattern.test(each.path));
   const hasWeights = has(/\.safetensors$/);
-  if (tag !== null || (!hasWeights && files.some((file) => isGguf(file.path)))) {
-    return { files: ggufFilesOf(repository, files, tag), isFolder: false };
+  if (tag !== null || (!hasWeights && files.some((each) => isGguf(each.path)))) {
+    const parts = ggufFilesOf(repository, files, tag);
+    return { files: parts, modelPath: parts[0].path };
   }
   if (!has(/^config\.json$/)) {
     throw new HubNotFoundError(repository, 'the repository has no config.json');
@@ -131,7 +133,7 @@ function choose(
   if (!hasWeights) {
     throw new HubNotFoundError(repository, 'the repository has no safetensors files at its top');
   }
-  return { files: checkpoint, isFolder: true };
+  return { files: checkpoint, modelPath: '' };
 }
 
 /** Rejects with DiskFullError before anything is downloaded in vain. */

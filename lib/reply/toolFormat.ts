@@ -24,7 +24,7 @@ export interface CallSyntax {
 }
 
 /** Names that notations without quotes can write: without space, and what ends a name. */
-export const BARE_NAMES = /^[^\s<>[\]{}()|=]+$/;
+export const BARE_NAMES = /^[^\s<>[\]{}()|=\p{Surrogate}]+$/u;
 
 export interface SyntaxSettings {
   readonly tools: readonly Tool[];

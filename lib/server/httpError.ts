@@ -5,6 +5,7 @@ import {
   InvalidRequestError,
   InvalidStateError,
   NotSupportedError,
+  OutOfMemoryError,
   QueueFullError,
   RequestAbortedError,
   RequestTimeoutError,
@@ -67,7 +68,11 @@ export function httpErrorOf(error: unknown): HttpError {
   if (error instanceof RequestTimeoutError) return new HttpError(504, error.message);
   if (error instanceof RequestAbortedError) return new HttpError(499, error.message);
   if (error instanceof NotSupportedError) return new HttpError(501, error.message);
-  if (error instanceof ShutdownError || error instanceof InvalidStateError) {
+  if (
+    error instanceof ShutdownError ||
+    error instanceof InvalidStateError ||
+    error instanceof OutOfMemoryError
+  ) {
     return new HttpError(503, error.message);
   }
   log('server: a request failed: %s', codeOf(error));

@@ -1,6 +1,7 @@
 /** `uniproc serve`: loads models, serves them until a signal, drains and ends. */
 import { ConfigError } from '../errors';
 import { LLM } from '../llm';
+import { AwakeModels } from './awakeModels';
 import { createHandler } from './handler';
 import { NodeServer } from './nodeServer';
 import { modelNameOf } from './servedModels';
@@ -36,9 +37,10 @@ async function loadAll({
   const loaded: LLM[] = [];
   const byName = new Map<string, LLM>();
   try {
-    // One after another: each takes its share of the memory that is left.
+    // One after another: each takes its share of the memory, and earlier ones sleep where it is short.
     for (const [i, model] of models.entries()) {
-      const llm = await LLM.create({ ...engine, ...reply, model, revision });
+      const create = () => LLM.create({ ...engine, ...reply, model, revision });
+      const llm = await new AwakeModels(loaded).withRoom(create);
       loaded.push(llm);
       for (const name of names[i].length > 0 ? names[i] : [modelNameOf(llm)]) {
         if (byName.has(name)) {

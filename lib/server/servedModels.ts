@@ -5,6 +5,7 @@ import { ConfigError } from '../errors';
 import { nameOfSnapshot } from '../hub/cache';
 import type { LLM } from '../llm';
 import { isOptionsObject } from '../realm';
+import { AwakeModels } from './awakeModels';
 import { HttpError } from './httpError';
 import { ModelMetrics } from './modelMetrics';
 
@@ -21,8 +22,14 @@ export interface ServableLLM extends Pick<
   | 'startup'
   | 'checkHealth'
   | 'events'
+  | 'sleep'
+  | 'wakeUp'
 > {
-  readonly engine: { readonly config: UniprocConfig };
+  readonly engine: {
+    readonly config: UniprocConfig;
+    readonly executor: { readonly isSleeping: boolean };
+    readonly numUnfinishedRequests: number;
+  };
 }
 
 /** What `createHandler` serves: one LLM, named after its folder, or several by name. */
@@ -45,12 +52,18 @@ export class ServedModels {
     const created = Math.floor(Date.now() / 1000);
     const entries = Object.entries(modelsOf(served));
     if (entries.length === 0) throw new ConfigError('createHandler: there is no model to serve');
+    const distinct = new Set(Object.values(modelsOf(served)));
+    const awake = new AwakeModels(distinct);
     // A model may have several names; its requests are counted once, under the first.
-    const metrics = new Map<ServableLLM, ModelMetrics>();
+    const models = new Map<ServableLLM, Pick<ServedModel, 'llm' | 'metrics'>>();
     this.all = entries.map(([name, llm]) => {
-      const own = metrics.get(llm) ?? new ModelMetrics(name, llm);
-      metrics.set(llm, own);
-      return { name, llm, created, metrics: own };
+      const own = models.get(llm) ?? {
+        // A program that puts its only model to sleep does not want it woken.
+        llm: distinct.size > 1 ? awake.waking(llm) : llm,
+        metrics: new ModelMetrics(name, llm),
+      };
+      models.set(llm, own);
+      return { name, created, ...own };
     });
   }
 

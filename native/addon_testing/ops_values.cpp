@@ -51,17 +51,15 @@ LinearWeight toLinearWeight(Napi::Value value, const Weight& bias) {
   LinearWeight weight;
   weight.data = tensor.buffer.data();
   weight.format = {tensor.type};
-  if (isBlocks(tensor.type)) {
-    weight.dtype = toDType(object.Get("dtype"), "dtype");
-    weight.rows = int32Of(object, "rows");
-    weight.cols = int32Of(object, "cols");
-    weight.bias = bias;
-    return weight;
-  }
-  weight.format = {tensor.type, int32Of(object, "scaleRows"), int32Of(object, "scaleCols")};
   weight.dtype = toDType(object.Get("dtype"), "dtype");
   weight.rows = int32Of(object, "rows");
   weight.cols = int32Of(object, "cols");
+  weight.bias = bias;
+  const Napi::Value isArranged = object.Get("isArranged");
+  weight.isArranged = !isNothing(isArranged) && toBool(isArranged, "isArranged");
+  if (isBlocks(tensor.type)) return weight;
+  weight.format.scaleRows = int32Of(object, "scaleRows");
+  weight.format.scaleCols = int32Of(object, "scaleCols");
   weight.scales = dataOf(object, "scales");
   weight.format.roundsInput = object.Get("roundsInput").ToBoolean();
   if (!isNothing(object.Get("zeros"))) {
@@ -73,9 +71,6 @@ LinearWeight toLinearWeight(Napi::Value value, const Weight& bias) {
     weight.order = dataOf<int32_t>(object, "order");
     if (!isNothing(object.Get("inputCols"))) weight.inputCols = int32Of(object, "inputCols");
   }
-  const Napi::Value isArranged = object.Get("isArranged");
-  weight.isArranged = !isNothing(isArranged) && toBool(isArranged, "isArranged");
-  weight.bias = bias;
   return weight;
 }
 

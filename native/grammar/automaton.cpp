@@ -17,6 +17,8 @@ constexpr size_t kMaxThreads = 1 << 14;
 constexpr size_t kMaxMaskBytes = 8 << 20;
 constexpr size_t kMaxStates = 1 << 17;
 constexpr int kWarmUpMasks = 128;
+// Fewest characters, by their first bytes, that leave a state of text as it is.
+constexpr size_t kMinRepeated = 24;
 // A frame and its entry in the index.
 constexpr size_t kFrameBytes = 72;
 
@@ -32,6 +34,20 @@ size_t mix(size_t hash, uint64_t value) {
 }
 
 void setBit(uint32_t* mask, int32_t id) { mask[id / 32] |= 1u << (id % 32); }
+
+// Characters beyond ASCII whose bytes have the same ranges.
+struct Lead {
+  uint8_t first, last, low, high;  // first bytes, and their second byte
+  int numMore;                     // continuation bytes after the second
+};
+constexpr std::array<Lead, 8> kLeads = {{{0xc2, 0xdf, 0x80, 0xbf, 0},
+                                         {0xe0, 0xe0, 0xa0, 0xbf, 1},
+                                         {0xe1, 0xec, 0x80, 0xbf, 1},
+                                         {0xed, 0xed, 0x80, 0x9f, 1},
+                                         {0xee, 0xef, 0x80, 0xbf, 1},
+                                         {0xf0, 0xf0, 0x90, 0xbf, 2},
+                                         {0xf1, 0xf3, 0x80, 0xbf, 2},
+                                         {0xf4, 0xf4, 0x80, 0x8f, 2}}};
 
 }  // namespace
 
@@ -168,7 +184,7 @@ int32_t GrammarAutomaton::internClosure() {
   if (states_.size() >= kMaxStates) tooAmbiguous();
   const auto id = static_cast<int32_t>(states_.size());
   states_.push_back({static_cast<uint32_t>(stateThreads_.size()),
-                     static_cast<uint32_t>(threads_.size()), accepts_, kUnknown});
+                     static_cast<uint32_t>(threads_.size()), accepts_, kUnknown, -1});
   stateThreads_.insert(stateThreads_.end(), threads_.begin(), threads_.end());
   stateIndex_.emplace(hash, id);
   if (static_cast<size_t>(id) % kRowsOfChunk == 0) {
@@ -246,18 +262,6 @@ int32_t GrammarAutomaton::findAfterPlain(int32_t state) {
     if (byte == '"' || byte == '\\') continue;
     if (step(state, static_cast<uint8_t>(byte)) != next) return kDead;
   }
-  struct Lead {
-    uint8_t first, last, low, high;  // lead bytes, and their second byte
-    int numMore;                     // continuation bytes after the second
-  };
-  static constexpr std::array<Lead, 8> kLeads = {{{0xc2, 0xdf, 0x80, 0xbf, 0},
-                                                  {0xe0, 0xe0, 0xa0, 0xbf, 1},
-                                                  {0xe1, 0xec, 0x80, 0xbf, 1},
-                                                  {0xed, 0xed, 0x80, 0x9f, 1},
-                                                  {0xee, 0xef, 0x80, 0xbf, 1},
-                                                  {0xf0, 0xf0, 0x90, 0xbf, 2},
-                                                  {0xf1, 0xf3, 0x80, 0xbf, 2},
-                                                  {0xf4, 0xf4, 0x80, 0x8f, 2}}};
   for (const auto& [first, last, low, high, numMore] : kLeads) {
     int32_t at = afterContinuation(state, first, last);
     at = afterContinuation(at, low, high);
@@ -284,7 +288,41 @@ bool GrammarAutomaton::acceptsPlain(int32_t state) {
   return false;
 }
 
-int32_t GrammarAutomaton::commonAfterPlain(int32_t state) {
+ByteMask GrammarAutomaton::repeatedCharacters(int32_t state) {
+  ByteMask repeated;
+  for (size_t byte = 0; byte < 0x80; ++byte) {
+    repeated[byte] = step(state, static_cast<uint8_t>(byte)) == state;
+  }
+  for (const auto& [first, last, low, high, numMore] : kLeads) {
+    int32_t previous = kUnknown;
+    bool returns = false;
+    for (size_t lead = first; lead <= last; ++lead) {
+      const int32_t within = step(state, static_cast<uint8_t>(lead));
+      if (within != previous) {
+        int32_t at = afterContinuation(within, low, high);
+        for (int i = 0; i < numMore; ++i) at = afterContinuation(at, 0x80, 0xbf);
+        returns = at == state;
+        previous = within;
+      }
+      repeated[lead] = returns;
+    }
+  }
+  return repeated;
+}
+
+bool GrammarAutomaton::isText(int32_t state) {
+  if (states_[static_cast<size_t>(state)].isText < 0) {
+    size_t numRepeated = 0;
+    for (int byte = 0; byte < 0x80; ++byte) {
+      numRepeated += step(state, static_cast<uint8_t>(byte)) == state ? 1 : 0;
+    }
+    const bool isText = numRepeated >= kMinRepeated;
+    states_[static_cast<size_t>(state)].isText = isText ? 1 : 0;
+  }
+  return states_[static_cast<size_t>(state)].isText == 1;
+}
+
+int32_t GrammarAutomaton::commonText(int32_t state) {
   std::unordered_map<int32_t, int> votes;
   int32_t common = kDead;
   for (int byte = ' '; byte < 0x7f; ++byte) {
@@ -292,7 +330,7 @@ int32_t GrammarAutomaton::commonAfterPlain(int32_t state) {
     const int32_t next = step(state, static_cast<uint8_t>(byte));
     if (next != kDead && ++votes[next] * 2 > 0x7f - ' ') common = next;
   }
-  return common != kDead && afterPlain(common) == common ? common : kDead;
+  return common != kDead && isText(common) ? common : kDead;
 }
 
 void GrammarAutomaton::clearSubtree(uint32_t node, uint32_t* mask) {
@@ -330,6 +368,16 @@ void GrammarAutomaton::correct(int32_t state, int32_t other, uint32_t* mask) {
 }
 
 void GrammarAutomaton::computeMask(int32_t state, uint32_t* mask) {
+  if (isText(state)) {
+    ByteMask next;
+    for (size_t byte = 0; byte < next.size(); ++byte) {
+      next[byte] = step(state, static_cast<uint8_t>(byte)) != kDead;
+    }
+    const auto division = vocabulary_->divide(repeatedCharacters(state), next);
+    std::copy(division->whole.begin(), division->whole.end(), mask);
+    walk(division->rests, state, mask);
+    return;
+  }
   // The states after 0, 1, ... plain characters.
   std::array<int32_t, GrammarVocabulary::kMaxPlain + 1> after;
   int count = 0;
@@ -342,8 +390,8 @@ void GrammarAutomaton::computeMask(int32_t state, uint32_t* mask) {
   const bool isComplete =
       count == GrammarVocabulary::kMaxPlain || !acceptsPlain(after[static_cast<size_t>(count)]);
   if (count == 0 || !isComplete) {
-    const int32_t common = commonAfterPlain(state);
-    if (common != kDead && common != state) {
+    const int32_t common = commonText(state);
+    if (common != kDead) {
       const std::span<const uint32_t> similar = this->mask(common);
       std::copy(similar.begin(), similar.end(), mask);
       correct(state, common, mask);
@@ -404,8 +452,9 @@ void GrammarAutomaton::warmUp() {
           queue.push_back(next);
         }
       }
-      // Those of strings take the longest.
-      if (static_cast<size_t>(numMasks) < maxMasks && afterPlain(state) != kDead) {
+      // Those of strings and free text take the longest.
+      if (static_cast<size_t>(numMasks) < maxMasks &&
+          (isText(state) || afterPlain(state) != kDead)) {
         total += work_;
         mask(state);
         ++numMasks;

@@ -61,13 +61,14 @@ class GrammarAutomaton {
     uint32_t numThreads;
     bool accepts;
     int32_t afterPlain;  // kUnknown until computed
+    int8_t isText;       // -1 until computed
   };
   struct FrameHash {
     size_t operator()(const Frame& frame) const;
   };
 
   static constexpr int32_t kUnknown = -2;
-  static constexpr size_t kRowsOfChunk = 64;
+  static constexpr size_t kRowsOfChunk = 16;
 
   int32_t internFrame(const Frame& frame);
   // Adds what follows (pc, stack) without reading a byte to threads_ and accepts_.
@@ -95,8 +96,12 @@ class GrammarAutomaton {
   bool acceptsPlain(int32_t state);
   int32_t afterContinuation(int32_t state, uint8_t low, uint8_t high);
   void walk(const TokenTrie& trie, int32_t state, uint32_t* mask);
-  // The state that most plain ASCII characters lead to, if any plain character leaves it as it is.
-  int32_t commonAfterPlain(int32_t state);
+  // The characters that leave the state as it is.
+  ByteMask repeatedCharacters(int32_t state);
+  // Whether many of ASCII do, as inside of a string, of a word and in free text.
+  bool isText(int32_t state);
+  // The state of text that most plain ASCII characters lead to; kDead if there is none.
+  int32_t commonText(int32_t state);
   // Turns the mask of `other` into that of `state` by walking only where they differ.
   void correct(int32_t state, int32_t other, uint32_t* mask);
   void clearSubtree(uint32_t node, uint32_t* mask);

@@ -9,6 +9,8 @@
 namespace uniproc {
 namespace {
 
+// Divisions kept, of some 100 KB each.
+constexpr size_t kMaxDivisions = 64;
 constexpr size_t kMaxDepth = std::numeric_limits<uint16_t>::max();
 
 bool isContinuation(std::string_view text, size_t index, uint8_t low = 0x80, uint8_t high = 0xbf) {
@@ -129,6 +131,41 @@ GrammarVocabulary::GrammarVocabulary(std::vector<uint8_t> bytes, std::vector<uin
   }
   all_ = TokenTrie(all);
   for (const auto& entries : rests) rests_.emplace_back(entries);
+}
+
+std::shared_ptr<const TokenDivision> GrammarVocabulary::divide(const ByteMask& repeated,
+                                                               const ByteMask& next) const {
+  const auto known = std::find_if(divisions_.begin(), divisions_.end(), [&](const auto& division) {
+    return division->repeated == repeated && division->next == next;
+  });
+  if (known != divisions_.end()) {
+    std::rotate(known, known + 1, divisions_.end());
+    return divisions_.back();
+  }
+  auto made = std::make_shared<TokenDivision>();
+  made->repeated = repeated;
+  made->next = next;
+  made->whole.resize(maskWords());
+  std::vector<TokenTrie::Entry> rests;
+  const auto size = static_cast<int32_t>(offsets_.size() - 1);
+  for (int32_t id = 0; id < std::min(size, vocabSize_); ++id) {
+    std::string_view rest = token(id);
+    if (rest.empty()) continue;
+    while (!rest.empty() && repeated[static_cast<uint8_t>(rest[0])]) {
+      const int length = utf8Length(rest);
+      if (length == 0) break;
+      rest.remove_prefix(static_cast<size_t>(length));
+    }
+    if (rest.empty()) {
+      made->whole[static_cast<size_t>(id) / 32] |= 1u << (id % 32);
+    } else if (next[static_cast<uint8_t>(rest[0])]) {
+      rests.emplace_back(rest, id);
+    }
+  }
+  made->rests = TokenTrie(rests);
+  if (divisions_.size() == kMaxDivisions) divisions_.erase(divisions_.begin());
+  divisions_.push_back(std::move(made));
+  return divisions_.back();
 }
 
 std::string_view GrammarVocabulary::token(int32_t id) const {

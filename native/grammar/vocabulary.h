@@ -1,7 +1,9 @@
 // A vocabulary's tokens as bytes, arranged for finding all tokens that an automaton accepts.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -44,6 +46,21 @@ class TokenTrie {
   uint16_t maxDepth_ = 0;
 };
 
+using ByteMask = std::bitset<256>;
+
+// The tokens that may follow a state of text, such as a string, a word or free text, which
+// `repeated` characters, by their first byte in UTF-8, leave as it is: each divided into its
+// leading repeated characters and a rest. All tokens without a rest are allowed, and only the
+// rests, which are few, have to be walked.
+struct TokenDivision {
+  ByteMask repeated;
+  ByteMask next;
+  // Mask of the tokens that have no rest.
+  std::vector<uint32_t> whole;
+  // Those that begin with a byte of `next`.
+  TokenTrie rests;
+};
+
 // Most tokens are plain text that a JSON string takes as it is, so an automaton that is inside of
 // one accepts nearly the whole vocabulary. `plain` characters are those that need no escape: all
 // from U+0020 on except " and \. A token is divided into its leading plain characters and a rest.
@@ -74,6 +91,9 @@ class GrammarVocabulary {
   // The rests after exactly `count` plain characters.
   const TokenTrie& rests(int count) const { return rests_[static_cast<size_t>(count)]; }
 
+  // Takes a millisecond the first time; the latest are kept. Not thread-safe.
+  std::shared_ptr<const TokenDivision> divide(const ByteMask& repeated, const ByteMask& next) const;
+
  private:
   const std::vector<uint8_t> bytes_;
   const std::vector<uint32_t> offsets_;
@@ -81,6 +101,8 @@ class GrammarVocabulary {
   TokenTrie all_;
   std::vector<std::vector<uint32_t>> plainUpTo_;
   std::vector<TokenTrie> rests_;
+  // The latest used last.
+  mutable std::vector<std::shared_ptr<const TokenDivision>> divisions_;
 };
 
 // Bytes of the UTF-8 character at the start of `text`; 0 if it has no complete valid one.

@@ -239,11 +239,12 @@ void Parameters::vector(Weight& target, ModuleName name, Dimension size,
 }
 
 void Parameters::matrix(LinearWeight& target, ModuleName name, Dimension rows, Dimension cols,
-                        int64_t storedRows) {
+                        int64_t storedRows, bool isMultiplied) {
   target.format = formatOf(name);
   target.dtype = dtype_;
   target.rows = storedRows;
   target.cols = cols.share.count;
+  if (isMultiplied) linears_.push_back({&target, target.rows});
   const StorageType type = target.format.type;
   const size_t storage =
       store(&target.data, bytesOf(type, target.rows * target.cols), type, ParameterPart::kWeight);

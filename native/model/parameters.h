@@ -78,9 +78,9 @@ class Parameters {
   // Another vector [size], of the model's type or of `type`.
   void vector(Weight& target, ModuleName name, Dimension size, std::optional<DType> type = {});
   // A matrix [rows, cols] of the model's type, or of its format if that has no scales; holds
-  // `storedRows` rows, zeros beyond `rows`.
+  // `storedRows` rows, zeros beyond `rows`. `isMultiplied`: linear layers use it too.
   void matrix(LinearWeight& target, ModuleName name, Dimension rows, Dimension cols,
-              int64_t storedRows);
+              int64_t storedRows, bool isMultiplied = false);
   struct LinearPart {
     ModuleName name;
     Dimension rows;

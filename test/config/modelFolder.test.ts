@@ -61,8 +61,7 @@ describe('a path that does not exist', () => {
   ])('that is a name on the hub says how to download it: %s', async (model) => {
     expect(await errorOf(model)).toBe(
       `the folder ${path.resolve(model)} does not exist; a name on the Hugging Face hub is downloaded ` +
-        'by LLM.create alone: run uniproc pull meta-llama/Llama-3.2-1B, then pass the path that it ' +
-        'prints as model',
+        `by LLM.create alone: run uniproc pull ${model}, then pass the path that it prints as model`,
     );
   });
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseLaunchArguments } from '../../lib/distributed/launcher';
 import { ConfigError } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { processesWith, type Rank, startNode, startProcess } from '../support/ranks';
 import { eventually } from './support';
 

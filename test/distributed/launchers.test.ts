@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { processesWith, startProcess } from '../support/ranks';
 
 const ROOT = path.resolve(__dirname, '..', '..');
@@ -72,7 +72,7 @@ script(
   const { rankFromEnvironment } = require('${ROOT}/lib/distributed/rendezvous');
   (async () => {
     const { rank, worldSize, localRank, localWorldSize } = rankFromEnvironment();
-    const options = { initMethod: 'env://', rank, worldSize, timeout: 30_000 };
+    const options = { initMethod: 'env://', rank, worldSize, timeout: 200_000 };
     const group = await ProcessGroup.join(options);
     const { DIE_AT, TORCHELASTIC_RESTART_COUNT } = process.env;
     if (DIE_AT !== undefined && DIE_AT === TORCHELASTIC_RESTART_COUNT) {

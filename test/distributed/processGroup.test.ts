@@ -14,11 +14,11 @@ import {
   ShutdownError,
   StoreRequestError,
 } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import * as timers from '../../lib/timer';
 import { clientOf, closing, eventually, HOST } from './support';
 
-const TIMEOUT = 20_000;
+const TIMEOUT = 200_000;
 
 let port: number;
 beforeEach(async () => (port = await freePort()));
@@ -354,7 +354,7 @@ describe('join', () => {
       expect(error).toBeInstanceOf(RendezvousError);
       expect(error.message).toContain('ranks 2, 4 did not join within 5000 ms');
     }
-    expect(performance.now() - start).toBeLessThan(40_000);
+    expect(performance.now() - start).toBeLessThan(100_000);
     await eventually(() => expect(openFiles()).toBeLessThanOrEqual(before));
   });
 

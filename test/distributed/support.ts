@@ -25,13 +25,13 @@ export async function serve(options: { stallTimeout?: number } = {}): Promise<TC
 }
 
 /** A client of a store on this machine. */
-export async function clientOf({ port }: { port: number }, timeout = 20_000): Promise<TCPStore> {
+export async function clientOf({ port }: { port: number }, timeout = 200_000): Promise<TCPStore> {
   return closing(await TCPStore.connect({ host: HOST, port, timeout }));
 }
 
 /** Resolves when `condition` passes; fails with its last error. */
 export async function eventually(condition: () => void | Promise<void>): Promise<void> {
-  const deadline = Date.now() + 40_000;
+  const deadline = Date.now() + 100_000;
   for (;;) {
     try {
       await condition();

@@ -10,7 +10,7 @@ import {
   StoreRequestError,
   StoreTimeoutError,
 } from '../../lib/errors';
-import { freePort } from '../../lib/executor/network';
+import { freePort } from '../support/freePort';
 import { ROOT, runNode } from '../executor/support';
 import {
   clientOf,
@@ -386,7 +386,7 @@ describe('timeouts', () => {
 describe('connect', () => {
   it('retries until the server starts', async () => {
     const port = await freePort();
-    const connecting = TCPStore.connect({ host: HOST, port, timeout: 20_000 });
+    const connecting = TCPStore.connect({ host: HOST, port, timeout: 200_000 });
     await new Promise((resolve) => setTimeout(resolve, 100));
     closing(await TCPStoreServer.listen({ host: HOST, port }));
     await closing(await connecting).set('key', 'value');

@@ -161,6 +161,20 @@ test('a second change during the first is refused', async () => {
   await first;
 });
 
+test('a change requested as soon as another is refused is made', async () => {
+  const engine = await create(true);
+  const output = engine.generate(promptOf(5), { maxTokens: 12 });
+  await until(() => engine.worker.steps.length > 2);
+  const change = (...args: Parameters<typeof request>) =>
+    engine.engine.reinitializeDistributed(request(...args));
+  await change(1).catch((refusal: unknown) => {
+    expect((refusal as Error).message).toContain('rank 0 would be rank 1 of 1');
+    return change();
+  });
+  expect(engine.worker.calls).toContain('reinitializeDistributed');
+  expect((await output).outputs[0].tokenIds).toEqual(generateAlone(promptOf(5), { maxTokens: 12 }));
+});
+
 describe('the ranks agree', () => {
   const rankState = (fields: Partial<RankState> = {}): RankState => ({
     numSteps: 5,

@@ -287,11 +287,11 @@ test('options of oneOf may contain it, whatever property comes first', () => {
   expect(matcher.matches('{"next":{"next":null,"kind":"c"},"kind":"a"}')).toBe(false);
 });
 
-test('an enum of 20,000 values compiles within 5 seconds', () => {
+test('an enum of 20,000 values compiles within 5 seconds of processor time', () => {
   const values = Array.from({ length: 20_000 }, (_, i) => `w${i}`);
-  const start = performance.now();
+  const start = process.cpuUsage();
   const matcher = new TextMatcher({ json: { type: 'string', enum: values } });
-  expect(performance.now() - start).toBeLessThan(5000);
+  expect(process.cpuUsage(start).user / 1000).toBeLessThan(5000);
   expect(matcher.matches('"w19999"')).toBe(true);
   expect(matcher.matches('"w1999"')).toBe(true);
   expect(matcher.matches('"w20000"')).toBe(false);

@@ -24,6 +24,31 @@ const TREE = {
   },
 };
 
+/** Free text, with the same characters as in triggers and ends. */
+const TOOLS: StructuredOutputsOptions = {
+  structuralTag: {
+    format: {
+      type: 'sequence',
+      elements: [
+        { type: 'tag', begin: '', content: { type: 'any_text', excludes: ['漢b'] }, end: '":' },
+        {
+          type: 'triggered_tags',
+          triggers: ['{"', 'a\n'],
+          tags: [
+            {
+              type: 'tag',
+              begin: '{"a":',
+              content: { type: 'json_schema', json_schema: TREE },
+              end: '}',
+            },
+            { type: 'tag', begin: 'a\nb', content: { type: 'any_text' }, end: '字' },
+          ],
+        },
+      ],
+    },
+  },
+};
+
 const GRAMMARS: [string, StructuredOutputsOptions][] = [
   ['an object with optional and additional properties', { json: PERSON }],
   ['an object without additional properties', { json: PERSON, disableAdditionalProperties: true }],
@@ -32,6 +57,8 @@ const GRAMMARS: [string, StructuredOutputsOptions][] = [
   ['any value', { json: true }],
   ['strings with bounds', { json: { type: 'string', minLength: 3, maxLength: 40 } }],
   ['a regular expression', { regex: '(?:[^"\\n]{0,20}|"[a-f]+"){0,3}é?漢{2,5}' }],
+  ['words', { regex: '(?:[a-z]+ |\\w+,|[^\\x00-\\x1f"\\\\é]+")*' }],
+  ['free text with tags', TOOLS],
   ['a choice', { choice: ['abc', 'abd', 'x', '漢字', 'é'] }],
   [
     'a grammar',

@@ -105,6 +105,33 @@ test('takes a branch, a revision with a slash, and a commit', async () => {
   expect(filesBelow(path.join(repository(), 'refs'))).toEqual(['main', 'pr/1']);
 });
 
+test.each([
+  ['https://huggingface.co/org/tiny', 'main'],
+  ['https://huggingface.co/org/tiny/', 'main'],
+  ['hf://org/tiny', 'main'],
+  ['https://huggingface.co/org/tiny/tree/main', 'main'],
+  ['https://hf.co/org/tiny/tree/pr%2F1', 'pr/1'],
+])('takes the address %s', async (address, revision) => {
+  expect(await pull(address)).toBe(path.join(repository(), 'snapshots', COMMIT));
+  expect(filesBelow(path.join(repository(), 'refs'))).toEqual([revision]);
+});
+
+test.each([
+  'https://huggingface.co/org/tiny/blob/main/config.json',
+  'https://huggingface.co/org/tiny/blob/main',
+  'https://huggingface.co/org/tiny/tree/main/folder',
+  'https://huggingface.co/org/tiny/discussions',
+  'https://huggingface.co/docs',
+])('the address %s, which is no model, is refused', async (address) => {
+  for (const call of [pull(address), LLM.create({ model: address })]) {
+    await expect(call).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringContaining(`model is ${address}, which is no model`) as unknown,
+    });
+  }
+  expect(hub.requests).toEqual([]);
+});
+
 test('reports its progress up to all bytes', async () => {
   const reports: PullProgress[] = [];
   await pull(MODEL, { onProgress: (progress) => reports.push(progress) });
@@ -306,6 +333,11 @@ test.each([
   ['org/..', {}, /^model is 'org\/\.\.'/],
   ['org/tiny?x', {}, /^model is/],
   [MODEL, { revision: 5 }, /^revision is 5/],
+  [
+    'https://huggingface.co/org/tiny/tree/main',
+    { revision: 'other' },
+    /^revision is 'other', but the address has 'main'/,
+  ],
   [MODEL, { revision: 'a//b' }, /^revision is/],
   [MODEL, { revision: '' }, /^revision is/],
 ])('pull(%j, %j) is refused', async (model, options, message) => {
@@ -440,6 +472,30 @@ describe('GGUF files', () => {
   });
 
   test.each([
+    ['https://huggingface.co/org/tiny/blob/main/Tiny-Q4_K_M.gguf', 'Tiny-Q4_K_M.gguf'],
+    [
+      'https://huggingface.co/org/tiny/resolve/main/Tiny-Q4_K_M.gguf?download=true',
+      'Tiny-Q4_K_M.gguf',
+    ],
+    ['https://hf.co/org/tiny/blob/pr%2F1/tiny-q8_0.gguf', 'tiny-q8_0.gguf'],
+    [`https://huggingface.co/org/tiny/blob/${COMMIT}/${PARTS[1]}`, PARTS[0]],
+  ])('a file is also named by its address: %s', async (address, file_) => {
+    await serve(REPOSITORY);
+    expect(await pull(address)).toBe(snapshot(file_));
+    process.env.HF_HUB_OFFLINE = '1';
+    expect(await pull(address)).toBe(snapshot(file_));
+  });
+
+  test('the address of a file that is not there is refused', async () => {
+    await serve(REPOSITORY);
+    const address = 'https://huggingface.co/org/tiny/blob/main/other.gguf';
+    await expect(pull(address)).rejects.toMatchObject({
+      code: 'HUB_NOT_FOUND',
+      message: 'org/tiny: the file other.gguf is missing',
+    });
+  });
+
+  test.each([
     ['K_M', /2 GGUF files have the name K_M \(Q4_K_M, UD-Q4_K_M\)/],
     ['Q5_K_M', /no GGUF file has the name Q5_K_M; there are Q4_K_M, UD-Q4_K_M, q8_0, BF16/],
     ['F16', /no GGUF file has the name F16/],
@@ -461,7 +517,7 @@ describe('GGUF files', () => {
 
   test('a part that is missing is named', async () => {
     await serve([PARTS[0], PARTS[2]]);
-    await expect(pull(`${MODEL}:BF16`)).rejects.toThrow(`the part ${PARTS[1]} is missing`);
+    await expect(pull(`${MODEL}:BF16`)).rejects.toThrow(`the file ${PARTS[1]} is missing`);
     expect(existsSync(snapshot(PARTS[0]))).toBe(false);
   });
 

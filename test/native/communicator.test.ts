@@ -14,7 +14,7 @@ import { connect, startProcesses, startRanks } from './ranks';
 const TYPES: CommType[] = ['int64', 'float32', 'float16', 'bfloat16'];
 const OPS: ReduceOp[] = ['sum', 'min', 'max'];
 
-const WAIT_MS = 60_000; // longer than any test
+const WAIT_MS = 3_600_000; // longer than any test
 
 const float32 = (...values: number[]) => encode(values, 'float32');
 // Period of long messages, chosen so that no two parts of a message have the same beginning.
@@ -61,7 +61,7 @@ async function checkBroadcast(ranks: NativeCommunicator[], count: number): Promi
 }
 
 /** The error of a call that must reject within `milliseconds`. */
-async function errorOf(call: Promise<unknown>, milliseconds = 30_000): Promise<unknown> {
+async function errorOf(call: Promise<unknown>, milliseconds = 100_000): Promise<unknown> {
   const rejection = call.then(
     () => Promise.reject(new Error('the call was carried out')),
     (error: unknown) => error,
@@ -286,9 +286,7 @@ describe('a lost peer', () => {
     for (let round = 0; round < 5; round++) {
       const ranks = await connect(startProcesses(4, { timeout: WAIT_MS }));
       const [first, victim, ...others] = ranks;
-      const reducing = [first, ...others].map((rank) =>
-        errorOf(rank.reduceForever(8 << 20), 20_000),
-      );
+      const reducing = [first, ...others].map((rank) => errorOf(rank.reduceForever(8 << 20)));
       victim.reduceForever(8 << 20).catch(() => {}); // It never settles.
       await sleep(100 + 37 * round);
       await victim.end('SIGKILL');
@@ -328,9 +326,9 @@ describe('a lost peer', () => {
   });
 
   it('that stopped silently is dropped after the timeout', async () => {
-    const ranks = await connect(startProcesses(2, { timeout: 4000 }));
+    const ranks = await connect(startProcesses(2, { timeout: 10_000 }));
     ranks[1].child.kill('SIGSTOP');
-    expect(await errorOf(ranks[0].barrier())).toEqual(lost(1, 'within 4000 ms'));
+    expect(await errorOf(ranks[0].barrier())).toEqual(lost(1, 'within 10000 ms'));
   });
 
   it.each([0, 1])('that never connects, rank %i, is dropped after the timeout', async (i) => {

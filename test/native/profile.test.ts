@@ -73,7 +73,7 @@ afterEach(async () => {
 async function openRanks(spec: ModelSpec, worldSize = 1, limits = LIMITS): Promise<Rank[]> {
   const devices = Array.from({ length: worldSize }, () => new (native().DeviceThread)('cpu', 0, 2));
   await Promise.all(devices.map((device) => device.open()));
-  const options = { worldSize, timeout: 60_000, customAllReduce: true };
+  const options = { worldSize, timeout: 200_000, customAllReduce: true };
   const communicators = devices.map((device, rank) =>
     worldSize === 1 ? null : new (native().Communicator)(device, { ...options, rank }),
   );

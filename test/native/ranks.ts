@@ -12,7 +12,7 @@ afterEach(async () => {
 
 export type GroupOptions = Partial<Pick<CommunicatorOptions, 'timeout'>>;
 
-const optionsOf = (rank: number, worldSize: number, { timeout = 20_000 }: GroupOptions) => ({
+const optionsOf = (rank: number, worldSize: number, { timeout = 200_000 }: GroupOptions) => ({
   rank,
   worldSize,
   timeout,

@@ -112,7 +112,7 @@ class World {
     return [...Array(this.size).keys()];
   }
 
-  async open(timeout = 20_000): Promise<void> {
+  async open(timeout = 200_000): Promise<void> {
     for (const rank of this.ranks) {
       const device = new (native().DeviceThread)('cpu', 0, 1);
       this.devices.push(device);

@@ -21,9 +21,9 @@ async function main() {
     host: '127.0.0.1',
     port: 0,
     maxConnections: 1024,
-    headerTimeoutMs: 10_000,
-    idleTimeoutMs: 10_000,
-    writeTimeoutMs: 10_000,
+    headerTimeoutMs: 200_000,
+    idleTimeoutMs: 200_000,
+    writeTimeoutMs: 200_000,
   });
   const delay = monitorEventLoopDelay({ resolution: 1 });
   process.on('message', async (message) => {

@@ -3,8 +3,6 @@ import { createHandler } from '../../lib';
 import { Chromium, hasChromium } from '../support/chromium';
 import { type RunningServer, startServer } from '../support/server';
 
-jest.setTimeout(60_000);
-
 let running: RunningServer;
 beforeAll(async () => {
   running = await startServer({}, { ui: true, apiKeys: ['secret'] });

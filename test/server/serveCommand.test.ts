@@ -211,6 +211,27 @@ describe('arguments', () => {
   });
 });
 
+test('several models, each under its name, the first for a request without one', async () => {
+  const folder = path.join(ROOT, 'models', 'stories');
+  const names = ['--served-model-name', 'small', '--served-model-name', 'large'];
+  const cache = ['--kv-cache-memory-bytes', String(2 ** 24)];
+  const serving = await serve([folder, folder, ...names, ...cache, '--port', '0']);
+  expect(serving.line).toMatch(/^serving small, large on /);
+  for (const [model, answered] of [
+    ['large', 'large'],
+    ['small', 'small'],
+    [undefined, 'small'],
+  ]) {
+    const response = await fetch(`${serving.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model, prompt: 'Once', max_tokens: 1 }),
+    });
+    expect(await response.json()).toMatchObject({ model: answered, usage: { total_tokens: 3 } });
+  }
+  await stop(serving);
+});
+
 test('two models of the same name are refused, and an address in use', async () => {
   const folder = path.join(ROOT, 'models', 'stories');
   const two = run(process.execPath, [CLI, 'serve', '--device', 'cpu', folder, folder]);

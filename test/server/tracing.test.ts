@@ -1,7 +1,7 @@
 /** OpenTelemetry's spans of requests, with the API package and a provider of the test's own. */
 import * as api from '@opentelemetry/api';
 import { createHandler, type Handler, type LLM } from '../../lib';
-import { loadStories, post } from '../support/server';
+import { loadStories, post, until } from '../support/server';
 
 interface Recorded {
   name: string;
@@ -97,8 +97,7 @@ test('a stream that its reader leaves is a span that ends', async () => {
     stream: true,
   });
   await response.body?.cancel();
-  const end = Date.now() + 3000;
-  while (spans.length === 0 && Date.now() < end) await new Promise((done) => setTimeout(done, 5));
+  await until(() => spans.length > 0);
   expect(spans).toHaveLength(1);
   expect(spans[0]).toMatchObject({ end: 'now', status: { code: api.SpanStatusCode.ERROR } });
 });

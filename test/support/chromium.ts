@@ -84,7 +84,7 @@ export class Chromium {
 
   /** Waits until an expression is true. */
   async until(expression: string): Promise<void> {
-    const end = Date.now() + 10_000;
+    const end = Date.now() + 100_000;
     while ((await this.evaluate(expression)) !== true) {
       if (Date.now() > end) throw new Error(`it never came true: ${expression}`);
       await new Promise((resolve) => setTimeout(resolve, 20));

@@ -1,5 +1,5 @@
 /** Programs of ranks that change groups during requests, and the expected results. */
-import { freePort } from '../../lib/executor/network';
+import { freePort } from './freePort';
 import { type DescribedError, expectGoodEnds, runLLMs, startLLMs } from './tensorParallel';
 
 export interface Output {
@@ -156,7 +156,7 @@ export function specifyGrowingAndShrinking(worldSize: number): void {
     const sizes = [worldSize, half, worldSize];
     /** Program of a rank that exists before change `firstChange`; it leaves at the second one if `leaves`. */
     const program = (firstChange: number, leaves: boolean) => `${CALLS}
-      const llm = await makeLLM({ distributedTimeoutMs: 60_000 });
+      const llm = await makeLLM();
       const calls = ${firstChange === 0 ? 'under(llm)' : '[]'}.map((call) => call.catch((error) => error));
       const numUnfinished = [];
       const [sizes, ports] = ${JSON.stringify([sizes, ports])};

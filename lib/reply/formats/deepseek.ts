@@ -15,7 +15,7 @@ const BLOCK = '```json';
 export const deepseek: ToolCallFormat = {
   names: ['deepseek_v3', 'deepseek_v31'],
   // The word function is before the name in one of the two forms.
-  toolNames: /^(?!function$)[^\s<>[\]{}()|=]+$/,
+  toolNames: /^(?!function$)[^\s<>[\]{}()|=\p{Surrogate}]+$/u,
   detects: (template) => template.includes(OPEN),
   markers: [OPEN, CLOSE, CALL, CALL_END, SEPARATOR],
   parse: (cursor, sink) =>

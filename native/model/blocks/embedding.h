@@ -14,7 +14,8 @@ class Embedding {
   void declare(Parameters& parameters) {
     const ModelSpec& spec = shard_.spec();
     parameters.matrix(table_, {-1, "embedding"}, {shard_.vocab(), "vocabSize"},
-                      {Share::all(spec.hiddenSize), "hiddenSize"}, shard_.vocabShardSize());
+                      {Share::all(spec.hiddenSize), "hiddenSize"}, shard_.vocabShardSize(),
+                      /*isMultiplied=*/spec.tieWordEmbeddings);
   }
 
   // out [numTokens, hiddenSize]: this rank's term of the sum over ranks, zeros for tokens of other

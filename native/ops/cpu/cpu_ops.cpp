@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "comm/tcp_communicator.h"
 #include "ops/cpu/attention.h"
+#include "ops/cpu/block_tiles.h"
 #include "ops/cpu/experts.h"
 #include "ops/cpu/host.h"
 #include "ops/cpu/kernels.h"
@@ -175,6 +176,7 @@ class CpuOps final : public Ops {
     const StorageType type = table.format.type;
     const int64_t width = table.cols;
     const auto read = [&](int64_t from, float* row) {
+      if (table.isArranged) return decodeTiledRow(table, from, row);
       if (!isFloat(type)) return kernels_.decode[indexOfStored(type)](table, from, 0, width, row);
       kernels_.widen[indexOf(dtypeOf(type))](
           static_cast<const char*>(table.data) + from * bytesOf(type, width), width, row);

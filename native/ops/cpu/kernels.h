@@ -10,8 +10,9 @@
 #include <string_view>
 
 #include "base/float_types.h"
-// These two here, so that their functions have no instruction set of their own: the linker keeps
+// These here, so that their functions have no instruction set of their own: the linker keeps
 // one of each for all processors (UNIPROC_BEGIN_TARGET).
+#include "ops/cpu/block_tiles.h"
 #include "ops/cpu/stored_element.h"
 #include "ops/gguf_blocks.h"
 #include "ops/ops.h"

@@ -1,5 +1,6 @@
 // Kernels on vectors of 8 floats, for processors with AVX2, FMA and F16C.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -316,6 +317,65 @@ struct FloatTiles256::Codes<simd::TileFormat<StorageType::kFloat4E2M1>> {
       out[col].v = _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, codes), sign);
     }
   }
+};
+
+// GGUF's blocks: codes become integers, or are looked up in two halves of 8.
+template <class Format>
+struct FloatTiles256::Codes {
+  using Tiles = BlockTiles<Format::kType>;
+  static constexpr int kCount = static_cast<int>(Format::kColumns);
+  static constexpr bool kHasTable = gguf::kHasTable<Format::kType>;
+  static constexpr auto kTable = [] {
+    std::array<float, 16> table{};
+    for (int code = 0; code < 16 && kHasTable; ++code) {
+      table[code] = gguf::valueOf<Format::kType>(code);
+    }
+    return table;
+  }();
+  Vec256::Table table{kTable.data(), 1.0f};
+  __m256i high;  // the next tile's bits first
+
+  explicit Codes(const uint8_t* of)
+      : high(Tiles::kHighBits > 0 ? loadTile(reinterpret_cast<const char*>(of))
+                                  : _mm256_setzero_si256()) {}
+  void skipTiles(int64_t count) {
+    for (; count > 0; --count) turn();
+  }
+  void decode(const char* tile, Vec256 (&out)[kCount]) {
+    const __m256i words = loadTile(tile);
+    const __m256i low = _mm256_set1_epi32((1 << Tiles::kLowBits) - 1);
+#pragma GCC unroll 16
+    for (int col = 0; col < kCount; ++col) {
+      __m256i code = _mm256_srli_epi32(words, Tiles::lowShift(col));
+      if constexpr (kHasTable) {
+        out[col] = table.at(code);
+        continue;
+      }
+      code = _mm256_and_si256(code, low);
+      if constexpr (Tiles::kHighBits > 0) {
+        const int shift = Tiles::highShift(col) - Tiles::kLowBits;
+        const __m256i bits =
+            _mm256_and_si256(_mm256_srli_epi32(high, shift),
+                             _mm256_set1_epi32(((1 << Tiles::kHighBits) - 1) << Tiles::kLowBits));
+        code = _mm256_or_si256(code, bits);
+      }
+      code = _mm256_add_epi32(code, _mm256_set1_epi32(gguf::valueOf<Format::kType>(0)));
+      out[col].v = _mm256_cvtepi32_ps(code);
+    }
+    if constexpr (Tiles::kHighBits > 0) turn();
+  }
+
+ private:
+  void turn() {
+    constexpr int kTurn = Tiles::kHighBits * kCount / 2;
+    high = _mm256_or_si256(_mm256_srli_epi32(high, kTurn), _mm256_slli_epi32(high, 32 - kTurn));
+  }
+};
+
+template <>
+struct FloatTiles256::Codes<simd::TileFormat<StorageType::kQ8_0>>
+    : FloatTiles256::Codes<simd::TileFormat<StorageType::kInt8>> {
+  using Codes<simd::TileFormat<StorageType::kInt8>>::Codes;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Kernels on vectors of 16 floats, for processors with AVX-512 F, BW, DQ and VL.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>

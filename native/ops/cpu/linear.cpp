@@ -17,7 +17,7 @@ constexpr int64_t kSlice = WeightRows::kRowBytes / static_cast<int64_t>(sizeof(X
 // Rows of x in a panel, for a slice of K: stay in the L2 cache while the weights stream past.
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelBytes = kPanelRows * WeightRows::kRowBytes;
-static_assert(kPanelRows <= kMaxProductRows);
+static_assert(kPanelRows <= kMaxProductRows && kPanelBytes <= kMaxProductBytes);
 // Up to so many rows, weights are multiplied as they stream from memory.
 template <class X>
 constexpr int64_t kFewRows = 16 / static_cast<int64_t>(sizeof(X));

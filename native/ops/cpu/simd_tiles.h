@@ -9,7 +9,8 @@
 //   broadcast(x)   kDepth elements of x in all lanes
 //   Codes<Format>  decode(tile) gives the kColumns / kDepth vectors W of a tile's columns, for the
 //                  lanes' rows. Codes are exact in W; scales are multiplied with sums.
-// A format is added as a layout of tiles (tiles.h), its scales (TileBlock) and its Codes.
+// A format is added as a layout of tiles (tiles.h), its scales (TileBlock) and its Codes. Decoding
+// may move Codes on to what the next tile of the group needs.
 //
 // An element of out adds the sums of segments of K in order, each times its scale. A segment ends
 // with a group of scales, and at the latest after kSegment columns. A segment's products are added
@@ -22,7 +23,7 @@
 #include <type_traits>
 
 #include "ops/cpu/kernels.h"
-#include "ops/cpu/stored_element.h"
+#include "ops/cpu/simd_tile_blocks.h"
 #include "ops/cpu/tiles.h"
 #include "ops/linear.h"
 
@@ -35,14 +36,6 @@ constexpr int64_t kPanelBytes = 16384;
 constexpr int64_t kManyRows = 17;
 // Bytes from the tiles in use to those that are prefetched.
 constexpr int64_t kTilesAhead = 8192;
-
-// A format of elements in tiles; `kHasZeros`: an int4 weight has zero points.
-template <StorageType kStored, bool kHasZeros = false>
-struct TileFormat {
-  static constexpr StorageType kType = kStored;
-  static constexpr bool kZeros = kHasZeros;
-  static constexpr int64_t kColumns = tileColumns(kStored);
-};
 
 // The segments of a slice of K that begins at `sliceBegin`, one after the other, from one that
 // begins at `begin`.
@@ -72,52 +65,6 @@ struct Segment {
   int64_t longest_;  // end of the next kSegment columns of the slice
 };
 
-// A block of kBlockRows rows.
-template <class Format>
-class TileBlock {
- public:
-  TileBlock(const LinearWeight& weight, int64_t row)
-      : weight_(weight),
-        row_(row),
-        groups_(weight.scaleColumns()),
-        scaleRow_(row / weight.format.scaleRows),
-        isUniform_(scaleRow_ == (row + kBlockRows - 1) / weight.format.scaleRows) {}
-
-  const char* tiles(int64_t col) const {
-    return static_cast<const char*>(weight_.data) +
-           (row_ * bytesOf(Format::kType, weight_.cols) + bytesOf(Format::kType, kBlockRows * col));
-  }
-  int64_t scaleCols() const { return weight_.format.scaleCols; }
-  const uint8_t* zeros(int64_t group) const {
-    return Format::kZeros ? weight_.zeros + inBlock(group) : nullptr;
-  }
-  // The scales of a group for each row, in memory or written to `scratch`; both [kBlockRows].
-  const float* scales(int64_t group, float* scratch) const {
-    if constexpr (Format::kType == StorageType::kFloat4E2M1) {
-      const auto* bytes = static_cast<const uint8_t*>(weight_.scales) + inBlock(group);
-      for (int64_t i = 0; i < kBlockRows; ++i) scratch[i] = widenE8M0(bytes[i]);
-      return scratch;
-    } else {
-      const auto* scales = static_cast<const float*>(weight_.scales);
-      if (weight_.format.scaleRows == 1) return scales + inBlock(group);
-      for (int64_t i = 0; i < kBlockRows; ++i) {
-        const int64_t scaleRow = isUniform_ ? scaleRow_ : (row_ + i) / weight_.format.scaleRows;
-        scratch[i] = scales[scaleRow * groups_ + group];
-      }
-      return scratch;
-    }
-  }
-
- private:
-  int64_t inBlock(int64_t group) const { return row_ * groups_ + group * kBlockRows; }
-
-  const LinearWeight& weight_;
-  const int64_t row_;
-  const int64_t groups_;
-  const int64_t scaleRow_;  // of the first row
-  const bool isUniform_;    // all rows have the same scales
-};
-
 // Columns that were decoded before: tiles of kDepth columns of 2 vectors.
 template <class L>
 struct DecodedTiles {
@@ -138,14 +85,30 @@ struct StoredTiles : L::template Codes<Format> {
   static constexpr int64_t kAhead = kTilesAhead;
 
   StoredTiles(const TileBlock<Format>& block, int64_t group, int64_t lane)
-      : L::template Codes<Format>(Format::kZeros ? block.zeros(group) + lane : nullptr) {}
+      : L::template Codes<Format>(block.beside(group, lane)) {
+    // High bits of Q3_K are those of two groups.
+    if constexpr (Format::kType == StorageType::kQ3K) this->skipTiles(group % 2);
+  }
+};
+
+// What is added to the sums of x[m] and a group beside scaled products: minimums of the block's
+// rows, times x's sum over the columns.
+struct Minimums {
+  const float* mins;   // [kBlockRows]
+  const float* xSums;  // of x[m] at m * stride
+  int64_t stride;
+
+  Minimums rowsFrom(int64_t lane) const { return {mins + lane, xSums, stride}; }
+};
+struct NoMinimums {
+  NoMinimums rowsFrom(int64_t) const { return {}; }
 };
 
 // acc[m][v] += products of x[m] [cols] and the columns of two vectors of rows. Tiles are
 // `tileStride` bytes apart.
 template <class L, class Tiles, int Rows>
 inline void dotSegment(const typename L::X* x, int64_t xStride, const char* tiles,
-                       int64_t tileStride, int64_t cols, const Tiles& codes0, const Tiles& codes1,
+                       int64_t tileStride, int64_t cols, Tiles codes0, Tiles codes1,
                        typename L::Sum (&acc)[Rows][2]) {
   constexpr int kSteps = static_cast<int>(Tiles::kColumns) / L::kDepth;
   for (int64_t col = 0; col < cols; col += Tiles::kColumns, tiles += tileStride) {
@@ -169,11 +132,12 @@ inline void dotSegment(const typename L::X* x, int64_t xStride, const char* tile
   }
 }
 
-// sums[m] [kBlockRows] += scales * the segment's products, for the rows of two vectors.
-template <class L, class Tiles, int Rows>
+// sums[m] [kBlockRows] += scales * the segment's products (+ minimums), for the rows of two
+// vectors.
+template <class L, class Tiles, int Rows, class Added>
 inline void addSegment(const typename L::X* x, int64_t xStride, const char* tiles,
                        int64_t tileStride, int64_t cols, const Tiles& codes0, const Tiles& codes1,
-                       const float* scales, float* sums) {
+                       const float* scales, const Added& added, float* sums) {
   using Sum = typename L::Sum;
   Sum acc[Rows][2];
 #pragma GCC unroll 8
@@ -184,26 +148,100 @@ inline void addSegment(const typename L::X* x, int64_t xStride, const char* tile
 #pragma GCC unroll 8
   for (int m = 0; m < Rows; ++m) {
     float* to = sums + m * kBlockRows;
-    fma(acc[m][0], scale0, Sum::load(to)).store(to);
-    fma(acc[m][1], scale1, Sum::load(to + L::kLanes)).store(to + L::kLanes);
+    Sum sum0 = Sum::load(to);
+    Sum sum1 = Sum::load(to + L::kLanes);
+    if constexpr (!std::is_same_v<Added, NoMinimums>) {
+      const Sum xSum = Sum::broadcast(added.xSums[m * added.stride]);
+      sum0 = fma(xSum, Sum::load(added.mins), sum0);
+      sum1 = fma(xSum, Sum::load(added.mins + L::kLanes), sum1);
+    }
+    fma(acc[m][0], scale0, sum0).store(to);
+    fma(acc[m][1], scale1, sum1).store(to + L::kLanes);
+  }
+}
+
+// The sums over groups of x's rows, of a format with minimums.
+template <class L, class Format>
+class GroupSums {
+ public:
+  // x holds slices of `slice` columns one after another, each [rows, slice], of columns [begin,
+  // begin + k).
+  GroupSums(const typename L::X* x, int64_t rows, int64_t begin, int64_t k, int64_t slice)
+      : firstGroup_(begin / kCols), stride_(k / kCols) {
+    for (int64_t k0 = 0; k0 < k; k0 += slice) {
+      const int64_t groups = std::min(slice, k - k0) / kCols;
+      for (int64_t m = 0; m < rows; ++m) {
+        addUp(x + k0 * rows + m * slice, groups, sums_ + m * stride_ + k0 / kCols);
+      }
+    }
+  }
+  // Of row m; those of the rows behind it are stride() further on.
+  const float* of(int64_t m, int64_t group) const {
+    return sums_ + m * stride_ + (group - firstGroup_);
+  }
+  int64_t stride() const { return stride_; }
+
+ private:
+  using Sum = typename L::Sum;
+  static constexpr int64_t kCols = gguf::kGroupCols<Format::kType>;
+
+  static void addUp(const typename L::X* x, int64_t groups, float* out) {
+    for (int64_t group = 0; group < groups; group += 4) {
+      Sum sums[4];
+      for (int64_t i = 0; i < 4; ++i) {
+        const auto* from = x + std::min(group + i, groups - 1) * kCols;
+        sums[i] = Sum::load(from);
+        for (int64_t col = L::kLanes; col < kCols; col += L::kLanes) {
+          sums[i] = sums[i] + Sum::load(from + col);
+        }
+      }
+      float four[4];
+      sum4(sums[0], sums[1], sums[2], sums[3], four);
+      std::copy_n(four, std::min<int64_t>(4, groups - group), out + group);
+    }
+  }
+
+  const int64_t firstGroup_;
+  const int64_t stride_;
+  // [rows, groups]; x fills a panel at most.
+  alignas(64) float sums_[kMaxProductBytes / sizeof(typename L::X) / kCols];
+};
+
+template <class L, class Format>
+  requires(!Format::kHasMin)
+class GroupSums<L, Format> {
+ public:
+  GroupSums(const typename L::X*, int64_t, int64_t, int64_t, int64_t) {}
+};
+
+template <class L, class Format>
+auto minimumsOf(const TileBlock<Format>& block, const GroupSums<L, Format>& xSums, int64_t m,
+                int64_t group, float* scratch) {
+  if constexpr (Format::kHasMin) {
+    return Minimums{block.template mins<typename L::Sum>(group, scratch), xSums.of(m, group),
+                    xSums.stride()};
+  } else {
+    return NoMinimums{};
   }
 }
 
 // Few rows: tiles are decoded as they are read from memory.
 template <class L, class Format, int Rows>
-void addDirect(const typename L::X* x, int64_t xStride, const TileBlock<Format>& block,
-               int64_t begin, int64_t end, float* sums) {
+void addDirect(const typename L::X* x, int64_t xStride, const GroupSums<L, Format>& xSums,
+               int64_t m, const TileBlock<Format>& block, int64_t begin, int64_t end, float* sums) {
   using Tiles = StoredTiles<L, Format>;
   alignas(64) float scratch[kBlockRows];
+  alignas(64) float minScratch[kBlockRows];
   for (Segment segment(block.scaleCols(), begin, begin); segment.begin < end; segment.next()) {
     const int64_t cols = segment.end(end) - segment.begin;
-    const float* scales = block.scales(segment.group, scratch);
+    const float* scales = block.template scales<typename L::Sum>(segment.group, scratch);
+    const auto added = minimumsOf<L>(block, xSums, m, segment.group, minScratch);
     for (int64_t lane = 0; lane < kBlockRows; lane += 2 * L::kLanes) {
       const Tiles codes0(block, segment.group, lane);
       const Tiles codes1(block, segment.group, lane + L::kLanes);
       addSegment<L, Tiles, Rows>(x + (segment.begin - begin), xStride,
                                  block.tiles(segment.begin) + 4 * lane, 2 * kTileBytes, cols,
-                                 codes0, codes1, scales + lane, sums + lane);
+                                 codes0, codes1, scales + lane, added.rowsFrom(lane), sums + lane);
     }
   }
 }
@@ -238,8 +276,12 @@ class TilePanel {
       Part& part = parts_[numParts_++];
       part.begin = segment.begin - begin;
       part.cols = segment.end(end) - segment.begin;
-      const float* scales = block.scales(segment.group, part.scales);
+      part.group = segment.group;
+      const float* scales = block.template scales<typename L::Sum>(segment.group, part.scales);
       if (scales != part.scales) std::memcpy(part.scales, scales, sizeof part.scales);
+      if constexpr (Format::kHasMin) {
+        block.template mins<typename L::Sum>(segment.group, part.mins);
+      }
       for (int64_t lane = 0; lane < kBlockRows; lane += L::kLanes) {
         decode(StoredTiles<L, Format>(block, segment.group, lane),
                block.tiles(segment.begin) + 4 * lane,
@@ -250,16 +292,24 @@ class TilePanel {
 
   // Not inlined: where GCC inlined it, it kept sums in memory.
   template <int Rows>
-  [[gnu::noinline]] void addTo(const typename L::X* x, int64_t xStride, float* sums) const {
+  [[gnu::noinline]] void addTo(const typename L::X* x, int64_t xStride,
+                               const GroupSums<L, Format>& xSums, int64_t m, float* sums) const {
     using Tiles = DecodedTiles<L>;
     constexpr int64_t kStride = kBlockRows * L::kDepth;
     for (int64_t i = 0; i < numParts_; ++i) {
       const Part& part = parts_[i];
+      const auto added = [&] {
+        if constexpr (Format::kHasMin) {
+          return Minimums{part.mins, xSums.of(m, part.group), xSums.stride()};
+        } else {
+          return NoMinimums{};
+        }
+      }();
       for (int64_t lane = 0; lane < kBlockRows; lane += 2 * L::kLanes) {
         const auto* values = values_ + part.begin * kBlockRows + lane * L::kDepth;
         addSegment<L, Tiles, Rows>(x + part.begin, xStride, reinterpret_cast<const char*>(values),
                                    kStride * sizeof(typename L::X), part.cols, Tiles{}, Tiles{},
-                                   part.scales + lane, sums + lane);
+                                   part.scales + lane, added.rowsFrom(lane), sums + lane);
       }
     }
   }
@@ -268,10 +318,12 @@ class TilePanel {
   struct Part {
     int64_t begin;
     int64_t cols;
+    int64_t group;
     alignas(64) float scales[kBlockRows];
+    alignas(64) float mins[Format::kHasMin ? kBlockRows : 1];
   };
 
-  static void decode(const StoredTiles<L, Format>& codes, const char* tiles, typename L::X* to,
+  static void decode(StoredTiles<L, Format> codes, const char* tiles, typename L::X* to,
                      int64_t cols) {
     constexpr int64_t kColumns = Format::kColumns;
     constexpr int kSteps = static_cast<int>(kColumns) / L::kDepth;
@@ -294,13 +346,15 @@ class TilePanel {
 
 // Many rows: columns are decoded once for all of them.
 template <class L, class Format>
-void addMany(const typename L::X* x, int64_t xStride, int64_t rows, const TileBlock<Format>& block,
-             int64_t begin, int64_t end, float* sums) {
+void addMany(const typename L::X* x, int64_t xStride, int64_t rows,
+             const GroupSums<L, Format>& xSums, const TileBlock<Format>& block, int64_t begin,
+             int64_t end, float* sums) {
   using Panel = TilePanel<L, Format>;
   for (int64_t col = begin; col < end; col += Panel::kPanelColumns) {
     const Panel panel(block, begin, col, std::min(end, col + Panel::kPanelColumns));
     forTiles<L::kTileRows>(rows, [&](int64_t m, auto size) {
-      panel.template addTo<size>(x + m * xStride + (col - begin), xStride, sums + m * kBlockRows);
+      panel.template addTo<size>(x + m * xStride + (col - begin), xStride, xSums, m,
+                                 sums + m * kBlockRows);
     });
   }
 }
@@ -313,6 +367,7 @@ void dotTilesOf(const typename L::X* x, int64_t rows, const LinearWeight& weight
                 int64_t outStride) {
   constexpr auto kSumBytes = static_cast<size_t>(kBlockRows) * sizeof(float);
   alignas(64) float sums[kMaxProductRows * kBlockRows];
+  const GroupSums<L, Format> xSums(x, rows, begin, k, slice);
   for (int64_t n = 0; n < cols; n += kBlockRows) {
     const TileBlock<Format> block(weight, row + n);
     for (int64_t m = 0; m < rows; ++m) {
@@ -321,11 +376,11 @@ void dotTilesOf(const typename L::X* x, int64_t rows, const LinearWeight& weight
     for (int64_t k0 = 0; k0 < k; k0 += slice) {
       const int64_t end = begin + std::min(k0 + slice, k);
       if (rows >= kManyRows) {
-        addMany<L>(x + k0 * rows, slice, rows, block, begin + k0, end, sums);
+        addMany<L>(x + k0 * rows, slice, rows, xSums, block, begin + k0, end, sums);
       } else {
         forTiles<L::kDirectRows>(rows, [&](int64_t m, auto size) {
-          addDirect<L, Format, size>(x + k0 * rows + m * slice, slice, block, begin + k0, end,
-                                     sums + m * kBlockRows);
+          addDirect<L, Format, size>(x + k0 * rows + m * slice, slice, xSums, m, block, begin + k0,
+                                     end, sums + m * kBlockRows);
         });
       }
     }
@@ -350,12 +405,19 @@ void dotTiles(const typename L::X* x, int64_t rows, const LinearWeight& weight, 
   dotTilesOf<L, TileFormat<kType>>(x, rows, weight, row, cols, begin, k, slice, out, outStride);
 }
 
+template <StorageType kType>
+using Stored = std::integral_constant<StorageType, kType>;
+
 template <class L, class Function>
 constexpr void setTiles(Function (&table)[kNumStoredTypes]) {
-  table[indexOfStored(StorageType::kFloat8E4M3)] = dotTiles<L, StorageType::kFloat8E4M3>;
-  table[indexOfStored(StorageType::kInt8)] = dotTiles<L, StorageType::kInt8>;
-  table[indexOfStored(StorageType::kUInt4)] = dotTiles<L, StorageType::kUInt4>;
-  table[indexOfStored(StorageType::kFloat4E2M1)] = dotTiles<L, StorageType::kFloat4E2M1>;
+  using enum StorageType;
+  const auto set = [&](auto... types) {
+    ((table[indexOfStored(types())] = dotTiles<L, types()>), ...);
+  };
+  set(Stored<kFloat8E4M3>{}, Stored<kInt8>{}, Stored<kUInt4>{}, Stored<kFloat4E2M1>{});
+  set(Stored<kQ4_0>{}, Stored<kQ4_1>{}, Stored<kQ5_0>{}, Stored<kQ5_1>{}, Stored<kQ8_0>{});
+  set(Stored<kQ2K>{}, Stored<kQ3K>{}, Stored<kQ4K>{}, Stored<kQ5K>{}, Stored<kQ6K>{});
+  set(Stored<kIQ4NL>{}, Stored<kIQ4XS>{}, Stored<kMXFP4>{});
 }
 
 }  // namespace uniproc::simd

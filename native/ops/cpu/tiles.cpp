@@ -3,6 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "ops/cpu/block_tiles.h"
+
 namespace uniproc {
 namespace {
 
@@ -51,9 +53,10 @@ void transposeGroups(T* values, int64_t groups) {
 
 bool canTile(const LinearWeight& weight, int64_t sliceRows) {
   const WeightFormat& format = weight.format;
+  if (sliceRows % kBlockRows != 0 || weight.rows % kBlockRows != 0) return false;
+  if (isBlocks(format.type)) return true;
   const int64_t columns = tileColumns(format.type);
-  return format.hasScales() && sliceRows % kBlockRows == 0 && weight.rows % kBlockRows == 0 &&
-         weight.cols % columns == 0 &&
+  return format.hasScales() && weight.cols % columns == 0 &&
          (format.scaleCols % columns == 0 || format.scaleCols >= weight.cols);
 }
 
@@ -61,11 +64,15 @@ void tileBlocks(const LinearWeight& weight, int64_t begin, int64_t end) {
   const WeightFormat& format = weight.format;
   const int64_t rowBytes = bytesOf(format.type, weight.cols);
   const int64_t blockBytes = kBlockRows * rowBytes;
-  const int64_t groups = weight.scaleColumns();
+  const int64_t groups = isBlocks(format.type) ? 0 : weight.scaleColumns();
   std::vector<uint8_t> rows(static_cast<size_t>(blockBytes));
   for (int64_t block = begin; block < end; ++block) {
     auto* data = static_cast<uint8_t*>(const_cast<void*>(weight.data)) + block * blockBytes;
     std::memcpy(rows.data(), data, rows.size());
+    if (isBlocks(format.type)) {
+      tileRowsOfBlocks(weight, rows.data(), data);
+      continue;
+    }
     tileElements(rows.data(), rowBytes, isPacked(format.type), data);
     if (format.scaleRows > 1) continue;
     const int64_t first = block * kBlockRows * groups;

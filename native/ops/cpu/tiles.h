@@ -8,7 +8,8 @@
 //           that interleaving with other bytes gives pairs of columns in the lanes of the rows.
 //   4 bits: a word for each row; its four bits from 4 i on are column 2 i, or of i from 4, 2 i - 7,
 //           so that the halves of a word shifted right have a pair of columns.
-// Scales and zero points by row are [rows / kBlockRows, groups, kBlockRows].
+// Scales and zero points by row are [rows / kBlockRows, groups, kBlockRows]. GGUF's blocks have
+// theirs beside their columns (block_tiles.h).
 #pragma once
 
 #include <cstdint>
@@ -19,15 +20,17 @@ namespace uniproc {
 
 constexpr int64_t kBlockRows = 32;
 constexpr int64_t kTileBytes = 64;
-// Rows of x in one product, at most.
+// Rows of x in one product, and bytes of x, at most.
 constexpr int64_t kMaxProductRows = 128;
+constexpr int64_t kMaxProductBytes = kMaxProductRows * 2048;
 
+// Of types without blocks.
 constexpr int64_t tileColumns(StorageType type) { return isPacked(type) ? 8 : 4; }
 
 // The first bit of column `col` of 8 in a word of 4-bit codes.
 constexpr int codeShift(int col) { return 4 * (col / 2 + col % 2 * 4); }
 
-// Whether a weight with scales can be in tiles, if it is sliced at multiples of `sliceRows`.
+// Whether a quantized weight can be in tiles, if it is sliced at multiples of `sliceRows`.
 bool canTile(const LinearWeight& weight, int64_t sliceRows);
 
 // Rearranges blocks [begin, end) of rows in place, from row-major order.

@@ -111,5 +111,60 @@ struct FloatTiles512::Codes<simd::TileFormat<StorageType::kUInt4, true>> {
   }
 };
 
+// GGUF's blocks. Bits of a lookup above a code's own are other codes', so the table repeats.
+template <class Format>
+struct FloatTiles512::Codes {
+  using Tiles = BlockTiles<Format::kType>;
+  static constexpr int kCount = static_cast<int>(Format::kColumns);
+  static constexpr int kEntries = Tiles::kCodeBits > 4 ? 32 : 16;
+  static constexpr auto kTable = [] {
+    std::array<float, kEntries> table{};
+    for (int code = 0; code < kEntries; ++code) {
+      table[code] = gguf::valueOf<Format::kType>(code % (1 << Tiles::kCodeBits));
+    }
+    return table;
+  }();
+  __m512 table0 = _mm512_loadu_ps(kTable.data());
+  __m512 table1 = _mm512_loadu_ps(kTable.data() + kEntries - 16);
+  __m512i high;  // the next tile's bits first
+
+  explicit Codes(const uint8_t* of)
+      : high(Tiles::kHighBits > 0 ? _mm512_loadu_si512(of) : _mm512_setzero_si512()) {}
+  void skipTiles(int64_t count) {
+    high = _mm512_rorv_epi32(high, _mm512_set1_epi32(static_cast<int>(count) * kTurn));
+  }
+  void decode(const char* tile, Vec512 (&out)[kCount]) {
+    const __m512i words = _mm512_loadu_si512(tile);
+    const __m512i low = _mm512_set1_epi32((1 << Tiles::kLowBits) - 1);
+#pragma GCC unroll 16
+    for (int col = 0; col < kCount; ++col) {
+      __m512i code = _mm512_srli_epi32(words, Tiles::lowShift(col));
+      if constexpr (Tiles::kHighBits > 0) {
+        const int shift = Tiles::highShift(col) - Tiles::kLowBits;
+        // low ? code : high
+        code = _mm512_ternarylogic_epi32(low, code, _mm512_srli_epi32(high, shift), 0xca);
+      }
+      if constexpr (Tiles::kCodeBits > 5) {
+        code = _mm512_and_si512(code, _mm512_set1_epi32((1 << Tiles::kCodeBits) - 1));
+        code = _mm512_add_epi32(code, _mm512_set1_epi32(gguf::valueOf<Format::kType>(0)));
+        out[col].v = _mm512_cvtepi32_ps(code);
+      } else {
+        out[col].v = kEntries == 16 ? _mm512_permutexvar_ps(code, table0)
+                                    : _mm512_permutex2var_ps(table0, code, table1);
+      }
+    }
+    if constexpr (Tiles::kHighBits > 0) high = _mm512_ror_epi32(high, kTurn);
+  }
+
+ private:
+  static constexpr int kTurn = Tiles::kHighBits * kCount / 2;
+};
+
+template <>
+struct FloatTiles512::Codes<simd::TileFormat<StorageType::kQ8_0>>
+    : FloatTiles512::Codes<simd::TileFormat<StorageType::kInt8>> {
+  using Codes<simd::TileFormat<StorageType::kInt8>>::Codes;
+};
+
 }  // namespace
 }  // namespace uniproc

@@ -134,11 +134,11 @@ struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kInt8>> {
   }
 };
 
-// The bfloat16 of values of 32 codes, in a vector of 16-bit lanes.
-template <class ValueOf>
-constexpr std::array<uint16_t, 32> wordTable(ValueOf valueOf) {
-  std::array<uint16_t, 32> table{};
-  for (int code = 0; code < 32; ++code) {
+// The bfloat16 of values of codes, in vectors of 16-bit lanes.
+template <int kCount, class ValueOf>
+constexpr std::array<uint16_t, kCount> wordTable(ValueOf valueOf) {
+  std::array<uint16_t, kCount> table{};
+  for (int code = 0; code < kCount; ++code) {
     table[code] = static_cast<uint16_t>(std::bit_cast<uint32_t>(valueOf(code)) >> 16);
   }
   return table;
@@ -162,20 +162,21 @@ struct WordCodes {
 template <>
 struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kUInt4>> : WordCodes {
   static constexpr auto kTable =
-      wordTable([](int code) { return static_cast<float>(code % 16 - 8); });
+      wordTable<32>([](int code) { return static_cast<float>(code % 16 - 8); });
   explicit Codes(const uint8_t*) : WordCodes(kTable) {}
 };
 
 template <>
 struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kFloat4E2M1>> : WordCodes {
-  static constexpr auto kTable = wordTable([](int code) { return kFloat4Values[code % 16]; });
+  static constexpr auto kTable = wordTable<32>([](int code) { return kFloat4Values[code % 16]; });
   explicit Codes(const uint8_t*) : WordCodes(kTable) {}
 };
 
 // The difference of code and zero point is looked up.
 template <>
 struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kUInt4, true>> {
-  static constexpr auto kTable = wordTable([](int code) { return static_cast<float>(code - 16); });
+  static constexpr auto kTable =
+      wordTable<32>([](int code) { return static_cast<float>(code - 16); });
   __m512i table;
   __m512i offsets;  // 16 less the zero point, in each byte of a lane
 
@@ -196,6 +197,51 @@ struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kUInt4, true>> {
     out[2].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(even, 8), table);
     out[3].v = _mm512_permutexvar_epi16(_mm512_srli_epi16(odd, 8), table);
   }
+};
+
+// GGUF's blocks. Bits of a lookup above a code's own are other codes', so the table repeats.
+template <class Format>
+struct BFloat16Tiles::Codes {
+  using Tiles = BlockTiles<Format::kType>;
+  static constexpr int kPairs = static_cast<int>(Format::kColumns) / 2;
+  static constexpr int kEntries = Tiles::kCodeBits > 5 ? 64 : 32;
+  static constexpr auto kTable = wordTable<kEntries>([](int code) {
+    return static_cast<float>(gguf::valueOf<Format::kType>(code % (1 << Tiles::kCodeBits)));
+  });
+  __m512i table0 = _mm512_loadu_si512(kTable.data());
+  __m512i table1 = _mm512_loadu_si512(kTable.data() + kEntries - 32);
+  __m512i high;  // the next tile's bits first
+
+  explicit Codes(const uint8_t* of)
+      : high(Tiles::kHighBits > 0 ? _mm512_loadu_si512(of) : _mm512_setzero_si512()) {}
+  void skipTiles(int64_t count) {
+    high = _mm512_rorv_epi32(high, _mm512_set1_epi32(static_cast<int>(count) * kTurn));
+  }
+  void decode(const char* tile, BFloat16Columns (&out)[kPairs]) {
+    const __m512i words = _mm512_loadu_si512(tile);
+    const __m512i low = _mm512_set1_epi16((1 << Tiles::kLowBits) - 1);
+#pragma GCC unroll 8
+    for (int pair = 0; pair < kPairs; ++pair) {
+      __m512i code = _mm512_srli_epi16(words, Tiles::kLowBits * pair);
+      if constexpr (Tiles::kHighBits > 0) {
+        // low ? code : high
+        code = _mm512_ternarylogic_epi32(low, code,
+                                         _mm512_srli_epi16(high, Tiles::kHighBits * pair), 0xca);
+      }
+      out[pair].v = kEntries == 32 ? _mm512_permutexvar_epi16(code, table0)
+                                   : _mm512_permutex2var_epi16(table0, code, table1);
+    }
+    if constexpr (Tiles::kHighBits > 0) high = _mm512_ror_epi32(high, kTurn);
+  }
+
+ private:
+  static constexpr int kTurn = Tiles::kHighBits * kPairs;
+};
+
+template <>
+struct BFloat16Tiles::Codes<simd::TileFormat<StorageType::kQ8_0>>
+    : BFloat16Tiles::Codes<simd::TileFormat<StorageType::kInt8>> {
+  using Codes<simd::TileFormat<StorageType::kInt8>>::Codes;
 };
 
 }  // namespace

@@ -1,45 +1,8 @@
 /** Weights in GGUF's blocks on the CPU, against float64 arithmetic on their elements. */
-import { BLOCK_TYPES, colsOf, elementsOf, randomBlocks } from '../../support/ggufBlocks';
-import { isas, openOps, type LinearWeight, type Ops } from './binding';
+import { BLOCK_TYPES } from '../../support/ggufBlocks';
+import { isas, openOps } from './binding';
+import { BlockMatrix } from './blockMatrix';
 import { expectClose, expectSameBits, Random } from './reference';
-import type { BlockType } from '../../../lib/contract/workerSummary';
-
-class BlockMatrix {
-  readonly bytes: Uint8Array;
-  readonly values: Float64Array;
-
-  constructor(
-    readonly type: BlockType,
-    readonly rows: number,
-    readonly cols: number,
-    random: Random,
-  ) {
-    this.bytes = randomBlocks(type, (rows * cols) / colsOf(type), random);
-    this.values = elementsOf(type, this.bytes);
-  }
-
-  onDevice(ops: Ops): LinearWeight {
-    const { rows, cols, type } = this;
-    const data = ops.allocate(rows * cols, type, 'a test');
-    ops.copyToDevice(data, this.bytes);
-    return { data, rows, cols, dtype: 'float32' };
-  }
-
-  /** x [m, cols] W^T in float64, and the sum of the terms' magnitudes. */
-  product(x: Float32Array, m: number) {
-    const { rows, cols, values } = this;
-    const expected = new Float64Array(m * rows);
-    const magnitude = new Float64Array(m * rows);
-    for (let i = 0; i < m * rows; i++) {
-      for (let k = 0; k < cols; k++) {
-        const term = x[Math.floor(i / rows) * cols + k] * values[(i % rows) * cols + k];
-        expected[i] += term;
-        magnitude[i] += Math.abs(term);
-      }
-    }
-    return { expected, magnitude };
-  }
-}
 
 describe.each(isas)("GGUF's blocks, %s", (isa) => {
   const ops = openOps(isa);
