@@ -57,7 +57,7 @@ class Decoder {
   std::vector<Weight> layerScales_;  // [numLayers] of [1], or empty
   Embedding embedding_;
   PerLayerInputs perLayerInputs_;
-  std::vector<std::unique_ptr<Block>> blocks_;  // all layers, in order, with equal numbers
+  std::vector<std::unique_ptr<Block>> blocks_;  // of all layers in order, each layer as many
   Head head_;
 
   Communicator* communicator_ = nullptr;

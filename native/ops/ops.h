@@ -146,7 +146,7 @@ class ForwardOps : public ExpertOps {
     attention(qkv, batch, shape, cache, requests, out);
   }
 
-  // Rows of gate and up, each with its elements between rows.
+  // Rows of gate and of up; a stride is the elements from one row to the next.
   struct GateAndUp {
     const void* gate = nullptr;
     int64_t gateStride = 0;

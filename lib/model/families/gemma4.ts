@@ -110,7 +110,7 @@ export const gemma4: Family = {
     'experts.down': `${LAYER}.experts.{expert}.down_proj`,
   },
   *renameTensors(table, spec) {
-    const tensors = yield* withValues(table, spec);
+    const tensors = yield* usedTensors(table, spec);
     const layout = { key: 'num_experts', isTransposed: false };
     return yield* separateStackedExperts({ ...table, tensors }, spec, layout);
   },
@@ -243,7 +243,7 @@ function readGlobalHeads(
  * The values of layers whose keys are their values, read from the tensors of the keys. Scales of layers
  * and routers get the suffix of a weight. Keys and values of layers that attend to another's are left out.
  */
-function* withValues(table: TensorTable, { otherHeads, kvLayers }: TransformerSpec) {
+function* usedTensors(table: TensorTable, { otherHeads, kvLayers }: TransformerSpec) {
   const tensors = new Map<string, TensorEntry>();
   for (const [name, entry] of table.tensors) {
     yield;
