@@ -188,6 +188,13 @@ describe('uniproc inspect', () => {
     expect((await linesOf([golden(name)]))[label]).toContain(text);
   });
 
+  test('prints the memory of the layers that have keys and values of their own', async () => {
+    const lines = await linesOf([golden('gemma4-e'), '--dtype', 'bfloat16', '--block-size', '16']);
+    expect(lines.layers).toBe('5 of 48, 4 heads and 1 of keys and values, of 16');
+    // Of 5 layers 3 have: two of one head of 16 and one of 32; keys and values of 2 bytes each.
+    expect(lines['KV cache']).toMatch(/^256 bytes for each token/);
+  });
+
   test('prints of a GGUF file what its metadata say', async () => {
     const file = path.join(await folderWith({}), 'small.gguf');
     const whole = tokenizerMetadata(path.join(__dirname, 'tokenizer', 'byte-bpe'), 'llama-bpe');

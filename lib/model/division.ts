@@ -49,6 +49,11 @@ export function shareOf(spec: ModelSpec, worldSize: number): ModelSpec {
   };
 }
 
+/** Layers that have keys and values of their own. */
+export function layersWithKeys({ kvLayers, numLayers }: ModelSpec): number[] {
+  return [...Array(numLayers).keys()].filter((layer) => (kvLayers?.[layer] ?? layer) === layer);
+}
+
 /** Key-value heads of a layer, and their size. */
 export function headsOf(
   { numKvHeads, headDim, otherHeads }: ModelSpec,

@@ -52,6 +52,8 @@ const CONFIG_KEYS: Record<string, string> = {
   otherNumKvHeads: 'num_global_key_value_heads',
   numExperts: 'num_experts',
   expertIntermediateSize: 'moe_intermediate_size',
+  numLayers: 'num_hidden_layers',
+  perLayerInputSize: 'hidden_size_per_layer_input',
   sharedIntermediateSize: 'shared_expert_intermediate_size',
 };
 

@@ -171,6 +171,13 @@ export interface ModelSpec {
   slidingWindows: number[];
   /** Windows are chunks: of size w, a token attends to those from position n * w on (Llama 4). */
   chunkedWindows: boolean;
+  /**
+   * [numLayers]: the layer whose keys and values each attends to, itself or an earlier one with the same
+   * heads and window; null: every layer has its own.
+   */
+  kvLayers: number[] | null;
+  /** The MLPs of layers without own keys and values are 2 * intermediateSize wide. */
+  doubleWideMlps: boolean;
   /** Each head's softmax has one more score, `attention.sinks`, without a value. */
   attentionSinks: boolean;
   /** Bias of q, k and v; of o; of gate, up and down. */
@@ -194,6 +201,11 @@ export interface ModelSpec {
   outputNorms: boolean;
   /** The residual is scaled behind each layer, `layer.scale` (Gemma 4). */
   layerScales: boolean;
+  /**
+   * Size of what each layer gets of a token besides the residual: of its embedding and of a table of its
+   * own, `perLayer.embedding` (Gemma 4 E2B); 0: nothing.
+   */
+  perLayerInputSize: number;
   /** Added to the weights of all norms: 1 if the files have their difference to 1. */
   normOffset: number;
   embeddingScale: number;

@@ -26,8 +26,8 @@ import {
   type NativeModelRunner,
 } from '../native';
 import { ModelLoader } from '../model/load';
-import { headsOf, shareOf } from '../model/division';
-import { groupsByLayer, requireGroups } from './kvCacheGroups';
+import { headsOf, layersWithKeys, shareOf } from '../model/division';
+import { groupsByLayer, layerName, requireGroups } from './kvCacheGroups';
 import { MemoryBudget } from './memory';
 import { ModelRunner } from './modelRunner';
 import { chooseProductAlgorithms } from './productAlgorithms';
@@ -186,7 +186,7 @@ export class Worker extends WorkerBase {
     // Async scheduling launches a step during the previous one, each from its own staging set.
     const numSteps = scheduler.asyncScheduling ? 2 : 1;
     await this.#loader.examine(device, this.rank);
-    const kvCacheGroups = groupsByLayer(this.getKvCacheSpec());
+    const kvCacheGroups = groupsByLayer(this.getKvCacheSpec(), this.modelSpec.kvLayers);
     const modelLimits: ModelLimits = {
       maxNumSeqs: scheduler.maxNumSeqs,
       maxNumBatchedTokens: scheduler.maxNumBatchedTokens,
@@ -218,15 +218,18 @@ export class Worker extends WorkerBase {
     const spec = this.modelSpec;
     const { maxModelLen } = this.#config.model;
     return new Map(
-      spec.slidingWindows.map((window, layer) => [
-        `model.layers.${layer}.self_attn`,
-        new KVCacheSpec(
-          this.#config.cache.blockSize,
-          ...headsOf(spec, layer),
-          this.#config.cache.dtype,
-          window === 0 || window >= maxModelLen ? null : window,
-        ),
-      ]),
+      layersWithKeys(spec).map((layer) => {
+        const window = spec.slidingWindows[layer];
+        return [
+          layerName(layer),
+          new KVCacheSpec(
+            this.#config.cache.blockSize,
+            ...headsOf(spec, layer),
+            this.#config.cache.dtype,
+            window === 0 || window >= maxModelLen ? null : window,
+          ),
+        ];
+      }),
     );
   }
 

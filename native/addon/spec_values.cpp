@@ -189,6 +189,9 @@ ModelSpec toModelSpec(Napi::Object object) {
   spec.interleavedRope = boolean(object, "interleavedRope");
   spec.slidingWindows = integers(object, "slidingWindows");
   spec.chunkedWindows = boolean(object, "chunkedWindows");
+  if (!isNothing(object.Get("kvLayers"))) spec.kvLayers = integers(object, "kvLayers");
+  spec.doubleWideMlps = boolean(object, "doubleWideMlps");
+  spec.perLayerInputSize = int32(object, "perLayerInputSize");
   spec.attentionSinks = boolean(object, "attentionSinks");
   spec.qkvBias = boolean(object, "qkvBias");
   spec.outputBias = boolean(object, "outputBias");

@@ -61,6 +61,7 @@ Napi::Function OpsBinding::define(Napi::Env env) {
                          method<&OpsBinding::siluAndMul>("siluAndMul"),
                          method<&OpsBinding::geluAndMul>("geluAndMul"),
                          method<&OpsBinding::clampedSwiglu>("clampedSwiglu"),
+                         method<&OpsBinding::activateAndMulRows>("activateAndMulRows"),
                          method<&OpsBinding::scaleQueries>("scaleQueries"),
                          method<&OpsBinding::scale>("scale"),
                          method<&OpsBinding::softcap>("softcap"),

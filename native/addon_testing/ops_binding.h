@@ -62,6 +62,7 @@ class OpsBinding : public Binding<OpsBinding> {
   Napi::Value siluAndMul(const Info& info);
   Napi::Value geluAndMul(const Info& info);
   Napi::Value clampedSwiglu(const Info& info);
+  Napi::Value activateAndMulRows(const Info& info);
   Napi::Value scaleQueries(const Info& info);
   Napi::Value scale(const Info& info);
   Napi::Value softcap(const Info& info);

@@ -233,6 +233,20 @@ Napi::Value OpsBinding::clampedSwiglu(const Info& info) {
   return info.Env().Undefined();
 }
 
+// activateAndMulRows(gate, gateStride, up, upStart, upStride, numTokens, size, activation, out),
+// with up from its element upStart on and the number of an Activation
+Napi::Value OpsBinding::activateAndMulRows(const Info& info) {
+  const Tensor& out = toTensor(info[8], "out");
+  const int64_t start = toInt64(info[3], "upStart") * static_cast<int64_t>(sizeOf(out.dtype()));
+  const ForwardOps::GateAndUp in = {toData(info[0], "gate"), toInt64(info[1], "gateStride"),
+                                    toData<std::byte>(info[2], "up") + start,
+                                    toInt64(info[4], "upStride")};
+  ops_->activateAndMulRows(in, toInt32(info[5], "numTokens"), toInt32(info[6], "size"),
+                           static_cast<Activation>(toInt32(info[7], "activation")),
+                           out.buffer.data(), out.dtype());
+  return info.Env().Undefined();
+}
+
 // scaleQueries(qkv, batch, shape, beta, period, shift)
 Napi::Value OpsBinding::scaleQueries(const Info& info) {
   const Tensor& qkv = toTensor(info[0], "qkv");

@@ -109,6 +109,7 @@ AttentionShape toAttentionShape(Napi::Value value) {
   const Napi::Value scale = object.Get("scale");
   const Napi::Value softcap = object.Get("softcap");
   const Napi::Value isChunked = object.Get("isChunked");
+  const Napi::Value hasKeys = object.Get("hasKeys");
   return {
       int32Of(object, "numHeads"),
       int32Of(object, "numKvHeads"),
@@ -117,7 +118,8 @@ AttentionShape toAttentionShape(Napi::Value value) {
       static_cast<float>(isNothing(scale) ? 1.0 / std::sqrt(headDim) : toNumber(scale, "scale")),
       isNothing(softcap) ? 0.0f : static_cast<float>(toNumber(softcap, "softcap")),
       toWeight(object.Get("sinks")),
-      !isNothing(isChunked) && toBool(isChunked, "isChunked")};
+      !isNothing(isChunked) && toBool(isChunked, "isChunked"),
+      isNothing(hasKeys) || toBool(hasKeys, "hasKeys")};
 }
 
 KvCache toKvCache(Napi::Value value) {

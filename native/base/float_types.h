@@ -123,4 +123,15 @@ inline float elementAt(const std::byte* data, DType dtype, int64_t i) {
   }
 }
 
+inline float roundTo(DType dtype, float x) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return widen(narrow<Float16>(x));
+    case DType::kBFloat16:
+      return widen(narrow<BFloat16>(x));
+    default:
+      return x;
+  }
+}
+
 }  // namespace uniproc

@@ -12,28 +12,12 @@
 
 namespace uniproc {
 
-namespace {
-
-constexpr size_t kBlocksPerLayer = 2;  // attention, then MLP or experts, or both of these
-
-float roundTo(DType dtype, float x) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return widen(narrow<Float16>(x));
-    case DType::kBFloat16:
-      return widen(narrow<BFloat16>(x));
-    default:
-      return x;
-  }
-}
-
-}  // namespace
-
 Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
     : shard_(shard),
       ropes_(shard.spec().ropes.size()),
       layerScales_(shard.spec().layerScales ? shard.spec().numLayers : 0),
       embedding_(shard),
+      perLayerInputs_(shard),
       head_(shard, embedding_) {
   for (int32_t layer = 0; layer < shard.spec().numLayers; ++layer) {
     const int32_t rope = shard.spec().layerRopes[layer];
@@ -47,8 +31,12 @@ Decoder::Decoder(const ModelShard& shard, Parameters& parameters)
     } else {
       blocks_.push_back(std::make_unique<GatedMlpBlock>(shard, layer));
     }
+    if (shard.spec().perLayerInputSize > 0) {
+      blocks_.push_back(std::make_unique<PerLayerInputBlock>(shard, layer));
+    }
   }
   embedding_.declare(parameters);
+  if (shard.spec().perLayerInputSize > 0) perLayerInputs_.declare(parameters);
   for (const auto& block : blocks_) block->declare(parameters);
   for (size_t i = 0; i < layerScales_.size(); ++i) {
     // As norms, which are 1 in random weights.
@@ -66,13 +54,14 @@ void Decoder::allocate(Ops& ops, const ModelLimits& limits, Communicator* commun
     return bytesPerToken == 0 ? Buffer() : Buffer(ops, tokens * bytesPerToken, "the activations");
   };
   const size_t hiddenBytes = shard_.spec().hiddenSize * sizeOf(activations_.dtype);
-  ScratchBytes scratch;
+  ScratchBytes scratch = perLayerInputs_.scratch(activations_.dtype);
   for (const auto& block : blocks_) scratch = scratch.largest(block->scratch(activations_.dtype));
   activations_.residual = activations(hiddenBytes);
   activations_.hidden = activations(hiddenBytes);
   activations_.first = activations(scratch.first);
   activations_.second = activations(scratch.second);
   activations_.third = activations(scratch.third);
+  activations_.perLayerInputs = activations(perLayerInputs_.bytesPerToken(activations_.dtype));
   const ModelSpec& spec = shard_.spec();
   activations_.hiddenTerms = spec.inputNorms && !spec.outputNorms ? communicator : nullptr;
   head_.allocate(ops, activations_.dtype, limits.maxNumSeqs, communicator);
@@ -98,7 +87,8 @@ void Decoder::release() noexcept {
 
 void Decoder::reserve(Ops& ops) {
   const Activations& all = activations_;
-  for (const Buffer* buffer : {&all.residual, &all.hidden, &all.first, &all.second, &all.third}) {
+  for (const Buffer* buffer :
+       {&all.residual, &all.hidden, &all.first, &all.second, &all.third, &all.perLayerInputs}) {
     ops.reserve(buffer->data(), buffer->bytes());
   }
   head_.reserve(ops);
@@ -120,13 +110,16 @@ void Decoder::forward(Ops& ops, const PagedKvCache& cache, const RequestTable& r
               activations_.dtype);
   }
   const ForwardPass pass = {ops, batch, requests, cache, activations_, communicator_};
-  bool hasRun[2][2] = {};  // layers with and without experts and other heads
-  for (size_t i = 0; i < blocks_.size(); i += kBlocksPerLayer) {
-    const auto layer = static_cast<int32_t>(i / kBlocksPerLayer);
-    const bool isNew =
-        !std::exchange(hasRun[spec.hasExperts(layer)][spec.hasOtherHeads(layer)], true);
+  if (spec.perLayerInputSize > 0) perLayerInputs_.forward(pass);
+  // Layers with and without experts, other heads and own keys.
+  bool hasRun[2][2][2] = {};
+  const size_t blocksPerLayer = blocks_.size() / static_cast<size_t>(spec.numLayers);
+  for (size_t i = 0; i < blocks_.size(); i += blocksPerLayer) {
+    const auto layer = static_cast<int32_t>(i / blocksPerLayer);
+    const bool isNew = !std::exchange(
+        hasRun[spec.hasExperts(layer)][spec.hasOtherHeads(layer)][spec.hasOwnKeys(layer)], true);
     if (depth == Depth::kOneOfEachKind && !isNew) continue;
-    for (size_t block = i; block < i + kBlocksPerLayer; ++block) {
+    for (size_t block = i; block < i + blocksPerLayer; ++block) {
       blocks_[block]->forward(pass, /*isFirst=*/block == 0);
       blocks_[block]->finish(pass);
     }

@@ -9,6 +9,7 @@
 #include "model/blocks/block.h"
 #include "model/blocks/embedding.h"
 #include "model/blocks/head.h"
+#include "model/blocks/per_layer_inputs.h"
 
 namespace uniproc {
 
@@ -55,7 +56,8 @@ class Decoder {
   std::vector<Buffer> ropes_;        // of each RopeSpec: [maxModelLen, 2, headDim / 2], float32
   std::vector<Weight> layerScales_;  // [numLayers] of [1], or empty
   Embedding embedding_;
-  std::vector<std::unique_ptr<Block>> blocks_;  // all layers, in order
+  PerLayerInputs perLayerInputs_;
+  std::vector<std::unique_ptr<Block>> blocks_;  // of all layers in order, each layer as many
   Head head_;
 
   Communicator* communicator_ = nullptr;

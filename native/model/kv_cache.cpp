@@ -28,6 +28,10 @@ PagedKvCache::PagedKvCache(Ops& ops, const ModelShard& shard, const ModelLimits&
   std::vector<std::map<size_t, KvCache>> shared;
   std::vector<size_t> numLayers(limits.numKvCacheGroups());
   for (int32_t layer = 0; layer < shard.spec().numLayers; ++layer) {
+    if (!shard.spec().hasOwnKeys(layer)) {
+      layers_.push_back(layers_[shard.spec().kvLayerOf(layer)]);
+      continue;
+    }
     const size_t index = numLayers[groups_[layer]]++;
     if (index == shared.size()) shared.emplace_back();
     const size_t bytes = blockBytes(shard, layer, limits.blockSize);

@@ -97,6 +97,24 @@ void checkHeads(int32_t numHeads, int32_t numKvHeads, int32_t headDim, int32_t w
               std::to_string(worldSize) + " ranks");
 }
 
+void checkKvLayers(const ModelSpec& spec) {
+  require(
+      static_cast<int32_t>(spec.kvLayers.size()) == spec.numLayers,
+      "kvLayers must have one entry for each of its " + std::to_string(spec.numLayers) + " layers");
+  for (int32_t layer = 0; layer < spec.numLayers; ++layer) {
+    const int32_t source = spec.kvLayers[layer];
+    const std::string name = "kvLayers[" + std::to_string(layer) + "]";
+    require(source >= 0 && source <= layer && spec.hasOwnKeys(source),
+            name + ", " + std::to_string(source) +
+                ", must be the layer itself, or one before that has keys of its own");
+    require(spec.numKvHeadsOf(layer) == spec.numKvHeadsOf(source) &&
+                spec.headDimOf(layer) == spec.headDimOf(source) &&
+                spec.slidingWindows[layer] == spec.slidingWindows[source],
+            name + " must be a layer with the same heads and window");
+  }
+  require(spec.qkNorm != QkNorm::kProjection, "norms of whole projections need keys in each layer");
+}
+
 void checkFp8Cache(const ModelSpec& spec) {
   for (const std::vector<float>* scales :
        {&spec.fp8Cache->keyScales, &spec.fp8Cache->valueScales}) {
@@ -126,6 +144,9 @@ void check(const ModelSpec& spec, int32_t worldSize) {
   require(static_cast<int32_t>(spec.slidingWindows.size()) == spec.numLayers,
           "slidingWindows must have one entry for each of its " + std::to_string(spec.numLayers) +
               " layers");
+  if (!spec.kvLayers.empty()) checkKvLayers(spec);
+  require(spec.perLayerInputSize >= 0, "perLayerInputSize must not be negative");
+  require(spec.perLayerInputSize == 0 || spec.outputNorms, "perLayerInputSize needs outputNorms");
   checkRopes(spec);
   require(spec.qkNorm != QkNorm::kProjection || spec.normOffset == 0.0f,
           "norms of whole projections cannot have a normOffset");

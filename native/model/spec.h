@@ -104,7 +104,12 @@ struct ModelSpec {
   bool interleavedRope = false;         // the files' heads have pairs (2i, 2i + 1)
   std::vector<int32_t> slidingWindows;  // [numLayers], 0: attends to all
   bool chunkedWindows = false;          // AttentionShape::isChunked, of layers with a window
-  bool attentionSinks = false;          // each head has one more score, without a value
+  // [numLayers]: the layer whose keys and values this one attends to, itself or an earlier one;
+  // empty: each has its own.
+  std::vector<int32_t> kvLayers;
+  // The MLPs of layers without own keys and values are 2 * intermediateSize wide.
+  bool doubleWideMlps = false;
+  bool attentionSinks = false;  // each head has one more score, without a value
   bool qkvBias = false;
   bool outputBias = false;
   bool mlpBias = false;  // on gate, up and down
@@ -118,7 +123,9 @@ struct ModelSpec {
   float normOffset = 0.0f;   // added to the weights of all norms
   float embeddingScale = 1.0f;
   bool roundsEmbeddingScale = false;  // to `dtype`
-  float attentionScale = 0.0f;        // of query times key
+  // Size of what each layer gets of a token besides the residual, by PerLayerInputs; 0: nothing.
+  int32_t perLayerInputSize = 0;
+  float attentionScale = 0.0f;  // of query times key
   // Queries are scaled by 1 + beta * log(1 + floor((position + shift) / period)); of beta 0: not.
   float queryScaleBeta = 0.0f;
   float queryScalePeriod = 1.0f;
@@ -142,6 +149,9 @@ struct ModelSpec {
   int32_t numKvHeadsOf(int32_t layer) const {
     return hasOtherHeads(layer) ? otherHeads->numKvHeads : numKvHeads;
   }
+  int32_t kvLayerOf(int32_t layer) const { return kvLayers.empty() ? layer : kvLayers[layer]; }
+  bool hasOwnKeys(int32_t layer) const { return kvLayerOf(layer) == layer; }
+  bool isDoubleWide(int32_t layer) const { return doubleWideMlps && !hasOwnKeys(layer); }
   // Of the layers that have rope `index`.
   int32_t headDimOfRope(int32_t index) const {
     const auto layer = std::find(layerRopes.begin(), layerRopes.end(), index);
@@ -188,7 +198,9 @@ class ModelShard {
   Share heads() const { return divide(spec_.numHeads); }
   // With more ranks than KV heads, several ranks hold the same head.
   Share kvHeads(int32_t layer) const { return divide(spec_.numKvHeadsOf(layer)); }
-  Share intermediate() const { return divide(spec_.intermediateSize); }
+  Share intermediate(int32_t layer) const {
+    return divide(int64_t{spec_.isDoubleWide(layer) ? 2 : 1} * spec_.intermediateSize);
+  }
   Share experts() const { return divide(spec_.experts->numExperts); }
   Share sharedIntermediate() const { return divide(spec_.experts->sharedIntermediateSize); }
   // Rows of the vocabulary on every rank, padded with zeros past the vocabulary's end.
@@ -204,7 +216,8 @@ class ModelShard {
             spec_.attentionScale,
             spec_.attentionSoftcap,
             /*sinks=*/{},
-            spec_.chunkedWindows};
+            spec_.chunkedWindows,
+            spec_.hasOwnKeys(layer)};
   }
 
  private:

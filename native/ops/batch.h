@@ -88,6 +88,12 @@ struct AttentionShape {
   // With a slidingWindow of w, a query attends to the keys of its own chunk, [n * w, (n + 1) * w),
   // instead of the last w (Llama 4).
   bool isChunked = false;
+  // Rows of qkv have queries, keys and values; else queries alone, and the keys and values are
+  // those that an earlier layer cached (Gemma 4).
+  bool hasKeys = true;
+
+  // Elements of a row of qkv.
+  int64_t rowWidth() const { return int64_t{numHeads + (hasKeys ? 2 * numKvHeads : 0)} * headDim; }
 };
 
 }  // namespace uniproc

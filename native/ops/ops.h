@@ -146,10 +146,25 @@ class ForwardOps : public ExpertOps {
     attention(qkv, batch, shape, cache, requests, out);
   }
 
-  // out [numTokens, size] = activation(gateUp[:, :size]) * gateUp[:, size:], both of type `type`;
+  // Rows of gate and of up; a stride is the elements from one row to the next.
+  struct GateAndUp {
+    const void* gate = nullptr;
+    int64_t gateStride = 0;
+    const void* up = nullptr;
+    int64_t upStride = 0;
+  };
+  // out [numTokens, size] = activation(gate) * up of rows of `size` elements, all of type `type`;
   // Activation::kClampedSwiglu is a function of both.
-  virtual void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size,
-                              Activation activation, void* out, DType type) = 0;
+  virtual void activateAndMulRows(const GateAndUp& in, int32_t numTokens, int32_t size,
+                                  Activation activation, void* out, DType type) = 0;
+
+  // The same for gateUp [numTokens, 2 * size].
+  void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
+                      void* out, DType type) {
+    const void* up = static_cast<const char*>(gateUp) + size * sizeOf(type);
+    const int64_t stride = 2 * int64_t{size};
+    activateAndMulRows({gateUp, stride, up, stride}, numTokens, size, activation, out, type);
+  }
 
   // x [count] *= factor, in place, of type `type`.
   virtual void scale(void* x, int64_t count, float factor, DType type) = 0;

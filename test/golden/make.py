@@ -1502,6 +1502,73 @@ FAMILIES = [
         gains={'q_norm': 0.4, 'k_norm': 0.4, 'proj': 40.0, 'post_feedforward_layernorm_2': 0.035},
         min_effect=2e-2,
     ),
+    # Gemma 4 E2B and E4B: embeddings by layer, and last layers with an earlier layer's keys and values and a wider MLP.
+    Family(
+        name='gemma4-e',
+        dtype=torch.bfloat16,
+        config={
+            'architectures': ['Gemma4ForCausalLM'],
+            'attention_bias': False,
+            'attention_dropout': 0.0,
+            'attention_k_eq_v': False,
+            'bos_token_id': 2,
+            'dtype': 'bfloat16',
+            'enable_moe_block': False,
+            'eos_token_id': [1, 106],
+            'final_logit_softcapping': 1.5,
+            'global_head_dim': 32,
+            'head_dim': 16,
+            'hidden_activation': 'gelu_pytorch_tanh',
+            'hidden_size': 48,
+            'hidden_size_per_layer_input': 12,
+            'initializer_range': 0.02,
+            'intermediate_size': 36,
+            'layer_types': [
+                'sliding_attention',
+                'full_attention',
+                'sliding_attention',
+                'sliding_attention',
+                'full_attention',
+            ],
+            'max_position_embeddings': 512,
+            'model_type': 'gemma4_text',
+            'num_attention_heads': 4,
+            'num_experts': None,
+            'num_global_key_value_heads': None,
+            'num_hidden_layers': 5,
+            'num_key_value_heads': 1,
+            'num_kv_shared_layers': 2,
+            'pad_token_id': 0,
+            'rms_norm_eps': 1e-06,
+            'rope_parameters': {
+                'full_attention': {
+                    'partial_rotary_factor': 0.25,
+                    'rope_theta': 1000.0,
+                    'rope_type': 'proportional',
+                },
+                'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+            },
+            'sliding_window': 24,
+            'tie_word_embeddings': True,
+            'top_k_experts': None,
+            'transformers_version': '5.5.0.dev0',
+            'use_bidirectional_attention': None,
+            'use_cache': True,
+            'use_double_wide_mlp': True,
+            'vocab_size': 260,
+            'vocab_size_per_layer_input': 260,
+        },
+        rope={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        misreadings={
+            'no window': {'sliding_window': 512},
+            'SiLU': {'hidden_activation': 'silu'},
+        },
+        prompt_lengths=(1, 17, 60),
+        gains={'q_norm': 0.4, 'k_norm': 0.4, 'post_per_layer_input_norm': 0.4, 'down_proj': 0.3},
+    ),
     # Llama 4: chunks in the layers with rope, a temperature in the one without, experts whose input is scaled.
     Family(
         name='llama4',
@@ -1750,6 +1817,8 @@ def random_tensors(family: Family, config, seed: int) -> dict[str, torch.Tensor]
         layer, kind = name.split('.')[-2:]
         if layer in ('embed_tokens', 'lm_head'):
             return normal(shape) * embedding_std
+        if layer == 'embed_tokens_per_layer':
+            return normal(shape) / math.sqrt(config.hidden_size_per_layer_input)
         if layer == 'norm':  # of either sign: with tied embeddings a token would otherwise predict itself
             return (uniform(shape) + 0.5) * normal(shape).sign() - norm_offset
         if has_output_norms and layer.startswith('post_'):

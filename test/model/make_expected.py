@@ -782,6 +782,76 @@ CASES = {
         num_global_key_value_heads=1,
         layer_types=['full_attention', 'sliding_attention', 'sliding_attention', 'sliding_attention'],
     ),
+    'gemma4_text: the language model of gemma-4-E2B-it': gemma4(
+        attention_bias=False,
+        attention_dropout=0.0,
+        attention_k_eq_v=False,
+        bos_token_id=2,
+        dtype='bfloat16',
+        enable_moe_block=False,
+        eos_token_id=1,
+        final_logit_softcapping=30.0,
+        global_head_dim=512,
+        head_dim=256,
+        hidden_activation='gelu_pytorch_tanh',
+        hidden_size=1536,
+        hidden_size_per_layer_input=256,
+        intermediate_size=6144,
+        layer_types=[kind for _ in range(7) for kind in ['sliding_attention'] * 4 + ['full_attention']],
+        max_position_embeddings=131072,
+        num_attention_heads=8,
+        num_global_key_value_heads=None,
+        num_hidden_layers=35,
+        num_key_value_heads=1,
+        num_kv_shared_layers=20,
+        rms_norm_eps=1e-06,
+        rope_parameters={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        sliding_window=512,
+        tie_word_embeddings=True,
+        use_bidirectional_attention=None,
+        use_cache=True,
+        use_double_wide_mlp=True,
+        vocab_size=262144,
+        vocab_size_per_layer_input=262144,
+    ),
+    'gemma4_text: the language model of gemma-4-E4B-it': gemma4(
+        attention_bias=False,
+        attention_dropout=0.0,
+        attention_k_eq_v=False,
+        bos_token_id=2,
+        dtype='bfloat16',
+        enable_moe_block=False,
+        eos_token_id=1,
+        final_logit_softcapping=30.0,
+        global_head_dim=512,
+        head_dim=256,
+        hidden_activation='gelu_pytorch_tanh',
+        hidden_size=2560,
+        hidden_size_per_layer_input=256,
+        intermediate_size=10240,
+        layer_types=[kind for _ in range(7) for kind in ['sliding_attention'] * 5 + ['full_attention']],
+        max_position_embeddings=131072,
+        num_attention_heads=8,
+        num_global_key_value_heads=None,
+        num_hidden_layers=42,
+        num_key_value_heads=2,
+        num_kv_shared_layers=18,
+        rms_norm_eps=1e-06,
+        rope_parameters={
+            'full_attention': {'partial_rotary_factor': 0.25, 'rope_theta': 1000000.0, 'rope_type': 'proportional'},
+            'sliding_attention': {'rope_theta': 10000.0, 'rope_type': 'default'},
+        },
+        sliding_window=512,
+        tie_word_embeddings=True,
+        use_bidirectional_attention=None,
+        use_cache=True,
+        use_double_wide_mlp=False,
+        vocab_size=262144,
+        vocab_size_per_layer_input=262144,
+    ),
     'llama4_text: layer_types, no temperature': llama4(
         **SMALL,
         attn_temperature_tuning=False,
@@ -929,6 +999,22 @@ def other_heads(read, layers):
     }
 
 
+def kv_layers(layers):
+    """The layer whose keys and values each layer of Gemma 4 attends to: the last that stores those of its kind."""
+    attentions = [each.self_attn for each in layers]
+    if not any(getattr(each, 'is_kv_shared_layer', False) for each in attentions):
+        return None
+    stores = {each.layer_type: index for index, each in enumerate(attentions) if each.store_full_length_kv}
+    return [stores[each.layer_type] if each.is_kv_shared_layer else index for index, each in enumerate(attentions)]
+
+
+def has_double_wide_mlps(layers):
+    mlps = [getattr(layer, 'mlp', None) for layer in layers]
+    widths = {mlp.down_proj.weight.shape[1] for mlp in mlps if hasattr(mlp, 'down_proj')}
+    assert len(widths) < 2 or max(widths) == 2 * min(widths)
+    return len(widths) == 2
+
+
 def qk_norm(attention):
     if hasattr(attention, 'qk_norm'):
         return 'unweighted'
@@ -978,6 +1064,9 @@ def expected(config):
             'interleavedRope': is_llama4,  # it rotates complex numbers
             'slidingWindows': sliding_windows(read, base.layers),
             'chunkedWindows': is_llama4,
+            'kvLayers': kv_layers(base.layers),
+            'doubleWideMlps': has_double_wide_mlps(base.layers),
+            'perLayerInputSize': getattr(base, 'hidden_size_per_layer_input', 0),
             'qkvBias': q.bias is not None,
             'outputBias': attention.o_proj.bias is not None,
             'mlpBias': dense and mlp.down_proj.bias is not None,

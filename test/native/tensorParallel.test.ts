@@ -288,6 +288,7 @@ const inFour = [
   'gemma3',
   'gemma3-multimodal',
   'gemma4',
+  'gemma4-e',
   'gemma4-moe',
   'glm4-moe',
   'gpt-oss',

@@ -29,11 +29,40 @@ async function start(family: string, maxModelLen: number): Promise<UniProcExecut
 async function layersOf(family: string, maxModelLen: number) {
   const [specs] = await (await start(family, maxModelLen)).getKvCacheSpecs();
   const windows = Array.from(specs.values(), ({ slidingWindow }) => slidingWindow);
-  return { windows, groups: groupsByLayer(specs) };
+  return { windows, groups: groupsByLayer(specs, null) };
 }
 
 test('the layers of OLMo 3 have the windows of config.json, and groups by them', async () => {
   expect(await layersOf('olmo3', 128)).toEqual({ windows: [40, 40, null], groups: [0, 1, 2] });
+});
+
+/** Of gemma4-e: layers 3 and 4 attend to the keys and values of layers 2 and 1. */
+describe("layers that attend to an earlier one's keys and values", () => {
+  const KV_LAYERS = [0, 1, 2, 2, 1];
+
+  test('have no spec, and the group of that layer', async () => {
+    const gemma = await start('gemma4-e', 128);
+    const [specs] = await gemma.getKvCacheSpecs();
+    const windows = Array.from(specs, ([name, { slidingWindow }]) => [name, slidingWindow]);
+    expect(windows).toEqual([
+      [layer(0), 24],
+      [layer(1), null],
+      [layer(2), 24],
+    ]);
+    expect(groupsByLayer(specs, KV_LAYERS)).toEqual([0, 2, 1, 1, 2]);
+  });
+
+  test('take no memory', async () => {
+    const gemma = await start('gemma4-e', 128);
+    const { device } = gemma.driverWorker.worker;
+    const allocated = async () => (await device?.memory())?.allocated ?? NaN;
+    const before = await allocated();
+    const [numBlocks, blockSize, bytesPerElement] = [64, 16, 2];
+    await gemma.initializeFromConfig([{ numBlocks }]);
+    // Keys and values: layers 0 and 2, of one head of 16, share memory; layer 1 has one of 32.
+    const expected = numBlocks * blockSize * 2 * (16 + 32) * bytesPerElement;
+    expect((await allocated()) - before).toBe(expected);
+  });
 });
 
 test.each([

@@ -110,6 +110,9 @@ export const configSchema = z.looseObject({
   num_global_key_value_heads: integerOrNull(1, MAX_SIZE),
   attention_k_eq_v: flag().nullish(),
   hidden_size_per_layer_input: integerOrNull(0, MAX_SIZE),
+  vocab_size_per_layer_input: integerOrNull(0, MAX_SIZE),
+  num_kv_shared_layers: integerOrNull(0, MAX_LAYERS),
+  use_double_wide_mlp: flag().nullish(),
   enable_moe_block: flag().nullish(),
   top_k_experts: integerOrNull(1, MAX_EXPERTS),
   bos_token_id: integerOrNull(0, MAX_SIZE),
@@ -148,6 +151,9 @@ export interface FamilySpec extends Pick<
   | 'interleavedRope'
   | 'slidingWindows'
   | 'chunkedWindows'
+  | 'kvLayers'
+  | 'doubleWideMlps'
+  | 'perLayerInputSize'
   | 'experts'
 > {
   /** Of the gated MLPs; missing: intermediate_size. */
@@ -255,6 +261,9 @@ export function plainSpec(json: ConfigJson): FamilySpec {
     interleavedRope: false,
     slidingWindows: perLayer(),
     chunkedWindows: false,
+    kvLayers: null,
+    doubleWideMlps: false,
+    perLayerInputSize: 0,
     experts: null,
   };
 }

@@ -5,6 +5,7 @@
 import { show } from '../../config/schema';
 import { CheckpointError, UnsupportedModelError } from '../../errors';
 import { readActivation } from '../activations';
+import type { TransformerSpec } from '../../config/uniprocConfig';
 import type { TensorEntry, TensorTable } from '../safetensors';
 import type { ExpertsSpec, OtherHeads } from '../spec';
 import { readExperts } from './experts';
@@ -42,9 +43,16 @@ export const gemma4: Family = {
     bos_token_id: 2,
     eos_token_id: 1,
     global_head_dim: DEFAULT_GLOBAL_HEAD_DIM,
+    vocab_size_per_layer_input: 262144,
     hidden_size_per_layer_input: 256,
   },
-  ownKeys: ['layer_types', 'final_logit_softcapping', 'use_bidirectional_attention', 'num_experts'],
+  ownKeys: [
+    'layer_types',
+    'final_logit_softcapping',
+    'use_bidirectional_attention',
+    'num_experts',
+    'num_kv_shared_layers',
+  ],
   readSpec: (file, json) => {
     refuseVariants(file, json);
     const slidingWindows = readWindows(file, json);
@@ -77,11 +85,20 @@ export const gemma4: Family = {
       slidingWindows,
       maxPositions: json.max_position_embeddings,
       experts: readGemma4Experts(file, json),
+      kvLayers: readKvLayers(file, json, slidingWindows),
+      doubleWideMlps: json.use_double_wide_mlp ?? false,
+      perLayerInputSize: json.hidden_size_per_layer_input ?? 0,
     };
   },
   modules: {
     ...gemma2.modules,
     'layer.scale': `${LAYER}.layer_scalar`,
+    'perLayer.embedding': 'model.embed_tokens_per_layer',
+    'perLayer.projection': 'model.per_layer_model_projection',
+    'perLayer.norm': 'model.per_layer_projection_norm',
+    'perLayer.gate': `${LAYER}.per_layer_input_gate`,
+    'perLayer.output': `${LAYER}.per_layer_projection`,
+    'perLayer.outputNorm': `${LAYER}.post_per_layer_input_norm`,
     'dense.outputNorm': `${LAYER}.post_feedforward_layernorm_1`,
     'experts.norm': `${LAYER}.pre_feedforward_layernorm_2`,
     'experts.outputNorm': `${LAYER}.post_feedforward_layernorm_2`,
@@ -93,11 +110,35 @@ export const gemma4: Family = {
     'experts.down': `${LAYER}.experts.{expert}.down_proj`,
   },
   *renameTensors(table, spec) {
-    const tensors = yield* withValues(table, spec.otherHeads);
+    const tensors = yield* usedTensors(table, spec);
     const layout = { key: 'num_experts', isTransposed: false };
     return yield* separateStackedExperts({ ...table, tensors }, spec, layout);
   },
 };
+
+/**
+ * The last num_kv_shared_layers attend to the keys and values of the last layer before them of their
+ * kind. null if each has its own.
+ */
+function readKvLayers(
+  file: string,
+  json: ConfigJson,
+  slidingWindows: readonly number[],
+): number[] | null {
+  const numShared = json.num_kv_shared_layers ?? 0;
+  if (numShared === 0) return null;
+  const own = slidingWindows.slice(0, Math.max(slidingWindows.length - numShared, 0));
+  return slidingWindows.map((window, layer) => {
+    if (layer < own.length) return layer;
+    const source = own.lastIndexOf(window);
+    if (source >= 0) return source;
+    throw new CheckpointError(
+      file,
+      `num_kv_shared_layers is ${numShared}; the ${own.length} layers before them must have one ` +
+        `of the kind of layer ${layer}`,
+    );
+  });
+}
 
 /** In every layer, beside the MLP. */
 function readGemma4Experts(file: string, json: ConfigJson): ExpertsSpec | null {
@@ -127,8 +168,8 @@ function readGemma4Experts(file: string, json: ConfigJson): ExpertsSpec | null {
 }
 
 /**
- * Throws UnsupportedModelError for parts of Gemma 4's smaller models, and CheckpointError without a
- * rope of each kind of layer.
+ * Throws UnsupportedModelError for attention that is not causal and for another vocabulary of the
+ * embeddings by layer, and CheckpointError without a rope of each kind of layer.
  */
 function refuseVariants(file: string, json: ConfigJson): void {
   const refuse = (key: string, value: unknown, reason: string) => {
@@ -137,9 +178,9 @@ function refuseVariants(file: string, json: ConfigJson): void {
       `${key} ${show(value)} is not supported with model_type 'gemma4_text': ${reason}`,
     );
   };
-  const { hidden_size_per_layer_input: perLayer, use_bidirectional_attention: mask } = json;
-  if (perLayer) {
-    refuse('hidden_size_per_layer_input', perLayer, 'there are no embeddings by layer');
+  const { vocab_size_per_layer_input: vocabSize, use_bidirectional_attention: mask } = json;
+  if (json.hidden_size_per_layer_input && (vocabSize ?? json.vocab_size) !== json.vocab_size) {
+    refuse('vocab_size_per_layer_input', vocabSize, `it must be vocab_size, ${json.vocab_size}`);
   }
   // 'vision' concerns images alone.
   if ((mask ?? 'vision') !== 'vision') {
@@ -200,12 +241,14 @@ function readGlobalHeads(
 
 /**
  * The values of layers whose keys are their values, read from the tensors of the keys. Scales of layers
- * and routers get the suffix of a weight.
+ * and routers get the suffix of a weight. Keys and values of layers that attend to another's are left out.
  */
-function* withValues(table: TensorTable, otherHeads: OtherHeads | null) {
+function* usedTensors(table: TensorTable, { otherHeads, kvLayers }: TransformerSpec) {
   const tensors = new Map<string, TensorEntry>();
   for (const [name, entry] of table.tensors) {
     yield;
+    const unused = /^model\.layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\./.exec(name);
+    if (unused && kvLayers && kvLayers[Number(unused[1])] !== Number(unused[1])) continue;
     tensors.set(SCALE.test(name) ? `${name}.weight` : name, entry);
     const key = /^(model\.layers\.(\d+)\.self_attn\.)k_proj(\.(?!k_scale$).*)$/.exec(name);
     if (key && otherHeads?.keysAreValues && otherHeads.layers[Number(key[2])]) {

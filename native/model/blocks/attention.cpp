@@ -1,5 +1,8 @@
 #include "model/blocks/attention.h"
 
+#include <utility>
+#include <vector>
+
 namespace uniproc {
 
 void AttentionBlock::declare(Parameters& parameters) {
@@ -18,14 +21,17 @@ void AttentionBlock::declare(Parameters& parameters) {
 
   declareNorms(parameters, "attention.norm", "attention.outputNorm");
   using Bias = Parameters::Bias;
-  parameters.linear(qkv_, {.parts = {{name("attention.q"), heads, order},
-                                     {name("attention.k"), kvHeads, order},
-                                     {name("attention.v"), kvHeads}},
-                           .cols = hidden,
-                           .bias = spec.qkvBias ? Bias::kAll : Bias::kNone});
+  std::vector<Parameters::LinearPart> parts = {{name("attention.q"), heads, order}};
+  if (shape_.hasKeys) {
+    parts.push_back({name("attention.k"), kvHeads, order});
+    parts.push_back({name("attention.v"), kvHeads});
+  }
+  parameters.linear(
+      qkv_,
+      {.parts = std::move(parts), .cols = hidden, .bias = spec.qkvBias ? Bias::kAll : Bias::kNone});
   if (spec.qkNorm == QkNorm::kHead) {
     parameters.norm(qNorm_, name("attention.qNorm"), head, order);
-    parameters.norm(kNorm_, name("attention.kNorm"), head, order);
+    if (shape_.hasKeys) parameters.norm(kNorm_, name("attention.kNorm"), head, order);
   } else if (spec.qkNorm == QkNorm::kUnweighted && rope) {
     // Before the rotation, which leaves a head's norm as it is.
     parameters.ones(qNorm_, headDim);
@@ -44,7 +50,7 @@ void AttentionBlock::declare(Parameters& parameters) {
 
 ScratchBytes AttentionBlock::scratch(DType activations) const {
   const size_t headSize = shape_.headDim * sizeOf(activations);
-  return {(shape_.numHeads + 2 * shape_.numKvHeads) * headSize, shape_.numHeads * headSize,
+  return {static_cast<size_t>(shape_.rowWidth()) * sizeOf(activations), shape_.numHeads * headSize,
           shard_.spec().qkNorm == QkNorm::kProjection ? 2 * sizeof(float) : 0};
 }
 
@@ -64,7 +70,7 @@ void AttentionBlock::forward(const ForwardPass& pass, bool isFirst) {
 
   inputLinear(pass, isFirst, qkv_, qkv);
   if (qProjectionNorm_) normProjections(pass, qkv);
-  if (spec.valueNorm) {
+  if (spec.valueNorm && shape.hasKeys) {
     ops.normValues(qkv, batch.numTokens, shape, spec.rmsNormEps, activations.dtype);
   }
   if (spec.queryScaleBeta == 0.0f || (spec.queryScaleUnrotatedOnly && rope)) {

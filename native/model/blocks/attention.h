@@ -21,7 +21,9 @@ class AttentionBlock final : public Block {
   const AttentionShape shape_;
   const Buffer* const rope_;
 
-  LinearWeight qkv_;  // [(numHeads + 2 numKvHeads) * headDim, hiddenSize]
+  // [(numHeads + 2 numKvHeads) * headDim, hiddenSize]; of queries alone where the keys and values
+  // are an earlier layer's.
+  LinearWeight qkv_;
   // Norms of each head, [headDim], or null.
   Weight qNorm_;
   Weight kNorm_;

@@ -33,6 +33,7 @@ struct Activations {
   Buffer first;     // the running block's scratch
   Buffer second;
   Buffer third;
+  Buffer perLayerInputs;  // [numTokens, numLayers, perLayerInputSize], or null
   // Connects the ranks that hold terms of `hidden` where the next norm begins; null: `hidden` is
   // complete there.
   Communicator* hiddenTerms = nullptr;

@@ -5,7 +5,9 @@ namespace uniproc {
 void GatedMlpBlock::declare(Parameters& parameters) {
   const ModelSpec& spec = shard_.spec();
   const Dimension hidden = {Share::all(spec.hiddenSize), "hiddenSize"};
-  const Dimension intermediate = {shard_.intermediate(), "intermediateSize"};
+  const Dimension intermediate = {shard_.intermediate(layer_), spec.isDoubleWide(layer_)
+                                                                   ? "2 * intermediateSize"
+                                                                   : "intermediateSize"};
   using Bias = Parameters::Bias;
 
   declareNorms(parameters, "mlp.norm", outputNormName_);
@@ -19,7 +21,7 @@ void GatedMlpBlock::declare(Parameters& parameters) {
 }
 
 ScratchBytes GatedMlpBlock::scratch(DType activations) const {
-  const size_t bytes = static_cast<size_t>(shard_.intermediate().count) * sizeOf(activations);
+  const size_t bytes = static_cast<size_t>(shard_.intermediate(layer_).count) * sizeOf(activations);
   return {2 * bytes, bytes, 0};
 }
 

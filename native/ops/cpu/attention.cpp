@@ -36,9 +36,7 @@ struct Attention::Problem {
   float* out;
 
   int32_t group() const { return shape.numHeads / shape.numKvHeads; }
-  int64_t qkvWidth() const {
-    return static_cast<int64_t>(shape.numHeads + 2 * shape.numKvHeads) * shape.headDim;
-  }
+  int64_t qkvWidth() const { return shape.rowWidth(); }
 };
 
 Attention::Attention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}

@@ -221,7 +221,8 @@ class CpuOps final : public Ops {
                     const KvCache& cache) override {
     const int64_t headDim = shape.headDim;
     const int64_t kvWidth = shape.numKvHeads * headDim;
-    const int64_t width = shape.numHeads * headDim + 2 * kvWidth;
+    const int64_t width = shape.rowWidth();
+    const int32_t numRotated = shape.numHeads + (shape.hasKeys ? shape.numKvHeads : 0);
     const auto narrow = kernels_.narrow[indexOfCached(cache.type)];
     const auto minRows = minRowsPerPart(width);
     pool_.parallelFor(batch.numTokens, minRows, [&](int64_t begin, int64_t end, int) {
@@ -238,7 +239,7 @@ class CpuOps final : public Ops {
         float* queries = static_cast<float*>(qkv) + i * width;
         float* keys = queries + shape.numHeads * headDim;
         const float* values = keys + kvWidth;
-        for (int64_t head = 0; head < shape.numHeads + shape.numKvHeads; ++head) {
+        for (int64_t head = 0; head < numRotated; ++head) {
           float* x = queries + head * headDim;
           const Weight& norm = head < shape.numHeads ? qNorm : kNorm;
           if (norm) {
@@ -247,6 +248,7 @@ class CpuOps final : public Ops {
           }
           if (cos) kernels_.rotate(x, cos, cos + headDim / 2, headDim / 2);
         }
+        if (!shape.hasKeys) continue;
         const int64_t offset =
             batch.cacheSlots[i] * kvWidth * static_cast<int64_t>(sizeOf(cache.type));
         store(keys, cache.keyScale, static_cast<char*>(cache.keys) + offset);
@@ -282,16 +284,17 @@ class CpuOps final : public Ops {
                    static_cast<float*>(out));
   }
 
-  void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
-                      void* out, DType) override {
+  void activateAndMulRows(const GateAndUp& in, int32_t numTokens, int32_t size,
+                          Activation activation, void* out, DType) override {
     pool_.parallelFor(numTokens, minRowsPerPart(size), [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) {
-        const float* gate = static_cast<const float*>(gateUp) + row * 2 * size;
+        const float* gate = static_cast<const float*>(in.gate) + row * in.gateStride;
+        const float* up = static_cast<const float*>(in.up) + row * in.upStride;
         float* to = static_cast<float*>(out) + row * size;
         if (activation == Activation::kSilu) {
-          kernels_.siluAndMul(gate, gate + size, size, to);
+          kernels_.siluAndMul(gate, up, size, to);
         } else {
-          activateAndMulRow(gate, gate + size, size, activation, to);
+          activateAndMulRow(gate, up, size, activation, to);
         }
       }
     });

@@ -23,7 +23,7 @@ __device__ inline float powerOf2(float x) {
 struct AttentionArgs {
   static constexpr float kLog2E = 1.4426950408889634f;
 
-  const void* qkv;                   // [numTokens, (numHeads + 2 numKvHeads) * headDim]
+  const void* qkv;                   // [numTokens, qkvWidth]
   void* out;                         // [numTokens, numHeads * headDim]
   const void* keys;                  // [numBlocks, blockSize, numKvHeads, headDim], T or fp8
   const void* values;                // as keys
@@ -39,6 +39,7 @@ struct AttentionArgs {
   int32_t numKvHeads;
   int32_t group;  // query heads per KV head
   int32_t headDim;
+  int64_t qkvWidth;  // AttentionShape::rowWidth
   int32_t slidingWindow;
   bool isChunked;
   // Weights are powers of 2: of scale times the product of query and key, or, with a softcap, of
@@ -68,6 +69,7 @@ struct AttentionArgs {
         numKvHeads(shape.numKvHeads),
         group(shape.numHeads / shape.numKvHeads),
         headDim(shape.headDim),
+        qkvWidth(shape.rowWidth()),
         slidingWindow(shape.slidingWindow),
         isChunked(shape.isChunked),
         scale(kLog2E * (shape.softcap > 0.0f ? shape.softcap : shape.scale * cache.keyScale)),
@@ -76,10 +78,6 @@ struct AttentionArgs {
                       : 0.0f),
         valueScale(cache.valueScale),
         sinks(shape.sinks.data) {}
-
-  __device__ int64_t qkvWidth() const {
-    return static_cast<int64_t>(numHeads + 2 * numKvHeads) * headDim;
-  }
 
   // The first key that the query at `position` attends to; does not decrease with the position.
   __device__ int32_t firstKey(int32_t position) const {

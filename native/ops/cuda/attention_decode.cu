@@ -165,7 +165,7 @@ __device__ void attend(const AttentionArgs& args, const Run& run, const Ring<T, 
                                              cacheSlot);
     }
   };
-  const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
+  const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth +
                   static_cast<int64_t>(run.head) * kHeadDim;
   Key keys[kStages];
 #pragma unroll

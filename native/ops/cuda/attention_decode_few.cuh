@@ -200,7 +200,7 @@ __device__ void rotateHeads(const AttentionArgs& args, const RopeArgs& rope, con
     const int32_t slot = args.cacheSlot(args.blocksOf(args.slots[run.row]), position);
     cacheOffset = (int64_t{slot} * args.numKvHeads + run.kvHead) * kHeadDim;
   }
-  const T* qkv = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth();
+  const T* qkv = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth;
   wait();
 
   const int32_t total = run.heads + (withKey ? 2 : 0);
@@ -398,7 +398,7 @@ __device__ void attend(const AttentionArgs& args, const RopeArgs& rope, const Ru
   if constexpr (kFused) {
     rotateHeads<T, kHeadDim>(args, rope, run, chunks, memory, wait);
   } else {
-    const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth() +
+    const T* from = static_cast<const T*>(args.qkv) + args.queryStarts[run.row] * args.qkvWidth +
                     static_cast<int64_t>(run.head) * kHeadDim;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < run.heads * (kHeadDim / 8);
          i += kThreads) {

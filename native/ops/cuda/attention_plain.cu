@@ -40,7 +40,7 @@ __global__ void plainKernel(const AttentionArgs args) {
   const int32_t headDim = args.headDim;
   const int32_t* blocks = args.blocksOf(slot);
 
-  const T* from = static_cast<const T*>(args.qkv) + token * args.qkvWidth() + head * headDim;
+  const T* from = static_cast<const T*>(args.qkv) + token * args.qkvWidth + head * headDim;
   // With a softcap, products are those of AttentionArgs::capped.
   const float factorOfQuery = args.capFactor == 0.0f ? args.scale : 1.0f;
   float queries[kElements];

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefillKernel(const AttentionArgs
   const uint32_t queries = sharedAddress(shared);
   const T* qkv = static_cast<const T*>(args.qkv);
   copyQueries<kHeadDim, Tiles::kQueries, kThreads>(queries, numQueries, [&](int32_t query) {
-    return qkv + (firstToken + tokenOf(query)) * args.qkvWidth() +
+    return qkv + (firstToken + tokenOf(query)) * args.qkvWidth +
            static_cast<int64_t>(headOf(query)) * kHeadDim;
   });
 

@@ -147,7 +147,7 @@ __device__ inline void produceQueries(const AttentionArgs& args, Shared<Tiles>& 
       const int32_t token = query / args.group;
       const int32_t head = firstHead + query - token * args.group;
       copyAsync(to + row * 128 + ((part % 8) ^ (row % 8)) * 16,
-                qkv + (firstToken + token) * args.qkvWidth() + head * Tiles::kHeadDim,
+                qkv + (firstToken + token) * args.qkvWidth + head * Tiles::kHeadDim,
                 exists ? 0 : -1);
     }
     commitCopies();

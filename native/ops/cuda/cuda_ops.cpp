@@ -246,16 +246,17 @@ class CudaOps final : public Ops {
   void ropeAndAttention(void* qkv, const Batch& batch, const AttentionShape& shape,
                         const Weight& qNorm, const Weight& kNorm, float eps, const float* rope,
                         const KvCache& cache, const RequestTable& requests, void* out) override {
-    if (cuda::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out,
+    if (shape.hasKeys &&
+        cuda::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out,
                                cache.dtype, properties_.multiProcessorCount, stream_)) {
       return launched("ropeAndAttention");
     }
     Ops::ropeAndAttention(qkv, batch, shape, qNorm, kNorm, eps, rope, cache, requests, out);
   }
 
-  void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
-                      void* out, DType type) override {
-    cuda::activateAndMul(gateUp, numTokens, size, activation, out, type, stream_);
+  void activateAndMulRows(const GateAndUp& in, int32_t numTokens, int32_t size,
+                          Activation activation, void* out, DType type) override {
+    cuda::activateAndMul(in, numTokens, size, activation, out, type, stream_);
     launched("activateAndMul");
   }
 

@@ -126,19 +126,19 @@ __global__ void __launch_bounds__(kMaxNormThreads, kHeld* N <= 8 ? 2 : 1)
            static_cast<int32_t>(blockDim.x), size, out + row, offset);
 }
 
-// out [numTokens, size] = activated(gateUp[:, :size], gateUp[:, size:]). Grid: (numTokens, size /
-// (256 N)). Reads gateUp and writes out once.
+// out [numTokens, size] = activated(gate, up). Grid: (numTokens, size / (256 N)). Reads gate and up
+// and writes out once.
 template <class T, int N, Activation kActivation>
 __global__ void __launch_bounds__(kThreads)
-    activateAndMulRows(const T* gateUp, int64_t size, T* out) {
+    activateAndMulRows(const T* gates, int64_t gateStride, const T* ups, int64_t upStride,
+                       int64_t size, T* out) {
   waitForPrevious();
   const int64_t i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
   if (i >= size) return;
-  const T* from = gateUp + blockIdx.x * 2 * size + i;
   float gate[N];
   float up[N];
-  loadWidened<N>(from, gate);
-  loadWidened<N>(from + size, up);
+  loadWidened<N>(gates + blockIdx.x * gateStride + i, gate);
+  loadWidened<N>(ups + blockIdx.x * upStride + i, up);
 #pragma unroll
   for (int n = 0; n < N; ++n) up[n] = activated<T>(kActivation, gate[n], up[n]);
   storeNarrowed<N>(out + blockIdx.x * size + i, up);
@@ -265,15 +265,17 @@ void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& wei
   });
 }
 
-void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
-                    void* out, DType type, cudaStream_t stream) {
+void activateAndMul(const ForwardOps::GateAndUp& in, int32_t numTokens, int32_t size,
+                    Activation activation, void* out, DType type, cudaStream_t stream) {
   if (numTokens == 0) return;
+  const int64_t width = std::gcd(int64_t{size}, std::gcd(in.gateStride, in.upStride));
   withType(type, [&]<class T>(T) {
-    withAccess<T>(size, {gateUp, out}, [&](auto access) {
+    withAccess<T>(width, {in.gate, in.up, out}, [&](auto access) {
       constexpr int N = access();
       const auto run = [&](auto kernel) {
         launch(kernel, gridOf(numTokens, ceilDiv(size, N)), kThreads, 0, stream,
-               static_cast<const T*>(gateUp), int64_t{size}, static_cast<T*>(out));
+               static_cast<const T*>(in.gate), in.gateStride, static_cast<const T*>(in.up),
+               in.upStride, int64_t{size}, static_cast<T*>(out));
       };
       switch (activation) {
         case Activation::kSilu:

@@ -30,8 +30,8 @@ void embed(const int32_t* tokenIds, int32_t numTokens, const Weight& table, int3
            void* out, DType type, cudaStream_t stream);
 void rmsNorm(const void* x, void* residual, int32_t numTokens, const Weight& weight, float eps,
              void* out, DType type, cudaStream_t stream);
-void activateAndMul(const void* gateUp, int32_t numTokens, int32_t size, Activation activation,
-                    void* out, DType type, cudaStream_t stream);
+void activateAndMul(const ForwardOps::GateAndUp& in, int32_t numTokens, int32_t size,
+                    Activation activation, void* out, DType type, cudaStream_t stream);
 void gatherRows(const void* x, const int32_t* index, int32_t count, int32_t width, void* out,
                 DType type, cudaStream_t stream);
 // out [count, width] = x [count, xWidth] with column index[c] at c, 0 where index[c] is -1

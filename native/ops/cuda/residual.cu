@@ -177,7 +177,7 @@ void scaleQueries(void* qkv, const Batch& batch, const AttentionShape& shape,
                   const ForwardOps::Temperature& temperature, DType type, cudaStream_t stream) {
   if (batch.numTokens == 0) return;
   const int64_t width = int64_t{shape.numHeads} * shape.headDim;
-  const int64_t rowWidth = width + 2 * int64_t{shape.numKvHeads} * shape.headDim;
+  const int64_t rowWidth = shape.rowWidth();
   withType(type, [&](auto element) {
     using T = decltype(element);
     withAccess<T>(std::gcd(width, rowWidth), {qkv}, [&](auto access) {

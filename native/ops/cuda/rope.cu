@@ -25,7 +25,7 @@ struct RopeArguments {
   float normOffset;           // of both norms
   float eps;
   int32_t numHeads;
-  int32_t numKvHeads;
+  int32_t numKvHeads;  // 0: rows of queries alone
   int32_t headDim;
   int32_t lanesPerHead;  // a power of two up to 32
   float keyScale;        // of a cache in fp8, which divide k and v
@@ -142,7 +142,7 @@ void ropeAndCache(void* qkv, const Batch& batch, const AttentionShape& shape, co
                                         qNorm.offset,
                                         eps,
                                         shape.numHeads,
-                                        shape.numKvHeads,
+                                        shape.hasKeys ? shape.numKvHeads : 0,
                                         shape.headDim,
                                         0,
                                         cache.keyScale,

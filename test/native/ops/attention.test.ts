@@ -71,7 +71,7 @@ class Sequences {
       valueScale: this.features.valueScale,
     };
     // NaN in place of the rows' own keys and values, which are read from the cache.
-    const width = (numHeads + 2 * numKvHeads) * headDim;
+    const width = (numHeads + (this.shape.hasKeys === false ? 0 : 2 * numKvHeads)) * headDim;
     const qkv = new Float32Array(batch.numTokens * width).fill(NaN);
     tokensOf(rows).forEach(({ slot, position }, t) => {
       const size = numHeads * headDim;
@@ -181,6 +181,13 @@ describe.each(cacheDtypes)('attention over a cache in %s', (dtype) => {
     const expected = sequences.reference(rows);
     for (const isa of isas) expectClose(sequences.attend(rows, isa), expected, 1e-5);
   });
+});
+
+it.each(cacheDtypes)('attention of queries alone over a cache in %s matches float64', (dtype) => {
+  const shape = { numHeads: 6, numKvHeads: 2, headDim: 24, slidingWindow: 30, hasKeys: false };
+  const sequences = new Sequences(lengths, shape, dtype, new Random(9));
+  const expected = sequences.reference(rows);
+  for (const isa of isas) expectClose(sequences.attend(rows, isa), expected, 1e-5);
 });
 
 describe('attention over a cache in float8_e4m3 with scales', () => {

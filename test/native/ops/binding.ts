@@ -120,6 +120,8 @@ export interface AttentionShape {
   softcap?: number;
   /** [numHeads] */
   sinks?: Weight;
+  /** Default: true; false: rows of qkv have queries alone. */
+  hasKeys?: boolean;
 }
 
 export interface KvCache {
@@ -307,6 +309,18 @@ interface NativeOps {
   siluAndMul(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
   geluAndMul(gateUp: Tensor, numTokens: number, size: number, isTanh: boolean, out: Tensor): void;
   clampedSwiglu(gateUp: Tensor, numTokens: number, size: number, out: Tensor): void;
+  /** Rows of `gate`, and of `up` from its element `upStart` on; `activation` as in multiplyExperts. */
+  activateAndMulRows(
+    gate: Tensor,
+    gateStride: number,
+    up: Tensor,
+    upStart: number,
+    upStride: number,
+    numTokens: number,
+    size: number,
+    activation: number,
+    out: Tensor,
+  ): void;
   scaleQueries(
     qkv: Tensor,
     batch: Batch,

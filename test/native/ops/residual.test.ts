@@ -42,6 +42,47 @@ describe.each(backends.flatMap((backend) => activationTypes(backend).map((t) => 
       });
     });
 
+    it.each([
+      // size, elements between rows of gates and of ups, the first row's of ups
+      [256, 256, 35 * 256, 3 * 256],
+      [256, 264, 1000, 8],
+      [16, 48, 20, 4],
+      [12, 12, 5 * 12, 2 * 12],
+      [333, 333, 700, 1],
+    ])('multiplies rows of %i, %i and %i apart', (size, gateStride, upStride, upStart) => {
+      const numTokens = 5;
+      const random = new Random(size);
+      const gates = random.normals(numTokens * gateStride, dtype, 3);
+      const ups = random.normals(upStart + numTokens * upStride, dtype);
+      const gate = (i: number) => gates[Math.floor(i / size) * gateStride + (i % size)];
+      const up = (i: number) => ups[upStart + Math.floor(i / size) * upStride + (i % size)];
+      for (const [activation, name] of [
+        [0, 'silu'],
+        [2, 'geluTanh'],
+      ] as const) {
+        const out = ops.floats(new Float32Array(numTokens * size).fill(NaN), dtype);
+        const [g, u] = [ops.floats(gates, dtype), ops.floats(ups, dtype)];
+        ops.activateAndMulRows(
+          g,
+          gateStride,
+          u,
+          upStart,
+          upStride,
+          numTokens,
+          size,
+          activation,
+          out,
+        );
+        const expected = Float64Array.from(
+          { length: numTokens * size },
+          (_, i) => activate(gate(i), name) * up(i),
+        );
+        expectClose(read(out, expected.length), expected, (i) => {
+          return Math.abs(expected[i]) * 2 * epsilon + Math.abs(gate(i) * up(i)) * 4e-7 + 16 * tiny;
+        });
+      }
+    });
+
     it.each(sizes)('scales %i elements', (count) => {
       const x = new Random(count).normals(count, dtype);
       const tensor = ops.floats(x, dtype);

@@ -8,6 +8,45 @@ const maxModelLen = 60;
 describe.each(isas)('ropeAndCache, %s', (isa) => {
   const ops = cpuOps(isa);
 
+  it('without keys rotates the queries and leaves the cache', () => {
+    const [numHeads, numKvHeads, headDim, numTokens] = [4, 2, 20, 9];
+    const random = new Random(11);
+    const layout = new Layout(4, [numTokens], random);
+    const rows = [{ slot: 0, numComputed: 0, numScheduled: numTokens }];
+    const requests = layout.requests(ops, [new Int32Array(numTokens)], 1);
+    const batch = makeBatch(ops, rows);
+    ops.prepareInputs(requests, null, 0, 4, batch);
+    const width = numHeads * headDim;
+    const queries = random.normals(numTokens * width, 'float32', 2);
+    const half = headDim / 2;
+    const angle = (position: number, i: number) => (position + 1) * Math.cos(i % half);
+    const rope = Float32Array.from({ length: numTokens * headDim }, (_, i) => {
+      const [position, rest] = [Math.floor(i / headDim), i % headDim];
+      return rest < half ? Math.cos(angle(position, rest)) : Math.sin(angle(position, rest));
+    });
+    const cacheSize = layout.numBlocks * 4 * numKvHeads * headDim;
+    const untouched = new Float32Array(cacheSize).fill(0.5);
+    const cache = { keys: ops.floats(untouched), values: ops.floats(untouched), blockSize: 4 };
+    const norm = random.normals(headDim);
+    const qNorm = { data: ops.floats(norm), rows: headDim, cols: 1 };
+    const tensor = ops.floats(queries);
+    const shape = { numHeads, numKvHeads, headDim, slidingWindow: 0, hasKeys: false };
+    ops.ropeAndCache(tensor, batch, shape, qNorm, null, eps, ops.floats(rope), cache);
+
+    const expected = Float64Array.from(queries, (_, at) => {
+      const [token, i] = [Math.floor(at / width), at % headDim];
+      const head = queries.subarray(at - i, at - i + headDim);
+      const squares = head.reduce((sum, value) => sum + value * value, 0);
+      const normed = (j: number) => (head[j] * norm[j]) / Math.sqrt(squares / headDim + eps);
+      const [cos, sin] = [Math.cos, Math.sin].map((of) => of(angle(token, i)));
+      return normed(i) * cos + normed((i + half) % headDim) * (i < half ? -sin : sin);
+    });
+    expectClose(ops.readFloats(tensor, queries.length), expected, 1e-5);
+    for (const cached of [cache.keys, cache.values]) {
+      expect(ops.readFloats(cached, cacheSize)).toEqual(untouched);
+    }
+  });
+
   describe.each(cacheDtypes)('with norms and a cache in %s', (cacheDtype) => {
     const isFloat8 = cacheDtype === 'float8_e4m3';
     const dtype = isFloat8 ? 'float32' : cacheDtype;

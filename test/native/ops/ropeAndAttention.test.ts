@@ -11,6 +11,7 @@ interface Features {
   withSinks?: boolean;
   /** Of the shape. */
   isChunked?: boolean;
+  hasKeys?: boolean;
 }
 
 /** Decodes of requests with random qkv and caches, under a rope of random angles. */
@@ -35,7 +36,7 @@ class Decodes {
   ) {
     const { numHeads, numKvHeads, headDim } = shape;
     const random = new Random(numHeads * headDim + lengths.length);
-    this.width = (numHeads + 2 * numKvHeads) * headDim;
+    this.width = (numHeads + (shape.hasKeys === false ? 0 : 2 * numKvHeads)) * headDim;
     this.kvWidth = numKvHeads * headDim;
     const slots = random.permutation(lengths.length);
     this.rows = lengths.map((length, row) => ({
@@ -73,7 +74,8 @@ class Decodes {
     const caches = [this.keys, this.values].map((content) => {
       const cache = new Float32Array(size).fill(NaN);
       this.rows.forEach(({ slot, numComputed }, row) => {
-        for (let p = 0; p < numComputed; ++p) {
+        // Without keys of its own, a row's are another layer's, the last too.
+        for (let p = 0; p < numComputed + (this.shape.hasKeys === false ? 1 : 0); ++p) {
           const entry = content[row].subarray(p * this.kvWidth, (p + 1) * this.kvWidth);
           cache.set(entry, layout.cacheSlot(slot, p) * this.kvWidth);
         }
@@ -152,10 +154,13 @@ class Decodes {
         const kvHead = Math.floor(head / (numHeads / numKvHeads));
         const at = (p: number) => p * this.kvWidth + kvHead * headDim;
         const query = own(head, 0);
-        const key = own(numHeads + kvHead, 1).map((value) => roundTo(value, this.dtype));
-        const value = own(numHeads + numKvHeads + kvHead, null);
-        const vectors = (past: Float32Array, p: number, last: Float64Array) =>
-          p === position ? last : past.subarray(at(p), at(p) + headDim);
+        const hasKeys = this.shape.hasKeys ?? true;
+        const key = hasKeys
+          ? own(numHeads + kvHead, 1).map((value) => roundTo(value, this.dtype))
+          : null;
+        const value = hasKeys ? own(numHeads + numKvHeads + kvHead, null) : null;
+        const vectors = (past: Float32Array, p: number, last: Float64Array | null) =>
+          p === position && last ? last : past.subarray(at(p), at(p) + headDim);
         const scores: number[] = [];
         for (let p = first; p <= position; ++p) {
           const k = vectors(this.keys[row], p, key);
@@ -241,6 +246,35 @@ describe.each(backends.slice(-1))('ropeAndAttention, %s', (backend) => {
           const parts = decodes.run(ops, activations, false);
           fused.forEach((tensor, i) => expectSameBits(tensor, parts[i]));
           expectClose(fused[0], decodes.reference(activations), tolerances[activations]);
+        }
+      },
+    );
+  });
+
+  describe.each(dtypes)("without keys, over another layer's cache in %s", (dtype) => {
+    it.each([
+      [4, 1, 16, 0, false],
+      [8, 1, 256, 40, true],
+      [4, 2, 128, 0, true],
+      [16, 2, 64, 128, true],
+      [2, 2, 20, 0, true],
+    ])(
+      '%i heads over %i of %i, window %i, norms %s: as in float64, and leaves the cache',
+      (numHeads, numKvHeads, headDim, slidingWindow, withNorms) => {
+        const shape = { numHeads, numKvHeads, headDim, slidingWindow, hasKeys: false };
+        const activations = activationsOf(dtype);
+        const decodes = new Decodes(lengths, shape, dtype, withNorms);
+        for (const isDecode of [true, false]) {
+          const [out, ...caches] = decodes.run(ops, activations, true, isDecode);
+          expectWithin(out, decodes.reference(activations), activations);
+          const given = (entries: Float32Array[]) =>
+            entries.flatMap((entry) => [...entry]).sort((a, b) => a - b);
+          expect([...caches[0]].filter((x) => !Number.isNaN(x)).sort((a, b) => a - b)).toEqual(
+            given(decodes.keys),
+          );
+          expect([...caches[1]].filter((x) => !Number.isNaN(x)).sort((a, b) => a - b)).toEqual(
+            given(decodes.values),
+          );
         }
       },
     );
