@@ -2,24 +2,11 @@
  * GGUF's blocks in the layout in which the CPU multiplies them, against float64 arithmetic on their
  * elements and, where the instructions take it so, on x rounded to bfloat16.
  */
-import type { DType } from '../../../lib/native';
 import { BLOCK_TYPES } from '../../support/ggufBlocks';
-import { cpuOps, type Isa, isas, type LinearWeight, type Ops } from './binding';
+import { arranged, expectSameProducts, rounds, TILE_CASES, toBFloat16 } from './arrangedWeights';
+import { cpuOps, isas } from './binding';
 import { BlockMatrix } from './blockMatrix';
-import { expectClose, expectSameBits, Random, roundTo } from './reference';
-
-const CASES = isas
-  .filter((isa) => isa !== 'plain')
-  .flatMap((isa) => (['float32', 'bfloat16'] as const).map((dtype) => [isa, dtype] as const));
-
-/** Where the instructions take x in bfloat16. */
-const rounds = (isa: Isa, dtype: DType) => isa === 'avx512bf16' && dtype === 'bfloat16';
-const toBFloat16 = (x: Float32Array) => x.map((value) => roundTo(value, 'bfloat16'));
-
-function arranged(ops: Ops, weight: LinearWeight, sliceRows = weight.rows): LinearWeight {
-  expect(ops.arrange(weight, sliceRows)).toBe(true);
-  return { ...weight, isArranged: true };
-}
+import { expectClose, Random } from './reference';
 
 describe.each(BLOCK_TYPES)("GGUF's blocks in tiles: %s", (type) => {
   it.each([
@@ -33,7 +20,7 @@ describe.each(BLOCK_TYPES)("GGUF's blocks in tiles: %s", (type) => {
     const x = random.normals(m * k);
     const exact = matrix.product(x, m);
     const rounded = matrix.product(toBFloat16(x), m);
-    for (const [isa, dtype] of CASES) {
+    for (const [isa, dtype] of TILE_CASES) {
       const ops = cpuOps(isa);
       const out = ops.zeros(m * n);
       ops.linear(ops.floats(x), m, arranged(ops, matrix.onDevice(ops, dtype)), null, out);
@@ -47,30 +34,7 @@ describe.each(BLOCK_TYPES)("GGUF's blocks in tiles: %s", (type) => {
     const [m, n, k] = [27, 64, 1280];
     const random = new Random(n);
     const matrix = new BlockMatrix(type, n, k, random);
-    const x = random.normals(m * k);
-    for (const [isa, dtype] of CASES) {
-      const withThreads = (threads: number) => {
-        const ops = cpuOps(isa, threads);
-        const weight = arranged(ops, matrix.onDevice(ops, dtype));
-        return (begin: number, end: number) => {
-          const out = ops.zeros((end - begin) * n);
-          const rows = ops.floats(x.subarray(begin * k, end * k));
-          ops.linear(rows, end - begin, weight, null, out);
-          return ops.readFloats(out, (end - begin) * n);
-        };
-      };
-      const all = withThreads(1)(0, m);
-      const rowsOf = withThreads(3);
-      for (const [begin, end] of [
-        [0, m],
-        [0, 1],
-        [26, 27],
-        [4, 12],
-        [5, 20],
-      ]) {
-        expectSameBits(rowsOf(begin, end), all.slice(begin * n, end * n));
-      }
-    }
+    expectSameProducts(matrix, random.normals(m * k), m);
   });
 
   it('embeds the rows of a table that is a head too', () => {
@@ -80,7 +44,7 @@ describe.each(BLOCK_TYPES)("GGUF's blocks in tiles: %s", (type) => {
     const expected = Float64Array.from({ length: ids.length * cols }, (_, i) => {
       return matrix.values[ids[Math.floor(i / cols)] * cols + (i % cols)];
     });
-    for (const [isa, dtype] of CASES) {
+    for (const [isa, dtype] of TILE_CASES) {
       const ops = cpuOps(isa);
       const out = ops.zeros(ids.length * cols);
       const table = arranged(ops, matrix.onDevice(ops, dtype));
@@ -94,7 +58,7 @@ describe.each(BLOCK_TYPES)("GGUF's blocks in tiles: %s", (type) => {
     const matrix = new BlockMatrix(type, experts * rows, cols, new Random(17));
     const x = new Random(18).normals(cols);
     const at = (i: number) => [2, 0, 1][Math.floor(i / rows)] * rows + (i % rows);
-    for (const [isa, dtype] of CASES) {
+    for (const [isa, dtype] of TILE_CASES) {
       const ops = cpuOps(isa);
       const routing = ops.routing(1, experts, experts);
       ops.copyToDevice(routing.expertIds, Int32Array.of(2, 0, 1));

@@ -2,9 +2,9 @@
  * Quantized weights in the layout in which the CPU multiplies them, against float64 products of the
  * dequantised weights and, where the instructions take it so, of x rounded to bfloat16.
  */
-import type { DType } from '../../../lib/native';
-import { cpuOps, type Isa, isas, type LinearWeight, type Ops } from './binding';
-import { expectClose, Random, roundTo } from './reference';
+import { arranged, expectSameProducts, rounds, TILE_CASES, toBFloat16 } from './arrangedWeights';
+import { cpuOps, isas } from './binding';
+import { expectClose, Random } from './reference';
 import { StoredMatrix, type StoredFormat } from './storedMatrix';
 
 const CHANNEL = 1 << 16; // at least all columns
@@ -24,21 +24,6 @@ const FORMATS: [string, StoredFormat][] = [
   ['mxfp4', { type: 'float4_e2m1', groupCols: 32 }],
 ];
 
-/** The weight in tiles. */
-function arranged(ops: Ops, weight: LinearWeight, sliceRows = weight.rows): LinearWeight {
-  expect(ops.arrange(weight, sliceRows)).toBe(true);
-  return { ...weight, isArranged: true };
-}
-
-const vectorIsas = isas.filter((isa) => isa !== 'plain');
-const CASES = vectorIsas.flatMap((isa) =>
-  (['float32', 'bfloat16'] as const).map((dtype) => [isa, dtype] as const),
-);
-
-/** Where the instructions take x in bfloat16. */
-const rounds = (isa: Isa, dtype: DType) => isa === 'avx512bf16' && dtype === 'bfloat16';
-const toBFloat16 = (x: Float32Array) => x.map((value) => roundTo(value, 'bfloat16'));
-
 describe.each(FORMATS)('quantized weights in tiles: %s', (_, format) => {
   it.each([
     [1, 96, 32],
@@ -52,7 +37,7 @@ describe.each(FORMATS)('quantized weights in tiles: %s', (_, format) => {
     const b = random.normals(n);
     const exact = matrix.product(x, b, m);
     const rounded = matrix.product(toBFloat16(x), b, m);
-    for (const [isa, dtype] of CASES) {
+    for (const [isa, dtype] of TILE_CASES) {
       const ops = cpuOps(isa);
       const bias = { data: ops.floats(b), rows: n, cols: 1 };
       const out = ops.zeros(m * n);
@@ -66,38 +51,11 @@ describe.each(FORMATS)('quantized weights in tiles: %s', (_, format) => {
     const [m, n, k] = [27, 64, 1064];
     const random = new Random(n);
     const matrix = new StoredMatrix(n, k, format, random);
-    const x = random.normals(m * k);
-    for (const [isa, dtype] of CASES) {
-      const withThreads = (threads: number) => {
-        const ops = cpuOps(isa, threads);
-        const weight = arranged(ops, matrix.onDevice(ops, dtype));
-        return (begin: number, end: number) => {
-          const out = ops.zeros((end - begin) * n);
-          const rows = ops.floats(x.subarray(begin * k, end * k));
-          ops.linear(rows, end - begin, weight, null, out);
-          return ops.readFloats(out, (end - begin) * n);
-        };
-      };
-      const all = withThreads(1)(0, m);
-      const rowsOf = withThreads(3);
-      for (const [begin, end] of [
-        [0, m],
-        [0, 1],
-        [26, 27],
-        [3, 5],
-        [4, 12],
-        [5, 20],
-      ]) {
-        const expected = all.slice(begin * n, end * n);
-        expect(Buffer.from(rowsOf(begin, end).buffer).equals(Buffer.from(expected.buffer))).toBe(
-          true,
-        );
-      }
-    }
+    expectSameProducts(matrix, random.normals(m * k), m);
   });
 });
 
-describe.each(CASES)('quantized weights in tiles, %s, of a model in %s', (isa, dtype) => {
+describe.each(TILE_CASES)('quantized weights in tiles, %s, of a model in %s', (isa, dtype) => {
   const ops = cpuOps(isa);
   const operand = rounds(isa, dtype) ? toBFloat16 : (x: Float32Array) => x;
 
