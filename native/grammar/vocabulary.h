@@ -50,8 +50,8 @@ using ByteMask = std::bitset<256>;
 
 // The tokens that may follow a state of text, such as a string, a word or free text, which
 // `repeated` characters, by their first byte in UTF-8, leave as it is: each divided into its
-// leading repeated characters and a rest. All tokens without a rest are allowed, and only the
-// rests, which are few, have to be walked.
+// leading repeated characters and a rest. All tokens without a rest are allowed, and where the
+// rests are few, only they have to be walked.
 struct TokenDivision {
   ByteMask repeated;
   ByteMask next;
